@@ -1,0 +1,1 @@
+"""The workstation side: profile, calibration text, data, evaluation, benchmarks, command line."""

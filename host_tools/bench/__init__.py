@@ -1,0 +1,1 @@
+"""Benchmarks, each one file, run by `seedtune bench NAME`."""

@@ -1,0 +1,53 @@
+"""Errors that a user can act on. Each message is one line that names the culprit and the remedy.
+
+The command line prints the message alone and leaves with ``exit_code``; anything else that
+escapes is a defect of seedtune and keeps its traceback.
+"""
+
+
+class SeedtuneError(Exception):
+    """Base of every error caused by input, files or settings rather than by seedtune itself."""
+
+    exit_code = 1
+
+
+class DataError(SeedtuneError):
+    """A training, evaluation or calibration row or file is unusable."""
+
+    exit_code = 3
+
+
+class BundleError(SeedtuneError):
+    """A bundle is truncated, altered, too new, or its parts disagree."""
+
+    exit_code = 4
+
+
+class JournalError(SeedtuneError):
+    """A journal is damaged, locked, bound to another bundle, or cannot be written."""
+
+    exit_code = 5
+
+
+class EngineError(SeedtuneError):
+    """The program cannot be loaded or refuses the shapes that it was given."""
+
+    exit_code = 6
+
+
+class TuningError(SeedtuneError):
+    """The loop cannot go on: settings that do not fit, or losses that are not finite."""
+
+    exit_code = 7
+
+
+class ModelError(SeedtuneError):
+    """A model cannot be read, or has a structure that export or profiling does not support."""
+
+    exit_code = 8
+
+
+class DownloadError(SeedtuneError):
+    """A model or data set could not be downloaded, or is not the file that was expected."""
+
+    exit_code = 9
