@@ -1,0 +1,210 @@
+"""What every task shares: examples, batches, and the interface of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ..bundle import Bounds
+from ..errors import DataError
+from .template import Template, shorten
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens."""
+
+    tokens: NDArray[np.int64]
+    """int64 ``[rows, length]``, padded on the right; several rows for multiple choice."""
+    positions: NDArray[np.int64]
+    """int64 ``[n, 2]``, row and column of every hidden state to score."""
+    candidates: NDArray[np.int64]
+    """int64 ``[n, C]``, token ids scored there."""
+    gold: int
+    """Index of the right label or choice; 0 for completion, -1 if the example has no label."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.tokens.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the program's input that the example takes."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded on the right into one program input."""
+
+    tokens: NDArray[np.int64]
+    """int64 ``[B, T]``, ``T`` the longest row, at least 2."""
+    positions: NDArray[np.int64]
+    """int64 ``[N]``, flat indices ``b * T + t``, in order of the rows."""
+    candidates: NDArray[np.int64]
+    """int64 ``[N, C]``."""
+    gold: NDArray[np.int64]
+    """int64 ``[examples]``."""
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return len(self.gold)
+
+    @property
+    def row_of(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the row of each position."""
+        return np.asarray(self.positions // self.tokens.shape[1])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model answers to one example."""
+
+    answer: str | None
+    """A label, or the index of a choice; None for completion, which only scores."""
+    scores: dict[str, float]
+    """Probability of each label or choice; for completion ``nll`` (a token's mean) and
+    ``tokens``."""
+
+
+class Task(ABC):
+    """Turns rows of data into examples, and log-probabilities into losses and answers."""
+
+    metric_name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+
+    def __init__(
+        self, template: Template, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, truncate: bool
+    ) -> None:
+        self.template = template
+        self._tokenizer = tokenizer
+        self._bounds = bounds
+        self._pad_id = pad_id
+        self._truncate = truncate
+
+    @abstractmethod
+    def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
+        """Encode one row of data; ``where`` (``file:row``) names it in errors.
+
+        Args:
+            labelled: False leaves the label out, for prediction.
+
+        Raises:
+            DataError: a field is missing, the label unknown, or the text exceeds the bounds.
+        """
+
+    @abstractmethod
+    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        """Losses float64 ``[P, examples]`` from log-probabilities float32 ``[P, N, C]``."""
+
+    @abstractmethod
+    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        """What each example adds to the metric, from one probe's ``[N, C]``.
+
+        Returns:
+            float64 ``[examples, 2]``: right answers and 1, or summed negative log-likelihood and
+            tokens. ``aggregate`` takes the sum over examples.
+        """
+
+    @abstractmethod
+    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
+        """One answer an example from one probe's ``[N, C]``."""
+
+    @staticmethod
+    def aggregate(totals: NDArray[np.float64]) -> float:
+        """The metric from the sum ``[2]`` of ``metric`` over examples."""
+        return float(totals[0] / totals[1])
+
+    def collate(self, examples: Sequence[Encoded]) -> Batch:
+        """Pad examples on the right to the longest row and flatten their positions."""
+        length = max(2, *(example.length for example in examples))
+        height = sum(example.rows for example in examples)
+        tokens = np.full((height, length), self._pad_id, dtype=np.int64)
+        positions = []
+        first = 0
+        for example in examples:
+            tokens[first : first + example.rows, : example.length] = example.tokens
+            rows, columns = example.positions.T
+            positions.append((first + rows) * length + columns)
+            first += example.rows
+        return Batch(
+            tokens=tokens,
+            positions=np.concatenate(positions),
+            candidates=np.concatenate([example.candidates for example in examples]),
+            gold=np.array([example.gold for example in examples], dtype=np.int64),
+        )
+
+    def _fit(
+        self,
+        row: Mapping[str, Any],
+        where: str,
+        longest: Callable[[Mapping[str, str]], int],
+    ) -> dict[str, str]:
+        """The template's fields of ``row``, shortened until the example fits the length bound.
+
+        Args:
+            longest: fields to the number of tokens of the longest row that they make.
+
+        Raises:
+            DataError: too long, and shortening is off or not enough.
+        """
+        fields = self.template.fields_of(row, where)
+        bound = self._bounds.length
+        count = longest(fields)
+        if count <= bound:
+            return fields
+        if not self._truncate:
+            raise DataError(
+                f"{where}: {count} tokens exceed the program's bound of {bound}; shorten the "
+                'text, pass on_long="truncate" (--on-long truncate), or export a longer bound'
+            )
+        while count > bound:
+            name = max(fields, key=lambda name: len(fields[name]), default=None)
+            if name is None or not fields[name]:
+                raise DataError(
+                    f"{where}: the template and the answer alone have {count} tokens, "
+                    f"the program's bound is {bound}; shorten them or export a longer bound"
+                )
+            fields[name] = shorten(fields[name], count - bound, self._tokenizer)
+            count = longest(fields)
+        return fields
+
+    def _encoded(
+        self,
+        rows: Sequence[Sequence[int]],
+        positions: Sequence[tuple[int, int]],
+        candidates: Sequence[Sequence[int]],
+        gold: int,
+        where: str,
+    ) -> Encoded:
+        """Token rows of any length, padded and checked, as an example."""
+        tokens = np.full((len(rows), max(map(len, rows))), self._pad_id, dtype=np.int64)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = row
+        example = Encoded(
+            tokens,
+            np.array(positions, dtype=np.int64).reshape(-1, 2),
+            np.array(candidates, dtype=np.int64),
+            gold,
+        )
+        return self._check_size(example, where)
+
+    def _check_size(self, example: Encoded, where: str) -> Encoded:
+        """Refuse an example that alone exceeds the rows, positions or candidates of a call."""
+        for name, count, bound in (
+            ("rows", example.rows, self._bounds.rows),
+            ("positions", len(example.positions), self._bounds.positions),
+            ("candidates", example.candidates.shape[1], self._bounds.candidates),
+        ):
+            if count > bound:
+                raise DataError(
+                    f"{where}: needs {count} {name}, the program's bound is {bound}; "
+                    f"export with a larger bounds.{name}"
+                )
+        return example

@@ -1,0 +1,87 @@
+"""Completion: plain language modelling of a text that follows a prompt."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ..bundle import Bounds
+from .base import Batch, Encoded, Prediction, Task
+from .continuation import Continuation, continuation
+from .template import Template, field_text, shorten
+
+
+class Completion(Task):
+    """One row an example; the loss is the mean negative log-likelihood of the completion's tokens.
+
+    Nothing is put between prompt and completion. With ``truncate``, a completion that alone takes
+    more than half of the bound gives way before the prompt does.
+
+    Args:
+        completion_field: field with the text to learn.
+    """
+
+    metric_name: ClassVar[str] = "perplexity"
+    higher_is_better: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        bounds: Bounds,
+        pad_id: int,
+        truncate: bool,
+        *,
+        completion_field: str,
+    ) -> None:
+        super().__init__(template, tokenizer, bounds, pad_id, truncate)
+        self._completion_field = completion_field
+
+    def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
+        text = field_text(row, self._completion_field, where)
+        if self._truncate:
+            text = self._within_half(text)
+
+        def joined(fields: Mapping[str, str]) -> Continuation:
+            return continuation(self.template.render(fields), text, self._tokenizer, where)
+
+        fields = self._fit(row, where, lambda fields: len(joined(fields).tokens))
+        whole = joined(fields)
+        positions, candidates = whole.scored(0)
+        return self._encoded([whole.tokens], positions, candidates, 0, where)
+
+    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        sums = np.stack([self._totals(probe, batch) for probe in logp])
+        return np.asarray(sums[:, :, 0] / sums[:, :, 1])
+
+    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        return self._totals(logp, batch)
+
+    @staticmethod
+    def aggregate(totals: NDArray[np.float64]) -> float:
+        """Perplexity over all tokens; infinite where it exceeds float64."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(totals[0] / totals[1]))
+
+    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
+        return [
+            Prediction(None, {"nll": float(nll / tokens), "tokens": float(tokens)})
+            for nll, tokens in self._totals(logp, batch)
+        ]
+
+    def _within_half(self, text: str) -> str:
+        """``text`` cut to half of the length bound, all of it if the template has no field."""
+        room = self._bounds.length // 2 if self.template.names else self._bounds.length
+        # Special tokens count too: the joined text has them.
+        while (count := len(self._tokenizer.encode(text).ids)) > room and text:
+            text = shorten(text, count - room, self._tokenizer)
+        return text
+
+    @staticmethod
+    def _totals(logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        """Summed negative log-likelihood and number of tokens, float64 ``[examples, 2]``."""
+        nll = np.bincount(batch.row_of, weights=-logp[:, 0], minlength=batch.examples)
+        count = np.bincount(batch.row_of, minlength=batch.examples)
+        return np.stack([nll, count], axis=1).astype(np.float64)

@@ -1,0 +1,73 @@
+"""Prompt templates, the text of a field, and shortening a text by a number of tokens."""
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from ..errors import DataError
+
+
+class Template:
+    """Text with ``{field}`` places; ``{{`` and ``}}`` stand for braces.
+
+    Raises:
+        DataError: the text is not such a template.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        names: list[str] = []
+        try:
+            for _, name, format_spec, conversion in string.Formatter().parse(text):
+                if name is None:
+                    continue
+                if not name.isidentifier() or format_spec or conversion:
+                    raise ValueError(f"{{{name}}} is not a plain field name")
+                names.append(name)
+        except ValueError as error:
+            raise DataError(f"template {text!r}: {error}") from error
+        self.names: tuple[str, ...] = tuple(dict.fromkeys(names))
+
+    def fields_of(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
+        """The text of each field that the template names.
+
+        Raises:
+            DataError: ``row`` lacks one of them.
+        """
+        return {name: field_text(row, name, where) for name in self.names}
+
+    def render(self, fields: Mapping[str, str]) -> str:
+        """The text with every field in its place."""
+        return self.text.format_map(fields)
+
+
+def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
+    """A field as text: strings as they are, numbers and booleans as JSON writes them.
+
+    Raises:
+        DataError: the field is missing, null, or an array or object.
+    """
+    value = row.get(name)
+    if value is None:
+        have = ", ".join(sorted(map(str, row))) or "none"
+        raise DataError(f"{where}: field {name!r} is missing (fields there: {have})")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, (str, int, float)):
+        raise DataError(f"{where}: field {name!r} must be text or a number, not {value!r:.40}")
+    return str(value)
+
+
+def shorten(text: str, tokens: int, tokenizer: Tokenizer) -> str:
+    """Drop at least one character and about ``tokens`` tokens from the end of ``text``.
+
+    The count is about right only, since the text is tokenised alone here; the caller counts
+    again and repeats.
+    """
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    if tokens >= len(offsets):
+        return ""
+    end = min(offsets[-tokens][0], len(text) - 1)
+    return text[:end].rstrip()
