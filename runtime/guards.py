@@ -1,0 +1,53 @@
+"""Guards: which steps leave the values alone, and when to give up.
+
+All judge from the step itself and from journaled history, so that a resumed run skips the same
+steps. The bounds are settings: ``loss_jump``, ``scalar_jump``, ``max_skips``.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .history import History
+from .journal_format import SKIP_REASONS, Skip
+
+NOT_FINITE, LOSS_JUMP, RUNAWAY = 1, 2, 3
+
+_ADVICE = {
+    NOT_FINITE: "the program returns losses that are not numbers: check the data with "
+    "'seedtune evaluate', or rewind to an earlier step and lower lr",
+    LOSS_JUMP: "the loss is far above its start: rewind to the best step and lower lr",
+    RUNAWAY: "projected gradients explode: rewind to the best step and lower lr, or raise eps",
+}
+
+
+def judge_losses(losses: NDArray[np.float64], history: History) -> Skip | None:
+    """Skip on a probe loss (float64 ``[P]``) that is not finite, or on a jump of their mean."""
+    if not np.isfinite(losses).all():
+        return Skip(NOT_FINITE)
+    limit = history.loss_limit
+    if limit is not None and float(losses.mean()) > limit:
+        return Skip(LOSS_JUMP)
+    return None
+
+
+def judge_scalars(scalars: NDArray[np.float16], history: History) -> Skip | None:
+    """Skip on scalars (float16 ``[S]``) beyond float16 or far beyond those of recent steps."""
+    exact = scalars.astype(np.float64)
+    if not np.isfinite(exact).all():
+        return Skip(RUNAWAY)
+    limit = history.scalar_limit
+    if limit is not None and math.sqrt(float(np.mean(exact * exact))) > limit:
+        return Skip(RUNAWAY)
+    return None
+
+
+def giving_up(skip: Skip, history: History) -> str | None:
+    """Why the run has to stop after this skipped step, with advice; None while it may go on."""
+    if history.skips_in_row < history.settings.max_skips:
+        return None
+    return (
+        f"{history.skips_in_row} steps in a row were skipped up to step {history.steps} "
+        f"({SKIP_REASONS[skip.reason]}); {_ADVICE[skip.reason]}"
+    )

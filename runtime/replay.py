@@ -1,0 +1,141 @@
+"""Replay: from a journal and the bundle that it belongs to back to the values, to the bit."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from .errors import JournalError
+from .estimators import Estimator, make_estimator
+from .history import Evaluated, History
+from .journal import Journal, read_journal
+from .journal_format import End, Step
+from .start import Start, values_sha256
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A journal replayed."""
+
+    journal: Journal
+    history: History
+    estimator: Estimator
+    """In the state that the steps left it in."""
+    values: NDArray[np.float32]
+    """float32 ``[K]`` after the last step."""
+    best: Evaluated | None
+    best_values: NDArray[np.float32]
+    """float32 ``[K]`` of the best evaluated step; the last values if nothing was evaluated."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of ``values``."""
+        return values_sha256(self.values)
+
+
+def replay(source: Journal | Path | str, start: Start, *, until: int | None = None) -> Replay:
+    """Apply a journal's steps to the starting values.
+
+    Args:
+        source: a journal as read, or a run folder or journal file to read.
+        start: the values and identity of the bundle that the run began from.
+        until: number of steps to stop after; all by default.
+
+    Raises:
+        JournalError: damaged, of another bundle, too short for ``until``, or the values differ
+            from a hash that the journal recorded.
+    """
+    journal = source if isinstance(source, Journal) else read_journal(source, until=until)
+    name, header = str(journal.path), journal.header
+    check_binding(journal, start)
+    whole = history_of(journal, until=until)
+    if until is not None and not header.first_step <= until <= whole.steps:
+        raise JournalError(
+            f"{name}: step {until} cannot be reached; it holds steps {header.first_step} "
+            f"to {whole.steps}"
+        )
+    best = whole.best
+    values, best_values = _first_values(journal, start)
+    history = History(header, name)
+    estimator = make_estimator(history.settings.estimator, history.settings.noise)
+    if estimator.scalar_count != header.scalar_count:
+        raise JournalError(
+            f"{name}: {header.scalar_count} scalars a step do not fit {history.settings.estimator}"
+        )
+    if header.snapshot is not None and best is not None and best.step == history.steps:
+        best_values = values.copy()
+    for placed in journal.records:
+        record = placed.record
+        if placed.is_step and until is not None and history.steps == until:
+            break
+        if isinstance(record, Step):
+            estimator.apply(
+                values,
+                np.array(record.scalars, dtype=np.float16),
+                seed=history.settings.seed,
+                step=history.steps,
+                lr=history.settings.learning_rate(history.steps),
+            )
+        elif isinstance(record, End) and record.digest.hex() != values_sha256(values)[:32]:
+            raise JournalError(
+                f"{name}: values after step {history.steps} are not those that were recorded "
+                f"({values_sha256(values)[:12]}... against {record.digest.hex()[:12]}...)"
+            )
+        history.add(record)
+        if placed.is_step and best is not None and best.step == history.steps:
+            best_values = values.copy()
+    if best is None:
+        best_values = values
+    return Replay(journal, history, estimator, values, best, best_values)
+
+
+def history_of(journal: Journal, *, until: int | None = None) -> History:
+    """The state that a journal's records add up to, without any values."""
+    history = History(journal.header, str(journal.path))
+    for placed in journal.records:
+        if placed.is_step and until is not None and history.steps == until:
+            break
+        history.add(placed.record)
+    return history
+
+
+def check_binding(journal: Journal, start: Start) -> None:
+    """Refuse a journal of another bundle, or starting values that are not the journal's."""
+    header = journal.header
+    if header.bundle_sha256 != start.bundle_sha256:
+        raise JournalError(
+            f"{journal.path}: belongs to bundle {header.bundle_sha256[:12]}..., "
+            f"not {start.bundle_sha256[:12]}..."
+        )
+    if header.entries != len(start.values):
+        raise JournalError(
+            f"{journal.path}: has {header.entries} values, the bundle {len(start.values)}"
+        )
+    if header.values_sha256 != values_sha256(start.values):
+        raise JournalError(f"{journal.path}: the bundle's values are not those of the run's start")
+
+
+def _first_values(
+    journal: Journal, start: Start
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fresh copies of the values that the first record applies to, and of the best until then."""
+    snapshot = journal.header.snapshot
+    if snapshot is None:
+        return start.values.copy(), start.values
+    path = journal.path.parent / Path(str(snapshot["file"])).name
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
+            raise JournalError(f"{path}: is not the snapshot that {journal.path} was cut at")
+        tensors = load_safetensors(data)
+        values, best = tensors["values"], tensors.get("best", start.values)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise JournalError(f"{path}: snapshot of {journal.path} cannot be read ({error})") from None
+    for tensor in (values, best):
+        if tensor.dtype != np.float32 or tensor.shape != start.values.shape:
+            raise JournalError(f"{path}: snapshot has {tensor.dtype} {tensor.shape} values")
+    return values.copy(), best.copy()

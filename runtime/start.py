@@ -1,0 +1,38 @@
+"""Where a run starts: the values it begins with and the identity of the bundle they come from."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bounds, Bundle
+from .errors import BundleError
+
+
+def values_sha256(values: NDArray[np.float32]) -> str:
+    """SHA-256 (hex) of float32 values as little-endian bytes: what ``verify`` and friends print."""
+    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a journal is bound to."""
+
+    values: NDArray[np.float32]
+    """float32 ``[K]``; never modified."""
+    bundle_sha256: str
+    bounds: Bounds
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Start":
+        """The start that a bundle's exported values give.
+
+        Raises:
+            BundleError: a value is not finite, so that no step could be.
+        """
+        values = bundle.values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise BundleError(f"{bundle.path}: values hold a number that is not finite")
+        values.flags.writeable = False
+        return cls(values, bundle.sha256, bundle.bounds)

@@ -1,0 +1,79 @@
+"""A model small enough for thousands of runs: logistic regression behind the engine's contract."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.start import Start
+from seedtune.runtime.tasks import Batch, Encoded, Prediction, Task
+
+VOCABULARY = 16
+BOUNDS = Bounds(probes=2, rows=16, length=8, positions=16, candidates=2)
+
+
+class FakeTask(Task):
+    """Cross-entropy over two candidates at the end of one row."""
+
+    metric_name = "accuracy"
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self._pad_id = 0
+
+    def encode(self, row: Any, where: str, *, labelled: bool = True) -> Encoded:
+        raise NotImplementedError
+
+    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        scores = logp.astype(np.float64)
+        scores -= np.log(np.exp(scores).sum(axis=2, keepdims=True))
+        return -scores[:, np.arange(batch.examples), batch.gold]
+
+    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        right = logp.argmax(axis=1) == batch.gold
+        return np.stack([right, np.ones(len(right))], axis=1)
+
+    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
+        raise NotImplementedError
+
+
+class FakeEngine:
+    """``score`` of a linear model: the logit of a candidate is ``values @ feature``."""
+
+    def __init__(self, entries: int) -> None:
+        rng = np.random.default_rng(1)
+        shape = (VOCABULARY, VOCABULARY, entries)
+        self._features = rng.standard_normal(shape).astype(np.float32) / np.float32(entries**0.5)
+        self.calls: list[tuple[tuple[int, ...], int]] = []
+
+    def score(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        self.calls.append((tokens.shape, len(values)))
+        last = tokens.reshape(-1)[positions]
+        logits = np.einsum("nve,pe->pnv", self._features[last], values)
+        logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
+        return np.take_along_axis(logits, candidates[None], axis=2)
+
+
+def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:
+    """Examples whose answer depends on the last token alone."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        tokens = rng.integers(0, VOCABULARY, size=rng.integers(2, 8))
+        gold = int(tokens[-1] % 2)
+        candidates = np.array([[3, 5]], dtype=np.int64)
+        end = np.array([[0, len(tokens) - 1]])
+        found.append(Encoded(tokens[None], end, candidates, gold))
+    return found
+
+
+def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:
+    """Starting values and the identity of a bundle that does not exist."""
+    values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
+    return Start(values.astype(np.float32), "b" * 64, bounds)
