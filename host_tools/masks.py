@@ -1,0 +1,198 @@
+"""Masks: which weights are sensitive, chosen from a profile.
+
+A mask method is any callable ``method(profile, fraction) -> {layer name: int64 flat indices}``.
+Indices are row-major in the [out, in] matrix of the layer, ascending, without repeats. Layers that
+get no entry may be left out or be empty. The ones here pick exactly the same number of entries for
+the same fraction, so that they compare like with like; ``per_layer_top_k`` alone rounds by layer.
+
+Ties go to the earlier layer, then to the smaller index, so a mask is a pure function of its input.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from seedtune.runtime.errors import ModelError
+
+from .profile_file import Profile
+
+Indices = npt.NDArray[np.int64]
+Mask = dict[str, Indices]
+MaskMethod = Callable[[Profile, float], Mask]
+
+DEFAULT_FRACTION = 0.001
+"""The top 0.1 % of arXiv 2406.02913."""
+
+
+def global_top_k(profile: Profile, fraction: float) -> Mask:
+    """The largest Fisher values of the whole model. Many layers may get no entry."""
+    scores = ((name, layer.fisher.reshape(-1)) for name, layer in profile.layers.items())
+    return _top_of_all(scores, entry_count(profile, fraction))
+
+
+def per_layer_top_k(profile: Profile, fraction: float) -> Mask:
+    """The same share of every layer, at least one entry each, by Fisher value."""
+    entry_count(profile, fraction)  # checks the fraction
+    mask = {}
+    for name, layer in profile.layers.items():
+        flat = layer.fisher.reshape(-1)
+        mask[name] = _top(flat, max(1, round(flat.size * fraction)))
+    return mask
+
+
+def random_mask(seed: int) -> MaskMethod:
+    """Method that draws entries uniformly over the whole model: the baseline of no knowledge."""
+
+    def method(profile: Profile, fraction: float) -> Mask:
+        count = entry_count(profile, fraction)
+        generator = np.random.default_rng(seed)
+        chosen = np.sort(generator.choice(profile.entries, count, replace=False, shuffle=False))
+        sizes = [layer.fisher.size for layer in profile.layers.values()]
+        ends = np.cumsum(sizes)
+        parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+        return {
+            name: part - (end - size)
+            for name, part, end, size in zip(profile.layers, parts, ends, sizes, strict=True)
+        }
+
+    return method
+
+
+def magnitude_mask(weights: Mapping[str, npt.NDArray[np.floating]]) -> MaskMethod:
+    """Method that takes the largest absolute weights; ``weights`` are [out, in] by layer name."""
+
+    def method(profile: Profile, fraction: float) -> Mask:
+        for name, layer in profile.layers.items():
+            if name not in weights or weights[name].shape != layer.fisher.shape:
+                raise ModelError(
+                    f"layer {name}: the weights do not match the profile; "
+                    "profile the model that is exported"
+                )
+        scores = ((name, np.abs(weights[name]).reshape(-1)) for name in profile.layers)
+        return _top_of_all(scores, entry_count(profile, fraction))
+
+    return method
+
+
+def mask_method(
+    name: str,
+    *,
+    seed: int = 0,
+    weights: Mapping[str, npt.NDArray[np.floating]] | None = None,
+) -> MaskMethod:
+    """The method called ``global``, ``per-layer``, ``random`` or ``magnitude``, or one of the user.
+
+    A name with a colon, ``package.module:function``, is imported.
+
+    Raises:
+        ModelError: no such method, or ``magnitude`` without weights.
+    """
+    if name == "global":
+        return global_top_k
+    if name == "per-layer":
+        return per_layer_top_k
+    if name == "random":
+        return random_mask(seed)
+    if name == "magnitude":
+        if weights is None:
+            raise ModelError("the magnitude mask needs the weights of the model")
+        return magnitude_mask(weights)
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ModelError(
+            f"unknown mask {name!r}; take global, per-layer, random, magnitude or module:function"
+        )
+    try:
+        method = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"mask {name!r} cannot be imported: {error}") from error
+    if not callable(method):
+        raise ModelError(f"mask {name!r} is not a function")
+    chosen: MaskMethod = method
+    return chosen
+
+
+def build_mask(
+    profile: Profile, fraction: float = DEFAULT_FRACTION, method: MaskMethod = global_top_k
+) -> Mask:
+    """Runs ``method`` and checks its result, which may come from a user's own function.
+
+    Returns one entry for every layer of the profile in model order, empty where nothing was chosen.
+
+    Raises:
+        ModelError: naming the layer whose indices break the contract, or the fraction.
+    """
+    entry_count(profile, fraction)
+    chosen = method(profile, fraction)
+    unknown = set(chosen) - set(profile.layers)
+    if unknown:
+        raise ModelError(f"mask: layer {min(unknown)} is not in the profile")
+    mask: Mask = {}
+    for name, layer in profile.layers.items():
+        indices = np.asarray(chosen.get(name, ()))
+        if indices.size == 0:
+            indices = np.zeros(0, np.int64)
+        if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
+            raise ModelError(f"mask: layer {name}: indices must be one row of integers")
+        if np.any(np.diff(indices) <= 0):
+            raise ModelError(f"mask: layer {name}: indices must ascend without repeats")
+        if indices.size and (indices[0] < 0 or indices[-1] >= layer.fisher.size):
+            raise ModelError(f"mask: layer {name}: an index is outside 0..{layer.fisher.size - 1}")
+        mask[name] = indices.astype(np.int64, copy=False)
+    if not any(indices.size for indices in mask.values()):
+        raise ModelError("mask: no entry was chosen; there would be nothing to tune")
+    return mask
+
+
+def entry_count(profile: Profile, fraction: float) -> int:
+    """Number of entries that ``fraction`` of the profiled weights stands for, at least one.
+
+    Raises:
+        ModelError: the fraction is not in (0, 1].
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ModelError(
+            f"mask fraction {fraction:g} must lie above 0 and not above 1 (0.001 means 0.1 %)"
+        )
+    return max(1, round(profile.entries * fraction))
+
+
+def _top_of_all(scores: Iterable[tuple[str, npt.NDArray[np.floating]]], count: int) -> Mask:
+    """The ``count`` largest of all layers in one pass, with O(count) memory and no full sort.
+
+    A pool holds the best seen so far, in model order. Later layers contribute only what beats the
+    worst of a full pool, which is little: one comparison per weight is nearly all the work.
+    """
+    names: list[str] = []
+    pool = np.zeros(0, np.float64)
+    layers = np.zeros(0, np.int64)
+    indices = np.zeros(0, np.int64)
+    for number, (name, values) in enumerate(scores):
+        names.append(name)
+        better = (
+            np.flatnonzero(values > pool.min())
+            if pool.size == count
+            else np.arange(values.size, dtype=np.int64)
+        )
+        if better.size > count:
+            better = better[_top(values[better], count)]
+        pool = np.concatenate([pool, values[better].astype(np.float64)])
+        layers = np.concatenate([layers, np.full(better.size, number, np.int64)])
+        indices = np.concatenate([indices, better])
+        if pool.size > count:
+            kept = _top(pool, count)
+            pool, layers, indices = pool[kept], layers[kept], indices[kept]
+    starts = np.searchsorted(layers, np.arange(len(names) + 1))
+    return {name: indices[starts[number] : starts[number + 1]] for number, name in enumerate(names)}
+
+
+def _top(values: npt.NDArray[np.floating], count: int) -> Indices:
+    """Ascending positions of the ``count`` largest values; ties go to the smaller position."""
+    worst = np.partition(values, values.size - count)[values.size - count]
+    above = values > worst
+    ties = np.flatnonzero(values == worst)[: count - int(np.count_nonzero(above))]
+    above[ties] = True
+    return np.flatnonzero(above)
