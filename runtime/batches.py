@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WINDOW = 16
-# Noise keys are ``[seed, step << 16 | probe]`` and stay below this bit: the streams never meet.
+# Noise keys are ``[seed, step << 16 | probe]``: below this bit for all of 2**47 steps, so the streams
+# of noise and data never meet.
 _DATA_STREAM = 1 << 63
 
 
@@ -32,7 +33,9 @@ def batch_indices(
     size = min(batch_size, count)
     batches = count // size
     epoch, batch = divmod(step, batches)
-    words = np.random.Philox(key=[seed, _DATA_STREAM | epoch]).random_raw(count + batches)
+    # As uint64, explicitly: a list with a word this large would pass through float64.
+    key = np.array([seed, _DATA_STREAM | epoch], dtype=np.uint64)
+    words = np.random.Philox(key=key).random_raw(count + batches)
     # A stable sort of raw words: numpy guarantees the words, not the output of its shuffle.
     order = np.argsort(words[:count], kind="stable")
     window, place = divmod(batch, _WINDOW)

@@ -1,0 +1,336 @@
+"""Bundles open whole or are refused with the part's name; writing never harms what was there."""
+
+import dataclasses
+import json
+import os
+import random
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults import damaged, read_only
+from seedtune.runtime.bundle import Bounds, Layer, open_bundle, pack_bundle, write_bundle
+from seedtune.runtime.bundle_manifest import manifest_digest
+from seedtune.runtime.errors import BundleError
+from tiny_bundle import BOUNDS, LAYERS, TASK, bundle_parts, write_tiny_bundle
+
+PARTS = ("manifest.json", "program.pte", "values.safetensors", "tokenizer.json")
+
+
+def same(left: Any, right: Any) -> bool:
+    return (
+        left.sha256 == right.sha256
+        and left.manifest == right.manifest
+        and left.values.tobytes() == right.values.tobytes()
+        and left.indices.tobytes() == right.indices.tobytes()
+        and left.tokenizer().to_str() == right.tokenizer().to_str()
+        and left.program_path.read_bytes() == right.program_path.read_bytes()
+    )
+
+
+def resigned(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest and make its own hash fit again, as a faulty writer would."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    manifest["sha256"] = manifest_digest(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
+    parts = bundle_parts()
+    written = write_bundle(tmp_path / "b", **parts)
+    opened = open_bundle(tmp_path / "b")
+    assert same(written, opened)
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(PARTS)
+    assert opened.path == tmp_path / "b"
+    assert opened.K == 12
+    assert opened.bounds == BOUNDS
+    assert opened.layers == LAYERS
+    assert opened.task == TASK
+    assert opened.pad_id == 0
+    assert opened.values.dtype == np.float16
+    assert np.array_equal(opened.values, parts["values"])
+    assert np.array_equal(opened.indices, parts["indices"])
+    assert opened.program_path.read_bytes() == parts["program"]
+    assert opened.tokenizer().encode("the film").ids
+
+
+def test_the_exported_values_cannot_be_written_to(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b")
+    with pytest.raises(ValueError, match="read-only"):
+        bundle.values[0] = 1
+
+
+def test_a_program_can_be_given_as_a_file(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"program")
+    bundle = write_tiny_bundle(tmp_path / "b", program=tmp_path / "p")
+    assert bundle.program_path.read_bytes() == b"program"
+
+
+def test_identity_covers_every_part(tmp_path: Path) -> None:
+    base = write_tiny_bundle(tmp_path / "b")
+    assert write_tiny_bundle(tmp_path / "again").sha256 == base.sha256
+    other = base.values.copy()
+    other[3] += 1
+    assert write_tiny_bundle(tmp_path / "c", values=other).sha256 != base.sha256
+    assert write_tiny_bundle(tmp_path / "d", program=b"x").sha256 != base.sha256
+    assert write_tiny_bundle(tmp_path / "e", task=None).sha256 != base.sha256
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_missing_truncated_and_altered_parts_are_named(tmp_path: Path, part: str) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    file = tmp_path / "b" / part
+    data = file.read_bytes()
+    for change in (data[:-3], b"", data[:40] + bytes([data[40] ^ 1]) + data[41:]):
+        file.write_bytes(change)
+        with pytest.raises(BundleError, match=part):
+            open_bundle(tmp_path / "b")
+    file.unlink()
+    with pytest.raises(BundleError, match=f"{part}: cannot be read: No such file"):
+        open_bundle(tmp_path / "b")
+
+
+def test_no_bundle_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        open_bundle(tmp_path / "nothing")
+
+
+def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", lambda m: m.update(version=2))
+    with pytest.raises(BundleError, match=r"version 2 is newer.*update seedtune"):
+        open_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", lambda m: m.update(version=True))
+    with pytest.raises(BundleError, match="version is True"):
+        open_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", lambda m: m.update(format="zip"))
+    with pytest.raises(BundleError, match="not a seedtune bundle"):
+        open_bundle(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["layers"][2].update(count=6), "add up to 11"),
+        (lambda m: m["layers"][0].update(offset=1), r"layers\[0\] \(a\): offset 1"),
+        (lambda m: m["layers"][1].update(name="a"), "'a' is listed twice"),
+        (lambda m: m["layers"][0].update(shape=[4]), r"layers\[0\].shape"),
+        (lambda m: m["layers"][0].update(shape=[1, 3]), r"layers\[0\] \(a\)"),
+        (lambda m: m["layers"].append(3), r"layers\[3\] must be an object"),
+        (lambda m: m["mask"].update(entries=13), "mask.entries is 13"),
+        (lambda m: m["mask"].update(fraction=1.5), "mask.fraction"),
+        (lambda m: m["mask"].pop("method"), "mask.method is missing"),
+        (lambda m: m["program"]["bounds"].update(length=1), "bounds.length is 1"),
+        (lambda m: m["program"]["bounds"].update(rows=0), "bounds.rows is 0"),
+        (lambda m: m["program"]["bounds"].update(probes=2**40), "bounds.probes"),
+        (lambda m: m["program"]["bounds"].update(rows=2.5), "program.bounds.rows has the wrong"),
+        (lambda m: m["program"]["bounds"].update(candidates=385), "bounds.candidates 385"),
+        (lambda m: m["program"].update(method="forward"), "must be 'score'"),
+        (lambda m: m["model"].update(vocab_size=100), "it is another model's tokenizer"),
+        (lambda m: m["model"].update(vocab_size=True), "model.vocab_size has the wrong type"),
+        (lambda m: m["tokenizer"].update(vocab_size=12), "the manifest says 12"),
+        (lambda m: m["tokenizer"].update(pad_id=384), "pad_id 384"),
+        (lambda m: m["tokenizer"].update(sha256="0"), "tokenizer.sha256"),
+        (lambda m: m.pop("parts"), "parts is missing"),
+        (lambda m: m["parts"].update({"../x": {"sha256": "", "bytes": 1}}), "parts are"),
+        (lambda m: m.update(task="sst2"), "task has the wrong type"),
+    ],
+)
+def test_parts_that_disagree_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", change)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "b")
+
+
+def _with(name: str, index: int, value: float) -> dict[str, Any]:
+    array = bundle_parts()[name].copy()
+    array[index] = value
+    return {name: array}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (_with("values", 6, np.nan), "layer b: value 1 is nan"),
+        (_with("values", 0, np.inf), "layer a: value 0 is inf"),
+        ({"values": bundle_parts()["values"].astype(np.float32)}, "values is float32"),
+        ({"indices": bundle_parts()["indices"].astype(np.int32)}, "indices is int32"),
+        ({"values": bundle_parts()["values"][:11]}, "mask.entries is 11"),
+        ({"indices": bundle_parts()["indices"][:11]}, r"indices has shape \[11\]"),
+        (_with("indices", 4, 24), "layer a: an index lies outside 0..23"),
+        (_with("indices", 5, -1), "layer b: an index lies outside 0..15"),
+        (_with("indices", 1, bundle_parts()["indices"][0]), "layer a: indices must increase"),
+        ({"layers": (Layer("none", (2, 2), 0, 0),)}, "mask.entries is 12"),
+        ({"tokenizer_json": b"{}"}, "tokenizer.json: not a tokenizer"),
+        ({"tokenizer_json": b"\xff"}, "tokenizer.json: not a tokenizer"),
+        ({"pad_id": -1}, "pad_id -1"),
+        ({"bounds": dataclasses.replace(BOUNDS, candidates=999)}, "bounds.candidates 999"),
+    ],
+)
+def test_writing_refuses_what_opening_would(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
+        write_tiny_bundle(tmp_path / "b", **changes)
+    assert str(tmp_path / "b/") in str(caught.value)  # not the temporary folder's name
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, True, None, 2**31])
+def test_bounds_must_be_sensible(value: Any) -> None:
+    with pytest.raises(BundleError, match=r"bounds\.rows"):
+        Bounds(probes=2, rows=value, length=32, positions=48, candidates=4)
+
+
+def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:
+    old = write_tiny_bundle(tmp_path / "b")
+    with pytest.raises(BundleError):
+        write_tiny_bundle(tmp_path / "b", **_with("values", 2, np.nan))
+    assert same(open_bundle(tmp_path / "b"), old)
+    new = write_tiny_bundle(tmp_path / "b", program=b"new")
+    assert same(open_bundle(tmp_path / "b"), new)
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_rename_that_fails_puts_the_old_bundle_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = write_tiny_bundle(tmp_path / "b")
+    real, calls = os.rename, []
+
+    def rename(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(BundleError, match="No space left"):
+        write_tiny_bundle(tmp_path / "b", program=b"new")
+    assert same(open_bundle(tmp_path / "b"), old)
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("precious")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        write_tiny_bundle(tmp_path / "b")
+    assert (tmp_path / "b" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    with (
+        read_only(tmp_path / "disk"),
+        pytest.raises(BundleError, match=r"disk/b: cannot be written: Read-only"),
+    ):
+        write_tiny_bundle(tmp_path / "disk" / "b")
+
+
+def test_one_file_form_opens_to_the_same_bundle(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "b")
+    pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    pack_bundle(tmp_path / "b", tmp_path / "c.seedtune")
+    assert (tmp_path / "b.seedtune").read_bytes() == (tmp_path / "c.seedtune").read_bytes()
+    for _ in range(2):  # the second time from the cache
+        opened = open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache")
+        assert same(opened, folder)
+    assert opened.path == tmp_path / "cache" / "bundles" / folder.sha256
+
+
+def test_a_damaged_cache_is_unpacked_again(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "b")
+    pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    cached = open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache").program_path
+    cached.write_bytes(b"damaged")
+    assert same(open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache"), folder)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="set SEEDTUNE_CACHE"):
+        open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "file")
+
+
+def test_a_damaged_bundle_is_not_packed(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    (tmp_path / "b" / "program.pte").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"program\.pte"):
+        pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    assert not (tmp_path / "b.seedtune").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "sub/../../evil", "program.pte"])
+def test_hostile_archives_write_nothing_outside(tmp_path: Path, name: str) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    file = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile remarks that a name stands there twice
+        archive.writestr(name, "evil")
+    with pytest.raises(BundleError, match="unexpected entry"):
+        open_bundle(file, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    with zipfile.ZipFile(tmp_path / "z.seedtune", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in PARTS:
+            archive.write(tmp_path / "b" / name, name)
+    with pytest.raises(BundleError, match="compressed"):
+        open_bundle(tmp_path / "z.seedtune", cache=tmp_path / "cache")
+
+
+def test_an_altered_archive_is_refused_even_when_cached(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    file = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    open_bundle(file, cache=tmp_path / "cache")
+    data = file.read_bytes()
+    at = data.index((tmp_path / "b" / "program.pte").read_bytes())
+    file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(BundleError, match="altered"):
+        open_bundle(file, cache=tmp_path / "cache")
+
+
+def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None:
+    """Half of them damaged in one part of the folder, half in the one-file form."""
+    good = write_tiny_bundle(tmp_path / "b")
+    archive = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    open_bundle(archive, cache=tmp_path / "cache")
+    content = {part: (tmp_path / "b" / part).read_bytes() for part in PARTS}
+    packed = archive.read_bytes()
+    rng = random.Random(7)
+    refused = 0
+    for number in range(20_000):
+        if number % 2:
+            part = PARTS[number // 2 % len(PARTS)]
+            target, original = tmp_path / "b" / part, content[part]
+        else:
+            target, original = archive, packed
+        fault, data = damaged(original, rng)
+        target.write_bytes(data)
+        try:
+            opened = open_bundle(
+                archive if target == archive else tmp_path / "b", cache=tmp_path / "cache"
+            )
+        except BundleError as error:
+            refused += 1
+            assert "\n" not in str(error), fault
+        else:
+            assert opened.sha256 == good.sha256, f"{target.name}: {fault}"
+            assert opened.manifest == good.manifest, f"{target.name}: {fault}"
+            assert opened.values.tobytes() == good.values.tobytes(), f"{target.name}: {fault}"
+            assert opened.program_path.read_bytes() == content["program.pte"], fault
+        target.write_bytes(original)
+    # Whitespace in the manifest and dates in the archive are all that may differ unnoticed.
+    assert refused > 17_000

@@ -1,0 +1,127 @@
+"""Evaluation equals scoring every example alone, within the program's bounds."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from seedtune.runtime.errors import DataError
+from seedtune.runtime.evaluation import evaluate, predict
+from seedtune.runtime.tasks import Task, task_from_spec
+from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+WORDS = ["the", "film", "was", "great", "and", "dull", "plot", "bad"]
+SPECS: dict[str, dict[str, Any]] = {
+    "classification": TASK,
+    "multiple_choice": {
+        "kind": "multiple_choice",
+        "template": "{text} so",
+        "choice_fields": ["a", "b"],
+        "label_field": "label",
+    },
+    "completion": {"kind": "completion", "template": "{text}", "completion_field": "a"},
+}
+
+
+class HashEngine:
+    """A causal toy program: the log-probability depends on the row up to the position, the
+    candidate and the values; it refuses whatever exceeds the bounds."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def score(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        self.calls += 1
+        rows, length = tokens.shape
+        assert rows <= BOUNDS.rows and 2 <= length <= BOUNDS.length
+        assert len(positions) <= BOUNDS.positions
+        assert values.dtype == np.float32 and values.shape == (1, 3)
+        out = np.empty((1, *candidates.shape), dtype=np.float32)
+        for n, flat in enumerate(positions):
+            row, column = divmod(int(flat), length)
+            history = float(np.cos(tokens[row, : column + 1] * np.arange(1, column + 2)).sum())
+            out[0, n] = -np.abs(np.sin(candidates[n] * history + values.sum())) - 0.1
+        return out
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(3)
+
+    def text() -> str:
+        return " ".join(rng.choice(WORDS, size=rng.integers(1, 9)))
+
+    return [
+        {"text": text(), "a": " " + text(), "b": text(), "label": int(rng.integers(2))}
+        for _ in range(count)
+    ]
+
+
+def task_of(kind: str) -> Task:
+    return task_from_spec(SPECS[kind], TOKENIZER, BOUNDS, 0)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_equals_one_example_at_a_time(kind: str) -> None:
+    task = task_of(kind)
+    encoded = [task.encode(row, "f") for row in rows(45)]
+    values = np.array([0.5, -1.0, 2.0], dtype=np.float16)
+    steps: list[tuple[int, int]] = []
+    engine = HashEngine()
+    result = evaluate(
+        engine,
+        task,
+        encoded,
+        values,
+        BOUNDS,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    losses, totals, answers = [], np.zeros(2), []
+    for example in encoded:
+        batch = task.collate([example])
+        logp = HashEngine().score(
+            batch.tokens, batch.positions, batch.candidates, values.astype(np.float32)[None]
+        )
+        losses.append(task.losses(logp, batch)[0, 0])
+        totals += task.metric(logp[0], batch)[0]
+        answers += task.predict(logp[0], batch)
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert result.metric == pytest.approx(task.aggregate(totals), rel=1e-6)
+    assert result.metric > 0 and result.examples == 45
+    assert result.forwards == engine.calls == len(steps)
+    assert result.forwards < 45
+    assert steps[-1] == (45, 45)
+    predicted = predict(HashEngine(), task, encoded, values, BOUNDS)
+    assert [p.answer for p in predicted] == [a.answer for a in answers]
+    for left, right in zip(predicted, answers, strict=True):
+        assert left.scores == pytest.approx(right.scores, rel=1e-5)
+
+
+def test_examples_of_like_length_run_together() -> None:
+    """Sorting by length saves padding: fewer token places than in the given order."""
+    task = task_of("classification")
+    encoded = [task.encode(row, "f") for row in rows(64)]
+    places = 0
+
+    class Counting(HashEngine):
+        def score(self, tokens: Any, *rest: Any) -> Any:
+            nonlocal places
+            places += tokens.size
+            return super().score(tokens, *rest)
+
+    evaluate(Counting(), task, encoded, np.zeros(3, np.float32), BOUNDS)
+    unsorted = sum(
+        task.collate(encoded[i : i + BOUNDS.rows]).tokens.size for i in range(0, 64, BOUNDS.rows)
+    )
+    assert places < 0.8 * unsorted
+
+
+def test_nothing_to_evaluate() -> None:
+    with pytest.raises(DataError, match="no examples"):
+        evaluate(HashEngine(), task_of("completion"), [], np.zeros(3, np.float32), BOUNDS)
