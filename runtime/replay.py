@@ -53,11 +53,8 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     name, header = str(journal.path), journal.header
     check_binding(journal, start)
     whole = history_of(journal, until=until)
-    if until is not None and not header.first_step <= until <= whole.steps:
-        raise JournalError(
-            f"{name}: step {until} cannot be reached; it holds steps {header.first_step} "
-            f"to {whole.steps}"
-        )
+    if until is not None:
+        need_step(journal, until, whole.steps)
     best = whole.best
     values, best_values = _first_values(journal, start)
     history = History(header, name)
@@ -101,6 +98,14 @@ def history_of(journal: Journal, *, until: int | None = None) -> History:
             break
         history.add(placed.record)
     return history
+
+
+def need_step(journal: Journal, step: int, last: int) -> None:
+    """Refuse a step that the journal, which goes on to step ``last``, cannot give."""
+    first = journal.header.first_step
+    if not first <= step <= last:
+        held = f"starts at step {first}" if step < first else f"ends at step {last}"
+        raise JournalError(f"{journal.path}: step {step} cannot be reached; it {held}")
 
 
 def check_binding(journal: Journal, start: Start) -> None:

@@ -23,7 +23,7 @@ from .settings import Settings
 from .start import Start, values_sha256
 from .tasks import Encoded
 
-_FIXED = ("estimator", "noise", "eps")
+_FIXED = ("estimator", "noise")
 _ALWAYS = ("steps",)
 
 

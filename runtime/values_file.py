@@ -1,0 +1,69 @@
+"""Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from .bundle import Bundle
+from .errors import BundleError, TuningError
+from .journal import replace_file
+from .start import values_sha256
+
+
+def export_values(
+    path: Path | str, values: NDArray[np.float32], bundle: Bundle, *, step: int
+) -> str:
+    """Write values (float32 ``[K]``) as float16, with the bundle's indices, atomically.
+
+    Args:
+        step: the step that they are of, noted in the file's metadata with their float32 hash.
+
+    Returns:
+        SHA-256 of the float16 values' bytes.
+
+    Raises:
+        TuningError: a value exceeds float16.
+        JournalError: the file cannot be written.
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        place = int(np.flatnonzero(~np.isfinite(half))[0])
+        raise TuningError(
+            f"{path}: value {place} is {values[place]:g}, beyond float16; "
+            "rewind to an earlier step and lower lr"
+        )
+    metadata = {
+        "format": "seedtune-values",
+        "bundle_sha256": bundle.sha256,
+        "step": str(step),
+        "float32_sha256": values_sha256(values),
+    }
+    data = save_safetensors({"values": half, "indices": np.array(bundle.indices)}, metadata)
+    replace_file(Path(path), data)
+    return hashlib.sha256(half.tobytes()).hexdigest()
+
+
+def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
+    """Values that ``export_values`` wrote, as float32 ``[K]``.
+
+    Raises:
+        BundleError: unreadable, or not of this bundle's entries.
+    """
+    try:
+        tensors = load_safetensors(Path(path).read_bytes())
+        values, indices = tensors["values"], tensors["indices"]
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
+    except (SafetensorError, KeyError) as error:
+        raise BundleError(f"{path}: not a values file ({error})") from None
+    if values.dtype != np.float16 or not np.array_equal(indices, bundle.indices):
+        raise BundleError(f"{path}: holds values of other entries than {bundle.path}")
+    if not np.isfinite(values).all():
+        raise BundleError(f"{path}: holds values that are not finite")
+    return values.astype(np.float32)

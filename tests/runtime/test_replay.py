@@ -1,0 +1,366 @@
+"""Replay and the operations on journals: same bits, nothing lost, damage never silent."""
+
+import itertools
+import os
+import random
+import time
+
+import numpy as np
+import pytest
+from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from faults import damaged
+from seedtune.runtime.bundle import write_bundle
+from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
+from seedtune.runtime.journal import JOURNAL_FILE, Durability, JournalWriter, read_journal
+from seedtune.runtime.journal_format import End, Evaluation, Header, Step
+from seedtune.runtime.operations import branch, compact, diff, receive, rewind, share, verify
+from seedtune.runtime.replay import replay
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import Start, values_sha256
+from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.values_file import export_values, load_values
+from tiny_bundle import bundle_parts
+
+K = 64
+START = fake_start(K)
+SETTINGS = Settings(seed=5, steps=150, batch_size=8, lr=0.3, eps=0.01, eval_every=25)
+TRAIN, HELD_OUT = fake_examples(64), fake_examples(32, seed=1)
+
+
+def go_on(folder, *, until: int | None = None, settings: Settings | None = SETTINGS, **more) -> str:
+    """Start or resume a run; stop after ``until`` steps or at its end."""
+    with Tuner(
+        FakeEngine(K),
+        START,
+        FakeTask(),
+        TRAIN,
+        folder=folder,
+        settings=settings,
+        eval_examples=HELD_OUT,
+        **more,
+    ) as live:
+        for report in live:
+            if report.step == until:
+                break
+        return values_sha256(live.values)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run and its values' hash."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    return folder, go_on(folder)
+
+
+@pytest.fixture(scope="module")
+def hashes(done):
+    """Hash of the values after each step."""
+    return [replay(done[0], START, until=step).sha256 for step in range(151)]
+
+
+def test_resumed_replayed_shared_runs_have_one_hash(tmp_path, done):
+    folder, live = done
+    for until in (40, 90):
+        go_on(tmp_path / "resumed", until=until)
+    assert go_on(tmp_path / "resumed", settings=None) == live
+    assert replay(folder, START).sha256 == live
+    share(folder, tmp_path / "sent.journal", START)
+    assert replay(tmp_path / "sent.journal", START).sha256 == live
+    assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == live
+    assert verify(tmp_path / "received", START).sha256 == live
+    more = Settings(**{**SETTINGS.to_dict(), "steps": 170})
+    assert go_on(tmp_path / "received", settings=more) == go_on(tmp_path / "more", settings=more)
+
+
+def test_replay_gives_the_best_values_and_their_evaluation(done):
+    found = replay(done[0], START)
+    assert found.best in found.history.evaluations
+    at_best = replay(done[0], START, until=found.best.step)
+    assert (found.best_values == at_best.values).all()
+
+
+def test_verify_reports_and_checks_recorded_hashes(tmp_path, done):
+    found = verify(done[0], START)
+    assert (found.steps, found.skipped, found.evaluations, found.hashes_checked) == (150, 0, 7, 1)
+    assert found.torn_bytes == 0 and found.bytes == (done[0] / JOURNAL_FILE).stat().st_size
+    journal = read_journal(done[0])
+    forged = [p.record for p in journal.records]
+    forged[-1] = End(bytes(16), "done")
+    JournalWriter.create(tmp_path / "forged", journal.header, records=forged).close()
+    with pytest.raises(JournalError, match="values after step 150 are not those"):
+        verify(tmp_path / "forged", START)
+
+
+def test_steps_out_of_reach_are_refused(tmp_path, done):
+    for step, why in ((-1, "starts at step 0"), (151, "ends at step 150")):
+        with pytest.raises(JournalError, match=f"step {step} cannot be reached; it {why}"):
+            replay(done[0], START, until=step)
+    branch(done[0], tmp_path / "b")
+    with pytest.raises(JournalError, match="step 151 cannot be reached"):
+        rewind(tmp_path / "b", 151)
+    with pytest.raises(JournalError, match="step 151 cannot be reached"):
+        branch(done[0], tmp_path / "c", step=151)
+
+
+@pytest.mark.parametrize("step", [0, 1, 25, 70, 149, 150])
+def test_rewind_and_branch_reach_the_values_of_that_step(tmp_path, done, hashes, step):
+    folder, live = done
+    branch(folder, tmp_path / "branch", step=step)
+    branch(folder, tmp_path / "whole")
+    rewind(tmp_path / "whole", step)
+    for name in ("branch", "whole"):
+        found = replay(tmp_path / name, START)
+        assert found.history.steps == step and found.sha256 == hashes[step]
+        assert found.history.evaluations == [
+            e for e in replay(folder, START).history.evaluations if e.step <= step
+        ]
+        assert go_on(tmp_path / name) == live
+
+
+def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
+    branch(done[0], tmp_path / "b", step=60)
+    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.1, "schedule": "cosine", "eps": 0.02})
+    final = go_on(tmp_path / "b", settings=other, allow_changes=True)
+    assert final != done[1] and replay(tmp_path / "b", START).sha256 == final
+    assert replay(tmp_path / "b", START, until=60).sha256 == hashes[60]
+    found = diff(done[0], tmp_path / "b")
+    assert found.common_steps == 60 and not found.same_values
+    with pytest.raises(JournalError, match="there is a run already"):
+        branch(done[0], tmp_path / "b", step=60)
+
+
+def test_rewind_drops_a_change_made_there(tmp_path, done):
+    branch(done[0], tmp_path / "b", step=60)
+    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.1})
+    go_on(tmp_path / "b", until=80, settings=other, allow_changes=True)
+    rewind(tmp_path / "b", 60)
+    assert go_on(tmp_path / "b") == done[1]
+
+
+def test_rewind_needs_the_run_for_itself(tmp_path, done):
+    branch(done[0], tmp_path / "b", step=60)
+    writer, _ = JournalWriter.open(tmp_path / "b")
+    for operation in (lambda: rewind(tmp_path / "b", 3), lambda: compact(tmp_path / "b", START)):
+        with pytest.raises(JournalError, match="another writer"):
+            operation()
+    writer.close()
+    rewind(tmp_path / "b", 3)
+
+
+def test_rewind_and_branch_mend_a_journal_damaged_behind_the_step(tmp_path, done, hashes):
+    branch(done[0], tmp_path / "b")
+    journal = read_journal(tmp_path / "b")
+    steps = [p for p in journal.records if p.is_step]
+    data = bytearray((tmp_path / "b" / JOURNAL_FILE).read_bytes())
+    data[steps[99].end - 3] ^= 1
+    (tmp_path / "b" / JOURNAL_FILE).write_bytes(data)
+    with pytest.raises(JournalError, match=f"damaged at byte {steps[99].end - 4} .*branch at a"):
+        replay(tmp_path / "b", START)
+    branch(tmp_path / "b", tmp_path / "c", step=98)
+    assert replay(tmp_path / "c", START).sha256 == hashes[98]
+    rewind(tmp_path / "b", 98)
+    assert replay(tmp_path / "b", START).sha256 == hashes[98]
+    assert go_on(tmp_path / "b") == done[1]
+
+
+def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
+    branch(done[0], tmp_path / "b", step=140)
+    before = replay(tmp_path / "b", START)
+    size = (tmp_path / "b" / JOURNAL_FILE).stat().st_size
+    journal = compact(tmp_path / "b", START)
+    assert journal.header.first_step == 140 - 64 and journal.end < size
+    after = replay(tmp_path / "b", START)
+    assert after.sha256 == before.sha256 == hashes[140]
+    assert after.best == before.best and (after.best_values == before.best_values).all()
+    assert replay(tmp_path / "b", START, until=100).sha256 == hashes[100]
+    with pytest.raises(JournalError, match="starts at step 76"):
+        rewind(tmp_path / "b", 75)
+    with pytest.raises(JournalError, match="was compacted"):
+        share(tmp_path / "b", tmp_path / "x.journal", START)
+    branch(tmp_path / "b", tmp_path / "c", step=80)
+    assert go_on(tmp_path / "c") == go_on(tmp_path / "b") == done[1]
+    compact(tmp_path / "b", START)  # again, from snapshot to snapshot
+    assert [p.name for p in (tmp_path / "b").glob("snapshot*")] == ["snapshot-86.safetensors"]
+    again = replay(tmp_path / "b", START)
+    whole = replay(done[0], START)
+    assert again.sha256 == done[1] and again.best == whole.best
+    assert (again.best_values == whole.best_values).all()
+
+
+def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):
+    branch(done[0], tmp_path / "b", step=60)
+    before = (tmp_path / "b" / JOURNAL_FILE).read_bytes()
+    compact(tmp_path / "b", START)
+    assert (tmp_path / "b" / JOURNAL_FILE).read_bytes() == before
+    branch(done[0], tmp_path / "c")
+    compact(tmp_path / "c", START)
+    (snapshot,) = (tmp_path / "c").glob("snapshot*")
+    data = bytearray(snapshot.read_bytes())
+    data[-1] ^= 1
+    snapshot.write_bytes(data)
+    with pytest.raises(JournalError, match=r"snapshot-86.*is not the snapshot"):
+        replay(tmp_path / "c", START)
+    snapshot.unlink()
+    with pytest.raises(JournalError, match=r"snapshot-86.*cannot be read"):
+        replay(tmp_path / "c", START)
+
+
+def test_diff_of_equal_and_of_continued_runs(tmp_path, done):
+    branch(done[0], tmp_path / "b")
+    assert diff(done[0], tmp_path / "b").same_values
+    assert diff(done[0], tmp_path / "b").fields == {}
+    branch(done[0], tmp_path / "c", step=70)
+    found = diff(done[0], tmp_path / "c")
+    assert (found.common_steps, found.steps, found.same_values) == (70, (150, 70), False)
+    go_on(tmp_path / "d", until=3, settings=Settings(**{**SETTINGS.to_dict(), "seed": 6}))
+    found = diff(done[0], tmp_path / "d")
+    assert found.common_steps == 0 and found.fields == {"seed": (5, 6)}
+
+
+def test_a_shared_journal_damaged_or_cut_on_the_way_is_refused(tmp_path, done):
+    sent = tmp_path / "sent.journal"
+    share(done[0], sent, START)
+    data = sent.read_bytes()
+    sent.write_bytes(data[:-2])
+    with pytest.raises(JournalError, match="incomplete"):
+        receive(sent, tmp_path / "r", START)
+    sent.write_bytes(data[:-100] + b"?" + data[-99:])
+    with pytest.raises(JournalError, match="damaged at byte"):
+        receive(sent, tmp_path / "r", START)
+    assert not (tmp_path / "r").exists()
+    assert str(TRAIN[0].tokens.tobytes()) not in str(data)
+
+
+def test_damage_is_refused_or_reported_never_silent(tmp_path, done, hashes):
+    """SEEDTUNE_DAMAGES random faults: an error that names the file, or a reported shorter run."""
+    wanted = int(os.environ.get("SEEDTUNE_DAMAGES", "20000"))
+    branch(done[0], tmp_path / "short", step=50)
+    data = (tmp_path / "short" / JOURNAL_FILE).read_bytes()
+    file = tmp_path / JOURNAL_FILE
+    rng = random.Random(0)
+    refused = shorter = same = 0
+    began = time.monotonic()
+    for _ in range(wanted):
+        what, bad = damaged(data, rng)
+        file.write_bytes(bad)
+        try:
+            found = replay(file, START)
+        except JournalError as error:
+            assert str(file) in str(error) and "\n" not in str(error), what
+            refused += 1
+            continue
+        steps = found.history.steps
+        assert found.sha256 == hashes[steps], what
+        if bad == data:
+            same += 1
+            continue
+        whole_record = found.journal.end == len(bad)
+        assert found.journal.torn_bytes or whole_record, what
+        if whole_record:
+            assert data.startswith(bad), what  # as if the run had ended there
+        shorter += 1
+    assert refused > shorter > 0
+    assert time.monotonic() - began < 120 * wanted / 20_000
+
+
+def test_every_operation_on_damage_fails_with_a_seedtune_error_only(tmp_path, done):
+    data = (done[0] / JOURNAL_FILE).read_bytes()
+    rng = random.Random(1)
+    for number in range(300):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / JOURNAL_FILE).write_bytes(damaged(data, rng)[1])
+        operations = [
+            lambda: verify(folder, START),  # noqa: B023
+            lambda: branch(folder, folder / "branch"),  # noqa: B023
+            lambda: share(folder, folder / "sent", START),  # noqa: B023
+            lambda: diff(folder, done[0]),  # noqa: B023
+            lambda: compact(folder, START),  # noqa: B023
+            lambda: rewind(folder, 20),  # noqa: B023
+        ]
+        for operation in operations:
+            try:
+                operation()
+            except SeedtuneError as error:
+                assert "\n" not in str(error)
+
+
+def test_twenty_thousand_steps_replay_in_five_seconds(tmp_path):
+    entries, steps = 106_000, 20_000
+    start = fake_start(entries)
+    header = Header(
+        bundle_sha256=start.bundle_sha256,
+        values_sha256=values_sha256(start.values),
+        entries=entries,
+        scalar_count=1,
+        settings=Settings(steps=steps, eps=0.01, schedule="cosine").to_dict(),
+        train_sha256="d" * 64,
+        eval_sha256="e" * 64,
+        metric={"name": "accuracy", "higher_is_better": True},
+    )
+    scalars = np.random.default_rng(0).normal(0, 20, steps).astype(np.float16).tolist()
+    records = itertools.chain.from_iterable(
+        (*((Evaluation(0.5, 0.5),) if step % 100 == 0 else ()), Step((scalar,)))
+        for step, scalar in enumerate(scalars)
+    )
+    JournalWriter.create(tmp_path, header, records=records).close()
+    assert (tmp_path / JOURNAL_FILE).stat().st_size <= 100_000
+    began = time.monotonic()
+    assert replay(tmp_path, start).history.steps == steps
+    assert time.monotonic() - began <= 5
+
+
+def test_values_export_as_float16_of_the_bundle(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle", **bundle_parts())
+    start = Start.of(bundle)
+    values = start.values + np.float32(0.3)
+    path = tmp_path / "tuned.safetensors"
+    assert len(export_values(path, values, bundle, step=7)) == 64
+    assert (load_values(path, bundle) == values.astype(np.float16).astype(np.float32)).all()
+    values[3] = 1e6
+    with pytest.raises(TuningError, match=r"value 3 is 1e\+06, beyond float16"):
+        export_values(path, values, bundle, step=7)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="not a values file"):
+        load_values(path, bundle)
+    with pytest.raises(JournalError, match="cannot be written"):
+        export_values(tmp_path / "none" / "x", start.values, bundle, step=0)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("record", Durability(records=1, seconds=None)),
+        ("100", Durability(records=100, seconds=None)),
+        ("0.5s", Durability(seconds=0.5)),
+    ],
+)
+def test_durability_from_text(text, policy):
+    assert Durability.parse(text) == policy
+    with pytest.raises(JournalError, match="neither"):
+        Durability.parse("often")
+
+
+@pytest.mark.parametrize(
+    ("policy", "pause", "syncs"),
+    [
+        (Durability(records=1, seconds=None), 0, 20),
+        (Durability(records=5, seconds=None), 0, 4),
+        (Durability(), 0, 0),
+        (Durability(seconds=0.04), 0.01, range(5, 11)),
+        (Durability(seconds=0.005), 0.01, 20),
+    ],
+)
+def test_durability_policies_sync_as_often_as_they_say(tmp_path, monkeypatch, policy, pause, syncs):
+    go_on(tmp_path, until=1)
+    writer, _ = JournalWriter.open(tmp_path, durability=policy)
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", calls.append)
+        for number in range(20):
+            time.sleep(pause)
+            writer.append(Step((float(number),)))
+            writer.sync_if_due()
+    writer.close()
+    assert len(calls) in (syncs if isinstance(syncs, range) else (syncs,))
