@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from seedtune.export.quiet import quiet
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
@@ -198,7 +199,8 @@ def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with quiet():  # transformers 5 announces another name for these two in version 6
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -206,5 +208,6 @@ def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        with quiet():
+            model.gradient_checkpointing_disable()
         model.eval()
