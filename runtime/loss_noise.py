@@ -58,8 +58,10 @@ class LossNoise:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; an infinite ratio is None."""
         fields = asdict(self)
-        for rung in fields["rungs"]:
-            rung["ratio"] = rung["ratio"] if math.isfinite(rung["ratio"]) else None
+        fields["rungs"] = [
+            {**rung, "ratio": rung["ratio"] if math.isfinite(rung["ratio"]) else None}
+            for rung in fields["rungs"]
+        ]
         return fields
 
 
@@ -75,9 +77,9 @@ def measure_loss_noise(
 ) -> LossNoise:
     """Measure the loss noise at ``values`` and choose eps. Deterministic for a seed.
 
-    Takes ``1 + 2 * repeats + 2 * directions * len(ladder)`` forwards. The typical projected
-    gradient is the median, over those eps whose estimates stand out of the noise, of their root
-    mean square with the noise's share removed.
+    Takes ``1 + 2 * repeats + 2 * directions * len(ladder)`` forwards, each pair along a direction
+    of its own. The typical projected gradient is pooled over the ladder: its square is the mean of
+    the squared estimates less the noise's share, weighted by how well each rung knows it.
 
     Args:
         batch_loss: losses float64 ``[P]`` of one fixed batch under rows float32 ``[P, K]``.
@@ -87,12 +89,13 @@ def measure_loss_noise(
     Raises:
         TuningError: a loss is not finite.
     """
-    first = MAX_STEP - directions - repeats
+    ladder = sorted(ladder)
+    first = MAX_STEP - repeats - directions * len(ladder)
     rows = np.empty((2, len(values)), dtype=np.float32)
 
-    def losses(step: int, scales: Sequence[float]) -> NDArray[np.float64]:
+    def losses(number: int, scales: Sequence[float]) -> NDArray[np.float64]:
         room = rows[: len(scales)]
-        perturb(values, room, scales, seed=seed, step=first + step, kind=kind)
+        perturb(values, room, scales, seed=seed, step=first + number, kind=kind)
         found = batch_loss(room)
         if not np.isfinite(found).all():
             raise TuningError(
@@ -101,25 +104,40 @@ def measure_loss_noise(
         return found
 
     loss = float(losses(0, (0.0,))[0])
-    sums = [losses(r, (TINY, -TINY)).sum() for r in range(repeats)]
+    sums = [losses(number, (TINY, -TINY)).sum() for number in range(repeats)]
     sigma = float(np.std(sums, ddof=1)) / math.sqrt(2)
-    ladder = sorted(ladder)
-    estimates = {}
+    number = repeats
+    squares = []
     for eps in ladder:
-        pairs = [losses(repeats + d, (eps, -eps)) for d in range(directions)]
-        estimates[eps] = math.sqrt(float(np.mean([((a - b) / (2 * eps)) ** 2 for a, b in pairs])))
-    errors = {eps: sigma * math.sqrt(2) / (2 * eps) for eps in ladder}
-    signals = [
-        math.sqrt(estimates[eps] ** 2 - errors[eps] ** 2)
-        for eps in ladder
-        if estimates[eps] > math.sqrt(2) * errors[eps]
-    ]
-    signal = float(np.median(signals)) if signals else 0.0
+        differences = []
+        for _ in range(directions):
+            plus, minus = losses(number, (eps, -eps))
+            differences.append((plus - minus) / (2 * eps))
+            number += 1
+        squares.append(float(np.mean(np.square(differences))))
+    errors = [sigma * math.sqrt(2) / (2 * eps) for eps in ladder]
+    signal = _pooled(np.array(squares), np.square(errors))
     rungs = tuple(
-        Rung(eps, estimates[eps], errors[eps], errors[eps] / signal if signal else math.inf)
-        for eps in ladder
+        Rung(eps, math.sqrt(square), error, error / signal if signal > 0 else math.inf)
+        for eps, square, error in zip(ladder, squares, errors, strict=True)
     )
     good = [rung for rung in rungs if rung.ratio <= WANTED_RATIO]
     chosen = good[0] if good else rungs[-1]
     forwards = 1 + 2 * repeats + 2 * directions * len(ladder)
     return LossNoise(loss, sigma, rungs, chosen.eps, bool(good), forwards)
+
+
+def _pooled(squares: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
+    """Root of the mean squared gradient from squared estimates and the noise's share of each.
+
+    A mean square scatters in proportion to its expectation, signal plus noise: that gives the
+    weights. They need the signal, so start from the largest eps, which knows it best.
+    """
+    signal = max(float(squares[-1] - noise[-1]), 0.0)
+    for _ in range(2):
+        spread = signal + noise
+        if not spread.all():
+            return math.sqrt(signal)
+        weights = 1 / np.square(spread)
+        signal = max(float(weights @ (squares - noise) / weights.sum()), 0.0)
+    return math.sqrt(signal)

@@ -89,7 +89,7 @@ class Settings:
         if self.schedule == "linear":
             return self.lr * max(0.0, 1.0 - done)
         if self.schedule == "cosine":
-            return self.lr * (0.5 * (1.0 + _cos_pi(min(1.0, done))))
+            return self.lr * max(0.0, 0.5 * (1.0 + _cos_pi(min(1.0, done))))
         return self.lr
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""Budgets, pauses and signals end or hold the loop between two steps."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from fakes import FakeEngine
+from seedtune.runtime.budget import Budget, Control, signals
+from tiny_run import K, run, tuner
+
+
+def test_a_forward_budget_stops_and_evaluates(tmp_path, whole):
+    with tuner(tmp_path, budget=Budget(forwards=31)) as live:
+        assert len(list(live)) == 15
+        assert live.stop_reason == "budget of 31 forwards"
+        assert [e.step for e in live.history.evaluations] == [0, 15]
+    assert run(tmp_path) == whole[1]
+
+
+def test_a_time_budget_stops(tmp_path):
+    class Slow(FakeEngine):
+        def score(self, *arguments):
+            time.sleep(0.02)
+            return super().score(*arguments)
+
+    budget = Budget(seconds=0.2)
+    with tuner(tmp_path, engine=Slow(K), budget=budget, eval_examples=None) as live:
+        assert 3 <= len(list(live)) <= 10
+        assert live.stop_reason == "time budget of 0.2 s"
+
+
+def test_a_device_callback_stops_with_its_reason(tmp_path, whole):
+    asked = []
+
+    def battery() -> str | None:
+        asked.append(1)
+        return "battery below 20 %" if len(asked) > 10 else None
+
+    with tuner(tmp_path, budget=Budget(check=battery)) as live:
+        assert len(list(live)) == 10
+        assert live.stop_reason == "battery below 20 %"
+        assert live.history.ends == [(10, "battery below 20 %")]
+    assert run(tmp_path) == whole[1]
+
+
+def test_pause_and_proceed_by_call(tmp_path, whole):
+    control = Control()
+    with tuner(tmp_path, control=control) as live:
+        steps = iter(live)
+        next(steps)
+        control.pause()
+        threading.Timer(0.3, control.proceed).start()
+        began = time.monotonic()
+        next(steps)
+        assert time.monotonic() - began > 0.25
+        control.stop()
+        assert list(steps) == [] and live.stop_reason == "stopped by the app"
+    assert run(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_finish_the_step_and_leave_a_resumable_run(tmp_path, whole, number):
+    before = signal.getsignal(number)
+    control = Control()
+    with tuner(tmp_path, control=control) as live, signals(control):
+        for report in live:
+            if report.step == 9:
+                os.kill(os.getpid(), number)
+        assert live.stop_reason == signal.Signals(number).name
+        assert live.history.steps == 9
+    assert signal.getsignal(number) is before
+    assert run(tmp_path) == whole[1]
+
+
+def test_signals_pause_and_continue(tmp_path):
+    control = Control()
+    with tuner(tmp_path, control=control, eval_examples=None) as live, signals(control):
+        for report in live:
+            if report.step == 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                assert control.paused
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+        assert not control.paused and live.history.steps == 60

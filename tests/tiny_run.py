@@ -1,0 +1,39 @@
+"""A run of 60 steps on the fake model, the same in every test module that interrupts it."""
+
+from pathlib import Path
+from typing import Any
+
+from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import values_sha256
+from seedtune.runtime.tuner import Tuner
+
+K = 64
+START = fake_start(K)
+ENGINE = FakeEngine(K)
+TASK = FakeTask()
+TRAIN = fake_examples(64)
+HELD_OUT = fake_examples(48, seed=1)
+SETTINGS = Settings(seed=3, steps=60, batch_size=8, lr=0.2, eps=0.01, eval_every=20)
+
+
+def tuner(folder: Path, **changes: Any) -> Tuner:
+    """A tuner of that run, with some arguments changed."""
+    arguments: dict[str, Any] = {
+        "engine": ENGINE,
+        "start": START,
+        "task": TASK,
+        "train": TRAIN,
+        "settings": SETTINGS,
+        "eval_examples": HELD_OUT,
+        **changes,
+    }
+    return Tuner(folder=folder, **arguments)
+
+
+def run(folder: Path, **changes: Any) -> str:
+    """Run to the end; the hash of the final values."""
+    with tuner(folder, **changes) as live:
+        for _ in live:
+            pass
+        return values_sha256(live.values)
