@@ -9,7 +9,7 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +78,7 @@ class Tuner:
         control: pauses and stops it from elsewhere.
         durability: when the journal is synced.
         allow_changes: go on with other settings or examples, and record them.
+        on_evaluation: called with the examples done and their total during evaluations.
 
     Raises:
         JournalError: the folder cannot be written, is in use, damaged, or of another bundle.
@@ -98,6 +99,7 @@ class Tuner:
         control: Control | None = None,
         durability: Durability | None = None,
         allow_changes: bool = False,
+        on_evaluation: Callable[[int, int], None] | None = None,
     ) -> None:
         if not train:
             raise TuningError("no training examples")
@@ -112,6 +114,7 @@ class Tuner:
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
         self._batch_loss = BatchLoss(engine, task, start.bounds)
+        self._on_evaluation = on_evaluation
         self._active = 0.0
         if (self.folder / JOURNAL_FILE).exists():
             data = {
@@ -255,9 +258,19 @@ class Tuner:
         """
         if not self._eval:
             raise TuningError("no held-out examples to evaluate on")
+        return self._evaluate(lambda done, total: None)
+
+    def _evaluate(self, between: Callable[[int, int], None]) -> Evaluation:
+        def progress(done: int, total: int) -> None:
+            if self._on_evaluation is not None:
+                self._on_evaluation(done, total)
+            between(done, total)
+
         self._state.writer.sync()  # an evaluation can take long
         began = time.monotonic()
-        found = evaluate(self._engine, self._task, self._eval, self.values, self._start.bounds)
+        found = evaluate(
+            self._engine, self._task, self._eval, self.values, self._start.bounds, progress
+        )
         seconds = time.monotonic() - began
         self._active += seconds
         self._state.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))
@@ -271,7 +284,9 @@ class Tuner:
         return found
 
     def note(self, text: str) -> None:
-        """Journal a remark of at most 255 bytes."""
+        """Journal a remark of 1 to 255 bytes."""
+        if not 1 <= len(text.encode()) <= 255:
+            raise TuningError("a note has 1 to 255 bytes")
         self._state.commit(journal.Note(text))
 
     def close(self) -> None:
@@ -308,17 +323,26 @@ class Tuner:
         )
         if not (self._eval and due) or self._evaluated_now():
             return None
-        return self.evaluate()
+
+        def heed_control(done: int, total: int) -> None:
+            self.control.wait()
+            if self.control.stop_reason is not None and done < total:
+                raise _Abandoned
+
+        try:
+            return self._evaluate(heed_control)
+        except _Abandoned:
+            return None  # whoever stopped does not want to wait; resuming finds it due
 
     def _why_stop(self) -> "_Stop | None":
         """Why no step follows, after waiting while paused."""
         if self.control.paused:
             self._state.writer.sync()
             self.control.wait()
-        if self.history.steps >= self.history.settings.steps:
-            return _Stop(f"all {self.history.settings.steps} steps done", evaluate=True)
         if self.control.stop_reason is not None:
             return _Stop(self.control.stop_reason, evaluate=False)
+        if self.history.steps >= self.history.settings.steps:
+            return _Stop(f"all {self.history.settings.steps} steps done", evaluate=True)
         spent = self._budget.exhausted(
             seconds=self._active,
             forwards=self.forwards,
@@ -328,6 +352,10 @@ class Tuner:
             return _Stop(spent, evaluate=True)
         asked = self._budget.check() if self._budget.check else None
         return None if asked is None else _Stop(asked, evaluate=False)
+
+
+class _Abandoned(Exception):
+    """A due evaluation was given up for a stop."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,34 @@
-"""Lets test modules of every folder import the shared helpers beside this file by name."""
+"""Fixtures that several packages share; also lets test modules of every folder import the
+helpers beside this file by name."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory):
+    """Hugging Face folder of a tiny random Llama. Do not write to it; copy it."""
+    from tiny_model import write_tiny_llama
+
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def tiny_llama(tiny_llama_folder):
+    """A fresh ``LoadedModel`` of the tiny Llama, free to be changed."""
+    from seedtune.export.load_model import load_causal_lm
+
+    return load_causal_lm(tiny_llama_folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """``LoadedModel`` of SmolLM2-135M, for slow tests. Shared: leave its weights alone."""
+    from seedtune.export.load_model import load_causal_lm
+    from seedtune.host_tools.fetch import fetch
+
+    return load_causal_lm(fetch("smollm2-135m"))

@@ -8,7 +8,8 @@ import time
 import pytest
 from fakes import FakeEngine
 from seedtune.runtime.budget import Budget, Control, signals
-from tiny_run import K, run, tuner
+from seedtune.runtime.replay import replay
+from tiny_run import START, K, run, tuner
 
 
 def test_a_forward_budget_stops_and_evaluates(tmp_path, whole):
@@ -83,3 +84,20 @@ def test_signals_pause_and_continue(tmp_path):
                 assert control.paused
                 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR2)).start()
         assert not control.paused and live.history.steps == 60
+
+
+def test_a_stop_does_not_wait_for_an_evaluation_and_resuming_makes_up_for_it(tmp_path, whole):
+    control, seen = Control(), []
+
+    def on_evaluation(done: int, total: int) -> None:
+        seen.append((done, total))
+        if len(seen) == 4:  # the first batch of the evaluation after step 20
+            control.stop("SIGTERM")
+
+    with tuner(tmp_path, control=control, on_evaluation=on_evaluation) as live:
+        assert [r.step for r in live if r.evaluation is None] == list(range(1, 21))
+        assert live.stop_reason == "SIGTERM" and len(live.history.evaluations) == 1
+    assert seen == [(16, 48), (32, 48), (48, 48), (16, 48)]
+    assert run(tmp_path) == whole[1]
+    steps = [e.step for e in replay(tmp_path, START).history.evaluations]
+    assert steps == [0, 20, 40, 60]

@@ -7,13 +7,16 @@ import signal
 import time
 
 import pytest
+from fakes import FakeEngine
 from faults import failing_writes, fill, read_only, run_and_kill, small_disk
-from seedtune.runtime.errors import JournalError
+from seedtune.runtime.errors import EngineError, JournalError
+from seedtune.runtime.estimators import TwoPoint
 from seedtune.runtime.journal import JOURNAL_FILE, Durability, read_journal
 from seedtune.runtime.metrics import METRICS_FILE, read_metrics
+from seedtune.runtime.operations import branch
 from seedtune.runtime.replay import replay
 from seedtune.runtime.start import values_sha256
-from tiny_run import START, run, tuner
+from tiny_run import START, K, run, tuner
 
 
 def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
@@ -31,6 +34,18 @@ def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
             kills += 1
         done = replay(folder, START)
         assert done.history.steps == 60 and done.sha256 == whole[1], f"after kill {kills}"
+
+
+@pytest.mark.parametrize("cut", [*range(1, 45, 3), 200])
+def test_a_torn_tail_is_cut_reported_and_made_up_for(tmp_path, whole, cut):
+    branch(whole[0], tmp_path)
+    size = (tmp_path / JOURNAL_FILE).stat().st_size
+    os.truncate(tmp_path / JOURNAL_FILE, size - cut)
+    journal = read_journal(tmp_path)
+    assert size - cut - 3 - 8 - 255 <= journal.end <= size - cut
+    with tuner(tmp_path) as live:
+        assert live.cut_bytes == journal.torn_bytes == size - cut - journal.end
+    assert run(tmp_path) == whole[1]
 
 
 def test_two_writers(tmp_path):
@@ -149,3 +164,37 @@ def test_metrics_are_advisory(tmp_path, whole):
     assert len([x for x in read_metrics(tmp_path) if x["kind"] == "step"]) == 60
     (tmp_path / METRICS_FILE).unlink()
     assert run(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EngineError])
+def test_an_exception_from_the_engine_leaves_the_run_as_it_was(tmp_path, whole, interrupt):
+    class Failing(FakeEngine):
+        def score(self, *arguments):
+            if len(self.calls) == 9:
+                self.calls.append(((0,), 0))
+                raise interrupt("out of memory")
+            return super().score(*arguments)
+
+    with tuner(tmp_path, engine=Failing(K)) as live:
+        with pytest.raises(interrupt):
+            list(live)
+        assert replay(tmp_path, START).sha256 == values_sha256(live.values)
+        list(live)
+        assert values_sha256(live.values) == whole[1]
+
+
+def test_an_interrupt_between_record_and_update_takes_no_further_step(tmp_path, whole, monkeypatch):
+    with tuner(tmp_path) as live:
+        steps = iter(live)
+        next(steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(TwoPoint, "apply", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                next(steps)
+        with pytest.raises(JournalError, match="interrupted while recording; open it again"):
+            list(live)
+    assert run(tmp_path) == whole[1]
+
+
+def _interrupted(*arguments, **more):
+    raise KeyboardInterrupt
