@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WINDOW = 16
-# Noise keys are ``[seed, step << 16 | probe]``: below this bit for all of 2**47 steps, so the streams
-# of noise and data never meet.
+# Noise keys are ``[seed, step << 16 | probe]`` with steps below 2**47, so they stay below this bit
+# and the streams of noise and data never meet.
 _DATA_STREAM = 1 << 63
 
 

@@ -1,0 +1,55 @@
+"""The command ``seedtune``. Each group of commands is one module under ``commands``.
+
+Errors that a user can mend are one line on stderr and leave with the error's own exit code (see
+``seedtune.runtime.errors``); wrong usage leaves with 2. With ``--json`` a command prints exactly
+one JSON object on stdout; progress goes to stderr. Modules that load models are imported inside the
+commands, so that ``seedtune --help`` answers at once.
+"""
+
+import sys
+from typing import Any
+
+import typer
+from seedtune.runtime.errors import SeedtuneError
+from typer.core import TyperGroup
+
+from .commands import bench, bundle, journal, model, quickstart, tuning
+
+
+class _Group(TyperGroup):
+    """Turns errors that a user can mend into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SeedtuneError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Fine-tune a language model on the device that runs it, with forward passes only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # what escapes is a defect; its plain traceback helps most
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(quickstart.quickstart)
+app.command()(model.fetch)
+app.command()(model.profile)
+app.command()(model.export)
+app.command()(bundle.inspect)
+app.command()(bundle.pack)
+app.command()(model.estimate)
+app.command()(tuning.tune)
+app.command()(tuning.evaluate)
+app.command()(tuning.predict)
+app.command()(tuning.plot)
+app.command()(bench.bench)
+app.add_typer(journal.app, name="journal")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,1 @@
+"""The commands of ``seedtune``, grouped by what they work on."""

@@ -1,0 +1,78 @@
+"""Commands that look at bundles and profiles: inspect, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import BundlePath, Json
+from .output import Output, fields_table
+
+if TYPE_CHECKING:
+    from seedtune.runtime.bundle import Bundle
+
+
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Bundle, or the profile that it is made from.")
+    ],
+    mask: Annotated[
+        str, typer.Option(help="Of a profile: global, per-layer, random or module:function.")
+    ] = "global",
+    fraction: Annotated[float, typer.Option(help="Of a profile: share of sensitive weights.")] = (
+        0.001
+    ),
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a bundle and show what it holds, or report what a mask would take from a profile."""
+    output = Output(json)
+    if path.suffix == ".safetensors" and path.is_file():
+        from ..profile_file import load_profile
+        from .model import show_profile
+
+        show_profile(load_profile(path), mask, fraction, picture, output)
+        return
+    from seedtune.runtime.bundle import open_bundle
+
+    opened = open_bundle(path)
+    output.result(_described(opened), None if json else _shown(opened))
+
+
+def pack(
+    bundle: BundlePath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Archive, *.seedtune.")],
+    json: Json = False,
+) -> None:
+    """Write a bundle folder as one file."""
+    from seedtune.runtime.bundle import pack_bundle
+
+    pack_bundle(bundle, file)
+    Output(json).result({"file": str(file), "bytes": file.stat().st_size})
+
+
+def _described(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "sha256": bundle.sha256,
+        **{name: manifest[name] for name in ("version", "model", "mask", "quantisation")},
+        "bounds": manifest["program"]["bounds"],
+        "tokenizer": manifest["tokenizer"],
+        "task": bundle.task,
+        "parts": manifest["parts"],
+        "bytes": sum(part["bytes"] for part in manifest["parts"].values()),
+        "layers": manifest["layers"],
+    }
+
+
+def _shown(bundle: Bundle) -> Any:
+    described = _described(bundle)
+    layers = described.pop("layers")
+    filled = [layer for layer in layers if layer["count"]]
+    described["matrices"] = f"{len(layers)}, {len(filled)} of them with sensitive values"
+    return fields_table(described)

@@ -1,0 +1,135 @@
+"""From options to what the runtime takes: models, tasks, examples, values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from seedtune.runtime.errors import DataError, SeedtuneError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from seedtune.runtime.bundle import Bundle
+    from seedtune.runtime.tasks import Encoded, Task
+
+    from ..named_tasks import TaskData
+    from .output import Output
+
+
+def model_source(name: str, output: Output) -> str:
+    """A model's folder, hub id or file; names that ``fetch`` knows are fetched."""
+    from ..fetch import RESOURCES, fetch
+
+    if name not in RESOURCES or Path(name).exists():
+        return name
+    with output.counting(f"fetching {name}", size=True) as progress:
+        return str(fetch(name, progress))
+
+
+@dataclass(frozen=True)
+class ChosenTask:
+    """A task specification, and its data if it is a named one."""
+
+    spec: dict[str, Any]
+    data: TaskData | None
+
+    @classmethod
+    def of(cls, name: str | None, bundled: dict[str, Any] | None) -> ChosenTask:
+        """The task that ``--task`` names, or the bundle's.
+
+        Raises:
+            DataError: neither, no such name, or the file is not a JSON object.
+        """
+        from ..named_tasks import TASKS, load_task
+
+        if name is None:
+            if bundled is None:
+                raise DataError("the bundle has no task; give one with --task NAME or --task FILE")
+            return cls(bundled, None)
+        if name in TASKS:
+            data = load_task(name)
+            return cls(data.spec, data)
+        path = Path(name)
+        if path.suffix != ".json":
+            raise DataError(
+                f"unknown task {name!r}; known: {', '.join(TASKS)}, or a .json file with a task "
+                "specification"
+            )
+        try:
+            spec = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a task specification ({error})") from error
+        if not isinstance(spec, dict):
+            raise DataError(f"{path}: a task specification must be a JSON object")
+        return cls(spec, None)
+
+    def task_for(self, bundle: Bundle, objective: str, on_long: str) -> Task:
+        """The task on a bundle's tokenizer and bounds."""
+        from seedtune.runtime.tasks import task_from_spec
+
+        return task_from_spec(
+            self.spec,
+            bundle.tokenizer(),
+            bundle.bounds,
+            bundle.pad_id,
+            objective,  # type: ignore[arg-type]  # checked there, with a message for users
+            on_long,  # type: ignore[arg-type]
+        )
+
+    def encode(
+        self,
+        part: Literal["train", "test"],
+        file: Path | None,
+        task: Task,
+        *,
+        labelled: bool = True,
+        limit: int | None = None,
+    ) -> list[Encoded]:
+        """Examples of ``file``, or of the named task's own ``part``.
+
+        Raises:
+            DataError: no file given and the task brings no data, or a row is unusable.
+        """
+        from seedtune.runtime.data import read_rows
+
+        if file is not None:
+            found = [(row, row.where) for row in read_rows(file)]
+        elif self.data is not None:
+            rows = self.data.train if part == "train" else self.data.test
+            name = f"{self.data.name} {part}"
+            found = [(row, f"{name}:{number}") for number, row in enumerate(rows, 1)]
+        else:
+            option = "--train" if part == "train" else "--data"
+            raise DataError(f"no examples; give a .jsonl or .csv file with {option}")
+        return [task.encode(row, where, labelled=labelled) for row, where in _spaced(found, limit)]
+
+
+def chosen_values(
+    bundle: Bundle, run: Path | None, file: Path | None
+) -> tuple[NDArray[np.float32], str]:
+    """The values that ``--run`` or ``--values`` ask for, else the bundle's, and where from."""
+    import numpy as np
+    from seedtune.runtime.replay import replay
+    from seedtune.runtime.start import Start
+    from seedtune.runtime.values_file import load_values
+
+    if run is not None and file is not None:
+        raise SeedtuneError("give --run or --values, not both")
+    if run is not None:
+        done = replay(run, Start.of(bundle))
+        step = done.best.step if done.best is not None else done.history.steps
+        return done.best_values, f"{run}, step {step}"
+    if file is not None:
+        return load_values(file, bundle), str(file)
+    return bundle.values.astype(np.float32), "the bundle, untuned"
+
+
+def _spaced(items: Sequence[Any], limit: int | None) -> list[Any]:
+    """At most ``limit`` items at even distances: a file sorted by label keeps all its labels."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[index * len(items) // limit] for index in range(limit)]

@@ -1,0 +1,213 @@
+"""``seedtune journal``: what can be done with a run besides going on with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import BundlePath, JournalPath, Json, RunPath
+from .output import Output
+
+if TYPE_CHECKING:
+    from seedtune.runtime.history import Evaluated
+    from seedtune.runtime.journal import Journal
+    from seedtune.runtime.start import Start
+
+app = typer.Typer(
+    help="Show, verify, replay, rewind, branch, export, compact, compare and share runs.",
+    no_args_is_help=True,
+)
+
+Until = Annotated[
+    int | None, typer.Option("--step", min=0, help="Stop after this many steps. Default: all.")
+]
+
+
+@app.command()
+def show(journal: JournalPath, json: Json = False) -> None:
+    """Settings, steps and evaluations of a journal, read without its bundle."""
+    from seedtune.runtime.journal import read_journal
+
+    Output(json).result(_described(read_journal(journal)))
+
+
+@app.command()
+def verify(journal: JournalPath, bundle: BundlePath, json: Json = False) -> None:
+    """Check every record, replay all steps and compare with the hashes recorded on the way."""
+    from seedtune.runtime import operations
+
+    found = operations.verify(journal, _start(bundle))
+    Output(json).result({**asdict(found), "best": _evaluated(found.best)})
+
+
+@app.command()
+def replay(
+    journal: JournalPath, bundle: BundlePath, step: Until = None, json: Json = False
+) -> None:
+    """Replay a journal to its values and print their SHA-256."""
+    import time
+
+    from seedtune.runtime.replay import replay as replay_journal
+    from seedtune.runtime.start import values_sha256
+
+    start = _start(bundle)
+    began = time.monotonic()
+    done = replay_journal(journal, start, until=step)
+    Output(json).result(
+        {
+            "steps": done.history.steps,
+            "sha256": done.sha256,
+            "best": _evaluated(done.best),
+            "best_sha256": values_sha256(done.best_values),
+            "seconds": time.monotonic() - began,
+        }
+    )
+
+
+@app.command()
+def rewind(
+    run: RunPath,
+    step: Annotated[int, typer.Argument(min=0, help="Steps to keep.")],
+    json: Json = False,
+) -> None:
+    """Cut a run back to its first STEP steps; what came later is gone (branch keeps it)."""
+    from seedtune.runtime import operations
+
+    Output(json).result(_described(operations.rewind(run, step)))
+
+
+@app.command()
+def branch(
+    journal: JournalPath,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New run folder.")],
+    step: Until = None,
+    json: Json = False,
+) -> None:
+    """Start a new run with the first steps of another."""
+    from seedtune.runtime import operations
+
+    Output(json).result(_described(operations.branch(journal, target, step=step)))
+
+
+@app.command()
+def export(
+    journal: JournalPath,
+    bundle: BundlePath,
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="safetensors file to write.")],
+    step: Annotated[
+        int | None, typer.Option("--step", min=0, help="Default: the best evaluated step.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write tuned values as float16 safetensors, laid out as in the bundle."""
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.replay import replay as replay_journal
+    from seedtune.runtime.start import Start
+    from seedtune.runtime.values_file import export_values
+
+    opened = open_bundle(bundle)
+    done = replay_journal(journal, Start.of(opened), until=step)
+    if step is not None or done.best is None:
+        values, of = done.values, done.history.steps
+    else:
+        values, of = done.best_values, done.best.step
+    digest = export_values(output, values, opened, step=of)
+    Output(json).result({"file": str(output), "step": of, "float16_sha256": digest})
+
+
+@app.command()
+def compact(
+    run: RunPath,
+    bundle: BundlePath,
+    tail: Annotated[int, typer.Option(min=64, help="Last steps to keep as records.")] = 64,
+    json: Json = False,
+) -> None:
+    """Replace all but a run's last steps by a snapshot of its values."""
+    from seedtune.runtime import operations
+
+    Output(json).result(_described(operations.compact(run, _start(bundle), tail=tail)))
+
+
+@app.command()
+def diff(first: JournalPath, second: JournalPath, json: Json = False) -> None:
+    """Compare two journals. Exit code 1 if they lead to different values."""
+    from seedtune.runtime import operations
+
+    found = operations.diff(first, second)
+    Output(json).result(
+        {
+            "same_values": found.same_values,
+            "steps": list(found.steps),
+            "common_steps": found.common_steps,
+            "best": [_evaluated(best) for best in found.best],
+            "fields": {name: list(both) for name, both in found.fields.items()},
+        }
+    )
+    if not found.same_values:
+        raise typer.Exit(1)
+
+
+@app.command()
+def share(
+    journal: JournalPath,
+    bundle: BundlePath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Journal file to write.")],
+    json: Json = False,
+) -> None:
+    """Write a run as one file that gives the same model wherever the bundle is."""
+    from seedtune.runtime import operations
+
+    done = operations.share(journal, file, _start(bundle))
+    Output(json).result({"file": str(file), "bytes": file.stat().st_size, "sha256": done.sha256})
+
+
+@app.command()
+def receive(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Shared journal file.")],
+    bundle: BundlePath,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New run folder.")],
+    json: Json = False,
+) -> None:
+    """Make a run folder of a shared journal, after a replay has confirmed its values."""
+    from seedtune.runtime import operations
+
+    done = operations.receive(file, target, _start(bundle))
+    Output(json).result({"run": str(target), "steps": done.history.steps, "sha256": done.sha256})
+
+
+def _start(bundle: Path) -> Start:
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.start import Start
+
+    return Start.of(open_bundle(bundle))
+
+
+def _evaluated(item: Evaluated | None) -> dict[str, Any] | None:
+    return None if item is None else item._asdict()
+
+
+def _described(journal: Journal) -> dict[str, Any]:
+    from seedtune.runtime.replay import history_of
+
+    history, header = history_of(journal), journal.header
+    return {
+        "journal": str(journal.path),
+        "bytes": journal.end,
+        "torn_bytes": journal.torn_bytes,
+        "bundle_sha256": header.bundle_sha256,
+        "values": header.entries,
+        "first_step": header.first_step,
+        "steps": history.steps,
+        "skipped": history.skipped,
+        "metric": header.metric["name"],
+        "best": _evaluated(history.best),
+        "evaluations": [list(item) for item in history.evaluations],
+        "settings": history.settings.to_dict(),
+        "changes": [list(item) for item in history.changes],
+        "notes": [list(item) for item in history.notes],
+        "ends": [list(item) for item in history.ends],
+        "parent": header.parent,
+    }

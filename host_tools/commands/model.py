@@ -1,0 +1,248 @@
+"""Commands on the way to a bundle: fetch, profile, export, estimate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from seedtune.runtime.errors import DownloadError, SeedtuneError
+
+from .inputs import model_source
+from .options import Json, Source
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..estimate import Estimate
+    from ..profile_file import Profile
+
+QUICKSTART_RESOURCES = (
+    "smollm2-135m",
+    "wikipedia-passages",
+    "movie-reviews",
+    "sst2",
+    "sms-spam",
+)
+
+Fraction = Annotated[float, typer.Option(help="Share of the weights that are sensitive.")]
+Mask = Annotated[
+    str, typer.Option(metavar="NAME", help="global, per-layer, random or module:function.")
+]
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Default: what the quickstart needs."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch all that is known.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Only list what is known.")] = False,
+    json: Json = False,
+) -> None:
+    """Download models and data sets once; everything else then runs offline."""
+    from ..fetch import RESOURCES
+    from ..fetch import fetch as fetch_one
+
+    output = Output(json)
+    if listing:
+        table = Table("name", "what", "licence", box=None)
+        for resource in RESOURCES.values():
+            table.add_row(resource.name, resource.about, resource.licence)
+        output.result({name: item.about for name, item in RESOURCES.items()}, table)
+        return
+    wanted = list(RESOURCES) if everything else names or list(QUICKSTART_RESOURCES)
+    for name in wanted:
+        if name not in RESOURCES:  # before anything is downloaded
+            raise DownloadError(f"unknown resource {name!r}; known: {', '.join(RESOURCES)}")
+    found = {}
+    for name in wanted:
+        with output.counting(f"fetching {name}", size=True) as progress:
+            found[name] = str(fetch_one(name, progress))
+    output.result(found)
+
+
+def profile(
+    model: Source,
+    file: Annotated[Path, typer.Argument(metavar="PROFILE", help="safetensors file to write.")],
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Calibration text, .txt or .jsonl. Default: Wikipedia passages."),
+    ] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Number of sequences.")] = 32,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")] = 128,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(metavar="float32|bfloat16", help="Of the model's weights.")
+    ] = "float32",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    mask: Mask = "global",
+    fraction: Fraction = 0.001,
+    picture: Annotated[Path | None, typer.Option(help="PNG file of the report.")] = None,
+    json: Json = False,
+) -> None:
+    """Rank a model's weights by their mean squared gradient over generic text."""
+    output = Output(json)
+    if dtype not in ("float32", "bfloat16"):
+        raise SeedtuneError(f"dtype {dtype!r} is unknown; use float32 or bfloat16")
+    _check_writable(file)
+    import torch
+    from seedtune.export.load_model import load_causal_lm
+
+    from ..calibration import load_calibration
+    from ..profile import compute_profile
+    from ..profile_file import save_profile
+
+    source = model_source(model, output)
+    loaded = load_causal_lm(source, getattr(torch, dtype))
+    calibration = load_calibration(
+        loaded.tokenizer, sequences=sequences, length=length, held_out=0, text=text
+    )
+    with output.counting("profiling sequences") as progress:
+        found = compute_profile(
+            loaded.model,
+            calibration.profile,
+            model_name=loaded.name,
+            model_sha256=loaded.sha256,
+            text_sha256=calibration.sha256,
+            device=device,
+            gradient_checkpointing=gradient_checkpointing,
+            progress=progress,
+        )
+    save_profile(found, file)
+    show_profile(found, mask, fraction, picture, output, profile=str(file))
+
+
+def show_profile(
+    profile: Profile,
+    mask: str,
+    fraction: float,
+    picture: Path | None,
+    output: Output,
+    **more: Any,
+) -> None:
+    """Report what a mask takes from a profile."""
+    from ..masks import build_mask, mask_method
+    from ..profile_report import draw, report, summary, tables
+
+    found = report(profile, build_mask(profile, fraction, mask_method(mask)))
+    if picture is not None:
+        draw(profile, found, picture)
+        more["picture"] = str(picture)
+    data = {
+        **more,
+        "model": profile.model_name,
+        "model_sha256": profile.model_sha256,
+        "text_sha256": profile.text_sha256,
+        **summary(found),
+    }
+    output.result(data, tables(found))
+
+
+def export(
+    model: Source,
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="What 'profile' wrote.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Folder to write, or *.seedtune file.")
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Task to store: a named one or a JSON file."),
+    ] = None,
+    fraction: Fraction = 0.001,
+    probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
+    rows: Annotated[int, typer.Option(min=1, help="Bound: token rows.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Bound: tokens of a row.")] = 128,
+    positions: Annotated[
+        int | None, typer.Option(min=1, help="Bound: scored positions. Default: rows.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Bound: tokens scored a position.")] = 8,
+    json: Json = False,
+) -> None:
+    """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
+    raise NotImplementedError
+
+
+def estimate(
+    model: Source,
+    probes: Annotated[int, typer.Option(min=1, help="Value rows in one pass.")] = 2,
+    rows: Annotated[int, typer.Option(min=1, help="Token rows of a batch.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
+    fraction: Fraction = 0.001,
+    engine: Annotated[
+        str, typer.Option(metavar="torch|native", help="Python binding, or the runtime alone.")
+    ] = "torch",
+    sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="While profiling.")
+    ] = False,
+    gflops: Annotated[
+        float | None,
+        typer.Option(help="Float32 speed of the target. Default: measured on this machine."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Memory and time that a model takes in each stage, before anything is loaded."""
+    from seedtune.runtime.bundle import Bounds
+
+    from .. import estimate as estimates
+    from ..model_shape import read_shape
+
+    output = Output(json)
+    shape = read_shape(model_source(model, output))
+    speed = gflops * 1e9 if gflops is not None else estimates.measure_speed()
+    bounds = Bounds(probes=probes, rows=rows, length=length, positions=rows, candidates=8)
+    stages = [
+        estimates.estimate_profile(
+            shape,
+            sequences=sequences,
+            length=length,
+            gradient_checkpointing=gradient_checkpointing,
+            speed=speed,
+        ),
+        estimates.estimate_export(shape, fraction=fraction),
+        estimates.estimate_bundle(shape, fraction=fraction),
+        estimates.estimate_tuning(
+            shape,
+            bounds,
+            engine=engine,  # type: ignore[arg-type]  # checked there, with a message for users
+            fraction=fraction,
+            speed=speed,
+        ),
+    ]
+    if shape.gguf:
+        stages.insert(0, estimates.estimate_gguf(shape))
+    data = {
+        stage.stage: {
+            "bytes": stage.bytes,
+            "seconds": stage.seconds,
+            "components": stage.components,
+        }
+        for stage in stages
+    }
+    about = {"model": shape.name, "architecture": shape.architecture, "gflops": speed / 1e9}
+    output.result({**about, "stages": data}, _estimate_table(stages, shape.name))
+
+
+def _estimate_table(stages: list[Estimate], name: str) -> Table:
+    table = Table("stage", title=f"Estimate for {name}", box=None, title_justify="left")
+    table.add_column("memory (bundle: disk), MB", justify="right")
+    table.add_column("seconds (tuning: one step)", justify="right")
+    for stage in stages:
+        seconds = f"{stage.seconds:.3g}" if stage.seconds else "-"
+        table.add_row(stage.stage, f"{stage.bytes / 1e6:,.0f}", seconds, style="bold")
+        for component, size in stage.components.items():
+            table.add_row(f"  {component}", f"{size / 1e6:,.0f}", "")
+    return table
+
+
+def _check_writable(file: Path) -> None:
+    """Refuse at once what would fail after minutes of work."""
+    import os
+
+    if not file.parent.is_dir():
+        raise SeedtuneError(f"{file.parent}: no such folder; create it first")
+    if not os.access(file.parent, os.W_OK):
+        raise SeedtuneError(f"{file.parent}: not writable; choose another folder")

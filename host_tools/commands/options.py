@@ -1,0 +1,58 @@
+"""Options that several commands share, with one name, one help text and one default each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+BundlePath = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Bundle folder or .seedtune file.", exists=False)
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+JournalPath = Annotated[Path, typer.Argument(metavar="JOURNAL", help="Run folder or journal file.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hugging Face folder, hub id, GGUF file, or a name that 'fetch' knows.",
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="NAME|FILE",
+        help="Named task, which brings its own data, or a JSON file with a task specification. "
+        "Default: the bundle's own.",
+    ),
+]
+OnLong = Annotated[
+    str,
+    typer.Option(
+        "--on-long",
+        metavar="error|truncate",
+        help="What to do with a text that exceeds the program's length bound.",
+    ),
+]
+Objective = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        metavar="label_words|vocabulary",
+        help="Loss of a classification task: among the label words, or in the whole vocabulary.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: all cores.")
+]
+FromRun = Annotated[
+    Path | None, typer.Option("--run", help="Use the best values of this run folder.")
+]
+FromValues = Annotated[
+    Path | None, typer.Option("--values", help="Use the values of this exported file.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Use only this many examples, evenly spaced."),
+]

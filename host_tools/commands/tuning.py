@@ -1,0 +1,340 @@
+"""Commands that use a bundle: tune, evaluate, predict, plot."""
+
+from __future__ import annotations
+
+import json as json_library
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from seedtune.runtime.errors import DataError, TuningError
+
+from .inputs import ChosenTask, chosen_values
+from .options import (
+    BundlePath,
+    FromRun,
+    FromValues,
+    Json,
+    Limit,
+    Objective,
+    OnLong,
+    RunPath,
+    TaskName,
+    Threads,
+)
+from .output import Output
+
+if TYPE_CHECKING:
+    from seedtune.runtime.bundle import Bundle
+    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.tuner import StepReport, Tuner
+
+_SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def tune(
+    bundle: BundlePath,
+    run: RunPath,
+    train: Annotated[
+        Path | None, typer.Option("--train", help="Training rows, .jsonl or .csv.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Held-out rows, .jsonl or .csv; they decide the best step."),
+    ] = None,
+    task: TaskName = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Use only this many held-out examples."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="constant|linear|cosine", help="Of the learning rate.")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Steps of rising rate.")] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(min=0, help="Steps between held-out evaluations; 0: ends only.")
+    ] = None,
+    estimator: Annotated[str | None, typer.Option(help="How steps are estimated.")] = None,
+    noise: Annotated[
+        str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
+    ] = None,
+    best_by: Annotated[
+        str | None, typer.Option(metavar="metric|loss", help="What makes a step the best.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of noise and data order.")] = None,
+    objective: Objective = "label_words",
+    on_long: OnLong = "error",
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Stop this session after so many seconds.")
+    ] = None,
+    forwards: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many forward passes.")
+    ] = None,
+    durability: Annotated[
+        str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
+    ] = "1s",
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
+    ] = False,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Tune a bundle with forward passes; resumes RUN if it has a journal.
+
+    Settings that are not given are the run's own or, for a new run, the defaults.
+    Ctrl-C finishes the step and leaves a run that the same command resumes (exit code 130).
+    """
+    from seedtune.runtime import engines
+    from seedtune.runtime.budget import Budget, Control, signals
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.journal import Durability
+    from seedtune.runtime.start import Start
+    from seedtune.runtime.tuner import Tuner
+
+    output = Output(json)
+    given = {
+        name: value
+        for name, value in {
+            "seed": seed,
+            "steps": steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "eps": _eps(eps),
+            "schedule": schedule,
+            "warmup": warmup,
+            "eval_every": eval_every,
+            "estimator": estimator,
+            "noise": noise,
+            "best_by": best_by,
+        }.items()
+        if value is not None
+    }
+    settings = _settings(run, given)
+    opened = open_bundle(bundle)
+    chosen = ChosenTask.of(task, opened.task)
+    the_task = chosen.task_for(opened, objective, on_long)
+    examples = chosen.encode("train", train, the_task)
+    held_out = (
+        chosen.encode("test", data, the_task, limit=limit)
+        if data is not None or chosen.data is not None
+        else []
+    )
+    engine = engines.open_engine(opened, threads)
+    control = Control()
+    began = time.monotonic()
+    with (
+        signals(control),
+        Tuner(
+            engine,
+            Start.of(opened),
+            the_task,
+            examples,
+            folder=run,
+            settings=settings,
+            eval_examples=held_out,
+            budget=Budget(seconds=seconds, forwards=forwards),
+            control=control,
+            durability=Durability.parse(durability),
+            allow_changes=allow_changes,
+        ) as tuner,
+    ):
+        _run(tuner, output, the_task.metric_name, began)
+        result = _outcome(tuner, opened, the_task.metric_name, time.monotonic() - began)
+        output.result(result)
+        if not held_out:
+            output.note(
+                "no held-out rows were given (--data), so the last step ships, not the best"
+            )
+    code = _SIGNAL_EXIT.get(tuner.stop_reason or "", 0)
+    if code:
+        output.note("stopped; the same command resumes the run")
+        raise typer.Exit(code)
+
+
+def evaluate(
+    bundle: BundlePath,
+    data: Annotated[Path | None, typer.Option("--data", help="Rows, .jsonl or .csv.")] = None,
+    task: TaskName = None,
+    run: FromRun = None,
+    values: FromValues = None,
+    limit: Limit = None,
+    objective: Objective = "label_words",
+    on_long: OnLong = "error",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
+    from seedtune.runtime import engines
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.evaluation import evaluate as evaluate_values
+
+    output = Output(json)
+    opened = open_bundle(bundle)
+    chosen = ChosenTask.of(task, opened.task)
+    the_task = chosen.task_for(opened, objective, on_long)
+    examples = chosen.encode("test", data, the_task, limit=limit)
+    row, origin = chosen_values(opened, run, values)
+    engine = engines.open_engine(opened, threads)
+    began = time.monotonic()
+    with output.counting("evaluating") as progress:
+        found = evaluate_values(engine, the_task, examples, row, opened.bounds, progress)
+    output.result(
+        {
+            "loss": found.loss,
+            the_task.metric_name: found.metric,
+            "examples": found.examples,
+            "forwards": found.forwards,
+            "seconds": time.monotonic() - began,
+            "values": origin,
+        }
+    )
+
+
+def predict(
+    bundle: BundlePath,
+    data: Annotated[Path | None, typer.Option("--data", help="Rows, .jsonl or .csv.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="One text, if the template has one field.")
+    ] = None,
+    task: TaskName = None,
+    run: FromRun = None,
+    values: FromValues = None,
+    on_long: OnLong = "error",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Answer rows or one text. Without --json, one JSON object a line."""
+    from seedtune.runtime import engines
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.evaluation import predict as predict_values
+
+    output = Output(json)
+    if (data is None) == (text is None):
+        raise DataError("give rows with --data FILE or one text with --text TEXT")
+    opened = open_bundle(bundle)
+    chosen = ChosenTask.of(task, opened.task)
+    the_task = chosen.task_for(opened, "label_words", on_long)
+    if text is not None:
+        names = the_task.template.names
+        if len(names) != 1:
+            raise DataError(f"--text needs a template with one field, this has {len(names)}")
+        examples = [the_task.encode({names[0]: text}, "--text", labelled=False)]
+    else:
+        examples = chosen.encode("test", data, the_task, labelled=False)
+    row, _ = chosen_values(opened, run, values)
+    engine = engines.open_engine(opened, threads)
+    with output.counting("predicting") as progress:
+        found = predict_values(engine, the_task, examples, row, opened.bounds, progress)
+    answers = [{"answer": item.answer, "scores": item.scores} for item in found]
+    if json:
+        output.result({"predictions": answers})
+    else:
+        for answer in answers:
+            print(json_library.dumps(answer, ensure_ascii=False))
+
+
+def plot(
+    run: RunPath,
+    picture: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG file. Default: RUN/plot.png.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw a run's loss and accuracy over its forward passes."""
+    from ..plot_run import draw_run
+
+    file = picture or run / "plot.png"
+    draw_run(run, file)
+    Output(json).result({"picture": str(file)})
+
+
+def _eps(text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise TuningError(f"setting eps={text!r} must be above 0 or 'auto'") from None
+
+
+def _settings(run: Path, given: dict[str, Any]) -> Settings | None:
+    """Settings of a new run, or the existing run's own with ``given`` in their place."""
+    from seedtune.runtime.journal import JOURNAL_FILE, read_journal
+    from seedtune.runtime.replay import history_of
+    from seedtune.runtime.settings import Settings
+
+    if not (run / JOURNAL_FILE).exists():
+        return Settings(**given)
+    if not given:
+        return None
+    own = history_of(read_journal(run)).settings.to_dict()
+    return Settings(**{**own, **given})
+
+
+def _run(tuner: Tuner, output: Output, metric: str, began: float) -> None:
+    """Iterate all steps, showing how the run goes."""
+    first = tuner.history.steps
+    if tuner.cut_bytes:
+        output.note(f"cut {tuner.cut_bytes} bytes of an unfinished record off the journal")
+    if first:
+        output.note(f"resuming at step {first}")
+    if tuner.loss_noise is not None:
+        found = tuner.loss_noise
+        output.note(f"loss noise {found.sigma:.2g} at loss {found.loss:.3g}: eps {found.eps:g}")
+        if not found.adequate:
+            output.note("the noise is large against the gradient; a larger batch would help")
+    total = tuner.history.settings.steps
+    before = tuner.forwards
+    smooth: float | None = None
+    with output.tuning(total, first) as progress:
+        for report in tuner:
+            if report.skipped is None:
+                smooth = report.loss if smooth is None else 0.9 * smooth + 0.1 * report.loss
+            rate = (report.forwards - before) / max(time.monotonic() - began, 1e-9)
+            progress(report.step, f"loss {smooth or report.loss:.3f}  {rate:.2f} forwards/s")
+            _remark(report, output, metric)
+
+
+def _remark(report: StepReport, output: Output, metric: str) -> None:
+    if report.skipped is not None:
+        output.note(f"step {report.step} skipped: {report.skipped}")
+    if report.evaluation is not None:
+        found = report.evaluation
+        output.note(
+            f"step {report.step}, {report.forwards} forwards: held-out loss {found.loss:.4f}, "
+            f"{metric} {found.metric:.4f}"
+        )
+
+
+def _outcome(tuner: Tuner, bundle: Bundle, metric: str, seconds: float) -> dict[str, Any]:
+    """The run's result; writes the values that ship into the run folder."""
+    from seedtune.runtime.start import values_sha256
+    from seedtune.runtime.values_file import export_values
+
+    history, tuned = tuner.history, tuner.tuned()
+    file = tuner.folder / "values.safetensors"
+    export_values(file, tuned.values, bundle, step=tuned.step)
+    start = next((item for item in history.evaluations if item.step == 0), None)
+    return {
+        "run": str(tuner.folder),
+        "steps": history.steps,
+        "skipped": history.skipped,
+        "forwards": tuner.forwards,
+        "seconds": seconds,
+        "stop_reason": tuner.stop_reason,
+        "eps": history.settings.resolved_eps,
+        "before": None if start is None else {"loss": start.loss, metric: start.metric},
+        "after": None
+        if tuned.metric is None
+        else {"step": tuned.step, "loss": tuned.loss, metric: tuned.metric},
+        "message": tuned.message,
+        "values": str(file),
+        "values_sha256": values_sha256(tuned.values),
+    }

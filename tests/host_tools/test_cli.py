@@ -1,0 +1,403 @@
+"""The command line: one JSON object, one-line errors, exit codes that mean something."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from seedtune.host_tools.cli import app
+from seedtune.runtime import engines
+from seedtune.runtime.bundle import pack_bundle
+from tiny_bundle import write_tiny_bundle
+from typer.testing import CliRunner, Result
+
+PROBES, ROWS = 2, 8
+
+
+class ValueEngine:
+    """A toy program whose label words depend on the last word and on the values."""
+
+    def score(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        assert len(values) <= PROBES and len(tokens) <= ROWS
+        rows = positions // tokens.shape[1]
+        hint = np.cos(tokens.sum(axis=1)[rows].astype(np.float64))
+        first = np.tanh(values[:, :1] * hint[None] + values[:, 1:2])
+        logits = np.stack([first, -first], axis=2)
+        return (logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5).astype(np.float32)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "open_engine", lambda *_: ValueEngine(), raising=False)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_tiny_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
+    lines = [json.dumps({"text": words[n % 6] * (1 + n % 3), "label": n % 2}) for n in range(24)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def good(*arguments: object) -> dict[str, Any]:
+    """Run with --json: exactly one object on stdout."""
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1
+    found = json.loads(lines[0])
+    assert isinstance(found, dict)
+    return found
+
+
+def bad(code: int, *arguments: object) -> str:
+    """Run and fail with ``code``: one line on stderr, nothing on stdout, no traceback."""
+    result = call(*arguments, "--json")
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return errors[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def run(tmp_path: Path, bundle: Path, rows: Path, engine: None) -> Path:
+    folder = tmp_path / "run"
+    good("tune", bundle, folder, "--train", rows, "--data", rows, "--steps", 6, "--eval-every", 2,
+         "--batch-size", 4, "--eps", 0.01, "--lr", 0.01)  # fmt: skip
+    return folder
+
+
+class TestTune:
+    def test_result_names_before_after_and_the_values_that_ship(
+        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
+    ) -> None:
+        found = good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows,
+                     "--steps", 4, "--batch-size", 4, "--eps", 0.01)  # fmt: skip
+        assert found["steps"] == 4
+        assert found["forwards"] == 8
+        assert found["stop_reason"] == "all 4 steps done"
+        assert set(found["before"]) == {"loss", "accuracy"}
+        assert set(found["after"]) == {"step", "loss", "accuracy"}
+        assert Path(found["values"]).is_file()
+        scored = good("evaluate", bundle, "--data", rows, "--run", tmp_path / "run")
+        assert scored["accuracy"] == pytest.approx(found["after"]["accuracy"], abs=1e-6)
+
+    def test_a_run_in_two_parts_equals_one(
+        self, tmp_path: Path, bundle: Path, rows: Path, engine: None, run: Path
+    ) -> None:
+        options = ["--train", rows, "--data", rows, "--eval-every", 2, "--batch-size", 4,
+                   "--eps", 0.01, "--lr", 0.01]  # fmt: skip
+        good("tune", bundle, tmp_path / "parts", *options, "--steps", 6, "--forwards", 6)
+        assert good("journal", "show", tmp_path / "parts")["steps"] == 3
+        good("tune", bundle, tmp_path / "parts", "--train", rows, "--data", rows)
+        whole = good("journal", "replay", run, bundle)
+        parts = good("journal", "replay", tmp_path / "parts", bundle)
+        assert whole["sha256"] == parts["sha256"]
+
+    def test_more_steps_and_other_settings_on_resume(
+        self, bundle: Path, rows: Path, run: Path
+    ) -> None:
+        common = ["tune", bundle, run, "--train", rows, "--data", rows]
+        assert good(*common, "--steps", 9)["steps"] == 9
+        assert "lr=0.01, not 0.5" in bad(7, *common, "--lr", 0.5)
+        assert good(*common, "--lr", 0.5, "--steps", 10, "--allow-changes")["steps"] == 10
+
+    def test_people_see_text(self, bundle: Path, rows: Path, tmp_path: Path, engine: None) -> None:
+        result = call("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2)
+        assert result.exit_code == 0, result.output
+        assert "all 2 steps done" in result.stdout
+        assert "no held-out rows" in result.stderr
+        assert "loss noise" in result.stderr
+
+    def test_a_signal_leaves_a_run_to_resume_and_its_own_exit_code(
+        self,
+        bundle: Path,
+        rows: Path,
+        tmp_path: Path,
+        engine: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        class Interrupting(ValueEngine):
+            calls = 0
+
+            def score(self, *arguments: Any) -> Any:
+                Interrupting.calls += 1
+                if Interrupting.calls == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return super().score(*arguments)
+
+        monkeypatch.setattr(engines, "open_engine", lambda *_: Interrupting(), raising=False)
+        result = call("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 50,
+                      "--eps", 0.01, "--json")  # fmt: skip
+        assert result.exit_code == 143, result.output
+        found = json.loads(result.stdout)
+        assert found["stop_reason"] == "SIGTERM"
+        assert 0 < found["steps"] < 50
+
+
+class TestEvaluateAndPredict:
+    def test_untuned_run_and_values_file(
+        self, tmp_path: Path, bundle: Path, rows: Path, run: Path
+    ) -> None:
+        plain = good("evaluate", bundle, "--data", rows)
+        assert plain["examples"] == 24
+        assert plain["values"] == "the bundle, untuned"
+        shown = good("journal", "show", run)
+        assert plain["loss"] == pytest.approx(shown["evaluations"][0][1], rel=1e-6)
+        exported = good("journal", "export", run, bundle, tmp_path / "v.safetensors", "--step", 6)
+        assert exported["step"] == 6
+        tuned = good("evaluate", bundle, "--data", rows, "--values", tmp_path / "v.safetensors")
+        # The file is float16, the journal's last evaluation float32.
+        assert tuned["loss"] == pytest.approx(shown["evaluations"][-1][1], rel=1e-3)
+        assert tuned["loss"] != plain["loss"]
+
+    def test_limit_spreads_over_the_file(self, bundle: Path, rows: Path, engine: None) -> None:
+        assert good("evaluate", bundle, "--data", rows, "--limit", 5)["examples"] == 5
+
+    def test_one_file_bundles(
+        self,
+        tmp_path: Path,
+        bundle: Path,
+        rows: Path,
+        engine: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+        packed = good("pack", bundle, tmp_path / "b.seedtune")
+        assert packed["bytes"] == (tmp_path / "b.seedtune").stat().st_size
+        one = good("evaluate", tmp_path / "b.seedtune", "--data", rows)
+        assert one["loss"] == good("evaluate", bundle, "--data", rows)["loss"]
+
+    def test_predict_rows_and_text(self, bundle: Path, rows: Path, engine: None) -> None:
+        answers = good("predict", bundle, "--data", rows)["predictions"]
+        assert len(answers) == 24
+        assert {answer["answer"] for answer in answers} <= {"0", "1"}
+        assert sum(answers[0]["scores"].values()) == pytest.approx(1)
+        text = json.loads(rows.read_text().splitlines()[3])["text"]
+        assert good("predict", bundle, "--text", text)["predictions"] == [answers[3]]
+        lines = call("predict", bundle, "--data", rows).stdout.splitlines()
+        assert [json.loads(line) for line in lines] == answers
+
+    def test_another_task_from_a_file(
+        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
+    ) -> None:
+        spec = {"kind": "classification", "template": "{text}", "label_field": "label",
+                "verbalisers": {"0": " bad", "1": " good"}}  # fmt: skip
+        (tmp_path / "task.json").write_text(json.dumps(spec))
+        good("evaluate", bundle, "--data", rows, "--task", tmp_path / "task.json")
+
+
+class TestJournal:
+    def test_show_verify_replay(self, bundle: Path, run: Path) -> None:
+        shown = good("journal", "show", run)
+        assert (shown["steps"], shown["metric"], shown["settings"]["lr"]) == (6, "accuracy", 0.01)
+        assert [item[0] for item in shown["evaluations"]] == [0, 2, 4, 6]
+        verified = good("journal", "verify", run, bundle)
+        replayed = good("journal", "replay", run, bundle)
+        assert verified["sha256"] == replayed["sha256"]
+        assert len(replayed["sha256"]) == 64
+        earlier = good("journal", "replay", run, bundle, "--step", 3)
+        assert earlier["steps"] == 3
+        assert earlier["sha256"] != replayed["sha256"]
+
+    def test_branch_diff_rewind(self, tmp_path: Path, bundle: Path, run: Path) -> None:
+        assert good("journal", "branch", run, tmp_path / "b", "--step", 4)["steps"] == 4
+        result = call("journal", "diff", run, tmp_path / "b", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["common_steps"] == 4
+        assert good("journal", "rewind", run, 4)["steps"] == 4
+        assert good("journal", "diff", run, tmp_path / "b")["same_values"]
+
+    def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
+        shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
+        got = good("journal", "receive", tmp_path / "shared.bin", bundle, tmp_path / "other")
+        assert got["sha256"] == shared["sha256"]
+        assert got["sha256"] == good("journal", "replay", run, bundle)["sha256"]
+
+    def test_compact(self, bundle: Path, rows: Path, run: Path) -> None:
+        good("tune", bundle, run, "--train", rows, "--data", rows, "--steps", 80)
+        before = good("journal", "replay", run, bundle)
+        assert good("journal", "compact", run, bundle)["first_step"] == 16
+        after = good("journal", "replay", run, bundle)
+        assert (after["sha256"], after["best_sha256"]) == (before["sha256"], before["best_sha256"])
+
+    def test_plot(self, tmp_path: Path, run: Path) -> None:
+        file = Path(good("plot", run)["picture"])
+        assert file.read_bytes().startswith(b"\x89PNG")
+        (run / "metrics.jsonl").unlink()  # advisory
+        good("plot", run, "-o", tmp_path / "p.png")
+        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestInspect:
+    def test_bundle(self, bundle: Path) -> None:
+        found = good("inspect", bundle)
+        assert found["mask"]["entries"] == 12
+        assert found["bounds"]["length"] == 32
+        assert [layer["count"] for layer in found["layers"]] == [5, 0, 7]
+        shown = call("inspect", bundle).stdout
+        assert found["sha256"] in shown
+        assert "3, 2 of them with sensitive values" in shown
+
+
+def _altered(bundle: Path) -> None:
+    data = bytearray((bundle / "program.pte").read_bytes())
+    data[7] ^= 1
+    (bundle / "program.pte").write_bytes(data)
+
+
+def _truncated(bundle: Path) -> None:
+    data = (bundle / "values.safetensors").read_bytes()
+    (bundle / "values.safetensors").write_bytes(data[:-5])
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("damage", "part"), [(_altered, "program.pte"), (_truncated, "values.safetensors")]
+    )
+    def test_damaged_bundle(
+        self, bundle: Path, rows: Path, damage: Callable[[Path], None], part: str
+    ) -> None:
+        damage(bundle)
+        for arguments in (
+            ["inspect", bundle],
+            ["evaluate", bundle, "--data", rows],
+            ["pack", bundle, bundle.parent / "x.seedtune"],
+        ):
+            assert part in bad(4, *arguments)
+
+    def test_truncated_one_file_bundle(
+        self, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+        file = pack_bundle(bundle, tmp_path / "b.seedtune")
+        file.write_bytes(file.read_bytes()[:-100])
+        assert "truncated or altered" in bad(4, "inspect", file)
+
+    def test_no_such_bundle(self, tmp_path: Path) -> None:
+        assert "no such bundle" in bad(4, "inspect", tmp_path / "nothing")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "the file is empty"),
+            ('{"text": "a", "label": "9"}', "rows.jsonl:1: unknown label '9'; known labels: 0, 1"),
+            ('{"text": "a"}', "rows.jsonl:1: field 'label' is missing"),
+            ('{"text": "%s", "label": 1}' % ("film " * 50), "tokens exceed the program's bound"),
+        ],
+    )
+    def test_unusable_rows(
+        self, tmp_path: Path, bundle: Path, rows: Path, engine: None, text: str, message: str
+    ) -> None:
+        rows.write_text(text)
+        assert message in bad(3, "evaluate", bundle, "--data", rows)
+        assert message in bad(3, "tune", bundle, tmp_path / "run", "--train", rows)
+        assert not (tmp_path / "run").exists()
+
+    def test_truncation_is_the_remedy(self, bundle: Path, rows: Path, engine: None) -> None:
+        rows.write_text('{"text": "%s", "label": 1}' % ("film " * 50))
+        good("evaluate", bundle, "--data", rows, "--on-long", "truncate")
+
+    def test_missing_data_task_and_values(
+        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
+    ) -> None:
+        assert "--data" in bad(3, "evaluate", bundle)
+        assert "--train" in bad(3, "tune", bundle, tmp_path / "run")
+        assert "--text" in bad(3, "predict", bundle)
+        assert "unknown task 'sst3'" in bad(3, "evaluate", bundle, "--task", "sst3")
+        assert "t.json" in bad(3, "evaluate", bundle, "--task", tmp_path / "t.json")
+        plain = write_tiny_bundle(tmp_path / "plain", task=None).path
+        assert "has no task" in bad(3, "evaluate", plain, "--data", rows)
+        bad(4, "evaluate", bundle, "--data", rows, "--values", tmp_path / "v.safetensors")
+        bad(5, "evaluate", bundle, "--data", rows, "--run", tmp_path / "no-run")
+
+    def test_settings(self, tmp_path: Path, bundle: Path, rows: Path, engine: None) -> None:
+        common = ["tune", bundle, tmp_path / "run", "--train", rows]
+        assert "eps='wide'" in bad(7, *common, "--eps", "wide")
+        assert "lr=-1.0" in bad(7, *common, "--lr", -1)
+        assert "objective 'loss'" in bad(3, *common, "--objective", "loss")
+        assert "durability" in bad(5, *common, "--durability", "often")
+        assert not (tmp_path / "run").exists()
+
+    def test_another_bundles_journal(self, tmp_path: Path, run: Path, rows: Path) -> None:
+        other = write_tiny_bundle(tmp_path / "other", program=b"other").path
+        assert "belongs to bundle" in bad(5, "journal", "verify", run, other)
+        assert "belongs to bundle" in bad(5, "tune", other, run, "--train", rows)
+
+    def test_a_damaged_journal(self, bundle: Path, run: Path) -> None:
+        file = run / "journal.bin"
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        bad(5, "journal", "verify", run, bundle)
+
+    def test_a_run_folder_that_is_a_file(self, bundle: Path, rows: Path, engine: None) -> None:
+        assert str(rows) in bad(5, "tune", bundle, rows, "--train", rows, "--eps", 0.01)
+
+    def test_unknown_names(self, tmp_path: Path) -> None:
+        assert "unknown resource 'x'" in bad(9, "fetch", "x")
+        assert "nowhere" in bad(8, "profile", tmp_path / "nowhere", tmp_path / "p.safetensors")
+        bad(1, "profile", tmp_path, tmp_path / "no" / "p.safetensors")
+        assert call("journal", "nonsense").exit_code == 2
+        assert call("tune").exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[set[str]]:
+    """Modules that ``seedtune --help`` loads."""
+    script = (
+        "import sys, json\nfrom seedtune.host_tools.cli import main\n"
+        "sys.argv = ['seedtune', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "quickstart" in done.stdout
+    yield set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "matplotlib", "numpy", "tokenizers"])
+def test_help_loads_nothing_heavy(started: set[str], library: str) -> None:
+    assert library not in started
+
+
+def test_every_command_has_help_and_json() -> None:
+    import typer.main
+
+    found = typer.main.get_command(app)
+    commands = dict(found.commands)  # type: ignore[attr-defined]
+    commands |= {f"journal {n}": c for n, c in commands.pop("journal").commands.items()}
+    issue = {"fetch", "profile", "export", "inspect", "estimate", "tune", "evaluate", "predict",
+             "quickstart", "bench"}  # fmt: skip
+    journal = ["show", "verify", "replay", "rewind", "branch", "export", "compact", "diff"]
+    assert issue | {f"journal {name}" for name in journal} <= set(commands)
+    for name, command in commands.items():
+        assert command.help, name
+        assert any("--json" in option.opts for option in command.params), name
