@@ -1,4 +1,4 @@
-"""``seedtune bench NAME``."""
+"""``seedtune bench NAME``: runs ``bench_NAME()`` of ``seedtune.host_tools.bench.NAME``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,27 @@ from typing import Annotated
 import typer
 
 from .options import Json
+from .output import Output
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Benchmark to run.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Benchmark to run; 'list' names them.")
+    ],
     json: Json = False,
 ) -> None:
     """Measure one aspect of seedtune on this machine."""
-    raise NotImplementedError
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    from .. import bench as benchmarks
+
+    known = sorted(module.name for module in iter_modules(benchmarks.__path__))
+    output = Output(json)
+    if name == "list":
+        output.result({"benchmarks": known})
+        return
+    if name not in known:
+        raise typer.BadParameter(f"unknown benchmark {name!r}; known: {', '.join(known)}")
+    module = import_module(f"{benchmarks.__name__}.{name}")
+    output.result(getattr(module, f"bench_{name}")())

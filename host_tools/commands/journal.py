@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import BundlePath, JournalPath, Json, RunPath
-from .output import Output
+from .output import Output, fields_table
 
 if TYPE_CHECKING:
     from seedtune.runtime.history import Evaluated
@@ -31,7 +31,12 @@ def show(journal: JournalPath, json: Json = False) -> None:
     """Settings, steps and evaluations of a journal, read without its bundle."""
     from seedtune.runtime.journal import read_journal
 
-    Output(json).result(_described(read_journal(journal)))
+    data = _described(read_journal(journal))
+    shown = dict(data)
+    for name in ("evaluations", "changes", "notes", "ends"):
+        # A line each for people: many evaluations in one cell cannot be read.
+        shown[name] = {f"step {step}": _joined(rest) for step, *rest in data[name]}
+    Output(json).result(data, fields_table(shown))
 
 
 @app.command()
@@ -183,6 +188,10 @@ def _start(bundle: Path) -> Start:
     from seedtune.runtime.start import Start
 
     return Start.of(open_bundle(bundle))
+
+
+def _joined(items: list[Any]) -> str:
+    return "  ".join(f"{item:.4f}" if isinstance(item, float) else str(item) for item in items)
 
 
 def _evaluated(item: Evaluated | None) -> dict[str, Any] | None:

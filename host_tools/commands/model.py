@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from seedtune.runtime.errors import DownloadError, SeedtuneError
 
-from .inputs import model_source
+from .inputs import ChosenTask, model_source
 from .options import Json, Source
 from .output import Output
 
@@ -156,13 +156,50 @@ def export(
     rows: Annotated[int, typer.Option(min=1, help="Bound: token rows.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Bound: tokens of a row.")] = 128,
     positions: Annotated[
-        int | None, typer.Option(min=1, help="Bound: scored positions. Default: rows.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Bound: scored positions. Default: one a row for classification, else 16.",
+        ),
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Bound: tokens scored a position.")] = 8,
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
-    raise NotImplementedError
+    import time
+
+    from seedtune.runtime.bundle import Bounds, pack_bundle
+
+    output = Output(json)
+    spec = None if task is None else ChosenTask.of(task, None).spec
+    if positions is None:
+        one = spec is None or spec.get("kind") == "classification"
+        positions = rows if one else 16 * rows
+    bounds = Bounds(
+        probes=probes, rows=rows, length=length, positions=positions, candidates=candidates
+    )
+    _check_writable(bundle)
+    from seedtune.export.export import export_bundle
+
+    source = model_source(model, output)
+    archive = bundle.suffix == ".seedtune"
+    folder = bundle.with_suffix("") if archive else bundle
+    began = time.monotonic()
+    with output.stages() as progress:
+        written = export_bundle(
+            source, profile, folder, fraction=fraction, bounds=bounds, task=spec, progress=progress
+        )
+    if archive:
+        pack_bundle(folder, bundle)
+    output.result(
+        {
+            "bundle": str(bundle),
+            "sha256": written.sha256,
+            "values": written.K,
+            "bytes": sum(part["bytes"] for part in written.manifest["parts"].values()),
+            "seconds": time.monotonic() - began,
+        }
+    )
 
 
 def estimate(

@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -67,6 +68,28 @@ class Output:
         with Progress(*columns, console=self._screen, disable=not self.live) as bars:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    @contextlib.contextmanager
+    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
+        """One bar a stage for work that reports ``(stage, done, total)``; off a terminal, a line
+        a stage."""
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        ]
+        with Progress(*columns, console=self._screen, disable=not self.live) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def report(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total)
+                    if not self.live:
+                        self.note(stage)
+                bars.update(tasks[stage], completed=done, total=total)
+
+            yield report
 
     @contextlib.contextmanager
     def tuning(self, total: int, done: int) -> Iterator[Callable[[int, str], None]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import DataError, TuningError
 
+from .follow import follow
 from .inputs import ChosenTask, chosen_values
 from .options import (
     BundlePath,
@@ -28,7 +29,7 @@ from .output import Output
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tuner import StepReport, Tuner
+    from seedtune.runtime.tuner import Tuner
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -145,7 +146,7 @@ def tune(
             allow_changes=allow_changes,
         ) as tuner,
     ):
-        _run(tuner, output, the_task.metric_name, began)
+        follow(tuner, output, metric=the_task.metric_name, held_out=len(held_out))
         result = _outcome(tuner, opened, the_task.metric_name, time.monotonic() - began)
         output.result(result)
         if not held_out:
@@ -276,41 +277,6 @@ def _settings(run: Path, given: dict[str, Any]) -> Settings | None:
         return None
     own = history_of(read_journal(run)).settings.to_dict()
     return Settings(**{**own, **given})
-
-
-def _run(tuner: Tuner, output: Output, metric: str, began: float) -> None:
-    """Iterate all steps, showing how the run goes."""
-    first = tuner.history.steps
-    if tuner.cut_bytes:
-        output.note(f"cut {tuner.cut_bytes} bytes of an unfinished record off the journal")
-    if first:
-        output.note(f"resuming at step {first}")
-    if tuner.loss_noise is not None:
-        found = tuner.loss_noise
-        output.note(f"loss noise {found.sigma:.2g} at loss {found.loss:.3g}: eps {found.eps:g}")
-        if not found.adequate:
-            output.note("the noise is large against the gradient; a larger batch would help")
-    total = tuner.history.settings.steps
-    before = tuner.forwards
-    smooth: float | None = None
-    with output.tuning(total, first) as progress:
-        for report in tuner:
-            if report.skipped is None:
-                smooth = report.loss if smooth is None else 0.9 * smooth + 0.1 * report.loss
-            rate = (report.forwards - before) / max(time.monotonic() - began, 1e-9)
-            progress(report.step, f"loss {smooth or report.loss:.3f}  {rate:.2f} forwards/s")
-            _remark(report, output, metric)
-
-
-def _remark(report: StepReport, output: Output, metric: str) -> None:
-    if report.skipped is not None:
-        output.note(f"step {report.step} skipped: {report.skipped}")
-    if report.evaluation is not None:
-        found = report.evaluation
-        output.note(
-            f"step {report.step}, {report.forwards} forwards: held-out loss {found.loss:.4f}, "
-            f"{metric} {found.metric:.4f}"
-        )
 
 
 def _outcome(tuner: Tuner, bundle: Bundle, metric: str, seconds: float) -> dict[str, Any]:

@@ -134,6 +134,18 @@ class TestTune:
         assert "no held-out rows" in result.stderr
         assert "loss noise" in result.stderr
 
+    def test_people_see_every_evaluation_once(
+        self, bundle: Path, rows: Path, tmp_path: Path, engine: None
+    ) -> None:
+        common = ["tune", bundle, tmp_path / "run", "--train", rows, "--data", rows]
+        first = call(*common, "--steps", 5, "--eval-every", 2, "--forwards", 6)
+        seen = [line for line in first.stderr.splitlines() if "held-out loss" in line]
+        assert [line.split(":")[0] for line in seen] == ["step 0", "step 2", "step 3"]
+        second = call(*common)
+        seen = [line for line in second.stderr.splitlines() if "held-out loss" in line]
+        assert "resuming at step 3" in second.stderr
+        assert [line.split(":")[0] for line in seen] == ["step 4", "step 5"]
+
     def test_a_signal_leaves_a_run_to_resume_and_its_own_exit_code(
         self,
         bundle: Path,
@@ -252,6 +264,18 @@ class TestJournal:
         (run / "metrics.jsonl").unlink()  # advisory
         good("plot", run, "-o", tmp_path / "p.png")
         assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestBench:
+    def test_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from seedtune.host_tools.bench import journal
+
+        assert "journal" in good("bench", "list")["benchmarks"]
+        monkeypatch.setattr(journal, "bench_journal", lambda: {"replay_equal": True})
+        assert good("bench", "journal") == {"replay_equal": True}
+        result = call("bench", "speed")
+        assert result.exit_code == 2
+        assert "unknown benchmark 'speed'" in result.stderr
 
 
 class TestInspect:
