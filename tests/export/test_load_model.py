@@ -1,0 +1,211 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from seedtune.export.load_model import load_causal_lm
+from seedtune.runtime.errors import ModelError
+
+
+@pytest.fixture
+def folder(tiny_llama_folder, tmp_path):
+    return shutil.copytree(tiny_llama_folder, tmp_path / "tiny")
+
+
+def rewrite(folder, change):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def test_folder_is_loaded_frozen_in_evaluation_mode(tiny_llama_folder):
+    loaded = load_causal_lm(str(tiny_llama_folder))
+    assert loaded.name == "tiny-llama"
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    stored = load_file(tiny_llama_folder / "model.safetensors")
+    for name, tensor in stored.items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+
+
+def test_tokenizer_json_is_the_tokenizer(tiny_llama_folder):
+    from tokenizers import Tokenizer
+
+    loaded = load_causal_lm(tiny_llama_folder)
+    backend = Tokenizer.from_str(loaded.tokenizer_json.decode())
+    text = "The cat was great."
+    assert backend.encode(text).ids == loaded.tokenizer(text)["input_ids"]
+
+
+def test_dtype_is_respected_and_does_not_change_the_hash(tiny_llama_folder):
+    half = load_causal_lm(tiny_llama_folder, torch.bfloat16)
+    assert half.model.lm_head.weight.dtype == torch.bfloat16
+    assert half.sha256 == load_causal_lm(tiny_llama_folder).sha256
+
+
+def test_hash_follows_weights_not_sharding(folder):
+    before = load_causal_lm(folder).sha256
+    load_causal_lm(folder).model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert load_causal_lm(folder).sha256 == before
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        next(iter(tensors.values())).view(-1)[0] += 1
+        save_file(tensors, file, {"format": "pt"})
+        break
+    assert load_causal_lm(folder).sha256 != before
+
+
+def test_model_can_be_saved_again(tiny_llama, tmp_path):
+    tiny_llama.model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_name_the_layer(folder, bad):
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = bad
+
+    rewrite(folder, spoil)
+    with pytest.raises(ModelError, match=r"layer model\.layers\.1\.mlp\.up_proj "):
+        load_causal_lm(folder)
+
+
+def test_large_finite_weights_are_accepted(folder):
+    def grow(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][:] = 3e38
+
+    rewrite(folder, grow)  # their sum overflows
+    load_causal_lm(folder)
+
+
+def test_missing_weight_is_refused_instead_of_made_up(folder):
+    rewrite(folder, lambda tensors: tensors.pop("model.layers.0.self_attn.q_proj.weight"))
+    with pytest.raises(ModelError, match=r"lack model\.layers\.0\.self_attn\.q_proj\.weight"):
+        load_causal_lm(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_causal_lm(folder)
+
+
+def test_folder_without_model_or_weights(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no weights"):
+        load_causal_lm(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_causal_lm(tmp_path / "empty")
+
+
+def test_unknown_architecture_is_one_line(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "no-such-model"}))
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load_causal_lm(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_no_gguf(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        load_causal_lm(tmp_path / "model.bin")
+    (tmp_path / "model.gguf").write_bytes(b"not gguf at all")
+    with pytest.raises(ModelError, match="GGUF magic"):
+        load_causal_lm(tmp_path / "model.gguf")
+
+
+def test_truncated_gguf_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(ModelError, match=r"model\.gguf: cannot be dequantised"):
+        load_causal_lm(tmp_path / "model.gguf")
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_hub_that_cannot_be_reached(monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_args, **_options):
+        raise OSError("no network here\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match=r"org/name.*no network here; check the name") as caught:
+        load_causal_lm("org/name")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_id_is_loaded_from_the_downloaded_folder(monkeypatch, tiny_llama_folder):
+    import huggingface_hub
+
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_args, **_options: str(tiny_llama_folder)
+    )
+    assert load_causal_lm("org/name").name == "org/name"
+
+
+@pytest.mark.parametrize("source", ["../nowhere/at/all", "/no/such/folder", ""])
+def test_path_that_does_not_exist_is_not_taken_for_a_hub_id(source):
+    with pytest.raises(ModelError):
+        load_causal_lm(source)
+
+
+def test_loading_prints_nothing(tiny_llama_folder):
+    """In a fresh process, since the libraries complain when they are imported."""
+    script = "import sys; from seedtune.export.load_model import load_causal_lm as load"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; load(sys.argv[1])", str(tiny_llama_folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_quiet_gives_stderr_back():
+    from seedtune.export.quiet import quiet
+
+    before = sys.stderr
+    with pytest.raises(ValueError), quiet():
+        assert sys.stderr is not before
+        raise ValueError
+    assert sys.stderr is before
+
+
+@pytest.mark.slow
+def test_gguf_is_dequantised_once(tmp_path, monkeypatch, capfd):
+    from seedtune.host_tools.fetch import fetch
+
+    file = fetch("smollm2-135m")
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+    first = load_causal_lm(file)
+    assert capfd.readouterr() == ("", "")
+    start = time.perf_counter()
+    second = load_causal_lm(file)
+    assert time.perf_counter() - start < 5
+    assert first.sha256 == second.sha256
+    folder = next((tmp_path / "models").iterdir())
+    assert load_causal_lm(folder).sha256 == first.sha256  # a folder of the same weights
+    for (name, one), other in zip(
+        first.model.named_parameters(), second.model.parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.slow
+def test_smollm2_predicts_english(smollm2):
+    text = "The capital of France is Paris. The sun rises in the east and sets in the west."
+    tokens = torch.tensor([smollm2.tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        loss = smollm2.model(input_ids=tokens, labels=tokens).loss
+    assert float(loss.exp()) < 20

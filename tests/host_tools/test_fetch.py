@@ -1,0 +1,139 @@
+import hashlib
+import subprocess
+import zipfile
+
+import pytest
+from seedtune.host_tools import fetch as module
+from seedtune.host_tools.fetch import RESOURCES, Resource, Wheel, fetch
+from seedtune.runtime.errors import DownloadError
+
+CONTENT = {"one": b"first file\n" * 1000, "two": b"second file\n"}
+
+
+def resource(name, package="seedtune-test-data", sha256=None):
+    return Resource(
+        name,
+        Wheel(package, "1.0", 2000),
+        f"seedtune_test_data/{name}.txt",
+        sha256 or hashlib.sha256(CONTENT[name]).hexdigest(),
+        "MIT",
+        "test data",
+    )
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that pip takes for its only index, with one real wheel in it."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "seedtune_test_data-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in CONTENT.items():
+            wheel.writestr(f"seedtune_test_data/{name}.txt", content)
+        info = "seedtune_test_data-1.0.dist-info"
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: seedtune-test-data\nVersion: 1.0\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setattr(module, "RESOURCES", {name: resource(name) for name in CONTENT})
+    return folder
+
+
+@pytest.fixture
+def no_pip(monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("pip was started")
+
+    return lambda: monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+def test_downloads_once_then_works_offline(index, tmp_path, no_pip):
+    seen = []
+    file = fetch("one", lambda *step: seen.append(step), tmp_path / "cache")
+    assert file.read_bytes() == CONTENT["one"]
+    assert seen[-1] == (2000, 2000)
+    assert seen == sorted(seen)
+    no_pip()
+    assert fetch("one", None, tmp_path / "cache") == file
+    # The other file of the same wheel came along.
+    assert fetch("two", None, tmp_path / "cache").read_bytes() == CONTENT["two"]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["one.txt", "two.txt"]
+
+
+def test_environment_names_the_cache(index, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "elsewhere"))
+    assert fetch("one") == tmp_path / "elsewhere" / "resources" / "one.txt"
+
+
+def test_damaged_file_is_fetched_again(index, tmp_path):
+    file = fetch("one", None, tmp_path)
+    file.write_bytes(CONTENT["one"][:-1])
+    assert fetch("one", None, tmp_path).read_bytes() == CONTENT["one"]
+
+
+def test_other_content_than_pinned_is_not_stored(index, tmp_path, monkeypatch):
+    wrong = {"one": resource("one", sha256="0" * 64)}
+    monkeypatch.setattr(module, "RESOURCES", wrong)
+    with pytest.raises(DownloadError, match=r"seedtune_test_data/one\.txt .*pinned 0000"):
+        fetch("one", None, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "resources").iterdir()) == []
+
+
+def test_refused_download_says_why_and_where_to_put_the_file(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RESOURCES", {"one": resource("one", "seedtune-no-such-package")})
+    with pytest.raises(DownloadError) as caught:
+        fetch("one", None, tmp_path / "cache")
+    message = str(caught.value)
+    assert "seedtune-no-such-package==1.0" in message
+    assert "No matching distribution" in message or "Could not find a version" in message
+    assert str(tmp_path / "cache" / "resources" / "one.txt") in message
+    assert "\n" not in message
+    assert list((tmp_path / "cache" / "resources").iterdir()) == []
+
+
+def test_wheel_without_the_file(index, tmp_path, monkeypatch):
+    absent = Resource("x", resource("one").wheel, "no/such/member", "0" * 64, "MIT", "x")
+    monkeypatch.setattr(module, "RESOURCES", {"x": absent})
+    with pytest.raises(DownloadError, match=r"cannot read no/such/member of resource x"):
+        fetch("x", None, tmp_path)
+
+
+def test_missing_pip_is_explained(index, tmp_path, monkeypatch):
+    real = subprocess.Popen
+
+    def without_pip(command, **options):
+        script = "import sys; sys.exit('/usr/bin/python: No module named pip')"
+        return real([command[0], "-c", script], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", without_pip)
+    with pytest.raises(DownloadError, match="ensurepip"):
+        fetch("one", None, tmp_path)
+
+
+def test_unusable_cache_is_explained(index, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DownloadError, match="set SEEDTUNE_CACHE"):
+        fetch("one", None, tmp_path / "file")
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(DownloadError, match=r"unknown resource 'sst3'; known: .*sst2"):
+        fetch("sst3")
+
+
+def test_every_resource_is_pinned():
+    for name, entry in RESOURCES.items():
+        assert name == entry.name
+        assert len(entry.sha256) == 64
+    files = [entry.filename for entry in RESOURCES.values()]
+    assert len(set(files)) == len(files)
+    assert RESOURCES["boolq-train"].filename == "boolq-train.jsonl.gz"
+    assert RESOURCES["smollm2-135m"].filename == "smollm2-135m.gguf"
+
+
+@pytest.mark.slow
+def test_real_resources_are_fetched(tmp_path):
+    """The smallest real wheel, through the user's own pip settings."""
+    assert fetch("chitchat", None, tmp_path).stat().st_size == 40_303_934

@@ -1,0 +1,202 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from seedtune.host_tools.profile import compute_profile, decoder_linears
+from seedtune.host_tools.profile_file import load_profile, save_profile
+from seedtune.runtime.errors import ModelError
+
+SEQUENCES = np.random.default_rng(0).integers(2, 300, (5, 12))
+NAMES = {"model_name": "tiny", "model_sha256": "m" * 64, "text_sha256": "t" * 64}
+
+
+@pytest.fixture
+def profile(tiny_llama):
+    return compute_profile(tiny_llama.model, SEQUENCES, **NAMES)
+
+
+def naive_fisher(model, sequences):
+    """Mean over sequences of the squared gradient, by autograd.grad and one sequence at a time."""
+    weights = {name: linear.weight for name, linear in decoder_linears(model).items()}
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for sequence in sequences:
+        tokens = torch.tensor(sequence)[None]
+        loss = model(input_ids=tokens, labels=tokens).loss
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        for name, gradient in zip(weights, gradients, strict=True):
+            total[name] += gradient**2 / len(sequences)
+    return total
+
+
+def test_every_decoder_linear_but_not_the_head(tiny_llama):
+    names = list(decoder_linears(tiny_llama.model))
+    assert len(names) == 2 * 7
+    assert names[0] == "model.layers.0.self_attn.q_proj"
+    assert names[-1] == "model.layers.1.mlp.down_proj"
+    assert "lm_head" not in names
+
+
+def test_equals_naive_loop_over_sequences(tiny_llama, profile):
+    expected = naive_fisher(tiny_llama.model, SEQUENCES)
+    assert list(profile.layers) == list(expected)
+    for name, layer in profile.layers.items():
+        assert layer.fisher.dtype == np.float32
+        np.testing.assert_allclose(layer.fisher, expected[name], rtol=1e-4, atol=1e-12)
+
+
+def test_is_not_the_square_of_the_batch_gradient(tiny_llama, profile):
+    """What a batched accumulation would give is far off, so the test above can tell the two."""
+    model = tiny_llama.model
+    weight = decoder_linears(model)["model.layers.1.mlp.up_proj"].weight.requires_grad_(True)
+    tokens = torch.tensor(SEQUENCES)
+    (gradient,) = torch.autograd.grad(model(input_ids=tokens, labels=tokens).loss, [weight])
+    batch = float((gradient**2).sum())
+    assert batch < 0.6 * float(profile.layers["model.layers.1.mlp.up_proj"].fisher.sum())
+
+
+def test_input_statistics_equal_those_of_a_plain_forward(tiny_llama, profile):
+    name = "model.layers.1.mlp.down_proj"
+    seen = []
+    handle = decoder_linears(tiny_llama.model)[name].register_forward_hook(
+        lambda _module, args, _output: seen.append(args[0].reshape(-1, args[0].shape[-1]))
+    )
+    with torch.no_grad():
+        tiny_llama.model(input_ids=torch.tensor(SEQUENCES))
+    handle.remove()
+    x = seen[0].numpy()
+    assert x.shape == (SEQUENCES.size, 64)
+    np.testing.assert_allclose(profile.layers[name].input_absmax, np.abs(x).max(0), rtol=1e-5)
+    np.testing.assert_allclose(profile.layers[name].input_meansq, (x**2).mean(0), rtol=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny_llama, profile):
+    again = compute_profile(tiny_llama.model, SEQUENCES, gradient_checkpointing=True, **NAMES)
+    for name, layer in profile.layers.items():
+        np.testing.assert_allclose(again.layers[name].fisher, layer.fisher, rtol=1e-4, atol=1e-12)
+        np.testing.assert_allclose(again.layers[name].input_meansq, layer.input_meansq, rtol=1e-5)
+    assert not tiny_llama.model.training
+    assert not tiny_llama.model.is_gradient_checkpointing
+
+
+def test_gradients_are_dropped_as_soon_as_they_are_squared(tiny_llama):
+    """Memory is the model and one accumulator: never are two weight gradients alive at once."""
+    alive = []
+    model = tiny_llama.model
+    linears = decoder_linears(model)
+
+    def look(weight):
+        # Runs after the profile's own hook of this weight.
+        alive.append(sum(linear.weight.grad is not None for linear in linears.values()))
+
+    forward = model.forward
+
+    def forward_with_late_hooks(*args, **options):
+        if not alive:
+            for linear in linears.values():
+                linear.weight.register_post_accumulate_grad_hook(look)
+        return forward(*args, **options)
+
+    model.forward = forward_with_late_hooks
+    compute_profile(model, SEQUENCES[:1], **NAMES)
+    assert len(alive) == len(linears)
+    assert set(alive) == {0}
+
+
+def test_model_is_given_back_as_it_came(tiny_llama, profile):
+    for name, parameter in tiny_llama.model.named_parameters():
+        assert not parameter.requires_grad, name
+        assert parameter.grad is None, name
+    for linear in decoder_linears(tiny_llama.model).values():
+        assert not linear._forward_pre_hooks
+        assert not linear.weight._post_accumulate_grad_hooks
+
+
+def test_half_precision_weights_keep_a_float32_accumulator(tiny_llama, profile):
+    half = compute_profile(tiny_llama.model.bfloat16(), SEQUENCES, **NAMES)
+    assert half.settings["dtype"] == "bfloat16"
+    name = "model.layers.1.mlp.up_proj"
+    one, other = half.layers[name].fisher, profile.layers[name].fisher
+    assert one.dtype == np.float32
+    assert np.corrcoef(np.sqrt(one.ravel()), np.sqrt(other.ravel()))[0, 1] > 0.98
+
+
+def test_progress_counts_sequences(tiny_llama):
+    steps = []
+    compute_profile(
+        tiny_llama.model, SEQUENCES[:3], progress=lambda *step: steps.append(step), **NAMES
+    )
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_nan_is_found_and_named(tiny_llama):
+    tiny_llama.model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="loss of calibration sequence 0 is not finite"):
+        compute_profile(tiny_llama.model, SEQUENCES, **NAMES)
+    assert not any(parameter.requires_grad for parameter in tiny_llama.model.parameters())
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (4, 1), (8,)])
+def test_sequences_of_a_wrong_shape(tiny_llama, shape):
+    with pytest.raises(ModelError, match="calibration sequences must be"):
+        compute_profile(tiny_llama.model, np.ones(shape, np.int64), **NAMES)
+
+
+def test_file_round_trip(profile, tmp_path):
+    file = tmp_path / "tiny.profile.safetensors"
+    save_profile(profile, file)
+    again = load_profile(file)
+    assert list(again.layers) == list(profile.layers)
+    for name, layer in profile.layers.items():
+        for field in dataclasses.fields(layer):
+            one, other = (getattr(p.layers[name], field.name) for p in (profile, again))
+            np.testing.assert_array_equal(one, other)
+    assert again.settings == profile.settings
+    assert again.settings["tokens"] == SEQUENCES.size
+    assert (again.model_sha256, again.text_sha256) == ("m" * 64, "t" * 64)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_unwritable_and_unreadable_files(profile, tmp_path):
+    with pytest.raises(ModelError, match="cannot write the profile"):
+        save_profile(profile, tmp_path / "absent" / "p.safetensors")
+    with pytest.raises(ModelError, match="cannot read the profile"):
+        load_profile(tmp_path / "absent.safetensors")
+    file = tmp_path / "p.safetensors"
+    save_profile(profile, file)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="cannot read the profile"):
+        load_profile(file)
+
+
+def test_files_that_are_no_profile_of_this_version(profile, tmp_path, monkeypatch):
+    from safetensors.numpy import save_file
+
+    file = tmp_path / "p.safetensors"
+    save_file({"x": np.zeros(2)}, file)
+    with pytest.raises(ModelError, match="not a sensitivity profile"):
+        load_profile(file)
+    monkeypatch.setattr("seedtune.host_tools.profile_file.VERSION", 2)
+    save_profile(profile, file)
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match="version 2 is newer than 1"):
+        load_profile(file)
+
+
+def test_profile_with_nan_or_mismatched_shapes_names_the_layer(profile, tmp_path):
+    name = "model.layers.0.mlp.up_proj"
+    good = profile.layers[name]
+    spoiled = good.fisher.copy()
+    spoiled[1, 1] = np.nan
+    for layer, message in (
+        (dataclasses.replace(good, fisher=spoiled), "not finite"),
+        (dataclasses.replace(good, input_absmax=good.input_absmax[1:]), "disagree"),
+    ):
+        save_profile(
+            dataclasses.replace(profile, layers={**profile.layers, name: layer}),
+            tmp_path / "p.safetensors",
+        )
+        with pytest.raises(ModelError, match=rf"layer {name}.*{message}"):
+            load_profile(tmp_path / "p.safetensors")
