@@ -6,7 +6,7 @@ run's lock and cuts a torn tail back to the last whole record.
 Durability. Each record is one ``os.write`` to a file opened for appending, so a killed process
 loses nothing that it had recorded: the page cache outlives it. Only a power failure or a kernel
 crash can take records that were not yet synced; ``Durability`` bounds how many. The default loses
-at most one second of steps.
+at most one second of steps: what is not yet synced took less than that to compute.
 """
 
 import contextlib
@@ -196,8 +196,7 @@ class JournalWriter:
             JournalError: the disk is full or refuses; the file was cut to its last whole record.
         """
         if self._failed or self._fd < 0:
-            raise JournalError(f"{self.path}: closed after an earlier failure; open it again")
-        before = self._encoder.crc
+            raise JournalError(f"{self.path}: closed, or failed before; open the run again")
         data = self._encoder.encode(record)
         try:
             # A full disk takes a part first and complains at the next write.
@@ -205,7 +204,6 @@ class JournalWriter:
             while done < len(data):
                 done += os.write(self._fd, data[done:])
         except OSError as error:
-            self._encoder.crc = before
             self._failed = True
             with contextlib.suppress(OSError):  # else the next opening cuts the torn tail
                 os.ftruncate(self._fd, self._end)

@@ -37,6 +37,19 @@ class FakeTask(Task):
         raise NotImplementedError
 
 
+class LostTask(FakeTask):
+    """Trains towards the wrong answer from its 31st batch on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = 0
+
+    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        losses = super().losses(logp, batch)
+        self.batches += len(logp) == 2
+        return 1.0 - losses if self.batches > 30 and len(logp) == 2 else losses
+
+
 class FakeEngine:
     """``score`` of a linear model: the logit of a candidate is ``values @ feature``."""
 

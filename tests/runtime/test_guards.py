@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from fakes import FakeTask
 from faults import NanEngine
+from seedtune.runtime.budget import Budget
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.journal import read_journal
 from seedtune.runtime.journal_format import Skip
 from seedtune.runtime.replay import replay
+from seedtune.runtime.settings import Settings
 from seedtune.runtime.start import values_sha256
-from tiny_run import ENGINE, HELD_OUT, START, run, tuner
+from tiny_run import ENGINE, HELD_OUT, SETTINGS, START, run, tuner
 
 
 @pytest.mark.parametrize("probe", [None, 0, 1])
@@ -93,3 +95,25 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(tmp_path):
                         break
         final[stop] = run(folder, engine=engine, eval_examples=None)
     assert len(set(final.values())) == 1
+
+
+def test_only_skips_in_a_row_stop_the_run(tmp_path):
+    engine = NanEngine(ENGINE, lambda call: call % 5 > 0)  # four in a row, then a good one
+    settings = Settings(**{**SETTINGS.to_dict(), "max_skips": 5})
+    with tuner(tmp_path, engine=engine, settings=settings, eval_examples=None) as live:
+        assert len(list(live)) == 60
+        assert live.history.skipped == 48
+
+
+def test_evaluations_off_the_schedule_do_not_move_the_loss_guard(tmp_path):
+    """A run that stopped for a budget, and evaluated there, must skip what any other skips."""
+    limits = []
+    for budget in (Budget(), Budget(forwards=26)):
+        with tuner(tmp_path / str(len(limits)), budget=budget) as live:
+            for report in live:
+                if report.step == 13:
+                    limits.append(live.history.loss_limit)
+            if budget.forwards:
+                assert live.history.evaluations[-1].step == 13
+                limits.append(live.history.loss_limit)
+    assert len(limits) == 3 and len(set(limits)) == 1

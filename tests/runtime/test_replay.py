@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
@@ -185,6 +185,24 @@ def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
     whole = replay(done[0], START)
     assert again.sha256 == done[1] and again.best == whole.best
     assert (again.best_values == whole.best_values).all()
+
+
+def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
+    with Tuner(
+        FakeEngine(K),
+        START,
+        LostTask(),
+        TRAIN,
+        folder=tmp_path,
+        settings=SETTINGS,
+        eval_examples=HELD_OUT,
+    ) as live:
+        list(live)
+        best = live.tuned()
+    assert 0 < best.step <= 50
+    assert compact(tmp_path, START).header.first_step > best.step
+    found = replay(tmp_path, START)
+    assert found.best.step == best.step and (found.best_values == best.values).all()
 
 
 def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import BOUNDS, FakeEngine, FakeTask, fake_start
+from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.journal import read_journal
 from seedtune.runtime.metrics import read_metrics
@@ -49,6 +49,11 @@ def test_batches_beyond_the_bounds_are_split(tmp_path):
     with tuner(tmp_path, start=start, engine=engine, eval_examples=None) as live:
         report = next(iter(live))
     assert [call[0][0] for call in engine.calls] == [3, 3, 2]
+    start = Start(START.values, START.bundle_sha256, BOUNDS.__class__(2, 16, 8, 5, 2))
+    engine = FakeEngine(K)
+    with tuner(tmp_path / "c", start=start, engine=engine, eval_examples=None) as live:
+        next(iter(live))
+    assert [call[0][0] for call in engine.calls] == [5, 3]
     with tuner(tmp_path / "b", eval_examples=None) as live:
         assert np.isclose(next(iter(live)).loss, report.loss, rtol=1e-6)
 
@@ -73,19 +78,6 @@ def test_replay_equals_live(tmp_path, schedule, noise):
         seed=9, steps=30, batch_size=4, lr=0.1, eps=0.02, schedule=schedule, warmup=5, noise=noise
     )
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
-
-
-class LostTask(FakeTask):
-    """Trains towards the wrong answer from its 31st batch on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches = 0
-
-    def losses(self, logp, batch):
-        losses = super().losses(logp, batch)
-        self.batches += len(logp) == 2
-        return 1.0 - losses if self.batches > 30 and len(logp) == 2 else losses
 
 
 def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
