@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,12 @@ def test_diff_of_equal_and_of_continued_runs(tmp_path, done):
     branch(done[0], tmp_path / "b")
     assert diff(done[0], tmp_path / "b").same_values
     assert diff(done[0], tmp_path / "b").fields == {}
+    journal = read_journal(done[0])
+    other = replace(journal.header, settings={**journal.header.settings, "noise": "gaussian"})
+    records = [placed.record for placed in journal.records]
+    JournalWriter.create(tmp_path / "gaussian", other, records=records).close()
+    found = diff(done[0], tmp_path / "gaussian")
+    assert found.common_steps == 150 and not found.same_values
     branch(done[0], tmp_path / "c", step=70)
     found = diff(done[0], tmp_path / "c")
     assert (found.common_steps, found.steps, found.same_values) == (70, (150, 70), False)
