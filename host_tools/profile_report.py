@@ -196,8 +196,9 @@ def draw(profile: Profile, found: Report, file: Path) -> None:
     curve.annotate(
         f"mask: {here:.2g} % of weights,\n{found.covered_share:.0%} of mass",
         (here, found.covered_share * 100),
-        xytext=(8, -24),
+        xytext=(-8, 4),
         textcoords="offset points",
+        ha="right",  # the curve rises steeply here: the free space is above it, to the left
     )
     curve.set(
         title="Squared-gradient mass",

@@ -1,0 +1,147 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from seedtune.host_tools.estimate import (
+    estimate_bundle,
+    estimate_export,
+    estimate_gguf,
+    estimate_profile,
+    estimate_tuning,
+    measure_speed,
+)
+from seedtune.host_tools.model_shape import read_shape
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.errors import ModelError
+
+BOUNDS = Bounds(probes=2, rows=16, length=64, positions=16, candidates=2)
+SPEED = 1e11
+
+
+@pytest.fixture(scope="module")
+def shape(tiny_llama_folder):
+    return read_shape(tiny_llama_folder)
+
+
+def test_shape_counts_every_parameter_once(shape, tiny_llama):
+    assert shape.parameters == sum(one.numel() for one in tiny_llama.model.parameters())
+    assert shape.linear_weights == 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    assert (shape.embedding, shape.head) == (300 * 32, 300 * 32)
+    assert (shape.blocks, shape.hidden, shape.intermediate, shape.vocabulary) == (2, 32, 64, 300)
+    assert shape.other == 5 * 32  # norms
+    assert not shape.gguf
+
+
+def test_shape_is_read_from_the_configuration_alone(tiny_llama_folder, tmp_path, shape):
+    config = json.loads((tiny_llama_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    tied = read_shape(tmp_path)
+    assert tied.head == 0
+    assert tied.parameters == shape.parameters - 300 * 32
+    assert tied.linears == shape.linears
+
+
+def test_source_that_cannot_be_read(tmp_path):
+    with pytest.raises(ModelError, match="cannot read the shape of the model") as caught:
+        read_shape(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_total_is_the_sum_of_its_components(shape):
+    for estimate in (
+        estimate_profile(shape, speed=SPEED),
+        estimate_gguf(shape),
+        estimate_bundle(shape),
+        estimate_export(shape),
+        estimate_tuning(shape, BOUNDS, speed=SPEED),
+    ):
+        assert estimate.bytes == sum(estimate.components.values())
+        assert all(part >= 0 for part in estimate.components.values()), estimate
+
+
+def test_profile_holds_weights_and_one_accumulator(shape):
+    full = estimate_profile(shape, speed=SPEED)
+    half = estimate_profile(shape, dtype_bytes=2, speed=SPEED)
+    assert full.components["accumulator (float32)"] == 4 * shape.linear_weights
+    assert half.components["accumulator (float32)"] == 4 * shape.linear_weights
+    assert half.components["weights"] == 2 * shape.parameters
+    saved = estimate_profile(shape, gradient_checkpointing=True, length=1024, speed=SPEED)
+    kept = estimate_profile(shape, length=1024, speed=SPEED)
+    assert saved.bytes < kept.bytes
+    assert saved.seconds > kept.seconds
+    assert estimate_profile(shape, sequences=64, speed=SPEED).seconds == pytest.approx(
+        2 * full.seconds
+    )
+
+
+@pytest.mark.parametrize("bound", ["probes", "rows", "length", "positions"])
+def test_tuning_grows_with_every_bound(shape, bound):
+    larger = dataclasses.replace(BOUNDS, **{bound: 2 * getattr(BOUNDS, bound)})
+    before, after = (estimate_tuning(shape, bounds, speed=SPEED) for bounds in (BOUNDS, larger))
+    assert after.bytes > before.bytes
+    assert after.seconds > before.seconds
+
+
+def test_tuning_of_shorter_batches_is_faster_not_smaller(shape):
+    whole = estimate_tuning(shape, BOUNDS, speed=SPEED)
+    short = estimate_tuning(shape, BOUNDS, length=32, speed=SPEED)
+    assert short.bytes == whole.bytes
+    assert short.seconds < whole.seconds
+
+
+def test_engine_without_torch_is_smaller(shape):
+    torch_engine = estimate_tuning(shape, BOUNDS, speed=SPEED)
+    native = estimate_tuning(shape, BOUNDS, engine="native", speed=SPEED)
+    assert native.bytes < torch_engine.bytes
+    with pytest.raises(ModelError, match="engine 'gpu'"):
+        estimate_tuning(shape, BOUNDS, engine="gpu", speed=SPEED)
+
+
+def test_bundle_grows_with_the_columns_kept_out_of_int4(shape):
+    assert estimate_bundle(shape, column_share=0.2).bytes > estimate_bundle(shape).bytes
+
+
+def test_speed_is_plausible():
+    assert 1e8 < measure_speed() < 1e14
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from seedtune.export.load_model import load_causal_lm
+from seedtune.host_tools.calibration import load_calibration
+from seedtune.host_tools.fetch import fetch
+from seedtune.host_tools.profile import compute_profile
+length, checkpointing = int(sys.argv[1]), sys.argv[2] == "1"
+loaded = load_causal_lm(fetch("smollm2-135m"))
+text = load_calibration(loaded.tokenizer, sequences=2, length=length, held_out=1)
+compute_profile(loaded.model, text.profile, model_name="m", model_sha256="", text_sha256="",
+                gradient_checkpointing=checkpointing)
+# Not ru_maxrss: a child inherits it from the process that started it.
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.parametrize(("length", "checkpointing"), [(32, False), (128, False), (256, True)])
+def test_profile_memory_is_within_15_percent_of_the_measurement(smollm2, length, checkpointing):
+    """``smollm2`` makes sure that the file is dequantised: that has a higher peak of its own."""
+    from seedtune.host_tools.fetch import fetch
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(length), str(int(checkpointing))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = estimate_profile(
+        read_shape(fetch("smollm2-135m")),
+        sequences=2,
+        length=length,
+        gradient_checkpointing=checkpointing,
+        speed=SPEED,
+    ).bytes
+    assert expected == pytest.approx(int(done.stdout), rel=0.15)
