@@ -26,7 +26,7 @@ class LayerProfile:
     """One linear weight.
 
     ``fisher`` float32 [out, in], mean squared gradient per sequence (SmolLM2: median 6e-8,
-    so half precision would flush most of it to zero). ``input_absmax`` and ``input_meansq``
+    the smallest step of float16, which would therefore lose the lower half). ``input_absmax`` and ``input_meansq``
     float32 [in], over all tokens that the layer saw.
     """
 
