@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import BundlePath, Json
+from .options import BundlePath, Fraction, Json, Mask
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
@@ -18,12 +18,8 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Bundle, or the profile that it is made from.")
     ],
-    mask: Annotated[
-        str, typer.Option(help="Of a profile: global, per-layer, random or module:function.")
-    ] = "global",
-    fraction: Annotated[float, typer.Option(help="Of a profile: share of sensitive weights.")] = (
-        0.001
-    ),
+    mask: Mask = "global",
+    fraction: Fraction = 0.001,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")
     ] = None,

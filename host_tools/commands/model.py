@@ -10,7 +10,7 @@ from rich.table import Table
 from seedtune.runtime.errors import DownloadError, SeedtuneError
 
 from .inputs import ChosenTask, model_source
-from .options import Json, Source
+from .options import Fraction, Json, Mask, Source
 from .output import Output
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ QUICKSTART_RESOURCES = (
     "sst2",
     "sms-spam",
 )
-
-Fraction = Annotated[float, typer.Option(help="Share of the weights that are sensitive.")]
-Mask = Annotated[
-    str, typer.Option(metavar="NAME", help="global, per-layer, random or module:function.")
-]
 
 
 def fetch(
@@ -92,9 +87,11 @@ def profile(
     from seedtune.export.load_model import load_causal_lm
 
     from ..calibration import load_calibration
+    from ..masks import mask_method
     from ..profile import compute_profile
     from ..profile_file import save_profile
 
+    mask_method(mask)  # an unknown one is refused before minutes of work
     source = model_source(model, output)
     loaded = load_causal_lm(source, getattr(torch, dtype))
     calibration = load_calibration(
@@ -112,7 +109,7 @@ def profile(
             progress=progress,
         )
     save_profile(found, file)
-    show_profile(found, mask, fraction, picture, output, profile=str(file))
+    show_profile(found, mask, fraction, picture, output, {"profile": str(file)})
 
 
 def show_profile(
@@ -121,18 +118,18 @@ def show_profile(
     fraction: float,
     picture: Path | None,
     output: Output,
-    **more: Any,
+    about: dict[str, Any] | None = None,
 ) -> None:
-    """Report what a mask takes from a profile."""
+    """Report what a mask takes from a profile; ``about`` comes first in the JSON object."""
     from ..masks import build_mask, mask_method
     from ..profile_report import draw, report, summary, tables
 
     found = report(profile, build_mask(profile, fraction, mask_method(mask)))
     if picture is not None:
         draw(profile, found, picture)
-        more["picture"] = str(picture)
+        about = {**(about or {}), "picture": str(picture)}
     data = {
-        **more,
+        **(about or {}),
         "model": profile.model_name,
         "model_sha256": profile.model_sha256,
         "text_sha256": profile.text_sha256,

@@ -5,6 +5,13 @@ from typing import Annotated
 
 import typer
 
+
+def _share(value: float) -> float:
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{value:g} must lie above 0 and not above 1 (0.001 means 0.1 %)")
+    return value
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 BundlePath = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="Bundle folder or .seedtune file.", exists=False)
@@ -55,4 +62,12 @@ FromValues = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, help="Use only this many examples, evenly spaced."),
+]
+Fraction = Annotated[
+    float,
+    typer.Option("--fraction", callback=_share, help="Share of the weights that are sensitive."),
+]
+Mask = Annotated[
+    str,
+    typer.Option("--mask", metavar="NAME", help="global, per-layer, random or module:function."),
 ]

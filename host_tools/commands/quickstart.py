@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from .options import Json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, Threads
+from .output import Output
 
 
-def quickstart(json: Json = False) -> None:
+def quickstart(
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Named classification task.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; more go on improving.")] = None,
+    seed: Annotated[int, typer.Option(help="Of noise and data order.")] = 0,
+    folder: Annotated[
+        Path, typer.Option(help="Where profile, bundle and run go; reused the next time.")
+    ] = Path("seedtune-quickstart"),
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
     """Profile, export and tune a real model, and show its accuracy before and after."""
-    raise NotImplementedError
+    from ..quickstart import run_quickstart
+
+    output = Output(json)
+    given = {name: value for name, value in {"task": task, "steps": steps}.items() if value}
+    output.result(run_quickstart(folder=folder, seed=seed, threads=threads, output=output, **given))

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import bad, call, good
 from numpy.typing import NDArray
 from seedtune.host_tools.cli import app
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from tiny_bundle import write_tiny_bundle
-from typer.testing import CliRunner, Result
 
 PROBES, ROWS = 2, 8
 
@@ -56,32 +56,6 @@ def rows(tmp_path: Path) -> Path:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines))
     return file
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def good(*arguments: object) -> dict[str, Any]:
-    """Run with --json: exactly one object on stdout."""
-    result = call(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert len(lines) == 1
-    found = json.loads(lines[0])
-    assert isinstance(found, dict)
-    return found
-
-
-def bad(code: int, *arguments: object) -> str:
-    """Run and fail with ``code``: one line on stderr, nothing on stdout, no traceback."""
-    result = call(*arguments, "--json")
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    return errors[0].removeprefix("error: ")
 
 
 @pytest.fixture

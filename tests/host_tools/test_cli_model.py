@@ -1,0 +1,77 @@
+"""The commands on the way to a bundle, on a tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import call, good
+from tiny_model import CORPUS, write_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n\n".join(f"{n} {line}" for n in range(20) for line in CORPUS))
+    return file
+
+
+def test_profile_and_its_report(tmp_path: Path, model: Path, text: Path) -> None:
+    file = tmp_path / "p.safetensors"
+    found = good("profile", model, file, "--text", text, "--sequences", 4, "--length", 16,
+                 "--fraction", 0.01, "--picture", tmp_path / "p.png")  # fmt: skip
+    assert found["profile"] == str(file)
+    assert found["entries"] == round(found["weights"] * 0.01)
+    assert 0.01 < found["covered_share"] < 1
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    again = good("inspect", file, "--fraction", 0.01)
+    assert {name: again[name] for name in again} == {name: found[name] for name in again}
+    spread = good("inspect", file, "--fraction", 0.01, "--mask", "random")
+    assert spread["covered_share"] < found["covered_share"]
+    assert "squared-gradient mass" in call("inspect", file).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--fraction", 1.5], 2, "1.5 must lie above 0"),
+        (["--mask", "best"], 8, "unknown mask 'best'"),
+        (["--dtype", "int4"], 1, "dtype 'int4'"),
+        (["--sequences", 0], 2, "--sequences"),
+        (["--sequences", 999], 3, "too little text"),
+    ],
+)
+def test_bad_options_of_profile(
+    tmp_path: Path, model: Path, text: Path, options: list[Any], code: int, message: str
+) -> None:
+    file = tmp_path / "p.safetensors"
+    result = call("profile", model, file, "--text", text, "--length", 16, *options, "--json")
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert not file.exists()  # a wrong option is refused before minutes of work
+
+
+def test_inspect_refuses_other_files(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    result = call("inspect", tmp_path / "x.safetensors")
+    assert result.exit_code == 8
+    assert "cannot read the profile" in result.stderr
+
+
+def test_estimate(model: Path) -> None:
+    found = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 32)
+    assert found["gflops"] == 50
+    assert set(found["stages"]) == {"profile", "export", "bundle", "tuning"}
+    for stage in found["stages"].values():
+        assert stage["bytes"] == sum(stage["components"].values()) > 0
+    longer = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 64)
+    assert longer["stages"]["tuning"]["bytes"] > found["stages"]["tuning"]["bytes"]
+    slower = good("estimate", model, "--gflops", 5, "--rows", 4, "--length", 32)
+    ratio = slower["stages"]["tuning"]["seconds"] / found["stages"]["tuning"]["seconds"]
+    assert ratio == pytest.approx(10)
+    assert "tuning" in call("estimate", model, "--gflops", 50).stdout
