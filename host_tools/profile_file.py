@@ -26,8 +26,8 @@ class LayerProfile:
     """One linear weight.
 
     ``fisher`` float32 [out, in], mean squared gradient per sequence (SmolLM2: median 6e-8,
-    the smallest step of float16, which would therefore lose the lower half). ``input_absmax`` and ``input_meansq``
-    float32 [in], over all tokens that the layer saw.
+    the smallest step of float16, which would therefore lose the lower half).
+    ``input_absmax`` and ``input_meansq`` float32 [in], over all tokens that the layer saw.
     """
 
     fisher: npt.NDArray[np.float32]
