@@ -1,9 +1,13 @@
-"""Engines run a bundle's program. Each engine is one file and the only one to import its library."""
+"""Engines run a bundle's program. Each is one file, the only one to import its library."""
 
+import warnings
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import EngineError
 
 
 class Engine(Protocol):
@@ -31,3 +35,23 @@ class Engine(Protocol):
             EngineError: a shape lies outside the bounds that the program was exported with.
         """
         ...
+
+
+def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
+    """Open the program of ``bundle``: torch-free where a C++ compiler is there, else the binding.
+
+    Args:
+        threads: of XNNPACK's pool; by default as many as executorch chooses.
+
+    Raises:
+        EngineError: no engine can be loaded, or the program is refused.
+    """
+    from .native import NativeEngine
+
+    try:
+        return NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
+    except EngineError as error:
+        from .executorch_binding import ExecutorchBinding
+
+        warnings.warn(f"falling back on executorch's Python binding: {error}", stacklevel=2)
+        return ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, threads)

@@ -1,0 +1,168 @@
+"""Export a model and a mask to a bundle: surgery, quantisation, lowering, writing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from seedtune.export.load_model import LoadedModel, load_causal_lm
+from seedtune.export.lower import example_inputs, lower, trace
+from seedtune.export.quantise import quantise_linears_
+from seedtune.export.score_program import ScoreProgram
+from seedtune.export.sensitive_linear import (
+    ProbeValues,
+    Surgery,
+    input_groups,
+    insert_sensitive_linears,
+)
+from seedtune.runtime.bundle import Bounds, Bundle, Layer, write_bundle
+from seedtune.runtime.errors import ModelError
+
+DEFAULT_BOUNDS = Bounds(probes=2, rows=16, length=128, positions=256, candidates=16)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); the stages are ``load``, ``quantise``, ``trace``, ``lower``."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What of the activations stays out of the int8 path.
+
+    Attributes:
+        float_columns: the sensitive columns are computed in float as a whole.
+        outlier_share: so is this share of each input's columns, the most active ones.
+    """
+
+    float_columns: bool = True
+    outlier_share: float = 0.02
+
+
+def export_bundle(
+    source: str | Path | LoadedModel,
+    mask: Mapping[str, npt.NDArray[np.int64]],
+    output: str | Path,
+    *,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    recipe: Recipe | None = None,
+    activity: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    mask_description: Mapping[str, Any],
+    task: Mapping[str, Any] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Bundle:
+    """Write the bundle folder ``output`` for the model at ``source``.
+
+    Args:
+        source: Hugging Face folder, hub id or GGUF file, or the model itself, which is then
+            consumed: its linears are replaced in place.
+        mask: layer name to sorted int64 flat indices (see ``seedtune.host_tools.masks``).
+        activity: layer name to the largest absolute activation of each input column, float32
+            ``[in]``; needed for ``recipe.outlier_share``.
+        mask_description: ``method, fraction, profile_sha256`` for the manifest.
+
+    Raises:
+        ModelError: the model cannot be read or has a structure that export does not support.
+        BundleError: the folder cannot be written.
+    """
+    progress("load", 0, 1)
+    loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
+    progress("load", 1, 1)
+    progress("quantise", 0, 1)
+    program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
+    quantisation = quantise_linears_(program)
+    progress("quantise", 1, 1)
+    progress("trace", 0, 1)
+    config = loaded.model.config
+    example = example_inputs(bounds, len(surgery.values), config.vocab_size)
+    traced = trace(program, example, bounds)
+    progress("trace", 1, 1)
+    progress("lower", 0, 1)
+    buffer = lower(traced, lambda done, total: progress("lower", done, total))
+    recipe = recipe or Recipe()
+    return write_bundle(
+        output,
+        program=buffer,
+        values=surgery.values,
+        indices=surgery.indices,
+        layers=[Layer(*layer) for layer in surgery.layers],
+        tokenizer_json=loaded.tokenizer_json,
+        model={
+            "name": loaded.name,
+            "architecture": type(loaded.model).__name__,
+            "sha256": loaded.sha256,
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "layers": config.num_hidden_layers,
+        },
+        mask=mask_description,
+        quantisation={
+            **quantisation,
+            "float_columns": recipe.float_columns,
+            "outlier_share": recipe.outlier_share if recipe.float_columns else 0.0,
+            "compact_share": round(surgery.compact_share, 6),
+        },
+        bounds=bounds,
+        pad_id=loaded.tokenizer.pad_token_id or 0,
+        task=task,
+    )
+
+
+def prepare_program(
+    model: Any,
+    mask: Mapping[str, npt.NDArray[np.int64]],
+    bounds: Bounds,
+    recipe: Recipe | None = None,
+    activity: Mapping[str, npt.NDArray[np.float32]] | None = None,
+) -> tuple[ScoreProgram, Surgery]:
+    """The float program with its sparse term, ready to be quantised; consumes ``model``."""
+    recipe = recipe or Recipe()
+    if bounds.length > getattr(model.config, "max_position_embeddings", bounds.length):
+        raise ModelError(
+            f"length bound {bounds.length} exceeds the model's "
+            f"{model.config.max_position_embeddings} positions; lower it"
+        )
+    extra = None
+    if recipe.float_columns and recipe.outlier_share > 0:
+        if activity is None:
+            raise ModelError("outlier columns need the activation statistics of a profile")
+        extra = {
+            name: np.sort(
+                np.argsort(-most, kind="stable")[: round(len(most) * recipe.outlier_share)]
+            )
+            for name, most in activity.items()
+        }
+    names = [name for name, flat in mask.items() if flat.size]
+    linears = dict(model.named_modules())
+    for name in names:
+        if not isinstance(linears.get(name), nn.Linear):
+            raise ModelError(f"mask: {name} is not a linear layer of this model; profile it again")
+    groups = input_groups(model, names, torch.zeros(1, 2, dtype=torch.int64))
+    surgery = insert_sensitive_linears(
+        model, mask, groups, float_columns=recipe.float_columns, extra_columns=extra
+    )
+    program = ScoreProgram(model, surgery.probe_values, bounds).eval()
+    with torch.no_grad():  # also registers what tracing must find in place
+        program(*example_inputs(bounds, len(surgery.values), model.config.vocab_size))
+    return program, surgery
+
+
+def export_without_sparse_term(
+    loaded: LoadedModel, bounds: Bounds, progress: Progress = lambda stage, done, total: None
+) -> bytes:
+    """The same int4 program with every linear whole: what benchmarks compare the sparse term with.
+
+    Its ``values`` are ``[P, 1]`` and only say how many probes there are. Consumes ``loaded``.
+    """
+    program = ScoreProgram(loaded.model, ProbeValues(), bounds).eval()
+    example = example_inputs(bounds, 1, loaded.model.config.vocab_size)
+    with torch.no_grad():
+        program(*example)
+    quantise_linears_(program)
+    progress("trace", 0, 1)
+    traced = trace(program, example, bounds)
+    progress("trace", 1, 1)
+    return lower(traced, lambda done, total: progress("lower", done, total))
