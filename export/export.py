@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-
 from seedtune.export.load_model import LoadedModel, load_causal_lm
 from seedtune.export.lower import example_inputs, lower, trace
 from seedtune.export.quantise import quantise_linears_
@@ -22,6 +20,7 @@ from seedtune.export.sensitive_linear import (
 )
 from seedtune.runtime.bundle import Bounds, Bundle, Layer, write_bundle
 from seedtune.runtime.errors import ModelError
+from torch import nn
 
 DEFAULT_BOUNDS = Bounds(probes=2, rows=16, length=128, positions=256, candidates=16)
 
@@ -51,6 +50,7 @@ def export_bundle(
     recipe: Recipe | None = None,
     activity: Mapping[str, npt.NDArray[np.float32]] | None = None,
     mask_description: Mapping[str, Any],
+    profiled_sha256: str | None = None,
     task: Mapping[str, Any] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
@@ -62,6 +62,7 @@ def export_bundle(
         mask: layer name to sorted int64 flat indices (see ``seedtune.host_tools.masks``).
         activity: layer name to the largest absolute activation of each input column, float32
             ``[in]``; needed for ``recipe.outlier_share``.
+        profiled_sha256: the model that the mask was made for; another one is refused.
         mask_description: ``method, fraction, profile_sha256`` for the manifest.
 
     Raises:
@@ -71,6 +72,8 @@ def export_bundle(
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
     progress("load", 1, 1)
+    if profiled_sha256 not in (None, loaded.sha256):
+        raise ModelError(f"{loaded.name}: the profile was made of another model; profile this one")
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantisation = quantise_linears_(program)

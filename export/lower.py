@@ -22,15 +22,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from seedtune.export.quiet import quiet
+from seedtune.runtime.bundle import Bounds
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
-
-from seedtune.export.quiet import quiet
-from seedtune.runtime.bundle import Bounds
+from torch.utils import _pytree as pytree
 
 METHOD = "score"
 
+_COPIES = ("_copy.default", "_copy.int", "_copy.Tensor", "_copy.dim")
 _PASSES = {
     "XNNPACKRemoveCloneOpsTransform",
     "DimOrderOpsRevertPass",
@@ -85,7 +86,6 @@ def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> byte
     """
     with quiet():
         from executorch.exir import EdgeCompileConfig, to_edge
-
         from seedtune.export.level_partitioner import LevelPartitioner
 
         with _known_sizes():
@@ -108,22 +108,33 @@ def _known_sizes() -> Iterator[None]:
     An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. None of
     the edge dialect's passes changes them, and deriving symbolic sizes is what makes them slow.
     """
-    from executorch.exir.pass_base import ProxyValue, _ExportPassBase
-    from torch.utils import _pytree as pytree
+    from executorch.exir import pass_base
+    from torch._export import pass_base as torch_pass_base
 
-    derive = _ExportPassBase._fx
+    def keeping(derive: Any, proxy_value: type, renewed: tuple[str, ...]) -> Any:
+        def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+            known = meta.data.get("val")
+            items = known if isinstance(known, (tuple, list)) else (known,)
+            if (
+                kind != "call_function"
+                or not all(isinstance(x, torch.Tensor) for x in items)
+                or str(target).endswith(renewed)
+            ):
+                return derive(self, kind, target, args, kwargs, meta)
+            args, kwargs = pytree.tree_map_only(proxy_value, lambda x: x.proxy, (args, kwargs))
+            proxy = self.tracer.create_proxy(kind, target, args, kwargs)
+            proxy.node.meta.update(meta.data)
+            return proxy_value(known, proxy)
 
-    def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
-        known = meta.data.get("val")
-        if kind != "call_function" or not isinstance(known, torch.Tensor):
-            return derive(self, kind, target, args, kwargs, meta)
-        args, kwargs = pytree.tree_map_only(ProxyValue, lambda x: x.proxy, (args, kwargs))
-        proxy = self.tracer.create_proxy(kind, target, args, kwargs)
-        proxy.node.meta.update(meta.data)
-        self.tracer.set_metadata(proxy.node, known)
-        return ProxyValue(known, proxy)
+        return keep
 
-    with _patched(_ExportPassBase, "_fx", keep):
+    ours = pass_base._ExportPassBase
+    torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
+    with (
+        _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, ())),
+        # torch's only pass here turns views into copies, whose strides differ.
+        _patched(torchs, "_fx", keeping(torchs._fx, torch_pass_base.ProxyValue, _COPIES)),
+    ):
         yield
 
 

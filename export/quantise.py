@@ -7,10 +7,9 @@ int4 in groups of 32 along the input, which XNNPACK runs natively (``qd8-f32-qb4
 from typing import Any
 
 import torch
-from torch import nn
-
 from seedtune.export.quiet import quiet
 from seedtune.runtime.errors import ModelError
+from torch import nn
 
 GROUP_SIZE = 32
 

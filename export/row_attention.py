@@ -34,7 +34,7 @@ class RowLayout:
         self._masks.clear()
 
     def mask(self, window: int | None, groups: int) -> torch.Tensor:
-        """Additive causal mask float32 ``[1, groups * T, T]``, within ``window`` tokens if given."""
+        """Additive causal mask float32 ``[1, groups * T, T]``, of ``window`` tokens if given."""
         key = (window, groups)
         if key not in self._masks:
             place = torch.arange(self.length)

@@ -3,13 +3,12 @@
 from typing import Any
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
-
 from seedtune.export.row_attention import RowLayout, install_row_attention
 from seedtune.export.sensitive_linear import ProbeValues
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 class QuantisedEmbedding(nn.Module):

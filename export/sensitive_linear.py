@@ -30,9 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-
 from seedtune.runtime.errors import ModelError
+from torch import nn
 
 
 class ProbeValues:

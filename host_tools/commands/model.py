@@ -148,7 +148,12 @@ def export(
         str | None,
         typer.Option(metavar="NAME|FILE", help="Task to store: a named one or a JSON file."),
     ] = None,
+    mask: Mask = "global",
     fraction: Fraction = 0.001,
+    outliers: Annotated[
+        float,
+        typer.Option(min=0, max=0.5, help="Share of most active columns kept out of int8."),
+    ] = 0.02,
     probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
     rows: Annotated[int, typer.Option(min=1, help="Bound: token rows.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Bound: tokens of a row.")] = 128,
@@ -163,6 +168,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
+    import hashlib
     import time
 
     from seedtune.runtime.bundle import Bounds, pack_bundle
@@ -176,7 +182,13 @@ def export(
         probes=probes, rows=rows, length=length, positions=positions, candidates=candidates
     )
     _check_writable(bundle)
-    from seedtune.export.export import export_bundle
+    from ..masks import build_mask, mask_method
+    from ..profile_file import load_profile
+
+    method = mask_method(mask)  # an unknown one is refused before minutes of work
+    profiled = load_profile(profile)
+    chosen = build_mask(profiled, fraction, method)
+    from seedtune.export.export import Recipe, export_bundle
 
     source = model_source(model, output)
     archive = bundle.suffix == ".seedtune"
@@ -184,7 +196,20 @@ def export(
     began = time.monotonic()
     with output.stages() as progress:
         written = export_bundle(
-            source, profile, folder, fraction=fraction, bounds=bounds, task=spec, progress=progress
+            source,
+            chosen,
+            folder,
+            bounds=bounds,
+            recipe=Recipe(outlier_share=outliers),
+            activity={name: layer.input_absmax for name, layer in profiled.layers.items()},
+            mask_description={
+                "method": mask,
+                "fraction": fraction,
+                "profile_sha256": hashlib.sha256(profile.read_bytes()).hexdigest(),
+            },
+            profiled_sha256=profiled.model_sha256,
+            task=spec,
+            progress=progress,
         )
     if archive:
         pack_bundle(folder, bundle)

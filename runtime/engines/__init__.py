@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import EngineError
 
 
 class Engine(Protocol):
@@ -47,10 +46,11 @@ def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
         EngineError: no engine can be loaded, or the program is refused.
     """
     from .native import NativeEngine
+    from .native_build import EngineUnavailable
 
     try:
         return NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
-    except EngineError as error:
+    except EngineUnavailable as error:
         from .executorch_binding import ExecutorchBinding
 
         warnings.warn(f"falling back on executorch's Python binding: {error}", stacklevel=2)

@@ -1,0 +1,228 @@
+"""From a model to a bundle ready to tune, in a process of its own and kept by content.
+
+The quickstart, the benchmarks and the slow tests all start here. Profiling and export hold the
+float model and torch; the device side must not, so they run in a child process and only files come
+back. A folder that was prepared with the same model, settings and code is used as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
+from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.errors import BundleError, SeedtuneError
+
+from .memory import peak_resident_bytes
+
+QUICKSTART_BOUNDS = Bounds(probes=2, rows=16, length=128, positions=256, candidates=8)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``prepare`` left in its folder, and what it cost when it was made."""
+
+    folder: Path
+    bundle: Bundle
+    profile_seconds: float
+    export_seconds: float
+    profile_peak_bytes: int
+    reused: bool
+
+    @property
+    def dense_program(self) -> Path:
+        """The same int4 program without the sparse term (see ``prepare(dense=True)``)."""
+        return self.folder / "dense.pte"
+
+
+def prepare(
+    model: str,
+    folder: Path | None = None,
+    *,
+    task: dict[str, Any] | None = None,
+    bounds: Bounds = QUICKSTART_BOUNDS,
+    mask: str = "global",
+    fraction: float = 0.001,
+    recipe: dict[str, Any] | None = None,
+    dense: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Prepared:
+    """Profile and export ``model`` into ``folder`` (by default a place in the cache).
+
+    Args:
+        recipe: fields of ``seedtune.export.export.Recipe`` that differ from its defaults.
+        dense: also lower the program without the sparse term, for comparison.
+
+    Raises:
+        SeedtuneError: as profiling and export raise them.
+    """
+    job = {
+        "model": model,
+        "task": task,
+        "bounds": asdict(bounds),
+        "mask": mask,
+        "fraction": fraction,
+        "recipe": recipe or {},
+    }
+    key = _key(job)
+    folder = folder or default_cache() / "prepared" / key[:16]
+    done = _finished(folder, key, dense)
+    if done is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_work, args=(job, key, folder, dense, sender), daemon=True)
+    worker.start()
+    sender.close()
+    error: BaseException | None = None
+    while True:
+        try:
+            kind, content = receiver.recv()
+        except EOFError:
+            break
+        if kind == "progress":
+            progress(*content)
+        else:
+            error = content
+    worker.join()
+    if error is not None:
+        raise error
+    done = _finished(folder, key, dense)
+    if done is None:
+        raise SeedtuneError(
+            f"{folder}: preparing {model} ended early (exit code {worker.exitcode}); "
+            "exit code -9 means that the machine ran out of memory"
+        )
+    return Prepared(**{**done.__dict__, "reused": False})
+
+
+def _key(job: dict[str, Any]) -> str:
+    """Changes with the job, the code that makes the files and the libraries that it uses."""
+    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode())
+    here = Path(__file__).parent
+    sources = [
+        *here.parent.glob("export/*.py"),
+        here / "profile.py",
+        here / "masks.py",
+        Path(__file__),
+    ]
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
+    for library in ("torch", "torchao", "executorch", "transformers"):
+        try:
+            digest.update(importlib.metadata.version(library).encode())
+        except importlib.metadata.PackageNotFoundError:
+            digest.update(b"missing")
+    return digest.hexdigest()
+
+
+def _finished(folder: Path, key: str, dense: bool) -> Prepared | None:
+    try:
+        record = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+        if record.pop("key") != key:
+            return None
+        done = Prepared(folder=folder, bundle=open_bundle(folder / "bundle"), reused=True, **record)
+    except (OSError, ValueError, TypeError, KeyError, BundleError):
+        return None
+    return None if dense and not done.dense_program.is_file() else done
+
+
+def _work(job: dict[str, Any], key: str, folder: Path, dense: bool, pipe: Any) -> None:
+    """Runs in the child: every message is ``("progress", (stage, done, total))`` or an error."""
+    try:
+        _prepare(job, key, folder, dense, lambda *now: pipe.send(("progress", now)))
+    except SeedtuneError as error:
+        pipe.send(("error", error))
+    finally:
+        pipe.close()
+
+
+def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress: Progress) -> None:
+    from seedtune.export.export import Recipe, export_bundle, export_without_sparse_term
+    from seedtune.export.load_model import load_causal_lm
+
+    from .calibration import load_calibration
+    from .masks import build_mask, mask_method
+    from .profile import compute_profile
+    from .profile_file import load_profile, save_profile
+    from .profile_report import draw, report
+
+    bounds = Bounds(**job["bounds"])
+    progress("load", 0, 1)
+    loaded = load_causal_lm(job["model"])
+    progress("load", 1, 1)
+    began = time.monotonic()
+    file = folder / "profile.safetensors"
+    calibration = load_calibration(loaded.tokenizer)
+    profile = None
+    if file.is_file():
+        profile = load_profile(file)
+        if (profile.model_sha256, profile.text_sha256) != (loaded.sha256, calibration.sha256):
+            profile = None
+    if profile is None:
+        profile = compute_profile(
+            loaded.model,
+            calibration.profile,
+            model_name=loaded.name,
+            model_sha256=loaded.sha256,
+            text_sha256=calibration.sha256,
+            progress=lambda done, total: progress("profile", done, total),
+        )
+        save_profile(profile, file)
+    profile_seconds, profile_peak = time.monotonic() - began, peak_resident_bytes()
+    weights = None
+    if job["mask"] == "magnitude":
+        weights = {name: loaded.model.get_submodule(name).weight.numpy() for name in profile.layers}
+    mask = build_mask(profile, job["fraction"], mask_method(job["mask"], weights=weights))
+    draw(profile, report(profile, mask), folder / "profile.png")
+    began = time.monotonic()
+    export_bundle(
+        loaded,
+        mask,
+        folder / "bundle",
+        bounds=bounds,
+        recipe=Recipe(**job["recipe"]),
+        activity={name: layer.input_absmax for name, layer in profile.layers.items()},
+        mask_description={
+            "method": job["mask"],
+            "fraction": job["fraction"],
+            "profile_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        },
+        task=job["task"],
+        progress=progress,
+    )
+    export_seconds = time.monotonic() - began
+    if dense:
+        program = export_without_sparse_term(
+            load_causal_lm(job["model"]),
+            bounds,
+            lambda stage, done, total: progress(f"{stage} without sparse term", done, total),
+        )
+        (folder / "dense.pte").write_bytes(program)
+    record = {
+        "key": key,
+        "profile_seconds": profile_seconds,
+        "export_seconds": export_seconds,
+        "profile_peak_bytes": profile_peak,
+    }
+    (folder / "prepared.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def example_batch(rows: int, length: int, vocabulary: int) -> tuple[Any, Any, Any]:
+    """Random tokens ``[rows, length]``, last positions and two candidates each, for timing."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, vocabulary, (rows, length))
+    positions = np.arange(rows) * length + length - 1
+    return tokens, positions, np.tile(np.array([[1, 2]]), (rows, 1))

@@ -1,0 +1,127 @@
+"""The quickstart: a real model and real data, from download to accuracy before and after.
+
+Downloads SmolLM2-135M and labelled sentences, profiles and exports in a child process, then tunes
+and evaluates in this one with what a device would have: numpy, the tokenizer and the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import Start
+from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.values_file import export_values
+
+from .bench.step import sparse_overhead
+from .commands.follow import follow
+from .fetch import fetch
+from .memory import peak_resident_bytes
+from .named_tasks import load_task
+from .plot_run import draw_run
+from .prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    from .commands.output import Output
+
+MODEL = "smollm2-135m"
+DEFAULT_TASK = "sst2"
+DEFAULT_STEPS = 400
+SETTINGS: dict[str, Any] = {
+    "lr": 1e-4,
+    "eps": 1e-2,
+    "batch_size": 16,
+    "schedule": "linear",
+}
+"""Chosen on the movie sentences; see ``host_tools/bench/results``."""
+
+
+def run_quickstart(
+    *,
+    folder: Path,
+    seed: int,
+    threads: int | None,
+    output: Output,
+    task: str = DEFAULT_TASK,
+    steps: int = DEFAULT_STEPS,
+) -> dict[str, Any]:
+    """Run all of it in ``folder`` and return the figures; a second call resumes what is there.
+
+    Raises:
+        SeedtuneError: as fetching, exporting and tuning raise them.
+    """
+    began = time.monotonic()
+    data = load_task_with_progress(task, output)
+    with output.counting(f"fetching {MODEL}", size=True) as progress:
+        model = str(fetch(MODEL, progress))
+    output.note("profiling and exporting (a few minutes; kept for the next time)")
+    with output.stages() as stages:
+        prepared = prepare(model, folder / "model", dense=True, progress=stages)
+    bundle = prepared.bundle
+    output.note(
+        f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
+        f"{bundle.K} sensitive values" + (", from last time" if prepared.reused else "")
+    )
+    the_task = task_from_spec(
+        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
+    )
+    train, test = (
+        [the_task.encode(row, f"{task} {part}:{n}") for n, row in enumerate(rows, 1)]
+        for part, rows in (("train", data.train), ("test", data.test))
+    )
+    run = folder / f"run-{task}-{seed}"
+    settings = Settings(seed=seed, steps=steps, eval_every=max(1, steps // 4), **SETTINGS)
+    engine = open_engine(bundle, threads)
+    with Tuner(
+        engine,
+        Start.of(bundle),
+        the_task,
+        train,
+        folder=run,
+        settings=settings,
+        eval_examples=test,
+    ) as tuner:
+        follow(tuner, output, metric=the_task.metric_name, held_out=len(test))
+        tuned = tuner.tuned()
+        first = tuner.history.evaluations[0]
+        forwards = tuner.forwards
+        output.note(tuned.message)
+    export_values(run / "values.safetensors", tuned.values, bundle, step=tuned.step)
+    draw_run(run, run / "plot.png")
+    peak = peak_resident_bytes()  # before the program without the sparse term is opened beside it
+    result = {
+        "task": task,
+        "accuracy_before": first.metric,
+        "accuracy_after": tuned.metric,
+        "loss_before": first.loss,
+        "loss_after": tuned.loss,
+        "steps": steps,
+        "forwards": forwards,
+        "profile_seconds": prepared.profile_seconds,
+        "export_seconds": prepared.export_seconds,
+        "peak_rss_bytes": peak,
+        "bundle_bytes": bundle_bytes(prepared),
+        "sparse_overhead": sparse_overhead(prepared, threads),
+        "run": str(run),
+        "plot": str(run / "plot.png"),
+    }
+    result["seconds"] = time.monotonic() - began
+    (folder / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def load_task_with_progress(task: str, output: Output) -> Any:
+    """The rows of a named task, fetched first if need be."""
+    output.note(f"fetching the rows of {task}")
+    return load_task(task)
+
+
+def bundle_bytes(prepared: Prepared) -> int:
+    """Size of the bundle's parts on disk."""
+    return sum(part["bytes"] for part in prepared.bundle.manifest["parts"].values())
