@@ -160,12 +160,13 @@ std::string line_of(const char* kind, const runtime::TensorInfo& info) {
 
 // ExecuTorch's pool serves the whole process, and a loaded method keeps a pointer into it:
 // changing its size under a loaded method corrupts the heap.
-bool set_threads(uint32_t threads, bool required) {
+bool set_threads(uint32_t threads, bool required, bool fixed) {
   auto* pool = executorch::extension::threadpool::get_threadpool();
-  if (pool->get_thread_count() == threads || (open_programs > 0 && !required)) {
+  fixed = fixed || open_programs > 0;
+  if (pool->get_thread_count() == threads || (fixed && !required)) {
     return true;
   }
-  if (open_programs > 0) {
+  if (fixed) {
     last_error = "another program is open in this process with " +
         std::to_string(pool->get_thread_count()) + " threads; close it before asking for " +
         std::to_string(threads);
@@ -198,13 +199,15 @@ int32_t seedtune_threads() {
 }
 
 // threads: size of the process's pool, at least 1; if not required, an open program overrides it.
+// fixed: 1 where others may have loaded methods in this process, so that the pool must stay.
 // map: 1 maps the file, 0 reads it into memory.
-void* seedtune_open(const char* path, int32_t threads, int32_t required, int32_t map) {
+void* seedtune_open(
+    const char* path, int32_t threads, int32_t required, int32_t fixed, int32_t map) {
   register_log();
   Call call;
   try {
     const std::lock_guard<std::mutex> lock(pool_mutex);
-    if (!set_threads(threads, required)) {
+    if (!set_threads(threads, required, fixed)) {
       return nullptr;
     }
     auto program = std::make_unique<Program>();

@@ -6,6 +6,7 @@ that holds neither torch nor executorch's Python modules.
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from .checks import check_request
 from .native_build import load_library
 
 METHOD = "score"
+_BINDING = "executorch.extension.pybindings._C"
+"""Loaded here, its methods share the thread pool."""
 _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
 _INPUTS = (("tokens", "int64", 2), ("positions", "int64", 1), ("candidates", "int64", 2))
 _VALUES = ("values", "float32", 2)
@@ -73,7 +76,7 @@ class NativeProgram:
             raise EngineError(f"{path}: no such file")
         wanted = threads or len(os.sched_getaffinity(0))
         self._handle = self._library.seedtune_open(
-            os.fsencode(path), wanted, threads is not None, mapped
+            os.fsencode(path), wanted, threads is not None, _BINDING in sys.modules, mapped
         )
         if not self._handle:
             raise self._error()
@@ -227,7 +230,7 @@ def _interface() -> ctypes.CDLL:
     number, tensors = ctypes.c_int32, ctypes.POINTER(_Tensor)
     library.seedtune_error.argtypes, library.seedtune_error.restype = [], text
     library.seedtune_threads.argtypes, library.seedtune_threads.restype = [], number
-    library.seedtune_open.argtypes = [text, number, number, number]
+    library.seedtune_open.argtypes = [text, *[number] * 4]
     library.seedtune_open.restype = handle
     library.seedtune_close.argtypes, library.seedtune_close.restype = [handle], None
     library.seedtune_methods.argtypes, library.seedtune_methods.restype = [handle, text, size], size

@@ -1,0 +1,51 @@
+"""The tiny Llama exported to a real bundle, once a test session."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bounds, Bundle
+
+BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
+VOCABULARY = 300
+
+
+@functools.cache
+def export_tiny_bundle(folder: Path) -> Bundle:
+    """Export into ``folder``; the same folder is exported once (it takes 15 s)."""
+    import torch
+    from seedtune.export.export import Recipe, export_bundle
+    from seedtune.export.load_model import load_causal_lm
+    from tiny_model import write_tiny_llama
+
+    loaded = load_causal_lm(write_tiny_llama(folder / "hf"))
+    generator = np.random.default_rng(0)
+    mask = {
+        name: np.sort(generator.choice(layer.weight.numel(), 12, replace=False))
+        for name, layer in loaded.model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head"
+    }
+    return export_bundle(
+        loaded,
+        mask,
+        folder / "bundle",
+        bounds=BOUNDS,
+        recipe=Recipe(outlier_share=0.0),
+        mask_description={"method": "random", "fraction": 0.001, "profile_sha256": None},
+    )
+
+
+def request(
+    bundle: Bundle, *, rows: int, length: int, scored: int, choices: int, probes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Arguments of ``score`` of the given sizes, the same at every call."""
+    generator = np.random.default_rng([rows, length, scored, choices, probes])
+    values = bundle.values.astype(np.float32)
+    noise = generator.standard_normal((probes, bundle.K), np.float32)
+    return (
+        generator.integers(0, VOCABULARY, (rows, length)),
+        generator.integers(0, rows * length, scored),
+        generator.integers(0, VOCABULARY, (scored, choices)),
+        values + np.float32(0.01) * noise,
+    )

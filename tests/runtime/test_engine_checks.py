@@ -1,0 +1,78 @@
+"""A request that the program cannot take is refused by the name of what is wrong."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines.checks import check_request
+from seedtune.runtime.errors import EngineError
+
+BOUNDS = Bounds(probes=2, rows=4, length=8, positions=6, candidates=3)
+K = 5
+
+
+def sizes(**changes: int) -> dict[str, Any]:
+    size = {"rows": 4, "length": 8, "scored": 6, "choices": 3, "probes": 2, "entries": K, **changes}
+    return {
+        "tokens": np.zeros((size["rows"], size["length"]), np.int64),
+        "positions": np.zeros(size["scored"], np.int64),
+        "candidates": np.zeros((size["scored"], size["choices"]), np.int64),
+        "values": np.zeros((size["probes"], size["entries"]), np.float32),
+    }
+
+
+def check(request: dict[str, Any]) -> None:
+    check_request(BOUNDS, **request, entries=K)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rows": 1, "length": 2, "scored": 1, "choices": 1, "probes": 1}]
+)
+def test_both_ends_of_every_bound_are_taken(changes: dict[str, int]) -> None:
+    check(sizes(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": 5}, r"tokens has 5 rows, the program takes 1 to 4 \(bounds.rows\)"),
+        ({"rows": 0}, r"\(bounds.rows\)"),
+        ({"length": 9}, r"rows of 9 tokens, the program takes 2 to 8 \(bounds.length\)"),
+        ({"length": 1}, r"\(bounds.length\)"),
+        ({"scored": 7}, r"7 positions are given, .*\(bounds.positions\)"),
+        ({"scored": 0}, r"\(bounds.positions\)"),
+        ({"choices": 4}, r"candidates has 4 columns, .*\(bounds.candidates\)"),
+        ({"probes": 3}, r"values has 3 rows, .*\(bounds.probes\)"),
+        ({"probes": 0}, r"\(bounds.probes\)"),
+        ({"entries": 4}, "values has 4 columns, the program takes 5"),
+    ],
+)
+def test_a_size_outside_names_its_bound(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        check(sizes(**changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("tokens", np.zeros((4, 8), np.int32), "tokens is int32, must be int64"),
+        ("values", np.zeros((2, K), np.float64), "values is float64, must be float32"),
+        ("values", np.zeros(K, np.float32), "values has 1 axes, must have 2"),
+        ("positions", np.full(6, 32), "positions holds 32, outside the 32 tokens given"),
+        ("positions", np.full(6, -1), "positions holds -1, must not be negative"),
+        ("tokens", np.full((4, 8), -100), "tokens holds -100, must not be negative"),
+        ("candidates", np.full((6, 3), -1), "candidates holds -1, must not be negative"),
+        ("candidates", np.zeros((5, 3), np.int64), "candidates has 5 rows for 6 positions"),
+    ],
+)
+def test_a_wrong_array_is_named(name: str, array: Any, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        check(sizes() | {name: array})
+
+
+def test_positions_are_held_against_the_tokens_given_not_the_bound() -> None:
+    short = sizes(rows=1, length=2)
+    short["positions"][:] = 2
+    with pytest.raises(EngineError, match="outside the 2 tokens given"):
+        check(short)

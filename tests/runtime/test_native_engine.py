@@ -1,0 +1,338 @@
+"""The torch-free engine on a really exported program, held against executorch's own binding."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exported_bundle import BOUNDS, export_tiny_bundle, request
+from seedtune.runtime.bundle import Bounds, Bundle
+from seedtune.runtime.engines import native_build
+from seedtune.runtime.engines.native import NativeEngine, NativeProgram
+from seedtune.runtime.engines.native_build import EngineUnavailable
+from seedtune.runtime.errors import EngineError
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"
+)
+
+LEAST = {"rows": 1, "length": 2, "scored": 1, "choices": 1, "probes": 1}
+MOST = {"rows": 8, "length": 32, "scored": 48, "choices": 4, "probes": 2}
+SIZES = [LEAST, MOST, {"rows": 3, "length": 20, "scored": 5, "choices": 2, "probes": 2}]
+
+# Imports only what a device has, scores what the file named first holds, and writes the results.
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines.native import NativeEngine
+program, bounds, arguments, results, threads = sys.argv[1:]
+engine = NativeEngine(Path(program), Bounds(**json.loads(bounds)), threads=int(threads))
+with np.load(arguments) as file:
+    requests = [[file[f"{i}_{j}"] for j in range(4)] for i in range(len(file) // 4)]
+np.savez(results, *[engine.score(*each) for each in requests])
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({
+    "modules": sorted(sys.modules),
+    "peak_kb": int(status["VmHWM"].split()[0]),
+    "threads": engine.threads,
+    "tasks": int(status["Threads"]),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for this module, so that the library is really built."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def binding_scores(bundle: Bundle) -> list[Any]:
+    """Results of executorch's Python binding for ``SIZES``."""
+    import torch
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(bundle.program_path).load_method("score")
+    return [
+        method.execute([torch.from_numpy(each) for each in request(bundle, **size)])[0]
+        .numpy()
+        .copy()
+        for size in SIZES
+    ]
+
+
+def run_alone(bundle: Bundle, folder: Path, threads: int) -> tuple[list[Any], dict[str, Any]]:
+    """Scores for ``SIZES`` from a fresh process, and what that process says of itself."""
+    arguments, results = folder / "arguments.npz", folder / "results.npz"
+    requests = [request(bundle, **size) for size in SIZES]
+    np.savez(arguments, **{f"{i}_{j}": a for i, r in enumerate(requests) for j, a in enumerate(r)})
+    bounds = json.dumps(vars(BOUNDS))
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT]
+        + [str(each) for each in (bundle.program_path, bounds, arguments, results, threads)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # numpy's own
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    with np.load(results) as file:
+        return [file[f"arr_{i}"] for i in range(len(SIZES))], json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_process_without_torch_gives_the_bits_of_executorchs_binding(
+    bundle: Bundle, binding_scores: list[Any], tmp_path: Path, threads: int
+) -> None:
+    scores, process = run_alone(bundle, tmp_path, threads)
+    for ours, theirs in zip(scores, binding_scores, strict=True):
+        assert ours.dtype == np.float32
+        assert np.isfinite(ours).all()
+        np.testing.assert_array_equal(ours, theirs)
+    loaded = {name.partition(".")[0] for name in process["modules"]}
+    assert not loaded & {"torch", "executorch", "transformers", "onnxruntime"}
+    assert process["threads"] == threads
+    # Python's own thread works too, so a pool of n starts n - 1 more.
+    assert process["tasks"] == threads
+    # About 45 MB: interpreter, numpy, executorch's libraries. Torch alone takes over 200 MB.
+    assert process["peak_kb"] < 80_000
+
+
+def test_beside_the_binding_in_one_process(bundle: Bundle, binding_scores: list[Any]) -> None:
+    """Both share the libraries; a request leaves nothing behind for the next one."""
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    for _ in range(2):
+        for size, theirs in zip(SIZES, binding_scores, strict=True):
+            np.testing.assert_array_equal(engine.score(*request(bundle, **size)), theirs)
+    used = engine.threads
+    engine.close()
+    # The binding's method still uses the pool, which must stay as it is.
+    with pytest.raises(EngineError, match=f"another program is open .* {used} threads"):
+        NativeEngine(bundle.program_path, bundle.bounds, threads=used + 5)
+
+
+def test_values_matter_and_equal_probes_give_equal_bits(bundle: Bundle) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    tokens, positions, candidates, values = request(bundle, **MOST)
+    different = engine.score(tokens, positions, candidates, values)
+    assert (different[0] != different[1]).any()
+    values[1] = values[0]
+    same = engine.score(tokens, positions, candidates, values)
+    np.testing.assert_array_equal(same[0], same[1])
+    np.testing.assert_array_equal(same[0], different[0])
+
+
+def test_views_are_read_as_they_appear_and_results_are_the_callers(bundle: Bundle) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    tokens, positions, candidates, values = request(bundle, **MOST)
+    first = engine.score(tokens, positions, candidates, values)
+    kept = first.copy()
+    turned = [np.asfortranarray(each) for each in (tokens, positions, candidates, values)]
+    np.testing.assert_array_equal(engine.score(*turned), kept)
+    reverse = engine.score(tokens[::-1], positions, candidates, values[::-1])
+    assert (reverse != kept).any()
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_calls_from_several_threads_wait_for_each_other(bundle: Bundle) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    requests = [request(bundle, **size) for size in SIZES]
+    alone = [engine.score(*each) for each in requests]
+    wrong = []
+
+    def work(which: int) -> None:
+        for _ in range(50):
+            if not np.array_equal(engine.score(*requests[which]), alone[which]):
+                wrong.append(which)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(requests))]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()
+    assert not wrong
+
+
+def test_reading_the_file_gives_the_same_as_mapping_it(bundle: Bundle) -> None:
+    size = SIZES[2]
+    mapped, read = (NativeProgram(bundle.program_path, mapped=each) for each in (True, False))
+    shape = (size["probes"], size["scored"], size["choices"])
+    arguments: list[Any] = list(request(bundle, **size))
+    np.testing.assert_array_equal(
+        mapped.run("score", arguments, shape), read.run("score", arguments, shape)
+    )
+
+
+def test_a_program_describes_itself(bundle: Bundle) -> None:
+    program = NativeProgram(bundle.program_path)
+    assert program.methods() == ["score"]
+    method = program.describe("score")
+    assert method.inputs == (
+        ("int64", (8, 32)),
+        ("int64", (48,)),
+        ("int64", (48, 4)),
+        ("float32", (2, bundle.K)),
+    )
+    assert method.outputs == (("float32", (2, 48, 4)),)
+    assert method.planned_bytes > 0
+    with pytest.raises(EngineError, match="method forward: "):
+        program.describe("forward")
+    with pytest.raises(EngineError, match="method forward: "):
+        program.load("forward")
+
+
+def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:
+    """In a process of its own: executorch's binding, in this one, keeps the pool in use."""
+    script = """
+import sys
+from pathlib import Path
+from seedtune.runtime.engines.native import NativeProgram
+from seedtune.runtime.errors import EngineError
+path = Path(sys.argv[1])
+first = NativeProgram(path, threads=3)
+first.load("score")
+print(first.threads, NativeProgram(path).threads)
+try:
+    NativeProgram(path, threads=2)
+except EngineError as error:
+    print(error)
+first.close()
+for threads in (1, 2, 4, 1):
+    again = NativeProgram(path, threads=threads)
+    again.load("score")
+    print(again.threads)
+    again.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(bundle.program_path)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    first, refusal, *rest = done.stdout.splitlines()
+    assert first == "3 3"
+    assert "another program is open in this process with 3 threads" in refusal
+    assert rest == ["1", "2", "4", "1"]
+
+
+def test_errors_of_the_runtime_are_told_not_printed(
+    bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    tokens, positions, candidates, values = request(bundle, **MOST)
+    with pytest.raises(EngineError, match=r"program.pte: method score failed: .*100000"):
+        engine.score(np.full_like(tokens, 100_000), positions, candidates, values)
+    # The engine survives.
+    assert np.isfinite(engine.score(tokens, positions, candidates, values)).all()
+    out, err = capfd.readouterr()
+    assert not out
+    assert not err
+
+
+def test_requests_are_checked(bundle: Bundle) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    with pytest.raises(EngineError, match=r"bounds\.rows"):
+        engine.score(*request(bundle, **(MOST | {"rows": 9})))
+
+
+def test_wider_bounds_than_the_programs_are_refused(bundle: Bundle) -> None:
+    wider = Bounds(**(vars(bundle.bounds) | {"length": 33}))
+    with pytest.raises(EngineError, match=r"takes tokens up to \(8, 32\), .* need \(8, 33\)"):
+        NativeEngine(bundle.program_path, wider)
+
+
+@pytest.mark.parametrize("size", [0, 8, 5000])
+def test_a_damaged_program_is_refused(bundle: Bundle, tmp_path: Path, size: int) -> None:
+    damaged = tmp_path / "program.pte"
+    damaged.write_bytes(bundle.program_path.read_bytes()[:size])
+    with pytest.raises(EngineError, match=r"program.pte: "):
+        NativeEngine(damaged, bundle.bounds)
+
+
+def test_missing_file_wrong_threads_and_closed(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no such file"):
+        NativeProgram(tmp_path / "none.pte")
+    with pytest.raises(EngineError, match="threads is 0, must be at least 1"):
+        NativeProgram(bundle.program_path, threads=0)
+    program = NativeProgram(bundle.program_path)
+    program.close()
+    program.close()
+    with pytest.raises(EngineError, match="the program is closed"):
+        program.methods()
+
+
+class TestBuild:
+    def test_built_once_and_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "new"))
+        native_build.load_library()
+        (built,) = (tmp_path / "new" / "engines").iterdir()
+        stamp = built.stat().st_mtime_ns
+        monkeypatch.setenv("CXX", "false")  # would fail if it were called
+        native_build.load_library()
+        assert built.stat().st_mtime_ns == stamp
+
+    def test_a_failing_compiler_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+        monkeypatch.setenv("CXX", "false")
+        with pytest.raises(EngineUnavailable, match=r"false cannot build native.cpp"):
+            native_build.load_library()
+        assert not list((tmp_path / "engines").iterdir())
+
+    def test_no_compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+        with pytest.raises(EngineUnavailable, match=r"install g\+\+ or clang\+\+"):
+            native_build.load_library()
+        monkeypatch.setenv("CXX", "no-such-compiler -O1")
+        with pytest.raises(EngineUnavailable, match="CXX=no-such-compiler: no such compiler"):
+            native_build.load_library()
+
+    def test_no_executorch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(native_build.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(EngineUnavailable, match="executorch is not installed"):
+            native_build.find_executorch()
+
+    def test_a_cache_that_cannot_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blocked = tmp_path / "file"
+        blocked.touch()
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(blocked))
+        with pytest.raises(EngineUnavailable, match="set SEEDTUNE_CACHE"):
+            native_build.load_library()
+
+    def test_source_build_and_platform_make_the_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "version.py").write_text("1")
+        names = {native_build.built_path(tmp_path, each).name for each in ("linux-a", "linux-b")}
+        (tmp_path / "version.py").write_text("2")
+        names.add(native_build.built_path(tmp_path, "linux-a").name)
+        source = tmp_path / "native.cpp"
+        source.write_text("int x;")
+        monkeypatch.setattr(native_build, "SOURCE", source)
+        names.add(native_build.built_path(tmp_path, "linux-a").name)
+        assert len(names) == 4
