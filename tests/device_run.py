@@ -1,0 +1,70 @@
+"""What a device does, as a script: score, tune and replay with the runtime alone.
+
+``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS`` or ``replay BUNDLE RUN``;
+prints one JSON object. Run by the host's Python and by the emulated one.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.engines.native import NativeEngine
+from seedtune.runtime.replay import replay
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import Start, values_sha256
+from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tuner import Tuner
+
+TASK = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
+PROMPTS = ("The cat sat", "A film about", "It was", "Yes or", "Numbers such as")
+ANSWERS = (" good", " bad", " the rain", " great")
+
+
+def score(bundle: Bundle, out: Path) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    values = np.stack([bundle.values.astype(np.float32)] * 2)
+    values[1] += np.float32(0.01)
+    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
+    tokens, positions = generator.integers(0, 300, (4, 16)), generator.integers(0, 64, 5)
+    np.save(out, engine.score(tokens, positions, generator.integers(0, 300, (5, 3)), values))
+    return {}
+
+
+def tune(bundle: Bundle, folder: Path, steps: int) -> dict[str, Any]:
+    task = task_from_spec(TASK, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    examples = [
+        task.encode({"prompt": prompt, "completion": answer}, "row")
+        for prompt in PROMPTS
+        for answer in ANSWERS
+    ]
+    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
+    settings = Settings(steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0)
+    arguments = (engine, Start.of(bundle), task, examples)
+    with Tuner(*arguments, folder=folder, settings=settings) as tuner:
+        first = None
+        for report in tuner:
+            first = report.step if first is None else first
+        return {"sha256": values_sha256(tuner.values), "first_step": first}
+
+
+def main() -> None:
+    command, path, target, *rest = sys.argv[1:]
+    bundle = open_bundle(Path(path))
+    told: dict[str, Any]
+    if command == "score":
+        told = score(bundle, Path(target))
+    elif command == "tune":
+        told = tune(bundle, Path(target), int(rest[0]))
+    else:
+        told = {"sha256": replay(Path(target), Start.of(bundle)).sha256}
+    told["machine"] = platform.machine()
+    told["torch"] = "torch" in sys.modules
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
