@@ -31,7 +31,6 @@ from torch.utils import _pytree as pytree
 
 METHOD = "score"
 
-_COPIES = ("_copy.default", "_copy.int", "_copy.Tensor", "_copy.dim")
 _PASSES = {
     "XNNPACKRemoveCloneOpsTransform",
     "DimOrderOpsRevertPass",
@@ -111,19 +110,21 @@ def _known_sizes() -> Iterator[None]:
     from executorch.exir import pass_base
     from torch._export import pass_base as torch_pass_base
 
-    def keeping(derive: Any, proxy_value: type, renewed: tuple[str, ...]) -> Any:
+    def keeping(derive: Any, proxy_value: type, views_end: bool) -> Any:
         def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
             known = meta.data.get("val")
             items = known if isinstance(known, (tuple, list)) else (known,)
-            if (
-                kind != "call_function"
-                or not all(isinstance(x, torch.Tensor) for x in items)
-                or str(target).endswith(renewed)
-            ):
+            if kind != "call_function" or not all(isinstance(x, torch.Tensor) for x in items):
                 return derive(self, kind, target, args, kwargs, meta)
+            if views_end and not all(_in_order(x) for x in items):
+                if not isinstance(known, torch.Tensor):
+                    return derive(self, kind, target, args, kwargs, meta)
+                known = known.new_empty(known.shape)
             args, kwargs = pytree.tree_map_only(proxy_value, lambda x: x.proxy, (args, kwargs))
             proxy = self.tracer.create_proxy(kind, target, args, kwargs)
             proxy.node.meta.update(meta.data)
+            if known is not meta.data["val"] or "tensor_meta" not in meta.data:
+                self.tracer.set_metadata(proxy.node, known)
             return proxy_value(known, proxy)
 
         return keep
@@ -131,11 +132,22 @@ def _known_sizes() -> Iterator[None]:
     ours = pass_base._ExportPassBase
     torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
     with (
-        _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, ())),
-        # torch's only pass here turns views into copies, whose strides differ.
-        _patched(torchs, "_fx", keeping(torchs._fx, torch_pass_base.ProxyValue, _COPIES)),
+        _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
+        # torch's only pass here turns views into copies: from there on all strides are in order.
+        _patched(torchs, "_fx", keeping(torchs._fx, torch_pass_base.ProxyValue, True)),
     ):
         yield
+
+
+def _in_order(x: torch.Tensor) -> bool:
+    """Whether ``x`` is contiguous, judged at the example's sizes (no symbolic guard is made)."""
+    expected = 1
+    for size, stride in zip(reversed(x.shape), reversed(x.stride()), strict=True):
+        size, stride = (int(n) if isinstance(n, int) else n.node.hint for n in (size, stride))
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 @contextlib.contextmanager

@@ -13,8 +13,11 @@ values: no copy of either, one batched product for all heads of a group.
 from typing import Any
 
 import torch
+from seedtune.export.quiet import quiet
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+with quiet():  # importing it imports torchao, which reports kernels for GPUs that are not there
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "seedtune_rows"
 _BLOCKED = -1e9  # added to a score; finite, so that no kernel sees inf - inf

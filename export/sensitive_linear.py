@@ -125,7 +125,10 @@ class BlockScatter(nn.Module):
 
 
 class SensitiveLinear(nn.Module):
-    """``y = dense(x) + x[:, cols] @ compact`` for ``x`` float32 ``[P, M, in]``."""
+    """``y = dense(x) + x[:, cols] @ compact`` for ``x`` float32 ``[P, M, in]``.
+
+    OPT hands its feed-forward layers ``[P * M, in]``; that comes back in the same form.
+    """
 
     def __init__(
         self,
@@ -143,8 +146,11 @@ class SensitiveLinear(nn.Module):
         self.probe_values = probe_values
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        masked, gathered = self.probe_values.columns(self.columns, x)
         weight = self.probe_values.compact(self.block)[self.slot]
+        if x.dim() == 2:
+            masked, gathered = self.columns(x.view(weight.shape[0], -1, x.shape[-1]))
+            return (self.dense(masked) + torch.bmm(gathered, weight)).flatten(0, 1)
+        masked, gathered = self.probe_values.columns(self.columns, x)
         return self.dense(masked) + torch.bmm(gathered, weight)
 
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.start import Start

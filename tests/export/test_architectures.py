@@ -1,0 +1,137 @@
+"""Every architecture in scope, on a tiny random configuration: surgery is exact, and the exported
+program follows the eager int4 model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from seedtune.export.export import Recipe, prepare_program
+from seedtune.export.lower import example_inputs, lower, trace
+from seedtune.export.quantise import quantise_linears_
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
+
+BOUNDS = Bounds(probes=3, rows=4, length=24, positions=12, candidates=5)
+COMMON: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**COMMON, "intermediate_size": 96, "num_key_value_heads": 2}
+ARCHITECTURES = {
+    "Llama": GROUPED,
+    "Mistral": {**GROUPED, "sliding_window": 8},  # shorter than the bound: the window must cut
+    "Qwen2": GROUPED,
+    "Qwen3": {**GROUPED, "head_dim": 32},
+    "OPT": {**COMMON, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "Phi3": GROUPED,
+    "Gemma3": {**GROUPED, "head_dim": 32, "sliding_window": 8, "num_hidden_layers": 6},
+}
+
+
+def tiny(name: str) -> Any:
+    torch.manual_seed(0)
+    suffix = "TextConfig" if name == "Gemma3" else "Config"
+    config = getattr(transformers, name + suffix)(**ARCHITECTURES[name])
+    model = getattr(transformers, name + "ForCausalLM")(config).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        if parameter.ndim == 2:
+            parameter.mul_(4.0)  # away from uniform probabilities
+        else:
+            parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms that matter
+    return model
+
+
+def some_mask(model: Any) -> dict[str, Any]:
+    """A dozen entries for most linears of the decoder, none for every fifth."""
+    generator = np.random.default_rng(0)
+    linears = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    ]
+    return {
+        name: np.sort(
+            generator.choice(module.weight.numel(), 12 if place % 5 else 0, replace=False)
+        )
+        for place, (name, module) in enumerate(linears)
+    }
+
+
+def reference(model: Any, tokens: Any, positions: Any, candidates: Any) -> torch.Tensor:
+    """What transformers itself says, for one probe, with its own attention and masks."""
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits
+    flat = torch.log_softmax(logits.float(), -1).reshape(-1, logits.shape[-1])[positions]
+    return flat.gather(1, candidates)
+
+
+def inputs(values: Any, probes: int = 2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, 96, (3, 20), generator=generator)
+    positions = torch.tensor([19, 39, 59, 5])
+    candidates = torch.randint(3, 96, (4, 5), generator=generator)
+    rows = torch.from_numpy(values.astype(np.float32))[None].repeat(probes, 1)
+    return tokens, positions, candidates, rows
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("float_columns", [False, True])
+def test_surgery_changes_nothing_but_rounding(name: str, float_columns: bool) -> None:
+    model = tiny(name)
+    mask = some_mask(model)
+    tokens, positions, candidates, _ = inputs(np.zeros(1))
+    wanted = reference(model, tokens, positions, candidates)
+    program, surgery = prepare_program(model, mask, BOUNDS, Recipe(float_columns, 0.0))
+    with torch.no_grad():
+        found = program(*inputs(surgery.values))
+    assert torch.equal(found[0], found[1])
+    # fp16 values and the int8 embedding are the only differences
+    assert (found[0] - wanted).abs().max() < 0.15
+    assert (found[0] - wanted).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None:
+    model = tiny(name)
+    program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe(True, 0.0))
+    quantise_linears_(program)
+    entries = len(surgery.values)
+    traced = trace(program, example_inputs(BOUNDS, entries, 96), BOUNDS)
+    file = tmp_path / "program.pte"
+    file.write_bytes(lower(traced, lambda done, total: None))
+    engine = ExecutorchBinding(file, BOUNDS, entries, None)
+
+    tokens, positions, candidates, rows = inputs(surgery.values, probes=3)
+    rows[1] += 0.5 * torch.randn(entries, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = program(tokens, positions, candidates, rows)
+    found = engine.score(*(each.numpy() for each in (tokens, positions, candidates, rows)))
+    assert np.array_equal(found[0], found[2]), "equal values must give equal bits"
+    difference = np.abs(found - wanted.numpy())
+    effect = np.abs(found[1] - found[0]).mean()
+    assert effect > 0.05, "the values must matter"
+    assert difference.mean() < 0.05 and difference.mean() < effect / 2
+
+    # Another shape inside the bounds, and the smallest one.
+    for rows_, length, scored, choices, probes in ((4, 24, 12, 5, 1), (1, 2, 1, 1, 1)):
+        generator = torch.Generator().manual_seed(3)
+        other = (
+            torch.randint(3, 96, (rows_, length), generator=generator),
+            torch.randint(0, rows_ * length, (scored,), generator=generator),
+            torch.randint(3, 96, (scored, choices), generator=generator),
+            rows[:probes],
+        )
+        with torch.no_grad():
+            wanted = program(*other)
+        found = engine.score(*(each.numpy() for each in other))
+        assert np.abs(found - wanted.numpy()).mean() < 0.05
