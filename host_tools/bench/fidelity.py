@@ -1,0 +1,198 @@
+"""``seedtune bench fidelity``: the exported program against eager int4 and against float32.
+
+The eager int4 model is the very module that was exported, run by PyTorch with torchao's
+quantisation; float32 is the model as loaded, with every linear and its embedding whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.batch_loss import split_batch
+from seedtune.runtime.bundle import Bounds, Bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.tasks import Batch, task_from_spec
+
+from ..calibration import load_calibration
+from ..fetch import fetch
+from ..named_tasks import load_task
+from ..prepare import Prepared
+from ..quickstart import DEFAULT_TASK, MODEL
+from .figures import RESULTS, write_figures
+from .variants import quickstart_program
+
+Score = Callable[
+    [NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
+    NDArray[np.float32],
+]
+"""``Engine.score``, whoever computes it."""
+
+
+def bench_fidelity(
+    *,
+    sentences: int = 64,
+    held_out: int = 16,
+    base: Prepared | None = None,
+    threads: int | None = None,
+    results: Path = RESULTS,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Compare per-example losses and perplexities.
+
+    Args:
+        sentences: test sentences whose label-word losses are compared.
+        held_out: sequences of 128 tokens of the calibration text, not seen in profiling.
+
+    Returns:
+        ``losses`` (mean of each program), ``differences`` (mean and largest absolute difference of
+        an example's loss, for pairs), ``perplexity`` of each program, ``equal_rows`` (whether P
+        equal rows of values gave bit-equal losses).
+    """
+    import torch
+    from seedtune.export.load_model import load_causal_lm
+
+    if threads:
+        torch.set_num_threads(threads)
+    base = base or quickstart_program()
+    bundle = base.bundle
+    loaded = load_causal_lm(str(fetch(MODEL)))
+    text = load_calibration(loaded.tokenizer).held_out[:held_out]
+    data = load_task(DEFAULT_TASK)
+    task = task_from_spec(
+        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
+    )
+    examples = [task.encode(row, f"test:{n}") for n, row in enumerate(data.test[:sentences], 1)]
+    batches = [task.collate(part) for part in split_batch(examples, bundle.bounds)]
+    values = bundle.values.astype(np.float32)[None]
+    losses: dict[str, NDArray[np.float64]] = {}
+    perplexities: dict[str, float] = {}
+
+    def measure(name: str, score: Score) -> None:
+        losses[name] = np.concatenate(
+            [task.losses(_score(score, batch, values), batch)[0] for batch in batches]
+        )
+        perplexities[name] = perplexity(score, text, values, bundle.bounds)
+        progress(f"{name}: loss {losses[name].mean():.4f}, perplexity {perplexities[name]:.3f}")
+
+    engine = open_engine(bundle, threads)
+    measure("exported", engine.score)
+    twice = np.repeat(values, bundle.bounds.probes, axis=0)
+    equal = all(
+        bool((found == found[:1]).all())
+        for found in (task.losses(_score(engine.score, batch, twice), batch) for batch in batches)
+    )
+    measure("fp32", float_score(loaded.model))
+    measure("eager int4", eager_score(loaded, base))
+    figures = {
+        "sentences": len(examples),
+        "held_out_tokens": int(text.shape[0] * (text.shape[1] - 1)),
+        "losses": {name: float(found.mean()) for name, found in losses.items()},
+        "differences": {
+            f"{one} - {other}": difference(losses[one], losses[other])
+            for one, other in (
+                ("exported", "eager int4"),
+                ("eager int4", "fp32"),
+                ("exported", "fp32"),
+            )
+        },
+        "perplexity": perplexities,
+        "equal_rows": {"probes": bundle.bounds.probes, "bit_equal": equal},
+        "bundle_sha256": bundle.sha256,
+    }
+    return write_figures("fidelity", figures, results)
+
+
+def difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, float]:
+    """Mean and largest absolute difference, and the signed mean."""
+    apart = one - other
+    return {
+        "mean_absolute": float(np.abs(apart).mean()),
+        "largest": float(np.abs(apart).max()),
+        "mean": float(apart.mean()),
+    }
+
+
+def perplexity(
+    score: Score, text: NDArray[np.int64], values: NDArray[np.float32], bounds: Bounds
+) -> float:
+    """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
+    total = 0.0
+    for tokens, positions, following in _chunks(text, bounds):
+        total -= float(score(tokens, positions, following, values)[0].sum(dtype=np.float64))
+    return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
+
+
+def _chunks(
+    text: NDArray[np.int64], bounds: Bounds
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Tokens, positions and next tokens of as many rows at a time as the bounds allow."""
+    length = text.shape[1]
+    if length > bounds.length or length - 1 > bounds.positions:
+        raise ValueError(f"sequences of {length} tokens exceed {bounds}")
+    rows = min(bounds.rows, bounds.positions // (length - 1))
+    for first in range(0, len(text), rows):
+        part = text[first : first + rows]
+        places = np.arange(part.size).reshape(part.shape)[:, :-1]
+        yield part, places.reshape(-1), part[:, 1:].reshape(-1, 1)
+
+
+def float_score(model: Any) -> Score:
+    """``score`` of the model as it was loaded; ``values`` are not looked at."""
+    import torch
+
+    @torch.no_grad()
+    def score(
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        logits = model(torch.from_numpy(tokens), use_cache=False).logits.flatten(0, 1)
+        logp = torch.log_softmax(logits[torch.from_numpy(positions)], dim=-1)
+        found: NDArray[np.float32] = logp.gather(1, torch.from_numpy(candidates))[None].numpy()
+        return found
+
+    return score
+
+
+def eager_score(loaded: Any, base: Prepared) -> Score:
+    """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
+    import torch
+    from seedtune.export.export import Recipe, prepare_program
+    from seedtune.export.quantise import quantise_linears_
+
+    from ..masks import build_mask, mask_method
+    from ..profile_file import load_profile
+
+    manifest = base.bundle.manifest
+    profile = load_profile(base.folder / "profile.safetensors")
+    mask = build_mask(
+        profile, manifest["mask"]["fraction"], mask_method(manifest["mask"]["method"])
+    )
+    quantisation = manifest["quantisation"]
+    recipe = Recipe(quantisation["float_columns"], quantisation["outlier_share"])
+    activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
+    program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
+    _same_entries(surgery.indices, base.bundle)
+    quantise_linears_(program)
+
+    @torch.no_grad()
+    def score(*arguments: NDArray[Any]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments)).numpy()
+        return found
+
+    return score
+
+
+def _same_entries(indices: NDArray[np.int64], bundle: Bundle) -> None:
+    if not np.array_equal(indices, bundle.indices):
+        raise ValueError(f"{bundle.path}: its mask is not the one of the profile beside it")
+
+
+def _score(score: Score, batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return score(batch.tokens, batch.positions, batch.candidates, values)

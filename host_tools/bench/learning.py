@@ -1,0 +1,108 @@
+"""One tuning run for a benchmark: kept in the cache, so that an interrupted benchmark resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.metrics import read_metrics
+from seedtune.runtime.run_state import examples_sha256
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import Start
+from seedtune.runtime.tasks import Encoded, task_from_spec
+from seedtune.runtime.tuner import Tuner
+
+from ..named_tasks import TaskData
+
+Progress = Callable[[str], None]
+
+
+def learn(
+    bundle: Bundle,
+    data: TaskData,
+    settings: Settings,
+    *,
+    test_rows: int | None = None,
+    threads: int | None = None,
+    runs: Path | None = None,
+    progress: Progress = print,
+) -> dict[str, Any]:
+    """Tune ``bundle`` on ``data`` as the quickstart does, or resume that run, to its last step.
+
+    Args:
+        test_rows: evaluate on the first so many test rows; by default on all.
+        runs: where the run's folder goes; by default in the cache.
+
+    Returns:
+        ``curve`` (``forwards, loss, accuracy`` of every evaluation), ``before`` and ``after`` (of
+        the best evaluated step, as the tuner ships it), ``last`` (of the last step),
+        ``skipped``, ``step_seconds`` (median), ``test_rows``, ``bundle_sha256``.
+    """
+    task = task_from_spec(
+        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
+    )
+    train, test = (
+        [task.encode(row, f"{data.name} {part}:{n}") for n, row in enumerate(rows, 1)]
+        for part, rows in (("train", data.train), ("test", data.test[:test_rows]))
+    )
+    folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
+    engine = open_engine(bundle, threads)
+    with Tuner(
+        engine,
+        Start.of(bundle),
+        task,
+        train,
+        folder=folder,
+        settings=settings,
+        eval_examples=test,
+    ) as tuner:
+        for report in tuner:
+            if report.evaluation is not None:
+                progress(
+                    f"{folder.name} step {report.step}: loss {report.evaluation.loss:.4f}, "
+                    f"{task.metric_name} {report.evaluation.metric:.4f}"
+                )
+        history, tuned, probes = tuner.history, tuner.tuned(), tuner.forwards // settings.steps
+    curve = [
+        {"forwards": item.step * probes, "loss": item.loss, "accuracy": item.metric}
+        for item in history.evaluations
+    ]
+    taken = [line["seconds"] for line in read_metrics(folder) if line["kind"] == "step"]
+    return {
+        "curve": curve,
+        "before": curve[0],
+        "after": {"forwards": tuned.step * probes, "loss": tuned.loss, "accuracy": tuned.metric},
+        "last": curve[-1],
+        "skipped": history.skipped,
+        "step_seconds": statistics.median(taken) if taken else None,
+        "test_rows": len(test),
+        "settings": settings.to_dict(),
+        "bundle_sha256": bundle.sha256,
+    }
+
+
+def mean_and_deviation(numbers: Sequence[float]) -> dict[str, float]:
+    """Mean and sample standard deviation (0 for a single number)."""
+    return {
+        "mean": statistics.fmean(numbers),
+        "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+    }
+
+
+def _key(
+    bundle: Bundle, settings: Settings, train: Sequence[Encoded], test: Sequence[Encoded]
+) -> str:
+    parts = [
+        bundle.sha256,
+        json.dumps(settings.to_dict(), sort_keys=True),
+        examples_sha256(train),
+        examples_sha256(test),
+    ]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

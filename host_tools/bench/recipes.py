@@ -1,0 +1,133 @@
+"""``seedtune bench recipes``: which activations leave the int8 path, and what that buys.
+
+Loss noise, quality, speed and size of the same model and mask under several recipes. The noise is
+what a two-point estimate has to overcome (``seedtune.runtime.loss_noise``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from seedtune.runtime.batch_loss import BatchLoss
+from seedtune.runtime.batches import batch_indices
+from seedtune.runtime.engines import Engine, open_engine
+from seedtune.runtime.engines.native import NativeEngine
+from seedtune.runtime.loss_noise import LossNoise, measure_loss_noise
+from seedtune.runtime.tasks import task_from_spec
+
+from ..calibration import load_calibration
+from ..fetch import fetch
+from ..named_tasks import TaskData, load_task
+from ..prepare import Prepared, example_batch
+from ..quickstart import DEFAULT_TASK, MODEL
+from .fidelity import perplexity
+from .figures import RESULTS, write_figures
+from .learning import Progress
+from .step import LENGTH, ROWS
+from .timing import in_turns
+from .variants import quickstart_program, variant
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "all columns int8": {"float_columns": False},
+    "sensitive columns float": {"outlier_share": 0.0},
+    "and 2 % outliers": {"outlier_share": 0.02},
+    "and 5 % outliers": {"outlier_share": 0.05},
+}
+DEFAULT = "and 2 % outliers"
+
+EPS = (1e-3, 1e-2)
+
+
+def bench_recipes(
+    *,
+    recipes: tuple[str, ...] = tuple(RECIPES),
+    turns: int = 7,
+    base: Prepared | None = None,
+    threads: int | None = None,
+    results: Path = RESULTS,
+    progress: Progress = lambda line: None,
+) -> dict[str, Any]:
+    """Measure every recipe of ``recipes``; each is exported once and kept.
+
+    Returns:
+        ``recipes`` by name: ``sigma`` of the batch loss, ``estimate_error`` by eps,
+        ``typical_estimate`` by eps (root mean square over directions), ``perplexity``,
+        ``forward_seconds``, ``over_dense``, ``compact_share``, ``program_bytes``;
+        and ``dense_forward_seconds``.
+    """
+    base = base or quickstart_program()
+    data = load_task(DEFAULT_TASK)
+    engines: dict[str, Engine] = {}
+    rows: dict[str, Any] = {}
+    values = base.bundle.values.astype(np.float32)[None]
+    text = load_calibration(_tokenizer()).held_out
+    for name in recipes:
+        prepared = base if name == DEFAULT else variant(_slug(name), base, recipe=RECIPES[name])
+        bundle = prepared.bundle
+        engines[name] = open_engine(bundle, threads)
+        noise = loss_noise(engines[name], prepared, data)
+        rows[name] = {
+            **noise_figures(noise),
+            "perplexity": perplexity(engines[name].score, text, values, bundle.bounds),
+            "compact_share": bundle.manifest["quantisation"]["compact_share"],
+            "program_bytes": bundle.program_path.stat().st_size,
+        }
+        progress(f"{name}: {rows[name]}")
+    batch = example_batch(ROWS, LENGTH, base.bundle.vocab_size)
+    dense = NativeEngine(base.dense_program, base.bundle.bounds, threads=threads)
+    none = np.zeros((1, 1), np.float32)
+    forwards = {"dense": lambda: dense.score(*batch, none)} | {
+        name: lambda engine=engine: engine.score(*batch, values)  # type: ignore[misc]
+        for name, engine in engines.items()
+    }
+    seconds, over_dense = in_turns(forwards, turns)
+    for name, row in rows.items():
+        row |= {"forward_seconds": seconds[name], "over_dense": over_dense[name]}
+    figures = {
+        "batch": [ROWS, LENGTH],
+        "dense_forward_seconds": seconds["dense"],
+        "dense_program_bytes": base.dense_program.stat().st_size,
+        "recipes": rows,
+    }
+    return write_figures("recipes", figures, results)
+
+
+def loss_noise(engine: Engine, prepared: Prepared, data: TaskData) -> LossNoise:
+    """Noise of the first training batch of seed 0, as the tuner measures it."""
+    bundle = prepared.bundle
+    task = task_from_spec(
+        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
+    )
+    train = [task.encode(row, f"train:{n}") for n, row in enumerate(data.train[:512], 1)]
+    lengths = np.array([example.length for example in train])
+    batch = [train[n] for n in batch_indices(0, seed=0, lengths=lengths, batch_size=ROWS)]
+    batch_loss = BatchLoss(engine, task, bundle.bounds)
+    return measure_loss_noise(
+        lambda rows: batch_loss(batch, rows),
+        bundle.values.astype(np.float32),
+        seed=0,
+        ladder=EPS,
+        repeats=16,
+    )
+
+
+def noise_figures(noise: LossNoise) -> dict[str, Any]:
+    """The part of a noise measurement that the table shows."""
+    return {
+        "loss": noise.loss,
+        "sigma": noise.sigma,
+        "estimate_error": {f"{rung.eps:g}": rung.error for rung in noise.rungs},
+        "typical_estimate": {f"{rung.eps:g}": rung.estimate for rung in noise.rungs},
+    }
+
+
+def _tokenizer() -> Any:
+    from seedtune.export.load_model import load_causal_lm
+
+    return load_causal_lm(str(fetch(MODEL))).tokenizer
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
