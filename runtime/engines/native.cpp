@@ -299,6 +299,7 @@ int32_t seedtune_load(void* handle, const char* method) {
     if (error == runtime::Error::Ok) {
       return 0;
     }
+    program->arenas.erase(method);
     call.fail(std::string("method ") + method + " cannot be loaded", error);
   } catch (const std::exception& error) {
     last_error = error.what();
@@ -306,13 +307,17 @@ int32_t seedtune_load(void* handle, const char* method) {
   return -1;
 }
 
-// Runs a method with one float32 output, which is copied into output->data.
+// Runs a method, loaded first if it is not, with one float32 output, which is copied into
+// output->data.
 int32_t seedtune_run(
     void* handle,
     const char* method,
     const seedtune_tensor* inputs,
     int32_t count,
     const seedtune_tensor* output) {
+  if (seedtune_load(handle, method) != 0) {
+    return -1;
+  }
   Call call;
   try {
     std::vector<executorch::extension::TensorPtr> tensors;
