@@ -23,7 +23,7 @@ from ..fetch import fetch
 from ..named_tasks import load_task
 from ..prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
-from .figures import RESULTS, write_figures
+from .figures import RESULTS, say, write_figures
 from .variants import quickstart_program
 
 Score = Callable[
@@ -40,7 +40,7 @@ def bench_fidelity(
     base: Prepared | None = None,
     threads: int | None = None,
     results: Path = RESULTS,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Compare per-example losses and perplexities.
 

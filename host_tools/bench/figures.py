@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 
 _LIBRARIES = ("numpy", "torch", "torchao", "executorch", "transformers")
+
+
+def say(line: str) -> None:
+    """Progress of a long benchmark, for whoever waits: standard output is for the figures."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:

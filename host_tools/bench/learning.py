@@ -20,6 +20,7 @@ from seedtune.runtime.tasks import Encoded, task_from_spec
 from seedtune.runtime.tuner import Tuner
 
 from ..named_tasks import TaskData
+from .figures import say
 
 Progress = Callable[[str], None]
 
@@ -32,7 +33,7 @@ def learn(
     test_rows: int | None = None,
     threads: int | None = None,
     runs: Path | None = None,
-    progress: Progress = print,
+    progress: Progress = say,
 ) -> dict[str, Any]:
     """Tune ``bundle`` on ``data`` as the quickstart does, or resume that run, to its last step.
 

@@ -10,7 +10,7 @@ from seedtune.runtime.settings import Settings
 from ..named_tasks import load_task
 from ..prepare import Prepared
 from ..quickstart import DEFAULT_TASK, SETTINGS
-from .figures import RESULTS, draw_curves, write_figures
+from .figures import RESULTS, draw_curves, say, write_figures
 from .learning import Progress, learn
 from .variants import quickstart_program, variant
 
@@ -25,7 +25,7 @@ def bench_masks(
     threads: int | None = None,
     runs: Path | None = None,
     results: Path = RESULTS,
-    progress: Progress = lambda line: None,
+    progress: Progress = say,
 ) -> dict[str, Any]:
     """Same seed, data order, eps and recipe; the random mask also at larger learning rates.
 

@@ -23,7 +23,7 @@ from ..named_tasks import TaskData, load_task
 from ..prepare import Prepared, example_batch
 from ..quickstart import DEFAULT_TASK, MODEL
 from .fidelity import perplexity
-from .figures import RESULTS, write_figures
+from .figures import RESULTS, say, write_figures
 from .learning import Progress
 from .step import LENGTH, ROWS
 from .timing import in_turns
@@ -47,7 +47,7 @@ def bench_recipes(
     base: Prepared | None = None,
     threads: int | None = None,
     results: Path = RESULTS,
-    progress: Progress = lambda line: None,
+    progress: Progress = say,
 ) -> dict[str, Any]:
     """Measure every recipe of ``recipes``; each is exported once and kept.
 

@@ -12,7 +12,7 @@ from ..fetch import fetch
 from ..named_tasks import TaskData, load_task
 from ..prepare import prepare
 from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, SETTINGS
-from .figures import RESULTS, draw_curves, write_figures
+from .figures import RESULTS, draw_curves, say, write_figures
 from .learning import Progress, learn, mean_and_deviation
 
 
@@ -26,7 +26,7 @@ def bench_seeds(
     threads: int | None = None,
     runs: Path | None = None,
     results: Path = RESULTS,
-    progress: Progress = lambda line: None,
+    progress: Progress = say,
 ) -> dict[str, Any]:
     """Tune with the quickstart's settings and every seed; figures are written after each run.
 
