@@ -20,7 +20,12 @@ def quickstart_program() -> Prepared:
 
 
 def variant(name: str, base: Prepared, **options: Any) -> Prepared:
-    """Export once more with other ``options`` of ``prepare``; profiles nothing anew."""
+    """Export once more with other ``options`` of ``prepare``; profiles nothing anew.
+
+    What ``options`` leave open is as in ``base``.
+    """
+    mask = base.bundle.manifest["mask"]
+    options = {"mask": mask["method"], "fraction": mask["fraction"], **options}
     folder = default_cache() / "bench" / "variants" / name
     profile = folder / "profile.safetensors"
     if not profile.exists():
