@@ -34,11 +34,13 @@ class Recipe:
 
     Attributes:
         float_columns: the sensitive columns are computed in float as a whole.
-        outlier_share: so is this share of each input's columns, the most active ones.
+        outlier_share: so is this share of each input's columns, the most active ones. Measured on
+            SmolLM2 it did not lower the loss noise (0.009 with 2 %, 0.010 without), so none is the
+            default.
     """
 
     float_columns: bool = True
-    outlier_share: float = 0.02
+    outlier_share: float = 0.0
 
 
 def export_bundle(

@@ -27,6 +27,7 @@ from seedtune.runtime.bundle import Bounds
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
+from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 METHOD = "score"
@@ -96,8 +97,35 @@ def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> byte
             )
         with _one_sort(), _few_passes(), _static_delegates(progress):
             edge = edge.to_backend(LevelPartitioner())
+        _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
         with _known_sizes():
             return bytes(edge.to_executorch().buffer)
+
+
+def _sink_early_work(graph: Graph) -> None:
+    """Order the nodes depth first from the output, the longest input chain of each node first.
+
+    Compact weights depend on no activation, so a sort may put all of them at the program's start,
+    where the memory plan must keep them alive together. Now each comes right before its user.
+    """
+    depth: dict[Node, int] = {}
+    for node in graph.nodes:
+        depth[node] = 1 + max((depth[each] for each in node.all_input_nodes), default=0)
+    output = graph.output_node()
+    placed = {node for node in graph.nodes if node.op in ("placeholder", "output")}
+    stack: list[Node] = [output]
+    waiting: set[Node] = set()
+    while stack:
+        node = stack[-1]
+        inputs = [each for each in node.all_input_nodes if each not in placed]
+        if inputs and node not in waiting:
+            waiting.add(node)
+            stack.extend(sorted(inputs, key=depth.__getitem__))  # the deepest is popped first
+            continue
+        stack.pop()
+        if node not in placed:
+            placed.add(node)
+            output.prepend(node)
 
 
 @contextlib.contextmanager

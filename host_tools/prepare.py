@@ -52,7 +52,7 @@ def prepare(
     *,
     task: dict[str, Any] | None = None,
     bounds: Bounds = QUICKSTART_BOUNDS,
-    mask: str = "global",
+    mask: str = "compact",
     fraction: float = 0.001,
     recipe: dict[str, Any] | None = None,
     dense: bool = False,

@@ -18,7 +18,7 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Bundle, or the profile that it is made from.")
     ],
-    mask: Mask = "global",
+    mask: Mask = "compact",
     fraction: Fraction = 0.001,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")

@@ -73,7 +73,7 @@ def profile(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
-    mask: Mask = "global",
+    mask: Mask = "compact",
     fraction: Fraction = 0.001,
     picture: Annotated[Path | None, typer.Option(help="PNG file of the report.")] = None,
     json: Json = False,
@@ -148,12 +148,12 @@ def export(
         str | None,
         typer.Option(metavar="NAME|FILE", help="Task to store: a named one or a JSON file."),
     ] = None,
-    mask: Mask = "global",
+    mask: Mask = "compact",
     fraction: Fraction = 0.001,
     outliers: Annotated[
         float,
         typer.Option(min=0, max=0.5, help="Share of most active columns kept out of int8."),
-    ] = 0.02,
+    ] = 0.0,
     probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
     rows: Annotated[int, typer.Option(min=1, help="Bound: token rows.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Bound: tokens of a row.")] = 128,

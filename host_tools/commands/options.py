@@ -69,5 +69,7 @@ Fraction = Annotated[
 ]
 Mask = Annotated[
     str,
-    typer.Option("--mask", metavar="NAME", help="global, per-layer, random or module:function."),
+    typer.Option(
+        "--mask", metavar="NAME", help="compact, global, per-layer, random or module:function."
+    ),
 ]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from seedtune.host_tools.masks import (
     build_mask,
+    compact_top_k,
     entry_count,
     global_top_k,
     magnitude_mask,
@@ -142,7 +143,7 @@ def test_methods_by_name(tmp_path, monkeypatch):
         mask_method("my_masks_module:absent")
     with pytest.raises(ModelError, match="cannot be imported"):
         mask_method("no_such_module_here:f")
-    with pytest.raises(ModelError, match="unknown mask 'fisher'; take global"):
+    with pytest.raises(ModelError, match="unknown mask 'fisher'; take compact"):
         mask_method("fisher")
     with pytest.raises(ModelError, match="needs the weights"):
         mask_method("magnitude")
@@ -172,3 +173,31 @@ def test_weights_of_another_model():
     for weights in ({}, {"a": np.ones((2, 3))}):
         with pytest.raises(ModelError, match="layer a: the weights do not match"):
             build_mask(profile, 0.1, magnitude_mask(weights))
+
+
+def test_compact_gathers_entries_in_few_columns_and_matrices() -> None:
+    """Planted: one matrix with two heavy columns, one with a weak column, one with strays."""
+    generator = np.random.default_rng(0)
+    fisher = {name: 1e-6 * generator.random((64, 32)) for name in ("heavy", "weak", "strays")}
+    fisher["heavy"][:, 3] = 5.0 + generator.random(64)
+    fisher["heavy"][:, 7] = 3.0 + generator.random(64)
+    fisher["weak"][:40, 5] = 0.2
+    fisher["strays"][np.arange(20), np.arange(20)] = 4.0  # each alone in its column
+    profile = profile_of({name: each.astype(np.float32) for name, each in fisher.items()})
+
+    def counts(method, entries):
+        mask = build_mask(profile, entries / profile.entries, method)
+        return {name: len(flat) for name, flat in mask.items()}
+
+    assert counts(compact_top_k, 120) == {"heavy": 120, "weak": 0, "strays": 0}
+    assert counts(global_top_k, 120) == {"heavy": 100, "weak": 0, "strays": 20}
+    # More than the heavy columns hold: the weak one comes back rather than the strays.
+    assert counts(compact_top_k, 160) == {"heavy": 128, "weak": 32, "strays": 0}
+    chosen = build_mask(profile, 160 / profile.entries, compact_top_k)
+    assert set(chosen["heavy"] % 32) == {3, 7} and set(chosen["weak"] % 32) == {5}
+
+
+@given(profiles, fractions)
+def test_compact_takes_exactly_as_many_as_global(profile, fraction):
+    mask = build_mask(profile, fraction, compact_top_k)
+    assert sum(len(flat) for flat in mask.values()) == entry_count(profile, fraction)

@@ -1,0 +1,130 @@
+"""Exporting to a bundle: what goes in, what is refused, and the trap of empty matrices."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exported_bundle import export_tiny_bundle, request
+from seedtune.export.export import Recipe, export_bundle, prepare_program
+from seedtune.export.sensitive_linear import SensitiveLinear, input_groups
+from seedtune.runtime.bundle import Bounds, open_bundle
+from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
+from seedtune.runtime.errors import EngineError, ModelError
+
+BOUNDS = Bounds(probes=2, rows=2, length=16, positions=2, candidates=2)
+ABOUT = {"method": "test", "fraction": 0.001, "profile_sha256": None}
+DOWN = "model.layers.1.mlp.down_proj"
+Q = "model.layers.0.self_attn.q_proj"
+V = "model.layers.0.self_attn.v_proj"
+
+
+def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
+    bundle = open_bundle(export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported").path)
+    assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
+    for layer in bundle.layers:
+        weight = tiny_llama.model.get_submodule(layer.name).weight.numpy().reshape(-1)
+        own = slice(layer.offset, layer.offset + layer.count)
+        assert np.array_equal(bundle.values[own], weight[bundle.indices[own]].astype(np.float16))
+
+
+def test_the_program_answers_to_every_value(tmp_path_factory):
+    """Each matrix's slice of the values reaches the matrix: moving it alone moves the scores."""
+    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    engine = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, None)
+    tokens, positions, candidates, values = request(
+        bundle, rows=2, length=20, scored=6, choices=3, probes=2
+    )
+    values[:] = bundle.values
+    for layer in bundle.layers:
+        moved = values.copy()
+        moved[1, layer.offset : layer.offset + layer.count] += 2.0
+        found = engine.score(tokens, positions, candidates, moved)
+        assert np.abs(found[1] - found[0]).max() > 1e-3, layer.name
+    with pytest.raises(EngineError, match="values"):
+        engine.score(tokens, positions, candidates, values[:, :-1].copy())
+
+
+def test_matrices_without_entries_stay_plain(tiny_llama):
+    mask = {Q: np.array([3, 40]), V: np.zeros(0, np.int64), DOWN: np.array([7])}
+    program, surgery = prepare_program(tiny_llama.model, mask, BOUNDS, Recipe(True, 0.0))
+    modules = dict(program.backbone.named_modules())
+    replaced = {name for name, module in modules.items() if isinstance(module, SensitiveLinear)}
+    assert replaced == {Q.removeprefix("model."), DOWN.removeprefix("model.")}
+    assert type(modules[V.removeprefix("model.")]) is torch.nn.Linear
+    assert [layer[0] for layer in surgery.layers] == [Q, DOWN]
+
+
+def test_matrices_that_read_one_input_share_their_columns(tiny_llama):
+    names = [f"model.layers.0.{part}" for part in ("self_attn.q_proj", "self_attn.v_proj")]
+    names += [f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")]
+    groups = input_groups(tiny_llama.model, names, torch.zeros(1, 2, dtype=torch.int64))
+    assert groups == [names[:2], names[2:4], names[4:]]
+    mask = {name: np.array([place]) for place, name in enumerate(names)}
+    program, _ = prepare_program(tiny_llama.model, mask, BOUNDS, Recipe(True, 0.0))
+    q, v = (program.backbone.get_submodule(name.removeprefix("model.")) for name in names[:2])
+    assert q.columns is v.columns
+    assert q.columns.index.tolist() == [0, 1]
+    assert q.dense.weight[:, :2].abs().max() == 0, "float columns leave the int8 path whole"
+    assert q.dense.weight[:, 2:].abs().min() > 0
+
+
+def test_sensitive_entries_alone_leave_the_dense_matrix_without_float_columns(tiny_llama):
+    before = tiny_llama.model.get_submodule(Q).weight.clone()
+    program, _ = prepare_program(
+        tiny_llama.model, {Q: np.array([3, 40])}, BOUNDS, Recipe(False, 0.0)
+    )
+    dense = program.backbone.get_submodule(Q.removeprefix("model.")).dense.weight
+    gone = torch.nonzero((dense == 0).reshape(-1)).flatten().tolist()
+    assert gone == [3, 40]
+    kept = torch.ones(before.numel(), dtype=torch.bool)
+    kept[[3, 40]] = False
+    assert torch.equal(dense.reshape(-1)[kept], before.reshape(-1)[kept])
+
+
+def test_outlier_columns_are_the_most_active(tiny_llama):
+    activity = {Q: np.arange(32, dtype=np.float32)}
+    program, _ = prepare_program(
+        tiny_llama.model, {Q: np.array([0])}, BOUNDS, Recipe(True, 0.1), activity
+    )
+    columns = program.backbone.get_submodule(Q.removeprefix("model.")).columns
+    assert columns.index.tolist() == [0, 29, 30, 31]
+
+
+def export(loaded, folder: Path, mask=None, **changes):
+    arguments = {"bounds": BOUNDS, "recipe": Recipe(True, 0.0), "mask_description": ABOUT}
+    return export_bundle(loaded, mask or {Q: np.array([3])}, folder, **{**arguments, **changes})
+
+
+def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
+    with pytest.raises(ModelError, match=r"model.layers.9.*profile it again"):
+        export(tiny_llama, tmp_path / "b", {"model.layers.9.q": np.array([1])})
+    with pytest.raises(ModelError, match="no sensitive entry"):
+        export(tiny_llama, tmp_path / "b", {Q: np.zeros(0, np.int64)})
+    with pytest.raises(ModelError, match="index lies outside"):
+        export(tiny_llama, tmp_path / "b", {Q: np.array([32 * 32])})
+    with pytest.raises(ModelError, match="profile was made of another model"):
+        export(tiny_llama, tmp_path / "b", profiled_sha256="0" * 64)
+    with pytest.raises(ModelError, match="length bound 4096 exceeds"):
+        export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 2, 4096, 2, 2))
+    with pytest.raises(ModelError, match="activation statistics"):
+        export(tiny_llama, tmp_path / "b", recipe=Recipe(True, 0.1))
+    assert not (tmp_path / "b").exists()
+
+
+def test_nan_weights_are_refused_by_layer(tiny_llama, tmp_path):
+    tiny_llama.model.get_submodule(DOWN).weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj.*NaN"):
+        export(tiny_llama, tmp_path / "b")
+
+
+def test_a_width_that_int4_groups_do_not_divide_is_refused(tmp_path):
+    import transformers
+    from seedtune.export.quantise import quantise_linears_
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"q_proj.*48 is not a multiple of the group size 32"):
+        quantise_linears_(transformers.LlamaForCausalLM(config))
