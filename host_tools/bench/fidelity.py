@@ -102,6 +102,8 @@ def bench_fidelity(
         },
         "perplexity": perplexities,
         "equal_rows": {"probes": bundle.bounds.probes, "bit_equal": equal},
+        "mask": bundle.manifest["mask"],
+        "quantisation": bundle.manifest["quantisation"],
         "bundle_sha256": bundle.sha256,
     }
     return write_figures("fidelity", figures, results)

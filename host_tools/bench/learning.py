@@ -44,7 +44,8 @@ def learn(
     Returns:
         ``curve`` (``forwards, loss, accuracy`` of every evaluation), ``before`` and ``after`` (of
         the best evaluated step, as the tuner ships it), ``last`` (of the last step),
-        ``skipped``, ``step_seconds`` (median), ``test_rows``, ``bundle_sha256``.
+        ``skipped``, ``step_seconds`` (median), ``test_rows``, and of the bundle its ``mask``,
+        ``quantisation`` and ``bundle_sha256``.
     """
     task = task_from_spec(
         data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
@@ -85,6 +86,8 @@ def learn(
         "step_seconds": statistics.median(taken) if taken else None,
         "test_rows": len(test),
         "settings": settings.to_dict(),
+        "mask": bundle.manifest["mask"],
+        "quantisation": bundle.manifest["quantisation"],
         "bundle_sha256": bundle.sha256,
     }
 

@@ -36,7 +36,7 @@ def bench_masks(
         factors: learning rates to try with the random mask, in those of the quickstart.
 
     Returns:
-        ``runs`` by label (see ``learning.learn``, with ``compact_share`` and ``mask``).
+        ``runs`` by label (see ``learning.learn``).
     """
     base = base or quickstart_program()
     data = load_task(DEFAULT_TASK)
@@ -56,11 +56,6 @@ def bench_masks(
             runs=runs,
             progress=progress,
         )
-        manifest = prepared.bundle.manifest
-        taken |= {
-            "mask": manifest["mask"],
-            "compact_share": manifest["quantisation"]["compact_share"],
-        }
         found["runs"][label] = taken
         written = write_figures("masks", found, results)
         curves = {name: one["curve"] for name, one in found["runs"].items()}
