@@ -39,6 +39,8 @@ class ProbeValues:
     """Carries the program input ``values`` to the matrices during one forward pass.
 
     Plain Python state, not a module: ``torch.export`` sees only the tensors that pass through.
+    Its caches go by number, never by ``id``: while tracing, reading a submodule makes a passing
+    proxy object, and the next one may have the same ``id``.
     """
 
     def __init__(self) -> None:
@@ -60,27 +62,30 @@ class ProbeValues:
 
     def compact(self, block: "BlockScatter") -> tuple[torch.Tensor, ...]:
         """The compact weights of one decoder block, scattered once per pass."""
-        if id(block) not in self._compact:
+        if block.start not in self._compact:
             assert self.values is not None
-            self._compact = {id(block): block(self.values)}
-        return self._compact[id(block)]
+            self._compact = {block.start: block(self.values)}
+        return self._compact[block.start]
 
     def columns(
         self, columns: "SharedColumns", x: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``(x masked for the int8 path, x at the sensitive columns)``, once per distinct input."""
-        known = self._inputs.get(id(columns))
+        known = self._inputs.get(columns.number)
         if known is None or known[0] is not x:
             known = (x, *columns(x))
-            self._inputs[id(columns)] = known
+            self._inputs = {columns.number: known}
         return known[1], known[2]
 
 
 class SharedColumns(nn.Module):
     """The sensitive columns of one input, shared by the matrices that read it."""
 
-    def __init__(self, columns: torch.Tensor, in_features: int, float_columns: bool) -> None:
+    def __init__(
+        self, number: int, columns: torch.Tensor, in_features: int, float_columns: bool
+    ) -> None:
         super().__init__()
+        self.number = number
         self.register_buffer("index", columns)
         self.float_columns = float_columns
         if float_columns:
@@ -205,7 +210,7 @@ def insert_sensitive_linears(
         raise ModelError("mask: no sensitive entry at all; raise the fraction")
 
     shared: dict[str, SharedColumns] = {}
-    for group in groups:
+    for number, group in enumerate(groups):
         members = [name for name in group if name in names]
         if not members:
             continue
@@ -214,7 +219,7 @@ def insert_sensitive_linears(
         if float_columns and extra_columns is not None:
             found += [extra_columns[name] for name in members if name in extra_columns]
         union = torch.from_numpy(np.unique(np.concatenate(found)))
-        columns = SharedColumns(union, width, float_columns)
+        columns = SharedColumns(number, union, width, float_columns)
         shared.update(dict.fromkeys(members, columns))
 
     probe_values = ProbeValues()
