@@ -61,7 +61,7 @@ def run_quickstart(
         model = str(fetch(MODEL, progress))
     output.note("profiling and exporting (a few minutes; kept for the next time)")
     with output.stages() as stages:
-        prepared = prepare(model, folder / "model", dense=True, progress=stages)
+        prepared = prepare(model, folder / "model", task=data.spec, dense=True, progress=stages)
     bundle = prepared.bundle
     output.note(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "

@@ -232,7 +232,7 @@ def estimate(
     fraction: Fraction = 0.001,
     engine: Annotated[
         str, typer.Option(metavar="torch|native", help="Python binding, or the runtime alone.")
-    ] = "torch",
+    ] = "native",
     sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="While profiling.")
