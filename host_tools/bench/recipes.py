@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from seedtune.runtime.batch_loss import BatchLoss
 from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.engines import Engine, open_engine
@@ -64,7 +65,7 @@ def bench_recipes(
     )
     engines: dict[str, Engine] = {}
     rows: dict[str, Any] = {}
-    values = base.bundle.values.astype(np.float32)[None]
+    values: dict[str, NDArray[np.float32]] = {}
     text = load_calibration(_tokenizer()).held_out
     for name in recipes:
         prepared = (
@@ -74,10 +75,11 @@ def bench_recipes(
         )
         bundle = prepared.bundle
         engines[name] = open_engine(bundle, threads)
+        values[name] = bundle.values.astype(np.float32)[None]
         noise = loss_noise(engines[name], prepared, data)
         rows[name] = {
             **noise_figures(noise),
-            "perplexity": perplexity(engines[name].score, text, values, bundle.bounds),
+            "perplexity": perplexity(engines[name].score, text, values[name], bundle.bounds),
             "compact_share": bundle.manifest["quantisation"]["compact_share"],
             "program_bytes": bundle.program_path.stat().st_size,
         }
@@ -86,8 +88,8 @@ def bench_recipes(
     dense = NativeEngine(base.dense_program, base.bundle.bounds, threads=threads)
     none = np.zeros((1, 1), np.float32)
     forwards = {"dense": lambda: dense.score(*batch, none)} | {
-        name: lambda engine=engine: engine.score(*batch, values)  # type: ignore[misc]
-        for name, engine in engines.items()
+        name: lambda name=name: engines[name].score(*batch, values[name])  # type: ignore[misc]
+        for name in engines
     }
     seconds, over_dense = in_turns(forwards, turns)
     for name, row in rows.items():
