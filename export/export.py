@@ -34,9 +34,9 @@ class Recipe:
 
     Attributes:
         float_columns: the sensitive columns are computed in float as a whole.
-        outlier_share: so is this share of each input's columns, the most active ones. Measured on
-            SmolLM2 it did not lower the loss noise (0.009 with 2 %, 0.010 without), so none is the
-            default.
+        outlier_share: so is this share of each input's columns, the most active ones. With 2 % on
+            SmolLM2 the loss noise fell from 0.013 to 0.010 and perplexity from 48.8 to 46.6, but a
+            forward took 1.20x of the dense program's instead of 1.09x; hence none by default.
     """
 
     float_columns: bool = True
