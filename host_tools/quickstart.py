@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "schedule": "linear",
 }
-"""Chosen on the movie sentences; see ``host_tools/bench/results``."""
+"""Twice this rate reached 70.4 % after 100 steps where this one reached 72.0 %."""
 
 
 def run_quickstart(
@@ -92,8 +92,9 @@ def run_quickstart(
         forwards = tuner.forwards
         output.note(tuned.message)
     export_values(run / "values.safetensors", tuned.values, bundle, step=tuned.step)
+    # Before matplotlib is loaded and the program without the sparse term is opened beside it.
+    peak = peak_resident_bytes()
     draw_run(run, run / "plot.png")
-    peak = peak_resident_bytes()  # before the program without the sparse term is opened beside it
     result = {
         "task": task,
         "accuracy_before": first.metric,

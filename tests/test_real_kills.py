@@ -1,9 +1,8 @@
 """``kill -9`` at random moments on really exported programs: resumed runs end on the same bits."""
 
-import multiprocessing
+import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,74 +11,24 @@ from pathlib import Path
 
 import pytest
 from exported_bundle import export_tiny_bundle
-from faults import run_and_kill
-from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.engines import open_engine
 from seedtune.runtime.replay import replay
-from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
-from seedtune.runtime.tasks import task_from_spec
-from seedtune.runtime.tuner import Tuner
-
-SPEC = {
-    "kind": "classification",
-    "template": "{text} It was",
-    "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
-}
-ROWS = [
-    {"text": f"A film about {word}, told with {manner}.", "label": str(place % 2)}
-    for place, (word, manner) in enumerate(
-        (word, manner) for word in ("rain", "a cat", "a town") for manner in ("humour", "patience")
-    )
-]
+from seedtune.runtime.start import Start
 
 
-def run_to_the_end(folder: Path, bundle: Bundle) -> str:
-    """The whole life of a process on a device: open everything, resume, finish."""
-    task = task_from_spec(SPEC, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(ROWS)]
-    with Tuner(
-        open_engine(bundle, 1),
-        Start.of(bundle),
-        task,
-        examples,
-        folder=folder,
-        settings=Settings(seed=5, steps=40, batch_size=2, lr=1e-3, eps=1e-2, eval_every=10),
-        eval_examples=examples,
-    ) as tuner:
-        for _ in tuner:
-            pass
-        return values_sha256(tuner.values)
-
-
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 def test_500_kills_of_the_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> None:
     """SEEDTUNE_KILLS sets how many."""
     wanted = int(os.environ.get("SEEDTUNE_KILLS", "500"))
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    scratch = tmp_path_factory.mktemp("kills")
-    # In a process of its own, so that this one never starts the thread pool that forks would lose.
-    child = multiprocessing.get_context("fork").Process(
-        target=run_to_the_end, args=(scratch / "whole", bundle)
+    script = Path(__file__).with_name("kill_run.py")
+    arguments = [str(bundle.path), str(tmp_path_factory.mktemp("kills")), str(wanted)]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=1400
     )
-    began = time.monotonic()
-    child.start()
-    child.join()
-    lasted = time.monotonic() - began
-    whole = replay(scratch / "whole", Start.of(bundle))
-    assert whole.history.steps == 40
-    rng, kills, cycles = random.Random(0), 0, 0
-    while kills < wanted:
-        folder = scratch / f"run{cycles}"
-        while run_and_kill(lambda f=folder: run_to_the_end(f, bundle), rng.random() * lasted):
-            kills += 1
-        found = replay(folder, Start.of(bundle))
-        assert found.sha256 == whole.sha256
-        assert found.history.steps == 40
-        shutil.rmtree(folder)
-        cycles += 1
-    assert cycles >= wanted // 100, "most cycles must have been finished after their kills"
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["kills"] >= wanted
+    assert found["cycles"] >= wanted // 100, "runs must also come to an end after their kills"
 
 
 @pytest.mark.slow
