@@ -32,6 +32,7 @@ def test_500_kills_of_the_tiny_model(tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_5_kills_of_smollm2(tmp_path: Path) -> None:
     from seedtune.host_tools.fetch import fetch
     from seedtune.host_tools.prepare import prepare
