@@ -56,7 +56,8 @@ def run_quickstart(
         SeedtuneError: as fetching, exporting and tuning raise them.
     """
     began = time.monotonic()
-    data = load_task_with_progress(task, output)
+    output.note(f"fetching the rows of {task}")
+    data = load_task(task)
     with output.counting(f"fetching {MODEL}", size=True) as progress:
         model = str(fetch(MODEL, progress))
     output.note("profiling and exporting (a few minutes; kept for the next time)")
@@ -114,12 +115,6 @@ def run_quickstart(
     result["seconds"] = time.monotonic() - began
     (folder / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
-
-
-def load_task_with_progress(task: str, output: Output) -> Any:
-    """The rows of a named task, fetched first if need be."""
-    output.note(f"fetching the rows of {task}")
-    return load_task(task)
 
 
 def bundle_bytes(prepared: Prepared) -> int:

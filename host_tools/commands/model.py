@@ -169,6 +169,8 @@ def export(
 ) -> None:
     """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
     import hashlib
+    import shutil
+    import tempfile
     import time
 
     from seedtune.runtime.bundle import Bounds, pack_bundle
@@ -192,27 +194,33 @@ def export(
 
     source = model_source(model, output)
     archive = bundle.suffix == ".seedtune"
-    folder = bundle.with_suffix("") if archive else bundle
+    # A single file is packed from a folder that nobody else can have the name of.
+    work = tempfile.mkdtemp(prefix=f".{bundle.stem}.", dir=bundle.parent) if archive else None
+    folder = Path(work) / "bundle" if work else bundle
     began = time.monotonic()
-    with output.stages() as progress:
-        written = export_bundle(
-            source,
-            chosen,
-            folder,
-            bounds=bounds,
-            recipe=Recipe(outlier_share=outliers),
-            activity={name: layer.input_absmax for name, layer in profiled.layers.items()},
-            mask_description={
-                "method": mask,
-                "fraction": fraction,
-                "profile_sha256": hashlib.sha256(profile.read_bytes()).hexdigest(),
-            },
-            profiled_sha256=profiled.model_sha256,
-            task=spec,
-            progress=progress,
-        )
-    if archive:
-        pack_bundle(folder, bundle)
+    try:
+        with output.stages() as progress:
+            written = export_bundle(
+                source,
+                chosen,
+                folder,
+                bounds=bounds,
+                recipe=Recipe(outlier_share=outliers),
+                activity={name: layer.input_absmax for name, layer in profiled.layers.items()},
+                mask_description={
+                    "method": mask,
+                    "fraction": fraction,
+                    "profile_sha256": hashlib.sha256(profile.read_bytes()).hexdigest(),
+                },
+                profiled_sha256=profiled.model_sha256,
+                task=spec,
+                progress=progress,
+            )
+        if archive:
+            pack_bundle(folder, bundle)
+    finally:
+        if work:
+            shutil.rmtree(work, ignore_errors=True)
     output.result(
         {
             "bundle": str(bundle),
