@@ -1,10 +1,12 @@
 """The commands on the way to a bundle, on a tiny model."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import call, good
+from seedtune.runtime.bundle import open_bundle
 from tiny_model import CORPUS, write_tiny_llama
 
 
@@ -75,3 +77,17 @@ def test_estimate(model: Path) -> None:
     ratio = slower["stages"]["tuning"]["seconds"] / found["stages"]["tuning"]["seconds"]
     assert ratio == pytest.approx(10)
     assert "tuning" in call("estimate", model, "--gflops", 50).stdout
+
+
+def test_export_to_one_file_beside_a_model_of_that_name(
+    tmp_path: Path, model: Path, text: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "tiny")
+    profile, bundle = tmp_path / "p.safetensors", tmp_path / "tiny.seedtune"
+    good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    found = good("export", tmp_path / "tiny", profile, bundle, "--fraction", 0.01, "--length", 16)
+    assert open_bundle(bundle, cache=tmp_path / "cache").K == found["values"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(
+        [*before, bundle.name]
+    )
