@@ -38,7 +38,7 @@ def draw_run(run: Path, file: Path) -> None:
     ]
     if not losses and not history.evaluations:
         raise JournalError(f"{journal.path}: has neither evaluations nor steps to draw yet")
-    probes = make_estimator(history.settings.estimator, history.settings.noise).probes
+    probes = make_estimator(history.settings).probes
     # Without pyplot, so that no global state and no display are touched.
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     FigureCanvasAgg(figure)

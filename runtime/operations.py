@@ -222,7 +222,7 @@ class JournalDiff:
     @property
     def same_values(self) -> bool:
         """Whether both lead to the same values."""
-        bound = {"bundle_sha256", "values_sha256", "estimator", "noise", "snapshot"}
+        bound = {"bundle_sha256", "values_sha256", "estimator", "noise", "directions", "snapshot"}
         return self.steps[0] == self.steps[1] == self.common_steps and not bound & set(self.fields)
 
 

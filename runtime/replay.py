@@ -58,7 +58,7 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     best = whole.best
     values, best_values = _first_values(journal, start)
     history = History(header, name)
-    estimator = make_estimator(history.settings.estimator, history.settings.noise)
+    estimator = make_estimator(history.settings)
     if estimator.scalar_count != header.scalar_count:
         raise JournalError(
             f"{name}: {header.scalar_count} scalars a step do not fit {history.settings.estimator}"

@@ -23,7 +23,7 @@ from .settings import Settings
 from .start import Start, values_sha256
 from .tasks import Encoded
 
-_FIXED = ("estimator", "noise")
+_FIXED = ("estimator", "noise", "directions")
 _ALWAYS = ("steps",)
 
 
@@ -67,7 +67,7 @@ class RunState:
     ) -> "RunState":
         """Start a run in a folder that has none."""
         settings = Settings.from_dict(header.settings)
-        estimator = make_estimator(settings.estimator, settings.noise)
+        estimator = make_estimator(settings)
         writer = JournalWriter.create(folder, header, durability=durability)
         history = History(header, str(writer.path))
         return cls(writer, history, estimator, start.values.copy(), start.values)

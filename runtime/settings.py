@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from .errors import TuningError
+from .estimators import ESTIMATORS
 from .noise import NOISE_KINDS, NoiseKind
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+_BEFORE: dict[str, Any] = {"directions": 1}
+"""Settings that older journals do not have, with the value that those runs had in effect."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Settings:
     eval_every: int = 100
     """Steps between held-out evaluations; 0 evaluates at the start and the end only."""
     estimator: str = "two-point"
+    """Name in ``ESTIMATORS``: how losses become a step."""
+    directions: int = 0
+    """Directions that a step tries and averages; 0 takes the estimator's usual number."""
     noise: NoiseKind = "rademacher"
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
@@ -52,7 +59,8 @@ class Settings:
             if not good:
                 raise TuningError(f"setting {field}={getattr(self, field)!r} must be {wanted}")
 
-        for field in ("seed", "steps", "batch_size", "warmup", "eval_every", "max_skips"):
+        whole = ("seed", "steps", "batch_size", "warmup", "eval_every", "max_skips", "directions")
+        for field in whole:
             value = getattr(self, field)
             need(isinstance(value, int) and not isinstance(value, bool), field, "a whole number")
         for field in ("lr", "loss_jump", "scalar_jump"):
@@ -68,6 +76,12 @@ class Settings:
         need(self.schedule in get_args(Schedule), "schedule", "constant, linear or cosine")
         need(self.warmup >= 0, "warmup", "at least 0")
         need(self.eval_every >= 0, "eval_every", "at least 0")
+        need(self.estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}")
+        kind = ESTIMATORS[self.estimator]
+        if self.directions == 0:
+            object.__setattr__(self, "directions", kind.usual)
+        good = kind.least <= self.directions <= 32768
+        need(good, "directions", f"{kind.least} to 32768 for {self.estimator}")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
         need(self.best_by in ("metric", "loss"), "best_by", "'metric' or 'loss'")
         need(self.loss_jump > 0, "loss_jump", "above 0")
@@ -98,7 +112,8 @@ class Settings:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Settings":
-        """Inverse of ``to_dict``; unknown or missing fields are refused."""
+        """Inverse of ``to_dict``, of older versions too; unknown or missing fields are refused."""
+        fields = {**_BEFORE, **fields}
         names = {field.name for field in dataclasses.fields(cls)}
         odd = sorted(set(fields) ^ names)
         if odd:

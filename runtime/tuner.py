@@ -132,8 +132,8 @@ class Tuner:
         else:
             header = self._new_header(settings or Settings())
             self._state = RunState.begin(self.folder, header, start, durability)
-        probes = self._state.estimator.probes
-        self._rows = np.empty((probes, len(start.values)), dtype=np.float32)
+        at_once = min(self._state.estimator.probes, start.bounds.probes)
+        self._rows = np.empty((at_once, len(start.values)), dtype=np.float32)
         self._metrics = MetricsLog(self.folder)
 
     def _new_header(self, settings: Settings) -> journal.Header:
@@ -154,7 +154,7 @@ class Tuner:
             bundle_sha256=self._start.bundle_sha256,
             values_sha256=values_sha256(self._start.values),
             entries=len(self._start.values),
-            scalar_count=make_estimator(settings.estimator, settings.noise).scalar_count,
+            scalar_count=make_estimator(settings).scalar_count,
             settings=settings.to_dict(),
             train_sha256=train_sha256,
             eval_sha256=examples_sha256(self._eval),
@@ -212,8 +212,7 @@ class Tuner:
         history, settings = self.history, self.history.settings
         number, eps = history.steps, settings.resolved_eps
         estimator = self._state.estimator
-        estimator.perturb(self.values, self._rows, seed=settings.seed, step=number, eps=eps)
-        losses = self._batch_loss(self._batch(settings, number), self._rows)
+        losses = self._probe_losses(number)
         mean = float(losses.mean())
         skip = judge_losses(losses, history)
         scalars = estimator.scalars(losses, eps=eps)
@@ -249,6 +248,24 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             evaluation=self._evaluate_if_due(),
         )
+
+    def _probe_losses(self, number: int) -> NDArray[np.float64]:
+        """Batch loss of each probe of step ``number``, as many at once as the bounds allow."""
+        settings, estimator = self.history.settings, self._state.estimator
+        batch = self._batch(settings, number)
+        losses = np.empty(estimator.probes, dtype=np.float64)
+        for first in range(0, len(losses), len(self._rows)):
+            rows = self._rows[: len(losses) - first]
+            estimator.perturb(
+                self.values,
+                rows,
+                seed=settings.seed,
+                step=number,
+                eps=settings.resolved_eps,
+                first=first,
+            )
+            losses[first : first + len(rows)] = self._batch_loss(batch, rows)
+        return losses
 
     def evaluate(self) -> Evaluation:
         """Evaluate the current values on the held-out examples, now, and journal the result.

@@ -12,6 +12,7 @@ import numpy as np
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.native import NativeEngine
 from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.settings import Settings
 
 from ..fetch import fetch
 from ..prepare import Prepared, example_batch, prepare
@@ -75,7 +76,7 @@ def _step(prepared: Prepared) -> Callable[[], object]:
     bundle = prepared.bundle
     batch = example_batch(ROWS, LENGTH, bundle.vocab_size)
     engine = open_engine(bundle)
-    estimator = make_estimator("two-point", "rademacher")
+    estimator = make_estimator(Settings())
     values = bundle.values.astype(np.float32)
     rows = np.empty((estimator.probes, bundle.K), np.float32)
 

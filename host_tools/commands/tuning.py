@@ -62,7 +62,13 @@ def tune(
     eval_every: Annotated[
         int | None, typer.Option(min=0, help="Steps between held-out evaluations; 0: ends only.")
     ] = None,
-    estimator: Annotated[str | None, typer.Option(help="How steps are estimated.")] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(metavar="two-point|one-sided|leave-one-out", help="How steps are estimated."),
+    ] = None,
+    directions: Annotated[
+        int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
+    ] = None,
     noise: Annotated[
         str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
     ] = None,
@@ -112,6 +118,7 @@ def tune(
             "warmup": warmup,
             "eval_every": eval_every,
             "estimator": estimator,
+            "directions": directions,
             "noise": noise,
             "best_by": best_by,
         }.items()

@@ -2,23 +2,27 @@
 
 An estimator splits a step in three, so that a journal can stand between the last two:
 
-1. ``perturb``  values -> the rows that one engine call evaluates;
+1. ``perturb``  values -> the rows that the program evaluates, in as many calls as it needs;
 2. ``scalars``  the rows' losses -> the few float16 numbers that the journal stores;
 3. ``apply``    those numbers -> the new values. Live steps and replays call the same code.
 
-``apply`` must depend on nothing but its arguments and on what earlier ``apply`` calls left in the
-object, so that replaying a journal from its start rebuilds any state (a momentum, say).
+``perturb`` and ``apply`` must depend on nothing but their arguments and ``state``, and only
+``apply`` may change ``state``: replaying a journal from its start so rebuilds a momentum to the
+bit, and ``compact`` carries it in the snapshot.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TuningError
-from ..noise import NoiseKind
+from .leave_one_out import LeaveOneOut
+from .one_sided import OneSided
 from .two_point import TwoPoint
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 class Estimator(Protocol):
@@ -34,6 +38,11 @@ class Estimator(Protocol):
         """float16 numbers that the journal stores for a step: S."""
         ...
 
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What earlier ``apply`` calls left, by name; empty for most. Filling it restores it."""
+        ...
+
     def perturb(
         self,
         values: NDArray[np.float32],
@@ -42,8 +51,14 @@ class Estimator(Protocol):
         seed: int,
         step: int,
         eps: float,
+        first: int = 0,
     ) -> None:
-        """Write the values of each probe into ``rows`` (float32 ``[P, K]``)."""
+        """Write the values of the probes from number ``first`` on into ``rows``.
+
+        Args:
+            values: float32 ``[K]``.
+            rows: float32 ``[n, K]`` with ``first + n <= probes``.
+        """
         ...
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
@@ -66,13 +81,23 @@ class Estimator(Protocol):
         ...
 
 
-_MAKERS: dict[str, Callable[[NoiseKind], Estimator]] = {"two-point": TwoPoint}
+class Kind(NamedTuple):
+    """One of ``ESTIMATORS``."""
 
-ESTIMATORS: tuple[str, ...] = tuple(_MAKERS)
+    make: Callable[["Settings"], Estimator]
+    usual: int
+    """Directions of a step unless the settings say so."""
+    least: int
+    """Directions that it needs."""
 
 
-def make_estimator(name: str, noise: NoiseKind) -> Estimator:
-    """A fresh estimator by its name in the settings."""
-    if name not in _MAKERS:
-        raise TuningError(f"setting estimator={name!r} is not one of {', '.join(ESTIMATORS)}")
-    return _MAKERS[name](noise)
+ESTIMATORS: dict[str, Kind] = {
+    "two-point": Kind(lambda its: TwoPoint(its.noise, its.directions), usual=1, least=1),
+    "one-sided": Kind(lambda its: OneSided(its.noise, its.directions), usual=8, least=2),
+    "leave-one-out": Kind(lambda its: LeaveOneOut(its.noise, its.directions), usual=8, least=2),
+}
+
+
+def make_estimator(settings: "Settings") -> Estimator:
+    """A fresh estimator for a run of these settings."""
+    return ESTIMATORS[settings.estimator].make(settings)

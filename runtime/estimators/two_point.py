@@ -2,38 +2,43 @@
 
 Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient
 approximation" (1992), as Algorithm 1 of Malladi et al., "Fine-Tuning Language Models with Just
-Forward Passes" (arXiv 2305.17333) uses it:
+Forward Passes" (arXiv 2305.17333) uses it, with the mean over q directions (its n-SPSA):
 
-    g = (L(v + eps z) - L(v - eps z)) / (2 eps),     v <- v - lr g z
+    g_i = (L(v + eps z_i) - L(v - eps z_i)) / (2 eps),     v <- v - lr / q sum_i g_i z_i
 
 MeZO draws a Gaussian z; here z is +-1 by default (Spall's choice: lower variance, exact in any
 number format, one bit an entry). MeZO perturbs one copy in place three times; here values are
-program inputs, so the two perturbed copies are the two rows of one call.
+program inputs, so the perturbed copies are rows of one call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..noise import NoiseKind, add_noise, perturb
+from ..noise import NoiseKind, perturb
+from .directions import apply_mean
 
 
 @dataclass(frozen=True)
 class TwoPoint:
-    """Two losses give one scalar, the projected gradient. Has no state."""
+    """Two losses of each direction give its scalar, the projected gradient."""
 
     noise: NoiseKind = "rademacher"
+    directions: int = 1
+    """q."""
+    state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def probes(self) -> int:
-        """Two: ``v + eps z`` and ``v - eps z``."""
-        return 2
+        """``2 q``: ``v + eps z`` and ``v - eps z`` of each direction."""
+        return 2 * self.directions
 
     @property
     def scalar_count(self) -> int:
-        """One: the projected gradient."""
-        return 1
+        """q: the projected gradients."""
+        return self.directions
 
     def perturb(
         self,
@@ -43,15 +48,21 @@ class TwoPoint:
         seed: int,
         step: int,
         eps: float,
+        first: int = 0,
     ) -> None:
-        """Write ``v + eps z`` and ``v - eps z`` into ``rows`` (float32 ``[2, K]``)."""
-        perturb(values, rows, (eps, -eps), seed=seed, step=step, kind=self.noise)
+        """Write ``v + eps z_0``, ``v - eps z_0``, ``v + eps z_1``, ... from row ``first`` on."""
+        done = 0
+        while done < len(rows):
+            probe, minus = divmod(first + done, 2)
+            room = rows[done : done + 2 - minus]
+            scales = (eps, -eps)[minus : minus + len(room)]
+            perturb(values, room, scales, seed=seed, step=step, probe=probe, kind=self.noise)
+            done += len(room)
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
-        """The projected gradient, float16 ``[1]``; infinite where float16 cannot hold it."""
+        """The projected gradients, float16 ``[q]``; infinite where float16 cannot hold one."""
         with np.errstate(over="ignore", invalid="ignore"):
-            gradient = (losses[0] - losses[1]) / (2.0 * eps)
-            return np.array([gradient], dtype=np.float16)
+            return ((losses[0::2] - losses[1::2]) / (2.0 * eps)).astype(np.float16)
 
     def apply(
         self,
@@ -62,6 +73,5 @@ class TwoPoint:
         step: int,
         lr: float,
     ) -> None:
-        """``v += float32(-lr * scalar) * z``; the product is float64, rounded once."""
-        coefficient = -lr * float(scalars[0])
-        add_noise(values, coefficient, seed=seed, step=step, kind=self.noise)
+        """``v += float32(-lr * scalar_i / q) * z_i`` for each direction."""
+        apply_mean(values, scalars, seed=seed, step=step, lr=lr, kind=self.noise)

@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators import ESTIMATORS, make_estimator
+from seedtune.runtime.estimators import ESTIMATORS, Estimator, make_estimator
 from seedtune.runtime.noise import NOISE_KINDS, noise_vector
 from seedtune.runtime.settings import Settings
 
 KEY = {"seed": 11, "step": 4}
+
+
+def made(name: str, **settings) -> Estimator:
+    return make_estimator(Settings(estimator=name, **settings))
 
 
 @pytest.mark.parametrize("kind", NOISE_KINDS)
@@ -15,7 +21,7 @@ def test_two_point_is_algorithm_1_of_mezo(kind):
     rng = np.random.default_rng(0)
     values = rng.standard_normal(1001).astype(np.float32)
     slope = rng.standard_normal(1001)
-    estimator = make_estimator("two-point", kind)
+    estimator = made("two-point", noise=kind)
     rows = np.empty((estimator.probes, 1001), dtype=np.float32)
     estimator.perturb(values, rows, eps=0.01, **KEY)
     z = noise_vector(1001, kind=kind, **KEY)
@@ -31,7 +37,7 @@ def test_two_point_is_algorithm_1_of_mezo(kind):
 
 @pytest.mark.parametrize("losses", [(1e9, 0.0), (np.inf, 1.0), (np.nan, 1.0), (np.inf, np.inf)])
 def test_two_point_scalars_beyond_float16_are_not_finite(losses):
-    scalars = make_estimator("two-point", "rademacher").scalars(np.array(losses), eps=1e-2)
+    scalars = made("two-point").scalars(np.array(losses), eps=1e-2)
     assert not np.isfinite(scalars).any()
 
 
@@ -40,22 +46,119 @@ def test_apply_depends_on_its_arguments_alone(name):
     """Two fresh estimators, one of which has also perturbed, end in the same bits."""
     ends = []
     for live in (True, False):
-        estimator = make_estimator(name, "rademacher")
+        estimator = made(name)
         values = np.ones(100, dtype=np.float32)
         rows = np.empty((estimator.probes, 100), dtype=np.float32)
         for step in range(5):
             if live:
                 estimator.perturb(values, rows, seed=1, step=step, eps=0.1)
                 estimator.scalars(np.arange(estimator.probes, dtype=np.float64), eps=0.1)
-            scalars = np.full(estimator.scalar_count, step + 0.5, dtype=np.float16)
+            scalars = np.arange(estimator.scalar_count, dtype=np.float16) + np.float16(step + 0.5)
             estimator.apply(values, scalars, seed=1, step=step, lr=0.01)
         ends.append(values.tobytes())
     assert ends[0] == ends[1]
 
 
-def test_an_unknown_estimator_is_refused():
-    with pytest.raises(TuningError, match="estimator='adam' is not one of two-point"):
-        make_estimator("adam", "rademacher")
+@pytest.mark.parametrize("name", ESTIMATORS)
+@given(directions=st.integers(2, 5), at_once=st.integers(1, 11), step=st.integers(0, 2**40))
+def test_rows_are_the_same_however_they_are_grouped(name, directions, at_once, step):
+    estimator = made(name, directions=directions)
+    values = np.linspace(-1, 1, 70, dtype=np.float32)
+    whole = np.empty((estimator.probes, 70), dtype=np.float32)
+    key = {"seed": 8, "step": step, "eps": 0.03}
+    estimator.perturb(values, whole, **key)
+    for first in range(0, estimator.probes, at_once):
+        rows = np.full_like(whole[first : first + at_once], np.nan)
+        estimator.perturb(values, rows, first=first, **key)
+        assert (rows == whole[first : first + at_once]).all()
+    assert len(np.unique(whole, axis=0)) == estimator.probes
+
+
+@pytest.mark.parametrize("name", ["two-point", "leave-one-out"])
+@pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_estimates_are_unbiased_on_a_quadratic(name, kind):
+    """The mean step over many seeds is the gradient, within four of its standard errors."""
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal(12).astype(np.float32)
+    root = rng.standard_normal((12, 12))
+    curvature = root @ root.T / 12
+    slope = rng.standard_normal(12)
+    estimator = made(name, noise=kind, directions=3)
+    rows = np.empty((estimator.probes, 12), dtype=np.float32)
+    found = []
+    for step in range(4000):
+        estimator.perturb(values, rows, seed=0, step=step, eps=0.05)
+        exact = rows.astype(np.float64)
+        losses = 0.5 * np.einsum("pk,kl,pl->p", exact, curvature, exact) + exact @ slope
+        moved = np.zeros(12, dtype=np.float32)
+        scalars = estimator.scalars(losses, eps=0.05)
+        estimator.apply(moved, scalars, seed=0, step=step, lr=1.0)
+        found.append(-moved)
+    error = np.mean(found, axis=0) - (curvature @ values + slope)
+    deviation = np.std(found, axis=0) / np.sqrt(len(found))
+    assert (np.abs(error) < 4 * deviation).all()
+
+
+def test_one_sided_is_the_step_of_fzoo():
+    values = np.linspace(-1, 1, 50, dtype=np.float32)
+    estimator = made("one-sided")
+    assert estimator.probes == 9 and estimator.scalar_count == 8
+    rows = np.empty((9, 50), dtype=np.float32)
+    estimator.perturb(values, rows, eps=0.01, **KEY)
+    zs = [noise_vector(50, probe=probe, **KEY) for probe in range(8)]
+    assert (rows[0] == values).all()
+    assert all((rows[1 + i] == values + np.float32(0.01) * z).all() for i, z in enumerate(zs))
+    losses = np.array([1.0, 1.5, 0.5, 2.0, 1.0, 1.25, 0.75, 3.0, 1.125])
+    scalars = estimator.scalars(losses, eps=0.01)
+    wanted = (losses[1:] - 1.0) / np.sqrt(np.mean((losses[1:] - losses[1:].mean()) ** 2))
+    assert np.allclose(scalars, wanted, rtol=1e-3)
+    moved = values.copy()
+    estimator.apply(moved, scalars, lr=0.1, **KEY)
+    step = sum(float(s) * z for s, z in zip(scalars, zs, strict=True))
+    assert np.allclose(moved, values - 0.1 / 8 * step, atol=1e-6)
+
+
+LOSSES = st.lists(st.floats(0, 8, width=16), min_size=9, max_size=9).map(np.array)
+
+
+@given(losses=LOSSES, power=st.integers(-20, 20))
+def test_one_sided_steps_do_not_depend_on_the_scale_of_the_loss(losses, power):
+    """To the bit for powers of two, which scale without rounding."""
+    estimator = made("one-sided")
+    scalars = estimator.scalars(losses, eps=0.01)
+    assert (estimator.scalars(losses * 2.0**power, eps=0.01) == scalars).all()
+
+
+def test_one_sided_does_not_move_where_all_probes_agree():
+    losses = np.array([1.0] + [2.0] * 8)
+    assert (made("one-sided").scalars(losses, eps=0.01) == 0).all()
+
+
+@given(losses=LOSSES, constant=st.integers(-1000, 1000))
+def test_leave_one_out_ignores_what_all_losses_have_in_common(losses, constant):
+    """Sums of these numbers are exact, so the scalars differ by the last division's rounding."""
+    estimator = made("leave-one-out", directions=9)
+    scalars = estimator.scalars(losses, eps=0.5).astype(np.float64)
+    moved = estimator.scalars(losses + constant, eps=0.5).astype(np.float64)
+    assert np.allclose(moved, scalars, rtol=1e-3, atol=1e-6)
+    assert np.allclose(scalars, (losses - losses.mean()) * 9 / 8 / 0.5, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_any_loss_that_is_not_sound_makes_a_scalar_that_is_not_finite(name, bad):
+    estimator = made(name, directions=2)
+    for probe in range(estimator.probes):
+        losses = np.linspace(1, 2, estimator.probes)
+        losses[probe] = bad
+        scalars = estimator.scalars(losses, eps=1e-2)
+        assert (np.isfinite(bad) and name == "one-sided") or not np.isfinite(scalars).all()
+
+
+def test_each_estimator_has_its_own_number_of_directions():
+    assert [Settings(estimator=name).directions for name in ESTIMATORS] == [1, 8, 8]
+    with pytest.raises(TuningError, match="directions=1 must be 2 to 32768 for leave-one-out"):
+        Settings(estimator="leave-one-out", directions=1)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +176,10 @@ def test_an_unknown_estimator_is_refused():
         ("warmup", -1),
         ("eval_every", -1),
         ("noise", "uniform"),
+        ("estimator", "adam"),
+        ("directions", -1),
+        ("directions", 1 << 16),
+        ("directions", 2.0),
         ("best_by", "luck"),
         ("loss_jump", 0.0),
         ("scalar_jump", 1.0),
@@ -103,3 +210,18 @@ def test_learning_rate_schedules():
         wanted = np.where(steps < 10, (steps + 1) / 10, shape)
         assert np.allclose(found, 3.0 * wanted, rtol=0, atol=1e-14)
         assert settings.learning_rate(1000) >= 0
+
+
+def test_settings_of_older_journals_keep_their_meaning():
+    """All fields that the first journals had, as they stand in their headers."""
+    old = {
+        "seed": 3, "steps": 400, "batch_size": 16, "lr": 1e-4, "eps": 0.01, "schedule": "linear",
+        "warmup": 0, "eval_every": 100, "estimator": "two-point", "noise": "rademacher",
+        "best_by": "metric", "loss_jump": 2.0, "scalar_jump": 10.0, "max_skips": 10,
+    }  # fmt: skip
+    settings = Settings.from_dict(old)
+    assert {field: settings.to_dict()[field] for field in old} == old
+    estimator = make_estimator(settings)
+    assert (estimator.probes, estimator.scalar_count) == (2, 1)
+    with pytest.raises(TuningError, match="'eps'"):
+        Settings.from_dict({name: value for name, value in old.items() if name != "eps"})

@@ -1,9 +1,12 @@
 """The loop: learns, resumes to the bit, ships the best step, refuses another run's inputs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
+from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal import read_journal
 from seedtune.runtime.metrics import read_metrics
 from seedtune.runtime.replay import replay
@@ -43,6 +46,23 @@ def test_one_probe_programs_take_them_one_by_one_with_the_same_result(tmp_path, 
     assert {call[1] for call in engine.calls} == {1}
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("probes", [1, 3, 16])
+def test_probes_beyond_the_bounds_take_several_passes_with_the_same_result(
+    tmp_path, estimator, probes
+):
+    settings = replace(SETTINGS, estimator=estimator, directions=4, steps=6)
+    hashes = set()
+    for at_once in (probes, 2):
+        engine = FakeEngine(K)
+        start = Start(START.values, START.bundle_sha256, replace(BOUNDS, probes=at_once))
+        folder = tmp_path / str(at_once)
+        hashes.add(run(folder, settings=settings, start=start, engine=engine, eval_examples=None))
+        assert max(call[1] for call in engine.calls) <= at_once
+        assert replay(folder, START).sha256 in hashes
+    assert len(hashes) == 1
+
+
 def test_batches_beyond_the_bounds_are_split(tmp_path):
     start = Start(START.values, START.bundle_sha256, BOUNDS.__class__(2, 3, 8, 16, 2))
     engine = FakeEngine(K)
@@ -73,9 +93,18 @@ def test_interrupted_equals_uninterrupted(tmp_path, whole, stops):
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
-def test_replay_equals_live(tmp_path, schedule, noise):
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_replay_equals_live(tmp_path, schedule, noise, estimator):
     settings = Settings(
-        seed=9, steps=30, batch_size=4, lr=0.1, eps=0.02, schedule=schedule, warmup=5, noise=noise
+        seed=9,
+        steps=30,
+        batch_size=4,
+        lr=0.1,
+        eps=0.02,
+        schedule=schedule,
+        warmup=5,
+        noise=noise,
+        estimator=estimator,
     )
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
 
