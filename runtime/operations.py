@@ -24,6 +24,7 @@ from .journal import (
 from .journal_format import Change, End, Record, Reference
 from .replay import Replay, check_binding, history_of, need_step, replay
 from .run_lock import RunLock
+from .settings import FIXED, Settings
 from .start import Start, values_sha256
 
 
@@ -127,8 +128,8 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
     """Replace all but the last ``tail`` steps by a snapshot of the values, 4 K bytes.
 
     Replaying gets shorter; rewinding reaches back to the snapshot only, and the run can no longer
-    be shared as a journal alone. The best values so far are kept beside the snapshot's. At least
-    64 steps stay, which the runaway guard looks back on.
+    be shared as a journal alone. The best values so far and the estimator's state are kept beside
+    the snapshot's. At least 64 steps stay, which the runaway guard looks back on.
 
     Raises:
         JournalError: damaged, of another bundle, or in use.
@@ -142,6 +143,7 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
             return journal
         done = replay(journal, start, until=cut)
         tensors = {"values": done.values}
+        tensors.update({f"state.{name}": part for name, part in done.estimator.state.items()})
         if done.best is not None and done.best.step > 0:
             tensors["best"] = done.best_values
         name = f"snapshot-{cut}.safetensors"
@@ -222,7 +224,7 @@ class JournalDiff:
     @property
     def same_values(self) -> bool:
         """Whether both lead to the same values."""
-        bound = {"bundle_sha256", "values_sha256", "estimator", "noise", "directions", "snapshot"}
+        bound = {"bundle_sha256", "values_sha256", "snapshot", *FIXED}
         return self.steps[0] == self.steps[1] == self.common_steps and not bound & set(self.fields)
 
 
@@ -236,7 +238,7 @@ def diff(first: Path | str, second: Path | str) -> JournalDiff:
     flat = []
     for journal in journals:
         fields = asdict(journal.header)
-        settings = fields.pop("settings")
+        settings = Settings.from_dict(fields.pop("settings")).to_dict()
         fields.pop("parent")
         flat.append({**fields, **settings})
     names = sorted(flat[0].keys() | flat[1].keys())

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,10 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     if until is not None:
         need_step(journal, until, whole.steps)
     best = whole.best
-    values, best_values = _first_values(journal, start)
+    values, best_values, state = _first_values(journal, start)
     history = History(header, name)
     estimator = make_estimator(history.settings)
+    estimator.state.update(state)
     if estimator.scalar_count != header.scalar_count:
         raise JournalError(
             f"{name}: {header.scalar_count} scalars a step do not fit {history.settings.estimator}"
@@ -126,11 +128,12 @@ def check_binding(journal: Journal, start: Start) -> None:
 
 def _first_values(
     journal: Journal, start: Start
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fresh copies of the values that the first record applies to, and of the best until then."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """Fresh copies of the values that the first record applies to, of the best until then, and
+    of the estimator's state."""
     snapshot = journal.header.snapshot
     if snapshot is None:
-        return start.values.copy(), start.values
+        return start.values.copy(), start.values, {}
     path = journal.path.parent / Path(str(snapshot["file"])).name
     try:
         data = path.read_bytes()
@@ -143,4 +146,6 @@ def _first_values(
     for tensor in (values, best):
         if tensor.dtype != np.float32 or tensor.shape != start.values.shape:
             raise JournalError(f"{path}: snapshot has {tensor.dtype} {tensor.shape} values")
-    return values.copy(), best.copy()
+    prefix = "state."
+    state = {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
+    return values.copy(), best.copy(), state

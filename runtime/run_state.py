@@ -19,11 +19,10 @@ from .history import History
 from .journal import Durability, JournalWriter
 from .journal_format import Change, End, Evaluation, Header, Record, Step
 from .replay import replay
-from .settings import Settings
+from .settings import FIXED, Settings
 from .start import Start, values_sha256
 from .tasks import Encoded
 
-_FIXED = ("estimator", "noise", "directions")
 _ALWAYS = ("steps",)
 
 
@@ -95,12 +94,12 @@ class RunState:
             state = cls(writer, done.history, done.estimator, done.values, done.best_values)
             changes = state._changes(settings, data)
             for field, before, now in changes:
-                if field not in _ALWAYS and (field in _FIXED or not allow_changes):
+                if field not in _ALWAYS and (field in FIXED or not allow_changes):
                     raise TuningError(
                         f"{writer.path}: the run has {field}={_short(before)}, not {_short(now)}; "
                         + (
                             "start or branch a run"
-                            if field in _FIXED
+                            if field in FIXED
                             else "give the same, or allow changes"
                         )
                     )

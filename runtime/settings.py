@@ -12,7 +12,9 @@ from .noise import NOISE_KINDS, NoiseKind
 
 Schedule = Literal["constant", "linear", "cosine"]
 
-_BEFORE: dict[str, Any] = {"directions": 1}
+FIXED = ("estimator", "noise", "directions", "momentum", "cone")
+"""Settings that a run keeps from its first step to its last."""
+_BEFORE: dict[str, Any] = {"directions": 1, "momentum": 0.99, "cone": 0.2}
 """Settings that older journals do not have, with the value that those runs had in effect."""
 
 
@@ -44,6 +46,10 @@ class Settings:
     """Name in ``ESTIMATORS``: how losses become a step."""
     directions: int = 0
     """Directions that a step tries and averages; 0 takes the estimator's usual number."""
+    momentum: float = 0.99
+    """Estimator ``momentum``: share of the old momentum that a step keeps."""
+    cone: float = 0.2
+    """Estimator ``momentum``: cosine between its directions and the momentum."""
     noise: NoiseKind = "rademacher"
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
@@ -63,7 +69,7 @@ class Settings:
         for field in whole:
             value = getattr(self, field)
             need(isinstance(value, int) and not isinstance(value, bool), field, "a whole number")
-        for field in ("lr", "loss_jump", "scalar_jump"):
+        for field in ("lr", "loss_jump", "scalar_jump", "momentum", "cone"):
             value = getattr(self, field)
             need(isinstance(value, (int, float)) and math.isfinite(value), field, "a number")
         need(0 <= self.seed < 2**64, "seed", "between 0 and 2**64 - 1")
@@ -82,6 +88,8 @@ class Settings:
             object.__setattr__(self, "directions", kind.usual)
         good = kind.least <= self.directions <= 32768
         need(good, "directions", f"{kind.least} to 32768 for {self.estimator}")
+        need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
+        need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
         need(self.best_by in ("metric", "loss"), "best_by", "'metric' or 'loss'")
         need(self.loss_jump > 0, "loss_jump", "above 0")

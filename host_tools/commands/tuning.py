@@ -64,10 +64,18 @@ def tune(
     ] = None,
     estimator: Annotated[
         str | None,
-        typer.Option(metavar="two-point|one-sided|leave-one-out", help="How steps are estimated."),
+        typer.Option(
+            metavar="two-point|one-sided|leave-one-out|momentum", help="How steps are estimated."
+        ),
     ] = None,
     directions: Annotated[
         int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Estimator momentum: share of the old that a step keeps.")
+    ] = None,
+    cone: Annotated[
+        float | None, typer.Option(help="Estimator momentum: cosine of directions with it.")
     ] = None,
     noise: Annotated[
         str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
@@ -119,6 +127,8 @@ def tune(
             "eval_every": eval_every,
             "estimator": estimator,
             "directions": directions,
+            "momentum": momentum,
+            "cone": cone,
             "noise": noise,
             "best_by": best_by,
         }.items()

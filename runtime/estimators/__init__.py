@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .leave_one_out import LeaveOneOut
+from .momentum import Momentum
 from .one_sided import OneSided
 from .two_point import TwoPoint
 
@@ -95,6 +96,9 @@ ESTIMATORS: dict[str, Kind] = {
     "two-point": Kind(lambda its: TwoPoint(its.noise, its.directions), usual=1, least=1),
     "one-sided": Kind(lambda its: OneSided(its.noise, its.directions), usual=8, least=2),
     "leave-one-out": Kind(lambda its: LeaveOneOut(its.noise, its.directions), usual=8, least=2),
+    "momentum": Kind(
+        lambda its: Momentum(its.noise, its.directions, its.momentum, its.cone), usual=1, least=1
+    ),
 }
 
 

@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import ESTIMATORS, Estimator, make_estimator
+from seedtune.runtime.estimators.momentum import norm
 from seedtune.runtime.noise import NOISE_KINDS, noise_vector
 from seedtune.runtime.settings import Settings
 
 KEY = {"seed": 11, "step": 4}
+K = 64
 
 
 def made(name: str, **settings) -> Estimator:
@@ -155,8 +157,73 @@ def test_any_loss_that_is_not_sound_makes_a_scalar_that_is_not_finite(name, bad)
         assert (np.isfinite(bad) and name == "one-sided") or not np.isfinite(scalars).all()
 
 
+@given(
+    directions=st.integers(1, 3),
+    cone=st.floats(0, 0.99),
+    decay=st.floats(0, 0.99),
+    steps=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_momentum_directions_lie_on_a_cone_around_the_momentum(
+    directions, cone, decay, steps, seed
+):
+    estimator = made("momentum", directions=directions, cone=cone, momentum=decay)
+    rng = np.random.default_rng(seed)
+    values = np.zeros(K, dtype=np.float32)
+    wanted = np.zeros(K)
+    for step in range(steps + 1):
+        rows = np.empty((2 * directions, K), dtype=np.float32)
+        estimator.perturb(values, rows, seed=seed, step=step, eps=0.5)
+        zs = (rows[0::2].astype(np.float64) - rows[1::2]) / (2 * 0.5)
+        us = [noise_vector(K, seed=seed, step=step, probe=p) for p in range(directions)]
+        length = np.linalg.norm(wanted)
+        for z, u in zip(zs, us, strict=True):
+            unit = wanted / length if length else wanted
+            lean = cone if length else 0.0
+            assert np.allclose(z, lean * K**0.5 * unit + (1 - lean**2) ** 0.5 * u, atol=2e-4)
+            # |z| is sqrt(K) but for what noise and momentum have in common.
+            common = 2 * lean * (1 - lean**2) ** 0.5 * K**0.5 * (unit @ u)
+            assert np.isclose(z @ z, K + common, rtol=1e-4)
+        scalars = rng.standard_normal(directions).astype(np.float16)
+        before = values.astype(np.float64)
+        estimator.apply(values, scalars, seed=seed, step=step, lr=0.25)
+        estimate = scalars.astype(np.float64) @ zs / directions
+        assert np.allclose(values, before - 0.25 * estimate, atol=1e-4)
+        wanted = decay * wanted + (1 - decay) * estimate
+        assert np.allclose(estimator.state["momentum"], wanted, atol=1e-4)
+
+
+def test_momentum_without_a_lean_is_two_point():
+    settings = {"directions": 2, "noise": "gaussian"}
+    estimator, plain = made("momentum", cone=0.0, **settings), made("two-point", **settings)
+    for step in range(3):
+        rows = np.empty((2, 4, 100), dtype=np.float32)
+        values = np.ones((2, 100), dtype=np.float32)
+        for one, made_by in enumerate((estimator, plain)):
+            made_by.perturb(values[one], rows[one], seed=1, step=step, eps=0.1)
+            scalars = made_by.scalars(np.array([1.0, 2.0, 3.0, 5.0]), eps=0.1)
+            made_by.apply(values[one], scalars, seed=1, step=step, lr=0.01)
+        assert (rows[0] == rows[1]).all() and np.allclose(values[0], values[1], atol=1e-6)
+
+
+@given(
+    parts=st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=50),
+    order=st.randoms(),
+)
+def test_norm_is_that_of_numpy_in_any_order(parts, order):
+    vector = np.array(parts, dtype=np.float32)
+    found = norm(vector)
+    assert np.isclose(found, np.linalg.norm(vector.astype(np.float64)), rtol=1e-4)
+    order.shuffle(parts)
+    assert norm(np.array(parts, dtype=np.float32)) == found
+
+
+def test_norm_takes_ten_million_entries():
+    assert norm(np.full(10_000_000, 0.75, dtype=np.float32)) == 0.75 * 10_000_000**0.5
+
+
 def test_each_estimator_has_its_own_number_of_directions():
-    assert [Settings(estimator=name).directions for name in ESTIMATORS] == [1, 8, 8]
+    assert [Settings(estimator=name).directions for name in ESTIMATORS] == [1, 8, 8, 1]
     with pytest.raises(TuningError, match="directions=1 must be 2 to 32768 for leave-one-out"):
         Settings(estimator="leave-one-out", directions=1)
 
@@ -180,6 +247,10 @@ def test_each_estimator_has_its_own_number_of_directions():
         ("directions", -1),
         ("directions", 1 << 16),
         ("directions", 2.0),
+        ("momentum", 1.0),
+        ("momentum", None),
+        ("cone", 1.0),
+        ("cone", -0.1),
         ("best_by", "luck"),
         ("loss_jump", 0.0),
         ("scalar_jump", 1.0),
@@ -194,8 +265,8 @@ def test_settings_that_make_no_sense_are_refused_by_name(field, value):
 def test_settings_survive_the_way_to_json_and_refuse_unknown_fields():
     settings = Settings(lr=0.1, eps=0.2, schedule="cosine")
     assert Settings.from_dict(settings.to_dict()) == settings
-    with pytest.raises(TuningError, match="'momentum'"):
-        Settings.from_dict({**settings.to_dict(), "momentum": 0.9})
+    with pytest.raises(TuningError, match="'adam'"):
+        Settings.from_dict({**settings.to_dict(), "adam": 0.9})
 
 
 def test_learning_rate_schedules():

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 from fakes import FakeEngine
@@ -16,7 +17,7 @@ from seedtune.runtime.metrics import METRICS_FILE, read_metrics
 from seedtune.runtime.operations import branch
 from seedtune.runtime.replay import replay
 from seedtune.runtime.start import values_sha256
-from tiny_run import START, K, run, tuner
+from tiny_run import SETTINGS, START, K, run, tuner
 
 
 def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
@@ -34,6 +35,18 @@ def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
             kills += 1
         done = replay(folder, START)
         assert done.history.steps == 60 and done.sha256 == whole[1], f"after kill {kills}"
+
+
+def test_kills_of_a_run_whose_steps_depend_on_steps_before(tmp_path):
+    settings = replace(SETTINGS, estimator="momentum", directions=2, lr=0.05, cone=0.6)
+    whole = run(tmp_path / "whole", settings=settings)
+    rng, kills = random.Random(1), 0
+    for number in range(10):
+        folder = tmp_path / f"run{number}"
+        while run_and_kill(lambda: run(folder, settings=settings), rng.uniform(0, 0.3)):  # noqa: B023
+            kills += 1
+        assert replay(folder, START).sha256 == whole
+    assert kills
 
 
 @pytest.mark.parametrize("cut", [*range(1, 45, 3), 200])

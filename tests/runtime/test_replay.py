@@ -12,6 +12,7 @@ from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
+from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal import JOURNAL_FILE, Durability, JournalWriter, read_journal
 from seedtune.runtime.journal_format import End, Evaluation, Header, Step
 from seedtune.runtime.operations import branch, compact, diff, receive, rewind, share, verify
@@ -204,6 +205,37 @@ def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
     assert compact(tmp_path, START).header.first_step > best.step
     found = replay(tmp_path, START)
     assert found.best.step == best.step and (found.best_values == best.values).all()
+
+
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "two-point"])
+def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
+    """Resume, rewind, branch, share, compact and replay of steps that depend on steps before."""
+    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05, cone=0.6)
+    live = go_on(tmp_path / "run", settings=settings)
+    assert replay(tmp_path / "run", START).sha256 == live
+    for until in (40, 90):
+        go_on(tmp_path / "resumed", until=until, settings=settings)
+    assert go_on(tmp_path / "resumed", settings=None) == live
+    branch(tmp_path / "run", tmp_path / "b", step=140)
+    rewind(tmp_path / "b", 137)
+    share(tmp_path / "b", tmp_path / "sent.journal", START)
+    receive(tmp_path / "sent.journal", tmp_path / "received", START)
+    for name in ("b", "received"):
+        before = replay(tmp_path / name, START).sha256
+        assert compact(tmp_path / name, START).header.first_step == 137 - 64
+        assert replay(tmp_path / name, START).sha256 == before
+        branch(tmp_path / name, tmp_path / f"{name}2", step=100)
+        assert go_on(tmp_path / f"{name}2", settings=None) == live
+        assert go_on(tmp_path / name, settings=None) == live
+        compact(tmp_path / name, START)  # from snapshot to snapshot
+        assert verify(tmp_path / name, START).sha256 == live
+
+
+def test_settings_that_fix_the_steps_cannot_change(tmp_path):
+    go_on(tmp_path, until=3)
+    for field, value in {"estimator": "momentum", "directions": 2, "cone": 0.5}.items():
+        with pytest.raises(TuningError, match=f"the run has {field}=.*; start or branch a run"):
+            go_on(tmp_path, settings=replace(SETTINGS, **{field: value}), allow_changes=True)
 
 
 def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):
