@@ -118,8 +118,9 @@ class RunState:
         want = {**have, **data}
         if settings is not None:
             want.update(settings.to_dict())
-            if settings.eps == "auto":
-                want["eps"] = have["eps"]
+            for field in ("lr", "eps"):
+                if want[field] == "auto":
+                    want[field] = have[field]
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
 
     def commit(self, record: Record) -> None:

@@ -32,8 +32,9 @@ class Settings:
     """Steps of the whole run, interruptions included."""
     batch_size: int = 16
     """Examples a step."""
-    lr: float = 2e-5
-    """Peak learning rate: a value moves by ``lr * scalar`` (times the noise) in a step."""
+    lr: float | Literal["auto"] = 2e-5
+    """Peak learning rate: a value moves by ``lr * scalar`` (times the noise) in a step; ``auto``
+    finds it by trial steps at the start."""
     eps: float | Literal["auto"] = "auto"
     """Size of the perturbation; ``auto`` measures the program's loss noise at the start."""
     schedule: Schedule = "constant"
@@ -69,16 +70,17 @@ class Settings:
         for field in whole:
             value = getattr(self, field)
             need(isinstance(value, int) and not isinstance(value, bool), field, "a whole number")
-        for field in ("lr", "loss_jump", "scalar_jump", "momentum", "cone"):
+        for field in ("loss_jump", "scalar_jump", "momentum", "cone"):
             value = getattr(self, field)
             need(isinstance(value, (int, float)) and math.isfinite(value), field, "a number")
         need(0 <= self.seed < 2**64, "seed", "between 0 and 2**64 - 1")
         need(1 <= self.steps < 2**47, "steps", "at least 1")
         need(self.batch_size >= 1, "batch_size", "at least 1")
-        need(self.lr > 0, "lr", "above 0")
-        if self.eps != "auto":
-            need(isinstance(self.eps, (int, float)), "eps", "a number or 'auto'")
-            need(math.isfinite(self.eps) and self.eps > 0, "eps", "above 0 or 'auto'")
+        for field in ("lr", "eps"):
+            value = getattr(self, field)
+            if value != "auto":
+                need(isinstance(value, (int, float)), field, "a number or 'auto'")
+                need(math.isfinite(value) and value > 0, field, "above 0 or 'auto'")
         need(self.schedule in get_args(Schedule), "schedule", "constant, linear or cosine")
         need(self.warmup >= 0, "warmup", "at least 0")
         need(self.eval_every >= 0, "eval_every", "at least 0")
@@ -105,6 +107,8 @@ class Settings:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step ``step`` (0-based), the same bits on every platform."""
+        if self.lr == "auto":
+            raise TuningError("lr is 'auto'; choose it with step_size.measure_step_size first")
         if step < self.warmup:
             return self.lr * ((step + 1) / self.warmup)
         done = (step - self.warmup) / max(1, self.steps - self.warmup)

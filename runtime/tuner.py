@@ -31,9 +31,11 @@ from .history import History, rounded
 from .journal import JOURNAL_FILE, Durability
 from .loss_noise import LossNoise, measure_loss_noise
 from .metrics import MetricsLog
+from .probe_losses import probe_losses
 from .run_state import RunState, Tuned, examples_sha256
 from .settings import Settings
 from .start import Start, values_sha256
+from .step_size import StepSize, measure_step_size
 from .tasks import Encoded, Task
 
 
@@ -107,6 +109,8 @@ class Tuner:
         self.control = control or Control()
         self.loss_noise: LossNoise | None = None
         """Measured if this session started the run, with eps ``auto``."""
+        self.step_size: StepSize | None = None
+        """Measured if this session started the run, with lr ``auto``."""
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
@@ -148,6 +152,15 @@ class Tuner:
             )
             settings = replace(settings, eps=self.loss_noise.eps)
             extra["loss_noise"] = self.loss_noise.to_dict()
+        if settings.lr == "auto":
+            self.step_size = measure_step_size(
+                lambda number, rows: self._batch_loss(self._batch(settings, number), rows),
+                self._start.values,
+                settings,
+                self._start.bounds.probes,
+            )
+            settings = replace(settings, lr=self.step_size.lr)
+            extra["step_size"] = self.step_size.to_dict()
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
@@ -212,7 +225,16 @@ class Tuner:
         history, settings = self.history, self.history.settings
         number, eps = history.steps, settings.resolved_eps
         estimator = self._state.estimator
-        losses = self._probe_losses(number)
+        batch = self._batch(settings, number)
+        losses = probe_losses(
+            estimator,
+            lambda rows: self._batch_loss(batch, rows),
+            self.values,
+            self._rows,
+            seed=settings.seed,
+            step=number,
+            eps=settings.resolved_eps,
+        )
         mean = float(losses.mean())
         skip = judge_losses(losses, history)
         scalars = estimator.scalars(losses, eps=eps)
@@ -248,24 +270,6 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             evaluation=self._evaluate_if_due(),
         )
-
-    def _probe_losses(self, number: int) -> NDArray[np.float64]:
-        """Batch loss of each probe of step ``number``, as many at once as the bounds allow."""
-        settings, estimator = self.history.settings, self._state.estimator
-        batch = self._batch(settings, number)
-        losses = np.empty(estimator.probes, dtype=np.float64)
-        for first in range(0, len(losses), len(self._rows)):
-            rows = self._rows[: len(losses) - first]
-            estimator.perturb(
-                self.values,
-                rows,
-                seed=settings.seed,
-                step=number,
-                eps=settings.resolved_eps,
-                first=first,
-            )
-            losses[first : first + len(rows)] = self._batch_loss(batch, rows)
-        return losses
 
     def evaluate(self) -> Evaluation:
         """Evaluate the current values on the held-out examples, now, and journal the result.

@@ -28,6 +28,9 @@ def follow(tuner: Tuner, output: Output, *, metric: str, held_out: int) -> None:
         output.note(f"loss noise {found.sigma:.2g} at loss {found.loss:.3g}: eps {found.eps:g}")
         if not found.adequate:
             output.note("the noise is large against the gradient; a larger batch would help")
+    if tuner.step_size is not None:
+        size = tuner.step_size
+        output.note(f"lr {size.lr:g} from {size.forwards} forwards of trial steps")
     if held_out and not history.evaluations:
         output.note(f"evaluating the start on {held_out} held-out examples")
     shown = len(history.evaluations)

@@ -51,7 +51,9 @@ def tune(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole run.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Peak learning rate, or 'auto': from trial steps.")
+    ] = None,
     eps: Annotated[
         str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
     ] = None,
@@ -120,8 +122,8 @@ def tune(
             "seed": seed,
             "steps": steps,
             "batch_size": batch_size,
-            "lr": lr,
-            "eps": _eps(eps),
+            "lr": _number("lr", lr),
+            "eps": _number("eps", eps),
             "schedule": schedule,
             "warmup": warmup,
             "eval_every": eval_every,
@@ -273,13 +275,13 @@ def plot(
     Output(json).result({"picture": str(file)})
 
 
-def _eps(text: str | None) -> float | str | None:
+def _number(name: str, text: str | None) -> float | str | None:
     if text is None or text == "auto":
         return text
     try:
         return float(text)
     except ValueError:
-        raise TuningError(f"setting eps={text!r} must be above 0 or 'auto'") from None
+        raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
 
 
 def _settings(run: Path, given: dict[str, Any]) -> Settings | None:
@@ -313,6 +315,7 @@ def _outcome(tuner: Tuner, bundle: Bundle, metric: str, seconds: float) -> dict[
         "seconds": seconds,
         "stop_reason": tuner.stop_reason,
         "eps": history.settings.resolved_eps,
+        "lr": history.settings.lr,
         "before": None if start is None else {"loss": start.loss, metric: start.metric},
         "after": None
         if tuned.metric is None

@@ -237,6 +237,7 @@ def test_each_estimator_has_its_own_number_of_directions():
         ("batch_size", 0),
         ("lr", 0.0),
         ("lr", float("nan")),
+        ("lr", "large"),
         ("eps", 0.0),
         ("eps", "small"),
         ("schedule", "step"),
