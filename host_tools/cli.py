@@ -13,7 +13,7 @@ import typer
 from seedtune.runtime.errors import SeedtuneError
 from typer.core import TyperGroup
 
-from .commands import bench, bundle, journal, model, quickstart, tuning
+from .commands import bench, bundle, emulate, journal, model, quickstart, tuning
 
 
 class _Group(TyperGroup):
@@ -47,6 +47,7 @@ app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(tuning.plot)
 app.command()(bench.bench)
+app.command()(emulate.emulate)
 app.add_typer(journal.app, name="journal")
 
 

@@ -1,4 +1,4 @@
-"""The arm64 device: the same bundle scores, tunes, survives a kill and agrees with the host."""
+"""The arm64 device in user mode: scores, tunes, survives a kill and agrees with the host."""
 
 import json
 import platform
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.emulate.guest import Guest
-from seedtune.host_tools.emulate.sysroot import missing_packages
+from seedtune.host_tools.emulate.host import USER_MODE, missing_packages
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.replay import replay
 from seedtune.runtime.start import Start
 
-MISSING = missing_packages()
+MISSING = missing_packages(USER_MODE)
 pytestmark = [
     pytest.mark.emulator,
     pytest.mark.skipif(bool(MISSING), reason=f"apt-get install {' '.join(MISSING)}"),

@@ -4,60 +4,41 @@ The guest sees the host's files at their own paths, the sysroot's before them. C
 of the guest would need the host's binfmt registration; it starts none.
 """
 
-import hashlib
 from pathlib import Path
 
-from seedtune import runtime
 from seedtune.runtime.bundle_archive import default_cache
-from seedtune.runtime.engines import native_build
 
-from .sysroot import PYTHON, prepare_sysroot
-
-MACHINE = "cortex-a76"
-"""A core of 2018's phones: armv8.2 with dot products and half floats."""
-_PLATFORM = "linux-aarch64"
-_COMPILER = ["aarch64-linux-gnu-g++"]
+from .engine import build_engine
+from .host import CPU, USER_MODE, Progress, need_packages, quiet
+from .packages import device_packages
+from .sysroot import PYTHON, bytecode_folder, prepare_sysroot
 
 
 class Guest:
     """The emulated device, ready to run Python."""
 
-    def __init__(self, sysroot: Path | None = None) -> None:
-        """Prepare the sysroot if none is given, and cross-compile the engine for it.
+    def __init__(self, progress: Progress = quiet) -> None:
+        """Prepare sysroot and engine in the cache, where they are not there yet.
 
         Raises:
-            EmulatorError: the sysroot cannot be prepared.
+            EmulatorError: a package is missing on the host, or a download fails.
             EngineUnavailable: the engine cannot be compiled.
         """
-        self.sysroot = sysroot or prepare_sysroot()
-        executorch = self.sysroot / "usr/lib/python3/dist-packages/executorch"
-        engine = native_build.built_path(executorch, _PLATFORM)
-        if not engine.is_file():
-            native_build.build(_COMPILER, executorch, engine)
-        self._packages = _runtime_alone()
+        need_packages(USER_MODE)
+        self.sysroot = prepare_sysroot(progress)
+        build_engine(self.sysroot)
+        self._packages = device_packages()
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Command of the host that runs the guest's Python with ``arguments``."""
         variables = {
             "PYTHONPATH": self._packages,
-            "PYTHONDONTWRITEBYTECODE": "1",  # would land beside the host's own
+            "PYTHONPYCACHEPREFIX": bytecode_folder(),
             "SEEDTUNE_CACHE": default_cache(),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
         settings = [part for name in variables for part in ("-E", f"{name}={variables[name]}")]
         python = self.sysroot / "usr/bin" / f"python{PYTHON}"
-        emulator = ["qemu-aarch64", "-cpu", MACHINE, "-L", str(self.sysroot)]
+        emulator = ["qemu-aarch64", "-cpu", CPU, "-L", str(self.sysroot)]
         return [*emulator, *settings, str(python), *map(str, arguments)]
-
-
-def _runtime_alone() -> Path:
-    """A folder for the guest's path in which ``seedtune`` has its runtime and nothing else."""
-    source = Path(runtime.__path__[0])
-    name = hashlib.sha256(bytes(source)).hexdigest()[:16]
-    folder = default_cache() / "emulator" / "packages" / name
-    link = folder / "seedtune" / "runtime"
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(source, target_is_directory=True)
-    return folder

@@ -1,0 +1,120 @@
+"""``seedtune emulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .inputs import ChosenTask
+from .options import Json, TaskName
+from .output import Output
+
+if TYPE_CHECKING:
+    from seedtune.runtime.bundle import Bundle
+
+_ROWS_USED = 64
+"""A few steps see fewer; encoding thousands under emulation would take minutes."""
+_QUICKSTART = Path("seedtune-quickstart/model/bundle")
+
+
+def emulate(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[BUNDLE]",
+            help="Bundle folder or .seedtune file. Default: the quickstart's, exported first if "
+            "it is not here.",
+        ),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(metavar="1G|2G|4G|8G", help="Memory of the machine.")
+    ] = "1G",
+    user: Annotated[
+        bool, typer.Option("--user", help="Only the process, without a machine around it: faster.")
+    ] = False,
+    train: Annotated[
+        Path | None, typer.Option("--train", help="Training rows, .jsonl or .csv. Default: SST-2.")
+    ] = None,
+    task: TaskName = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the run.")] = 6,
+    rows: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 2,
+    length: Annotated[int, typer.Option(min=2, help="Tokens; longer texts are shortened.")] = 16,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-4,
+    eps: Annotated[float, typer.Option(help="Size of the perturbation.")] = 1e-2,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which the device is given up.")
+    ] = 3600,
+    console: Annotated[
+        bool, typer.Option("--console", help="Show what the device prints, on stderr.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Tune a bundle on an emulated arm64 device, kill and resume it, compare with this machine.
+
+    The first call downloads the device (Debian's arm64 packages and wheels, about 150 MB).
+    """
+    from seedtune.runtime.settings import Settings
+
+    from ..emulate.guest import Guest
+    from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
+    from ..emulate.machine import Machine, parse_memory
+    from ..emulate.rehearsal import Job, rehearse
+
+    output = Output(json)
+    need_packages(USER_MODE if user else WHOLE_MACHINE)  # before minutes of export
+    parse_memory(memory)
+    opened = _bundle(bundle, output)
+    spec, examples = _rows(opened, train, task)
+    job = Job(
+        bundle=opened,
+        task=spec,
+        rows=examples,
+        length=length,
+        settings=Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0),
+        kill_after=steps // 2,
+    )
+    device = Guest(output.note) if user else Machine(memory, output.note)
+    output.note(f"tuning on the device: {steps} steps, a kill after {steps // 2}")
+    show = output.note if console else (lambda line: None)
+    found = rehearse(job, device, timeout=timeout, console=show)
+    output.result(found)
+    if not found["same_values"]:
+        output.note("the device's values are not those that its journal gives on this machine")
+        raise typer.Exit(1)
+
+
+def _bundle(path: Path | None, output: Output) -> Bundle:
+    from seedtune.runtime.bundle import open_bundle
+
+    if path is not None:
+        return open_bundle(path)
+    if _QUICKSTART.is_dir():
+        return open_bundle(_QUICKSTART)
+    from ..fetch import fetch
+    from ..prepare import prepare
+    from ..quickstart import MODEL
+
+    with output.counting(f"fetching {MODEL}", size=True) as progress:
+        model = str(fetch(MODEL, progress))
+    output.note("profiling and exporting (a few minutes; kept for the next time)")
+    with output.stages() as stages:
+        return prepare(model, progress=stages).bundle
+
+
+def _rows(
+    bundle: Bundle, train: Path | None, task: str | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Task specification and training rows; SST-2 where neither is given."""
+    from seedtune.runtime.data import read_rows
+    from seedtune.runtime.errors import DataError
+
+    chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
+    if train is not None:
+        found: list[dict[str, Any]] = [dict(row) for row in read_rows(train)]
+    elif chosen.data is not None:
+        found = chosen.data.train
+    else:
+        raise DataError("no examples; give a .jsonl or .csv file with --train")
+    return chosen.spec, found[:: max(1, len(found) // _ROWS_USED)][:_ROWS_USED]

@@ -1,0 +1,196 @@
+"""A tuning run on the emulated device, killed and resumed, then held against the host.
+
+The device tunes the bundle with real rows. The host replays the journal that comes back, which must
+give the same values to the bit, and scores the same batches at the same values: what their losses
+differ by is the floating-point kernels'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+from seedtune.runtime.batch_loss import BatchLoss
+from seedtune.runtime.batches import batch_indices
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.metrics import read_metrics
+from seedtune.runtime.replay import Replay, replay
+from seedtune.runtime.run_state import examples_sha256
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import Start
+from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+
+from .followed import follow_command
+from .guest import Guest
+from .host import CPU, EmulatorError, quiet
+from .machine import PYTHON_PATH, Machine
+
+_SCRIPT = Path(__file__).with_name("tune_on_device.py")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the device is to do."""
+
+    bundle: Bundle
+    task: dict[str, Any]
+    """Specification, as ``task_from_spec`` takes it."""
+    rows: Sequence[dict[str, Any]]
+    """Training rows with the task's fields; the device encodes them."""
+    length: int
+    """Tokens to which texts are shortened."""
+    settings: Settings
+    kill_after: int
+    """Steps after which the first session is killed, in the midst of the next."""
+
+
+def rehearse(
+    job: Job,
+    device: Machine | Guest,
+    *,
+    timeout: float,
+    console: Callable[[str], None] = quiet,
+) -> dict[str, Any]:
+    """Run ``job`` on the device and compare with the host.
+
+    Args:
+        timeout: seconds for the device.
+        console: called with each line that the device prints.
+
+    Returns:
+        ``values_sha256`` of the device and ``replay_sha256`` of the host; of the losses of all
+        batches on both, ``loss_difference_max`` and ``loss_difference_mean``;
+        ``resumed_at_step``, ``seconds_per_step`` (median), ``start_seconds`` (from the second
+        session's start to its first step), ``peak_rss_bytes`` (of the tuning process; in user mode
+        with qemu); of a machine ``boot_seconds``, ``machine_memory_bytes`` and
+        ``least_available_bytes``; and the job's figures.
+
+    Raises:
+        EmulatorError: the device fails, runs out of memory or time, or encodes rows otherwise.
+    """
+    if not 1 <= job.kill_after < job.settings.steps:
+        raise EmulatorError(
+            f"a kill after step {job.kill_after} of {job.settings.steps} is no kill"
+        )
+    if not 2 <= job.length <= job.bundle.bounds.length:
+        raise EmulatorError(
+            f"length {job.length} lies outside 2..{job.bundle.bounds.length}, the bundle's bounds"
+        )
+    with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as name:
+        folder = Path(name)
+        _write_job(job, folder)
+        if isinstance(device, Machine):
+            about = _in_machine(device, job, folder, timeout, console)
+        else:
+            about = _in_user_mode(device, job, folder, timeout, console)
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        replayed = replay(folder / "run", Start.of(job.bundle))
+        differences, losses = _differences(job, folder / "run", replayed)
+        steps = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
+    if isinstance(device, Guest):
+        del found["machine_memory_bytes"], found["least_available_bytes"]  # they are the host's
+    return {
+        "model": job.bundle.manifest["model"]["name"],
+        "cpu": CPU,
+        **about,
+        **found,
+        "program_bytes": job.bundle.program_path.stat().st_size,
+        "steps": replayed.history.steps,
+        "batch_size": job.settings.batch_size,
+        "length": job.length,
+        "seconds_per_step": median(line["seconds"] for line in steps),
+        "replay_sha256": replayed.sha256,
+        "same_values": replayed.sha256 == found["values_sha256"],
+        "loss_mean": fmean(losses),
+        "loss_difference_mean": fmean(differences),
+        "loss_difference_max": max(differences),
+    }
+
+
+def _write_job(job: Job, folder: Path) -> None:
+    order = {
+        "task": job.task,
+        "length": job.length,
+        "settings": job.settings.to_dict(),
+        "kill_after": job.kill_after,
+    }
+    (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in job.rows]
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _in_machine(
+    machine: Machine, job: Job, folder: Path, timeout: float, console: Callable[[str], None]
+) -> dict[str, Any]:
+    done = machine.run(
+        [PYTHON_PATH, f"/device/{_SCRIPT.name}", "/bundle", "/share"],
+        reads={"/bundle": job.bundle.path, "/device": _SCRIPT.parent},
+        writes={"/share": folder},
+        timeout=timeout,
+        console=console,
+    )
+    if done.status != 0:
+        raise EmulatorError(f"tuning in the machine failed ({done.status}): {_last(done.console)}")
+    return {"emulator": "whole machine", "boot_seconds": done.boot_seconds}
+
+
+def _in_user_mode(
+    guest: Guest, job: Job, folder: Path, timeout: float, console: Callable[[str], None]
+) -> dict[str, Any]:
+    command = guest.command(_SCRIPT, job.bundle.path.resolve(), folder)
+    status, lines = follow_command(command, timeout=timeout, line=console)
+    if status != 0:
+        raise EmulatorError(f"tuning in user mode failed ({status}): {_last(lines)}")
+    return {"emulator": "user mode"}
+
+
+def _last(lines: list[str]) -> str:
+    said = [line for line in lines if line and "reboot: " not in line]
+    return said[-1] if said else "no reason"
+
+
+def _differences(job: Job, run: Path, replayed: Replay) -> tuple[list[float], list[float]]:
+    """Absolute differences of all losses of the run from the host's, and the host's losses."""
+    bundle, settings = job.bundle, replayed.history.settings
+    bounds = dataclasses.replace(bundle.bounds, length=job.length)
+    task = task_from_spec(job.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
+    examples = [task.encode(row, f"row {number}") for number, row in enumerate(job.rows, 1)]
+    if replayed.journal.header.train_sha256 != examples_sha256(examples):
+        raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
+    device = {line["step"]: line["losses"] for line in read_metrics(run) if line["kind"] == "step"}
+    host = _host_losses(bundle, task, examples, run, settings)
+    differences, losses = [], []
+    for step, ours in host.items():
+        differences += [abs(a - b) for a, b in zip(device[step], ours, strict=True)]
+        losses += ours
+    return differences, losses
+
+
+def _host_losses(
+    bundle: Bundle, task: Task, examples: list[Encoded], run: Path, settings: Settings
+) -> dict[int, list[float]]:
+    """Losses of every step's probes on this machine, from the values that the device had."""
+    start = Start.of(bundle)
+    loss = BatchLoss(open_engine(bundle), task, bundle.bounds)
+    lengths = np.array([example.length for example in examples])
+    found = {}
+    for step in range(settings.steps):
+        before = replay(run, start, until=step)
+        rows = np.empty((before.estimator.probes, bundle.K), np.float32)
+        before.estimator.perturb(
+            before.values, rows, seed=settings.seed, step=step, eps=settings.resolved_eps
+        )
+        chosen = batch_indices(
+            step, seed=settings.seed, lengths=lengths, batch_size=settings.batch_size
+        )
+        batch = [examples[index] for index in chosen]
+        found[step + 1] = [float(each) for each in loss(batch, rows)]
+    return found

@@ -1,0 +1,134 @@
+"""What the emulated device does: tune, be killed, resume. Runs with the runtime alone.
+
+``python tune_on_device.py BUNDLE FOLDER`` reads ``FOLDER/job.json`` (see ``rehearsal.Job``) and
+``FOLDER/rows.jsonl``, leaves the run in ``FOLDER/run`` and writes ``FOLDER/result.json``. The
+parent watches: it holds nothing but the standard library, so that each session is a fresh process.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_POLL_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+def tune(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """One session in this process: start or resume the run and go on to its end."""
+    began = time.monotonic()
+    import dataclasses
+
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.data import read_rows
+    from seedtune.runtime.engines.native import NativeEngine
+    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.start import Start, values_sha256
+    from seedtune.runtime.tasks import task_from_spec
+    from seedtune.runtime.tuner import Tuner
+
+    bundle = open_bundle(bundle_path)
+    bounds = dataclasses.replace(bundle.bounds, length=job["length"])
+    spec = job["task"]
+    task = task_from_spec(spec, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
+    examples = [task.encode(row, row.where) for row in read_rows(folder / "rows.jsonl")]
+    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
+    with Tuner(
+        engine,
+        Start.of(bundle),
+        task,
+        examples,
+        folder=folder / "run",
+        settings=Settings(**job["settings"]),
+    ) as tuner:
+        resumed_at = tuner.history.steps
+        start_seconds = time.monotonic() - began
+        for report in tuner:
+            print(f"step {report.step}: loss {report.loss:.4f}, {report.seconds:.1f} s", flush=True)
+        return {
+            "resumed_at_step": resumed_at,
+            "start_seconds": start_seconds,
+            "values_sha256": values_sha256(tuner.values),
+            "peak_rss_bytes": _kilobytes("/proc/self/status", "VmHWM"),
+            "architecture": platform.machine(),
+            "torch": "torch" in sys.modules,
+        }
+
+
+class Watch:
+    """The least memory that the machine had left while a session ran."""
+
+    def __init__(self) -> None:
+        self.least_available = _kilobytes("/proc/meminfo", "MemAvailable")
+
+    def session(self, work: Callable[[], None], stop: Callable[[], bool]) -> int:
+        """Run ``work`` in a process of its own, killed as soon as ``stop`` holds; its status."""
+        child = os.fork()
+        if child == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan tunes on
+            try:
+                work()
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            available = _kilobytes("/proc/meminfo", "MemAvailable")
+            self.least_available = min(self.least_available, available)
+            if stop():
+                os.kill(child, signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+
+
+def main() -> int:
+    bundle, folder = map(Path, sys.argv[1:])
+    job = json.loads((folder / "job.json").read_text())
+    metrics = folder / "run" / "metrics.jsonl"
+    session = folder / "session.json"
+
+    def work() -> None:
+        session.write_text(json.dumps(tune(bundle, folder, job)))
+
+    def steps_done() -> bool:
+        try:
+            return metrics.read_bytes().count(b'"kind":"step"') >= job["kill_after"]
+        except OSError:
+            return False
+
+    watch = Watch()
+    killed = watch.session(work, steps_done)
+    if killed != -signal.SIGKILL:
+        print(f"the first session was not killed but left with {killed}", file=sys.stderr)
+        return killed if killed > 0 else 1
+    if not steps_done():
+        return 128 + signal.SIGKILL  # by the kernel
+    print("killed; resuming", flush=True)
+    status = watch.session(work, lambda: False)
+    if status != 0:
+        return status if status > 0 else 128 - status
+    result = json.loads(session.read_text())
+    result["machine_memory_bytes"] = _kilobytes("/proc/meminfo", "MemTotal")
+    result["least_available_bytes"] = watch.least_available
+    (folder / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+def _kilobytes(file: str, field: str) -> int:
+    """A field such as ``VmHWM:  123 kB``, in bytes."""
+    for line in Path(file).read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise ValueError(f"{file} has no {field}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

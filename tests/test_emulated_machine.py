@@ -1,0 +1,190 @@
+"""A whole arm64 machine with 1 GB: limits that are real, tuning that survives a kill in it."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import good
+from exported_bundle import export_tiny_bundle
+from kill_run import ROWS, SPEC
+from seedtune.host_tools.emulate.guest import Guest
+from seedtune.host_tools.emulate.host import (
+    USER_MODE,
+    WHOLE_MACHINE,
+    EmulatorError,
+    missing_packages,
+)
+from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
+from seedtune.host_tools.emulate.rehearsal import Job, rehearse
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.start import Start, values_sha256
+
+MISSING = sorted({*missing_packages(WHOLE_MACHINE), *missing_packages(USER_MODE)})
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.skipif(bool(MISSING), reason=f"apt-get install {' '.join(MISSING)}"),
+    pytest.mark.skipif(platform.system() != "Linux", reason="the emulator needs Linux"),
+]
+STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return Machine("1G")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+
+
+def shell(machine: Machine, script: str, folder: Path, **options: Any) -> Any:
+    options = {"timeout": 120, **options}
+    return machine.run(["sh", "-c", script], reads={}, writes={"/share": folder}, **options)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines that name ``folder``, except this process's."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(folder) in line and process.name != str(os.getpid()):
+            found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def test_status_output_and_files_come_back(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "with,comma").mkdir()
+    lines: list[str] = []
+    done = machine.run(
+        ["sh", "-c", "echo said; uname -m > '/share/it is'; touch /packages/x; exit 3"],
+        reads={},
+        writes={"/share": tmp_path / "with,comma"},
+        timeout=120,
+        console=lines.append,
+    )
+    assert done.status == 3
+    assert (tmp_path / "with,comma" / "it is").read_text() == "aarch64\n"
+    assert "said" in lines
+    assert any("Read-only file system" in line for line in lines)
+    assert 0 < done.boot_seconds < 120
+
+
+def test_memory_is_the_machines_own(tmp_path: Path) -> None:
+    small = Machine("256M")
+    command = [PYTHON_PATH, "-c", "x = [bytearray(b'1' * (1 << 20)) for _ in range(1 << 14)]"]
+    with pytest.raises(EmulatorError, match=r"for want of memory \(256 MB\); exit status 137"):
+        small.run(command, reads={}, writes={"/share": tmp_path}, timeout=120)
+    kilobytes = tmp_path / "total"
+    shell(
+        small, "sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo > /share/total", tmp_path
+    )
+    assert 150_000 < int(kilobytes.read_text()) < 256 * 1024
+
+
+def test_a_panic_is_no_status(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(EmulatorError, match="went down before the command ended"):
+        shell(machine, "echo c > /proc/sysrq-trigger", tmp_path)
+
+
+def test_a_timeout_leaves_nothing_behind(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(EmulatorError, match="not done after 12 s"):
+        shell(machine, "echo waiting; sleep 600", tmp_path, timeout=12)
+    assert processes_of(tmp_path) == []
+
+
+def test_the_machine_dies_with_its_host_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from seedtune.host_tools.emulate.machine import Machine\n"
+        "command, share = ['sh', '-c', 'touch /share/up; sleep 600'], Path(sys.argv[1])\n"
+        "Machine('1G').run(command, reads={}, writes={'/share': share}, timeout=600)\n"
+    )
+    share = tmp_path / "share"
+    share.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", code, str(share)])
+    deadline = time.monotonic() + 120
+    while not (share / "up").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(processes_of(share)) == 2  # it and qemu
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while processes_of(share):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_long_run_survives_a_kill_and_replays_on_the_host(
+    machine: Machine, bundle: Bundle
+) -> None:
+    """User mode runs the same instructions, so that another kill must end on the same bits."""
+
+    def job(kill_after: int) -> Job:
+        settings = Settings(
+            seed=5, steps=STEPS, batch_size=2, lr=1e-3, eps=1e-2, schedule="linear", eval_every=0
+        )
+        return Job(bundle, SPEC, ROWS, 16, settings, kill_after)
+
+    found = rehearse(job(120), machine, timeout=600)
+    assert found["architecture"] == "aarch64"
+    assert found["torch"] is False
+    assert found["steps"] == STEPS
+    assert 120 <= found["resumed_at_step"] < STEPS
+    assert found["values_sha256"] != values_sha256(Start.of(bundle).values)
+    assert found["replay_sha256"] == found["values_sha256"]
+    assert found["loss_difference_max"] < 0.05
+    assert 0.8e9 < found["machine_memory_bytes"] < 2**30
+    assert 0 < found["peak_rss_bytes"] < found["machine_memory_bytes"]
+    again = rehearse(job(40), Guest(), timeout=600)
+    assert 40 <= again["resumed_at_step"] < 120
+    assert again["values_sha256"] == found["values_sha256"]
+
+
+def test_the_command_tells_one_object(bundle: Bundle, tmp_path: Path) -> None:
+    rows, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    task.write_text(json.dumps(SPEC))
+    options = ("--train", rows, "--task", task, "--steps", 20, "--length", 24)
+    found = good("emulate", bundle.path, "--user", *options)
+    assert found["emulator"] == "user mode"
+    assert found["same_values"] is True
+    assert found["steps"] == 20
+    assert 10 <= found["resumed_at_step"] < 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_smollm2_on_1_gb(machine: Machine) -> None:
+    from seedtune.host_tools.fetch import fetch
+    from seedtune.host_tools.named_tasks import load_task
+    from seedtune.host_tools.prepare import prepare
+
+    data = load_task("sst2")
+    job = Job(
+        bundle=prepare(str(fetch("smollm2-135m"))).bundle,
+        task=data.spec,
+        rows=data.train[:32],
+        length=16,
+        settings=Settings(steps=4, batch_size=2, lr=1e-4, eps=1e-2, eval_every=0),
+        kill_after=2,
+    )
+    found = rehearse(job, machine, timeout=1500)
+    assert 2 <= found["resumed_at_step"] < 4
+    assert found["steps"] == 4
+    assert found["replay_sha256"] == found["values_sha256"]
+    assert found["values_sha256"] != values_sha256(Start.of(job.bundle).values)
+    assert found["loss_difference_max"] < 0.3
+    assert found["peak_rss_bytes"] < 600e6
