@@ -7,6 +7,7 @@ MRPC with causal models and none for text messages.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,21 @@ def split(rows: list[Row], test_rows: int, text_fields: list[str]) -> tuple[list
     return train, test
 
 
+def balanced(rows: list[Row]) -> list[Row]:
+    """As many rows of every label as the rarest has, the first ones, in their order.
+
+    Only 13 % of text messages are spam: who never says spam would be right at 87 %.
+    """
+    counts = Counter(row["label"] for row in rows)
+    left = dict.fromkeys(counts, min(counts.values()))
+    kept = []
+    for row in rows:
+        if left[row["label"]]:
+            left[row["label"]] -= 1
+            kept.append(row)
+    return kept
+
+
 def _classification(template: str, verbalisers: dict[str, str]) -> dict[str, Any]:
     return {
         "kind": "classification",
@@ -79,7 +95,7 @@ def _sst2() -> TaskData:
 
 def _sms_spam() -> TaskData:
     # 447 messages repeat another one; split() keeps repeats of test messages out of training.
-    train, test = split(datasets.sms_messages(), 1000, ["text"])
+    train, test = (balanced(part) for part in split(datasets.sms_messages(), 1000, ["text"]))
     spec = _classification(
         "Message: {text}\nIs this message spam? Yes or No?\n", {"ham": "No", "spam": "Yes"}
     )
@@ -133,6 +149,19 @@ def _copa() -> TaskData:
     return TaskData("copa", train, test, spec)
 
 
+def _chat() -> TaskData:
+    rows = datasets.chat_replies()
+    # The last fifth in time: a device too is judged by what is written after it learnt.
+    first = rows[-len(rows) // 5]["chat"]
+    test = [row for row in rows if row["chat"] >= first]
+    tested = {(row["before"], row["reply"]) for row in test}
+    train = [
+        row for row in rows if row["chat"] < first and (row["before"], row["reply"]) not in tested
+    ]
+    spec = {"kind": "completion", "template": "{before}\n", "completion_field": "reply"}
+    return TaskData("chat", train, test, spec)
+
+
 TASKS: dict[str, Callable[[], TaskData]] = {
     "sst2": _sst2,
     "sms-spam": _sms_spam,
@@ -141,4 +170,5 @@ TASKS: dict[str, Callable[[], TaskData]] = {
     "mrpc": _mrpc,
     "cb": _cb,
     "copa": _copa,
+    "chat": _chat,
 }

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from seedtune.host_tools import datasets
 from seedtune.host_tools.datasets import normalised
-from seedtune.host_tools.named_tasks import TASKS, load_task, split
+from seedtune.host_tools.named_tasks import TASKS, balanced, load_task, split
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import task_from_spec
@@ -122,6 +122,45 @@ def test_copa_prompt_joins_premise_and_choice(files):
     assert second["prompt"] == "He left because"
 
 
+def said(sender, *texts):
+    return [{"sender": sender, "text": text, "timestamp": "2018"} for text in texts]
+
+
+def test_chat_replies_are_turns_of_one_sender_in_order_of_time(files):
+    later = [said("me", "hello"), said("you", "hi", "and you? "), said("me", "fine", "thanks")]
+    earlier = [
+        said("you", "", " "),
+        said("me", "are you there?"),  # the other said nothing
+        said("you", "yes"),
+        said("me", " "),
+        said("you", "well?"),
+        [],
+        said("me", "no"),
+        said("me", "answers itself"),
+    ]
+    chats = {
+        "a": {"messages": later, "start": "2018-06"},
+        "b": {"messages": earlier, "start": "2018-05"},
+    }
+    (files / "chitchat").write_text(json.dumps(chats))
+    assert datasets.chat_replies("me") == [
+        {"before": "well?", "reply": "no", "chat": 0},
+        {"before": "and you?", "reply": "fine\nthanks", "chat": 1},
+    ]
+
+
+def test_chats_of_another_shape_are_named(files):
+    (files / "chitchat").write_text('{"a": {"messages": []}}')
+    with pytest.raises(DataError, match=r"chitchat: not chats of turns"):
+        datasets.chat_replies()
+
+
+def test_balanced_keeps_the_rarest_label_whole_and_the_order():
+    rows = [{"label": label, "n": n} for n, label in enumerate("hhhshhsh")]
+    kept = balanced(rows)
+    assert [row["n"] for row in kept] == [0, 1, 3, 6]
+
+
 def test_normalised_ignores_case_spacing_and_punctuation():
     assert normalised("It 's  GOOD , really!") == normalised("it's good... Really")
     assert normalised("it is good") != normalised("it is not good")
@@ -162,11 +201,24 @@ def test_published_counts():
 
 
 @pytest.mark.slow
+def test_chat_splits_by_time_without_repeats(smollm2):
+    data = load_task("chat")
+    assert (len(data.train), len(data.test)) == (5_363, 1_386)
+    assert max(row["chat"] for row in data.train) < min(row["chat"] for row in data.test)
+    pairs = [{(row["before"], row["reply"]) for row in part} for part in (data.train, data.test)]
+    assert not pairs[0] & pairs[1]
+    bounds = Bounds(probes=2, rows=16, length=64, positions=256, candidates=8)
+    tokenizer = Tokenizer.from_str(smollm2.tokenizer_json.decode())
+    task = task_from_spec(data.spec, tokenizer, bounds, pad_id=2, on_long="truncate")
+    assert all(len(task.encode(row, "chat").positions) <= 32 for row in data.test)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "train", "test"),
     [
         ("sst2", 9353, 872),
-        ("sms-spam", 4401, 1000),
+        ("sms-spam", 1138, 272),
         ("boolq", 9427, 3270),
         ("rte", 139, 138),
         ("mrpc", 204, 204),
@@ -187,4 +239,4 @@ def test_named_task_fits_the_model(name, train, test, smollm2):
 
 
 def test_every_task_has_a_loader():
-    assert set(TASKS) == {"sst2", "sms-spam", "boolq", "rte", "mrpc", "cb", "copa"}
+    assert set(TASKS) == {"sst2", "sms-spam", "boolq", "rte", "mrpc", "cb", "copa", "chat"}
