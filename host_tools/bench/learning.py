@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.bundle_archive import default_cache
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.metrics import read_metrics
 from seedtune.runtime.run_state import examples_sha256
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.start import Start
-from seedtune.runtime.tasks import Encoded, task_from_spec
+from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 from seedtune.runtime.tuner import Tuner
+from tokenizers import Tokenizer
 
 from ..named_tasks import TaskData
 from .figures import say
@@ -47,23 +48,45 @@ def learn(
         ``skipped``, ``step_seconds`` (median), ``test_rows``, and of the bundle its ``mask``,
         ``quantisation`` and ``bundle_sha256``.
     """
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
+    task, train, test = encode(data, bundle.tokenizer(), bundle.bounds, bundle.pad_id, test_rows)
+    folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
+    engine = open_engine(bundle, threads)
+    found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
+    return {**found, **described(bundle)}
+
+
+def encode(
+    data: TaskData, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, test_rows: int | None = None
+) -> tuple[Task, list[Encoded], list[Encoded]]:
+    """The task, its training examples and the first ``test_rows`` test examples.
+
+    Texts over ``bounds.length`` are cut.
+    """
+    task = task_from_spec(data.spec, tokenizer, bounds, pad_id, on_long="truncate")
     train, test = (
         [task.encode(row, f"{data.name} {part}:{n}") for n, row in enumerate(rows, 1)]
         for part, rows in (("train", data.train), ("test", data.test[:test_rows]))
     )
-    folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
-    engine = open_engine(bundle, threads)
+    return task, train, test
+
+
+def tune(
+    engine: Engine,
+    start: Start,
+    task: Task,
+    train: Sequence[Encoded],
+    test: Sequence[Encoded],
+    settings: Settings,
+    folder: Path,
+    progress: Progress = say,
+) -> dict[str, Any]:
+    """Tune on encoded examples, or resume the run in ``folder``, to its last step.
+
+    Returns:
+        What ``learn`` does, except what it takes from the bundle.
+    """
     with Tuner(
-        engine,
-        Start.of(bundle),
-        task,
-        train,
-        folder=folder,
-        settings=settings,
-        eval_examples=test,
+        engine, start, task, train, folder=folder, settings=settings, eval_examples=test
     ) as tuner:
         for report in tuner:
             if report.evaluation is not None:
@@ -86,6 +109,12 @@ def learn(
         "step_seconds": statistics.median(taken) if taken else None,
         "test_rows": len(test),
         "settings": settings.to_dict(),
+    }
+
+
+def described(bundle: Bundle) -> dict[str, Any]:
+    """What a figure's row says of the bundle that it was measured on."""
+    return {
         "mask": bundle.manifest["mask"],
         "quantisation": bundle.manifest["quantisation"],
         "bundle_sha256": bundle.sha256,

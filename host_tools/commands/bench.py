@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from .options import Json
+from .options import Json, Threads
 from .output import Output
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers such as 0,1,2"
+        ) from error
 
 
 def bench(
@@ -15,10 +29,32 @@ def bench(
         str, typer.Argument(metavar="NAME", help="Benchmark to run; 'list' names them.")
     ],
     json: Json = False,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Methods to compare (quality).")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, seeds).")
+    ] = None,
+    forwards: Annotated[
+        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality).")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle to tune instead of the default (quality, seeds).")
+    ] = None,
+    threads: Threads = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Only sum up the committed results (quality).")
+    ] = False,
 ) -> None:
     """Measure one aspect of seedtune on this machine."""
     from importlib import import_module
-    from pathlib import Path
+    from inspect import signature
 
     from .. import bench as benchmarks
 
@@ -35,5 +71,18 @@ def bench(
         return
     if name not in known:
         raise typer.BadParameter(f"unknown benchmark {name!r}; known: {', '.join(known)}")
-    module = import_module(f"{benchmarks.__name__}.{name}")
-    output.result(getattr(module, f"bench_{name}")())
+    run = getattr(import_module(f"{benchmarks.__name__}.{name}"), f"bench_{name}")
+    given: dict[str, Any] = {
+        "methods": _names(methods),
+        "tasks": _names(tasks),
+        "seeds": _numbers(seeds),
+        "forwards": forwards,
+        "lr": lr,
+        "bundle": bundle,
+        "threads": threads,
+        "summary": summary or None,
+    }
+    asked = {option: value for option, value in given.items() if value is not None}
+    for option in sorted(set(asked) - set(signature(run).parameters)):
+        raise typer.BadParameter(f"benchmark {name} takes no --{option}")
+    output.result(run(**asked))

@@ -1,0 +1,51 @@
+"""The method itself: the sensitive values of the exported int4 program, through its engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.replay import replay
+from seedtune.runtime.start import Start
+
+from ..calibration import load_calibration
+from ..memory import peak_resident_bytes
+from ..named_tasks import TaskData
+from .fidelity import perplexity
+from .learning import Progress, described, encode, tune
+from .quality_methods import tuner_settings
+
+
+def run(
+    data: TaskData, settings: dict[str, Any], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Run, or go on with, the tuner.
+
+    Returns:
+        As ``learning.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
+        of text that has nothing to do with the task, ``before`` and ``after`` the last step.
+    """
+    bundle = open_bundle(settings["bundle"])
+    bounds = replace(bundle.bounds, length=min(settings["length"], bundle.bounds.length))
+    task, train, test = encode(
+        data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
+    )
+    engine, start = open_engine(bundle, settings["threads"]), Start.of(bundle)
+    run_folder = folder / "run"
+    found = tune(engine, start, task, train, test, tuner_settings(settings), run_folder, progress)
+    found |= described(bundle)
+    found |= {"metric": task.metric_name, "peak_rss_bytes": peak_resident_bytes()}
+    if task.metric_name == "perplexity":
+        # The host's tokenizer comes with the float model; its memory is not the method's.
+        from seedtune.export.load_model import load_causal_lm
+
+        text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
+        last = replay(run_folder, start).values
+        found["generic_perplexity"] = {
+            when: perplexity(engine.score, text, values[None], bundle.bounds)
+            for when, values in (("before", start.values), ("after", last))
+        }
+    return found

@@ -1,0 +1,229 @@
+"""``seedtune bench quality``: methods against baselines on real tasks at equal forwards.
+
+A table of (method, task, seed). Every cell is kept in the cache under the hash of its settings, and
+what is finished is merged into the committed results, so that the table grows over many runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.errors import SeedtuneError
+
+from ..fetch import RESOURCES, fetch
+from ..memory import peak_resident_bytes
+from ..named_tasks import TaskData, load_task
+from ..quickstart import MODEL
+from .figures import RESULTS, say
+from .learning import Progress
+from .quality_methods import METHODS
+from .quality_results import draw_quality, merge_rows, read_rows, row_key, summarise_quality
+
+LENGTH = {
+    "sst2": 48,
+    "sms-spam": 64,
+    "boolq": 128,
+    "rte": 128,
+    "cb": 128,
+    "copa": 64,
+    "chat": 64,
+}
+"""Tokens of an example at most; longer texts are cut. Holds 97 % of SST-2, half of BoolQ."""
+SEEDS = (0, 1, 2)
+FORWARDS = 1000
+TEST_ROWS = 300
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (method, task, seed) and all that its result depends on."""
+
+    method: str
+    task: str
+    seed: int
+    settings: dict[str, Any]
+    bundle: Path | None
+
+    @property
+    def key(self) -> str:
+        """``method/task/seed/settings``: the name of its row in the results."""
+        return row_key(self.method, self.task, self.seed, self.settings)
+
+    def folder(self, runs: Path) -> Path:
+        """Where its run is kept. A method that can be lengthened shares it between lengths."""
+        settings = dict(self.settings)
+        if METHODS[self.method].lengthens:
+            del settings["forwards"]
+        return (
+            runs
+            / hashlib.sha256(
+                row_key(self.method, self.task, self.seed, settings).encode()
+            ).hexdigest()[:16]
+        )
+
+
+def bench_quality(
+    *,
+    methods: tuple[str, ...] = tuple(METHODS),
+    tasks: tuple[str, ...] = tuple(LENGTH),
+    seeds: tuple[int, ...] = SEEDS,
+    forwards: int = FORWARDS,
+    lr: float | None = None,
+    bundle: Path | None = None,
+    model: str = MODEL,
+    threads: int | None = None,
+    runs: Path | None = None,
+    results: Path = RESULTS,
+    summary: bool = False,
+    progress: Progress = say,
+) -> dict[str, Any]:
+    """Fill in the cells asked for, those of the first seed first, and summarise all results.
+
+    Args:
+        forwards: of every method that learns by forwards alone.
+        lr: learning rate in place of the methods' own, for a search.
+        bundle: exported program and mask; by default the quickstart's.
+        runs: where cells are kept; by default in the cache.
+        summary: compute nothing, read the committed results.
+
+    Returns:
+        See ``quality_results.summarise_quality``.
+
+    Raises:
+        SeedtuneError: an unknown method or task, or what a cell raises.
+    """
+    if summary:
+        return summarise_quality(read_rows(results))
+    for kind, names, known in (("method", methods, METHODS), ("task", tasks, LENGTH)):
+        for name in names:
+            if name not in known:
+                raise SeedtuneError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    runs = runs or default_cache() / "quality"
+    for task in tasks:
+        for seed in seeds:
+            for name in methods:
+                if METHODS[name].seeded or seed == seeds[0]:
+                    cell = _cell(name, task, seed, forwards, lr, bundle, model)
+                    row = _finished(cell, runs) or _compute(cell, runs, threads)
+                    progress(f"{cell.key}: {row['curve'][-1]}")
+                    merge_rows({cell.key: row}, results)
+    rows = read_rows(results)
+    draw_quality(rows, results)
+    return summarise_quality(rows)
+
+
+def _cell(
+    name: str,
+    task: str,
+    seed: int,
+    forwards: int,
+    lr: float | None,
+    bundle: Path | None,
+    model: str,
+) -> Cell:
+    method = METHODS[name]
+    settings: dict[str, Any] = {
+        "model": model,
+        "data_sha256": _data_sha256(load_task(task))[:16],
+        "length": LENGTH[task],
+        "test_rows": TEST_ROWS,
+        "batch_size": BATCH_SIZE,
+        **method.settings,
+    }
+    if "forwards" in settings:
+        settings["forwards"] = forwards
+    if lr is not None and "lr" in settings:
+        settings["lr"] = lr
+    if method.bundle:
+        bundle = bundle or _prepared(model)
+        settings["bundle_sha256"] = open_bundle(bundle).sha256
+    return Cell(name, task, seed, settings, bundle if method.bundle else None)
+
+
+def _data_sha256(data: TaskData) -> str:
+    """Changes with the rows, their order and the prompt."""
+    content = json.dumps([data.train, data.test, data.spec], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _prepared(model: str) -> Path:
+    from ..prepare import prepare
+
+    return prepare(_source(model)).bundle.path
+
+
+def _source(model: str) -> str:
+    return str(fetch(model)) if model in RESOURCES else model
+
+
+def _finished(cell: Cell, runs: Path) -> dict[str, Any] | None:
+    file = cell.folder(runs) / _row_file(cell)
+    if not file.is_file():
+        return None
+    row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return row
+
+
+def _row_file(cell: Cell) -> str:
+    return f"row-{cell.settings.get('forwards', 0)}.json"
+
+
+def _compute(cell: Cell, runs: Path, threads: int | None) -> dict[str, Any]:
+    """In a process of its own: its peak memory is the cell's, and an interrupt ends it."""
+    folder = cell.folder(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        row = pool.submit(_work, cell, folder, threads).result()
+    partial = folder / f".{_row_file(cell)}"
+    partial.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / _row_file(cell))
+    return row
+
+
+def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
+    method = METHODS[cell.method]
+    run = import_module(f"{__package__}.{method.module}").run
+    source = _source(cell.settings["model"])
+    settings = {
+        **cell.settings,
+        "seed": cell.seed,
+        "threads": threads,
+        "source": source,
+        "bundle": cell.bundle,
+    }
+    data = load_task(cell.task)
+    found: dict[str, Any] = {}
+    if method.float32:
+        import torch
+
+        from .float_task import FloatTask
+
+        if threads:
+            torch.set_num_threads(threads)
+        task = FloatTask.of(source, data, settings)
+        before = task.generic_perplexity()
+        found["metric"] = task.task.metric_name
+        found |= run(task, settings, folder, say)
+        if before is not None:
+            found["generic_perplexity"] = {"before": before, "after": task.generic_perplexity()}
+    else:
+        found |= run(data, settings, folder, say)
+    return {
+        "peak_rss_bytes": peak_resident_bytes(),
+        **found,
+        "method": cell.method,
+        "task": cell.task,
+        "seed": cell.seed,
+        "settings": cell.settings,
+    }

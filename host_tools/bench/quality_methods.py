@@ -1,0 +1,71 @@
+"""The methods of ``bench quality``, with the settings that they are compared at."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from seedtune.runtime.estimators import ESTIMATORS, make_estimator
+from seedtune.runtime.settings import Settings
+
+from ..quickstart import SETTINGS
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method runs, beside what all share.
+
+    ``run(task, settings, folder, progress)`` of ``module`` gives ``curve`` (see
+    ``learning.learn``) and what else is of note; ``settings`` are those of the cell and ``seed``,
+    ``threads``, ``source`` (of the model) and ``bundle`` (a path).
+    """
+
+    module: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Part of every cell's key. With ``forwards``, the option of that name sets it."""
+    seeded: bool = True
+    """Whether the seed makes a difference; if not, the first alone is run."""
+    bundle: bool = False
+    """Whether it needs an exported program, or the mask of one."""
+    lengthens: bool = False
+    """Whether a longer run goes on where a shorter one ended."""
+    float32: bool = True
+    """Whether ``task`` is a ``FloatTask``; else it is ``TaskData``."""
+
+
+_FORWARDS: dict[str, Any] = {"forwards": 1000, "eval_every": 100}
+_TUNER: dict[str, Any] = {
+    **_FORWARDS,
+    "noise": "rademacher",
+    **{name: SETTINGS[name] for name in ("lr", "eps", "schedule")},
+}
+_TWO_POINT = {**_TUNER, "estimator": "two-point"}
+_INT4: dict[str, dict[str, Any]] = {
+    **{name: {"estimator": name} for name in ESTIMATORS},
+    # Its step has no unit of the loss: lr is about what a value moves by.
+    "one-sided": {"estimator": "one-sided", "lr": 2e-3},
+}
+"""Settings of each ``int4-NAME`` beside the quickstart's; an estimator may stand here twice."""
+
+METHODS: dict[str, Method] = {
+    "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
+    "in-context": Method("prompting", {"shots": 8}),
+    "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 1e-6, "eps": 1e-3}, lengthens=True),
+    "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
+    "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
+    **{
+        f"int4-{name}": Method("int4", {**_TUNER, **own}, bundle=True, float32=False)
+        for name, own in _INT4.items()
+    },
+    "lora": Method("lora", {"steps": 150, "eval_every": 15, "lr": 1e-3, "rank": 8, "alpha": 16}),
+}
+
+
+def tuner_settings(settings: dict[str, Any]) -> Settings:
+    """The tuner's settings for a cell's: counts of forwards become counts of steps."""
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    own = Settings(**{name: value for name, value in settings.items() if name in fields})
+    probes = make_estimator(own).probes
+    steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
+    return dataclasses.replace(own, steps=steps, eval_every=every)

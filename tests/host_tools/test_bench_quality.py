@@ -1,0 +1,421 @@
+"""The table of methods: cells, results and summary, and every baseline on a tiny model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seedtune.host_tools.bench import quality
+from seedtune.host_tools.bench.float_task import FloatTask
+from seedtune.host_tools.bench.lora import batch_loss
+from seedtune.host_tools.bench.lora import run as run_lora
+from seedtune.host_tools.bench.mezo_fp32 import all_weights, move
+from seedtune.host_tools.bench.mezo_fp32 import run as run_mezo
+from seedtune.host_tools.bench.prompting import answered, balanced, behind
+from seedtune.host_tools.bench.prompting import run as run_prompt
+from seedtune.host_tools.bench.quality_methods import METHODS, tuner_settings
+from seedtune.host_tools.bench.quality_results import (
+    draw_quality,
+    merge_rows,
+    read_rows,
+    row_key,
+    settings_hash,
+    summarise_quality,
+)
+from seedtune.host_tools.bench.sparse_fp32 import random_places
+from seedtune.host_tools.bench.sparse_fp32 import run as run_sparse
+from seedtune.host_tools.bench.torch_engine import TorchEngine
+from seedtune.host_tools.named_tasks import TaskData
+from seedtune.runtime.bundle import Layer
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.noise import add_noise
+from tiny_bundle import TASK, write_tiny_bundle
+
+DATA = TaskData(
+    "toy",
+    [
+        {"text": f"{word} {n}", "label": label}
+        for n in range(20)
+        for word, label in (("a film told with patience", "1"), ("the cat sat in the rain", "0"))
+    ],
+    [
+        {"text": f"{word} {n}", "label": label}
+        for n in range(20, 24)
+        for word, label in (("a film told with patience", "1"), ("the cat sat in the rain", "0"))
+    ],
+    TASK,
+)
+CHOICES = TaskData(
+    "choices",
+    [
+        {"prompt": f"it was {n}", "a": "good", "b": "the rain", "label": str(n % 2)}
+        for n in range(9)
+    ],
+    [{"prompt": "it was", "a": "good", "b": "the rain", "label": "0"}],
+    {
+        "kind": "multiple_choice",
+        "template": "{prompt}",
+        "choice_fields": ["a", "b"],
+        "label_field": "label",
+    },
+)
+LINES = TaskData(
+    "lines",
+    [{"before": f"hello {n}", "reply": "the cat sat on the mat"} for n in range(9)],
+    [{"before": "hello", "reply": "the cat sat on the mat"}],
+    {"kind": "completion", "template": "{before}\n", "completion_field": "reply"},
+)
+SETTINGS = {
+    "seed": 0, "batch_size": 4, "length": 48, "test_rows": 8, "forwards": 40, "eval_every": 20,
+    "lr": 1e-4, "eps": 1e-3, "steps": 12, "rank": 4, "alpha": 8, "shots": 3, "threads": 1,
+    "noise": "rademacher", "estimator": "two-point", "schedule": "constant",
+}  # fmt: skip
+
+
+def silent(line):
+    pass
+
+
+@pytest.fixture
+def toy(tiny_llama_folder):
+    """A function: the cell of a task on a fresh tiny model."""
+    return lambda data=DATA: FloatTask.of(str(tiny_llama_folder), data, SETTINGS)
+
+
+@pytest.mark.parametrize("data", [DATA, CHOICES, LINES], ids=lambda data: data.name)
+def test_the_engine_scores_as_the_model_does(toy, data):
+    import torch
+
+    cell = toy(data)
+    batch = cell.task.collate(cell.train[:5])
+    found = TorchEngine(cell.model).score(
+        batch.tokens, batch.positions, batch.candidates, np.zeros((2, 0), np.float32)
+    )
+    rows, columns = np.divmod(batch.positions, batch.tokens.shape[1])
+    for at, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        with torch.no_grad():  # without the padding behind the position
+            logits = cell.model(torch.from_numpy(batch.tokens[row, : column + 1])[None]).logits
+        logp = torch.log_softmax(logits[0, -1], dim=-1).numpy()[batch.candidates[at]]
+        np.testing.assert_allclose(found[:, at], [logp, logp], atol=1e-5)
+
+
+def test_values_go_to_their_places_and_rows_do_not_mix(toy):
+    cell = toy()
+    places = random_places(cell.model, 50, seed=1)
+    engine = TorchEngine(cell.model, places)
+    values = engine.values
+    assert len(values) == 50
+    batch = cell.task.collate(cell.train[:3])
+    arguments = (batch.tokens, batch.positions, batch.candidates)
+    rows = np.stack([values, values + 1, values])
+    first, moved, again = engine.score(*arguments, rows)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - moved).max() > 1e-3
+    np.testing.assert_array_equal(engine.values, values)
+
+
+def test_random_places_are_spread_over_all_linears_but_the_head(toy):
+    model = toy().model
+    places = random_places(model, 5000, seed=0)
+    assert sum(map(len, places.values())) == 5000
+    assert len(places) == 14 and "lm_head" not in places
+    for name, flat in places.items():
+        assert (np.diff(flat) > 0).all() and flat[-1] < model.get_submodule(name).weight.numel()
+    assert not np.array_equal(
+        places["model.layers.0.mlp.up_proj"],
+        random_places(model, 5000, seed=1)["model.layers.0.mlp.up_proj"],
+    )
+
+
+def test_mezo_perturbs_every_weight_and_puts_them_back(toy):
+    cell = toy()
+    weights = all_weights(cell.model)
+    assert len(weights) == sum(each.numel() for each in cell.model.parameters())
+    before = weights.copy()
+    add_noise(weights, 1e-3, seed=0, step=0)
+    assert (weights != before).all()
+    # The model sees what happens to the array.
+    embedding = cell.model.get_input_embeddings().weight.detach().numpy().reshape(-1)
+    assert np.shares_memory(embedding, weights)
+    add_noise(weights, -2e-3, seed=0, step=0)
+    move(weights, 0.0, SETTINGS, 0)
+    np.testing.assert_allclose(weights, before, atol=5e-7)
+
+
+def test_mezo_lowers_the_loss_and_goes_on_to_the_bit(toy, tmp_path):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    whole.mkdir(), pieces.mkdir()
+    found = run_mezo(toy(), SETTINGS, whole, silent)
+    assert [at["forwards"] for at in found["curve"]] == [0, 20, 40]
+    assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.01
+    run_mezo(toy(), SETTINGS | {"forwards": 20}, pieces, silent)
+    with (pieces / "mezo.jsonl").open("a") as log:
+        log.write('{"scalar": 1.0, "sec')  # killed while writing
+    assert run_mezo(toy(), SETTINGS, pieces, silent)["curve"] == found["curve"]
+
+
+def test_a_shorter_mezo_run_reads_the_longer_one(toy, tmp_path):
+    found = run_mezo(toy(), SETTINGS, tmp_path, silent)
+    shorter = run_mezo(toy(), SETTINGS | {"forwards": 20}, tmp_path, silent)
+    assert shorter["curve"] == found["curve"][:2]
+
+
+@pytest.mark.parametrize("data", [DATA, CHOICES, LINES], ids=lambda data: data.name)
+def test_the_differentiable_loss_is_the_tasks(toy, data):
+    import torch
+
+    cell = toy(data)
+    batch = cell.task.collate(cell.train[:6])
+    rng = np.random.default_rng(0)
+    logp = -rng.exponential(size=batch.candidates.shape).astype(np.float32)
+    found = batch_loss(cell.task, torch.from_numpy(logp), batch)
+    assert float(found) == pytest.approx(cell.task.losses(logp[None], batch).mean(), rel=1e-5)
+
+
+def test_lora_lowers_the_loss_and_leaves_the_base_weights(toy, tmp_path):
+    cell = toy()
+    base = {name: each.clone() for name, each in cell.model.named_parameters()}
+    found = run_lora(cell, SETTINGS | {"eval_every": 6, "lr": 1e-2}, tmp_path, silent)
+    assert [at["forwards"] for at in found["curve"]] == [0, 18, 36]
+    assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.1
+    assert found["curve"][-1]["seconds"] > 0 and found["step_seconds"] > 0
+    for name, each in cell.model.named_parameters():
+        if "lora" not in name:
+            assert each.equal(base[name.replace(".base_layer", "")]), name
+
+
+@pytest.mark.parametrize("mask", ["random", "sensitive"])
+def test_the_sparse_baseline_moves_its_entries_alone(toy, tmp_path, mask):
+    cell = toy()
+    name = "model.layers.0.mlp.up_proj"
+    shape = tuple(cell.model.get_submodule(name).weight.shape)
+    bundle = write_tiny_bundle(
+        tmp_path / "bundle",
+        layers=(Layer(name, shape, 0, 12),),
+        indices=np.arange(12, dtype=np.int64) * 7,
+    )
+    before = all_weights(cell.model).copy()
+    settings = SETTINGS | {"mask": mask, "bundle": bundle.path, "lr": 1e-2, "eps": 1e-2}
+    found = run_sparse(cell, settings, tmp_path, silent)
+    assert [at["forwards"] for at in found["curve"]] == [0, 20, 40]
+    changed = np.count_nonzero(all_weights(cell.model) != before)
+    assert changed == 12
+    if mask == "sensitive":
+        weight = cell.model.get_submodule(name).weight.detach().numpy().reshape(-1)
+        assert weight[bundle.indices].tobytes() != before[:12].tobytes()
+    assert run_sparse(toy(), settings, tmp_path, silent)["curve"] == found["curve"]
+
+
+@pytest.mark.parametrize("data", [DATA, CHOICES, LINES], ids=lambda data: data.name)
+def test_examples_in_context_end_with_their_answers(toy, data):
+    cell = toy(data)
+    example = cell.train[1]
+    text = cell.tokenizer.decode(answered(cell, example))
+    wanted = {
+        "toy": "the cat sat in the rain 0 It was terrible",
+        "choices": "it was 1 the rain",
+        "lines": "hello 1\nthe cat sat on the mat",
+    }
+    assert text == wanted[data.name]
+    longer = behind([5, 6, 7], example)
+    assert longer.tokens[:, :3].tolist() == [[5, 6, 7]] * example.rows
+    assert cell.task.collate([longer]).examples == 1
+    np.testing.assert_array_equal(longer.positions[:, 1], example.positions[:, 1] + 3)
+
+
+def test_shots_are_even_over_labels_and_change_the_loss(toy, tmp_path):
+    cell = toy()
+    orders = {tuple(each.gold for each in balanced(cell.train, 4, seed)) for seed in range(20)}
+    assert len(orders) == 6 and all(sum(order) == 2 for order in orders)
+    without = run_prompt(cell, SETTINGS | {"shots": 0}, tmp_path, silent)
+    shown = run_prompt(cell, SETTINGS, tmp_path, silent)
+    assert len(without["curve"]) == len(shown["curve"]) == 1
+    assert without["curve"][0]["loss"] != shown["curve"][0]["loss"]
+
+
+def test_generic_text_is_scored_for_completion_alone(toy):
+    import math
+
+    cell = toy()
+    assert cell.generic_perplexity() is None
+    cell.generic_text = np.arange(60).reshape(3, 20)
+    assert 1 < cell.generic_perplexity() < math.inf
+
+
+def test_forwards_become_steps():
+    settings = METHODS["int4-two-point"].settings | {"seed": 3, "batch_size": 16, "length": 48}
+    found = tuner_settings(settings)
+    assert (found.steps, found.eval_every, found.seed) == (500, 50, 3)
+    several = tuner_settings(settings | {"estimator": "one-sided", "directions": 4})
+    assert (several.steps, several.eval_every) == (200, 20)  # with the base, 5 forwards a step
+
+
+def cell_of(tmp_path, monkeypatch, **changes):
+    monkeypatch.setattr(quality, "load_task", lambda name: DATA)
+    asked = {"forwards": 100, "lr": None, "bundle": None, "model": "folder"} | changes
+    return quality._cell("mezo-fp32", "sst2", 0, **asked)
+
+
+def test_a_cells_key_and_folder_follow_its_settings(tmp_path, monkeypatch):
+    one = cell_of(tmp_path, monkeypatch)
+    longer = cell_of(tmp_path, monkeypatch, forwards=200)
+    faster = cell_of(tmp_path, monkeypatch, lr=1.0)
+    assert len({one.key, longer.key, faster.key}) == 3
+    assert one.folder(tmp_path) == longer.folder(tmp_path) != faster.folder(tmp_path)
+    other = TaskData(DATA.name, DATA.train[1:], DATA.test, DATA.spec)
+    monkeypatch.setattr(quality, "load_task", lambda name: other)
+    assert quality._cell("mezo-fp32", "sst2", 0, 100, None, None, "folder").key != one.key
+    assert one.key == cell_of(tmp_path, monkeypatch).key
+
+
+def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "load_task", lambda name: DATA)
+    monkeypatch.setattr(quality, "ProcessPoolExecutor", InThisProcess)
+    asked = {
+        "methods": ("zero-shot", "mezo-fp32"),
+        "tasks": ("sst2",),
+        "forwards": 200,
+        "model": str(tiny_llama_folder),
+        "runs": tmp_path / "runs",
+        "results": tmp_path / "results",
+        "progress": silent,
+    }
+    found = quality.bench_quality(**asked, seeds=(0,))
+    assert set(found["tasks"]["sst2"]) == {"zero-shot", "mezo-fp32"}
+    assert found["tasks"]["sst2"]["mezo-fp32"]["best_at_forwards"] in (0, 100, 200)
+    found = quality.bench_quality(**asked, seeds=(1, 0))
+    assert InThisProcess.runs == 4  # zero-shot has no seed but runs once for each first one
+    assert found["tasks"]["sst2"]["mezo-fp32"]["seeds"] == 2
+    quality.bench_quality(**asked, seeds=(0,))
+    assert InThisProcess.runs == 4
+    assert (tmp_path / "results" / "quality.png").read_bytes().startswith(b"\x89PNG")
+    row = next(iter(read_rows(tmp_path / "results").values()))
+    assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
+    assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
+
+
+class InThisProcess:
+    """Stands in for the pool of one process."""
+
+    runs = 0
+
+    def __init__(self, *arguments, **options):
+        self.value = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, function, *arguments):
+        InThisProcess.runs += 1
+        self.value = function(*arguments)
+        return self
+
+    def result(self):
+        return self.value
+
+
+@pytest.mark.parametrize("asked", [{"methods": ("magic",)}, {"tasks": ("nothing",)}])
+def test_unknown_names_list_the_known(asked, tmp_path):
+    with pytest.raises(SeedtuneError, match=r"unknown (method|task) '\w+'; known: \w+"):
+        quality.bench_quality(**asked, runs=tmp_path, results=tmp_path)
+
+
+def row(method, task, seed, curve, settings=None, metric="accuracy", **more):
+    """A row of the results: ``curve`` maps forwards to the metric."""
+    return {
+        "method": method,
+        "task": task,
+        "seed": seed,
+        "settings": settings or {"forwards": max(curve)},
+        "curve": [{"forwards": at, "loss": 1.0, "accuracy": found} for at, found in curve.items()],
+        "metric": metric,
+        "peak_rss_bytes": 1000,
+        "step_seconds": 2.0,
+        **more,
+    }
+
+
+def table(*rows):
+    return {row_key(r["method"], r["task"], r["seed"], r["settings"]): r for r in rows}
+
+
+ROWS = table(
+    row("mezo-fp32", "sst2", 0, {0: 0.5, 500: 0.6, 1000: 0.7}),
+    row("mezo-fp32", "sst2", 1, {0: 0.5, 500: 0.7, 1000: 0.8}),
+    row("mezo-fp32", "sst2", 0, {0: 0.5, 200: 0.99}),  # of a search: one seed
+    row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.70, 200: 0.75, 1000: 0.84}),
+    row("int4-two-point", "sst2", 1, {0: 0.5, 100: 0.76, 200: 0.75, 1000: 0.86}),
+    row("lora", "sst2", 0, {0: 0.5, 450: 0.88}),
+    row("lora", "sst2", 1, {0: 0.5, 450: 0.86}),
+    row("zero-shot", "sst2", 0, {0: 0.5}),
+    row("int4-two-point", "copa", 0, {0: 0.6, 1000: 0.58}),
+    row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, metric="perplexity",
+        generic_perplexity={"before": 20.0, "after": 20.1}),
+)  # fmt: skip
+
+
+def test_the_summary_follows_from_the_rows():
+    found = summarise_quality(ROWS)
+    assert found["forwards_ratio_to_mezo_best"] == pytest.approx(0.2)  # 200 of 1000
+    assert found["sst2_gap_to_lora"] == pytest.approx(2.0)
+    assert found["sst2_lead_over_mezo"] == pytest.approx(10.0)
+    assert found["sms_gap_to_lora"] is None
+    assert found["tasks_below_start"] == ["copa"]
+    mezo = found["tasks"]["sst2"]["mezo-fp32"]
+    assert mezo["seeds"] == 2 and mezo["best_at_forwards"] == 1000
+    assert mezo["last"]["mean"] == pytest.approx(0.75)
+    assert mezo["last"]["deviation"] == pytest.approx(0.1 / 2**0.5)
+    chat = found["tasks"]["chat"]["int4-two-point"]
+    assert chat["generic_perplexity_rise"]["mean"] == pytest.approx(0.005)
+    assert chat["best_of_mean"] == 40.0
+
+
+def test_a_target_never_reached_is_null():
+    slow = {key: each for key, each in ROWS.items() if not key.startswith("int4")}
+    slow |= table(row("int4-two-point", "sst2", 0, {0: 0.5, 1000: 0.6}))
+    assert summarise_quality(slow)["forwards_ratio_to_mezo_best"] is None
+
+
+def test_an_empty_table_has_a_summary():
+    found = summarise_quality({})
+    assert found["rows"] == 0 and found["sst2_gap_to_lora"] is None
+
+
+def test_merging_keeps_old_rows_and_replaces_equal_ones(tmp_path):
+    old = table(row("lora", "sst2", 0, {0: 0.5}), row("lora", "sst2", 1, {0: 0.6}))
+    merge_rows(old, tmp_path)
+    new = table(row("lora", "sst2", 1, {0: 0.7}), row("lora", "sst2", 0, {0: 0.9}, {"lr": 1}))
+    merge_rows(new, tmp_path)
+    assert read_rows(tmp_path) == old | new and len(old | new) == 3
+    assert json.loads((tmp_path / "quality.json").read_text())["machine"]["cpu"]
+
+
+def test_a_damaged_table_is_refused_not_overwritten(tmp_path):
+    file = tmp_path / "quality.json"
+    file.write_text("[")
+    with pytest.raises(SeedtuneError, match=r"quality\.json: holds no table"):
+        merge_rows(ROWS, tmp_path)
+    assert file.read_text() == "["
+
+
+def test_settings_hash_ignores_order():
+    assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
+
+
+def test_every_task_has_its_panel(tmp_path):
+    draw_quality(ROWS, tmp_path)
+    assert Path(tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_task_and_every_estimator_has_its_place():
+    from seedtune.host_tools.named_tasks import TASKS
+    from seedtune.runtime.estimators import ESTIMATORS
+
+    assert set(quality.LENGTH) <= set(TASKS)
+    for name in ESTIMATORS:
+        settings = METHODS[f"int4-{name}"].settings
+        assert tuner_settings(settings | {"seed": 0}).estimator == name
