@@ -57,6 +57,7 @@ def emulate(
     """
     from seedtune.runtime.settings import Settings
 
+    from ..bench.figures import machine
     from ..emulate.guest import Guest
     from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
     from ..emulate.machine import Machine, parse_memory
@@ -78,7 +79,7 @@ def emulate(
     device = Guest(output.note) if user else Machine(memory, output.note)
     output.note(f"tuning on the device: {steps} steps, a kill after {steps // 2}")
     show = output.note if console else (lambda line: None)
-    found = rehearse(job, device, timeout=timeout, console=show)
+    found = {"machine": machine(), **rehearse(job, device, timeout=timeout, console=show)}
     output.result(found)
     if not found["same_values"]:
         output.note("the device's values are not those that its journal gives on this machine")

@@ -38,7 +38,11 @@ _SCRIPT = Path(__file__).with_name("tune_on_device.py")
 
 @dataclass(frozen=True)
 class Job:
-    """What the device is to do."""
+    """What the device is to do.
+
+    Raises:
+        EmulatorError: ``length`` exceeds the bundle's bounds, or ``kill_after`` the steps.
+    """
 
     bundle: Bundle
     task: dict[str, Any]
@@ -50,6 +54,15 @@ class Job:
     settings: Settings
     kill_after: int
     """Steps after which the first session is killed, in the midst of the next."""
+
+    def __post_init__(self) -> None:
+        steps, longest = self.settings.steps, self.bundle.bounds.length
+        if not 1 <= self.kill_after < steps:
+            raise EmulatorError(f"a kill after step {self.kill_after} of {steps} is no kill")
+        if not 2 <= self.length <= longest:
+            raise EmulatorError(
+                f"length {self.length} lies outside 2..{longest}, the bundle's bounds"
+            )
 
 
 def rehearse(
@@ -70,20 +83,12 @@ def rehearse(
         batches on both, ``loss_difference_max`` and ``loss_difference_mean``;
         ``resumed_at_step``, ``seconds_per_step`` (median), ``start_seconds`` (from the second
         session's start to its first step), ``peak_rss_bytes`` (of the tuning process; in user mode
-        with qemu); of a machine ``boot_seconds``, ``machine_memory_bytes`` and
-        ``least_available_bytes``; and the job's figures.
+        with qemu); of a machine ``boot_seconds``, ``device_memory_bytes`` and
+        ``device_least_available_bytes``; and the job's figures.
 
     Raises:
         EmulatorError: the device fails, runs out of memory or time, or encodes rows otherwise.
     """
-    if not 1 <= job.kill_after < job.settings.steps:
-        raise EmulatorError(
-            f"a kill after step {job.kill_after} of {job.settings.steps} is no kill"
-        )
-    if not 2 <= job.length <= job.bundle.bounds.length:
-        raise EmulatorError(
-            f"length {job.length} lies outside 2..{job.bundle.bounds.length}, the bundle's bounds"
-        )
     with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as name:
         folder = Path(name)
         _write_job(job, folder)
@@ -96,10 +101,13 @@ def rehearse(
         differences, losses = _differences(job, folder / "run", replayed)
         steps = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
     if isinstance(device, Guest):
-        del found["machine_memory_bytes"], found["least_available_bytes"]  # they are the host's
+        del (
+            found["device_memory_bytes"],
+            found["device_least_available_bytes"],
+        )  # they are the host's
     return {
         "model": job.bundle.manifest["model"]["name"],
-        "cpu": CPU,
+        "device_cpu": CPU,
         **about,
         **found,
         "program_bytes": job.bundle.program_path.stat().st_size,

@@ -116,8 +116,8 @@ def main() -> int:
     if status != 0:
         return status if status > 0 else 128 - status
     result = json.loads(session.read_text())
-    result["machine_memory_bytes"] = _kilobytes("/proc/meminfo", "MemTotal")
-    result["least_available_bytes"] = watch.least_available
+    result["device_memory_bytes"] = _kilobytes("/proc/meminfo", "MemTotal")
+    result["device_least_available_bytes"] = watch.least_available
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 

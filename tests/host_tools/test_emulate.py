@@ -1,0 +1,179 @@
+"""What the emulator refuses and how it packs, on hosts without qemu too."""
+
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import bad
+from hypothesis import given
+from hypothesis import strategies as st
+from seedtune.host_tools.emulate import host
+from seedtune.host_tools.emulate.cached_folder import cached_folder
+from seedtune.host_tools.emulate.followed import follow_command
+from seedtune.host_tools.emulate.host import EmulatorError, run_command
+from seedtune.host_tools.emulate.initramfs import pack_initramfs
+from seedtune.host_tools.emulate.machine import parse_memory
+from seedtune.host_tools.emulate.rehearsal import Job
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.settings import Settings
+from tiny_bundle import TASK, write_tiny_bundle
+
+NAMES = st.text("abc/._-", min_size=1, max_size=20)
+
+
+@pytest.fixture
+def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.shutil, "which", lambda command: f"/usr/bin/{command}")
+
+
+def read_newc(archive: bytes) -> list[tuple[str, int, bytes]]:
+    """Name, mode and content of every entry, read as the kernel does."""
+    found, at = [], 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + name_size - 1].decode()
+        at += (110 + name_size + 3) // 4 * 4
+        if name == "TRAILER!!!":
+            return found
+        found.append((name, mode, archive[at : at + size]))
+        at += (size + 3) // 4 * 4
+
+
+@given(
+    st.dictionaries(NAMES, st.tuples(st.binary(max_size=50), st.booleans()), max_size=5),
+    st.lists(NAMES, max_size=3),
+    st.dictionaries(NAMES, NAMES, max_size=3),
+)
+def test_an_initramfs_holds_what_was_packed(
+    files: dict[str, tuple[bytes, bool]], folders: list[str], links: dict[str, str]
+) -> None:
+    found = read_newc(pack_initramfs(files, folders, links))
+    assert [name for name, mode, _ in found if stat.S_ISDIR(mode)] == folders
+    assert {name: to.decode() for name, mode, to in found if stat.S_ISLNK(mode)} == links
+    assert {
+        name: (content, bool(mode & stat.S_IXUSR))
+        for name, mode, content in found
+        if stat.S_ISREG(mode)
+    } == files
+
+
+def test_memory_sizes() -> None:
+    assert parse_memory("1G") == 2**30
+    assert parse_memory("512M") == 2**29
+    for text in ("", "G", "1", "1.5G", "-1G", "2T", "1g"):
+        with pytest.raises(EmulatorError, match="not a size such as 1G"):
+            parse_memory(text)
+    with pytest.raises(EmulatorError, match="too little"):
+        parse_memory("128M")
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.shutil, "which", lambda command: None)
+    message = bad(1, "emulate", tmp_path)
+    assert message.startswith("the emulator needs: apt-get install qemu-system-arm ")
+    message = bad(1, "emulate", tmp_path, "--user")
+    assert "install qemu-user g++-aarch64-linux-gnu" in message
+    assert "qemu-system-arm" not in message
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_bad_options_are_refused_before_anything_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    bundle = write_tiny_bundle(tmp_path / "bundle").path
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "good", "label": "1"}\n')
+    assert "memory '1T' is not a size" in bad(1, "emulate", bundle, "--memory", "1T")
+    message = bad(1, "emulate", bundle, "--train", rows, "--length", 2000)
+    assert "length 2000 lies outside 2.." in message
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_kill_must_come_within_the_run(tmp_path: Path) -> None:
+    bundle: Bundle = write_tiny_bundle(tmp_path / "bundle")
+    for kill_after in (0, 4):
+        with pytest.raises(EmulatorError, match=f"kill after step {kill_after} of 4"):
+            Job(bundle, TASK, [], 4, Settings(steps=4), kill_after)
+
+
+def test_a_cached_folder_is_made_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+
+    def fail(folder: Path, scratch: Path) -> None:
+        (folder / "half").touch()
+        raise EmulatorError("no network")
+
+    with pytest.raises(EmulatorError, match="no network"):
+        cached_folder("x", fail)
+    assert list((tmp_path / "emulator").iterdir()) == []
+    calls = []
+
+    def fill(folder: Path, scratch: Path) -> None:
+        calls.append(folder)
+        (folder / "a").touch()
+        (scratch / "b").touch()
+
+    found = cached_folder("x", fill)
+    assert cached_folder("x", fill) == found == tmp_path / "emulator" / "x"
+    assert len(calls) == 1
+    assert [file.name for file in found.iterdir()] == ["a"]
+
+
+def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(EmulatorError, match="set SEEDTUNE_CACHE"):
+        cached_folder("x", lambda folder, scratch: None)
+
+
+def test_a_failing_command_says_why() -> None:
+    with pytest.raises(EmulatorError, match=r"^nothing came: last$"):
+        run_command(["sh", "-c", "echo first >&2; echo last >&2; exit 2"], "nothing came")
+
+
+needs_setpriv = pytest.mark.skipif(
+    shutil.which("setpriv") is None, reason="apt-get install util-linux"
+)
+
+
+@needs_setpriv
+def test_a_followed_command_is_heard_line_by_line() -> None:
+    lines: list[str] = []
+    script = "echo one; echo two >&2; printf three; exit 5"
+    status, tail = follow_command(["sh", "-c", script], timeout=20, line=lines.append)
+    assert status == 5
+    assert lines == tail == ["one", "two", "three"]
+    assert follow_command(["sh", "-c", "kill -9 $$"], timeout=20, line=lines.append)[0] == 137
+
+
+@needs_setpriv
+def test_a_timeout_ends_children_too(tmp_path: Path) -> None:
+    mark = tmp_path / "alive"
+    script = f"(sleep 3; touch '{mark}') & echo begun; sleep 60"
+    began = time.monotonic()
+    with pytest.raises(EmulatorError, match="not done after 1 s; its last line: begun"):
+        follow_command(["sh", "-c", script], timeout=1, line=lambda text: None)
+    assert time.monotonic() - began < 3
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_the_device_script_imports_the_runtime_alone() -> None:
+    code = (
+        "import sys; sys.argv = ['x']\n"
+        "import seedtune.host_tools.emulate.tune_on_device\n"
+        "heavy = ('numpy', 'seedtune.runtime')\n"
+        "loaded = [name for name in sys.modules if name.startswith(heavy)]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
