@@ -108,6 +108,20 @@ class TestTune:
         assert "no held-out rows" in result.stderr
         assert "loss noise" in result.stderr
 
+    def test_an_estimator_with_its_own_learning_rate(
+        self, bundle: Path, rows: Path, tmp_path: Path, engine: None
+    ) -> None:
+        common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, "--eps", 0.01,
+                  "--estimator", "leave-one-out", "--directions", 3,
+                  "--batch-size", 1000]  # fmt: skip
+        assert "setting lr='fast' must be above 0 or 'auto'" in bad(7, *common, "--lr", "fast")
+        result = call(*common, "--lr", "auto")
+        assert result.exit_code == 0, result.output
+        shown = good("journal", "show", tmp_path / "run")["settings"]
+        assert (shown["estimator"], shown["directions"]) == ("leave-one-out", 3)
+        assert f"lr {shown['lr']:g} from 48 forwards of trial steps" in result.stderr
+        assert "the run has directions=3, not 4" in bad(7, *common, "--directions", 4)
+
     def test_people_see_every_evaluation_once(
         self, bundle: Path, rows: Path, tmp_path: Path, engine: None
     ) -> None:
