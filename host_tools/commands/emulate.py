@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .inputs import ChosenTask
-from .options import Json, TaskName
+from .options import Json
 from .output import Output
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def emulate(
     bundle: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[BUNDLE]",
+            metavar="BUNDLE",
             help="Bundle folder or .seedtune file. Default: the quickstart's, exported first if "
             "it is not here.",
         ),
@@ -35,9 +35,17 @@ def emulate(
         bool, typer.Option("--user", help="Only the process, without a machine around it: faster.")
     ] = False,
     train: Annotated[
-        Path | None, typer.Option("--train", help="Training rows, .jsonl or .csv. Default: SST-2.")
+        Path | None, typer.Option("--train", help="Training rows, .jsonl or .csv.")
     ] = None,
-    task: TaskName = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="NAME|FILE",
+            help="Named task, or a JSON file with a task specification. Default: SST-2, or with "
+            "--train the bundle's own.",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the run.")] = 6,
     rows: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 2,
     length: Annotated[int, typer.Option(min=2, help="Tokens; longer texts are shortened.")] = 16,
@@ -47,7 +55,7 @@ def emulate(
         float, typer.Option(min=1, help="Seconds after which the device is given up.")
     ] = 3600,
     console: Annotated[
-        bool, typer.Option("--console", help="Show what the device prints, on stderr.")
+        bool, typer.Option("--console", help="Show all that the device prints, on stderr.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -78,7 +86,11 @@ def emulate(
     )
     device = Guest(output.note) if user else Machine(memory, output.note)
     output.note(f"tuning on the device: {steps} steps, a kill after {steps // 2}")
-    show = output.note if console else (lambda line: None)
+
+    def show(line: str) -> None:
+        if console or line.startswith(("step ", "killed")):
+            output.note(line)
+
     found = {"machine": machine(), **rehearse(job, device, timeout=timeout, console=show)}
     output.result(found)
     if not found["same_values"]:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,15 @@ from seedtune.runtime.replay import Replay, replay
 from seedtune.runtime.run_state import examples_sha256
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.start import Start
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks import task_from_spec
 
 from .followed import follow_command
 from .guest import Guest
 from .host import CPU, EmulatorError, quiet
 from .machine import PYTHON_PATH, Machine
 
+_NUDGE = np.float32(1e-6)
+"""Relative change of values that only rounding can feel; 8-bit activations round far coarser."""
 _SCRIPT = Path(__file__).with_name("tune_on_device.py")
 
 
@@ -80,7 +82,8 @@ def rehearse(
 
     Returns:
         ``values_sha256`` of the device and ``replay_sha256`` of the host; of the losses of all
-        batches on both, ``loss_difference_max`` and ``loss_difference_mean``;
+        batches on both, ``loss_difference_mean`` and ``_max``, beside ``rounding_difference_mean``
+        and ``_max``: the same of this machine with itself, when the values move by a millionth;
         ``resumed_at_step``, ``seconds_per_step`` (median), ``start_seconds`` (from the second
         session's start to its first step), ``peak_rss_bytes`` (of the tuning process; in user mode
         with qemu); of a machine ``boot_seconds``, ``device_memory_bytes`` and
@@ -89,8 +92,8 @@ def rehearse(
     Raises:
         EmulatorError: the device fails, runs out of memory or time, or encodes rows otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as temporary:
+        folder = Path(temporary)
         _write_job(job, folder)
         if isinstance(device, Machine):
             about = _in_machine(device, job, folder, timeout, console)
@@ -98,13 +101,11 @@ def rehearse(
             about = _in_user_mode(device, job, folder, timeout, console)
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         replayed = replay(folder / "run", Start.of(job.bundle))
-        differences, losses = _differences(job, folder / "run", replayed)
+        compared = _compared(job, folder / "run", replayed)
         steps = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
     if isinstance(device, Guest):
-        del (
-            found["device_memory_bytes"],
-            found["device_least_available_bytes"],
-        )  # they are the host's
+        for name in ("device_memory_bytes", "device_least_available_bytes"):
+            del found[name]  # they are the host's
     return {
         "model": job.bundle.manifest["model"]["name"],
         "device_cpu": CPU,
@@ -117,9 +118,7 @@ def rehearse(
         "seconds_per_step": median(line["seconds"] for line in steps),
         "replay_sha256": replayed.sha256,
         "same_values": replayed.sha256 == found["values_sha256"],
-        "loss_mean": fmean(losses),
-        "loss_difference_mean": fmean(differences),
-        "loss_difference_max": max(differences),
+        **compared,
     }
 
 
@@ -165,32 +164,22 @@ def _last(lines: list[str]) -> str:
     return said[-1] if said else "no reason"
 
 
-def _differences(job: Job, run: Path, replayed: Replay) -> tuple[list[float], list[float]]:
-    """Absolute differences of all losses of the run from the host's, and the host's losses."""
-    bundle, settings = job.bundle, replayed.history.settings
+def _compared(job: Job, run: Path, replayed: Replay) -> dict[str, float]:
+    """All losses of the run against this machine's, at the values that the device had."""
+    bundle, settings, start = job.bundle, replayed.history.settings, Start.of(job.bundle)
     bounds = dataclasses.replace(bundle.bounds, length=job.length)
     task = task_from_spec(job.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
     examples = [task.encode(row, f"row {number}") for number, row in enumerate(job.rows, 1)]
     if replayed.journal.header.train_sha256 != examples_sha256(examples):
         raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
-    device = {line["step"]: line["losses"] for line in read_metrics(run) if line["kind"] == "step"}
-    host = _host_losses(bundle, task, examples, run, settings)
-    differences, losses = [], []
-    for step, ours in host.items():
-        differences += [abs(a - b) for a, b in zip(device[step], ours, strict=True)]
-        losses += ours
-    return differences, losses
-
-
-def _host_losses(
-    bundle: Bundle, task: Task, examples: list[Encoded], run: Path, settings: Settings
-) -> dict[int, list[float]]:
-    """Losses of every step's probes on this machine, from the values that the device had."""
-    start = Start.of(bundle)
-    loss = BatchLoss(open_engine(bundle), task, bundle.bounds)
     lengths = np.array([example.length for example in examples])
-    found = {}
-    for step in range(settings.steps):
+    loss = BatchLoss(open_engine(bundle), task, bundle.bounds)
+    nudge = 1 + _NUDGE * np.random.default_rng(0).standard_normal(bundle.K).astype(np.float32)
+    device, host, nudged = [], [], []
+    for line in read_metrics(run):
+        if line["kind"] != "step":
+            continue
+        step = line["step"] - 1
         before = replay(run, start, until=step)
         rows = np.empty((before.estimator.probes, bundle.K), np.float32)
         before.estimator.perturb(
@@ -200,5 +189,14 @@ def _host_losses(
             step, seed=settings.seed, lengths=lengths, batch_size=settings.batch_size
         )
         batch = [examples[index] for index in chosen]
-        found[step + 1] = [float(each) for each in loss(batch, rows)]
-    return found
+        device.append(line["losses"])
+        host.append(loss(batch, rows))
+        nudged.append(loss(batch, rows * nudge))
+    apart, rounding = np.abs(np.subtract(device, host)), np.abs(np.subtract(nudged, host))
+    return {
+        "loss_mean": float(np.mean(host)),
+        "loss_difference_mean": float(apart.mean()),
+        "loss_difference_max": float(apart.max()),
+        "rounding_difference_mean": float(rounding.mean()),
+        "rounding_difference_max": float(rounding.max()),
+    }
