@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from seedtune.export.plan_memory import lowest_place
 from seedtune.export.quiet import quiet
 from seedtune.runtime.bundle import Bounds
 from torch import nn
@@ -90,7 +91,9 @@ def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> byte
         progress: called with (delegates done, delegates in all).
     """
     with quiet():
-        from executorch.exir import EdgeCompileConfig, to_edge
+        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+        from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
+        from executorch.exir.passes import MemoryPlanningPass
         from seedtune.export.level_partitioner import LevelPartitioner
 
         with _known_sizes():
@@ -103,8 +106,10 @@ def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> byte
         with _one_sort(), _few_passes(), _static_delegates(progress):
             edge = edge.to_backend(LevelPartitioner())
         _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
+        planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
         with _known_sizes():
-            return bytes(edge.to_executorch().buffer)
+            config = ExecutorchBackendConfig(memory_planning_pass=planning)
+            return bytes(edge.to_executorch(config).buffer)
 
 
 def _sink_early_work(graph: Graph) -> None:

@@ -8,11 +8,12 @@ follows from shapes.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
+from seedtune.runtime.memory import PAGES, PassMemory
 
 from .model_shape import ModelShape
 
@@ -22,9 +23,9 @@ HOST_PROCESS = 466 * MB
 """Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
 TORCH_ENGINE_PROCESS = 366 * MB
 """Resident size of Python with torch and the executorch binding, before any program."""
-NATIVE_ENGINE_PROCESS = 140 * MB
-"""The same without torch (37 MB), with the runtime's arenas and XNNPACK's workspace: what SmolLM2's
-peak of 361, 414 and 466 MB at 16 x 32, 64 and 128 tokens and P = 2 leaves over the other terms."""
+NATIVE_ENGINE_PROCESS = 62 * MB
+"""The same without torch, the bundle's tokenizer and what reading it leaves included: what remains
+of SmolLM2's 141 MB with an open program without its packed weights."""
 LOGIT_BYTES = 22
 """Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
 GGUF_PEAK = 2.7
@@ -152,53 +153,51 @@ def estimate_tuning(
     shape: ModelShape,
     bounds: Bounds,
     *,
-    engine: Literal["torch", "native"] = "torch",
-    rows: int | None = None,
-    length: int | None = None,
+    rows: int,
+    length: int,
+    engine: Literal["torch", "native"] = "native",
     fraction: float = 0.001,
     column_share: float = 0.006,
     embedding_bits: int = 8,
     speed: float,
 ) -> Estimate:
-    """Peak resident memory of tuning, and seconds of one step (all probes in one forward pass).
+    """Peak resident memory of tuning, and seconds of one two-point step.
 
     Args:
-        bounds: of the program; its buffers are planned for them, whatever the batches use.
+        bounds: of the program: they decide how much of a batch goes into a pass.
+        rows, length: of a batch, one answer position a row.
         engine: ``torch`` for the executorch Python binding, which links torch, ``native`` for the
             runtime library alone.
-        rows, length: of the batches that are timed; the bounds where not given.
     """
     if engine not in ("torch", "native"):
         raise ModelError(f"engine {engine!r} is not torch or native")
-    entries = max(1, round(shape.linear_weights * fraction))
     bundle = estimate_bundle(
         shape, fraction=fraction, column_share=column_share, embedding_bits=embedding_bits
     ).components
-    tokens = bounds.probes * bounds.rows * bounds.length
-    # Live at once in the widest block: residual, normed input, query, key, value, output in the
-    # attention half, or gate, up and their product in the feed-forward half; and the scores.
-    widest = max(6 * shape.hidden, 2 * shape.hidden + 3 * shape.intermediate)
-    scores = 2 * bounds.probes * bounds.rows * shape.heads * bounds.length**2
-    answers = bounds.probes * bounds.positions
-    weights = {
-        name: bundle[name]
-        for name in ("int4 matrices", "float columns", "embedding and head", "program graph")
-    }
+    head = shape.head or shape.embedding
+    in_pass = max(1, min(rows, bounds.tokens // length))
+    passes = replace(
+        bounds, rows=in_pass, length=length, positions=min(in_pass, bounds.positions)
+    )
+    memory = PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+    )
     components = {
         f"process ({engine} engine)": (
             TORCH_ENGINE_PROCESS if engine == "torch" else NATIVE_ENGINE_PROCESS
         ),
-        **weights,
-        # XNNPACK repacks its weights into a buffer of its own when the program is opened.
-        "packed copy of int4 matrices": weights["int4 matrices"],
-        "activations": tokens * widest * 4,
-        "attention scores": scores * 4,
-        "logits at answers": 2 * answers * shape.vocabulary * 4,
-        # Live values, best values and the P rows handed to the program, with their scatter.
-        "values": entries * 4 * (2 + 2 * bounds.probes),
-        "tokenizer and data": 60 * MB,
+        # XNNPACK packs them into memory of its own and gives the file's pages back.
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": memory.tables,
+        "activations of a pass": passes.probes * passes.tokens * memory.token,
+        "logits of a pass": passes.probes * passes.positions * memory.position,
+        "code, workspace": PAGES,
+        # Live and best values, and the rows of a pass.
+        "values": max(1, round(shape.linear_weights * fraction)) * 4 * (2 + bounds.probes),
     }
-    used = bounds.probes * (rows or bounds.rows) * (length or bounds.length)
-    head = shape.head or shape.embedding
-    operations = 2 * (shape.linear_weights * (1 + column_share) * used + head * answers)
-    return Estimate("tuning", components, operations / (speed * INT4_SPEED))
+    tokens, answers = rows * length, rows
+    operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
+    return Estimate("tuning", components, 2 * operations / (speed * INT4_SPEED))

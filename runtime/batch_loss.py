@@ -23,11 +23,12 @@ class BatchLoss:
     ) -> NDArray[np.float64]:
         """Losses float64 ``[P]`` of ``examples`` under ``rows`` (float32 ``[P, K]``).
 
-        One engine call where the bounds allow; otherwise the batch is split into parts and the
-        rows into groups. How depends on the bounds and the batch alone.
+        Passes as large as the bounds allow, over examples of about one length, which pads less;
+        how they are cut depends on the bounds and the batch alone.
         """
         totals = np.zeros(len(rows), dtype=np.float64)
-        for part in split_batch(examples, self._bounds):
+        ordered = sorted(examples, key=lambda example: example.length)
+        for part in split_batch(ordered, self._bounds):
             batch = self._task.collate(part)
             for first in range(0, len(rows), self._bounds.probes):
                 group = rows[first : first + self._bounds.probes]
@@ -38,17 +39,18 @@ class BatchLoss:
 
 
 def split_batch(examples: Sequence[Encoded], bounds: Bounds) -> Iterator[list[Encoded]]:
-    """Cut a batch, in order, into parts within ``bounds.rows`` and ``bounds.positions``."""
+    """Cut a batch, in order, into parts whose tokens and positions the bounds allow in one pass."""
     part: list[Encoded] = []
-    rows = positions = 0
+    rows = positions = longest = 0
     for example in examples:
-        more_rows, more_positions = example.rows, len(example.positions)
-        over = rows + more_rows > bounds.rows or positions + more_positions > bounds.positions
+        tokens = (rows + example.rows) * max(longest, example.length)
+        over = tokens > bounds.tokens or positions + len(example.positions) > bounds.positions
         if part and over:
             yield part
-            part, rows, positions = [], 0, 0
+            part, rows, positions, longest = [], 0, 0, 0
         part.append(example)
-        rows += more_rows
-        positions += more_positions
+        rows += example.rows
+        positions += len(example.positions)
+        longest = max(longest, example.length)
     if part:
         yield part

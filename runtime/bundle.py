@@ -36,6 +36,7 @@ from tokenizers import Tokenizer
 
 from .bundle_archive import pack_archive, unpack_archive
 from .bundle_manifest import (
+    DEFAULT_BOUNDS,
     FORMAT,
     MANIFEST,
     PROGRAM,
@@ -49,7 +50,15 @@ from .bundle_manifest import (
 )
 from .errors import BundleError
 
-__all__ = ["Bounds", "Bundle", "Layer", "open_bundle", "pack_bundle", "write_bundle"]
+__all__ = [
+    "DEFAULT_BOUNDS",
+    "Bounds",
+    "Bundle",
+    "Layer",
+    "open_bundle",
+    "pack_bundle",
+    "write_bundle",
+]
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,16 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest sizes that a program accepts; every size from 1 (length: 2) up to them works."""
+    """Largest sizes that a program accepts; every size from 1 (length: 2) up to them works.
+
+    ``rows`` counts rows of full length: what memory is planned for is their tokens, so more rows
+    work if they are shorter (16 of 32 tokens where the bounds are 4 of 128).
+    """
 
     probes: int
     """Rows of ``values`` evaluated in one pass."""
     rows: int
-    """Rows of ``tokens``."""
+    """Rows of ``tokens`` at full length."""
     length: int
     """Tokens in a row."""
     positions: int
@@ -78,6 +82,16 @@ class Bounds:
                 raise BundleError(
                     f"bounds.{field.name} is {value!r}, must be an integer of at least {least}"
                 )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one pass, padding included, for each probe."""
+        return self.rows * self.length
+
+
+DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16)
+"""Of an export. Passes of 256 tokens and two probes are as fast a token as passes of 1024 (measured
+on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the memory."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bounds, Bundle
 from .errors import BundleError
+from .memory import PassMemory
 
 
 def values_sha256(values: NDArray[np.float32]) -> str:
@@ -23,6 +24,8 @@ class Start:
     """float32 ``[K]``; never modified."""
     bundle_sha256: str
     bounds: Bounds
+    memory: PassMemory | None = None
+    """What a pass of the bundle's program takes; None leaves memory unchecked."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Start":
@@ -35,4 +38,4 @@ class Start:
         if not np.isfinite(values).all():
             raise BundleError(f"{bundle.path}: values hold a number that is not finite")
         values.flags.writeable = False
-        return cls(values, bundle.sha256, bundle.bounds)
+        return cls(values, bundle.sha256, bundle.bounds, PassMemory.of_bundle(bundle))

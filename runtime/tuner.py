@@ -30,6 +30,7 @@ from .guards import giving_up, judge_losses, judge_scalars
 from .history import History, rounded
 from .journal import JOURNAL_FILE, Durability
 from .loss_noise import LossNoise, measure_loss_noise
+from .memory import fit_passes
 from .metrics import MetricsLog
 from .probe_losses import probe_losses
 from .run_state import RunState, Tuned, examples_sha256
@@ -80,11 +81,14 @@ class Tuner:
         control: pauses and stops it from elsewhere.
         durability: when the journal is synced.
         allow_changes: go on with other settings or examples, and record them.
+        memory_limit: bytes that this process may hold; passes are cut to fit (see ``memory``). By
+            default what the system has left.
         on_evaluation: called with the examples done and their total during evaluations.
 
     Raises:
         JournalError: the folder cannot be written, is in use, damaged, or of another bundle.
-        TuningError: no examples, or settings or examples that are not the run's.
+        TuningError: no examples, or settings or examples that are not the run's, or memory for
+            not even one example.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Tuner:
         control: Control | None = None,
         durability: Durability | None = None,
         allow_changes: bool = False,
+        memory_limit: int | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
     ) -> None:
         if not train:
@@ -117,7 +122,11 @@ class Tuner:
         self._train, self._eval = list(train), list(eval_examples or ())
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
-        self._batch_loss = BatchLoss(engine, task, start.bounds)
+        self._bounds = start.bounds
+        if start.memory is not None:
+            examples = [*self._train, *self._eval]
+            self._bounds = fit_passes(start.bounds, start.memory, examples, limit=memory_limit)
+        self._batch_loss = BatchLoss(engine, task, self._bounds)
         self._on_evaluation = on_evaluation
         self._active = 0.0
         if (self.folder / JOURNAL_FILE).exists():
@@ -136,7 +145,7 @@ class Tuner:
         else:
             header = self._new_header(settings or Settings())
             self._state = RunState.begin(self.folder, header, start, durability)
-        at_once = min(self._state.estimator.probes, start.bounds.probes)
+        at_once = min(self._state.estimator.probes, self._bounds.probes)
         self._rows = np.empty((at_once, len(start.values)), dtype=np.float32)
         self._metrics = MetricsLog(self.folder)
 
@@ -289,9 +298,7 @@ class Tuner:
 
         self._state.writer.sync()  # an evaluation can take long
         began = time.monotonic()
-        found = evaluate(
-            self._engine, self._task, self._eval, self.values, self._start.bounds, progress
-        )
+        found = evaluate(self._engine, self._task, self._eval, self.values, self._bounds, progress)
         seconds = time.monotonic() - began
         self._active += seconds
         self._state.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))

@@ -33,8 +33,8 @@ def check_request(
 
     rows, length = tokens.shape
     scored, choices = candidates.shape
-    _check_size("rows", rows, 1, bounds.rows, "tokens has {} rows")
     _check_size("length", length, 2, bounds.length, "tokens has rows of {} tokens")
+    _check_size("rows", rows * length, 2, bounds.tokens, "{} tokens are given")
     _check_size("positions", positions.shape[0], 1, bounds.positions, "{} positions are given")
     _check_size("candidates", choices, 1, bounds.candidates, "candidates has {} columns")
     _check_size("probes", values.shape[0], 1, bounds.probes, "values has {} rows")

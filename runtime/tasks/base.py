@@ -196,15 +196,16 @@ class Task(ABC):
         return self._check_size(example, where)
 
     def _check_size(self, example: Encoded, where: str) -> Encoded:
-        """Refuse an example that alone exceeds the rows, positions or candidates of a call."""
+        """Refuse an example that alone exceeds the tokens, positions or candidates of a pass."""
         for name, count, bound in (
-            ("rows", example.rows, self._bounds.rows),
+            ("rows", example.tokens.size, self._bounds.tokens),
             ("positions", len(example.positions), self._bounds.positions),
             ("candidates", example.candidates.shape[1], self._bounds.candidates),
         ):
             if count > bound:
+                what = "tokens in its rows" if name == "rows" else name
                 raise DataError(
-                    f"{where}: needs {count} {name}, the program's bound is {bound}; "
+                    f"{where}: needs {count} {what}, the program's bound is {bound}; "
                     f"export with a larger bounds.{name}"
                 )
         return example

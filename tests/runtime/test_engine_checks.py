@@ -36,7 +36,7 @@ def test_both_ends_of_every_bound_are_taken(changes: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 5}, r"tokens has 5 rows, the program takes 1 to 4 \(bounds.rows\)"),
+        ({"rows": 5}, r"40 tokens are given, the program takes 2 to 32 \(bounds.rows\)"),
         ({"rows": 0}, r"\(bounds.rows\)"),
         ({"length": 9}, r"rows of 9 tokens, the program takes 2 to 8 \(bounds.length\)"),
         ({"length": 1}, r"\(bounds.length\)"),

@@ -259,8 +259,8 @@ class TestBounds:
 
     def test_what_one_example_may_need(self) -> None:
         one_row = Bounds(probes=1, rows=1, length=32, positions=2, candidates=1)
-        row = {"premise": "a", "choice1": "b", "choice2": "c", "label": 0}
-        with pytest.raises(DataError, match="f:1: needs 2 rows, the program's bound is 1"):
+        row = {"premise": "a", "choice1": "b", "choice2": "the film was great " * 4, "label": 0}
+        with pytest.raises(DataError, match=r"f:1: needs \d+ tokens in its rows, .* bound is 32"):
             make(CHOICE, one_row).encode(row, "f:1")
         with pytest.raises(DataError, match="f:1: needs 2 candidates"):
             make(TASK, one_row).encode({"text": "the", "label": "1"}, "f:1")

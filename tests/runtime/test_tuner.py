@@ -64,11 +64,14 @@ def test_probes_beyond_the_bounds_take_several_passes_with_the_same_result(
 
 
 def test_batches_beyond_the_bounds_are_split(tmp_path):
-    start = Start(START.values, START.bundle_sha256, BOUNDS.__class__(2, 3, 8, 16, 2))
+    start = Start(START.values, START.bundle_sha256, BOUNDS.__class__(2, 1, 16, 16, 2))
     engine = FakeEngine(K)
     with tuner(tmp_path, start=start, engine=engine, eval_examples=None) as live:
         report = next(iter(live))
-    assert [call[0][0] for call in engine.calls] == [3, 3, 2]
+    shapes = [call[0] for call in engine.calls]
+    assert len(shapes) > 1 and sum(rows for rows, _ in shapes) == 8
+    assert all(rows * length <= 16 for rows, length in shapes)
+    assert sorted(length for _, length in shapes) == [length for _, length in shapes]
     start = Start(START.values, START.bundle_sha256, BOUNDS.__class__(2, 16, 8, 5, 2))
     engine = FakeEngine(K)
     with tuner(tmp_path / "c", start=start, engine=engine, eval_examples=None) as live:

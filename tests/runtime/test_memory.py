@@ -1,0 +1,115 @@
+"""Passes are cut until they fit into memory; what fits nowhere is refused with what to lower."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import FakeEngine
+from hypothesis import given
+from hypothesis import strategies as st
+from seedtune.runtime import memory
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.errors import TuningError
+from seedtune.runtime.memory import PassMemory, fit_passes
+from seedtune.runtime.tasks import Encoded
+from tiny_run import START, K, tuner
+
+NEED = PassMemory(token=1000, position=500, tables=7000)
+WIDE = Bounds(probes=4, rows=4, length=32, positions=64, candidates=2)
+HELD = 10**6
+
+
+def example(length: int, rows: int = 1, positions: int = 1) -> Encoded:
+    places = np.array([[n % rows, length - 1] for n in range(positions)])
+    return Encoded(
+        np.zeros((rows, length), np.int64), places, np.zeros((positions, 2), np.int64), 0
+    )
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A process of ``HELD`` bytes on a machine with 100 MB left."""
+    monkeypatch.setattr(memory, "resident_bytes", lambda: HELD)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10**8)
+    monkeypatch.setattr(memory, "PAGES", 0)
+
+
+def test_what_fits_is_left_as_large_as_the_program_allows():
+    passes = fit_passes(WIDE, NEED, [example(32)])
+    assert (passes.probes, passes.tokens) == (WIDE.probes, WIDE.tokens)
+    shorter = fit_passes(WIDE, NEED, [example(8), example(5)])
+    assert (shorter.rows, shorter.length, shorter.tokens) == (16, 8, WIDE.tokens)
+
+
+@given(
+    limit=st.integers(HELD, HELD + 10**6),
+    lengths=st.lists(st.integers(2, 32), min_size=1, max_size=4),
+    rows=st.integers(1, 3),
+)
+def test_result_fits_the_limit_and_the_program_and_every_example(limit, lengths, rows):
+    examples = [example(length, rows) for length in lengths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "resident_bytes", lambda: HELD)
+        patch.setattr(memory, "available_bytes", lambda: 10**8)
+        patch.setattr(memory, "PAGES", 0)
+        try:
+            passes = fit_passes(WIDE, NEED, examples, limit=limit)
+        except TuningError:
+            least = replace(WIDE, probes=1, rows=rows, length=max(lengths), positions=rows)
+            assert HELD + NEED.bytes(least) > limit
+            return
+    assert HELD + NEED.bytes(passes) <= limit
+    assert 1 <= passes.probes <= WIDE.probes
+    assert passes.rows >= rows and passes.length == max(lengths)
+    assert passes.tokens <= max(WIDE.tokens, rows * max(lengths))
+
+
+def test_probes_go_before_rows():
+    whole = HELD + NEED.bytes(replace(WIDE, positions=4))
+    fewer = fit_passes(WIDE, NEED, [example(32)], limit=whole - 1)
+    assert (fewer.probes, fewer.rows) == (3, 4)
+    single = fit_passes(WIDE, NEED, [example(32)], limit=HELD + 7000 + 40_000)
+    assert (single.probes, single.rows) == (1, 1)
+
+
+def test_the_machines_own_memory_limits_too(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 45_000)
+    assert fit_passes(WIDE, NEED, [example(32)]).probes == 1
+    assert fit_passes(WIDE, NEED, [example(32)], limit=10**9).probes == 1
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    assert fit_passes(WIDE, NEED, [example(32)]) == WIDE
+
+
+@pytest.mark.parametrize(
+    ("one", "advice"),
+    [
+        (example(32), r"shorter than 32 tokens .*bounds\.length"),
+        (example(4, positions=3), r"fewer positions"),
+    ],
+)
+def test_refusal_says_what_to_lower(one, advice):
+    need = replace(NEED, position=10**5) if one.length == 4 else NEED
+    with pytest.raises(TuningError, match=rf"one example needs 1 MB, 1 MB are there.*{advice}"):
+        fit_passes(WIDE, need, [one], limit=HELD + 8000)
+
+
+def test_the_loop_keeps_to_a_limit_and_learns_the_same(tmp_path):
+    """A fake program's losses do not depend on how they are cut into passes."""
+    ends, most = [], []
+    for folder, limit in (("free", None), ("tight", HELD + 7000 + 7 * 1000 + 500)):
+        engine = FakeEngine(K)
+        start = replace(START, memory=NEED)
+        with tuner(tmp_path / folder, engine=engine, start=start, memory_limit=limit) as live:
+            for _ in live:
+                pass
+            ends.append(live.values.copy())
+        most.append(max(probes * tokens[0] for tokens, probes in engine.calls))
+    assert most[0] > 8 and most[1] == 1
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(TuningError, match="raise the memory limit"):
+        tuner(tmp_path / "no", start=replace(START, memory=NEED), memory_limit=HELD)
+
+
+def test_reads_the_system_where_there_is_one():
+    assert memory._field("/proc/self/status", "NoSuchField:") is None
+    assert memory._field("/no/such/file", "X") is None
