@@ -108,7 +108,7 @@ def run_quickstart(
         "export_seconds": prepared.export_seconds,
         "peak_rss_bytes": peak,
         "bundle_bytes": bundle_bytes(prepared),
-        "sparse_overhead": sparse_overhead(prepared, threads),
+        "sparse_overhead": sparse_overhead(prepared),
         "run": str(run),
         "plot": str(run / "plot.png"),
     }

@@ -1,0 +1,133 @@
+"""One step of each way to tune SmolLM2, on one batch: what ``step`` and ``device`` compare.
+
+Every contender is a function without arguments. The batch is of random tokens, all rows equally
+long, one answer position and two candidates a row, as a classification task has it; no contender
+skips the output head's other positions less than another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from seedtune.runtime.batch_loss import BatchLoss
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import Engine, open_engine
+from seedtune.runtime.engines.native import NativeEngine
+from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+
+from ..prepare import example_batch
+
+Step = Callable[[], object]
+
+_SPEC = {
+    "kind": "classification",
+    "template": "{text}",
+    "label_field": "label",
+    "verbalisers": {"0": " no", "1": " yes"},
+}
+
+
+def dense_forward(bundle: Bundle, program: Path, rows: int, length: int) -> Step:
+    """A forward of the int4 program without the sparse term."""
+    return _forward(bundle, NativeEngine(program, bundle.bounds), np.zeros(1), rows, length)
+
+
+def sparse_forward(bundle: Bundle, rows: int, length: int) -> Step:
+    """A forward of the bundle's program."""
+    return _forward(bundle, open_engine(bundle), bundle.values, rows, length)
+
+
+def spsa_step(bundle: Bundle, rows: int, length: int) -> Step:
+    """A two-point step as the loop does it: perturb, both losses, update."""
+    batch_loss = BatchLoss(open_engine(bundle), _task(bundle), bundle.bounds)
+    examples = _examples(bundle, rows, length)
+    estimator = make_estimator(Settings())
+    values = bundle.values.astype(np.float32)
+    perturbed = np.empty((estimator.probes, bundle.K), np.float32)
+
+    def step() -> None:
+        estimator.perturb(values, perturbed, seed=0, step=0, eps=1e-2)
+        scalars = estimator.scalars(batch_loss(examples, perturbed), eps=1e-2)
+        estimator.apply(values, scalars, seed=0, step=0, lr=1e-9)
+
+    return step
+
+
+def mezo_step(model: str, rows: int, length: int) -> Step:
+    """MeZO (arXiv 2305.17333, algorithm 1) in float32: all weights in place from a seed, thrice."""
+    import torch
+    from seedtune.export.load_model import load_causal_lm
+
+    loaded = load_causal_lm(model).model
+    tokens = torch.from_numpy(example_batch(rows, length, loaded.config.vocab_size)[0])
+    parameters = list(loaded.parameters())
+
+    def perturb(scale: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+
+    @torch.no_grad()
+    def step() -> None:
+        perturb(1e-3)
+        above = float(_torch_loss(loaded, tokens))
+        perturb(-2e-3)
+        below = float(_torch_loss(loaded, tokens))
+        perturb(1e-3)
+        perturb(-1e-12 * (above - below))
+
+    return step
+
+
+def lora_step(model: str, rows: int, length: int) -> Step:
+    """A first-order step of LoRA (``peft``, rank 8, all linear layers) with AdamW in float32."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from seedtune.export.load_model import load_causal_lm
+
+    loaded = load_causal_lm(model).model
+    tokens = torch.from_numpy(example_batch(rows, length, loaded.config.vocab_size)[0])
+    tuned = get_peft_model(loaded, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    weights = [weight for weight in tuned.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-9)
+    base = tuned.get_base_model()
+
+    def step() -> None:
+        loss = _torch_loss(base, tokens)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def _torch_loss(model: Any, tokens: Any) -> Any:
+    import torch
+
+    hidden = model.model(tokens, use_cache=False).last_hidden_state[:, -1]
+    return -torch.log_softmax(model.lm_head(hidden), dim=-1)[:, 1].mean()
+
+
+def _forward(bundle: Bundle, engine: Engine, values: Any, rows: int, length: int) -> Step:
+    batch_loss = BatchLoss(engine, _task(bundle), bundle.bounds)
+    examples = _examples(bundle, rows, length)
+    row = values.astype(np.float32)[None]
+    return lambda: batch_loss(examples, row)
+
+
+def _task(bundle: Bundle) -> Task:
+    return task_from_spec(_SPEC, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+
+
+def _examples(bundle: Bundle, rows: int, length: int) -> Sequence[Encoded]:
+    tokens, _, candidates = example_batch(rows, length, bundle.vocab_size)
+    last = np.array([[0, length - 1]])
+    return [
+        Encoded(tokens[row : row + 1], last, candidates[row : row + 1], gold=0)
+        for row in range(rows)
+    ]

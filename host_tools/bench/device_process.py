@@ -1,0 +1,87 @@
+"""One measured process of ``bench device``: peak memory and start-up belong to whole processes.
+
+``python -m seedtune.host_tools.bench.device_process WHAT PATH ROWS LENGTH STEPS TASK`` does STEPS
+steps and prints one JSON object. WHAT is ``tune`` or ``tune-binding`` (PATH a bundle: the real loop
+on the rows of the file TASK, in a run folder of its own), ``mezo`` or ``lora`` (PATH a model).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main(what: str, path: str, rows: int, length: int, steps: int, task: str) -> dict[str, Any]:
+    """``peak_rss_bytes`` and, of the loop, ``ready_seconds`` and ``first_step_seconds`` since the
+    kernel started the process, and whether ``torch`` came in."""
+    found = _tune(what, path, rows, length, steps, task) if what.startswith("tune") else {}
+    if not found:
+        from .contenders import lora_step, mezo_step
+
+        step = {"mezo": mezo_step, "lora": lora_step}[what](path, rows, length)
+        for _ in range(steps):
+            step()
+    return {**found, "torch": "torch" in sys.modules, "peak_rss_bytes": _peak()}
+
+
+def _tune(
+    what: str, path: str, rows: int, length: int, steps: int, task_file: str
+) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.engines import open_engine
+    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.start import Start
+    from seedtune.runtime.tasks import task_from_spec
+    from seedtune.runtime.tuner import Tuner
+
+    bundle = open_bundle(path)
+    content = json.loads(Path(task_file).read_text(encoding="utf-8"))
+    bounds = replace(bundle.bounds, length=min(length, bundle.bounds.length))
+    task = task_from_spec(
+        content["spec"], bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
+    )
+    train = [task.encode(row, f"row {number}") for number, row in enumerate(content["rows"], 1)]
+    if what == "tune-binding":
+        from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
+
+        engine: Any = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, None)
+    else:
+        engine = open_engine(bundle)
+    settings = Settings(steps=steps, batch_size=rows, eps=1e-2, lr=1e-5, eval_every=0)
+    moments = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Tuner(engine, Start.of(bundle), task, train, folder=folder, settings=settings) as tuner,
+    ):
+        moments.append(_seconds_since_start())
+        for _ in tuner:
+            moments.append(_seconds_since_start())
+    return {
+        "ready_seconds": moments[0],
+        "first_step_seconds": moments[1],
+        "longest_row": max(example.length for example in train),
+    }
+
+
+def _seconds_since_start() -> float:
+    """Since the kernel started this process (Linux)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _peak() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM")
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6]), sys.argv[6])))
