@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_library
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,6 +98,14 @@ def tune(
     durability: Annotated[
         str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
     ] = "1s",
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What this process may hold, '300MB' or '1.5GB': passes are cut to fit. "
+            "Default: what the machine has left.",
+        ),
+    ] = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
@@ -163,6 +172,7 @@ def tune(
             control=control,
             durability=Durability.parse(durability),
             allow_changes=allow_changes,
+            memory_limit=None if memory_limit is None else _bytes(memory_limit),
         ) as tuner,
     ):
         follow(tuner, output, metric=the_task.metric_name, held_out=len(held_out))
@@ -282,6 +292,13 @@ def _number(name: str, text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise TuningError(f"memory limit {text!r} must be a size such as 300MB or 1.5GB")
+    return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
 def _settings(run: Path, given: dict[str, Any]) -> Settings | None:

@@ -356,6 +356,14 @@ class TestBadInput:
         assert "durability" in bad(5, *common, "--durability", "often")
         assert not (tmp_path / "run").exists()
 
+    def test_memory_limit(self, tmp_path: Path, bundle: Path, rows: Path, engine: None) -> None:
+        common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 1, "--eps", 0.01]
+        common += ["--batch-size", 2]
+        assert "'much' must be a size such as" in bad(7, *common, "--memory-limit", "much")
+        assert "raise the memory limit" in bad(7, *common, "--memory-limit", "1.5 MB")
+        assert not (tmp_path / "run").exists()
+        assert good(*common, "--memory-limit", "2GB")["steps"] == 1
+
     def test_another_bundles_journal(self, tmp_path: Path, run: Path, rows: Path) -> None:
         other = write_tiny_bundle(tmp_path / "other", program=b"other").path
         assert "belongs to bundle" in bad(5, "journal", "verify", run, other)
