@@ -24,6 +24,42 @@ FORWARDS_A_STEP = 3
 """A backward pass costs about two forwards."""
 
 
+class Adapter:
+    """An adapter on a cell's model and its optimiser.
+
+    Args:
+        settings: of the cell: ``rank``, ``alpha``, ``lr``, ``steps``, ``batch_size``, ``seed``.
+    """
+
+    def __init__(self, cell: FloatTask, settings: dict[str, Any]) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(settings["seed"])
+        adapter = LoraConfig(
+            r=settings["rank"], lora_alpha=settings["alpha"], target_modules="all-linear"
+        )
+        self.model = get_peft_model(cell.model, adapter)
+        self.engine = TorchEngine(self.model.get_base_model())
+        self._cell, self._settings = cell, settings
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._optimiser = torch.optim.AdamW(weights, lr=settings["lr"])
+        steps = settings["steps"]
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, lambda step: 1 - step / steps
+        )
+
+    def step(self, number: int) -> None:
+        """Step ``number`` (from 0), on the batch that the tuner would draw."""
+        settings, task = self._settings, self._cell.task
+        batch = task.collate(self._cell.batch(settings["seed"], number, settings["batch_size"]))
+        arguments = (batch.tokens, batch.positions, batch.candidates)
+        logp = self.engine.log_probabilities(*map(torch.from_numpy, arguments))
+        self._optimiser.zero_grad()
+        batch_loss(task, logp, batch).backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self._schedule.step()
+
+
 def run(
     cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
@@ -33,40 +69,22 @@ def run(
         ``curve`` (as of ``learning.learn``, with ``seconds`` of the steps so far) and
         ``step_seconds`` (median).
     """
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(settings["seed"])
-    adapter = LoraConfig(
-        r=settings["rank"], lora_alpha=settings["alpha"], target_modules="all-linear"
-    )
-    tuned = get_peft_model(cell.model, adapter)
-    weights = [weight for weight in tuned.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=settings["lr"])
-    steps = settings["steps"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
-    engine = TorchEngine(tuned.get_base_model())
+    adapter = Adapter(cell, settings)
     curve: list[dict[str, Any]] = []
     seconds: list[float] = []
 
     def evaluate() -> None:
-        tuned.eval()
-        found = point(FORWARDS_A_STEP * len(seconds), cell.evaluate(engine))
+        adapter.model.eval()
+        found = point(FORWARDS_A_STEP * len(seconds), cell.evaluate(adapter.engine))
         curve.append({**found, "seconds": sum(seconds)})
         progress(f"{folder.name} {curve[-1]}")
-        tuned.train()
+        adapter.model.train()
 
-    for step in range(steps):
+    for step in range(settings["steps"]):
         if step % settings["eval_every"] == 0:
             evaluate()
         began = time.monotonic()
-        batch = cell.task.collate(cell.batch(settings["seed"], step, settings["batch_size"]))
-        arguments = (batch.tokens, batch.positions, batch.candidates)
-        logp = engine.log_probabilities(*map(torch.from_numpy, arguments))
-        loss = batch_loss(cell.task, logp, batch)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
+        adapter.step(step)
         seconds.append(time.monotonic() - began)
     evaluate()
     return {"curve": curve, "step_seconds": statistics.median(seconds)}

@@ -145,7 +145,7 @@ def _cell(
     if lr is not None and "lr" in settings:
         settings["lr"] = lr
     if method.bundle:
-        bundle = bundle or _prepared(model)
+        bundle = bundle or default_bundle(model)
         settings["bundle_sha256"] = open_bundle(bundle).sha256
     return Cell(name, task, seed, settings, bundle if method.bundle else None)
 
@@ -156,13 +156,15 @@ def _data_sha256(data: TaskData) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _prepared(model: str) -> Path:
+def default_bundle(model: str) -> Path:
+    """The quickstart's bundle, prepared if need be."""
     from ..prepare import prepare
 
-    return prepare(_source(model)).bundle.path
+    return prepare(model_source(model)).bundle.path
 
 
-def _source(model: str) -> str:
+def model_source(model: str) -> str:
+    """What ``load_causal_lm`` takes: names that ``fetch`` knows are fetched."""
     return str(fetch(model)) if model in RESOURCES else model
 
 
@@ -194,7 +196,7 @@ def _compute(cell: Cell, runs: Path, threads: int | None) -> dict[str, Any]:
 def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
     method = METHODS[cell.method]
     run = import_module(f"{__package__}.{method.module}").run
-    source = _source(cell.settings["model"])
+    source = model_source(cell.settings["model"])
     settings = {
         **cell.settings,
         "seed": cell.seed,

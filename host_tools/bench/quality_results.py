@@ -104,6 +104,12 @@ class Group:
         """Mean and deviation of the last point."""
         return self.curve[max(self.curve)]
 
+    def forwards_to(self, target: float) -> int | None:
+        """Forwards of the first point whose mean is at least as good; None if none is."""
+        sign = 1 if self.higher_is_better else -1
+        reached = [at for at, found in self.curve.items() if sign * (found["mean"] - target) >= 0]
+        return min(reached, default=None)
+
     def figures(self) -> dict[str, Any]:
         """What the summary says of it."""
         at, best = self.best
@@ -163,7 +169,7 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
     tasks: dict[str, dict[str, Any]] = {}
     for (method, task), group in groups.items():
         tasks.setdefault(task, {})[method] = group.figures()
-    ours = {task: _best_of_ours(groups, task) for task in tasks}
+    ours = {task: best_of_ours(groups, task) for task in tasks}
     summary: dict[str, Any] = {
         "rows": len(rows),
         "ours": {task: group.method for task, group in ours.items() if group},
@@ -183,7 +189,8 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
     return {**summary, "tasks": tasks}
 
 
-def _best_of_ours(groups: dict[tuple[str, str], Group], task: str) -> Group | None:
+def best_of_ours(groups: dict[tuple[str, str], Group], task: str) -> Group | None:
+    """The int4 method that did best on ``task``: most seeds, then the best last mean."""
     mine = [group for (method, at), group in groups.items() if at == task and method[:5] == OURS]
     if not mine:
         return None
@@ -195,8 +202,8 @@ def _forwards_ratio(ours: Group | None, mezo: Group | None) -> float | None:
     if ours is None or mezo is None:
         return None
     at, target = mezo.best
-    reached = [own for own, found in ours.curve.items() if found["mean"] >= target]
-    return min(reached) / at if reached and at else None
+    reached = ours.forwards_to(target)
+    return None if reached is None or at == 0 else reached / at
 
 
 def _below_start(group: Group) -> bool:
@@ -225,6 +232,8 @@ def draw_quality(rows: Rows, folder: Path) -> None:
             if group is None:
                 continue
             scale = 100 if group.higher_is_better else 1
+            unit = "accuracy (%)" if group.higher_is_better else "perplexity"
+            panel.set_ylabel(unit)
             at = list(group.curve)
             mean = [scale * found["mean"] for found in group.curve.values()]
             spread = [scale * found["deviation"] for found in group.curve.values()]
@@ -238,7 +247,6 @@ def draw_quality(rows: Rows, folder: Path) -> None:
             panel.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(task, fontsize="medium")
         panel.set_xlabel("forward passes (a first-order step counts 3)")
-        panel.set_ylabel("accuracy (%)" if scale == 100 else "perplexity")
         panel.legend(fontsize="x-small")
     for panel in panels[len(tasks) :]:
         panel.set_axis_off()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench import quality
+from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.float_task import FloatTask
 from seedtune.host_tools.bench.lora import batch_loss
 from seedtune.host_tools.bench.lora import run as run_lora
@@ -377,6 +377,35 @@ def test_a_target_never_reached_is_null():
     slow = {key: each for key, each in ROWS.items() if not key.startswith("int4")}
     slow |= table(row("int4-two-point", "sst2", 0, {0: 0.5, 1000: 0.6}))
     assert summarise_quality(slow)["forwards_ratio_to_mezo_best"] is None
+
+
+def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
+    settings = {"estimator": "two-point", "noise": "rademacher", "forwards": 400, "eval_every": 100}
+    rows = table(
+        row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.7, 200: 0.81, 400: 0.8}, settings),
+        row("lora", "sst2", 0, {0: 0.5, 60: 0.79, 90: 0.85, 150: 0.9}, peak_rss_bytes=4000),
+    )
+    merge_rows(rows, tmp_path)
+    monkeypatch.setattr(first_order, "_step_seconds", lambda *_: {"int4": 0.5, "lora": 4.0})
+    found = first_order.bench_first_order(results=tmp_path)
+    assert (found["int4"]["steps"], found["lora"]["steps"]) == (100, 30)
+    assert found["time_over_lora"] == pytest.approx(100 * 0.5 / (30 * 4.0))
+    assert found["memory_over_lora"] == 0.25
+    assert json.loads((tmp_path / "first_order.json").read_text()) == found
+
+
+def test_time_to_an_accuracy_needs_both_methods(tmp_path):
+    merge_rows(table(row("lora", "sst2", 0, {0: 0.5})), tmp_path)
+    with pytest.raises(SeedtuneError, match="needs rows of lora and of an int4 method"):
+        first_order.bench_first_order(results=tmp_path)
+    slow = table(
+        row("lora", "sst2", 0, {0: 0.5}),
+        row("int4-two-point", "sst2", 0, {0: 0.8}, {"estimator": "two-point", "forwards": 2,
+                                                    "eval_every": 2}),
+    )  # fmt: skip
+    merge_rows(slow, tmp_path)
+    with pytest.raises(SeedtuneError, match=r"lora never reaches 0\.800 on sst2"):
+        first_order.bench_first_order(results=tmp_path)
 
 
 def test_an_empty_table_has_a_summary():

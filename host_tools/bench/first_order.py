@@ -1,0 +1,115 @@
+"""``seedtune bench first_order``: wall-clock and memory to an accuracy, ours against LoRA's.
+
+A step of each is timed in turns on the same batch and CPU. How many steps each needs, and the peak
+memory of its process, come from the committed table of ``bench quality``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from seedtune.runtime.batch_loss import BatchLoss
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.estimators import make_estimator
+
+from ..named_tasks import load_task
+from .figures import RESULTS, write_figures
+from .float_task import FloatTask
+from .lora import FORWARDS_A_STEP, Adapter
+from .quality import default_bundle, model_source
+from .quality_methods import tuner_settings
+from .quality_results import Group, best_of_ours, chosen_groups, read_rows
+from .timing import in_turns
+
+TASK = "sst2"
+
+
+def bench_first_order(
+    *,
+    turns: int = 7,
+    bundle: Path | None = None,
+    threads: int | None = None,
+    results: Path = RESULTS,
+) -> dict[str, Any]:
+    """Time both; the accuracy is the one that our best setting ends with, mean over seeds.
+
+    Returns:
+        ``accuracy``; ``int4`` and ``lora`` with ``steps`` to it, ``step_seconds``, ``seconds`` and
+        ``peak_rss_bytes``; ``time_over_lora`` and ``memory_over_lora``.
+
+    Raises:
+        SeedtuneError: the table lacks rows of ours or LoRA's, or LoRA never gets there.
+    """
+    groups = chosen_groups(read_rows(results).values())
+    ours, lora = best_of_ours(groups, TASK), groups.get(("lora", TASK))
+    if ours is None or lora is None:
+        raise SeedtuneError(
+            f"{results}/quality.json: needs rows of lora and of an int4 method on {TASK}; "
+            "run `seedtune bench quality` first"
+        )
+    accuracy = ours.last["mean"]
+    probes = make_estimator(tuner_settings({**ours.rows[0]["settings"], "seed": 0})).probes
+    steps = {
+        "int4": _forwards_to(accuracy, ours) / probes,
+        "lora": _forwards_to(accuracy, lora) / FORWARDS_A_STEP,
+    }
+    seconds = _step_seconds(ours, lora, bundle, threads, turns)
+    found: dict[str, Any] = {
+        name: {
+            "method": group.method,
+            "steps": steps[name],
+            "step_seconds": seconds[name],
+            "seconds": steps[name] * seconds[name],
+            "peak_rss_bytes": max(row["peak_rss_bytes"] for row in group.rows),
+        }
+        for name, group in (("int4", ours), ("lora", lora))
+    }
+    figures = {
+        "task": TASK,
+        "accuracy": accuracy,
+        **found,
+        "time_over_lora": found["int4"]["seconds"] / found["lora"]["seconds"],
+        "memory_over_lora": found["int4"]["peak_rss_bytes"] / found["lora"]["peak_rss_bytes"],
+    }
+    return write_figures("first_order", figures, results)
+
+
+def _forwards_to(accuracy: float, group: Group) -> int:
+    reached = group.forwards_to(accuracy)
+    if reached is None:
+        raise SeedtuneError(
+            f"{group.method} never reaches {accuracy:.3f} on {group.task}; add longer runs with "
+            "`seedtune bench quality`"
+        )
+    return reached
+
+
+def _step_seconds(
+    ours: Group, lora: Group, bundle: Path | None, threads: int | None, turns: int
+) -> dict[str, float]:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = {**lora.rows[0]["settings"], "seed": 0}
+    cell = FloatTask.of(model_source(settings["model"]), load_task(TASK), settings)
+    opened = open_bundle(bundle or default_bundle(settings["model"]))
+    its = tuner_settings({**ours.rows[0]["settings"], "seed": 0})
+    estimator = make_estimator(its)
+    values = opened.values.astype(np.float32)
+    rows = np.empty((estimator.probes, len(values)), np.float32)
+    batch_loss = BatchLoss(open_engine(opened, threads), cell.task, opened.bounds)
+    batch = cell.batch(0, 0, its.batch_size)
+    seeded = {"seed": 0, "step": 0}
+
+    def step() -> None:
+        estimator.perturb(values, rows, **seeded, eps=its.resolved_eps)
+        scalars = estimator.scalars(batch_loss(batch, rows), eps=its.resolved_eps)
+        estimator.apply(values, scalars, **seeded, lr=1e-9)
+
+    adapter = Adapter(cell, settings)
+    return in_turns({"int4": step, "lora": lambda: adapter.step(0)}, turns)[0]
