@@ -63,7 +63,9 @@ class Adapter:
 def run(
     cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Tune for ``settings["steps"]`` steps. An interrupted run starts again: it takes minutes.
+    """Tune for ``settings["steps"]`` steps, evaluate before those of ``eval_at`` and at the end.
+
+    An interrupted run starts again: it takes minutes.
 
     Returns:
         ``curve`` (as of ``learning.learn``, with ``seconds`` of the steps so far) and
@@ -81,7 +83,7 @@ def run(
         adapter.model.train()
 
     for step in range(settings["steps"]):
-        if step % settings["eval_every"] == 0:
+        if step in settings["eval_at"]:
             evaluate()
         began = time.monotonic()
         adapter.step(step)

@@ -175,7 +175,7 @@ def test_the_differentiable_loss_is_the_tasks(toy, data):
 def test_lora_lowers_the_loss_and_leaves_the_base_weights(toy, tmp_path):
     cell = toy()
     base = {name: each.clone() for name, each in cell.model.named_parameters()}
-    found = run_lora(cell, SETTINGS | {"eval_every": 6, "lr": 1e-2}, tmp_path, silent)
+    found = run_lora(cell, SETTINGS | {"eval_at": [0, 6], "lr": 1e-2}, tmp_path, silent)
     assert [at["forwards"] for at in found["curve"]] == [0, 18, 36]
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.1
     assert found["curve"][-1]["seconds"] > 0 and found["step_seconds"] > 0
