@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
 from seedtune.runtime.bundle_archive import default_cache
 from seedtune.runtime.errors import BundleError, SeedtuneError
 
 from .memory import peak_resident_bytes
-
-QUICKSTART_BOUNDS = Bounds(probes=2, rows=16, length=128, positions=256, candidates=8)
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,7 +49,7 @@ def prepare(
     folder: Path | None = None,
     *,
     task: dict[str, Any] | None = None,
-    bounds: Bounds = QUICKSTART_BOUNDS,
+    bounds: Bounds = DEFAULT_BOUNDS,
     mask: str = "compact",
     fraction: float = 0.001,
     recipe: dict[str, Any] | None = None,
@@ -114,6 +112,7 @@ def _key(job: dict[str, Any]) -> str:
     here = Path(__file__).parent
     sources = [
         *here.parent.glob("export/*.py"),
+        here / "calibration.py",
         here / "profile.py",
         here / "masks.py",
         Path(__file__),
@@ -195,6 +194,7 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress:
         bounds=bounds,
         recipe=Recipe(**job["recipe"]),
         activity={name: layer.input_absmax for name, layer in profile.layers.items()},
+        calibration=calibration.profile,
         mask_description={
             "method": job["mask"],
             "fraction": job["fraction"],

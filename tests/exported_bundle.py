@@ -32,6 +32,7 @@ def export_tiny_bundle(folder: Path) -> Bundle:
         folder / "bundle",
         bounds=BOUNDS,
         recipe=Recipe(outlier_share=0.0),
+        calibration=generator.integers(0, VOCABULARY, (16, 32)),
         mask_description={"method": "random", "fraction": 0.001, "profile_sha256": None},
     )
 

@@ -165,8 +165,7 @@ def float_score(model: Any) -> Score:
 def eager_score(loaded: Any, base: Prepared) -> Score:
     """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     import torch
-    from seedtune.export.export import Recipe, prepare_program
-    from seedtune.export.quantise import quantise_linears_
+    from seedtune.export.export import Recipe, prepare_program, quantise_program
 
     from ..masks import build_mask, mask_method
     from ..profile_file import load_profile
@@ -177,11 +176,13 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
         profile, manifest["mask"]["fraction"], mask_method(manifest["mask"]["method"])
     )
     quantisation = manifest["quantisation"]
-    recipe = Recipe(quantisation["float_columns"], quantisation["outlier_share"])
+    recipe = Recipe(
+        quantisation["float_columns"], quantisation["outlier_share"], quantisation["rounding"]
+    )
     activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
-    quantise_linears_(program)
+    quantise_program(program, surgery, recipe, load_calibration(loaded.tokenizer).profile)
 
     @torch.no_grad()
     def score(*arguments: NDArray[Any]) -> NDArray[np.float32]:

@@ -154,15 +154,31 @@ def export(
         float,
         typer.Option(min=0, max=0.5, help="Share of most active columns kept out of int8."),
     ] = 0.0,
+    rounding: Annotated[
+        str,
+        typer.Option(
+            metavar="gptq|nearest",
+            help="How weights become int4: with calibration text, or each by itself.",
+        ),
+    ] = "gptq",
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration text of gptq, .txt or .jsonl; as much is used as in the profile. "
+            "Default: Wikipedia passages."
+        ),
+    ] = None,
     probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
-    rows: Annotated[int, typer.Option(min=1, help="Bound: token rows.")] = 16,
+    rows: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Bound: rows of full length in one pass; more if shorter. Not the batch."
+        ),
+    ] = 2,
     length: Annotated[int, typer.Option(min=2, help="Bound: tokens of a row.")] = 128,
     positions: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Bound: scored positions. Default: one a row for classification, else 16.",
-        ),
+        typer.Option(min=1, help="Bound: scored positions in one pass. Default: the length."),
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Bound: tokens scored a position.")] = 8,
     json: Json = False,
@@ -177,12 +193,7 @@ def export(
 
     output = Output(json)
     spec = None if task is None else ChosenTask.of(task, None).spec
-    if positions is None:
-        one = spec is None or spec.get("kind") == "classification"
-        positions = rows if one else 16 * rows
-    bounds = Bounds(
-        probes=probes, rows=rows, length=length, positions=positions, candidates=candidates
-    )
+    bounds = Bounds(probes, rows, length, positions or length, candidates)
     _check_writable(bundle)
     from ..masks import build_mask, mask_method
     from ..profile_file import load_profile
@@ -191,8 +202,15 @@ def export(
     profiled = load_profile(profile)
     chosen = build_mask(profiled, fraction, method)
     from seedtune.export.export import Recipe, export_bundle
+    from seedtune.export.load_model import load_causal_lm
 
-    source = model_source(model, output)
+    from ..calibration import load_calibration
+
+    loaded = load_causal_lm(model_source(model, output))
+    calibration = None
+    if rounding == "gptq":
+        read = {name: profiled.settings[name] for name in ("sequences", "length")}
+        calibration = load_calibration(loaded.tokenizer, **read, held_out=0, text=text).profile
     archive = bundle.suffix == ".seedtune"
     # A single file is packed from a folder that nobody else can have the name of.
     work = tempfile.mkdtemp(prefix=f".{bundle.stem}.", dir=bundle.parent) if archive else None
@@ -201,12 +219,13 @@ def export(
     try:
         with output.stages() as progress:
             written = export_bundle(
-                source,
+                loaded,
                 chosen,
                 folder,
                 bounds=bounds,
-                recipe=Recipe(outlier_share=outliers),
+                recipe=Recipe(outlier_share=outliers, rounding=rounding),
                 activity={name: layer.input_absmax for name, layer in profiled.layers.items()},
+                calibration=calibration,
                 mask_description={
                     "method": mask,
                     "fraction": fraction,
@@ -252,7 +271,9 @@ def estimate(
     json: Json = False,
 ) -> None:
     """Memory and time that a model takes in each stage, before anything is loaded."""
-    from seedtune.runtime.bundle import Bounds
+    from dataclasses import replace
+
+    from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
     from .. import estimate as estimates
     from ..model_shape import read_shape
@@ -260,7 +281,7 @@ def estimate(
     output = Output(json)
     shape = read_shape(model_source(model, output))
     speed = gflops * 1e9 if gflops is not None else estimates.measure_speed()
-    bounds = Bounds(probes=probes, rows=rows, length=length, positions=rows, candidates=8)
+    bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
     stages = [
         estimates.estimate_profile(
             shape,
@@ -274,6 +295,8 @@ def estimate(
         estimates.estimate_tuning(
             shape,
             bounds,
+            rows=rows,
+            length=length,
             engine=engine,  # type: ignore[arg-type]  # checked there, with a message for users
             fraction=fraction,
             speed=speed,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from seedtune.export.export import Recipe, prepare_program
+from seedtune.export.export import Recipe, prepare_program, quantise_program
 from seedtune.export.lower import example_inputs, lower, trace
 from seedtune.export.quantise import quantise_linears_
 from seedtune.runtime.bundle import Bounds
@@ -98,6 +98,23 @@ def test_surgery_changes_nothing_but_rounding(name: str, float_columns: bool) ->
     # fp16 values and the int8 embedding are the only differences
     assert (found[0] - wanted).abs().max() < 0.15
     assert (found[0] - wanted).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_linear_is_rounded_by_calibration(name: str) -> None:
+    model = tiny(name)
+    program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe())
+    tokens, positions, candidates, rows = inputs(surgery.values)
+    with torch.no_grad():
+        exact = program(tokens, positions, candidates, rows)
+    generator = np.random.default_rng(0)
+    quantise_program(program, surgery, Recipe(), generator.integers(3, 96, (16, 16)))
+    for module in program.modules():
+        if isinstance(module, torch.nn.Linear):
+            assert type(module.weight).__name__ == "IntxUnpackedToInt8Tensor"
+    with torch.no_grad():
+        found = program(tokens, positions, candidates, rows)
+    assert 0 < (found - exact).abs().mean() < 0.2
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -14,6 +14,7 @@ from seedtune.runtime.errors import EngineError, ModelError
 
 BOUNDS = Bounds(probes=2, rows=2, length=16, positions=2, candidates=2)
 ABOUT = {"method": "test", "fraction": 0.001, "profile_sha256": None}
+CALIBRATION = np.arange(64).reshape(4, 16)
 DOWN = "model.layers.1.mlp.down_proj"
 Q = "model.layers.0.self_attn.q_proj"
 V = "model.layers.0.self_attn.v_proj"
@@ -92,7 +93,12 @@ def test_outlier_columns_are_the_most_active(tiny_llama):
 
 
 def export(loaded, folder: Path, mask=None, **changes):
-    arguments = {"bounds": BOUNDS, "recipe": Recipe(True, 0.0), "mask_description": ABOUT}
+    arguments = {
+        "bounds": BOUNDS,
+        "recipe": Recipe(True, 0.0),
+        "calibration": CALIBRATION,
+        "mask_description": ABOUT,
+    }
     return export_bundle(loaded, mask or {Q: np.array([3])}, folder, **{**arguments, **changes})
 
 
@@ -109,6 +115,8 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
         export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 2, 4096, 2, 2))
     with pytest.raises(ModelError, match="activation statistics"):
         export(tiny_llama, tmp_path / "b", recipe=Recipe(True, 0.1))
+    with pytest.raises(ModelError, match="gptq needs calibration text"):
+        export(tiny_llama, tmp_path / "b", calibration=None)
     assert not (tmp_path / "b").exists()
 
 

@@ -86,7 +86,8 @@ def test_export_to_one_file_beside_a_model_of_that_name(
     profile, bundle = tmp_path / "p.safetensors", tmp_path / "tiny.seedtune"
     good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
     before = sorted(path.name for path in tmp_path.iterdir())
-    found = good("export", tmp_path / "tiny", profile, bundle, "--fraction", 0.01, "--length", 16)
+    options = ("--fraction", 0.01, "--length", 16)
+    found = good("export", tmp_path / "tiny", profile, bundle, *options, "--text", text)
     assert open_bundle(bundle, cache=tmp_path / "cache").K == found["values"] > 0
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(
         [*before, bundle.name]
