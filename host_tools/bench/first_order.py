@@ -22,10 +22,8 @@ from .float_task import FloatTask
 from .lora import FORWARDS_A_STEP, Adapter
 from .quality import default_bundle, model_source
 from .quality_methods import tuner_settings
-from .quality_results import Group, best_of_ours, chosen_groups, read_rows
+from .quality_results import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 from .timing import in_turns
-
-TASK = "sst2"
 
 
 def bench_first_order(
@@ -45,10 +43,10 @@ def bench_first_order(
         SeedtuneError: the table lacks rows of ours or LoRA's, or LoRA never gets there.
     """
     groups = chosen_groups(read_rows(results).values())
-    ours, lora = best_of_ours(groups, TASK), groups.get(("lora", TASK))
+    ours, lora = best_of_ours(groups), groups.get(("lora", DECIDING))
     if ours is None or lora is None:
         raise SeedtuneError(
-            f"{results}/quality.json: needs rows of lora and of an int4 method on {TASK}; "
+            f"{results}/quality.json: needs rows of lora and of an int4 method on {DECIDING}; "
             "run `seedtune bench quality` first"
         )
     accuracy = ours.last["mean"]
@@ -69,7 +67,7 @@ def bench_first_order(
         for name, group in (("int4", ours), ("lora", lora))
     }
     figures = {
-        "task": TASK,
+        "task": DECIDING,
         "accuracy": accuracy,
         **found,
         "time_over_lora": found["int4"]["seconds"] / found["lora"]["seconds"],
@@ -96,7 +94,7 @@ def _step_seconds(
     if threads:
         torch.set_num_threads(threads)
     settings = {**lora.rows[0]["settings"], "seed": 0}
-    cell = FloatTask.of(model_source(settings["model"]), load_task(TASK), settings)
+    cell = FloatTask.of(model_source(settings["model"]), load_task(DECIDING), settings)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
     its = tuner_settings({**ours.rows[0]["settings"], "seed": 0})
     estimator = make_estimator(its)

@@ -18,24 +18,31 @@ from .float_task import FloatTask, point
 from .learning import Progress
 from .torch_engine import TorchEngine
 
+FEWEST = 4
+ROOM = 512
 SEPARATOR = "\n\n"
 
 
 def run(
     cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Evaluate once, with ``settings["shots"]`` answered training examples before every prompt.
+    """Evaluate once, with answered training examples before every prompt.
+
+    As many as ``settings["shots"]`` where texts are short, fewer (but ``FEWEST``) where they are
+    long: prompts then grow no longer than ``ROOM`` tokens.
 
     Returns:
-        ``curve`` of one point.
+        ``curve`` of one point, and ``shots``.
     """
-    test = cell.test
-    if settings["shots"]:
-        chosen = balanced(cell.train, settings["shots"], settings["seed"])
+    test, shots = cell.test, settings["shots"]
+    if shots:
+        shots = max(FEWEST, min(shots, ROOM // settings["length"]))
+        chosen = balanced(cell.train, shots, settings["seed"])
         separator = cell.tokenizer.encode(SEPARATOR).ids
         shown = [token for one in chosen for token in [*answered(cell, one), *separator]]
         test = [behind(shown, example) for example in test]
-    return {"curve": [point(0, cell.evaluate(TorchEngine(cell.model), test))]}
+    found = cell.evaluate(TorchEngine(cell.model), test)
+    return {"curve": [point(0, found)], "shots": shots}
 
 
 def balanced(train: list[Encoded], count: int, seed: int) -> list[Encoded]:

@@ -27,6 +27,9 @@ from .figures import RESULTS, say
 from .learning import Progress
 from .quality_methods import METHODS
 from .quality_results import draw_quality, merge_rows, read_rows, row_key, summarise_quality
+from .quality_table import show_quality
+
+__all__ = ["bench_quality", "show_quality"]
 
 LENGTH = {
     "sst2": 48,

@@ -19,6 +19,7 @@ from .learning import mean_and_deviation
 FILE = "quality"
 HEADLINE = {"sst2": "sst2", "sms": "sms-spam"}
 """Tasks of the figures in the summary, by the short name that they have there."""
+DECIDING = "sst2"
 OURS = "int4-"
 
 Row = dict[str, Any]
@@ -121,6 +122,7 @@ class Group:
             "best_at_forwards": at,
             "forwards": max(self.curve),
             "settings": settings_hash(self.rows[0]["settings"]),
+            "lr": self.rows[0]["settings"].get("lr"),
             "peak_rss_bytes": max(row["peak_rss_bytes"] for row in self.rows),
         }
         if "step_seconds" in self.rows[0]:
@@ -161,41 +163,43 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
         forwards after which our best method's mean SST-2 accuracy reaches the best that full
         float32 MeZO's gets to, over those that MeZO takes to it (null if it never does);
         ``sst2_gap_to_lora`` and ``sms_gap_to_lora``: points of last accuracy that we are behind;
-        ``sst2_lead_over_mezo`` and ``sms_lead_over_mezo``: points that we are ahead; ``ours`` (the
-        method meant, by task) and ``tasks_below_start``, where it ended worse than it began.
+        ``sst2_lead_over_mezo`` and ``sms_lead_over_mezo``: points that we are ahead; ``ours``, the
+        method meant, and ``tasks_below_start``, where it ended worse than it began.
         What no row tells yet is null.
     """
     groups = chosen_groups(rows.values())
     tasks: dict[str, dict[str, Any]] = {}
     for (method, task), group in groups.items():
         tasks.setdefault(task, {})[method] = group.figures()
-    ours = {task: best_of_ours(groups, task) for task in tasks}
+    ours = best_of_ours(groups)
+    name = ours.method if ours else None
     summary: dict[str, Any] = {
         "rows": len(rows),
-        "ours": {task: group.method for task, group in ours.items() if group},
-        "forwards_ratio_to_mezo_best": _forwards_ratio(
-            ours.get("sst2"), groups.get(("mezo-fp32", "sst2"))
-        ),
+        "ours": name,
+        "forwards_ratio_to_mezo_best": _forwards_ratio(ours, groups.get(("mezo-fp32", DECIDING))),
     }
     for short, task in HEADLINE.items():
         for figure, baseline in (("gap_to_lora", "lora"), ("lead_over_mezo", "mezo-fp32")):
-            mine, other = ours.get(task), groups.get((baseline, task))
+            mine, other = groups.get((name or "", task)), groups.get((baseline, task))
             ahead = mine and other and 100 * (mine.last["mean"] - other.last["mean"])
             sign = -1 if baseline == "lora" else 1
             summary[f"{short}_{figure}"] = None if ahead is None else sign * ahead
-    summary["tasks_below_start"] = [
-        task for task, group in sorted(ours.items()) if group and _below_start(group)
-    ]
+    members = [group for (method, _), group in groups.items() if method == name]
+    summary["tasks_below_start"] = sorted(group.task for group in members if _below_start(group))
     return {**summary, "tasks": tasks}
 
 
-def best_of_ours(groups: dict[tuple[str, str], Group], task: str) -> Group | None:
-    """The int4 method that did best on ``task``: most seeds, then the best last mean."""
-    mine = [group for (method, at), group in groups.items() if at == task and method[:5] == OURS]
-    if not mine:
-        return None
-    sign = 1 if mine[0].higher_is_better else -1
-    return max(mine, key=lambda group: (len(group.rows), sign * group.last["mean"]))
+def best_of_ours(groups: dict[tuple[str, str], Group]) -> Group | None:
+    """The int4 method that does best on the deciding task: most seeds, then the best last mean.
+
+    It stands for us on every task: nobody chooses a method by task on a device.
+    """
+    mine = [
+        group
+        for (method, task), group in groups.items()
+        if task == DECIDING and method.startswith(OURS)
+    ]
+    return max(mine, key=lambda group: (len(group.rows), group.last["mean"]), default=None)
 
 
 def _forwards_ratio(ours: Group | None, mezo: Group | None) -> float | None:

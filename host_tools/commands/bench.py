@@ -71,7 +71,8 @@ def bench(
         return
     if name not in known:
         raise typer.BadParameter(f"unknown benchmark {name!r}; known: {', '.join(known)}")
-    run = getattr(import_module(f"{benchmarks.__name__}.{name}"), f"bench_{name}")
+    module = import_module(f"{benchmarks.__name__}.{name}")
+    run, show = getattr(module, f"bench_{name}"), getattr(module, f"show_{name}", None)
     given: dict[str, Any] = {
         "methods": _names(methods),
         "tasks": _names(tasks),
@@ -85,4 +86,5 @@ def bench(
     asked = {option: value for option, value in given.items() if value is not None}
     for option in sorted(set(asked) - set(signature(run).parameters)):
         raise typer.BadParameter(f"benchmark {name} takes no --{option}")
-    output.result(run(**asked))
+    figures = run(**asked)
+    output.result(figures, show(figures) if show and not json else None)

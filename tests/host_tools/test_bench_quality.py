@@ -1,5 +1,6 @@
 """The table of methods: cells, results and summary, and every baseline on a tiny model."""
 
+import io
 import json
 from pathlib import Path
 
@@ -231,6 +232,9 @@ def test_shots_are_even_over_labels_and_change_the_loss(toy, tmp_path):
     shown = run_prompt(cell, SETTINGS, tmp_path, silent)
     assert len(without["curve"]) == len(shown["curve"]) == 1
     assert without["curve"][0]["loss"] != shown["curve"][0]["loss"]
+    assert (without["shots"], shown["shots"]) == (0, 4)
+    few = run_prompt(cell, SETTINGS | {"shots": 8, "length": 100}, tmp_path, silent)
+    assert few["shots"] == 5
 
 
 def test_generic_text_is_scored_for_completion_alone(toy):
@@ -351,6 +355,9 @@ ROWS = table(
     row("lora", "sst2", 0, {0: 0.5, 450: 0.88}),
     row("lora", "sst2", 1, {0: 0.5, 450: 0.86}),
     row("zero-shot", "sst2", 0, {0: 0.5}),
+    row("int4-one-sided", "sst2", 0, {0: 0.5, 1000: 0.8}),
+    row("int4-one-sided", "sst2", 1, {0: 0.5, 1000: 0.8}),
+    row("int4-one-sided", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
     row("int4-two-point", "copa", 0, {0: 0.6, 1000: 0.58}),
     row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, metric="perplexity",
         generic_perplexity={"before": 20.0, "after": 20.1}),
@@ -363,7 +370,8 @@ def test_the_summary_follows_from_the_rows():
     assert found["sst2_gap_to_lora"] == pytest.approx(2.0)
     assert found["sst2_lead_over_mezo"] == pytest.approx(10.0)
     assert found["sms_gap_to_lora"] is None
-    assert found["tasks_below_start"] == ["copa"]
+    assert found["ours"] == "int4-two-point"
+    assert found["tasks_below_start"] == ["copa"]  # what the other method did is not counted
     mezo = found["tasks"]["sst2"]["mezo-fp32"]
     assert mezo["seeds"] == 2 and mezo["best_at_forwards"] == 1000
     assert mezo["last"]["mean"] == pytest.approx(0.75)
@@ -371,6 +379,17 @@ def test_the_summary_follows_from_the_rows():
     chat = found["tasks"]["chat"]["int4-two-point"]
     assert chat["generic_perplexity_rise"]["mean"] == pytest.approx(0.005)
     assert chat["best_of_mean"] == 40.0
+
+
+def test_the_summary_is_shown_a_line_a_method():
+    from rich.console import Console
+
+    screen = Console(width=120, record=True, file=io.StringIO())
+    screen.print(quality.show_quality(summarise_quality(ROWS)))
+    lines = [" ".join(line.split()) for line in screen.export_text().splitlines()]
+    assert "sst2 mezo-fp32 2 1000 75.0 ± 7.1 % 75.0 at 1000 - 2.00 0" in lines
+    assert "chat int4-two-point 1 1000 40.0 ± 0.0 40.0 at 1000 - 2.00 0" in lines
+    assert "sst2_gap_to_lora 2" in lines
 
 
 def test_a_target_never_reached_is_null():
