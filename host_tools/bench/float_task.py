@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.batches import batch_indices
-from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds
 from seedtune.runtime.evaluation import Evaluation, evaluate
 from seedtune.runtime.tasks import Encoded, Task
 from tokenizers import Tokenizer
 
 from ..calibration import load_calibration
 from ..named_tasks import TaskData
-from ..prepare import QUICKSTART_BOUNDS
 from .fidelity import perplexity
 from .learning import encode
 from .torch_engine import TorchEngine
@@ -43,7 +42,7 @@ class FloatTask:
         from seedtune.export.load_model import load_causal_lm
 
         loaded = load_causal_lm(model)
-        bounds = replace(QUICKSTART_BOUNDS, rows=settings["batch_size"], length=settings["length"])
+        bounds = replace(DEFAULT_BOUNDS, rows=settings["batch_size"], length=settings["length"])
         tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
         pad = loaded.tokenizer.pad_token_id or 0
         task, train, test = encode(data, tokenizer, bounds, pad, settings["test_rows"])
@@ -69,7 +68,7 @@ class FloatTask:
             return None
         none = np.zeros((1, 0), np.float32)
         score = TorchEngine(self.model).score
-        return perplexity(score, self.generic_text, none, QUICKSTART_BOUNDS)
+        return perplexity(score, self.generic_text, none, DEFAULT_BOUNDS)
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:

@@ -109,7 +109,10 @@ def tune(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads. Default: the count that is fastest here."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Tune a bundle with forward passes; resumes RUN if it has a journal.
@@ -155,7 +158,7 @@ def tune(
         if data is not None or chosen.data is not None
         else []
     )
-    engine = engines.open_engine(opened, threads)
+    engine = engines.open_engine(opened, threads or "auto")
     control = Control()
     began = time.monotonic()
     with (

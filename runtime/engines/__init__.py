@@ -1,12 +1,13 @@
 """Engines run a bundle's program. Each is one file, the only one to import its library."""
 
 import warnings
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
+from ..errors import EngineError
 
 
 class Engine(Protocol):
@@ -36,11 +37,12 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, threads: int | Literal["auto"] | None = None) -> Engine:
     """Open the program of ``bundle``: torch-free where a C++ compiler is there, else the binding.
 
     Args:
-        threads: of XNNPACK's pool; by default as many as executorch chooses.
+        threads: of XNNPACK's pool; by default one a core, with ``auto`` the count that is fastest
+            here (see ``thread_choice``; the binding has no such measurement).
 
     Raises:
         EngineError: no engine can be loaded, or the program is refused.
@@ -49,9 +51,18 @@ def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
     from .native_build import EngineUnavailable
 
     try:
+        if threads == "auto":
+            from .thread_choice import choose_threads
+
+            threads = choose_threads(bundle)
         return NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
     except EngineUnavailable as error:
         from .executorch_binding import ExecutorchBinding
 
+        count = None if threads == "auto" else threads
+        try:
+            engine = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, count)
+        except EngineError as other:
+            raise EngineError(f"{error} (or, with torch: {other})") from None
         warnings.warn(f"falling back on executorch's Python binding: {error}", stacklevel=2)
-        return ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, threads)
+        return engine

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from seedtune.host_tools.cli import app
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
-from tiny_bundle import write_tiny_bundle
-
-PROBES, ROWS = 2, 8
+from tiny_bundle import BOUNDS, write_tiny_bundle
 
 
 class ValueEngine:
@@ -31,7 +29,7 @@ class ValueEngine:
         candidates: NDArray[np.int64],
         values: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        assert len(values) <= PROBES and len(tokens) <= ROWS
+        assert len(values) <= BOUNDS.probes and tokens.size <= BOUNDS.tokens
         rows = positions // tokens.shape[1]
         hint = np.cos(tokens.sum(axis=1)[rows].astype(np.float64))
         first = np.tanh(values[:, :1] * hint[None] + values[:, 1:2])

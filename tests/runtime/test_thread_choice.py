@@ -1,0 +1,58 @@
+"""The thread count is the fastest one, measured once and remembered."""
+
+from pathlib import Path
+
+import pytest
+from exported_bundle import export_tiny_bundle
+from hypothesis import given
+from hypothesis import strategies as st
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import open_engine, thread_choice
+from seedtune.runtime.engines.thread_choice import WORTH, candidates, choose_threads, fastest
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+
+
+@given(st.dictionaries(st.integers(1, 64), st.floats(0.001, 10), min_size=1))
+def test_no_count_is_much_faster_than_the_chosen(seconds: dict[int, float]) -> None:
+    chosen = fastest(seconds)
+    assert min(seconds.values()) >= WORTH * seconds[chosen]
+    assert all(seconds[count] > seconds[chosen] for count in seconds if count < chosen)
+
+
+def test_candidates() -> None:
+    assert candidates(1) == [1]
+    assert candidates(2) == [1, 2]
+    assert candidates(8) == [1, 2, 4, 6, 8]
+    assert candidates(3) == [1, 2, 3]
+
+
+def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_choice, "default_cache", lambda: tmp_path)
+    monkeypatch.setattr(thread_choice.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    times = {1: 3.0, 2: 1.0, 3: 2.0}
+    asked = []
+
+    def measured(_: Bundle, threads: int) -> float:
+        asked.append(threads)
+        return times[threads]
+
+    monkeypatch.setattr(thread_choice, "_pass_seconds", measured)
+    assert choose_threads(bundle) == choose_threads(bundle) == 2
+    assert asked == [1, 2, 3]
+    (file,) = (tmp_path / "threads").iterdir()
+    file.write_text('{"threads": 9}')
+    assert choose_threads(bundle) == 2
+    assert asked == [1, 2, 3] * 2
+
+
+def test_a_real_program_opens_with_the_chosen_count(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_choice, "default_cache", lambda: tmp_path)
+    engine = open_engine(bundle, "auto")
+    assert engine.threads == choose_threads(bundle)  # type: ignore[attr-defined]
+    engine.close()  # type: ignore[attr-defined]

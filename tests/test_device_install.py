@@ -1,0 +1,58 @@
+"""The install of a device: no torch, no tool of the host, and a bundle tunes."""
+
+import json
+import subprocess
+import sys
+import venv
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from exported_bundle import export_tiny_bundle
+
+HERE = Path(__file__).parent
+HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "typer")
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_tunes_without_torch(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+
+    def install(*arguments: str) -> None:
+        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    install(str(HERE.parent))
+    missing = subprocess.run(
+        [python, "-c", _OPEN, str(bundle.path)], capture_output=True, text=True, cwd="/"
+    )
+    assert "pip install --no-deps 'executorch" in missing.stderr.splitlines()[-1]
+    install("--no-deps", f"executorch=={version('executorch')}")
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
+    )
+    names = {each["name"].lower() for each in json.loads(listed.stdout)}
+    assert not names & set(HOST_ONLY)
+
+    script = HERE / "device_run.py"
+    run = [script, "tune", bundle.path, tmp_path / "run", "20"]
+    here = subprocess.run([python, *run], capture_output=True, text=True, cwd="/")
+    assert here.returncode == 0, here.stderr
+    found = json.loads(here.stdout)
+    assert found["torch"] is False
+    run = [script, "replay", bundle.path, tmp_path / "run"]
+    host = subprocess.run([sys.executable, *run], capture_output=True, text=True, cwd="/")
+    assert json.loads(host.stdout)["sha256"] == found["sha256"]
+
+
+_OPEN = """
+import sys
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines import open_engine
+open_engine(open_bundle(sys.argv[1]))
+"""
