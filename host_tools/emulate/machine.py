@@ -34,6 +34,8 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+# Debian's default backs every large allocation with huge pages, used or not; Android's does not.
+_KERNEL_OPTIONS = "console=ttyAMA0 quiet panic=-1 transparent_hugepage=madvise"
 _CONTROL = "/control"
 
 
@@ -182,7 +184,7 @@ class Machine:
         command += ["-cpu", CPU, "-accel", "tcg,thread=multi,tb-size=512", "-smp", "1"]
         command += ["-m", f"{self._memory >> 20}M", "-nodefaults", "-nographic", "-no-reboot"]
         command += ["-kernel", str(self._kernel / "vmlinuz"), "-initrd", str(initramfs)]
-        command += ["-append", "console=ttyAMA0 quiet panic=-1", "-serial", "stdio"]
+        command += ["-append", _KERNEL_OPTIONS, "-serial", "stdio"]
         folders = [(path, f"r{n}", ",readonly=on") for n, path in enumerate(reads)]
         folders += [(path, f"w{n}", "") for n, path in enumerate(writes)]
         for path, tag, more in folders:
