@@ -1,7 +1,7 @@
 """Export a model and a mask to a bundle: surgery, quantisation, lowering, writing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class Recipe:
     float_columns: bool = True
     outlier_share: float = 0.0
     rounding: str = "gptq"
+
+    @classmethod
+    def of(cls, quantisation: Mapping[str, Any]) -> "Recipe":
+        """The recipe that a bundle's manifest states under ``quantisation``."""
+        return cls(**{field.name: quantisation[field.name] for field in fields(cls)})
 
 
 def export_bundle(

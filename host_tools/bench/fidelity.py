@@ -175,10 +175,7 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     mask = build_mask(
         profile, manifest["mask"]["fraction"], mask_method(manifest["mask"]["method"])
     )
-    quantisation = manifest["quantisation"]
-    recipe = Recipe(
-        quantisation["float_columns"], quantisation["outlier_share"], quantisation["rounding"]
-    )
+    recipe = Recipe.of(manifest["quantisation"])
     activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)

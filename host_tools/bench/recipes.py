@@ -1,4 +1,4 @@
-"""``seedtune bench recipes``: which activations leave the int8 path, and what that buys.
+"""``seedtune bench recipes``: what leaves the int8 path, how weights are rounded, what that buys.
 
 Loss noise, quality, speed and size of the same model and mask under several recipes. The noise is
 what a two-point estimate has to overcome (``seedtune.runtime.loss_noise``).
@@ -35,6 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sensitive columns float": {"outlier_share": 0.0},
     "and 2 % outliers": {"outlier_share": 0.02},
     "and 5 % outliers": {"outlier_share": 0.05},
+    "rounded to the nearest": {"rounding": "nearest"},
 }
 EPS = (1e-3, 1e-2)
 
@@ -56,13 +57,12 @@ def bench_recipes(
         ``forward_seconds``, ``over_dense``, ``compact_share``, ``program_bytes``;
         and ``dense_forward_seconds``.
     """
+    from seedtune.export.export import Recipe
+
     base = base or quickstart_program()
     data = load_task(DEFAULT_TASK)
     # The base's own recipe need not be exported again.
-    quantisation = base.bundle.manifest["quantisation"]
-    own = {"float_columns": quantisation["float_columns"]} | (
-        {"outlier_share": quantisation["outlier_share"]} if quantisation["float_columns"] else {}
-    )
+    own = Recipe.of(base.bundle.manifest["quantisation"])
     engines: dict[str, Engine] = {}
     rows: dict[str, Any] = {}
     values: dict[str, NDArray[np.float32]] = {}
@@ -70,7 +70,7 @@ def bench_recipes(
     for name in recipes:
         prepared = (
             base
-            if {"float_columns": True, **RECIPES[name]} == own
+            if Recipe(**RECIPES[name]) == own
             else variant(_slug(name), base, recipe=RECIPES[name])
         )
         bundle = prepared.bundle

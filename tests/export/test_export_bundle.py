@@ -23,6 +23,7 @@ V = "model.layers.0.self_attn.v_proj"
 def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
     bundle = open_bundle(export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported").path)
     assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
+    assert Recipe.of(bundle.manifest["quantisation"]) == Recipe(rounding="gptq")
     for layer in bundle.layers:
         weight = tiny_llama.model.get_submodule(layer.name).weight.numpy().reshape(-1)
         own = slice(layer.offset, layer.offset + layer.count)
