@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from seedtune.export.gptq import inverse_factor, round_with_compensation
-from seedtune.export.quantise import GROUP_SIZE, check_linears, int4_weight
+from seedtune.export.quantise import GROUP_SIZE, check_linears, int4_weight, through_int8
 from seedtune.export.score_program import ScoreProgram
 from seedtune.runtime.errors import ModelError
 from torch import nn
@@ -25,7 +25,7 @@ class _Input:
 
     def __init__(self, x: torch.Tensor) -> None:
         self.x = x
-        tokens = x.reshape(-1, x.shape[-1])
+        tokens = through_int8(x.reshape(-1, x.shape[-1]))
         self.second_moment = tokens.t() @ tokens / len(tokens)
         self.factor = inverse_factor(self.second_moment)
 

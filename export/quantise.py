@@ -61,6 +61,14 @@ def quantise_linears_(program: nn.Module) -> dict[str, Any]:
     return DESCRIPTION
 
 
+def through_int8(x: torch.Tensor) -> torch.Tensor:
+    """What int8 leaves of activations float32 ``[tokens, width]``: zero-point and step a token."""
+    low = x.amin(1, keepdim=True).clamp(max=0.0)
+    step = ((x.amax(1, keepdim=True).clamp(min=0.0) - low) / 255).clamp(min=2.0**-23)
+    zero = (-128 - torch.round(low / step)).clamp(-128, 127)
+    return ((torch.round(x / step) + zero).clamp_(-128, 127) - zero) * step
+
+
 def int4_weight(integers: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
     """The weight that ``quantise_linears_`` would give a linear, of chosen integers and scales.
 

@@ -13,6 +13,9 @@ from seedtune.export.sensitive_linear import SensitiveLinear
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 from torch import nn
+from torchao.quantization.quantize_.workflows.intx import intx_unpacked_to_int8_tensor
+
+int8_activations = intx_unpacked_to_int8_tensor._apply_int8_act_asym_per_token_quant_dequant
 
 BOUNDS = Bounds(probes=2, rows=2, length=16, positions=2, candidates=2)
 TOKENS = np.random.default_rng(3).integers(2, 300, (24, 32))
@@ -67,7 +70,7 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
 
     def note(module, args):
         order.append(module)
-        inputs.append(args[0].reshape(-1, args[0].shape[-1]))
+        inputs.append(int8_activations(args[0]).reshape(-1, args[0].shape[-1]))
 
     for linear in linears:
         linear.register_forward_pre_hook(note)
@@ -76,8 +79,11 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
     with torch.no_grad():
         program(torch.from_numpy(TOKENS), one, one[:, None], values)
     assert len(set(order)) == len(order) == len(linears) == 14
+    apart = []
     for x, moment in zip(inputs, seen, strict=False):
-        assert torch.allclose(x.t() @ x / len(x), moment, rtol=1e-4, atol=1e-5)
+        # The last bits of a product with int8 may differ, and with them a rounding further on.
+        apart.append(float((x.t() @ x / len(x) - moment).norm() / moment.norm()))
+    assert max(apart) < 5e-3, apart
 
 
 def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, monkeypatch):
