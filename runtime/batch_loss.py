@@ -11,7 +11,7 @@ from .tasks import Encoded, Task
 
 
 class BatchLoss:
-    """Mean loss over examples, one number a row of values."""
+    """Losses of examples under rows of values."""
 
     def __init__(self, engine: Engine, task: Task, bounds: Bounds) -> None:
         self._engine = engine
@@ -21,21 +21,28 @@ class BatchLoss:
     def __call__(
         self, examples: Sequence[Encoded], rows: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Losses float64 ``[P]`` of ``examples`` under ``rows`` (float32 ``[P, K]``).
+        """Mean losses float64 ``[P]`` of ``examples`` under ``rows`` (float32 ``[P, K]``)."""
+        means: NDArray[np.float64] = self.each(examples, rows).mean(axis=1)
+        return means
+
+    def each(self, examples: Sequence[Encoded], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Loss float64 ``[P, examples]`` of each example under ``rows`` (float32 ``[P, K]``).
 
         Passes as large as the bounds allow, over examples of about one length, which pads less;
         how they are cut depends on the bounds and the batch alone.
         """
-        totals = np.zeros(len(rows), dtype=np.float64)
-        ordered = sorted(examples, key=lambda example: example.length)
-        for part in split_batch(ordered, self._bounds):
+        losses = np.empty((len(rows), len(examples)), dtype=np.float64)
+        order = sorted(range(len(examples)), key=lambda number: examples[number].length)
+        done = 0
+        for part in split_batch([examples[number] for number in order], self._bounds):
             batch = self._task.collate(part)
+            numbers = order[done : done + len(part)]
+            done += len(part)
             for first in range(0, len(rows), self._bounds.probes):
                 group = rows[first : first + self._bounds.probes]
                 logp = self._engine.score(batch.tokens, batch.positions, batch.candidates, group)
-                losses = self._task.losses(logp, batch)
-                totals[first : first + len(group)] += losses.sum(axis=1)
-        return totals / len(examples)
+                losses[first : first + len(group), numbers] = self._task.losses(logp, batch)
+        return losses
 
 
 def split_batch(examples: Sequence[Encoded], bounds: Bounds) -> Iterator[list[Encoded]]:

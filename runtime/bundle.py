@@ -34,8 +34,10 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from tokenizers import Tokenizer
 
+from .basis import Basis, parse_basis
 from .bundle_archive import pack_archive, unpack_archive
 from .bundle_manifest import (
+    BASIS,
     DEFAULT_BOUNDS,
     FORMAT,
     MANIFEST,
@@ -57,6 +59,7 @@ __all__ = [
     "Layer",
     "open_bundle",
     "pack_bundle",
+    "with_task",
     "write_bundle",
 ]
 
@@ -75,6 +78,8 @@ class Bundle:
     """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
     sha256: str
     """Hash of the canonical manifest, hence of every part: the bundle's identity."""
+    basis: Basis | None
+    """Directions learned for ``task``, where the bundle has them."""
     _tokenizer: Tokenizer
 
     @property
@@ -147,6 +152,7 @@ def write_bundle(
     quantisation: Mapping[str, Any],
     bounds: Bounds,
     pad_id: int,
+    basis: Basis | None = None,
     task: Mapping[str, Any] | None,
 ) -> Bundle:
     """Write a bundle folder so that it appears whole or not at all, and open it.
@@ -163,6 +169,7 @@ def write_bundle(
         model: ``name, architecture, sha256, vocab_size, hidden_size, layers``.
         mask: ``method, fraction, profile_sha256``; ``entries`` is filled in.
         quantisation: free description of the number formats.
+        basis: directions for ``task``.
 
     Raises:
         BundleError: the parts disagree, or the folder cannot be written.
@@ -188,7 +195,11 @@ def write_bundle(
         }
         (work / VALUES).write_bytes(save_safetensors(tensors))
         (work / TOKENIZER).write_bytes(tokenizer_json)
-        parts = {name: _describe(work / name) for name in (PROGRAM, VALUES, TOKENIZER)}
+        names = [PROGRAM, VALUES, TOKENIZER]
+        if basis is not None:
+            (work / BASIS).write_bytes(basis.to_bytes())
+            names.append(BASIS)
+        parts = {name: _describe(work / name) for name in names}
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -219,6 +230,32 @@ def write_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return dataclasses.replace(bundle, path=folder)
+
+
+def with_task(
+    bundle: Bundle, folder: str | Path, task: Mapping[str, Any], basis: Basis | None
+) -> Bundle:
+    """Write the bundle again into ``folder`` with another task and its directions.
+
+    Raises:
+        BundleError: the folder cannot be written.
+    """
+    manifest = bundle.manifest
+    return write_bundle(
+        folder,
+        program=bundle.program_path,
+        values=bundle.values,
+        indices=bundle.indices,
+        layers=bundle.layers,
+        tokenizer_json=_read(bundle.path / TOKENIZER),
+        model=manifest["model"],
+        mask=manifest["mask"],
+        quantisation=manifest["quantisation"],
+        bounds=bundle.bounds,
+        pad_id=bundle.pad_id,
+        basis=basis,
+        task=task,
+    )
 
 
 def pack_bundle(folder: str | Path, file: str | Path) -> Path:
@@ -265,6 +302,9 @@ def _open_folder(folder: Path) -> Bundle:
         values=values,
         indices=indices,
         sha256=manifest.sha256,
+        basis=None
+        if BASIS not in manifest.parts
+        else parse_basis(_read(folder / BASIS), folder / BASIS, len(values)),
         _tokenizer=tokenizer,
     )
 

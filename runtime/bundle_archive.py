@@ -8,10 +8,10 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from .bundle_manifest import MANIFEST, PROGRAM, TOKENIZER, VALUES, Manifest, parse_manifest
+from .bundle_manifest import BASIS, MANIFEST, PROGRAM, TOKENIZER, VALUES, Manifest, parse_manifest
 from .errors import BundleError
 
-_PARTS = (MANIFEST, PROGRAM, VALUES, TOKENIZER)
+_PARTS = (MANIFEST, PROGRAM, VALUES, TOKENIZER, BASIS)
 _CHUNK = 1 << 20
 
 
@@ -26,6 +26,8 @@ def pack_archive(folder: Path, file: Path) -> Path:
         with os.fdopen(descriptor, "wb") as stream:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
                 for part in _PARTS:
+                    if part == BASIS and not (folder / part).exists():
+                        continue
                     # A fixed date and mode: the same bundle packs to the same bytes.
                     info = zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0))
                     info.external_attr = 0o644 << 16
@@ -92,7 +94,7 @@ def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.Zi
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise BundleError(f"{file}: entry {info.filename} is compressed or altered")
         entries[info.filename] = info
-    for name in _PARTS:
+    for name in set(_PARTS) - {BASIS}:
         if name not in entries:
             raise BundleError(f"{file}: {name} is missing")
     return entries

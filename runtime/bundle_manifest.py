@@ -15,8 +15,11 @@ MANIFEST = "manifest.json"
 PROGRAM = "program.pte"
 VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
+BASIS = "basis.safetensors"
+"""May be missing: directions for the bundle's task (see ``basis``)."""
 
 _Number = (int, float)
+_PART_SCHEMA = {"sha256": str, "bytes": int}
 # Field -> type, tuple of types, or a nested mapping. A field that is not listed is allowed:
 # readers of one version ignore what a later writer of the same version adds.
 _SCHEMA: dict[str, Any] = {
@@ -48,7 +51,7 @@ _SCHEMA: dict[str, Any] = {
     "layers": list,
     "tokenizer": {"sha256": str, "pad_id": int, "vocab_size": int},
     "task": (dict, type(None)),
-    "parts": {name: {"sha256": str, "bytes": int} for name in (PROGRAM, VALUES, TOKENIZER)},
+    "parts": dict.fromkeys((PROGRAM, VALUES, TOKENIZER), _PART_SCHEMA),
     "sha256": str,
 }
 _LAYER_SCHEMA: dict[str, Any] = {"name": str, "shape": list, "offset": int, "count": int}
@@ -177,8 +180,10 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     if content["program"]["method"] != "score":
         refuse(f"program.method is {content['program']['method']!r}, must be 'score'")
-    if set(content["parts"]) != {PROGRAM, VALUES, TOKENIZER}:
+    if set(content["parts"]) - {BASIS} != {PROGRAM, VALUES, TOKENIZER}:
         refuse(f"parts are {sorted(content['parts'])}")
+    if BASIS in content["parts"]:
+        _check_types(content["parts"], {BASIS: _PART_SCHEMA}, "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:

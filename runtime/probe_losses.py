@@ -18,16 +18,17 @@ def probe_losses(
     step: int,
     eps: float,
 ) -> NDArray[np.float64]:
-    """Loss float64 ``[P]`` of each probe of a step.
+    """Loss float64 ``[P, examples]`` of each probe of a step on each example.
 
     Args:
-        batch_loss: losses float64 ``[n]`` of the step's batch under rows float32 ``[n, K]``.
+        batch_loss: losses float64 ``[n, examples]`` of the step's batch under rows float32
+            ``[n, K]``.
         values: float32 ``[K]``.
         rows: room for the rows of one pass, float32 ``[n, K]``; overwritten.
     """
-    losses = np.empty(estimator.probes, dtype=np.float64)
-    for first in range(0, len(losses), len(rows)):
-        group = rows[: len(losses) - first]
+    parts = []
+    for first in range(0, estimator.probes, len(rows)):
+        group = rows[: estimator.probes - first]
         estimator.perturb(values, group, seed=seed, step=step, eps=eps, first=first)
-        losses[first : first + len(group)] = batch_loss(group)
-    return losses
+        parts.append(batch_loss(group))
+    return np.concatenate(parts)

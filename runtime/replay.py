@@ -59,7 +59,7 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     best = whole.best
     values, best_values, state = _first_values(journal, start)
     history = History(header, name)
-    estimator = make_estimator(history.settings)
+    estimator = make_estimator(history.settings, start.basis)
     estimator.state.update(state)
     if estimator.scalar_count != header.scalar_count:
         raise JournalError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import JournalError, TuningError
-from .estimators import Estimator, make_estimator
+from .estimators import ESTIMATORS, Estimator, make_estimator
 from .history import History
 from .journal import Durability, JournalWriter
 from .journal_format import Change, End, Evaluation, Header, Record, Step
@@ -66,7 +66,7 @@ class RunState:
     ) -> "RunState":
         """Start a run in a folder that has none."""
         settings = Settings.from_dict(header.settings)
-        estimator = make_estimator(settings)
+        estimator = make_estimator(settings, start.basis)
         writer = JournalWriter.create(folder, header, durability=durability)
         history = History(header, str(writer.path))
         return cls(writer, history, estimator, start.values.copy(), start.values)
@@ -94,14 +94,11 @@ class RunState:
             state = cls(writer, done.history, done.estimator, done.values, done.best_values)
             changes = state._changes(settings, data)
             for field, before, now in changes:
-                if field not in _ALWAYS and (field in FIXED or not allow_changes):
+                fixed = field in FIXED or field in ESTIMATORS[done.history.settings.estimator].fixed
+                if field not in _ALWAYS and (fixed or not allow_changes):
                     raise TuningError(
                         f"{writer.path}: the run has {field}={_short(before)}, not {_short(now)}; "
-                        + (
-                            "start or branch a run"
-                            if field in FIXED
-                            else "give the same, or allow changes"
-                        )
+                        + ("start or branch a run" if fixed else "give the same, or allow changes")
                     )
             for field, _, now in changes:
                 state.commit(Change(field, now))

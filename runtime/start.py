@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .basis import Basis
 from .bundle import Bounds, Bundle
 from .errors import BundleError
 from .memory import PassMemory
@@ -24,6 +25,8 @@ class Start:
     """float32 ``[K]``; never modified."""
     bundle_sha256: str
     bounds: Bounds
+    basis: Basis | None = None
+    """Directions for the estimator ``gauss-newton``, if the bundle has them."""
     memory: PassMemory | None = None
     """What a pass of the bundle's program takes; None leaves memory unchecked."""
 
@@ -38,4 +41,5 @@ class Start:
         if not np.isfinite(values).all():
             raise BundleError(f"{bundle.path}: values hold a number that is not finite")
         values.flags.writeable = False
-        return cls(values, bundle.sha256, bundle.bounds, PassMemory.of_bundle(bundle))
+        memory = PassMemory.of_bundle(bundle)
+        return cls(values, bundle.sha256, bundle.bounds, bundle.basis, memory)

@@ -83,7 +83,7 @@ def measure_step_size(
         probes = estimator.probes
         rows = np.empty((min(at_once, probes), len(values)), dtype=np.float32)
         key = {"seed": settings.seed, "step": _FIRST + trial}
-        seen = partial(batch_loss, 2 * trial)
+        seen = partial(_as_one_example, batch_loss, 2 * trial)
         losses = _need_finite(probe_losses(estimator, seen, values, rows, eps=eps, **key))
         estimate = np.zeros_like(values)
         estimator.apply(estimate, estimator.scalars(losses, eps=eps), lr=-1.0, **key)
@@ -111,6 +111,14 @@ def measure_step_size(
         lr=float(f"{SHARE * best:.2g}"),
         forwards=TRIALS * (probes + 3),
     )
+
+
+def _as_one_example(
+    batch_loss: Callable[[int, NDArray[np.float32]], NDArray[np.float64]],
+    number: int,
+    rows: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    return batch_loss(number, rows)[:, None]
 
 
 def _need_finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from .batches import batch_indices
 from .budget import Budget, Control
 from .engines import Engine
 from .errors import TuningError
-from .estimators import make_estimator
+from .estimators import ESTIMATORS, make_estimator
 from .evaluation import Evaluation, evaluate
 from .guards import giving_up, judge_losses, judge_scalars
 from .history import History, rounded
@@ -151,6 +151,7 @@ class Tuner:
 
     def _new_header(self, settings: Settings) -> journal.Header:
         extra: dict[str, Any] = {}
+        settings = replace(settings, **ESTIMATORS[settings.estimator].own(settings))
         if settings.eps == "auto":
             batch = self._batch(settings, 0)
             self.loss_noise = measure_loss_noise(
@@ -176,7 +177,7 @@ class Tuner:
             bundle_sha256=self._start.bundle_sha256,
             values_sha256=values_sha256(self._start.values),
             entries=len(self._start.values),
-            scalar_count=make_estimator(settings).scalar_count,
+            scalar_count=make_estimator(settings, self._start.basis).scalar_count,
             settings=settings.to_dict(),
             train_sha256=train_sha256,
             eval_sha256=examples_sha256(self._eval),
@@ -237,16 +238,17 @@ class Tuner:
         batch = self._batch(settings, number)
         losses = probe_losses(
             estimator,
-            lambda rows: self._batch_loss(batch, rows),
+            lambda rows: self._batch_loss.each(batch, rows),
             self.values,
             self._rows,
             seed=settings.seed,
             step=number,
             eps=settings.resolved_eps,
         )
+        scalars = estimator.scalars(losses, eps=eps)
+        losses = losses.mean(axis=1)
         mean = float(losses.mean())
         skip = judge_losses(losses, history)
-        scalars = estimator.scalars(losses, eps=eps)
         skip = skip or judge_scalars(scalars, history)
         if skip is None and history.loss_limit is None:
             self._state.commit(journal.Reference(rounded(mean)))

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from seedtune.runtime.basis import Basis
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.start import Start
 from seedtune.runtime.tasks import Batch, Encoded, Prediction, Task
@@ -86,7 +87,15 @@ def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:
     return found
 
 
+def fake_basis(entries: int) -> Basis:
+    """16 random directions, one unit along which moves a logit of ``FakeEngine`` by about one."""
+    rng = np.random.default_rng(9)
+    directions = rng.integers(-127, 128, (16, entries), dtype=np.int8)
+    scales = (np.linspace(2, 1, 16) / 73).astype(np.float32)
+    return Basis(directions, scales, np.linspace(2, 1, 16).astype(np.float32))
+
+
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:
     """Starting values and the identity of a bundle that does not exist."""
     values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
-    return Start(values.astype(np.float32), "b" * 64, bounds)
+    return Start(values.astype(np.float32), "b" * 64, bounds, fake_basis(entries))

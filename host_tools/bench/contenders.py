@@ -52,7 +52,7 @@ def spsa_step(bundle: Bundle, rows: int, length: int) -> Step:
 
     def step() -> None:
         estimator.perturb(values, perturbed, seed=0, step=0, eps=1e-2)
-        scalars = estimator.scalars(batch_loss(examples, perturbed), eps=1e-2)
+        scalars = estimator.scalars(batch_loss.each(examples, perturbed), eps=1e-2)
         estimator.apply(values, scalars, seed=0, step=0, lr=1e-9)
 
     return step

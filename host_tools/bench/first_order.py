@@ -106,7 +106,7 @@ def _step_seconds(
 
     def step() -> None:
         estimator.perturb(values, rows, **seeded, eps=its.resolved_eps)
-        scalars = estimator.scalars(batch_loss(batch, rows), eps=its.resolved_eps)
+        scalars = estimator.scalars(batch_loss.each(batch, rows), eps=its.resolved_eps)
         estimator.apply(values, scalars, **seeded, lr=1e-9)
 
     adapter = Adapter(cell, settings)

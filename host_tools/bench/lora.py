@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seedtune.runtime.tasks import Batch, Task
-from seedtune.runtime.tasks.classification import Classification
-from seedtune.runtime.tasks.multiple_choice import MultipleChoice
-from torch.nn.functional import cross_entropy
+from seedtune.export.task_loss import task_losses
 
 from .float_task import FloatTask, point
 from .learning import Progress
@@ -55,7 +52,7 @@ class Adapter:
         arguments = (batch.tokens, batch.positions, batch.candidates)
         logp = self.engine.log_probabilities(*map(torch.from_numpy, arguments))
         self._optimiser.zero_grad()
-        batch_loss(task, logp, batch).backward()  # type: ignore[no-untyped-call]
+        task_losses(task, logp, batch).mean().backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         self._schedule.step()
 
@@ -90,20 +87,3 @@ def run(
         seconds.append(time.monotonic() - began)
     evaluate()
     return {"curve": curve, "step_seconds": statistics.median(seconds)}
-
-
-def batch_loss(task: Task, logp: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Mean over the examples of what ``task.losses`` computes, to be differentiated.
-
-    Args:
-        logp: ``[N, C]``.
-    """
-    gold = torch.from_numpy(batch.gold)
-    if isinstance(task, Classification):
-        return cross_entropy(logp, gold)
-    rows = torch.from_numpy(batch.row_of)
-    sums = torch.zeros(len(batch.tokens)).index_add(0, rows, logp[:, 0])
-    means = sums / torch.bincount(rows, minlength=len(sums))
-    if isinstance(task, MultipleChoice):
-        return cross_entropy(means.view(batch.examples, -1), gold)
-    return -means.mean()

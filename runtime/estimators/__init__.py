@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..basis import Basis
+from . import gauss_newton
+from .gauss_newton import GaussNewton
 from .leave_one_out import LeaveOneOut
 from .momentum import Momentum
 from .one_sided import OneSided
@@ -63,7 +66,7 @@ class Estimator(Protocol):
         ...
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
-        """The step's numbers, float16 ``[S]``, from its losses, float64 ``[P]``.
+        """The step's numbers, float16 ``[S]``, from its losses, float64 ``[P, examples]``.
 
         Losses that are not finite, or numbers beyond float16, give numbers that are not finite.
         """
@@ -85,23 +88,55 @@ class Estimator(Protocol):
 class Kind(NamedTuple):
     """One of ``ESTIMATORS``."""
 
-    make: Callable[["Settings"], Estimator]
+    make: Callable[["Settings", Basis | None], Estimator]
     usual: int
     """Directions of a step unless the settings say so."""
     least: int
     """Directions that it needs."""
+    lr: float | None = None
+    """What ``auto`` means as learning rate; None measures it."""
+    eps: float | None = None
+    """The same of eps."""
+    fixed: tuple[str, ...] = ()
+    """Further settings that a run cannot change."""
+
+    def own(self, settings: "Settings") -> dict[str, Any]:
+        """Its own values of what is ``auto`` in the settings."""
+        known = {"lr": self.lr, "eps": self.eps}
+        return {
+            name: value
+            for name, value in known.items()
+            if value is not None and getattr(settings, name) == "auto"
+        }
 
 
 ESTIMATORS: dict[str, Kind] = {
-    "two-point": Kind(lambda its: TwoPoint(its.noise, its.directions), usual=1, least=1),
-    "one-sided": Kind(lambda its: OneSided(its.noise, its.directions), usual=8, least=2),
-    "leave-one-out": Kind(lambda its: LeaveOneOut(its.noise, its.directions), usual=8, least=2),
+    "two-point": Kind(lambda its, _: TwoPoint(its.noise, its.directions), usual=1, least=1),
+    "one-sided": Kind(lambda its, _: OneSided(its.noise, its.directions), usual=8, least=2),
+    "leave-one-out": Kind(lambda its, _: LeaveOneOut(its.noise, its.directions), usual=8, least=2),
     "momentum": Kind(
-        lambda its: Momentum(its.noise, its.directions, its.momentum, its.cone), usual=1, least=1
+        lambda its, _: Momentum(its.noise, its.directions, its.momentum, its.cone), usual=1, least=1
+    ),
+    "gauss-newton": Kind(
+        lambda its, basis: GaussNewton(
+            basis,
+            its.directions,
+            its.batch_size,
+            gauss_newton.EPS if its.eps == "auto" else its.eps,
+        ),
+        usual=16,
+        least=1,
+        lr=1.0,
+        eps=gauss_newton.EPS,
+        fixed=("batch_size", "eps"),
     ),
 }
 
 
-def make_estimator(settings: "Settings") -> Estimator:
-    """A fresh estimator for a run of these settings."""
-    return ESTIMATORS[settings.estimator].make(settings)
+def make_estimator(settings: "Settings", basis: Basis | None = None) -> Estimator:
+    """A fresh estimator for a run of these settings.
+
+    Args:
+        basis: of the bundle; ``gauss-newton`` cannot move values without it.
+    """
+    return ESTIMATORS[settings.estimator].make(settings, basis)

@@ -56,6 +56,7 @@ class LeaveOneOut:
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
         """The projected gradients, float16 ``[q]``."""
+        losses = losses.mean(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             others = (losses.sum() - losses) / (len(losses) - 1)
             return np.asarray((losses - others) / eps, dtype=np.float16)

@@ -58,6 +58,7 @@ class OneSided:
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
         """The probe losses less the base in deviations, float16 ``[N]``; zeros without any."""
+        losses = losses.mean(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             deviation = losses[1:].std()
             if deviation == 0.0:

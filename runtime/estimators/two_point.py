@@ -61,6 +61,7 @@ class TwoPoint:
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
         """The projected gradients, float16 ``[q]``; infinite where float16 cannot hold one."""
+        losses = losses.mean(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             return ((losses[0::2] - losses[1::2]) / (2.0 * eps)).astype(np.float16)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from seedtune.export.task_loss import task_losses
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.float_task import FloatTask
-from seedtune.host_tools.bench.lora import batch_loss
 from seedtune.host_tools.bench.lora import run as run_lora
 from seedtune.host_tools.bench.mezo_fp32 import all_weights, move
 from seedtune.host_tools.bench.mezo_fp32 import run as run_mezo
@@ -169,7 +169,7 @@ def test_the_differentiable_loss_is_the_tasks(toy, data):
     batch = cell.task.collate(cell.train[:6])
     rng = np.random.default_rng(0)
     logp = -rng.exponential(size=batch.candidates.shape).astype(np.float32)
-    found = batch_loss(cell.task, torch.from_numpy(logp), batch)
+    found = task_losses(cell.task, torch.from_numpy(logp), batch).mean()
     assert float(found) == pytest.approx(cell.task.losses(logp[None], batch).mean(), rel=1e-5)
 
 

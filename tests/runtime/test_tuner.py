@@ -55,7 +55,7 @@ def test_probes_beyond_the_bounds_take_several_passes_with_the_same_result(
     hashes = set()
     for at_once in (probes, 2):
         engine = FakeEngine(K)
-        start = Start(START.values, START.bundle_sha256, replace(BOUNDS, probes=at_once))
+        start = replace(START, bounds=replace(BOUNDS, probes=at_once))
         folder = tmp_path / str(at_once)
         hashes.add(run(folder, settings=settings, start=start, engine=engine, eval_examples=None))
         assert max(call[1] for call in engine.calls) <= at_once
