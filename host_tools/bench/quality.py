@@ -95,7 +95,8 @@ def bench_quality(
     Args:
         forwards: of every method that learns by forwards alone.
         lr: learning rate in place of the methods' own, for a search.
-        bundle: exported program and mask; by default the quickstart's.
+        bundle: exported program and mask; by default the quickstart's. Directions for a task's
+            prompt, where a method needs them, are learned for it.
         runs: where cells are kept; by default in the cache.
         summary: compute nothing, read the committed results.
 
@@ -135,9 +136,10 @@ def _cell(
     model: str,
 ) -> Cell:
     method = METHODS[name]
+    data = load_task(task)
     settings: dict[str, Any] = {
         "model": model,
-        "data_sha256": _data_sha256(load_task(task))[:16],
+        "data_sha256": _data_sha256(data)[:16],
         "length": LENGTH[task],
         "test_rows": TEST_ROWS,
         "batch_size": BATCH_SIZE,
@@ -149,6 +151,10 @@ def _cell(
         settings["lr"] = lr
     if method.bundle:
         bundle = bundle or default_bundle(model)
+        if method.directions:
+            from ..task_bundle import task_bundle
+
+            bundle = task_bundle(model_source(model), open_bundle(bundle), data.spec).path
         settings["bundle_sha256"] = open_bundle(bundle).sha256
     return Cell(name, task, seed, settings, bundle if method.bundle else None)
 

@@ -9,8 +9,6 @@ from typing import Any
 from seedtune.runtime.estimators import ESTIMATORS, make_estimator
 from seedtune.runtime.settings import Settings
 
-from ..quickstart import SETTINGS
-
 
 @dataclass(frozen=True)
 class Method:
@@ -28,6 +26,8 @@ class Method:
     """Whether the seed makes a difference; if not, the first alone is run."""
     bundle: bool = False
     """Whether it needs an exported program, or the mask of one."""
+    directions: bool = False
+    """Whether the bundle must bring directions learned for the task's prompt."""
     lengthens: bool = False
     """Whether a longer run goes on where a shorter one ended."""
     float32: bool = True
@@ -38,12 +38,15 @@ _FORWARDS: dict[str, Any] = {"forwards": 1000, "eval_every": 100}
 _TUNER: dict[str, Any] = {
     **_FORWARDS,
     "noise": "rademacher",
-    **{name: SETTINGS[name] for name in ("lr", "eps", "schedule")},
+    "lr": 1e-4,
+    "eps": 1e-2,
+    "schedule": "linear",
 }
+"""Of two-point; twice this rate reached 70.4 % on SST-2 after 100 steps, this one 72.0 %."""
 _TWO_POINT = {**_TUNER, "estimator": "two-point"}
 _LORA: dict[str, Any] = {
-    "steps": 150,
-    "eval_at": [0, 10, 20, 30, 40, 60, 100],
+    "steps": 60,
+    "eval_at": [0, 10, 20, 30, 40],
     "lr": 5e-4,
     "rank": 8,
     "alpha": 16,
@@ -53,8 +56,14 @@ _INT4: dict[str, dict[str, Any]] = {
     **{name: {"estimator": name} for name in ESTIMATORS},
     # Its step has no unit of the loss: lr is about what a value moves by.
     "one-sided": {"estimator": "one-sided", "lr": 2e-3},
+    "gauss-newton": {
+        "estimator": "gauss-newton",
+        "lr": "auto",
+        "eps": "auto",
+        "schedule": "constant",
+    },
 }
-"""Settings of each ``int4-NAME`` beside the quickstart's; an estimator may stand here twice."""
+"""What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
 
 METHODS: dict[str, Method] = {
     "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
@@ -63,7 +72,13 @@ METHODS: dict[str, Method] = {
     "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
     "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
     **{
-        f"int4-{name}": Method("int4", {**_TUNER, **own}, bundle=True, float32=False)
+        f"int4-{name}": Method(
+            "int4",
+            {**_TUNER, **own},
+            bundle=True,
+            directions=own["estimator"] == "gauss-newton",
+            float32=False,
+        )
         for name, own in _INT4.items()
     },
     "lora": Method("lora", _LORA),
