@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
 from seedtune.runtime.bundle_archive import default_cache
 from seedtune.runtime.errors import BundleError, SeedtuneError
 
+from .child import Progress, run_in_child
 from .memory import peak_resident_bytes
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,6 @@ def prepare(
     model: str,
     folder: Path | None = None,
     *,
-    task: dict[str, Any] | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
     mask: str = "compact",
     fraction: float = 0.001,
@@ -67,7 +63,6 @@ def prepare(
     """
     job = {
         "model": model,
-        "task": task,
         "bounds": asdict(bounds),
         "mask": mask,
         "fraction": fraction,
@@ -79,28 +74,11 @@ def prepare(
     if done is not None:
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(job, key, folder, dense, sender), daemon=True)
-    worker.start()
-    sender.close()
-    error: BaseException | None = None
-    while True:
-        try:
-            kind, content = receiver.recv()
-        except EOFError:
-            break
-        if kind == "progress":
-            progress(*content)
-        else:
-            error = content
-    worker.join()
-    if error is not None:
-        raise error
+    code = run_in_child(_prepare, job, key, folder, dense, progress=progress)
     done = _finished(folder, key, dense)
     if done is None:
         raise SeedtuneError(
-            f"{folder}: preparing {model} ended early (exit code {worker.exitcode}); "
+            f"{folder}: preparing {model} ended early (exit code {code}); "
             "exit code -9 means that the machine ran out of memory"
         )
     return Prepared(**{**done.__dict__, "reused": False})
@@ -110,8 +88,9 @@ def _key(job: dict[str, Any]) -> str:
     """Changes with the job, the code that makes the files and the libraries that it uses."""
     digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode())
     here = Path(__file__).parent
+    for_tasks = {"task_basis.py", "task_loss.py"}  # see task_bundle
     sources = [
-        *here.parent.glob("export/*.py"),
+        *(file for file in here.parent.glob("export/*.py") if file.name not in for_tasks),
         here / "calibration.py",
         here / "profile.py",
         here / "masks.py",
@@ -136,16 +115,6 @@ def _finished(folder: Path, key: str, dense: bool) -> Prepared | None:
     except (OSError, ValueError, TypeError, KeyError, BundleError):
         return None
     return None if dense and not done.dense_program.is_file() else done
-
-
-def _work(job: dict[str, Any], key: str, folder: Path, dense: bool, pipe: Any) -> None:
-    """Runs in the child: every message is ``("progress", (stage, done, total))`` or an error."""
-    try:
-        _prepare(job, key, folder, dense, lambda *now: pipe.send(("progress", now)))
-    except SeedtuneError as error:
-        pipe.send(("error", error))
-    finally:
-        pipe.close()
 
 
 def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress: Progress) -> None:
@@ -200,7 +169,6 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress:
             "fraction": job["fraction"],
             "profile_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         },
-        task=job["task"],
         progress=progress,
     )
     export_seconds = time.monotonic() - began

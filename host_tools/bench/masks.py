@@ -9,10 +9,13 @@ from seedtune.runtime.settings import Settings
 
 from ..named_tasks import load_task
 from ..prepare import Prepared
-from ..quickstart import DEFAULT_TASK, SETTINGS
+from ..quickstart import DEFAULT_TASK
 from .figures import RESULTS, draw_curves, say, write_figures
 from .learning import Progress, learn
 from .variants import quickstart_program, variant
+
+LR = 1e-4
+"""Of the sensitive mask; twice as much learned less."""
 
 
 def bench_masks(
@@ -33,7 +36,7 @@ def bench_masks(
     for the latter could be unfair to it.
 
     Args:
-        factors: learning rates to try with the random mask, in those of the quickstart.
+        factors: learning rates to try with the random mask, in that of the mask.
 
     Returns:
         ``runs`` by label (see ``learning.learn``).
@@ -45,8 +48,13 @@ def bench_masks(
 
     def run(label: str, prepared: Prepared, factor: float) -> None:
         nonlocal written
-        changed = {**SETTINGS, "lr": SETTINGS["lr"] * factor}
-        settings = Settings(seed=0, steps=steps, eval_every=max(1, steps // evaluations), **changed)
+        settings = Settings(
+            steps=steps,
+            eval_every=max(1, steps // evaluations),
+            lr=LR * factor,
+            eps=1e-2,
+            schedule="linear",
+        )
         taken = learn(
             prepared.bundle,
             data,

@@ -12,6 +12,7 @@ from ..fetch import fetch
 from ..named_tasks import TaskData, load_task
 from ..prepare import prepare
 from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, SETTINGS
+from ..task_bundle import task_bundle
 from .figures import RESULTS, draw_curves, say, write_figures
 from .learning import Progress, learn, mean_and_deviation
 
@@ -40,7 +41,8 @@ def bench_seeds(
         ``runs`` by seed (see ``learning.learn``), ``summary`` over seeds, and ``long_run``.
     """
     if bundle is None:
-        bundle = prepare(str(fetch(MODEL))).bundle
+        model = str(fetch(MODEL))
+        bundle = task_bundle(model, prepare(model).bundle, load_task(DEFAULT_TASK).spec)
     elif isinstance(bundle, Path):
         bundle = open_bundle(bundle)
     data = data or load_task(DEFAULT_TASK)

@@ -1,4 +1,4 @@
-"""Commands that look at bundles and profiles: inspect, pack."""
+"""Commands that look at bundles and change their form: inspect, directions, pack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import BundlePath, Fraction, Json, Mask
+from .options import BundlePath, Fraction, Json, Mask, Source, TaskName
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
@@ -37,6 +37,40 @@ def inspect(
 
     opened = open_bundle(path)
     output.result(_described(opened), None if json else _shown(opened))
+
+
+def directions(
+    bundle: BundlePath,
+    model: Source,
+    output_bundle: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to write.")],
+    task: TaskName = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Directions to learn.")] = 16,
+    text: Annotated[
+        Path | None, typer.Option(help="Generic text, .txt or .jsonl. Default: Wikipedia.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Give a bundle another task, with directions learned for its prompt; no new export."""
+    from seedtune.runtime.bundle import open_bundle
+
+    from ..task_bundle import write_task_bundle
+    from .inputs import ChosenTask, model_source
+
+    output = Output(json)
+    opened = open_bundle(bundle)
+    spec = ChosenTask.of(task, opened.task).spec
+    with output.stages() as progress:
+        written = write_task_bundle(
+            model_source(model, output),
+            opened,
+            spec,
+            output_bundle,
+            directions=count,
+            text=text,
+            progress=progress,
+        )
+    found = written.basis.size if written.basis is not None else 0
+    output.result({"bundle": str(written.path), "sha256": written.sha256, "directions": found})
 
 
 def pack(
@@ -70,5 +104,6 @@ def _shown(bundle: Bundle) -> Any:
     described = _described(bundle)
     layers = described.pop("layers")
     filled = [layer for layer in layers if layer["count"]]
+    described["directions"] = "none" if bundle.basis is None else bundle.basis.size
     described["matrices"] = f"{len(layers)}, {len(filled)} of them with sensitive values"
     return fields_table(described)

@@ -168,6 +168,10 @@ def export(
             "Default: Wikipedia passages."
         ),
     ] = None,
+    directions: Annotated[
+        int,
+        typer.Option(min=0, help="To learn for the task's prompt, for faster tuning; 0: none."),
+    ] = 16,
     probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
     rows: Annotated[
         int,
@@ -235,6 +239,18 @@ def export(
                 task=spec,
                 progress=progress,
             )
+            if spec is not None and directions:
+                from ..task_bundle import write_task_bundle
+
+                written = write_task_bundle(
+                    model_source(model, output),
+                    written,
+                    spec,
+                    folder,
+                    directions=directions,
+                    text=text,
+                    progress=progress,
+                )
         if archive:
             pack_bundle(folder, bundle)
     finally:

@@ -53,7 +53,7 @@ def tune(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole run.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
     lr: Annotated[
-        str | None, typer.Option(help="Peak learning rate, or 'auto': from trial steps.")
+        str | None, typer.Option(help="Peak learning rate. Default: auto, from trial steps.")
     ] = None,
     eps: Annotated[
         str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
@@ -68,7 +68,9 @@ def tune(
     estimator: Annotated[
         str | None,
         typer.Option(
-            metavar="two-point|one-sided|leave-one-out|momentum", help="How steps are estimated."
+            metavar="NAME",
+            help="How steps are estimated: gauss-newton (default where the bundle has directions), "
+            "two-point (else), one-sided, leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[
@@ -148,8 +150,8 @@ def tune(
         }.items()
         if value is not None
     }
-    settings = _settings(run, given)
     opened = open_bundle(bundle)
+    settings = _settings(run, given, opened)
     chosen = ChosenTask.of(task, opened.task)
     the_task = chosen.task_for(opened, objective, on_long)
     examples = chosen.encode("train", train, the_task)
@@ -304,14 +306,15 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
-def _settings(run: Path, given: dict[str, Any]) -> Settings | None:
+def _settings(run: Path, given: dict[str, Any], bundle: Bundle) -> Settings | None:
     """Settings of a new run, or the existing run's own with ``given`` in their place."""
     from seedtune.runtime.journal import JOURNAL_FILE, read_journal
     from seedtune.runtime.replay import history_of
     from seedtune.runtime.settings import Settings
 
     if not (run / JOURNAL_FILE).exists():
-        return Settings(**given)
+        usual = "two-point" if bundle.basis is None else "gauss-newton"
+        return Settings(**{"estimator": usual, "lr": "auto", **given})
     if not given:
         return None
     own = history_of(read_journal(run)).settings.to_dict()

@@ -1,0 +1,129 @@
+"""Directions for a task: they are the gradients' principal components, and hold real gradients."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exported_bundle import export_tiny_bundle
+from seedtune.export.load_model import LoadedModel, load_causal_lm
+from seedtune.export.task_basis import learn_basis, principal_directions
+from seedtune.export.task_loss import task_losses
+from seedtune.runtime.basis import Basis
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.errors import DataError, ModelError
+from seedtune.runtime.tasks import task_from_spec
+
+WORDS = ["the rain", "a small town", "patience", "it was great", "numbers", "yes or no", "the mat"]
+CLASSES = {
+    "kind": "classification",
+    "template": "{text} It was",
+    "label_field": "label",
+    "verbalisers": {"0": " terrible", "1": " great"},
+}
+SPECS = {
+    "classification": CLASSES,
+    "multiple_choice": {
+        "kind": "multiple_choice",
+        "template": "{text} so",
+        "choice_fields": ["a", "b"],
+        "label_field": "label",
+    },
+    "completion": {"kind": "completion", "template": "{text}", "completion_field": "answer"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "exported"
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    return export_tiny_bundle(folder)
+
+
+@pytest.fixture
+def loaded(folder: Path, bundle: Bundle) -> LoadedModel:
+    return load_causal_lm(folder / "hf")
+
+
+def unit(basis: Basis) -> np.ndarray:
+    rows = basis.directions.astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_components_of_a_known_covariance() -> None:
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.standard_normal((500, 3)))[0].T
+    deviation = np.array([8.0, 2.0, 0.5])
+    gradients = (rng.standard_normal((300, 3)) * deviation) @ axes
+    basis = principal_directions(gradients.astype(np.float16), 5)
+    assert basis.size == 3  # no more is there
+    assert np.abs((unit(basis) * axes).sum(axis=1)).min() > 0.98
+    # One unit along a direction moves a logit by ``shifts``.
+    moved = gradients @ (basis.scales[:, None] * basis.directions).T
+    assert np.allclose(np.sqrt(np.mean(moved**2, axis=0)), basis.shifts, rtol=0.05)
+    assert np.isclose(np.mean(basis.shifts.astype(np.float64) ** 2), 1, rtol=0.01)
+    assert (np.diff(basis.shifts) < 0).all()
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_learned_for_every_kind_of_task(kind: str, bundle: Bundle, loaded: LoadedModel) -> None:
+    seen = []
+    basis = learn_basis(
+        loaded,
+        bundle,
+        SPECS[kind],
+        WORDS,
+        directions=4,
+        examples=12,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert basis.directions.shape == (4, bundle.K)
+    assert seen == [(n, 12) for n in range(1, 13)]
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_the_program_moves_as_the_host_says(bundle: Bundle, loaded: LoadedModel) -> None:
+    """A probe along a direction shifts the logits of the exported program as far as expected."""
+    basis = learn_basis(loaded, bundle, CLASSES, WORDS, directions=3, examples=40)
+    task = task_from_spec(CLASSES, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    rows = [{"text": text, "label": "1"} for text in WORDS]
+    batch = task.collate([task.encode(row, "row") for row in rows])
+    engine = open_engine(bundle)
+    values = np.repeat(bundle.values.astype(np.float32)[None], 2, axis=0)
+    for number in range(3):
+        ends = []
+        for sign in (1, -1):
+            values[1] = values[0]
+            basis.add_one(values[1], number, sign * 0.5 / float(basis.shifts[number]))
+            logp = engine.score(batch.tokens, batch.positions, batch.candidates, values)
+            ends.append((logp[1, :, 1] - logp[1, :, 0]).astype(np.float64))
+        shift = (ends[0] - ends[1]) / 2
+        assert 0.2 < np.sqrt(np.mean(shift**2)) < 1.2
+
+
+def test_losses_are_those_of_the_task(bundle: Bundle) -> None:
+    rng = np.random.default_rng(1)
+    for spec in SPECS.values():
+        task = task_from_spec(spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+        rows = [
+            {"text": text, "label": n % 2, "a": " yes", "b": " no or 1", "answer": " the mat"}
+            for n, text in enumerate(WORDS[:4])
+        ]
+        batch = task.collate([task.encode(row, "row") for row in rows])
+        logp = -rng.exponential(size=batch.candidates.shape).astype(np.float32)
+        found = task_losses(task, torch.from_numpy(logp), batch)
+        assert np.allclose(found.numpy(), task.losses(logp[None], batch)[0], rtol=1e-5)
+
+
+def test_refusals(bundle: Bundle, loaded: LoadedModel) -> None:
+    with pytest.raises(DataError, match="need some text"):
+        learn_basis(loaded, bundle, CLASSES, [])
+    with pytest.raises(DataError, match="9 directions need at least as many examples, not 8"):
+        learn_basis(loaded, bundle, CLASSES, WORDS, directions=9, examples=8)
+    other = LoadedModel(loaded.model, loaded.tokenizer, loaded.tokenizer_json, "other", "f" * 64)
+    with pytest.raises(ModelError, match="exported from another model"):
+        learn_basis(other, bundle, CLASSES, WORDS)
