@@ -12,9 +12,14 @@ from .noise import NOISE_KINDS, NoiseKind
 
 Schedule = Literal["constant", "linear", "cosine"]
 
-FIXED = ("estimator", "noise", "directions", "momentum", "cone")
+FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified")
 """Settings that a run keeps from its first step to its last."""
-_BEFORE: dict[str, Any] = {"directions": 1, "momentum": 0.99, "cone": 0.2}
+_BEFORE: dict[str, Any] = {
+    "directions": 1,
+    "momentum": 0.99,
+    "cone": 0.2,
+    "stratified": False,
+}
 """Settings that older journals do not have, with the value that those runs had in effect."""
 
 
@@ -52,6 +57,8 @@ class Settings:
     cone: float = 0.2
     """Estimator ``momentum``: cosine between its directions and the momentum."""
     noise: NoiseKind = "rademacher"
+    stratified: bool = True
+    """Whether every batch has the labels in their overall proportions."""
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
     loss_jump: float = 2.0
@@ -92,6 +99,7 @@ class Settings:
         need(good, "directions", f"{kind.least} to 32768 for {self.estimator}")
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
+        need(isinstance(self.stratified, bool), "stratified", "true or false")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
         need(self.best_by in ("metric", "loss"), "best_by", "'metric' or 'loss'")
         need(self.loss_jump > 0, "loss_jump", "above 0")

@@ -121,6 +121,7 @@ class Tuner:
         self._engine, self._task, self._start = engine, task, start
         self._train, self._eval = list(train), list(eval_examples or ())
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
+        self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
         self._bounds = start.bounds
         if start.memory is not None:
@@ -337,7 +338,11 @@ class Tuner:
 
     def _batch(self, settings: Settings, step: int) -> list[Encoded]:
         chosen = batch_indices(
-            step, seed=settings.seed, lengths=self._lengths, batch_size=settings.batch_size
+            step,
+            seed=settings.seed,
+            lengths=self._lengths,
+            batch_size=settings.batch_size,
+            labels=self._labels if settings.stratified else None,
         )
         return [self._train[index] for index in chosen]
 

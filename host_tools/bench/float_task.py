@@ -54,7 +54,8 @@ class FloatTask:
     def batch(self, seed: int, step: int, size: int) -> list[Encoded]:
         """The examples of a step, as the tuner draws them."""
         lengths = np.array([example.length for example in self.train])
-        chosen = batch_indices(step, seed=seed, lengths=lengths, batch_size=size)
+        labels = np.array([example.gold for example in self.train])
+        chosen = batch_indices(step, seed=seed, lengths=lengths, batch_size=size, labels=labels)
         return [self.train[index] for index in chosen]
 
     def evaluate(self, engine: TorchEngine, test: Sequence[Encoded] | None = None) -> Evaluation:

@@ -173,6 +173,7 @@ def _compared(job: Job, run: Path, replayed: Replay) -> dict[str, float]:
     if replayed.journal.header.train_sha256 != examples_sha256(examples):
         raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
     lengths = np.array([example.length for example in examples])
+    labels = np.array([example.gold for example in examples])
     loss = BatchLoss(open_engine(bundle), task, bundle.bounds)
     nudge = 1 + _NUDGE * np.random.default_rng(0).standard_normal(bundle.K).astype(np.float32)
     device, host, nudged = [], [], []
@@ -186,7 +187,11 @@ def _compared(job: Job, run: Path, replayed: Replay) -> dict[str, float]:
             before.values, rows, seed=settings.seed, step=step, eps=settings.resolved_eps
         )
         chosen = batch_indices(
-            step, seed=settings.seed, lengths=lengths, batch_size=settings.batch_size
+            step,
+            seed=settings.seed,
+            lengths=lengths,
+            batch_size=settings.batch_size,
+            labels=labels if settings.stratified else None,
         )
         batch = [examples[index] for index in chosen]
         device.append(line["losses"])

@@ -61,6 +61,38 @@ def test_a_known_answer_on_every_platform() -> None:
     assert got == [[630, 693, 929, 216], [788, 429, 547, 277], [327, 854, 369, 293]]
 
 
+@given(
+    step=st.integers(0, 2**40),
+    seed=st.integers(0, 2**64 - 1),
+    share=st.floats(0.05, 0.95),
+    size=st.integers(1, 20),
+)
+def test_labels_come_in_their_proportions(step: int, seed: int, share: float, size: int) -> None:
+    labels = (np.arange(1003) < share * 1003).astype(np.int64)
+    batch = batch_indices(step, seed=seed, lengths=LENGTHS, batch_size=size, labels=labels)
+    assert len(set(batch.tolist())) == size
+    assert abs(labels[batch].sum() - size * labels.mean()) <= 1.5
+
+
+def test_labelled_batches_still_see_all_and_run_short() -> None:
+    labels = np.random.default_rng(2).integers(0, 3, 1003)
+    batches = [
+        batch_indices(step, seed=5, lengths=LENGTHS, batch_size=8, labels=labels).tolist()
+        for step in range(125)
+    ]
+    assert len({index for batch in batches for index in batch}) == 1000
+    spread = np.mean([np.ptp(LENGTHS[batch]) for batch in batches])
+    assert spread < 0.35 * np.mean([np.ptp(LENGTHS[n : n + 8]) for n in range(0, 1000, 8)])
+
+
+def test_one_label_changes_nothing() -> None:
+    for step in range(5):
+        plain = batch_indices(step, seed=1, lengths=LENGTHS, batch_size=8)
+        same = np.zeros(1003, np.int64)
+        labelled = batch_indices(step, seed=1, lengths=LENGTHS, batch_size=8, labels=same)
+        assert (labelled == plain).all()
+
+
 @pytest.mark.parametrize("size", [3, 16])
 def test_fewer_examples_than_a_batch(size: int) -> None:
     batch = batch_indices(9, seed=1, lengths=[5, 4, 3], batch_size=size)
