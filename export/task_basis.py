@@ -26,7 +26,7 @@ from seedtune.runtime.errors import DataError, ModelError
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 
 DIRECTIONS = 16
-EXAMPLES = 200
+EXAMPLES = 300
 _FLATTEN = 0.25
 _SMALLEST_LOSS = 1e-6
 

@@ -22,6 +22,9 @@ from .figures import say, write_figures
 from .step import step_figures
 
 ROWS, LENGTH = 16, 64
+"""Of the batches that peaks are taken at."""
+SHORT = 32
+"""Tokens of the rows that steps are timed at first: SST-2's sentences are about as long."""
 STEPS = 3
 """Of each measured process: the peak is reached in the second, when all buffers exist."""
 STARTS = 5
@@ -35,7 +38,7 @@ def bench_device(*, turns: int = 5) -> dict[str, Any]:
         ``binding_peak_rss_bytes``, ``mezo_peak_rss_bytes``, ``lora_peak_rss_bytes`` with the ratios
         ``peak_over_mezo`` and ``peak_over_lora``; ``start_seconds`` (process start to the first
         step, file cache warm, least of some starts) and ``first_step_seconds`` (to its end); and
-        those of ``step.step_figures``.
+        those of ``step.step_figures`` for short rows, and again for rows of ``LENGTH`` tokens.
     """
     model = str(fetch("smollm2-135m"))
     say("preparing the model")
@@ -60,7 +63,8 @@ def bench_device(*, turns: int = 5) -> dict[str, Any]:
         binding = measured("tune-binding", bundle)
         mezo, lora = measured("mezo", model), measured("lora", model)
     say("timing in turns")
-    times = step_figures(model, prepared, turns, ROWS, LENGTH)
+    times = step_figures(model, prepared, turns, ROWS, SHORT)
+    at_length = step_figures(model, prepared, turns, ROWS, LENGTH)
     program = prepared.bundle.program_path.stat().st_size
     if ours["torch"] or ours["longest_row"] != LENGTH:
         raise SeedtuneError(f"bench device: the measured process was another than meant: {ours}")
@@ -79,6 +83,7 @@ def bench_device(*, turns: int = 5) -> dict[str, Any]:
             "start_seconds": min(each["ready_seconds"] for each in starts),
             "first_step_seconds": min(each["first_step_seconds"] for each in starts),
             **times,
+            f"at_{LENGTH}_tokens": at_length,
         },
     )
 

@@ -62,21 +62,20 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
 
         return all_batches
 
+    real = {"by_length": _tokens(batches["by_length"]), "random": _tokens(loose)}
+    real["bound"] = real["random"]
     places = {}
     for name in batches:
         engine.places = 0
         run(name)()
-        real = (
-            sum(int(lengths[n]) for n in drawn) if name != "by_length" else _tokens(batches[name])
-        )
-        places[name] = engine.places / real
+        places[name] = engine.places / real[name]
     seconds, ratios = in_turns({name: run(name) for name in batches}, turns)
     return write_figures(
         "padding",
         {
             name: {
                 "seconds": seconds[name] / BATCHES,
-                "over_by_length": ratios[name],
+                "token_time_over_by_length": ratios[name] * real["by_length"] / real[name],
                 "places_per_token": places[name],
             }
             for name in batches

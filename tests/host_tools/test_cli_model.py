@@ -1,5 +1,6 @@
 """The commands on the way to a bundle, on a tiny model."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("text") / "text.txt"
     file.write_text("\n\n".join(f"{n} {line}" for n in range(20) for line in CORPUS))
+    return file
+
+
+def write_task(file: Path, ending: str) -> Path:
+    labels = {"0": " terrible", "1": " great"}
+    spec = {"kind": "classification", "template": "{text}" + ending, "label_field": "label"}
+    file.write_text(json.dumps({**spec, "verbalisers": labels}))
     return file
 
 
@@ -86,9 +94,21 @@ def test_export_to_one_file_beside_a_model_of_that_name(
     profile, bundle = tmp_path / "p.safetensors", tmp_path / "tiny.seedtune"
     good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
     before = sorted(path.name for path in tmp_path.iterdir())
-    options = ("--fraction", 0.01, "--length", 16)
-    found = good("export", tmp_path / "tiny", profile, bundle, *options, "--text", text)
-    assert open_bundle(bundle, cache=tmp_path / "cache").K == found["values"] > 0
+    options = ("--fraction", 0.01, "--length", 16, "--text", text)
+    task = write_task(text.parent / "task.json", " It was")
+    found = good("export", tmp_path / "tiny", profile, bundle, *options, "--task", task,
+                 "--directions", 3)  # fmt: skip
+    opened = open_bundle(bundle, cache=tmp_path / "cache")
+    assert opened.K == found["values"] > 0
+    assert opened.basis is not None and opened.basis.size == 3
+    other = write_task(text.parent / "other.json", " All in all")
+    made = good("directions", bundle, tmp_path / "tiny", text.parent / "other", "--task", other,
+                "--count", 2, "--text", text)  # fmt: skip
+    again = open_bundle(text.parent / "other")
+    assert made["directions"] == 2 and again.basis is not None and again.basis.size == 2
+    assert again.task["template"].endswith("All in all")
+    assert (again.values == opened.values).all() and again.sha256 != opened.sha256
+    assert "directions" in call("inspect", text.parent / "other").stdout
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(
         [*before, bundle.name]
     )

@@ -1,0 +1,93 @@
+"""The device's benchmarks: what their figures are made from, and a measured process for real."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exported_bundle import export_tiny_bundle
+from seedtune.host_tools.bench.contenders import spsa_step
+from seedtune.host_tools.bench.operators import _kernel
+from seedtune.host_tools.bench.padding import _padded
+from seedtune.host_tools.bench.shapes import COLUMN_SHARE, FRACTION, SHAPES, _random_mask
+from seedtune.host_tools.model_shape import ModelShape
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.tasks import Encoded
+from tiny_bundle import TASK
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) -> None:
+    task = tmp_path / "task.json"
+    rows = [{"text": f"the cat {number}", "label": str(number % 2)} for number in range(8)]
+    task.write_text(json.dumps({"spec": TASK, "rows": rows}))
+    command = [sys.executable, "-m", "seedtune.host_tools.bench.device_process", "tune"]
+    done = subprocess.run(
+        [*command, str(bundle.path), "4", "16", "2", str(task)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["torch"] is False
+    assert 0 < found["ready_seconds"] < found["first_step_seconds"]
+    assert found["longest_row"] <= 16
+    assert 10**7 < found["peak_rss_bytes"] < 10**9
+
+
+def test_a_step_moves_nothing_but_its_own_copy(bundle: Bundle) -> None:
+    before = bundle.values.copy()
+    step = spsa_step(bundle, 3, 8)
+    step()
+    step()
+    assert (bundle.values == before).all()
+
+
+def test_kernels_by_name() -> None:
+    assert _kernel("native_call_slice_copy.Tensor_out") == "slice_copy"
+    assert _kernel("Multiply (ND) #12") == "Multiply (ND)"
+
+
+def test_padding_keeps_the_text() -> None:
+    example = Encoded(np.ones((1, 3), np.int64), np.array([[0, 2]]), np.array([[1, 2]]), 0)
+    padded = _padded(example, 8)
+    assert padded.tokens.tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
+    assert (padded.positions == example.positions).all()
+
+
+def test_random_masks_lie_as_the_default_mask_does() -> None:
+    linears = {
+        f"model.layers.{block}.{name}": size
+        for block in range(8)
+        for name, size in (
+            ("self_attn.q_proj", (256, 256)),
+            ("self_attn.v_proj", (64, 256)),
+            ("mlp.down_proj", (256, 1024)),
+        )
+    }
+    shape = ModelShape("m", "Llama", 8, 256, 1024, 4, 300, linears, 0, 0, 0, False)
+    mask = _random_mask(shape)
+    entries = sum(len(flat) for flat in mask.values())
+    assert entries == pytest.approx(FRACTION * shape.linear_weights, rel=0.05)
+    columns = sum(
+        len(np.unique(flat % linears[name][1])) * linears[name][0] for name, flat in mask.items()
+    )
+    assert columns == pytest.approx(COLUMN_SHARE * shape.linear_weights, rel=0.3)
+    assert all((np.diff(flat) > 0).all() for flat in mask.values())
+
+
+def test_shapes_are_the_published_ones() -> None:
+    sizes = {}
+    for name, its in SHAPES.items():
+        width = its.hidden_size // its.num_attention_heads * its.num_key_value_heads
+        block = 2 * its.hidden_size**2 + 2 * its.hidden_size * width
+        block += 3 * its.hidden_size * its.intermediate_size
+        table = its.vocab_size * its.hidden_size * (1 if its.tie_word_embeddings else 2)
+        sizes[name] = (its.num_hidden_layers * block + table) / 1e9
+    assert sizes["llama-3.2-1b"] == pytest.approx(1.236, rel=0.01)
+    assert sizes["llama-2-7b"] == pytest.approx(6.738, rel=0.01)
