@@ -50,10 +50,13 @@ def tune(
         int | None,
         typer.Option("--limit", min=1, help="Use only this many held-out examples."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole run.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of the whole run. Default: 1000, gauss-newton 40."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
     lr: Annotated[
-        str | None, typer.Option(help="Peak learning rate. Default: auto, from trial steps.")
+        str | None, typer.Option(help="Peak learning rate, or 'auto': from trial steps.")
     ] = None,
     eps: Annotated[
         str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
@@ -313,8 +316,10 @@ def _settings(run: Path, given: dict[str, Any], bundle: Bundle) -> Settings | No
     from seedtune.runtime.settings import Settings
 
     if not (run / JOURNAL_FILE).exists():
-        usual = "two-point" if bundle.basis is None else "gauss-newton"
-        return Settings(**{"estimator": usual, "lr": "auto", **given})
+        usual: dict[str, Any] = {}
+        if bundle.basis is not None and given.get("estimator") in (None, "gauss-newton"):
+            usual = {"estimator": "gauss-newton", "lr": "auto", "steps": 40, "eval_every": 10}
+        return Settings(**{**usual, **given})
     if not given:
         return None
     own = history_of(read_journal(run)).settings.to_dict()

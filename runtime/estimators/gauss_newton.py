@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from ..basis import Basis
 from ..errors import TuningError
 
-EPS = 0.7
+EPS = 0.35
 """Probe length: how far a typical answer's logit moves. Larger ones feel curvature, smaller ones
-loss noise."""
+loss noise. SmolLM2 after 8 steps with 0.7, 0.5 and 0.35: SMS spam 87, 90 and 93 %, SST-2 71, 71 and
+73 %."""
 RIDGE = 0.3
 """Weight of the penalty on coefficients, measured in mean squared sensitivities."""
 _SMALLEST = 1e-6
