@@ -176,9 +176,7 @@ def estimate_tuning(
     ).components
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
-    passes = replace(
-        bounds, rows=in_pass, length=length, positions=min(in_pass, bounds.positions)
-    )
+    passes = replace(bounds, rows=in_pass, length=length, positions=min(in_pass, bounds.positions))
     memory = PassMemory.of(
         hidden=shape.hidden,
         widest=max(shape.hidden, shape.intermediate),

@@ -68,7 +68,7 @@ _INT4: dict[str, dict[str, Any]] = {
 METHODS: dict[str, Method] = {
     "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
     "in-context": Method("prompting", {"shots": 8}),
-    "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 1e-6, "eps": 1e-3}, lengthens=True),
+    "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
     "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
     "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
     **{

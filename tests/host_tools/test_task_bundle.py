@@ -1,0 +1,70 @@
+"""Directions learned in a child process: kept by content, errors passed on."""
+
+from pathlib import Path
+
+import pytest
+from exported_bundle import export_tiny_bundle
+from seedtune.host_tools import task_bundle as module
+from seedtune.host_tools.sentences import load_sentences
+from seedtune.host_tools.task_bundle import task_bundle
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.errors import DataError, ModelError
+from tiny_bundle import TASK
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "exported"
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    return export_tiny_bundle(folder)
+
+
+@pytest.mark.slow
+def test_learned_once_and_again_when_damaged(
+    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    plain = module.run_in_child
+
+    def counted(*arguments, **more):
+        runs.append(arguments)
+        return plain(*arguments, **more)
+
+    monkeypatch.setattr(module, "run_in_child", counted)
+    stages = set()
+    model = str(folder / "hf")
+    made = task_bundle(
+        model, bundle, TASK, tmp_path, directions=3, progress=lambda *now: stages.add(now[0])
+    )
+    assert made.basis is not None and made.basis.size == 3
+    assert made.task == TASK
+    assert stages == {"load", "directions"}
+    assert task_bundle(model, bundle, TASK, tmp_path, directions=3).sha256 == made.sha256
+    assert len(runs) == 1
+    (made.path / "basis.safetensors").write_bytes(b"")
+    assert task_bundle(model, bundle, TASK, tmp_path, directions=3).sha256 == made.sha256
+    assert len(runs) == 2
+    fewer = task_bundle(model, bundle, TASK, tmp_path, directions=2)
+    assert fewer.basis is not None and fewer.basis.size == 2
+    assert len(runs) == 3
+
+
+def test_an_error_of_the_child_is_raised_here(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        task_bundle(str(tmp_path / "nowhere"), bundle, TASK, tmp_path / "out")
+    assert not (tmp_path / "out" / "bundle").exists()
+
+
+def test_sentences(tmp_path: Path) -> None:
+    file = tmp_path / "t.txt"
+    file.write_text("A first sentence of some length. Short. And is this a second one? Yes!\n\nno")
+    assert load_sentences(file) == [
+        "A first sentence of some length.",
+        "And is this a second one?",
+    ]
+    file.write_text("too short\n\nto use")
+    with pytest.raises(DataError, match=r"t\.txt: holds no sentence of 20 to 300 characters"):
+        load_sentences(file)
