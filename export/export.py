@@ -46,8 +46,20 @@ class Recipe:
 
     @classmethod
     def of(cls, quantisation: Mapping[str, Any]) -> "Recipe":
-        """The recipe that a bundle's manifest states under ``quantisation``."""
-        return cls(**{field.name: quantisation[field.name] for field in fields(cls)})
+        """The recipe that a bundle's manifest states under ``quantisation``.
+
+        One without ``rounding`` is of a time when there was only ``nearest``.
+
+        Raises:
+            ModelError: another field is missing.
+        """
+        stated = {"rounding": "nearest", **quantisation}
+        for field in fields(cls):
+            if field.name not in stated:
+                raise ModelError(
+                    f"manifest: quantisation lacks {field.name!r}; export the bundle again"
+                )
+        return cls(**{field.name: stated[field.name] for field in fields(cls)})
 
 
 def export_bundle(

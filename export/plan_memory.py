@@ -12,6 +12,8 @@ Net Inference", arXiv 2001.03288, section 5.2).
 from collections.abc import Iterable
 from typing import Any
 
+from seedtune.runtime.errors import ModelError
+
 
 def lowest_place(
     alignment: int,
@@ -28,6 +30,9 @@ def lowest_place(
 
     Returns:
         ``MemoryAlgoResult``: memory, object and offset of each spec, and the memories' sizes.
+
+    Raises:
+        ModelError: a spec is a part of another that does not hold it or that is not planned.
     """
     from executorch.exir.memory_planning import MemoryAlgoResult, SpecAllocResult
 
@@ -36,8 +41,11 @@ def lowest_place(
     first_free = list(sizes)
     placed: dict[int, list[tuple[int, int, int, int]]] = {}  # memory: (offset, end, born, dies)
     parts = []
-    for spec in sorted(specs, key=lambda spec: spec.allocated_memory, reverse=True):
-        spec.realign(alignment)
+    specs = list(specs)
+    for spec in specs:
+        spec.realign(alignment)  # it rounds their sizes up
+    # Equal sizes by lifetime: specs may come in another order at each export.
+    for spec in sorted(specs, key=lambda spec: (-spec.allocated_memory, *spec.lifetime)):
         if spec.storage_base is not None:
             parts.append(spec)
             continue
@@ -60,11 +68,21 @@ def lowest_place(
         sizes[memory] = max(sizes[memory], offset + size)
         result.spec_dict[spec] = SpecAllocResult(memory, len(result.spec_dict), offset)
     while parts:  # a part of another tensor lies inside it; the other may be a part itself
-        spec = next(each for each in parts if each.storage_base in result.spec_dict)
+        spec = next((each for each in parts if each.storage_base in result.spec_dict), None)
+        if spec is None:
+            raise ModelError(f"memory plan: {parts[0]} is a part of a tensor that is not planned")
+        inside = spec.storage_base_offset
+        if inside < 0 or inside + spec.allocated_memory > spec.storage_base.allocated_memory:
+            raise ModelError(
+                f"memory plan: {spec} at byte {inside} does not lie inside {spec.storage_base}"
+            )
         base = result.spec_dict[spec.storage_base]
-        result.spec_dict[spec] = SpecAllocResult(
-            base.mem_id, base.mem_obj_id, base.mem_offset + spec.storage_base_offset
-        )
+        offset = base.mem_offset + inside
+        if offset % alignment:
+            raise ModelError(
+                f"memory plan: {spec} at byte {offset} is not aligned to {alignment} bytes"
+            )
+        result.spec_dict[spec] = SpecAllocResult(base.mem_id, base.mem_obj_id, offset)
         parts.remove(spec)
     result.bufsizes = [size + extra_padding if size else 0 for size in sizes]
     return result

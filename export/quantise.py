@@ -39,10 +39,8 @@ def check_linears(program: nn.Module) -> None:
             raise ModelError(f"{name}: its weights hold NaN or infinity; the model is damaged")
 
 
-def quantise_linears_(program: nn.Module) -> dict[str, Any]:
+def quantise_linears_(program: nn.Module) -> None:
     """Quantise, in place, every ``nn.Linear``, each weight to the nearest step of its group.
-
-    Returns the manifest's description.
 
     Raises:
         ModelError: as ``check_linears``.
@@ -58,7 +56,6 @@ def quantise_linears_(program: nn.Module) -> dict[str, Any]:
                 weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
             ),
         )
-    return DESCRIPTION
 
 
 def through_int8(x: torch.Tensor) -> torch.Tensor:

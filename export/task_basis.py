@@ -12,7 +12,8 @@ scale and a white one, the best of some powers in simulation.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,39 +46,64 @@ def learn_basis(
     """Learn ``directions`` for the task ``spec`` and the values of ``bundle``.
 
     Args:
-        loaded: the model that the bundle was exported from; its gradients are switched on.
+        loaded: the model that the bundle was exported from; its gradients are off afterwards.
         texts: sentences to put into the prompt's fields, any number; drawn at random.
         examples: gradients to take, one after another.
 
     Raises:
-        ModelError: the model is another than the bundle's.
-        DataError: no texts, or fewer examples than directions.
+        ModelError: the model is another than the bundle's, or a gradient is not finite.
+        DataError: as ``generic_examples``, fewer examples than directions, or no answer depends on
+            the values.
     """
     if bundle.manifest["model"]["sha256"] != loaded.sha256:
         raise ModelError(f"{loaded.name}: {bundle.path} was exported from another model")
-    if not texts:
-        raise DataError("directions need some text to put into the prompt")
     if not 1 <= directions <= examples:
         raise DataError(f"{directions} directions need at least as many examples, not {examples}")
     task = task_from_spec(
         spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
     )
-    chosen = random.Random(seed)
-    places = _places(loaded.model, bundle)
+    drawn = generic_examples(task, spec, texts, examples=examples, seed=seed)
     gradients = np.empty((examples, bundle.K), np.float16)
-    for number in range(examples):
-        example = _example(task, spec, texts, chosen)
-        gradients[number] = _gradient(loaded.model, task, example, places)
-        progress(number + 1, examples)
-    for weight, _ in places:
-        weight.requires_grad_(False)
+    with _differentiable(loaded.model, bundle) as places:
+        for number, example in enumerate(drawn):
+            gradients[number] = _gradient(loaded.model, task, example, places)
+            if not bool(np.isfinite(gradients[number]).all()):
+                raise ModelError(
+                    f"{loaded.name}: gradient of text {number + 1} for this prompt is not finite "
+                    "in float16; the model may be damaged, or take another template"
+                )
+            progress(number + 1, examples)
+    if not gradients.any():
+        raise DataError(
+            "the answers to this prompt do not react to the values: check template and verbalisers"
+        )
     return principal_directions(gradients, directions)
+
+
+def generic_examples(
+    task: Task,
+    spec: Mapping[str, Any],
+    texts: Sequence[str],
+    *,
+    examples: int = EXAMPLES,
+    seed: int = 0,
+) -> list[Encoded]:
+    """The prompt of ``task``, built from ``spec``, with a random text in each field and a random
+    answer: what ``learn_basis`` differentiates.
+
+    Raises:
+        DataError: no texts, or an example does not fit the bounds of the task.
+    """
+    if not texts:
+        raise DataError("directions need some text to put into the prompt")
+    chosen = random.Random(seed)
+    return [_example(task, spec, texts, chosen) for _ in range(examples)]
 
 
 def principal_directions(gradients: NDArray[np.float16], count: int) -> Basis:
     """The leading uncentred principal components of ``gradients`` (``[n, K]``), as int8.
 
-    Fewer than ``count`` where the gradients span less.
+    Fewer than ``count`` where the gradients span less. They must be finite and not all zero.
     """
     gram = np.zeros((len(gradients), len(gradients)))
     for start in range(0, gradients.shape[1], 1 << 16):  # in float16 they are half as large
@@ -104,15 +130,23 @@ def principal_directions(gradients: NDArray[np.float16], count: int) -> Basis:
     return Basis(quantised, scales, shifts)
 
 
-def _places(model: Any, bundle: Bundle) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
-    """Each matrix with sensitive values and their flat indices, gradients switched on."""
-    found = []
+@contextmanager
+def _differentiable(
+    model: Any, bundle: Bundle
+) -> Iterator[list[tuple[torch.nn.Parameter, torch.Tensor]]]:
+    """Each matrix with sensitive values and their flat indices; its gradients are on inside."""
+    places = []
     for layer in bundle.layers:
-        weight = model.get_submodule(layer.name).weight
-        weight.requires_grad_(True)
         own = bundle.indices[layer.offset : layer.offset + layer.count]
-        found.append((weight, torch.from_numpy(own.copy())))
-    return found
+        places.append((model.get_submodule(layer.name).weight, torch.from_numpy(own.copy())))
+    try:
+        for weight, _ in places:
+            weight.requires_grad_(True)
+        yield places
+    finally:
+        for weight, _ in places:
+            weight.requires_grad_(False)
+            weight.grad = None  # as large as the matrix
 
 
 def _example(
@@ -144,11 +178,11 @@ def _gradient(
     logits = model(tokens, use_cache=False).logits.flatten(0, 1)[positions]
     logp = torch.log_softmax(logits, dim=-1).gather(1, candidates)
     loss = task_losses(task, logp, batch)[0].clamp(min=_SMALLEST_LOSS)
-    for weight, _ in places:
-        weight.grad = None
-    (-torch.log(torch.expm1(loss))).backward()  # type: ignore[no-untyped-call]
+    logit = -loss - torch.log(-torch.expm1(-loss))  # log p - log (1 - p), for any loss
+    logit.backward()  # type: ignore[no-untyped-call]
     parts = []
     for weight, own in places:
         assert weight.grad is not None
         parts.append(weight.grad.view(-1)[own].to(torch.float16).numpy())
+        weight.grad = None
     return np.concatenate(parts)

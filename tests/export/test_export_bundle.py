@@ -30,6 +30,14 @@ def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
         assert np.array_equal(bundle.values[own], weight[bundle.indices[own]].astype(np.float16))
 
 
+def test_recipes_of_older_manifests():
+    stated = {"float_columns": True, "outlier_share": 0.02, "compact_share": 0.004}
+    assert Recipe.of(stated) == Recipe(outlier_share=0.02, rounding="nearest")
+    del stated["outlier_share"]
+    with pytest.raises(ModelError, match="quantisation lacks 'outlier_share'"):
+        Recipe.of(stated)
+
+
 def test_the_program_answers_to_every_value(tmp_path_factory):
     """Each matrix's slice of the values reaches the matrix: moving it alone moves the scores."""
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from exported_bundle import export_tiny_bundle
+from seedtune.export import task_basis
 from seedtune.export.load_model import LoadedModel, load_causal_lm
 from seedtune.export.task_basis import learn_basis, principal_directions
 from seedtune.export.task_loss import task_losses
@@ -127,3 +128,45 @@ def test_refusals(bundle: Bundle, loaded: LoadedModel) -> None:
     other = LoadedModel(loaded.model, loaded.tokenizer, loaded.tokenizer_json, "other", "f" * 64)
     with pytest.raises(ModelError, match="exported from another model"):
         learn_basis(other, bundle, CLASSES, WORDS)
+
+
+def has_no_gradients(loaded: LoadedModel) -> bool:
+    parameters = list(loaded.model.parameters())
+    return not any(one.requires_grad or one.grad is not None for one in parameters)
+
+
+def test_gradients_are_gone_before_their_components_are_taken(
+    bundle: Bundle, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense ones are as large as the matrices."""
+    seen = []
+    plain = task_basis.principal_directions
+
+    def watched(*arguments):
+        seen.append(has_no_gradients(loaded))
+        return plain(*arguments)
+
+    monkeypatch.setattr(task_basis, "principal_directions", watched)
+    learn_basis(loaded, bundle, CLASSES, WORDS, directions=2, examples=3)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("factor", [1e9, float("nan")])  # beyond float16, and damaged
+def test_gradients_that_are_not_finite(bundle: Bundle, loaded: LoadedModel, factor: float) -> None:
+    loaded.model.lm_head.weight.mul_(factor)
+    with pytest.raises(ModelError, match=r"hf: gradient of text \d for this prompt is not finite"):
+        learn_basis(loaded, bundle, CLASSES, WORDS, directions=2, examples=3)
+    assert has_no_gradients(loaded)
+
+
+def test_answers_beyond_hope_have_gradients(bundle: Bundle, loaded: LoadedModel) -> None:
+    """The logit of an answer with a loss of hundreds is finite, though its odds are not."""
+    loaded.model.lm_head.weight.mul_(300)
+    basis = learn_basis(loaded, bundle, CLASSES, WORDS, directions=2, examples=6)
+    assert basis.size == 2
+
+
+def test_answers_that_do_not_react(bundle: Bundle, loaded: LoadedModel) -> None:
+    loaded.model.lm_head.weight.zero_()
+    with pytest.raises(DataError, match="do not react to the values: check template"):
+        learn_basis(loaded, bundle, CLASSES, WORDS, directions=2, examples=3)
