@@ -31,7 +31,8 @@ def task_bundle(
         directions: to learn for the task's prompt.
 
     Raises:
-        SeedtuneError: as loading the model and learning raise them.
+        SeedtuneError: as loading the model and learning raise them, or the process that learns
+            is killed.
     """
     key = _key(bundle, spec, directions)
     folder = folder or default_cache() / "prepared" / f"task-{key[:16]}"
@@ -42,22 +43,30 @@ def task_bundle(
         except BundleError:
             pass  # damaged since: made again
     folder.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)  # what is in the folder is being replaced
     arguments = (model, bundle.path, dict(spec), folder / "bundle", directions)
     code = run_in_child(_make, *arguments, progress=progress)
-    try:
-        made = open_bundle(folder / "bundle")
-    except BundleError as error:
-        raise SeedtuneError(f"{folder}: learning directions ended with code {code}") from error
+    if code != 0:  # an older bundle may still be there: do not open it as the new one
+        raise SeedtuneError(
+            f"{folder}: learning directions ended early (exit code {code}); "
+            "exit code -9 means that the machine ran out of memory"
+        )
+    made = open_bundle(folder / "bundle")
     note.write_text(key, encoding="utf-8")
     return made
 
 
 def _key(bundle: Bundle, spec: Mapping[str, Any], directions: int) -> str:
-    """Changes with what the directions come from, code included."""
+    """Changes with what the directions come from, the code that chooses the texts included."""
     digest = hashlib.sha256(json.dumps([bundle.sha256, spec, directions], sort_keys=True).encode())
-    export = Path(__file__).parent.parent / "export"
-    for source in ("task_basis.py", "task_loss.py"):
-        digest.update((export / source).read_bytes())
+    here = Path(__file__).parent
+    for source in (
+        here.parent / "export" / "task_basis.py",
+        here.parent / "export" / "task_loss.py",
+        here / "sentences.py",
+        here / "calibration.py",
+    ):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 

@@ -8,8 +8,8 @@ from seedtune.host_tools import task_bundle as module
 from seedtune.host_tools.sentences import load_sentences
 from seedtune.host_tools.task_bundle import task_bundle
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.errors import DataError, ModelError
-from tiny_bundle import TASK
+from seedtune.runtime.errors import DataError, ModelError, SeedtuneError
+from tiny_bundle import TASK, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,27 @@ def test_sentences(tmp_path: Path) -> None:
     file.write_text("too short\n\nto use")
     with pytest.raises(DataError, match=r"t\.txt: holds no sentence of 20 to 300 characters"):
         load_sentences(file)
+
+
+def test_an_old_bundle_is_not_taken_for_one_whose_making_was_killed(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    note = tmp_path / "made-from"
+    note.write_text("an older key")
+    monkeypatch.setattr(module, "run_in_child", lambda *arguments, **more: -9)
+    with pytest.raises(SeedtuneError, match=r"ended early \(exit code -9\)"):
+        task_bundle("model", bundle, TASK, tmp_path)
+    assert not note.exists()
+
+
+@pytest.mark.parametrize("name", ["sentences.py", "calibration.py"])
+def test_the_key_follows_the_code_that_chooses_the_texts(
+    bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = module._key(bundle, TASK, 16)
+    plain = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: plain(path) + (b"#" if path.name == name else b"")
+    )
+    assert module._key(bundle, TASK, 16) != before
