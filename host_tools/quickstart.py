@@ -36,6 +36,8 @@ DEFAULT_TASK = "sst2"
 DEFAULT_STEPS = 24
 SETTINGS: dict[str, Any] = {"estimator": "gauss-newton", "lr": "auto", "eps": "auto"}
 """Nothing to choose by hand: 24 steps of 17 forwards."""
+EVAL_EVERY = 6
+"""Steps, however many the run has: a run that a second call makes longer must keep it."""
 
 
 def run_quickstart(
@@ -73,8 +75,9 @@ def run_quickstart(
         [the_task.encode(row, f"{task} {part}:{n}") for n, row in enumerate(rows, 1)]
         for part, rows in (("train", data.train), ("test", data.test))
     )
-    run = folder / f"run-{task}-{seed}"
-    settings = Settings(seed=seed, steps=steps, eval_every=max(1, steps // 4), **SETTINGS)
+    # By bundle: a run belongs to the one it began with, and an export may have changed since.
+    run = folder / f"run-{task}-{seed}-{bundle.sha256[:8]}"
+    settings = Settings(seed=seed, steps=steps, eval_every=EVAL_EVERY, **SETTINGS)
     engine = open_engine(bundle, threads)
     with Tuner(
         engine,

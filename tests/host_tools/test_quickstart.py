@@ -1,0 +1,69 @@
+"""The quickstart's loop on a tiny bundle: a second call goes on, a new bundle gets a new run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from seedtune.host_tools import quickstart as module
+from seedtune.host_tools.commands.output import Output
+from seedtune.host_tools.named_tasks import TaskData
+from seedtune.host_tools.prepare import Prepared
+from seedtune.runtime.bundle import Bundle
+from tiny_bundle import TASK, write_tiny_bundle
+
+DATA = TaskData(
+    "tiny",
+    [{"text": f"the plot was good {n}", "label": "1"} for n in range(20)],
+    [{"text": f"the film was bad {n}", "label": "1"} for n in range(5)],
+    TASK,
+)
+
+
+class FirstValueEngine:
+    """Prefers the label that the first value names."""
+
+    def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:
+        first = np.tanh(values[:, :1, None])
+        found = np.concatenate([-first, first], axis=2) - 2
+        return np.tile(found, (1, len(positions), 1)).astype(np.float32)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bundle, int], dict[str, Any]]:
+    """A function: the quickstart's result on a bundle, with so many steps."""
+    settings = {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2}
+    monkeypatch.setattr(module, "SETTINGS", settings)
+    monkeypatch.setattr(module, "load_task", lambda name: DATA)
+    monkeypatch.setattr(module, "fetch", lambda name, progress: tmp_path / "model")
+    monkeypatch.setattr(module, "open_engine", lambda bundle, threads: FirstValueEngine())
+    monkeypatch.setattr(module, "sparse_overhead", lambda prepared: 1.0)
+
+    def quickstart(bundle: Bundle, steps: int) -> dict[str, Any]:
+        prepared = Prepared(tmp_path, bundle, 0.0, 0.0, 0, True)
+        monkeypatch.setattr(module, "prepare", lambda *asked, **more: prepared)
+        monkeypatch.setattr(module, "task_bundle", lambda *asked, **more: bundle)
+        asked = {"seed": 0, "threads": 1, "output": Output(True), "task": "tiny"}
+        return module.run_quickstart(folder=tmp_path, steps=steps, **asked)
+
+    return quickstart
+
+
+def test_more_steps_go_on_where_fewer_ended(
+    tmp_path: Path, run: Callable[[Bundle, int], dict[str, Any]]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    short = run(bundle, 8)
+    longer = run(bundle, 20)
+    assert longer["run"] == short["run"]
+    assert (short["forwards"], longer["forwards"]) == (16, 40)
+
+
+def test_another_bundle_gets_a_run_of_its_own(
+    tmp_path: Path, run: Callable[[Bundle, int], dict[str, Any]]
+) -> None:
+    first = run(write_tiny_bundle(tmp_path / "one"), 2)
+    values = np.arange(12, dtype=np.float16)
+    second = run(write_tiny_bundle(tmp_path / "two", values=values), 2)
+    assert first["run"] != second["run"]
