@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.journal import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +47,8 @@ def machine() -> dict[str, Any]:
 def write_figures(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> dict[str, Any]:
     """Write ``NAME.json`` into ``folder`` and return its content: ``figures`` and the machine.
 
+    A kill in the midst leaves the file as it was.
+
     Raises:
         SeedtuneError: the folder cannot be written.
     """
@@ -53,7 +56,7 @@ def write_figures(name: str, figures: dict[str, Any], folder: Path = RESULTS) ->
     file = folder / f"{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        replace_file(file, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
     return content
@@ -80,7 +83,7 @@ def draw_curves(
         lower.plot(at, accuracy, "o-", label=label, markersize=4)
     upper.set_ylabel("loss, held out")
     lower.set_ylabel("accuracy, held out (%)")
-    lower.set_xlabel("forward passes (2 a step)")
+    lower.set_xlabel("forward passes")
     upper.legend(fontsize="small")
     figure.suptitle(title, fontsize="medium")
     try:

@@ -15,13 +15,15 @@ from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.probe_losses import probe_losses
 
 from ..named_tasks import load_task
+from ..task_bundle import task_bundle
 from .figures import RESULTS, write_figures
 from .float_task import FloatTask
 from .lora import FORWARDS_A_STEP, Adapter
 from .quality import default_bundle, model_source
-from .quality_methods import tuner_settings
+from .quality_methods import METHODS, resolved_settings
 from .quality_results import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 from .timing import in_turns
 
@@ -34,6 +36,10 @@ def bench_first_order(
     results: Path = RESULTS,
 ) -> dict[str, Any]:
     """Time both; the accuracy is the one that our best setting ends with, mean over seeds.
+
+    Args:
+        bundle: by default the quickstart's; directions for the task, where our method needs them,
+            are learned for it.
 
     Returns:
         ``accuracy``; ``int4`` and ``lora`` with ``steps`` to it, ``step_seconds``, ``seconds`` and
@@ -50,7 +56,7 @@ def bench_first_order(
             "run `seedtune bench quality` first"
         )
     accuracy = ours.last["mean"]
-    probes = make_estimator(tuner_settings({**ours.rows[0]["settings"], "seed": 0})).probes
+    probes = make_estimator(resolved_settings({**ours.rows[0]["settings"], "seed": 0})).probes
     steps = {
         "int4": _forwards_to(accuracy, ours) / probes,
         "lora": _forwards_to(accuracy, lora) / FORWARDS_A_STEP,
@@ -94,20 +100,30 @@ def _step_seconds(
     if threads:
         torch.set_num_threads(threads)
     settings = {**lora.rows[0]["settings"], "seed": 0}
-    cell = FloatTask.of(model_source(settings["model"]), load_task(DECIDING), settings)
+    source, data = model_source(settings["model"]), load_task(DECIDING)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
-    its = tuner_settings({**ours.rows[0]["settings"], "seed": 0})
-    estimator = make_estimator(its)
+    if METHODS[ours.method].directions:
+        opened = task_bundle(source, opened, data.spec)
+    cell = FloatTask.of(source, data, settings)
+    its = resolved_settings({**ours.rows[0]["settings"], "seed": 0})
+    estimator = make_estimator(its, opened.basis)
     values = opened.values.astype(np.float32)
-    rows = np.empty((estimator.probes, len(values)), np.float32)
+    rows = np.empty((min(estimator.probes, opened.bounds.probes), len(values)), np.float32)
     batch_loss = BatchLoss(open_engine(opened, threads), cell.task, opened.bounds)
     batch = cell.batch(0, 0, its.batch_size)
     seeded = {"seed": 0, "step": 0}
+    eps = its.resolved_eps
 
     def step() -> None:
-        estimator.perturb(values, rows, **seeded, eps=its.resolved_eps)
-        scalars = estimator.scalars(batch_loss.each(batch, rows), eps=its.resolved_eps)
-        estimator.apply(values, scalars, **seeded, lr=1e-9)
+        losses = probe_losses(
+            estimator,
+            lambda these: batch_loss.each(batch, these),
+            values,
+            rows,
+            **seeded,
+            eps=eps,
+        )
+        estimator.apply(values, estimator.scalars(losses, eps=eps), **seeded, lr=1e-9)
 
     adapter = Adapter(cell, settings)
     return in_turns({"int4": step, "lora": lambda: adapter.step(0)}, turns)[0]

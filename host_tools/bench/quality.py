@@ -1,7 +1,8 @@
 """``seedtune bench quality``: methods against baselines on real tasks at equal forwards.
 
-A table of (method, task, seed). Every cell is kept in the cache under the hash of its settings, and
-what is finished is merged into the committed results, so that the table grows over many runs.
+A table of (method, task, seed). Every cell is kept in the cache under the hash of its settings, the
+tuner's defaults included, and what is finished is merged into the committed results, so that the
+table grows over many runs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from ..fetch import RESOURCES, fetch
 from ..memory import peak_resident_bytes
 from ..named_tasks import TaskData, load_task
 from ..quickstart import MODEL
-from .figures import RESULTS, say
+from .figures import RESULTS, machine, say
 from .learning import Progress
-from .quality_methods import METHODS
+from .quality_methods import METHODS, resolved_settings
 from .quality_results import draw_quality, merge_rows, read_rows, row_key, summarise_quality
 from .quality_table import show_quality
 
@@ -62,11 +63,24 @@ class Cell:
         """``method/task/seed/settings``: the name of its row in the results."""
         return row_key(self.method, self.task, self.seed, self.settings)
 
+    @property
+    def tuner_settings(self) -> dict[str, Any] | None:
+        """All settings of the tuner, defaults included, if the tuner runs it."""
+        if "estimator" not in self.settings:
+            return None
+        return resolved_settings({**self.settings, "seed": self.seed}).to_dict()
+
     def folder(self, runs: Path) -> Path:
-        """Where its run is kept. A method that can be lengthened shares it between lengths."""
+        """Where its run is kept. A method that can be lengthened shares it between lengths.
+
+        Unlike ``key``, it changes with the tuner's defaults too: what was computed with others is
+        computed again, and takes the old row's place in the results.
+        """
         settings = dict(self.settings)
         if METHODS[self.method].lengthens:
             del settings["forwards"]
+        if self.tuner_settings is not None:
+            settings["tuner"] = self.tuner_settings
         return (
             runs
             / hashlib.sha256(
@@ -230,9 +244,12 @@ def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
             found["generic_perplexity"] = {"before": before, "after": task.generic_perplexity()}
     else:
         found |= run(data, settings, folder, say)
+    if cell.tuner_settings is not None:
+        found["tuner_settings"] = cell.tuner_settings
     return {
         "peak_rss_bytes": peak_resident_bytes(),
         **found,
+        "machine": machine(),
         "method": cell.method,
         "task": cell.task,
         "seed": cell.seed,

@@ -92,3 +92,10 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     probes = make_estimator(own).probes
     steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
     return dataclasses.replace(own, steps=steps, eval_every=every)
+
+
+def resolved_settings(settings: dict[str, Any]) -> Settings:
+    """``tuner_settings`` with the estimator's own values in place of ``auto``, as the tuner has
+    them."""
+    its = tuner_settings(settings)
+    return dataclasses.replace(its, **ESTIMATORS[its.estimator].own(its))

@@ -55,7 +55,8 @@ def read_rows(folder: Path) -> Rows:
 def merge_rows(rows: Rows, folder: Path) -> None:
     """Add ``rows`` to the results in ``folder``; a row of the same key is replaced, none is lost.
 
-    Benchmarks that run at the same time wait for one another.
+    Benchmarks that run at the same time wait for one another. Each row names its own ``machine``;
+    the table's is that of the last merge.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)

@@ -21,7 +21,7 @@ def bench_seeds(
     *,
     seeds: tuple[int, ...] = (0, 1, 2),
     steps: int = DEFAULT_STEPS,
-    long_steps: int = 1200,
+    long_steps: int = 72,
     bundle: Bundle | Path | None = None,
     data: TaskData | None = None,
     threads: int | None = None,

@@ -45,7 +45,8 @@ def bench(
         float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle to tune instead of the default (quality, seeds).")
+        Path | None,
+        typer.Option(help="Bundle to tune instead of the default (first_order, quality, seeds)."),
     ] = None,
     threads: Threads = None,
     summary: Annotated[

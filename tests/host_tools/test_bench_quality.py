@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported_bundle import export_tiny_bundle
 from seedtune.export.task_loss import task_losses
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.float_task import FloatTask
@@ -27,8 +28,10 @@ from seedtune.host_tools.bench.sparse_fp32 import random_places
 from seedtune.host_tools.bench.sparse_fp32 import run as run_sparse
 from seedtune.host_tools.bench.torch_engine import TorchEngine
 from seedtune.host_tools.named_tasks import TaskData
-from seedtune.runtime.bundle import Layer
+from seedtune.runtime.basis import Basis
+from seedtune.runtime.bundle import Layer, with_task
 from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.estimators import ESTIMATORS, gauss_newton
 from seedtune.runtime.noise import add_noise
 from tiny_bundle import TASK, write_tiny_bundle
 
@@ -272,6 +275,34 @@ def test_a_cells_key_and_folder_follow_its_settings(tmp_path, monkeypatch):
     assert one.key == cell_of(tmp_path, monkeypatch).key
 
 
+def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
+    settings = METHODS["int4-gauss-newton"].settings | {"batch_size": 16}
+    cell = quality.Cell("int4-gauss-newton", "sst2", 0, settings, None)
+    key, folder = cell.key, cell.folder(tmp_path)
+    assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (gauss_newton.EPS, 1.0)
+    kind = ESTIMATORS["gauss-newton"]._replace(eps=2.0)
+    monkeypatch.setitem(ESTIMATORS, "gauss-newton", kind)
+    assert cell.tuner_settings["eps"] == 2.0
+    assert cell.key == key and cell.folder(tmp_path) != folder
+    assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None
+
+
+def test_a_row_tells_its_machine_and_the_tuners_settings(tmp_path, monkeypatch, tiny_llama_folder):
+    name = "model.layers.0.mlp.up_proj"
+    bundle = write_tiny_bundle(
+        tmp_path / "bundle",
+        layers=(Layer(name, (64, 32), 0, 12),),
+        indices=np.arange(12, dtype=np.int64) * 7,
+    )
+    monkeypatch.setattr(quality, "load_task", lambda name: DATA)
+    settings = {**METHODS["sensitive-fp32"].settings, "model": str(tiny_llama_folder)}
+    settings |= {"forwards": 4, "eval_every": 4, "length": 48, "test_rows": 8, "batch_size": 4}
+    cell = quality.Cell("sensitive-fp32", "sst2", 0, settings, bundle.path)
+    found = quality._work(cell, tmp_path, None)
+    assert found["machine"]["cpu"] and found["settings"] == settings
+    assert found["tuner_settings"]["steps"] == 2 and found["tuner_settings"]["stratified"] is True
+
+
 def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "load_task", lambda name: DATA)
     monkeypatch.setattr(quality, "ProcessPoolExecutor", InThisProcess)
@@ -413,6 +444,37 @@ def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "first_order.json").read_text()) == found
 
 
+def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.getbasetemp() / "exported"
+    bundle = export_tiny_bundle(folder)
+    rng = np.random.default_rng(0)
+    basis = Basis(
+        rng.integers(-127, 128, (16, bundle.K), dtype=np.int8),
+        np.full(16, 1e-4, np.float32),
+        np.ones(16, np.float32),
+    )
+    asked = []
+
+    def learned(model, plain, spec):
+        asked.append((model, plain.sha256, spec))
+        return with_task(plain, tmp_path / "learned", spec, basis)
+
+    monkeypatch.setattr(first_order, "task_bundle", learned)
+    monkeypatch.setattr(first_order, "load_task", lambda name: DATA)
+    model = str(folder / "hf")
+    shared = {"model": model, "length": 32, "test_rows": 8, "batch_size": 4}
+    rows = table(
+        row("int4-gauss-newton", "sst2", 0, {0: 0.5, 170: 0.8},
+            METHODS["int4-gauss-newton"].settings | shared),
+        row("lora", "sst2", 0, {0: 0.5, 60: 0.85}, METHODS["lora"].settings | shared),
+    )  # fmt: skip
+    merge_rows(rows, tmp_path)
+    found = first_order.bench_first_order(turns=1, bundle=bundle.path, results=tmp_path)
+    assert asked == [(model, bundle.sha256, TASK)]
+    assert found["int4"]["steps"] == 10
+    assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
+
+
 def test_time_to_an_accuracy_needs_both_methods(tmp_path):
     merge_rows(table(row("lora", "sst2", 0, {0: 0.5})), tmp_path)
     with pytest.raises(SeedtuneError, match="needs rows of lora and of an int4 method"):
@@ -461,7 +523,6 @@ def test_every_task_has_its_panel(tmp_path):
 
 def test_every_task_and_every_estimator_has_its_place():
     from seedtune.host_tools.named_tasks import TASKS
-    from seedtune.runtime.estimators import ESTIMATORS
 
     assert set(quality.LENGTH) <= set(TASKS)
     for name in ESTIMATORS:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench import learning
+from seedtune.host_tools.bench import learning, seeds
 from seedtune.host_tools.bench.fidelity import difference, perplexity
 from seedtune.host_tools.bench.figures import RESULTS, draw_curves, machine, write_figures
 from seedtune.host_tools.bench.learning import mean_and_deviation
@@ -34,6 +34,20 @@ def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SeedtuneError, match=r"file.some\.json: cannot be written"):
         write_figures("some", {}, tmp_path / "file")
+
+
+def test_a_write_that_breaks_off_leaves_the_old_figures(tmp_path, monkeypatch):
+    write_figures("some", {"accuracy": 0.5}, tmp_path)
+    before = (tmp_path / "some.json").read_bytes()
+
+    def broken(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", broken)
+    with pytest.raises(SeedtuneError, match=r"some\.json: cannot be written"):
+        write_figures("some", {"accuracy": 0.6}, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["some.json"]
+    assert (tmp_path / "some.json").read_bytes() == before
 
 
 def test_curves_are_drawn(tmp_path):
@@ -136,6 +150,8 @@ class CountingEngine:
 
 def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "open_engine", lambda bundle, threads: CountingEngine())
+    # The quickstart's own need directions, which this bundle lacks.
+    monkeypatch.setattr(seeds, "SETTINGS", {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2})
     bundle = write_tiny_bundle(tmp_path / "bundle")
     data = TaskData(
         "tiny",
@@ -163,4 +179,4 @@ def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
     assert bench_seeds(**asked) == found
     assert CountingEngine.calls == 0  # both runs had ended: nothing is computed again
     bench_seeds(**asked | {"seeds": (0, 1, 2)})
-    assert CountingEngine.calls == 8 * 2 + 5  # batches of 16 in calls of 8 rows; evaluations
+    assert CountingEngine.calls == 8 + 5  # a step of short rows is one call, and five evaluations
