@@ -1,8 +1,10 @@
-"""From a model to a bundle ready to tune, in a process of its own and kept by content.
+"""From a model to a bundle ready to tune, in a process of its own and kept for the next time.
 
 The quickstart, the benchmarks and the slow tests all start here. Profiling and export hold the
 float model and torch; the device side must not, so they run in a child process and only files come
-back. A folder that was prepared with the same model, settings and code is used as it is.
+back. A folder that was prepared with the same model, settings and code is used as it is. The model
+is the same if its files' names, sizes and times are: hashing gigabytes at every start takes longer
+than all else there.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
@@ -22,6 +24,12 @@ from seedtune.runtime.errors import BundleError, SeedtuneError
 
 from .child import Progress, run_in_child
 from .memory import peak_resident_bytes
+
+if TYPE_CHECKING:
+    from seedtune.export.load_model import LoadedModel
+
+    from .calibration import Calibration
+    from .profile import Profile
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,8 @@ def prepare(
 
 def _key(job: dict[str, Any]) -> str:
     """Changes with the job, the code that makes the files and the libraries that it uses."""
-    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode())
+    made_from = [job, _files(Path(job["model"]))]
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
     here = Path(__file__).parent
     for_tasks = {"task_basis.py", "task_loss.py"}  # see task_bundle
     sources = [
@@ -106,6 +115,13 @@ def _key(job: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def _files(model: Path) -> list[tuple[str, int, int]]:
+    """Name, bytes and time (ns) of each of the model's files; none of a hub id."""
+    files = sorted(model.rglob("*")) if model.is_dir() else [model]
+    found = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
+
+
 def _finished(folder: Path, key: str, dense: bool) -> Prepared | None:
     try:
         record = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
@@ -123,8 +139,6 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress:
 
     from .calibration import load_calibration
     from .masks import build_mask, mask_method
-    from .profile import compute_profile
-    from .profile_file import load_profile, save_profile
     from .profile_report import draw, report
 
     bounds = Bounds(**job["bounds"])
@@ -134,21 +148,7 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress:
     began = time.monotonic()
     file = folder / "profile.safetensors"
     calibration = load_calibration(loaded.tokenizer)
-    profile = None
-    if file.is_file():
-        profile = load_profile(file)
-        if (profile.model_sha256, profile.text_sha256) != (loaded.sha256, calibration.sha256):
-            profile = None
-    if profile is None:
-        profile = compute_profile(
-            loaded.model,
-            calibration.profile,
-            model_name=loaded.name,
-            model_sha256=loaded.sha256,
-            text_sha256=calibration.sha256,
-            progress=lambda done, total: progress("profile", done, total),
-        )
-        save_profile(profile, file)
+    profile = _profile(loaded, calibration, file, progress)
     profile_seconds, profile_peak = time.monotonic() - began, peak_resident_bytes()
     weights = None
     if job["mask"] == "magnitude":
@@ -186,6 +186,33 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress:
         "profile_peak_bytes": profile_peak,
     }
     (folder / "prepared.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def _profile(
+    loaded: LoadedModel, calibration: Calibration, file: Path, progress: Progress
+) -> Profile:
+    """The one in ``file`` if the same model, text and code made it, else a new one, saved there."""
+    from . import profile as code
+    from .profile_file import load_profile, save_profile
+
+    note = file.with_suffix(".made-by")
+    made_by = hashlib.sha256(Path(code.__file__).read_bytes()).hexdigest()
+    if file.is_file() and note.is_file() and note.read_text(encoding="utf-8") == made_by:
+        kept = load_profile(file)
+        if (kept.model_sha256, kept.text_sha256) == (loaded.sha256, calibration.sha256):
+            return kept
+    note.unlink(missing_ok=True)
+    found = code.compute_profile(
+        loaded.model,
+        calibration.profile,
+        model_name=loaded.name,
+        model_sha256=loaded.sha256,
+        text_sha256=calibration.sha256,
+        progress=lambda done, total: progress("profile", done, total),
+    )
+    save_profile(found, file)
+    note.write_text(made_by, encoding="utf-8")
+    return found
 
 
 def example_batch(rows: int, length: int, vocabulary: int) -> tuple[Any, Any, Any]:
