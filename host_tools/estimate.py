@@ -38,6 +38,12 @@ PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
 INT4_SPEED = 3.4
 """Speed of the int4 kernels with 8-bit activations over a float32 product on the same cores."""
+DIRECTION_TEXTS = 300
+"""That directions are learned from: ``export.task_basis.EXAMPLES``, without importing torch."""
+DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
+"""Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
+MATRICES_SHARE = 0.14
+"""Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -109,7 +115,7 @@ def estimate_bundle(
     shape: ModelShape,
     *,
     fraction: float = 0.001,
-    column_share: float = 0.006,
+    column_share: float = 0.004,
     embedding_bits: int = 8,
     tokenizer_bytes: int = 3_500_000,
 ) -> Estimate:
@@ -117,7 +123,8 @@ def estimate_bundle(
 
     Args:
         fraction: of the weights that are sensitive.
-        column_share: dense size of the columns kept out of int4 over that of all weights.
+        column_share: dense size of the columns kept out of int4 over that of all weights; by
+            default that of the default mask on SmolLM2.
     """
     entries = max(1, round(shape.linear_weights * fraction))
     embedding = shape.embedding + shape.head
@@ -149,6 +156,26 @@ def estimate_export(shape: ModelShape, **bundle_options: float) -> Estimate:
     return Estimate("export", components, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
+def estimate_directions(shape: ModelShape, *, fraction: float = 0.001, speed: float) -> Estimate:
+    """Peak resident memory and duration of learning directions for a task, after the export.
+
+    For the default mask: one with values in every matrix adds gradients as large as the weights.
+    """
+    entries = max(1, round(shape.linear_weights * fraction))
+    block = 8 * shape.hidden + 4 * shape.intermediate  # as in a profile
+    components = {
+        "Python, torch, transformers": HOST_PROCESS,
+        "weights": shape.parameters * 4,
+        "gradients of matrices with values": int(shape.linear_weights * MATRICES_SHARE * 4),
+        "gradients of values": DIRECTION_TEXTS * entries * 2,
+        "activations": shape.blocks * block * DIRECTION_LONGEST * 4,
+        "logits and their gradient": shape.vocabulary * DIRECTION_LONGEST * 2 * 4,
+    }
+    head = shape.head or shape.embedding
+    operations = 2 * 3 * (shape.linear_weights + head) * DIRECTION_TEXTS * DIRECTION_TOKENS
+    return Estimate("directions", components, operations / (speed * PROFILE_EFFICIENCY))
+
+
 def estimate_tuning(
     shape: ModelShape,
     bounds: Bounds,
@@ -157,7 +184,7 @@ def estimate_tuning(
     length: int,
     engine: Literal["torch", "native"] = "native",
     fraction: float = 0.001,
-    column_share: float = 0.006,
+    column_share: float = 0.004,
     embedding_bits: int = 8,
     speed: float,
 ) -> Estimate:

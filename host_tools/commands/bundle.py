@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .early import check_bundle_folder, check_task
 from .options import BundlePath, Fraction, Json, Mask, Source, TaskName
 from .output import Output, fields_table
 
@@ -57,8 +58,10 @@ def directions(
     from .inputs import ChosenTask, model_source
 
     output = Output(json)
+    check_bundle_folder(output_bundle)
     opened = open_bundle(bundle)
     spec = ChosenTask.of(task, opened.task).spec
+    check_task(spec, opened.tokenizer(), opened.bounds, opened.pad_id, directions=count, text=text)
     with output.stages() as progress:
         written = write_task_bundle(
             model_source(model, output),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from seedtune.runtime.errors import DownloadError, SeedtuneError
 
+from .early import check_bundle_folder, check_file, check_task
 from .inputs import ChosenTask, model_source
 from .options import Fraction, Json, Mask, Source
 from .output import Output
@@ -82,7 +83,7 @@ def profile(
     output = Output(json)
     if dtype not in ("float32", "bfloat16"):
         raise SeedtuneError(f"dtype {dtype!r} is unknown; use float32 or bfloat16")
-    _check_writable(file)
+    check_file(file)
     import torch
     from seedtune.export.load_model import load_causal_lm
 
@@ -194,11 +195,13 @@ def export(
     import time
 
     from seedtune.runtime.bundle import Bounds, pack_bundle
+    from tokenizers import Tokenizer
 
     output = Output(json)
     spec = None if task is None else ChosenTask.of(task, None).spec
     bounds = Bounds(probes, rows, length, positions or length, candidates)
-    _check_writable(bundle)
+    archive = bundle.suffix == ".seedtune"
+    (check_file if archive else check_bundle_folder)(bundle)
     from ..masks import build_mask, mask_method
     from ..profile_file import load_profile
 
@@ -210,12 +213,18 @@ def export(
 
     from ..calibration import load_calibration
 
-    loaded = load_causal_lm(model_source(model, output))
+    source = model_source(model, output)
+    loaded = load_causal_lm(source)
+    if spec is not None:
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
+        tokenizer.no_truncation()  # as the bundle's will be
+        tokenizer.no_padding()
+        check_task(spec, tokenizer, bounds, pad_id, directions=directions, text=text)
     calibration = None
     if rounding == "gptq":
         read = {name: profiled.settings[name] for name in ("sequences", "length")}
         calibration = load_calibration(loaded.tokenizer, **read, held_out=0, text=text).profile
-    archive = bundle.suffix == ".seedtune"
     # A single file is packed from a folder that nobody else can have the name of.
     work = tempfile.mkdtemp(prefix=f".{bundle.stem}.", dir=bundle.parent) if archive else None
     folder = Path(work) / "bundle" if work else bundle
@@ -239,18 +248,28 @@ def export(
                 task=spec,
                 progress=progress,
             )
+            del loaded  # before the model is loaded again, in float32
             if spec is not None and directions:
                 from ..task_bundle import write_task_bundle
 
-                written = write_task_bundle(
-                    model_source(model, output),
-                    written,
-                    spec,
-                    folder,
-                    directions=directions,
-                    text=text,
-                    progress=progress,
-                )
+                try:
+                    written = write_task_bundle(
+                        source,
+                        written,
+                        spec,
+                        folder,
+                        directions=directions,
+                        text=text,
+                        progress=progress,
+                    )
+                except SeedtuneError:
+                    if archive:
+                        pack_bundle(folder, bundle)
+                    output.note(
+                        f"{bundle}: written with its task, but without directions; "
+                        "'seedtune directions' adds them"
+                    )
+                    raise
         if archive:
             pack_bundle(folder, bundle)
     finally:
@@ -307,6 +326,7 @@ def estimate(
             speed=speed,
         ),
         estimates.estimate_export(shape, fraction=fraction),
+        estimates.estimate_directions(shape, fraction=fraction, speed=speed),
         estimates.estimate_bundle(shape, fraction=fraction),
         estimates.estimate_tuning(
             shape,
@@ -342,13 +362,3 @@ def _estimate_table(stages: list[Estimate], name: str) -> Table:
         for component, size in stage.components.items():
             table.add_row(f"  {component}", f"{size / 1e6:,.0f}", "")
     return table
-
-
-def _check_writable(file: Path) -> None:
-    """Refuse at once what would fail after minutes of work."""
-    import os
-
-    if not file.parent.is_dir():
-        raise SeedtuneError(f"{file.parent}: no such folder; create it first")
-    if not os.access(file.parent, os.W_OK):
-        raise SeedtuneError(f"{file.parent}: not writable; choose another folder")

@@ -2,12 +2,19 @@
 
 import json
 import shutil
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import call, good
+from command_line import bad, call, good
+from seedtune.export import export as exporting
+from seedtune.export import load_model as loading
+from seedtune.host_tools import task_bundle
 from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.errors import DataError
+from tiny_bundle import write_tiny_bundle
 from tiny_model import CORPUS, write_tiny_llama
 
 
@@ -27,6 +34,13 @@ def write_task(file: Path, ending: str) -> Path:
     labels = {"0": " terrible", "1": " great"}
     spec = {"kind": "classification", "template": "{text}" + ending, "label_field": "label"}
     file.write_text(json.dumps({**spec, "verbalisers": labels}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) -> Path:
+    file = tmp_path_factory.mktemp("profile") / "p.safetensors"
+    good("profile", model, file, "--text", text, "--sequences", 2, "--length", 8)
     return file
 
 
@@ -76,7 +90,7 @@ def test_inspect_refuses_other_files(tmp_path: Path) -> None:
 def test_estimate(model: Path) -> None:
     found = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 32)
     assert found["gflops"] == 50
-    assert set(found["stages"]) == {"profile", "export", "bundle", "tuning"}
+    assert list(found["stages"]) == ["profile", "export", "directions", "bundle", "tuning"]
     for stage in found["stages"].values():
         assert stage["bytes"] == sum(stage["components"].values()) > 0
     longer = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 64)
@@ -87,17 +101,112 @@ def test_estimate(model: Path) -> None:
     assert "tuning" in call("estimate", model, "--gflops", 50).stdout
 
 
+def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
+    file.write_text(json.dumps(task | fields))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "code", "message"),
+    [
+        ({"kind": "clasification"}, ["--directions", 0], 3, "kind 'clasification' is unknown"),
+        ({"kind": "clasification"}, [], 3, "kind 'clasification' is unknown"),
+        ({}, ["--directions", 301], 1, "at most 300"),
+        ({}, ["--text", "short.txt"], 3, "holds no sentence"),
+        ({"template": "a long template " * 9 + "{text}"}, [], 3, "shorten them or export"),
+    ],
+)
+def test_bad_tasks_are_refused_before_the_export(
+    tmp_path: Path,
+    model: Path,
+    profile: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    options: list[Any],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr(exporting, "export_bundle", never)
+    (tmp_path / "short.txt").write_text("too short")
+    options = [tmp_path / one if one == "short.txt" else one for one in options]
+    task = json.loads(write_task(tmp_path / "task.json", " It was").read_text())
+    file = changed(tmp_path / "task.json", task, **fields)
+    arguments = ("export", model, profile, tmp_path / "out.seedtune", "--task", file, "--text",
+                 text, "--length", 32, "--fraction", 0.01, *options)  # fmt: skip
+    assert message in bad(code, *arguments)
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the work has begun")
+
+
+def test_targets_that_are_something_else_are_refused_before_the_export(
+    tmp_path: Path, model: Path, profile: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_causal_lm", never)
+    other = tmp_path / "other.seedtune"
+    other.mkdir()
+    assert "exists and is not a bundle" in bad(1, "export", model, profile, model)
+    assert "exists and is not a bundle" in bad(1, "export", model, profile, profile)
+    assert "is a folder" in bad(1, "export", model, profile, other)
+    assert "no such folder" in bad(1, "export", model, profile, tmp_path / "a" / "b")
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(task_bundle, "write_task_bundle", never)
+    learn = ("directions", bundle.path, model)
+    assert "exists and is not a bundle" in bad(1, *learn, model)
+    assert "at most 300" in bad(1, *learn, tmp_path / "new", "--count", 301, "--text", text)
+    task = changed(tmp_path / "task.json", bundle.task, kind="sorting")
+    assert "kind 'sorting'" in bad(3, *learn, tmp_path / "new", "--task", task, "--text", text)
+
+
+def test_a_finished_export_is_kept_when_directions_fail(
+    tmp_path: Path, model: Path, profile: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise DataError("the answers do not react")
+
+    monkeypatch.setattr(
+        exporting, "export_bundle", lambda loaded, mask, folder, **more: write_tiny_bundle(folder)
+    )
+    monkeypatch.setattr(task_bundle, "write_task_bundle", fails)
+    task = write_task(tmp_path / "task.json", " It was")
+    for name in ("b", "b.seedtune"):
+        result = call("export", model, profile, tmp_path / name, "--task", task, "--text", text,
+                      "--fraction", 0.01, "--length", 32, "--rounding", "nearest")  # fmt: skip
+        assert result.exit_code == 3
+        assert "written with its task, but without directions" in " ".join(result.stderr.split())
+        assert open_bundle(tmp_path / name, cache=tmp_path / "cache").basis is None
+
+
+def watched(plain: Callable[..., Any], seen: list[Any]) -> Callable[..., Any]:
+    """Loads as ``plain``, and notes how many of the models that it gave are still there."""
+
+    def load(*arguments: Any) -> Any:
+        alive = sum(model() is not None for model in seen)
+        assert alive == 0, "two models in memory at once"
+        loaded = plain(*arguments)
+        seen.append(weakref.ref(loaded.model))
+        return loaded
+
+    return load
+
+
 def test_export_to_one_file_beside_a_model_of_that_name(
-    tmp_path: Path, model: Path, text: Path
+    tmp_path: Path, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(model, tmp_path / "tiny")
     profile, bundle = tmp_path / "p.safetensors", tmp_path / "tiny.seedtune"
     good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
     before = sorted(path.name for path in tmp_path.iterdir())
     options = ("--fraction", 0.01, "--length", 16, "--text", text)
+    loads: list[Any] = []
+    monkeypatch.setattr(loading, "load_causal_lm", watched(loading.load_causal_lm, loads))
     task = write_task(text.parent / "task.json", " It was")
     found = good("export", tmp_path / "tiny", profile, bundle, *options, "--task", task,
                  "--directions", 3)  # fmt: skip
+    assert len(loads) == 2
     opened = open_bundle(bundle, cache=tmp_path / "cache")
     assert opened.K == found["values"] > 0
     assert opened.basis is not None and opened.basis.size == 3

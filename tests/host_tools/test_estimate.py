@@ -5,7 +5,9 @@ import sys
 
 import pytest
 from seedtune.host_tools.estimate import (
+    DIRECTION_TEXTS,
     estimate_bundle,
+    estimate_directions,
     estimate_export,
     estimate_gguf,
     estimate_profile,
@@ -55,6 +57,7 @@ def test_total_is_the_sum_of_its_components(shape):
         estimate_gguf(shape),
         estimate_bundle(shape),
         estimate_export(shape),
+        estimate_directions(shape, speed=SPEED),
         tuning(shape),
     ):
         assert estimate.bytes == sum(estimate.components.values())
@@ -74,6 +77,20 @@ def test_profile_holds_weights_and_one_accumulator(shape):
     assert estimate_profile(shape, sequences=64, speed=SPEED).seconds == pytest.approx(
         2 * full.seconds
     )
+
+
+def test_directions_hold_a_float32_model_and_the_gradients_of_all_texts(shape):
+    found = estimate_directions(shape, fraction=0.01, speed=SPEED)
+    assert found.components["weights"] == 4 * shape.parameters
+    values = round(shape.linear_weights * 0.01)
+    assert found.components["gradients of values"] == 2 * DIRECTION_TEXTS * values
+    assert estimate_directions(shape, speed=SPEED / 2).seconds == 2 * found.seconds
+
+
+def test_directions_are_learned_from_as_many_texts():
+    from seedtune.export.task_basis import EXAMPLES
+
+    assert DIRECTION_TEXTS == EXAMPLES
 
 
 def tuning(shape, bounds=BOUNDS, rows=16, length=32, **more):

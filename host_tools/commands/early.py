@@ -1,0 +1,82 @@
+"""Refusals before minutes of work: what a command would otherwise find wrong only at its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seedtune.runtime.errors import SeedtuneError
+
+if TYPE_CHECKING:
+    from seedtune.runtime.bundle import Bounds
+    from tokenizers import Tokenizer
+
+
+def check_file(file: Path) -> None:
+    """See that ``file`` can be written.
+
+    Raises:
+        SeedtuneError: its folder is missing or not writable, or it is a folder itself.
+    """
+    _check_parent(file)
+    if file.is_dir():
+        raise SeedtuneError(f"{file}: is a folder; choose another name for the file")
+
+
+def check_bundle_folder(folder: Path) -> None:
+    """See that a bundle can be written to ``folder``, as ``write_bundle`` will.
+
+    Raises:
+        SeedtuneError: its parent is missing or not writable, or it holds something else.
+    """
+    from seedtune.runtime.bundle import MANIFEST
+
+    _check_parent(folder)
+    other = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
+    if other or folder.is_file():
+        raise SeedtuneError(f"{folder}: exists and is not a bundle; choose another output folder")
+
+
+def check_task(
+    spec: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    bounds: Bounds,
+    pad_id: int,
+    *,
+    directions: int,
+    text: Path | None,
+) -> None:
+    """See that a bundle can have the task ``spec``, and directions for it.
+
+    Args:
+        directions: to learn; 0 for none.
+        text: to learn them from, as of ``load_sentences``.
+
+    Raises:
+        DataError: the specification is wrong, or its prompt with the text exceeds the bounds.
+        SeedtuneError: more directions than texts that are drawn, or no text.
+    """
+    from seedtune.runtime.tasks import task_from_spec
+
+    task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
+    if not directions:
+        return
+    from seedtune.export.task_basis import EXAMPLES, generic_examples
+
+    from ..sentences import load_sentences
+
+    if directions > EXAMPLES:
+        raise SeedtuneError(
+            f"{directions} directions are more than the {EXAMPLES} texts that they are learned "
+            f"from; ask for at most {EXAMPLES}"
+        )
+    generic_examples(task, spec, load_sentences(text))
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise SeedtuneError(f"{path.parent}: no such folder; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise SeedtuneError(f"{path.parent}: not writable; choose another folder")
