@@ -13,6 +13,7 @@ from .output import Output
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
+    from seedtune.runtime.data import Row
 
 _ROWS_USED = 64
 """A few steps see fewer; encoding thousands under emulation would take minutes."""
@@ -61,7 +62,8 @@ def emulate(
 ) -> None:
     """Tune a bundle on an emulated arm64 device, kill and resume it, compare with this machine.
 
-    The first call downloads the device (Debian's arm64 packages and wheels, about 150 MB).
+    The first call downloads the device: Debian's arm64 packages and wheels, about 150 MB, and for
+    a whole machine (without --user) its kernel, together about 250 MB.
     """
     from seedtune.runtime.settings import Settings
 
@@ -84,6 +86,7 @@ def emulate(
         settings=Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0),
         kill_after=steps // 2,
     )
+    job.encode()  # an unusable row is named now, not after minutes of downloading and emulation
     device = Guest(output.note) if user else Machine(memory, output.note)
     output.note(f"tuning on the device: {steps} steps, a kill after {steps // 2}")
 
@@ -116,18 +119,17 @@ def _bundle(path: Path | None, output: Output) -> Bundle:
         return prepare(model, progress=stages).bundle
 
 
-def _rows(
-    bundle: Bundle, train: Path | None, task: str | None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[str, Any], list[Row]]:
     """Task specification and training rows; SST-2 where neither is given."""
-    from seedtune.runtime.data import read_rows
+    from seedtune.runtime.data import Row, read_rows
     from seedtune.runtime.errors import DataError
 
     chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
     if train is not None:
-        found: list[dict[str, Any]] = [dict(row) for row in read_rows(train)]
+        found = read_rows(train)
     elif chosen.data is not None:
-        found = chosen.data.train
+        name = f"{chosen.data.name} train"
+        found = [Row(row, f"{name}:{number}") for number, row in enumerate(chosen.data.train, 1)]
     else:
         raise DataError("no examples; give a .jsonl or .csv file with --train")
     return chosen.spec, found[:: max(1, len(found) // _ROWS_USED)][:_ROWS_USED]

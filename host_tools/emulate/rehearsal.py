@@ -20,13 +20,14 @@ import numpy as np
 from seedtune.runtime.batch_loss import BatchLoss
 from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.data import Row
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.metrics import read_metrics
 from seedtune.runtime.replay import Replay, replay
 from seedtune.runtime.run_state import examples_sha256
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.start import Start
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 
 from .followed import follow_command
 from .guest import Guest
@@ -49,13 +50,13 @@ class Job:
     bundle: Bundle
     task: dict[str, Any]
     """Specification, as ``task_from_spec`` takes it."""
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Row]
     """Training rows with the task's fields; the device encodes them."""
     length: int
     """Tokens to which texts are shortened."""
     settings: Settings
     kill_after: int
-    """Steps after which the first session is killed, in the midst of the next."""
+    """Step after which the first session is killed."""
 
     def __post_init__(self) -> None:
         steps, longest = self.settings.steps, self.bundle.bounds.length
@@ -65,6 +66,20 @@ class Job:
             raise EmulatorError(
                 f"length {self.length} lies outside 2..{longest}, the bundle's bounds"
             )
+
+    def encode(self) -> tuple[Task, list[Encoded]]:
+        """The task and its examples, as the device has them.
+
+        Raises:
+            DataError: the task does not fit the bundle, or a row is unusable; the message says
+                which, in the user's file.
+        """
+        bundle = self.bundle
+        bounds = dataclasses.replace(bundle.bounds, length=self.length)
+        task = task_from_spec(
+            self.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
+        )
+        return task, [task.encode(row, row.where) for row in self.rows]
 
 
 def rehearse(
@@ -91,7 +106,9 @@ def rehearse(
 
     Raises:
         EmulatorError: the device fails, runs out of memory or time, or encodes rows otherwise.
+        DataError: as ``Job.encode`` raises it, before the device starts.
     """
+    task, examples = job.encode()
     with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as temporary:
         folder = Path(temporary)
         _write_job(job, folder)
@@ -101,7 +118,7 @@ def rehearse(
             about = _in_user_mode(device, job, folder, timeout, console)
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         replayed = replay(folder / "run", Start.of(job.bundle))
-        compared = _compared(job, folder / "run", replayed)
+        compared = _compared(job, task, examples, folder / "run", replayed)
         steps = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
     if isinstance(device, Guest):
         for name in ("device_memory_bytes", "device_least_available_bytes"):
@@ -164,12 +181,11 @@ def _last(lines: list[str]) -> str:
     return said[-1] if said else "no reason"
 
 
-def _compared(job: Job, run: Path, replayed: Replay) -> dict[str, float]:
+def _compared(
+    job: Job, task: Task, examples: list[Encoded], run: Path, replayed: Replay
+) -> dict[str, float]:
     """All losses of the run against this machine's, at the values that the device had."""
     bundle, settings, start = job.bundle, replayed.history.settings, Start.of(job.bundle)
-    bounds = dataclasses.replace(bundle.bounds, length=job.length)
-    task = task_from_spec(job.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
-    examples = [task.encode(row, f"row {number}") for number, row in enumerate(job.rows, 1)]
     if replayed.journal.header.train_sha256 != examples_sha256(examples):
         raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
     lengths = np.array([example.length for example in examples])

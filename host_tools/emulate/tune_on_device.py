@@ -18,10 +18,19 @@ from typing import Any
 
 _POLL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
+_WAITING = "waiting"
+"""File that says that the first session waits to be killed."""
 
 
-def tune(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """One session in this process: start or resume the run and go on to its end."""
+def tune(
+    bundle_path: Path, folder: Path, job: dict[str, Any], wait_after: int | None
+) -> dict[str, Any]:
+    """One session in this process: start or resume the run and go on to its end.
+
+    Args:
+        wait_after: step after which to wait for the kill instead; small models would otherwise
+            be done before it comes.
+    """
     began = time.monotonic()
     import dataclasses
 
@@ -51,6 +60,10 @@ def tune(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any]
         start_seconds = time.monotonic() - began
         for report in tuner:
             print(f"step {report.step}: loss {report.loss:.4f}, {report.seconds:.1f} s", flush=True)
+            if report.step == wait_after:
+                (folder / _WAITING).touch()
+                while True:
+                    signal.pause()
         return {
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
@@ -92,27 +105,23 @@ class Watch:
 def main() -> int:
     bundle, folder = map(Path, sys.argv[1:])
     job = json.loads((folder / "job.json").read_text())
-    metrics = folder / "run" / "metrics.jsonl"
-    session = folder / "session.json"
+    waiting, session = folder / _WAITING, folder / "session.json"
 
-    def work() -> None:
-        session.write_text(json.dumps(tune(bundle, folder, job)))
+    def first() -> None:
+        tune(bundle, folder, job, job["kill_after"])
 
-    def steps_done() -> bool:
-        try:
-            return metrics.read_bytes().count(b'"kind":"step"') >= job["kill_after"]
-        except OSError:
-            return False
+    def second() -> None:
+        session.write_text(json.dumps(tune(bundle, folder, job, None)))
 
     watch = Watch()
-    killed = watch.session(work, steps_done)
-    if killed != -signal.SIGKILL:
-        print(f"the first session was not killed but left with {killed}", file=sys.stderr)
-        return killed if killed > 0 else 1
-    if not steps_done():
-        return 128 + signal.SIGKILL  # by the kernel
+    killed = watch.session(first, waiting.exists)
+    if killed == 0:
+        print("the first session ended before the step after which to kill it", file=sys.stderr)
+        return 1
+    if killed != -signal.SIGKILL or not waiting.exists():  # it failed, or the kernel killed it
+        return killed if killed > 0 else 128 - killed
     print("killed; resuming", flush=True)
-    status = watch.session(work, lambda: False)
+    status = watch.session(second, lambda: False)
     if status != 0:
         return status if status > 0 else 128 - status
     result = json.loads(session.read_text())

@@ -1,24 +1,31 @@
 """What the emulator refuses and how it packs, on hosts without qemu too."""
 
+import json
+import os
 import shutil
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from command_line import bad
+from exported_bundle import export_tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.host_tools.emulate import host
+from seedtune.host_tools.emulate import followed, host
 from seedtune.host_tools.emulate.cached_folder import cached_folder
 from seedtune.host_tools.emulate.followed import follow_command
 from seedtune.host_tools.emulate.host import EmulatorError, run_command
 from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
-from seedtune.host_tools.emulate.rehearsal import Job
+from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _write_job
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.data import Row
+from seedtune.runtime.errors import DataError
 from seedtune.runtime.settings import Settings
 from tiny_bundle import TASK, write_tiny_bundle
 
@@ -93,6 +100,9 @@ def test_bad_options_are_refused_before_anything_is_downloaded(
     assert "memory '1T' is not a size" in bad(1, "emulate", bundle, "--memory", "1T")
     message = bad(1, "emulate", bundle, "--train", rows, "--length", 2000)
     assert "length 2000 lies outside 2.." in message
+    rows.write_text('{"text": "good", "label": "1"}\n{"text": "bad", "label": "no"}\n')
+    message = bad(DataError.exit_code, "emulate", bundle, "--train", rows)
+    assert message.startswith(f"{rows}:2: ") and "'no'" in message
     assert not (tmp_path / "cache").exists()
 
 
@@ -156,15 +166,32 @@ def test_a_followed_command_is_heard_line_by_line() -> None:
 
 
 @needs_setpriv
-def test_a_timeout_ends_children_too(tmp_path: Path) -> None:
-    mark = tmp_path / "alive"
-    script = f"(sleep 3; touch '{mark}') & echo begun; sleep 60"
-    began = time.monotonic()
-    with pytest.raises(EmulatorError, match="not done after 1 s; its last line: begun"):
-        follow_command(["sh", "-c", script], timeout=1, line=lambda text: None)
-    assert time.monotonic() - began < 3
-    time.sleep(3)
-    assert not mark.exists()
+def test_a_timeout_ends_children_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "held"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    passed = [0.0]  # the clock that the timeout goes by; it leaps once the command has begun
+    monkeypatch.setattr(followed, "time", SimpleNamespace(monotonic=lambda: passed[0]))
+
+    def leap(text: str) -> None:
+        passed[0] = 700.0
+
+    script = f"exec 3>'{pipe}'; sleep 600 & echo begun; wait"
+    with pytest.raises(EmulatorError, match="not done after 600 s; its last line: begun"):
+        follow_command(["sh", "-c", script], timeout=600, line=leap)
+    deadline = time.monotonic() + 20
+    while not _closed(reader):  # by the shell and by its child
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.close(reader)
+
+
+def _closed(reader: int) -> bool:
+    """Whether no process holds the other end any more."""
+    try:
+        return os.read(reader, 1) == b""
+    except BlockingIOError:
+        return False
 
 
 def test_the_device_script_imports_the_runtime_alone() -> None:
@@ -177,3 +204,37 @@ def test_the_device_script_imports_the_runtime_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the device runs Linux")
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+class TestDeviceScript:
+    """What runs on the device, run here."""
+
+    @pytest.fixture
+    def tune(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        """A function: the finished script, for so many steps of rows with these labels."""
+        bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+
+        def run(kill_after: int, labels: str) -> subprocess.CompletedProcess[str]:
+            rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
+            settings = Settings(steps=6, batch_size=2, lr=1e-3, eps=1e-2, eval_every=0)
+            _write_job(Job(bundle, TASK, rows, 16, settings, kill_after), tmp_path)
+            command = [sys.executable, str(_SCRIPT), str(bundle.path), str(tmp_path)]
+            return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+        return run
+
+    def test_the_kill_comes_after_its_step_however_fast_the_model(
+        self, tmp_path: Path, tune: Any
+    ) -> None:
+        done = tune(5, "0101")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "result.json").read_text())["resumed_at_step"] == 5
+        assert done.stdout.count("step 5:") == 1 and "killed; resuming\nstep 6:" in done.stdout
+
+    def test_the_reason_of_a_failure_is_the_last_line(self, tune: Any) -> None:
+        done = tune(5, "01x1")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("DataError: ")
+        assert "rows.jsonl:3" in done.stderr.splitlines()[-1]
