@@ -2,8 +2,8 @@
 
 With 100 000 values a random direction holds nearly nothing of a task's gradient. But how the answer
 reacts to the values can be learned from any text put into the task's prompt, without its data or
-labels: on SmolLM2, 16 such directions hold 88 % of SST-2's mean gradient (see ``export.task_basis``).
-A bundle carries them as int8.
+labels: on SmolLM2, 16 such directions hold 88 % of SST-2's mean gradient (see
+``export.task_basis``). A bundle carries them as int8.
 """
 
 from dataclasses import dataclass

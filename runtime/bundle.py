@@ -1,6 +1,6 @@
 """The bundle: everything that a device needs to tune and use one model. Schema, version, checks.
 
-A bundle is a folder of four files, or the same files in one ``*.seedtune`` archive:
+A bundle is a folder of these files, or the same files in one ``*.seedtune`` archive:
 
 ==================  ===============================================================================
 manifest.json       what the parts are and how they fit together; its own ``sha256`` is the
@@ -9,6 +9,7 @@ program.pte         the ExecuTorch program with the method ``score``
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
+basis.safetensors   directions for the bundle's task (see ``basis``); only where it has some
 ==================  ===============================================================================
 
 ``manifest.layers`` lists the matrices in order, each owning ``values[offset : offset + count]``.

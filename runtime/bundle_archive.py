@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 def pack_archive(folder: Path, file: Path) -> Path:
-    """Write the four files of ``folder`` into ``file``, which appears whole or not at all."""
+    """Write the files of ``folder`` into ``file``, which appears whole or not at all."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     except OSError as error:
@@ -49,7 +49,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     """Check ``file`` against its own manifest and return the folder that holds its parts.
 
     The folder is named after the manifest's hash, so that every archive of one bundle shares it.
-    Entry names are never used as paths: only the four known names are looked up.
+    Entry names are never used as paths: only the known names are looked up.
 
     Raises:
         BundleError: not a bundle archive, a part is missing or altered, or the cache cannot be
@@ -85,7 +85,7 @@ def default_cache() -> Path:
 
 
 def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
-    """The four entries by name; anything else in the archive, or compression, is refused."""
+    """The entries by name; anything else in the archive, or compression, is refused."""
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         if info.filename not in _PARTS or info.filename in entries:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .history import History
+from .history import History, mean_square
 from .journal_format import SKIP_REASONS, Skip
 
 NOT_FINITE, LOSS_JUMP, RUNAWAY = 1, 2, 3
@@ -18,7 +18,7 @@ _ADVICE = {
     NOT_FINITE: "the program returns losses that are not numbers: check the data with "
     "'seedtune evaluate', or rewind to an earlier step and lower lr",
     LOSS_JUMP: "the loss is far above its start: rewind to the best step and lower lr",
-    RUNAWAY: "projected gradients explode: rewind to the best step and lower lr, or raise eps",
+    RUNAWAY: "the steps explode: rewind to the best step and lower lr",
 }
 
 
@@ -34,11 +34,11 @@ def judge_losses(losses: NDArray[np.float64], history: History) -> Skip | None:
 
 def judge_scalars(scalars: NDArray[np.float16], history: History) -> Skip | None:
     """Skip on scalars (float16 ``[S]``) beyond float16 or far beyond those of recent steps."""
-    exact = scalars.astype(np.float64)
-    if not np.isfinite(exact).all():
+    if not np.isfinite(scalars).all():
         return Skip(RUNAWAY)
     limit = history.scalar_limit
-    if limit is not None and math.sqrt(float(np.mean(exact * exact))) > limit:
+    moving = map(float, scalars[: history.settings.directions])
+    if limit is not None and math.sqrt(mean_square(moving)) > limit:
         return Skip(RUNAWAY)
     return None
 

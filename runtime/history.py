@@ -6,6 +6,7 @@ Both so reach the same decisions, which makes an interrupted run equal an uninte
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -61,10 +62,7 @@ class History:
         if isinstance(record, Step):
             self.steps += 1
             self.skips_in_row = 0
-            total = 0.0
-            for scalar in record.scalars:
-                total += scalar * scalar
-            self._squares.append(total / len(record.scalars))
+            self._squares.append(mean_square(record.scalars[: self.settings.directions]))
         elif isinstance(record, Skip):
             self.steps += 1
             self.skipped += 1
@@ -124,12 +122,22 @@ class History:
 
     @property
     def scalar_limit(self) -> float | None:
-        """Root mean square of a step's scalars above which it is skipped; None early in a run."""
+        """Root mean square of a step's scalars (those that move the values) above which it is
+        skipped; None early in a run."""
         known = [square for square in self._squares if square is not None]
         if len(known) < GUARD_WINDOW // 4:
             return None
         mean = sum(known) / len(known)
         return self.settings.scalar_jump * math.sqrt(mean) if mean > 0 else None
+
+
+def mean_square(scalars: Iterable[float]) -> float:
+    """Mean square of the scalars that move the values, summed in order."""
+    total, count = 0.0, 0
+    for scalar in scalars:
+        total += scalar * scalar
+        count += 1
+    return total / count
 
 
 def rounded(value: float) -> float:

@@ -1,11 +1,11 @@
 """Memory that a pass takes, and passes that fit into the memory there is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from .bundle import Bounds, Bundle
 from .errors import TuningError
+from .system_memory import available_bytes, resident_bytes
 from .tasks import Encoded
 
 MB = 10**6
@@ -61,7 +61,10 @@ def fit_passes(
     *,
     limit: int | None = None,
 ) -> Bounds:
-    """Bounds of passes over ``examples`` that fit into memory: fewer probes, then fewer rows.
+    """Bounds of passes over ``examples`` that fit into memory.
+
+    Where the program's own do not: first fewer positions (which only passes over short rows fill),
+    then fewer probes, then fewer rows.
 
     Args:
         bounds: of the program; the result never exceeds them.
@@ -75,24 +78,32 @@ def fit_passes(
     if held is None or (limit is None and free is None):
         return bounds
     room = min(each for each in (limit and limit - held, free) if each is not None)
-    length = max(2, *(example.length for example in examples))
-    dense = max(-(-len(example.positions) // example.rows) for example in examples)
-    least = max(example.rows for example in examples)
+    passes = bounds
+    for passes in _ever_smaller(bounds, examples):
+        if memory.bytes(passes) <= room:
+            return passes
+    raise _does_not_fit(memory, passes, held, room)
 
-    def passes(probes: int, rows: int) -> Bounds:
-        positions = min(bounds.positions, max(rows, least) * dense)
-        return replace(bounds, probes=probes, rows=rows, length=length, positions=positions)
+
+def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bounds]:
+    """The program's bounds, but for positions that no pass over ``examples`` has; then less."""
+    length = max(2, *(example.length for example in examples))
+    shortest = min(example.length for example in examples)
+    least = max(example.rows for example in examples)
+    dense = max(-(-len(example.positions) // example.rows) for example in examples)
+
+    def positions(rows: int) -> int:
+        return min(bounds.positions, max(rows, least) * dense)
 
     rows = max(least, bounds.tokens // length)
-    probes = bounds.probes
-    while memory.bytes(passes(probes, rows)) > room:
-        if probes > 1:
-            probes -= 1
-        elif rows > least:
-            rows = max(least, rows // 2)
-        else:
-            raise _does_not_fit(memory, passes(1, least), held, room)
-    return passes(probes, rows)
+    yield replace(bounds, positions=positions(bounds.tokens // shortest))
+    for probes in range(bounds.probes, 0, -1):
+        yield replace(bounds, probes=probes, positions=positions(rows))
+    one = replace(bounds, probes=1, length=length)
+    yield replace(one, rows=rows, positions=positions(rows))
+    while rows > least:
+        rows = max(least, rows // 2)
+        yield replace(one, rows=rows, positions=positions(rows))
 
 
 def _does_not_fit(memory: PassMemory, least: Bounds, held: int, room: int) -> TuningError:
@@ -107,32 +118,3 @@ def _does_not_fit(memory: PassMemory, least: Bounds, held: int, room: int) -> Tu
         f"one example needs {(held + memory.bytes(least)) / MB:.0f} MB, "
         f"{(held + max(room, 0)) / MB:.0f} MB are there: raise the memory limit, or {lower}"
     )
-
-
-def resident_bytes() -> int | None:
-    """Memory that this process holds now, None where the system does not tell."""
-    return _field("/proc/self/status", "VmRSS:")
-
-
-def available_bytes() -> int | None:
-    """Memory that could still be had, of the machine and of this control group."""
-    free = _field("/proc/meminfo", "MemAvailable:")
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no such group, or "max"
-        return free
-    # Cached files count as used, but the kernel drops them when memory is wanted.
-    left = most - used + (_field(str(group / "memory.stat"), "inactive_file", unit=1) or 0)
-    return left if free is None else min(free, left)
-
-
-def _field(file: str, name: str, unit: int = 1024) -> int | None:
-    try:
-        for line in Path(file).read_text(encoding="ascii").splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) * unit
-    except OSError:
-        pass
-    return None

@@ -96,7 +96,7 @@ def branch(source: Path | str, target: Path | str, *, step: int | None = None) -
     """Start a run in the folder ``target`` with the first ``step`` steps of another.
 
     The source may be a run folder or a shared journal file, may have a writer at work, and may be
-    damaged behind ``step``. Other settings for the branch are given when it is resumed.
+    damaged behind ``step``. Settings that a run can change are given when the branch is resumed.
 
     Args:
         step: all steps by default.
@@ -125,7 +125,7 @@ def branch(source: Path | str, target: Path | str, *, step: int | None = None) -
 
 
 def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Journal:
-    """Replace all but the last ``tail`` steps by a snapshot of the values, 4 K bytes.
+    """Replace all but the last ``tail`` steps by a snapshot of the values: 4 bytes each.
 
     Replaying gets shorter; rewinding reaches back to the snapshot only, and the run can no longer
     be shared as a journal alone. The best values so far and the estimator's state are kept beside

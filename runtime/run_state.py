@@ -79,10 +79,15 @@ class RunState:
         *,
         settings: Settings | None,
         data: Mapping[str, str | None],
+        examples: int,
         durability: Durability | None,
         allow_changes: bool,
     ) -> "RunState":
         """Go on with a run; a torn tail is cut and the values are replayed.
+
+        Args:
+            data: hashes of the encoded examples, as the header names them.
+            examples: how many there are to train on.
 
         Raises:
             JournalError: damaged, in use, or of another bundle.
@@ -92,13 +97,23 @@ class RunState:
         try:
             done = replay(journal, start)
             state = cls(writer, done.history, done.estimator, done.values, done.best_values)
+            own = ESTIMATORS[done.history.settings.estimator].fixed
+            size = done.history.settings.batch_size
+            if "batch_size" in own and examples < size:
+                raise TuningError(
+                    f"{writer.path}: a step of the run takes {size} training examples, {examples} "
+                    "are given: give more, or start a new run in another folder"
+                )
             changes = state._changes(settings, data)
             for field, before, now in changes:
-                fixed = field in FIXED or field in ESTIMATORS[done.history.settings.estimator].fixed
+                fixed = field in FIXED or field in own
                 if field not in _ALWAYS and (fixed or not allow_changes):
+                    advice = "give the same, or allow changes"
+                    if fixed:
+                        advice = "give the same, or start a new run in another folder"
                     raise TuningError(
                         f"{writer.path}: the run has {field}={_short(before)}, not {_short(now)}; "
-                        + ("start or branch a run" if fixed else "give the same, or allow changes")
+                        + advice
                     )
             for field, _, now in changes:
                 state.commit(Change(field, now))

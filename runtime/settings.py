@@ -25,7 +25,7 @@ _BEFORE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one run; the journal's header stores them, with ``eps`` resolved to a number.
+    """Settings of one run; the journal's header stores them, with numbers for ``auto``.
 
     Raises:
         TuningError: a value makes no sense; the message names the field.
@@ -39,9 +39,10 @@ class Settings:
     """Examples a step."""
     lr: float | Literal["auto"] = 2e-5
     """Peak learning rate: a value moves by ``lr * scalar`` (times the noise) in a step; ``auto``
-    finds it by trial steps at the start."""
+    finds it by trial steps at the start; for ``gauss-newton``, which solves for its step, 1."""
     eps: float | Literal["auto"] = "auto"
-    """Size of the perturbation; ``auto`` measures the program's loss noise at the start."""
+    """Size of the perturbation; ``auto`` measures the program's loss noise at the start. For
+    ``gauss-newton`` how far a probe moves a typical answer's logit, by ``auto`` the usual one."""
     schedule: Schedule = "constant"
     """How the learning rate goes from its peak, after the warm-up, to step ``steps``."""
     warmup: int = 0
@@ -64,7 +65,8 @@ class Settings:
     loss_jump: float = 2.0
     """A batch loss over the last evaluation's by more than this many starting losses is skipped."""
     scalar_jump: float = 10.0
-    """A scalar above this many root mean squares of the last 64 is skipped as a runaway."""
+    """A step whose scalars (those that move the values) are above this many root mean squares of
+    the last 64 steps' is skipped as a runaway."""
     max_skips: int = 10
     """Skipped steps in a row after which the run stops."""
 

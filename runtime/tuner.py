@@ -120,6 +120,8 @@ class Tuner:
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
         self._train, self._eval = list(train), list(eval_examples or ())
+        if settings is not None:
+            settings = self._fitted(settings)
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
@@ -140,15 +142,20 @@ class Tuner:
                 start,
                 settings=settings,
                 data=data,
+                examples=len(self._train),
                 durability=durability,
                 allow_changes=allow_changes,
             )
         else:
-            header = self._new_header(settings or Settings())
+            header = self._new_header(settings or self._fitted(Settings()))
             self._state = RunState.begin(self.folder, header, start, durability)
         at_once = min(self._state.estimator.probes, self._bounds.probes)
         self._rows = np.empty((at_once, len(start.values)), dtype=np.float32)
         self._metrics = MetricsLog(self.folder)
+
+    def _fitted(self, settings: Settings) -> Settings:
+        kind = ESTIMATORS[settings.estimator]
+        return kind.fit(settings, self._start.basis, len(self._train))
 
     def _new_header(self, settings: Settings) -> journal.Header:
         extra: dict[str, Any] = {}
@@ -164,11 +171,14 @@ class Tuner:
             settings = replace(settings, eps=self.loss_noise.eps)
             extra["loss_noise"] = self.loss_noise.to_dict()
         if settings.lr == "auto":
+            # Of few examples, smaller batches: the next must be of others to tell descent from fit.
+            half = max(1, len(self._train) // 2)
+            trial = replace(settings, batch_size=min(settings.batch_size, half))
             self.step_size = measure_step_size(
-                lambda number, rows: self._batch_loss(self._batch(settings, number), rows),
+                lambda number, rows: self._batch_loss(self._batch(trial, number), rows),
                 self._start.values,
                 settings,
-                self._start.bounds.probes,
+                self._bounds.probes,
             )
             settings = replace(settings, lr=self.step_size.lr)
             extra["step_size"] = self.step_size.to_dict()

@@ -87,12 +87,12 @@ def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:
     return found
 
 
-def fake_basis(entries: int) -> Basis:
-    """16 random directions, one unit along which moves a logit of ``FakeEngine`` by about one."""
+def fake_basis(entries: int, count: int = 16) -> Basis:
+    """Random directions, one unit along which moves a logit of ``FakeEngine`` by about one."""
     rng = np.random.default_rng(9)
-    directions = rng.integers(-127, 128, (16, entries), dtype=np.int8)
-    scales = (np.linspace(2, 1, 16) / 73).astype(np.float32)
-    return Basis(directions, scales, np.linspace(2, 1, 16).astype(np.float32))
+    directions = rng.integers(-127, 128, (count, entries), dtype=np.int8)
+    scales = (np.linspace(2, 1, count) / 73).astype(np.float32)
+    return Basis(directions, scales, np.linspace(2, 1, count).astype(np.float32))
 
 
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:

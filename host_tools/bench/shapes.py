@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
 from seedtune.runtime.bundle_archive import default_cache
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.memory import available_bytes
+from seedtune.runtime.system_memory import available_bytes
 
 from ..estimate import estimate_bundle, estimate_export, estimate_tuning, measure_speed
 from ..fetch import fetch

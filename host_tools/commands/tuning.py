@@ -163,7 +163,8 @@ def tune(
         if data is not None or chosen.data is not None
         else []
     )
-    engine = engines.open_engine(opened, threads or "auto")
+    limit_bytes = None if memory_limit is None else _bytes(memory_limit)
+    engine = engines.open_engine(opened, threads or "auto", memory_limit=limit_bytes)
     control = Control()
     began = time.monotonic()
     with (
@@ -180,7 +181,7 @@ def tune(
             control=control,
             durability=Durability.parse(durability),
             allow_changes=allow_changes,
-            memory_limit=None if memory_limit is None else _bytes(memory_limit),
+            memory_limit=limit_bytes,
         ) as tuner,
     ):
         follow(tuner, output, metric=the_task.metric_name, held_out=len(held_out))

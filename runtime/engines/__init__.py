@@ -37,12 +37,18 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, threads: int | Literal["auto"] | None = None) -> Engine:
+def open_engine(
+    bundle: Bundle,
+    threads: int | Literal["auto"] | None = None,
+    *,
+    memory_limit: int | None = None,
+) -> Engine:
     """Open the program of ``bundle``: torch-free where a C++ compiler is there, else the binding.
 
     Args:
         threads: of XNNPACK's pool; by default one a core, with ``auto`` the count that is fastest
             here (see ``thread_choice``; the binding has no such measurement).
+        memory_limit: bytes that this process may hold while it measures threads; see ``Tuner``.
 
     Raises:
         EngineError: no engine can be loaded, or the program is refused.
@@ -54,7 +60,7 @@ def open_engine(bundle: Bundle, threads: int | Literal["auto"] | None = None) ->
         if threads == "auto":
             from .thread_choice import choose_threads
 
-            threads = choose_threads(bundle)
+            threads = choose_threads(bundle, memory_limit)
         return NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
     except EngineUnavailable as error:
         from .executorch_binding import ExecutorchBinding

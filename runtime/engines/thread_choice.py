@@ -14,6 +14,9 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..bundle_archive import default_cache
+from ..errors import TuningError
+from ..memory import PassMemory, fit_passes
+from ..tasks import Encoded
 from .native import NativeEngine
 
 WORTH = 0.97
@@ -21,10 +24,14 @@ WORTH = 0.97
 _TURNS = 3
 
 
-def choose_threads(bundle: Bundle) -> int:
+def choose_threads(bundle: Bundle, memory_limit: int | None = None) -> int:
     """The thread count with the fastest pass: measured the first time, then remembered.
 
     No program may be open in this process: ExecuTorch's pool cannot change under one.
+
+    Args:
+        memory_limit: bytes that this process may hold. Where not even a small pass fits, nothing
+            is measured and one thread is the answer.
 
     Raises:
         EngineError: the program cannot be opened, or another one is open.
@@ -34,7 +41,10 @@ def choose_threads(bundle: Bundle) -> int:
     known = _read(file, cores)
     if known is not None:
         return known
-    seconds = {count: _pass_seconds(bundle, count) for count in candidates(cores)}
+    try:
+        seconds = {count: _pass_seconds(bundle, count, memory_limit) for count in candidates(cores)}
+    except TuningError:
+        return 1
     chosen = fastest(seconds)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,17 +77,24 @@ def _read(file: Path, cores: int) -> int | None:
     return threads if type(threads) is int and 1 <= threads <= cores else None
 
 
-def _pass_seconds(bundle: Bundle, threads: int) -> float:
-    """The least of some passes as the loop makes them: short rows, all probes."""
-    bounds = bundle.bounds
-    length = min(32, bounds.length)
-    rows = min(bounds.tokens // length, bounds.positions)
-    tokens = np.zeros((rows, length), np.int64)
-    last = np.arange(rows) * length + length - 1
-    candidate = np.zeros((rows, 1), np.int64)
-    values = np.repeat(bundle.values.astype(np.float32)[None], bounds.probes, axis=0)
-    engine = NativeEngine(bundle.program_path, bounds, threads=threads)
+def _pass_seconds(bundle: Bundle, threads: int, memory_limit: int | None) -> float:
+    """The least of some passes as the loop makes them: short rows, all probes that fit.
+
+    Raises:
+        TuningError: not one probe of one row fits.
+    """
+    length = min(32, bundle.bounds.length)
+    last = np.array([[0, length - 1]])
+    row = Encoded(np.zeros((1, length), np.int64), last, np.zeros((1, 1), np.int64), gold=0)
+    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
     try:
+        memory = PassMemory.of_bundle(bundle)
+        passes = fit_passes(bundle.bounds, memory, [row], limit=memory_limit)
+        rows = min(passes.tokens // length, passes.positions)
+        tokens = np.zeros((rows, length), np.int64)
+        last = np.arange(rows) * length + length - 1
+        candidate = np.zeros((rows, 1), np.int64)
+        values = np.repeat(bundle.values.astype(np.float32)[None], passes.probes, axis=0)
         engine.score(tokens, last, candidate, values)
         taken = []
         for _ in range(_TURNS):

@@ -12,12 +12,14 @@ bit, and ``compact`` carries it in the snapshot.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..basis import Basis
+from ..errors import TuningError
 from . import gauss_newton
 from .gauss_newton import GaussNewton
 from .leave_one_out import LeaveOneOut
@@ -39,7 +41,8 @@ class Estimator(Protocol):
 
     @property
     def scalar_count(self) -> int:
-        """float16 numbers that the journal stores for a step: S."""
+        """float16 numbers that the journal stores for a step: S. The first ``directions`` of them
+        move the values."""
         ...
 
     @property
@@ -99,6 +102,31 @@ class Kind(NamedTuple):
     """The same of eps."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""
+    along_basis: bool = False
+    """Whether it moves along the bundle's directions, every example of a batch for itself."""
+
+    def fit(self, settings: "Settings", basis: Basis | None, examples: int) -> "Settings":
+        """``settings`` as a run with this basis and so many training examples can have them.
+
+        Raises:
+            TuningError: there is no basis, or it has fewer directions than were asked for.
+        """
+        if not self.along_basis:
+            return settings
+        if basis is None:
+            raise TuningError(
+                f"estimator {settings.estimator} needs a bundle with directions: export it with "
+                "its task, or add them with 'seedtune directions'"
+            )
+        directions = settings.directions
+        if directions > basis.size:
+            if directions != self.usual:
+                raise TuningError(
+                    f"directions is {directions}, the bundle has {basis.size}: lower it"
+                )
+            directions = basis.size
+        size = min(settings.batch_size, examples)
+        return replace(settings, directions=directions, batch_size=size)
 
     def own(self, settings: "Settings") -> dict[str, Any]:
         """Its own values of what is ``auto`` in the settings."""
@@ -129,6 +157,7 @@ ESTIMATORS: dict[str, Kind] = {
         lr=1.0,
         eps=gauss_newton.EPS,
         fixed=("batch_size", "eps"),
+        along_basis=True,
     ),
 }
 

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..basis import Basis
-from ..errors import TuningError
 
 EPS = 0.35
 """Probe length: how far a typical answer's logit moves. Larger ones feel curvature, smaller ones
@@ -43,7 +42,7 @@ class GaussNewton:
 
     basis: Basis | None
     directions: int
-    """m: the first so many of the basis."""
+    """m: the first so many of the basis, which has no fewer (see ``Kind.fit``)."""
     batch_size: int
     length: float = EPS
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -71,10 +70,8 @@ class GaussNewton:
     ) -> None:
         """Write ``v``, then ``v`` moved so that a typical logit shifts by ``length``.
 
-        ``seed`` and ``step`` do not matter: the directions are the bundle's.
-
-        Raises:
-            TuningError: there is no basis, or it has fewer directions.
+        ``seed`` and ``step`` do not matter, the directions are the bundle's; nor does ``eps``,
+        which a run's settings pass as ``length`` when the estimator is made.
         """
         basis, lengths = self._basis(), self._lengths()
         for number, row in enumerate(rows, first):
@@ -124,14 +121,7 @@ class GaussNewton:
         return np.concatenate([origin[:, None], sensitivity], axis=1).astype(np.float32)
 
     def _basis(self) -> Basis:
-        if self.basis is None:
-            raise TuningError(
-                "estimator gauss-newton needs a bundle with directions: export it with its task"
-            )
-        if self.basis.size < self.directions:
-            raise TuningError(
-                f"directions is {self.directions}, the bundle has {self.basis.size}: lower it"
-            )
+        assert self.basis is not None
         return self.basis
 
     def _lengths(self) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from fakes import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime import memory
+from seedtune.runtime.batch_loss import split_batch
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.memory import PassMemory, fit_passes
@@ -38,7 +39,21 @@ def test_what_fits_is_left_as_large_as_the_program_allows():
     passes = fit_passes(WIDE, NEED, [example(32)])
     assert (passes.probes, passes.tokens) == (WIDE.probes, WIDE.tokens)
     shorter = fit_passes(WIDE, NEED, [example(8), example(5)])
-    assert (shorter.rows, shorter.length, shorter.tokens) == (16, 8, WIDE.tokens)
+    assert (shorter.probes, shorter.tokens) == (WIDE.probes, WIDE.tokens)
+
+
+@given(st.lists(st.integers(2, 32), min_size=1, max_size=40))
+def test_with_room_batches_are_cut_as_the_program_alone_would(lengths):
+    """One long example must not make passes over short ones smaller."""
+    examples = [example(length) for length in lengths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "resident_bytes", lambda: HELD)
+        patch.setattr(memory, "available_bytes", lambda: 10**8)
+        passes = fit_passes(WIDE, NEED, examples)
+    short = sorted(examples, key=lambda each: each.length)[: max(1, len(examples) // 2)]
+    assert [len(part) for part in split_batch(short, passes)] == [
+        len(part) for part in split_batch(short, WIDE)
+    ]
 
 
 @given(
@@ -60,7 +75,7 @@ def test_result_fits_the_limit_and_the_program_and_every_example(limit, lengths,
             return
     assert HELD + NEED.bytes(passes) <= limit
     assert 1 <= passes.probes <= WIDE.probes
-    assert passes.rows >= rows and passes.length == max(lengths)
+    assert passes.length >= max(lengths) and passes.tokens >= rows * max(lengths)
     assert passes.tokens <= max(WIDE.tokens, rows * max(lengths))
 
 
@@ -108,8 +123,3 @@ def test_the_loop_keeps_to_a_limit_and_learns_the_same(tmp_path):
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-3, atol=1e-4)
     with pytest.raises(TuningError, match="raise the memory limit"):
         tuner(tmp_path / "no", start=replace(START, memory=NEED), memory_limit=HELD)
-
-
-def test_reads_the_system_where_there_is_one():
-    assert memory._field("/proc/self/status", "NoSuchField:") is None
-    assert memory._field("/no/such/file", "X") is None

@@ -36,7 +36,7 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
     times = {1: 3.0, 2: 1.0, 3: 2.0}
     asked = []
 
-    def measured(_: Bundle, threads: int) -> float:
+    def measured(_: Bundle, threads: int, limit: int | None) -> float:
         asked.append(threads)
         return times[threads]
 
@@ -47,6 +47,14 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
     file.write_text('{"threads": 9}')
     assert choose_threads(bundle) == 2
     assert asked == [1, 2, 3] * 2
+
+
+def test_a_limit_that_nothing_fits_leaves_it_at_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_choice, "default_cache", lambda: tmp_path)
+    assert choose_threads(bundle, memory_limit=1) == 1
+    assert not (tmp_path / "threads").exists()
 
 
 def test_a_real_program_opens_with_the_chosen_count(

@@ -187,7 +187,9 @@ def test_other_data_other_bundle_other_estimator_are_refused(tmp_path):
     with pytest.raises(JournalError, match="has 64 values, the bundle 32"):
         tuner(tmp_path, start=fake_start(32))
     other = Settings(**{**SETTINGS.to_dict(), "noise": "gaussian"})
-    with pytest.raises(TuningError, match="noise=rademacher, not gaussian; start or branch"):
+    with pytest.raises(
+        TuningError, match="noise=rademacher, not gaussian; give the same, or start"
+    ):
         tuner(tmp_path, settings=other, allow_changes=True)
     with tuner(tmp_path, train=TRAIN[1:], allow_changes=True) as live:
         list(live)
