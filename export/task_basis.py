@@ -179,7 +179,7 @@ def _gradient(
     logp = torch.log_softmax(logits, dim=-1).gather(1, candidates)
     loss = task_losses(task, logp, batch)[0].clamp(min=_SMALLEST_LOSS)
     logit = -loss - torch.log(-torch.expm1(-loss))  # log p - log (1 - p), for any loss
-    logit.backward()
+    logit.backward()  # type: ignore[no-untyped-call]
     parts = []
     for weight, own in places:
         assert weight.grad is not None

@@ -31,7 +31,7 @@ def check_bundle_folder(folder: Path) -> None:
     Raises:
         SeedtuneError: its parent is missing or not writable, or it holds something else.
     """
-    from seedtune.runtime.bundle import MANIFEST
+    from seedtune.runtime.bundle_manifest import MANIFEST
 
     _check_parent(folder)
     other = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
