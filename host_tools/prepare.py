@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from seedtune.export.load_model import LoadedModel
 
     from .calibration import Calibration
-    from .profile import Profile
+    from .profile_file import Profile
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,7 @@ def emulate(
 ) -> None:
     """Tune a bundle on an emulated arm64 device, kill and resume it, compare with this machine.
 
-    The first call downloads the device: Debian's arm64 packages and wheels, about 150 MB, and for
-    a whole machine (without --user) its kernel, together about 250 MB.
+    The first call downloads the device's packages: 150 MB with --user, 250 MB with its kernel.
     """
     from seedtune.runtime.settings import Settings
 
