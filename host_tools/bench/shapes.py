@@ -29,7 +29,7 @@ from ..model_shape import ModelShape, read_shape
 from .figures import say, write_figures
 
 ROWS, LENGTH = 4, 64
-FRACTION, COLUMN_SHARE = 0.001, 0.004
+FRACTION, COLUMN_SHARE = 0.001, 0.004  # the latter as estimates take it
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _figures(name: str) -> dict[str, Any]:
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **asdict(SHAPES[name])}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shape = read_shape(folder)
-    options = {"fraction": FRACTION, "column_share": COLUMN_SHARE}
+    options = {"fraction": FRACTION}
     export = estimate_export(shape, **options)
     tuning = estimate_tuning(
         shape, DEFAULT_BOUNDS, rows=ROWS, length=LENGTH, speed=measure_speed(), **options
