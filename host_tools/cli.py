@@ -9,9 +9,15 @@ commands, so that ``seedtune --help`` answers at once.
 import sys
 from typing import Any
 
-import typer
 from seedtune.runtime.errors import SeedtuneError
-from typer.core import TyperGroup
+
+try:
+    import typer
+    from typer.core import TyperGroup
+except ImportError:
+    raise SystemExit(
+        "error: the command line needs its extra: pip install 'seedtune[cli]'"
+    ) from None
 
 from .commands import bench, bundle, emulate, journal, model, quickstart, tuning
 

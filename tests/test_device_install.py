@@ -1,4 +1,4 @@
-"""The install of a device: no torch, no tool of the host, and a bundle tunes."""
+"""The install of a device: no torch, no tool of the host; a bundle tunes, from the shell too."""
 
 import json
 import shutil
@@ -9,12 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
+from tiny_bundle import TASK
 
 HERE = Path(__file__).parent
-HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "typer")
+HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "pyarrow", "psutil")
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_a_fresh_environment_tunes_without_torch(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -41,7 +44,7 @@ def test_a_fresh_environment_tunes_without_torch(
         [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
     )
     names = {each["name"].lower() for each in json.loads(listed.stdout)}
-    assert not names & set(HOST_ONLY)
+    assert not names & {*HOST_ONLY, "typer"}
 
     script = HERE / "device_run.py"
     run = [script, "tune", bundle.path, tmp_path / "run", "20"]
@@ -52,6 +55,21 @@ def test_a_fresh_environment_tunes_without_torch(
     run = [script, "replay", bundle.path, tmp_path / "run"]
     host = subprocess.run([sys.executable, *run], capture_output=True, text=True, cwd="/")
     assert json.loads(host.stdout)["sha256"] == found["sha256"]
+
+    command = tmp_path / "venv" / "bin" / "seedtune"
+    without = subprocess.run([command, "--help"], capture_output=True, text=True)
+    advice = "pip install 'seedtune[cli]'"
+    assert without.returncode and without.stderr.endswith(f"needs its extra: {advice}\n")
+    install(f"{source}[cli]")
+    spec, rows = tmp_path / "task.json", tmp_path / "rows.jsonl"
+    spec.write_text(json.dumps(TASK))
+    rows.write_text('{"text": "a fine film", "label": 1}\n{"text": "no", "label": 0}\n' * 4)
+    options = [bundle.path, tmp_path / "shell", "--task", spec, "--train", rows, "--data", rows]
+    shell = subprocess.run(
+        [command, "tune", *options, "--steps", "2", "--json"], capture_output=True, text=True
+    )
+    assert shell.returncode == 0, shell.stderr
+    assert json.loads(shell.stdout)["steps"] == 2
 
 
 _OPEN = """

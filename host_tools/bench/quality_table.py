@@ -27,7 +27,7 @@ def show_quality(summary: dict[str, Any]) -> RenderableType:
                 str(found["forwards"]),
                 f"{last['mean']:.1f} ± {last['deviation']:.1f}{unit}",
                 f"{scale * found['best_of_mean']:.1f} at {found['best_at_forwards']}",
-                "-" if found["lr"] is None else f"{found['lr']:g}",
+                "-" if found["lr"] is None else str(found["lr"]),
                 f"{found['step_seconds']['mean']:.2f}" if "step_seconds" in found else "-",
                 f"{found['peak_rss_bytes'] / 2**20:.0f}",
             )

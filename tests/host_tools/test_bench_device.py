@@ -1,13 +1,13 @@
 """The device's benchmarks: what their figures are made from, and a measured process for real."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.bench.contenders import spsa_step
 from seedtune.host_tools.bench.operators import _kernel
@@ -25,10 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-@pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))),
-    reason="no C++ compiler: the binding that stands in imports torch",
-)
+@needs_compiler
 def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) -> None:
     task = tmp_path / "task.json"
     rows = [{"text": f"the cat {number}", "label": str(number % 2)} for number in range(8)]

@@ -390,7 +390,7 @@ ROWS = table(
     row("int4-one-sided", "sst2", 1, {0: 0.5, 1000: 0.8}),
     row("int4-one-sided", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
     row("int4-two-point", "copa", 0, {0: 0.6, 1000: 0.58}),
-    row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, metric="perplexity",
+    row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, {"lr": "auto"}, metric="perplexity",
         generic_perplexity={"before": 20.0, "after": 20.1}),
 )  # fmt: skip
 
@@ -419,7 +419,7 @@ def test_the_summary_is_shown_a_line_a_method():
     screen.print(quality.show_quality(summarise_quality(ROWS)))
     lines = [" ".join(line.split()) for line in screen.export_text().splitlines()]
     assert "sst2 mezo-fp32 2 1000 75.0 ± 7.1 % 75.0 at 1000 - 2.00 0" in lines
-    assert "chat int4-two-point 1 1000 40.0 ± 0.0 40.0 at 1000 - 2.00 0" in lines
+    assert "chat int4-two-point 1 1000 40.0 ± 0.0 40.0 at 1000 auto 2.00 0" in lines
     assert "sst2_gap_to_lora 2" in lines
 
 

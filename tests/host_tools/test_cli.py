@@ -39,7 +39,7 @@ class ValueEngine:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "open_engine", lambda *_: ValueEngine(), raising=False)
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ class TestTune:
                     os.kill(os.getpid(), signal.SIGTERM)
                 return super().score(*arguments)
 
-        monkeypatch.setattr(engines, "open_engine", lambda *_: Interrupting(), raising=False)
+        monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Interrupting(), raising=False)
         result = call("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 50,
                       "--eps", 0.01, "--json")  # fmt: skip
         assert result.exit_code == 143, result.output

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from command_line import bad
+from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,7 +208,7 @@ def test_the_device_script_imports_the_runtime_alone() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the device runs Linux")
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+@needs_compiler
 class TestDeviceScript:
     """What runs on the device, run here."""
 

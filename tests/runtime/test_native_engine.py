@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiler import needs_compiler
 from exported_bundle import BOUNDS, export_tiny_bundle, request
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import native_build
@@ -18,9 +18,7 @@ from seedtune.runtime.engines.native import NativeEngine, NativeProgram
 from seedtune.runtime.engines.native_build import EngineUnavailable
 from seedtune.runtime.errors import EngineError
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"
-)
+pytestmark = needs_compiler
 
 LEAST = {"rows": 1, "length": 2, "scored": 1, "choices": 1, "probes": 1}
 MOST = {"rows": 8, "length": 32, "scored": 48, "choices": 4, "probes": 2}

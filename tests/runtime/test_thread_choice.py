@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
     assert asked == [1, 2, 3] * 2
 
 
+@needs_compiler
 def test_a_limit_that_nothing_fits_leaves_it_at_one(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +59,7 @@ def test_a_limit_that_nothing_fits_leaves_it_at_one(
     assert not (tmp_path / "threads").exists()
 
 
+@needs_compiler
 def test_a_real_program_opens_with_the_chosen_count(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
