@@ -65,8 +65,7 @@ def run(
     An interrupted run starts again: it takes minutes.
 
     Returns:
-        ``curve`` (as of ``learning.learn``, with ``seconds`` of the steps so far) and
-        ``step_seconds`` (median).
+        ``curve`` (as of ``learning.learn``) and ``step_seconds`` (median).
     """
     adapter = Adapter(cell, settings)
     curve: list[dict[str, Any]] = []
@@ -75,7 +74,7 @@ def run(
     def evaluate() -> None:
         adapter.model.eval()
         found = point(FORWARDS_A_STEP * len(seconds), cell.evaluate(adapter.engine))
-        curve.append({**found, "seconds": sum(seconds)})
+        curve.append(found)
         progress(f"{folder.name} {curve[-1]}")
         adapter.model.train()
 

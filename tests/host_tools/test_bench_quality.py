@@ -182,7 +182,7 @@ def test_lora_lowers_the_loss_and_leaves_the_base_weights(toy, tmp_path):
     found = run_lora(cell, SETTINGS | {"eval_at": [0, 6], "lr": 1e-2}, tmp_path, silent)
     assert [at["forwards"] for at in found["curve"]] == [0, 18, 36]
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.1
-    assert found["curve"][-1]["seconds"] > 0 and found["step_seconds"] > 0
+    assert found["step_seconds"] > 0
     for name, each in cell.model.named_parameters():
         if "lora" not in name:
             assert each.equal(base[name.replace(".base_layer", "")]), name
