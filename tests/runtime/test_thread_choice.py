@@ -1,5 +1,7 @@
 """The thread count is the fastest one, measured once and remembered."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from exported_bundle import export_tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.engines import open_engine, thread_choice
+from seedtune.runtime.engines import thread_choice
 from seedtune.runtime.engines.thread_choice import WORTH, candidates, choose_threads, fastest
 
 
@@ -51,19 +53,27 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @needs_compiler
-def test_a_limit_that_nothing_fits_leaves_it_at_one(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(thread_choice, "default_cache", lambda: tmp_path)
-    assert choose_threads(bundle, memory_limit=1) == 1
-    assert not (tmp_path / "threads").exists()
+@pytest.mark.parametrize(
+    "case",
+    [
+        # Nothing fits: it is left at one, and measured another time.
+        "assert choose(bundle, memory_limit=1) == 1; assert not (cache / 'threads').exists()",
+        "assert open_engine(bundle, 'auto').threads == choose(bundle)",
+    ],
+)
+def test_on_a_real_program(case: str, bundle: Bundle, tmp_path: Path) -> None:
+    """In a process of its own: no other program may be open."""
+    command = [sys.executable, "-c", _SETUP + case, str(bundle.path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
-@needs_compiler
-def test_a_real_program_opens_with_the_chosen_count(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(thread_choice, "default_cache", lambda: tmp_path)
-    engine = open_engine(bundle, "auto")
-    assert engine.threads == choose_threads(bundle)  # type: ignore[attr-defined]
-    engine.close()  # type: ignore[attr-defined]
+_SETUP = """
+import sys
+from pathlib import Path
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines import thread_choice
+bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
+thread_choice.default_cache = lambda: cache
+choose = thread_choice.choose_threads
+"""
