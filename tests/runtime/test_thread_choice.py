@@ -60,6 +60,7 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
         "assert choose(bundle, memory_limit=1) == 1; assert not (cache / 'threads').exists()",
         "assert open_engine(bundle, 'auto').threads == choose(bundle)",
     ],
+    ids=["nothing fits", "opens"],
 )
 def test_on_a_real_program(case: str, bundle: Bundle, tmp_path: Path) -> None:
     """In a process of its own: no other program may be open."""
@@ -72,7 +73,7 @@ _SETUP = """
 import sys
 from pathlib import Path
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.engines import thread_choice
+from seedtune.runtime.engines import open_engine, thread_choice
 bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
 thread_choice.default_cache = lambda: cache
 choose = thread_choice.choose_threads
