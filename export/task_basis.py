@@ -11,9 +11,9 @@ A component with variance lambda gets the length lambda^(-1/4): halfway between 
 scale and a white one, the best of some powers in simulation.
 """
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 DIRECTIONS = 16
 EXAMPLES = 300
 _FLATTEN = 0.25
+_TRIES = 20
+"""Draws of texts for one example before their length is held against the prompt."""
 _SMALLEST_LOSS = 1e-6
 
 
@@ -91,8 +93,11 @@ def generic_examples(
     """The prompt of ``task``, built from ``spec``, with a random text in each field and a random
     answer: what ``learn_basis`` differentiates.
 
+    Texts that together exceed the bounds of the task are drawn again: two sentences as choices may
+    be longer than any real ones.
+
     Raises:
-        DataError: no texts, or an example does not fit the bounds of the task.
+        DataError: no texts, or none that fit.
     """
     if not texts:
         raise DataError("directions need some text to put into the prompt")
@@ -130,7 +135,7 @@ def principal_directions(gradients: NDArray[np.float16], count: int) -> Basis:
     return Basis(quantised, scales, shifts)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _differentiable(
     model: Any, bundle: Bundle
 ) -> Iterator[list[tuple[torch.nn.Parameter, torch.Tensor]]]:
@@ -153,6 +158,15 @@ def _example(
     task: Task, spec: Mapping[str, Any], texts: Sequence[str], chosen: random.Random
 ) -> Encoded:
     """The prompt with a random text in each field and a random answer."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(DataError):
+            return task.encode(_row(task, spec, texts, chosen), "a generic text")
+    return task.encode(_row(task, spec, texts, chosen), "a generic text")
+
+
+def _row(
+    task: Task, spec: Mapping[str, Any], texts: Sequence[str], chosen: random.Random
+) -> dict[str, Any]:
     row: dict[str, Any] = {name: chosen.choice(texts) for name in task.template.names}
     if spec["kind"] == "classification":
         row[spec["label_field"]] = chosen.choice(list(spec["verbalisers"]))
@@ -161,7 +175,7 @@ def _example(
         row[spec["label_field"]] = chosen.randrange(len(spec["choice_fields"]))
     else:
         row[spec["completion_field"]] = " " + chosen.choice(texts)
-    return task.encode(row, "a generic text")
+    return row
 
 
 def _gradient(

@@ -8,7 +8,7 @@ import torch
 from exported_bundle import export_tiny_bundle
 from seedtune.export import task_basis
 from seedtune.export.load_model import LoadedModel, load_causal_lm
-from seedtune.export.task_basis import learn_basis, principal_directions
+from seedtune.export.task_basis import generic_examples, learn_basis, principal_directions
 from seedtune.export.task_loss import task_losses
 from seedtune.runtime.basis import Basis
 from seedtune.runtime.bundle import Bundle
@@ -170,3 +170,14 @@ def test_answers_that_do_not_react(bundle: Bundle, loaded: LoadedModel) -> None:
     loaded.model.lm_head.weight.zero_()
     with pytest.raises(DataError, match="do not react to the values: check template"):
         learn_basis(loaded, bundle, CLASSES, WORDS, directions=2, examples=3)
+
+
+def test_texts_too_long_together_are_drawn_again(bundle: Bundle) -> None:
+    spec = SPECS["multiple_choice"]
+    bounds = (bundle.bounds, bundle.pad_id)
+    task = task_from_spec(spec, bundle.tokenizer(), *bounds, on_long="truncate")
+    long = "the rain " * (bundle.bounds.positions // 2)
+    found = generic_examples(task, spec, [*WORDS, long], examples=50)
+    assert len(found) == 50
+    with pytest.raises(DataError, match="a generic text: "):
+        generic_examples(task, spec, [long], examples=1)
