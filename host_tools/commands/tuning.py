@@ -72,8 +72,8 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How steps are estimated: gauss-newton (default where the bundle has directions), "
-            "two-point (else), one-sided, leave-one-out, momentum.",
+            help="How steps are estimated: gauss-newton (default where the bundle has directions and "
+            "the task is to choose an answer), two-point (else), one-sided, leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[
@@ -154,8 +154,8 @@ def tune(
         if value is not None
     }
     opened = open_bundle(bundle)
-    settings = _settings(run, given, opened)
     chosen = ChosenTask.of(task, opened.task)
+    settings = _settings(run, given, opened, chosen.spec)
     the_task = chosen.task_for(opened, objective, on_long)
     examples = chosen.encode("train", train, the_task)
     held_out = (
@@ -310,7 +310,9 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
-def _settings(run: Path, given: dict[str, Any], bundle: Bundle) -> Settings | None:
+def _settings(
+    run: Path, given: dict[str, Any], bundle: Bundle, spec: dict[str, Any]
+) -> Settings | None:
     """Settings of a new run, or the existing run's own with ``given`` in their place."""
     from seedtune.runtime.journal import JOURNAL_FILE, read_journal
     from seedtune.runtime.replay import history_of
@@ -318,7 +320,9 @@ def _settings(run: Path, given: dict[str, Any], bundle: Bundle) -> Settings | No
 
     if not (run / JOURNAL_FILE).exists():
         usual: dict[str, Any] = {}
-        if bundle.basis is not None and given.get("estimator") in (None, "gauss-newton"):
+        # Whole texts are no choice between answers: on chat messages its steps diverged.
+        suits = bundle.basis is not None and spec["kind"] != "completion"
+        if given.get("estimator", "gauss-newton" if suits else None) == "gauss-newton":
             usual = {"estimator": "gauss-newton", "lr": "auto", "steps": 40, "eval_every": 10}
         return Settings(**{**usual, **given})
     if not given:

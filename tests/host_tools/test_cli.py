@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import bad, call, good
+from fakes import fake_basis
 from numpy.typing import NDArray
 from seedtune.host_tools.cli import app
+from seedtune.host_tools.commands import tuning
 from seedtune.runtime import engines
-from seedtune.runtime.bundle import pack_bundle
-from tiny_bundle import BOUNDS, write_tiny_bundle
+from seedtune.runtime.bundle import open_bundle, pack_bundle, with_task
+from tiny_bundle import BOUNDS, TASK, write_tiny_bundle
 
 
 class ValueEngine:
@@ -419,3 +421,17 @@ def test_every_command_has_help_and_json() -> None:
     for name, command in commands.items():
         assert command.help, name
         assert any("--json" in option.opts for option in command.params), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimator"),
+    [("classification", "gauss-newton"), ("completion", "two-point")],
+)
+def test_directions_are_used_for_answers_not_for_whole_texts(tmp_path, bundle, kind, estimator):
+    plain = open_bundle(bundle)
+    learned = with_task(plain, tmp_path / "learned", TASK, fake_basis(plain.K))
+    settings = tuning._settings(tmp_path / "run", {}, learned, {**TASK, "kind": kind})
+    assert settings.estimator == estimator
+    asked = {"estimator": "gauss-newton"}
+    settings = tuning._settings(tmp_path / "run", asked, learned, {**TASK, "kind": kind})
+    assert (settings.estimator, settings.steps) == ("gauss-newton", 40)
