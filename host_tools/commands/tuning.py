@@ -72,8 +72,9 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How steps are estimated: gauss-newton (default where the bundle has directions and "
-            "the task is to choose an answer), two-point (else), one-sided, leave-one-out, momentum.",
+            help="How steps are estimated: gauss-newton (default where the bundle has "
+            "directions and the task is to choose an answer), two-point (else), one-sided, "
+            "leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[
