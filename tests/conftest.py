@@ -26,6 +26,20 @@ def tiny_llama(tiny_llama_folder):
 
 
 @pytest.fixture(scope="session")
+def exported_folder(tmp_path_factory):
+    """Where ``bundle`` is exported: the bundle, and its model in ``hf``."""
+    return tmp_path_factory.getbasetemp() / "exported"
+
+
+@pytest.fixture(scope="session")
+def bundle(exported_folder):
+    """The tiny Llama, really exported. Modules that need another bundle define their own."""
+    from exported_bundle import export_tiny_bundle
+
+    return export_tiny_bundle(exported_folder)
+
+
+@pytest.fixture(scope="session")
 def smollm2():
     """``LoadedModel`` of SmolLM2-135M, for slow tests. Shared: leave its weights alone."""
     from seedtune.export.load_model import load_causal_lm

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from command_line import good
-from exported_bundle import export_tiny_bundle
 from kill_run import ROWS, SPEC
 from seedtune.host_tools.emulate.guest import Guest
 from seedtune.host_tools.emulate.host import (
@@ -40,11 +39,6 @@ STEPS = 300
 @pytest.fixture(scope="module")
 def machine() -> Machine:
     return Machine("1G")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
 
 
 def shell(machine: Machine, script: str, folder: Path, **options: Any) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.emulate.guest import Guest
 from seedtune.host_tools.emulate.host import USER_MODE, missing_packages
 from seedtune.runtime.bundle import Bundle
@@ -25,11 +24,6 @@ pytestmark = [
 ]
 SCRIPT = Path(__file__).with_name("device_run.py")
 STEPS = 60
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported_bundle import export_tiny_bundle
 from seedtune.export import task_basis
 from seedtune.export.load_model import LoadedModel, load_causal_lm
 from seedtune.export.task_basis import generic_examples, learn_basis, principal_directions
@@ -35,19 +34,9 @@ SPECS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "exported"
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
-    return export_tiny_bundle(folder)
-
-
 @pytest.fixture
-def loaded(folder: Path, bundle: Bundle) -> LoadedModel:
-    return load_causal_lm(folder / "hf")
+def loaded(exported_folder: Path, bundle: Bundle) -> LoadedModel:
+    return load_causal_lm(exported_folder / "hf")
 
 
 def unit(basis: Basis) -> np.ndarray:

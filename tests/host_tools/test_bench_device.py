@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.bench.contenders import spsa_step
 from seedtune.host_tools.bench.operators import _kernel
 from seedtune.host_tools.bench.padding import _padded
@@ -17,11 +16,6 @@ from seedtune.host_tools.model_shape import ModelShape
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.tasks import Encoded
 from tiny_bundle import TASK
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")

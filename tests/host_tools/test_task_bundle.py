@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from exported_bundle import export_tiny_bundle
 from seedtune.host_tools import task_bundle as module
 from seedtune.host_tools.sentences import load_sentences
 from seedtune.host_tools.task_bundle import task_bundle
@@ -12,19 +11,9 @@ from seedtune.runtime.errors import DataError, ModelError, SeedtuneError
 from tiny_bundle import TASK, write_tiny_bundle
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "exported"
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
-    return export_tiny_bundle(folder)
-
-
 @pytest.mark.slow
 def test_learned_once_and_again_when_damaged(
-    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, exported_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
     plain = module.run_in_child
@@ -35,7 +24,7 @@ def test_learned_once_and_again_when_damaged(
 
     monkeypatch.setattr(module, "run_in_child", counted)
     stages = set()
-    model = str(folder / "hf")
+    model = str(exported_folder / "hf")
     made = task_bundle(
         model, bundle, TASK, tmp_path, directions=3, progress=lambda *now: stages.add(now[0])
     )

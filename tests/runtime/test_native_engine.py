@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from exported_bundle import BOUNDS, export_tiny_bundle, request
+from exported_bundle import BOUNDS, request
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import native_build
 from seedtune.runtime.engines.native import NativeEngine, NativeProgram
@@ -44,11 +44,6 @@ print(json.dumps({
     "tasks": int(status["Threads"]),
 }))
 """
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,11 @@ from pathlib import Path
 
 import pytest
 from compiler import needs_compiler
-from exported_bundle import export_tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import thread_choice
 from seedtune.runtime.engines.thread_choice import WORTH, candidates, choose_threads, fastest
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
 
 
 @given(st.dictionaries(st.integers(1, 64), st.floats(0.001, 10), min_size=1))
