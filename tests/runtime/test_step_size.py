@@ -11,7 +11,8 @@ from seedtune.runtime.journal import read_journal
 from seedtune.runtime.replay import replay
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.step_size import SHARE, TRIALS, measure_step_size
-from tiny_run import SETTINGS, START, run, tuner
+from seedtune.runtime.tuner import Tuner
+from tiny_run import SETTINGS, START, TRAIN, run, tuner
 
 K = 256
 VALUES = fake_start(K).values
@@ -130,3 +131,21 @@ def test_eps_is_chosen_first(tmp_path):
         assert live.history.settings.eps == live.loss_noise.eps
         with pytest.raises(TuningError, match="lr is 'auto'; choose it"):
             Settings(lr="auto").learning_rate(0)
+
+
+def test_of_few_examples_the_descent_is_seen_on_others(tmp_path, monkeypatch):
+    drawn = {}
+    plain = Tuner._batch
+
+    def watched(self, settings, number):
+        found = plain(self, settings, number)
+        drawn.setdefault(number, {id(example) for example in found})
+        return found
+
+    monkeypatch.setattr(Tuner, "_batch", watched)
+    settings = replace(SETTINGS, lr="auto", batch_size=8)
+    with tuner(tmp_path, settings=settings, train=TRAIN[:12]) as live:
+        assert live.history.settings.batch_size == 8
+    assert len(drawn) == 16
+    for number in range(0, 16, 2):
+        assert len(drawn[number]) == 6 and not drawn[number] & drawn[number + 1]
