@@ -136,6 +136,7 @@ def export_bundle(
         },
         bounds=bounds,
         pad_id=loaded.tokenizer.pad_token_id or 0,
+        hidden_blocks=program.tap.blocks,
         task=task,
     )
 

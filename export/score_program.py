@@ -1,8 +1,10 @@
-"""The eager module whose export is the program: tokens and values in, log-probabilities out."""
+"""The eager module whose export is the program: tokens and values in, log-probabilities and hidden
+states out."""
 
 from typing import Any
 
 import torch
+from seedtune.export.block_tap import BlockTap
 from seedtune.export.row_attention import RowLayout, install_row_attention
 from seedtune.export.sensitive_linear import ProbeValues
 from seedtune.runtime.bundle import Bounds
@@ -28,9 +30,10 @@ class QuantisedEmbedding(nn.Module):
 
 
 class ScoreProgram(nn.Module):
-    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K]) -> [P, N, C]``.
+    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K])``.
 
-    Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the output head: the
+    Returns log-probabilities ``[P, N, C]`` and the tapped hidden states ``[P, N, D]`` (see
+    ``block_tap``). Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the output head: the
     head is 21 % of SmolLM2's forward and nobody reads the other logits.
     """
 
@@ -53,6 +56,7 @@ class ScoreProgram(nn.Module):
         self.probe_values = probe_values
         self.layout = RowLayout()
         install_row_attention(model, self.layout, bounds.length)
+        self.tap = BlockTap(model)
         model.set_input_embeddings(nn.Embedding(1, 1))  # its table now lives in self.embedding
         self.mean = MeanAsLinear(self)
 
@@ -62,7 +66,7 @@ class ScoreProgram(nn.Module):
         positions: torch.Tensor,
         candidates: torch.Tensor,
         values: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, length = tokens.shape
         probes = values.shape[0]
         packed = rows * length
@@ -82,7 +86,8 @@ class ScoreProgram(nn.Module):
             logits = torch.tanh(logits / self.softcap) * self.softcap
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
-        return log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
+        chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
+        return chosen, self.tap.take().index_select(1, positions)
 
 
 class MeanAsLinear(TorchFunctionMode):

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from .bundle import Bounds
 from .engines import Engine
-from .tasks import Encoded, Task
+from .readout import add_readout, score_batch, score_with_inputs
+from .tasks import Batch, Encoded, Observation, Task
 
 
 class BatchLoss:
@@ -32,17 +33,42 @@ class BatchLoss:
         how they are cut depends on the bounds and the batch alone.
         """
         losses = np.empty((len(rows), len(examples)), dtype=np.float64)
+        for numbers, batch in self._passes(examples):
+            for first in range(0, len(rows), self._bounds.probes):
+                group = rows[first : first + self._bounds.probes]
+                logp = score_batch(self._engine, batch, group)
+                losses[first : first + len(group), numbers] = self._task.losses(logp, batch)
+        return losses
+
+    def observe(
+        self, examples: Sequence[Encoded], values: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], Observation]:
+        """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K + R * (D + 1)]``), and
+        from the same forwards what a readout learns from."""
+        losses = np.empty((1, len(examples)), dtype=np.float64)
+        entries = self._engine.entries
+        order: list[int] = []
+        parts = []
+        for numbers, batch in self._passes(examples):
+            logp, inputs = score_with_inputs(self._engine, batch, values[None, :entries])
+            parts.append(self._task.observe(logp[0], inputs[0], batch))
+            logp = add_readout(logp, inputs, values[None, entries:])
+            losses[:, numbers] = self._task.losses(logp, batch)
+            order += numbers
+        back = np.argsort(order)
+        return losses, Observation(
+            np.concatenate([part.scores for part in parts])[back],
+            np.concatenate([part.features for part in parts])[back],
+            np.concatenate([part.gold for part in parts])[back],
+        )
+
+    def _passes(self, examples: Sequence[Encoded]) -> Iterator[tuple[list[int], Batch]]:
+        """The examples' numbers and batch of each pass."""
         order = sorted(range(len(examples)), key=lambda number: examples[number].length)
         done = 0
         for part in split_batch([examples[number] for number in order], self._bounds):
-            batch = self._task.collate(part)
-            numbers = order[done : done + len(part)]
+            yield order[done : done + len(part)], self._task.collate(part)
             done += len(part)
-            for first in range(0, len(rows), self._bounds.probes):
-                group = rows[first : first + self._bounds.probes]
-                logp = self._engine.score(batch.tokens, batch.positions, batch.candidates, group)
-                losses[first : first + len(group), numbers] = self._task.losses(logp, batch)
-        return losses
 
 
 def split_batch(examples: Sequence[Encoded], bounds: Bounds) -> Iterator[list[Encoded]]:

@@ -105,6 +105,12 @@ class Bundle:
         return int(self.manifest["model"]["vocab_size"])
 
     @property
+    def hidden_width(self) -> int:
+        """Width D of the hidden states that the program returns; 0 if it returns none."""
+        taps = self.manifest["program"].get("hidden_blocks") is not None
+        return int(self.manifest["model"]["hidden_size"]) if taps else 0
+
+    @property
     def program_path(self) -> Path:
         """The ExecuTorch program."""
         return self.path / PROGRAM
@@ -153,6 +159,7 @@ def write_bundle(
     quantisation: Mapping[str, Any],
     bounds: Bounds,
     pad_id: int,
+    hidden_blocks: int | None = None,
     basis: Basis | None = None,
     task: Mapping[str, Any] | None,
 ) -> Bundle:
@@ -170,6 +177,8 @@ def write_bundle(
         model: ``name, architecture, sha256, vocab_size, hidden_size, layers``.
         mask: ``method, fraction, profile_sha256``; ``entries`` is filled in.
         quantisation: free description of the number formats.
+        hidden_blocks: decoder blocks below the hidden states that the program returns besides
+            log-probabilities; None if it returns none.
         basis: directions for ``task``.
 
     Raises:
@@ -207,7 +216,11 @@ def write_bundle(
             "model": dict(model),
             "mask": {**mask, "entries": len(values)},
             "quantisation": dict(quantisation),
-            "program": {"method": "score", "bounds": dataclasses.asdict(bounds)},
+            "program": {
+                "method": "score",
+                "bounds": dataclasses.asdict(bounds),
+                "hidden_blocks": hidden_blocks,
+            },
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
@@ -254,6 +267,7 @@ def with_task(
         quantisation=manifest["quantisation"],
         bounds=bundle.bounds,
         pad_id=bundle.pad_id,
+        hidden_blocks=manifest["program"].get("hidden_blocks"),
         basis=basis,
         task=task,
     )

@@ -188,6 +188,11 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:
         refuse(f"tokenizer.pad_id {content['tokenizer']['pad_id']} lies outside the vocabulary")
+    blocks = content["program"].get("hidden_blocks")
+    if blocks is not None and not (
+        type(blocks) is int and 1 <= blocks <= content["model"]["layers"]
+    ):
+        refuse(f"program.hidden_blocks is {blocks!r}, must be a number of the model's blocks")
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
     if content["mask"]["entries"] != entries:

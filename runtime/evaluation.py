@@ -10,6 +10,7 @@ from .batch_loss import split_batch
 from .bundle import Bounds
 from .engines import Engine
 from .errors import DataError
+from .readout import check_values, score_batch
 from .tasks import Batch, Encoded, Prediction, Task
 
 
@@ -34,7 +35,7 @@ def evaluate(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate ``values`` (``[K]``) on all of ``encoded``.
+    """Evaluate ``values`` (``[K]``, or with a readout's weights behind) on all of ``encoded``.
 
     Args:
         progress: called with the examples done and their total after every forward.
@@ -82,13 +83,13 @@ def _forwards(
     """Indices, batch and log-probabilities ``[1, N, C]``; sorted by length, to pad less."""
     if not encoded:
         raise DataError("no examples to evaluate on")
+    check_values(engine, task, values)
     row = values.astype(np.float32).reshape(1, -1)
     order = sorted(range(len(encoded)), key=lambda index: encoded[index].length)
     done = 0
     for part in split_batch([encoded[index] for index in order], bounds):
         batch = task.collate(part)
-        logp = engine.score(batch.tokens, batch.positions, batch.candidates, row)
-        yield order[done : done + len(part)], batch, logp
+        yield order[done : done + len(part)], batch, score_batch(engine, batch, row)
         done += len(part)
         if progress is not None:
             progress(done, len(encoded))

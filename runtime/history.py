@@ -132,12 +132,12 @@ class History:
 
 
 def mean_square(scalars: Iterable[float]) -> float:
-    """Mean square of the scalars that move the values, summed in order."""
+    """Mean square of the scalars that move the values, summed in order; 0 of none."""
     total, count = 0.0, 0
     for scalar in scalars:
         total += scalar * scalar
         count += 1
-    return total / count
+    return total / max(count, 1)
 
 
 def rounded(value: float) -> float:

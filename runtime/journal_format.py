@@ -127,7 +127,7 @@ class Header:
     values_sha256: str
     """Of the bundle's starting values as float32."""
     entries: int
-    """K."""
+    """K, and the weights of a readout."""
     scalar_count: int
     """S, the float16 numbers of a step."""
     settings: dict[str, Any]
@@ -140,6 +140,8 @@ class Header:
     """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
+    readout: dict[str, int] | None = None
+    """Sizes of a run with a readout: ``rows, width, answers``."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
 
@@ -150,7 +152,10 @@ class Header:
 
     def encode(self) -> bytes:
         """The header's bytes, CRC included."""
-        text = json.dumps(self.__dict__, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        fields = {name: value for name, value in self.__dict__.items() if name != "readout"}
+        if self.readout is not None:  # older versions, which do not know it, read all others
+            fields["readout"] = self.readout
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         body = text.encode()
         head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
         return head + struct.pack("<I", crc32c(head))

@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from .errors import JournalError
-from .estimators import Estimator, make_estimator
+from .estimators import Estimator, make_for_run
+from .estimators.readout import Readout
 from .history import Evaluated, History
 from .journal import Journal, read_journal
-from .journal_format import End, Step
+from .journal_format import End, Header, Step
+from .readout import ReadoutShape
 from .start import Start, values_sha256
 
 
@@ -24,7 +26,7 @@ class Replay:
 
     journal: Journal
     history: History
-    estimator: Estimator
+    estimator: Estimator | Readout
     """In the state that the steps left it in."""
     values: NDArray[np.float32]
     """float32 ``[K]`` after the last step."""
@@ -52,6 +54,8 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     """
     journal = source if isinstance(source, Journal) else read_journal(source, until=until)
     name, header = str(journal.path), journal.header
+    shape = readout_shape(header, name)
+    start = start.with_readout(shape)
     check_binding(journal, start)
     whole = history_of(journal, until=until)
     if until is not None:
@@ -59,7 +63,7 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     best = whole.best
     values, best_values, state = _first_values(journal, start)
     history = History(header, name)
-    estimator = make_estimator(history.settings, start.basis)
+    estimator = make_for_run(history.settings, start.basis, shape)
     estimator.state.update(state)
     if estimator.scalar_count != header.scalar_count:
         raise JournalError(
@@ -108,6 +112,17 @@ def need_step(journal: Journal, step: int, last: int) -> None:
     if not first <= step <= last:
         held = f"starts at step {first}" if step < first else f"ends at step {last}"
         raise JournalError(f"{journal.path}: step {step} cannot be reached; it {held}")
+
+
+def readout_shape(header: Header, name: str) -> ReadoutShape | None:
+    """Sizes of the run's readout, if it has one; ``name`` is what errors call the journal."""
+    kind = header.settings.get("estimator")
+    if (header.readout is None) != (kind != "readout"):
+        raise JournalError(f"{name}: header does not make sense: estimator {kind} and its readout")
+    try:
+        return None if header.readout is None else ReadoutShape(**header.readout)
+    except TypeError as error:
+        raise JournalError(f"{name}: header does not make sense: {error}") from None
 
 
 def check_binding(journal: Journal, start: Start) -> None:

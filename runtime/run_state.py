@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import JournalError, TuningError
-from .estimators import ESTIMATORS, Estimator, make_estimator
+from .estimators import ESTIMATORS, Estimator, make_for_run
+from .estimators.readout import Readout
 from .history import History
 from .journal import Durability, JournalWriter
 from .journal_format import Change, End, Evaluation, Header, Record, Step
-from .replay import replay
+from .replay import readout_shape, replay
 from .settings import FIXED, Settings
 from .start import Start, values_sha256
 from .tasks import Encoded
@@ -31,7 +32,7 @@ class Tuned:
     """The state to ship."""
 
     values: NDArray[np.float32]
-    """float32 ``[K]``."""
+    """float32 ``[K]``, or with a readout's weights behind them."""
     step: int
     """Steps behind it; 0 is the start."""
     loss: float | None
@@ -48,7 +49,7 @@ class RunState:
         self,
         writer: JournalWriter,
         history: History,
-        estimator: Estimator,
+        estimator: Estimator | Readout,
         values: NDArray[np.float32],
         best_values: NDArray[np.float32],
     ) -> None:
@@ -56,7 +57,7 @@ class RunState:
         self.history = history
         self.estimator = estimator
         self.values = values
-        """float32 ``[K]``, live."""
+        """float32 ``[K]``, or with a readout's weights behind them; live."""
         self._best_values = best_values
         self._broken = False
 
@@ -66,7 +67,8 @@ class RunState:
     ) -> "RunState":
         """Start a run in a folder that has none."""
         settings = Settings.from_dict(header.settings)
-        estimator = make_estimator(settings, start.basis)
+        shape = readout_shape(header, str(folder))
+        estimator, start = make_for_run(settings, start.basis, shape), start.with_readout(shape)
         writer = JournalWriter.create(folder, header, durability=durability)
         history = History(header, str(writer.path))
         return cls(writer, history, estimator, start.values.copy(), start.values)

@@ -1,7 +1,7 @@
 """Where a run starts: the values it begins with and the identity of the bundle they come from."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from .basis import Basis
 from .bundle import Bounds, Bundle
 from .errors import BundleError
 from .memory import PassMemory
+from .readout import ReadoutShape
 
 
 def values_sha256(values: NDArray[np.float32]) -> str:
@@ -43,3 +44,11 @@ class Start:
         values.flags.writeable = False
         memory = PassMemory.of_bundle(bundle)
         return cls(values, bundle.sha256, bundle.bounds, bundle.basis, memory)
+
+    def with_readout(self, shape: ReadoutShape | None) -> "Start":
+        """The start of a run with a readout, whose weights begin at zero behind the values."""
+        if shape is None:
+            return self
+        values = np.concatenate([self.values, np.zeros(shape.entries, np.float32)])
+        values.flags.writeable = False
+        return replace(self, values=values)

@@ -10,7 +10,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +24,8 @@ from .batches import batch_indices
 from .budget import Budget, Control
 from .engines import Engine
 from .errors import TuningError
-from .estimators import ESTIMATORS, make_estimator
+from .estimators import ESTIMATORS, make_for_run
+from .estimators.readout import Readout
 from .evaluation import Evaluation, evaluate
 from .guards import giving_up, judge_losses, judge_scalars
 from .history import History, rounded
@@ -33,6 +34,7 @@ from .loss_noise import LossNoise, measure_loss_noise
 from .memory import fit_passes
 from .metrics import MetricsLog
 from .probe_losses import probe_losses
+from .readout import ReadoutShape
 from .run_state import RunState, Tuned, examples_sha256
 from .settings import Settings
 from .start import Start, values_sha256
@@ -150,7 +152,7 @@ class Tuner:
             header = self._new_header(settings or self._fitted(Settings()))
             self._state = RunState.begin(self.folder, header, start, durability)
         at_once = min(self._state.estimator.probes, self._bounds.probes)
-        self._rows = np.empty((at_once, len(start.values)), dtype=np.float32)
+        self._rows = np.empty((at_once, len(self.values)), dtype=np.float32)
         self._metrics = MetricsLog(self.folder)
 
     def _fitted(self, settings: Settings) -> Settings:
@@ -182,13 +184,17 @@ class Tuner:
             )
             settings = replace(settings, lr=self.step_size.lr)
             extra["step_size"] = self.step_size.to_dict()
+        shape = None
+        if settings.estimator == "readout":
+            shape = ReadoutShape.of(self._engine, self._task)
+        start = self._start.with_readout(shape)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
             bundle_sha256=self._start.bundle_sha256,
-            values_sha256=values_sha256(self._start.values),
-            entries=len(self._start.values),
-            scalar_count=make_estimator(settings, self._start.basis).scalar_count,
+            values_sha256=values_sha256(start.values),
+            entries=len(start.values),
+            scalar_count=make_for_run(settings, start.basis, shape).scalar_count,
             settings=settings.to_dict(),
             train_sha256=train_sha256,
             eval_sha256=examples_sha256(self._eval),
@@ -196,6 +202,7 @@ class Tuner:
                 "name": str(self._task.metric_name),
                 "higher_is_better": bool(self._task.higher_is_better),
             },
+            readout=None if shape is None else asdict(shape),
             extra=extra,
         )
 
@@ -206,7 +213,8 @@ class Tuner:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` after the last step: the live array, copy it to keep it."""
+        """float32 ``[K]`` after the last step, with a readout's weights behind them if the run has
+        one: the live array, copy it to keep it."""
         return self._state.values
 
     @property
@@ -244,19 +252,8 @@ class Tuner:
         """One step, and the evaluation that is due after it."""
         began = time.monotonic()
         history, settings = self.history, self.history.settings
-        number, eps = history.steps, settings.resolved_eps
-        estimator = self._state.estimator
-        batch = self._batch(settings, number)
-        losses = probe_losses(
-            estimator,
-            lambda rows: self._batch_loss.each(batch, rows),
-            self.values,
-            self._rows,
-            seed=settings.seed,
-            step=number,
-            eps=settings.resolved_eps,
-        )
-        scalars = estimator.scalars(losses, eps=eps)
+        number = history.steps
+        losses, scalars = self._measure(settings, number)
         losses = losses.mean(axis=1)
         mean = float(losses.mean())
         skip = judge_losses(losses, history)
@@ -272,7 +269,7 @@ class Tuner:
             step=history.steps,
             loss=mean,
             losses=[float(loss) for loss in losses],
-            scalars=exact,
+            scalars=exact[: settings.directions],
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -292,6 +289,26 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             evaluation=self._evaluate_if_due(),
         )
+
+    def _measure(
+        self, settings: Settings, number: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float16]]:
+        """Losses float64 ``[P, examples]`` of the batch of a step, and the step's scalars."""
+        estimator, batch = self._state.estimator, self._batch(settings, number)
+        if isinstance(estimator, Readout):
+            losses, seen = self._batch_loss.observe(batch, self.values)
+            return losses, estimator.scalars(seen)
+        eps = settings.resolved_eps
+        losses = probe_losses(
+            estimator,
+            lambda rows: self._batch_loss.each(batch, rows),
+            self.values,
+            self._rows,
+            seed=settings.seed,
+            step=number,
+            eps=eps,
+        )
+        return losses, estimator.scalars(losses, eps=eps)
 
     def evaluate(self) -> Evaluation:
         """Evaluate the current values on the held-out examples, now, and journal the result.

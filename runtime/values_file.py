@@ -1,7 +1,11 @@
-"""Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``."""
+"""Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``.
+
+A readout's weights stand beside them as ``readout``, in float32: a few kilobytes.
+"""
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,7 @@ from .start import values_sha256
 def export_values(
     path: Path | str, values: NDArray[np.float32], bundle: Bundle, *, step: int
 ) -> str:
-    """Write values (float32 ``[K]``) as float16, with the bundle's indices, atomically.
+    """Write values (float32 ``[K]``, or with a readout's weights behind them), atomically.
 
     Args:
         step: the step that they are of, noted in the file's metadata with their float32 hash.
@@ -31,7 +35,7 @@ def export_values(
         JournalError: the file cannot be written.
     """
     with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
+        half = values[: bundle.K].astype(np.float16)
     if not np.isfinite(half).all():
         place = int(np.flatnonzero(~np.isfinite(half))[0])
         raise TuningError(
@@ -44,13 +48,16 @@ def export_values(
         "step": str(step),
         "float32_sha256": values_sha256(values),
     }
-    data = save_safetensors({"values": half, "indices": np.array(bundle.indices)}, metadata)
+    tensors: dict[str, NDArray[Any]] = {"values": half, "indices": np.array(bundle.indices)}
+    if len(values) > bundle.K:
+        tensors["readout"] = values[bundle.K :]
+    data = save_safetensors(tensors, metadata)
     replace_file(Path(path), data)
     return hashlib.sha256(half.tobytes()).hexdigest()
 
 
 def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
-    """Values that ``export_values`` wrote, as float32 ``[K]``.
+    """Values that ``export_values`` wrote, as float32, a readout's weights behind them if any.
 
     Raises:
         BundleError: unreadable, or not of this bundle's entries.
@@ -58,12 +65,16 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
     try:
         tensors = load_safetensors(Path(path).read_bytes())
         values, indices = tensors["values"], tensors["indices"]
+        readout = tensors.get("readout", np.zeros(0, np.float32))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
     except (SafetensorError, KeyError) as error:
         raise BundleError(f"{path}: not a values file ({error})") from None
     if values.dtype != np.float16 or not np.array_equal(indices, bundle.indices):
         raise BundleError(f"{path}: holds values of other entries than {bundle.path}")
-    if not np.isfinite(values).all():
+    if readout.dtype != np.float32 or readout.ndim != 1:
+        raise BundleError(f"{path}: readout is {readout.dtype} with {readout.ndim} axes")
+    whole = np.concatenate([values.astype(np.float32), readout])
+    if not np.isfinite(whole).all():
         raise BundleError(f"{path}: holds values that are not finite")
-    return values.astype(np.float32)
+    return whole

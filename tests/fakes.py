@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.basis import Basis
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.start import Start
-from seedtune.runtime.tasks import Batch, Encoded, Prediction, Task
+from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16
 BOUNDS = Bounds(probes=2, rows=16, length=8, positions=16, candidates=2)
@@ -18,6 +18,7 @@ class FakeTask(Task):
 
     metric_name = "accuracy"
     higher_is_better = True
+    answers = readout_rows = 2
 
     def __init__(self) -> None:
         self._pad_id = 0
@@ -37,6 +38,11 @@ class FakeTask(Task):
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         raise NotImplementedError
 
+    def observe(
+        self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
+    ) -> Observation:
+        return Observation(logp.astype(np.float64), inputs[:, None], batch.gold)
+
 
 class LostTask(FakeTask):
     """Trains towards the wrong answer from its 31st batch on."""
@@ -52,9 +58,14 @@ class LostTask(FakeTask):
 
 
 class FakeEngine:
-    """``score`` of a linear model: the logit of a candidate is ``values @ feature``."""
+    """``score`` of a linear model: the logit of a candidate is ``values @ feature``; its hidden
+    states are that token's, the same whatever the values."""
+
+    hidden_width = 6
 
     def __init__(self, entries: int) -> None:
+        self.entries = entries
+        self._hidden = np.random.default_rng(2).standard_normal((VOCABULARY, 6)).astype(np.float32)
         rng = np.random.default_rng(1)
         shape = (VOCABULARY, VOCABULARY, entries)
         self._features = rng.standard_normal(shape).astype(np.float32) / np.float32(entries**0.5)
@@ -72,6 +83,16 @@ class FakeEngine:
         logits = np.einsum("nve,pe->pnv", self._features[last], values)
         logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
         return np.take_along_axis(logits, candidates[None], axis=2)
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        hidden = self._hidden[tokens.reshape(-1)[positions]]
+        return self.score(tokens, positions, candidates, values), np.stack([hidden] * len(values))
 
 
 def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:

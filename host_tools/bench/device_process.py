@@ -51,7 +51,9 @@ def _tune(
     if what == "tune-binding":
         from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 
-        engine: Any = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, None)
+        engine: Any = ExecutorchBinding(
+            bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
+        )
     else:
         engine = open_engine(bundle)
     settings = Settings(steps=steps, batch_size=rows, eps=1e-2, lr=1e-5, eval_every=0)

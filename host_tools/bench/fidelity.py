@@ -183,7 +183,7 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
 
     @torch.no_grad()
     def score(*arguments: NDArray[Any]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments)).numpy()
+        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
         return found
 
     return score

@@ -13,6 +13,16 @@ from ..errors import EngineError
 class Engine(Protocol):
     """Runs the method ``score`` of a bundle's program."""
 
+    @property
+    def entries(self) -> int:
+        """Number of sensitive values: K."""
+        ...
+
+    @property
+    def hidden_width(self) -> int:
+        """Width D of the hidden states of ``score_hidden``; 0 if the program returns none."""
+        ...
+
     def score(
         self,
         tokens: NDArray[np.int64],
@@ -33,6 +43,23 @@ class Engine(Protocol):
 
         Raises:
             EngineError: a shape lies outside the bounds that the program was exported with.
+        """
+        ...
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As ``score``, from the same forward also the residual stream part of the way up.
+
+        Returns:
+            log-probabilities float32 ``[P, N, C]`` and hidden states float32 ``[P, N, D]``.
+
+        Raises:
+            EngineError: also if the program returns no hidden states.
         """
         ...
 
@@ -67,7 +94,9 @@ def open_engine(
 
         count = None if threads == "auto" else threads
         try:
-            engine = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, count)
+            engine = ExecutorchBinding(
+                bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, count
+            )
         except EngineError as other:
             raise EngineError(f"{error} (or, with torch: {other})") from None
         warnings.warn(f"falling back on executorch's Python binding: {error}", stacklevel=2)

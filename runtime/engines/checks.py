@@ -48,6 +48,12 @@ def check_request(
     _check_range("candidates", candidates, None)
 
 
+def need_hidden(width: int) -> None:
+    """Refuse ``Engine.score_hidden`` of a program without hidden states."""
+    if not width:
+        raise EngineError("the program returns no hidden states; export the bundle again")
+
+
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:
     if array.dtype != dtype:
         raise EngineError(f"{name} is {array.dtype}, must be {np.dtype(dtype)}")

@@ -313,14 +313,15 @@ int32_t seedtune_load(void* handle, const char* method) {
   return -1;
 }
 
-// Runs a method, loaded first if it is not, with one float32 output, which is copied into
-// output->data.
+// Runs a method, loaded first if it is not, whose outputs are float32 tensors. The first `wanted`
+// of them are copied into outputs[i].data.
 int32_t seedtune_run(
     void* handle,
     const char* method,
     const seedtune_tensor* inputs,
     int32_t count,
-    const seedtune_tensor* output) {
+    const seedtune_tensor* outputs,
+    int32_t wanted) {
   if (seedtune_load(handle, method) != 0) {
     return -1;
   }
@@ -341,19 +342,26 @@ int32_t seedtune_run(
       call.fail(std::string("method ") + method + " failed", results.error());
       return -1;
     }
-    if (results->size() != 1 || !(*results)[0].isTensor()) {
-      last_error = std::string("method ") + method + " does not return one tensor";
+    if (results->size() < static_cast<size_t>(wanted)) {
+      last_error = std::string("method ") + method + " returns fewer tensors than were asked for";
       return -1;
     }
-    const auto& tensor = (*results)[0].toTensor();
-    const auto sizes = tensor.sizes();
-    if (type_of(tensor.scalar_type()) != kFloat32 ||
-        !std::equal(sizes.begin(), sizes.end(), output->shape, output->shape + output->rank)) {
-      last_error = std::string("method ") + method + " returned another type or shape";
-      return -1;
+    for (int32_t i = 0; i < wanted; ++i) {
+      const auto& output = outputs[i];
+      if (!(*results)[i].isTensor()) {
+        last_error = std::string("method ") + method + " returns what is not a tensor";
+        return -1;
+      }
+      const auto& tensor = (*results)[i].toTensor();
+      const auto sizes = tensor.sizes();
+      if (type_of(tensor.scalar_type()) != kFloat32 ||
+          !std::equal(sizes.begin(), sizes.end(), output.shape, output.shape + output.rank)) {
+        last_error = std::string("method ") + method + " returned another type or shape";
+        return -1;
+      }
+      // The result lies in planned memory that the next call overwrites.
+      std::memcpy(output.data, tensor.const_data_ptr<float>(), tensor.nbytes());
     }
-    // The result lies in planned memory that the next call overwrites.
-    std::memcpy(output->data, tensor.const_data_ptr<float>(), tensor.nbytes());
     return 0;
   } catch (const std::exception& error) {
     last_error = error.what();

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds
 from ..errors import EngineError
-from .checks import check_request
+from .checks import check_request, need_hidden
 from .native_build import load_library
 
 METHOD = "score"
@@ -120,25 +120,25 @@ class NativeProgram:
             raise self._error()
 
     def run(
-        self, method: str, inputs: list[NDArray[np.generic]], shape: tuple[int, ...]
-    ) -> NDArray[np.float32]:
-        """Run a method whose result is one float32 tensor of the given shape.
+        self, method: str, inputs: list[NDArray[np.generic]], *shapes: tuple[int, ...]
+    ) -> list[NDArray[np.float32]]:
+        """Run a method whose first results are float32 tensors of the given shapes.
 
         Args:
             inputs: int64 or float32 arrays, borrowed for the call.
 
         Raises:
-            EngineError: the program refuses the inputs or fails.
+            EngineError: the program refuses the inputs, fails or returns something else.
         """
-        output = np.empty(shape, np.float32)
+        outputs = [np.empty(shape, np.float32) for shape in shapes]
         kept = [np.ascontiguousarray(each) for each in inputs]
         tensors = (_Tensor * len(kept))(*map(_tensor, kept))
-        result = ctypes.byref(_tensor(output))
+        results = (_Tensor * len(outputs))(*map(_tensor, outputs))
+        counted = (tensors, len(kept), results, len(outputs))
         with self._lock:  # a method has one set of arenas
-            name = method.encode()
-            if self._library.seedtune_run(self._open(), name, tensors, len(kept), result) != 0:
+            if self._library.seedtune_run(self._open(), method.encode(), *counted) != 0:
                 raise self._error()
-        return output
+        return outputs
 
     def _open(self) -> int:
         if not self._handle:
@@ -174,8 +174,18 @@ class NativeEngine:
         """
         self._bounds = bounds
         self._program = NativeProgram(program, threads=threads)
-        self._entries = _check_program(program, self._program.describe(METHOD), bounds)
+        self._entries, self._hidden = _check_program(
+            program, self._program.describe(METHOD), bounds
+        )
         self._program.load(METHOD)
+
+    @property
+    def entries(self) -> int:
+        return self._entries
+
+    @property
+    def hidden_width(self) -> int:
+        return self._hidden
 
     @property
     def threads(self) -> int:
@@ -195,15 +205,31 @@ class NativeEngine:
     ) -> NDArray[np.float32]:
         check_request(self._bounds, tokens, positions, candidates, values, self._entries)
         shape = (values.shape[0], *candidates.shape)
-        return self._program.run(METHOD, [tokens, positions, candidates, values], shape)
+        return self._program.run(METHOD, [tokens, positions, candidates, values], shape)[0]
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        check_request(self._bounds, tokens, positions, candidates, values, self._entries)
+        need_hidden(self._hidden)
+        probes, scored = values.shape[0], len(positions)
+        shapes = (probes, *candidates.shape), (probes, scored, self._hidden)
+        inputs: list[NDArray[np.generic]] = [tokens, positions, candidates, values]
+        logp, hidden = self._program.run(METHOD, inputs, *shapes)
+        return logp, hidden
 
 
-def _check_program(path: Path, method: Method, bounds: Bounds) -> int:
-    """Compare a program with the bounds that its bundle declares; return K."""
+def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int]:
+    """Compare a program with the bounds that its bundle declares; return K and D (0: none)."""
     wanted = (*_INPUTS, _VALUES)
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
-    if [(kind, len(shape)) for kind, shape in method.outputs] != [("float32", 3)]:
+    outputs = [(kind, len(shape)) for kind, shape in method.outputs]
+    if outputs not in ([("float32", 3)], [("float32", 3)] * 2):
         raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
     least = (
         (bounds.rows, bounds.length),
@@ -216,7 +242,7 @@ def _check_program(path: Path, method: Method, bounds: Bounds) -> int:
             raise EngineError(
                 f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
             )
-    return method.inputs[3][1][1]
+    return method.inputs[3][1][1], method.outputs[1][1][2] if len(outputs) == 2 else 0
 
 
 def _tensor(array: NDArray[np.generic]) -> _Tensor:
@@ -237,6 +263,6 @@ def _interface() -> ctypes.CDLL:
     library.seedtune_describe.argtypes = [handle, text, text, size]
     library.seedtune_describe.restype = size
     library.seedtune_load.argtypes, library.seedtune_load.restype = [handle, text], number
-    library.seedtune_run.argtypes = [handle, text, tensors, number, tensors]
+    library.seedtune_run.argtypes = [handle, text, tensors, number, tensors, number]
     library.seedtune_run.restype = number
     return library

@@ -9,6 +9,9 @@ An estimator splits a step in three, so that a journal can stand between the las
 ``perturb`` and ``apply`` must depend on nothing but their arguments and ``state``, and only
 ``apply`` may change ``state``: replaying a journal from its start so rebuilds a momentum to the
 bit, and ``compact`` carries it in the snapshot.
+
+``readout`` alone perturbs nothing and takes hidden states instead of losses: a ``Readout`` has the
+last two parts.
 """
 
 from collections.abc import Callable
@@ -20,11 +23,13 @@ from numpy.typing import NDArray
 
 from ..basis import Basis
 from ..errors import TuningError
+from ..readout import ReadoutShape
 from . import gauss_newton
 from .gauss_newton import GaussNewton
 from .leave_one_out import LeaveOneOut
 from .momentum import Momentum
 from .one_sided import OneSided
+from .readout import Readout
 from .two_point import TwoPoint
 
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ class Estimator(Protocol):
     @property
     def scalar_count(self) -> int:
         """float16 numbers that the journal stores for a step: S. The first ``directions`` of them
-        move the values."""
+        move the values, which a guard watches."""
         ...
 
     @property
@@ -91,7 +96,8 @@ class Estimator(Protocol):
 class Kind(NamedTuple):
     """One of ``ESTIMATORS``."""
 
-    make: Callable[["Settings", Basis | None], Estimator]
+    make: Callable[["Settings", Basis | None], Estimator] | None
+    """None for ``readout``."""
     usual: int
     """Directions of a step unless the settings say so."""
     least: int
@@ -111,6 +117,11 @@ class Kind(NamedTuple):
         Raises:
             TuningError: there is no basis, or it has fewer directions than were asked for.
         """
+        if self.make is None:
+            # Each example once, and all of them: a last batch that is short would be left out.
+            passes = -(-examples // settings.batch_size)
+            steps = min(settings.steps, passes)
+            return replace(settings, steps=steps, batch_size=examples // passes)
         if not self.along_basis:
             return settings
         if basis is None:
@@ -159,13 +170,25 @@ ESTIMATORS: dict[str, Kind] = {
         fixed=("batch_size", "eps"),
         along_basis=True,
     ),
+    "readout": Kind(None, usual=0, least=0, lr=1.0, eps=1.0, fixed=("batch_size", "eps")),
 }
 
 
 def make_estimator(settings: "Settings", basis: Basis | None = None) -> Estimator:
-    """A fresh estimator for a run of these settings.
+    """A fresh estimator for a run of these settings, other than ``readout``.
 
     Args:
         basis: of the bundle; ``gauss-newton`` cannot move values without it.
     """
-    return ESTIMATORS[settings.estimator].make(settings, basis)
+    make = ESTIMATORS[settings.estimator].make
+    assert make is not None, "a readout is made of its shape"
+    return make(settings, basis)
+
+
+def make_for_run(
+    settings: "Settings", basis: Basis | None, shape: ReadoutShape | None
+) -> Estimator | Readout:
+    """The estimator of a run; ``shape`` of those with a readout."""
+    if shape is None:
+        return make_estimator(settings, basis)
+    return Readout(shape, settings.batch_size)

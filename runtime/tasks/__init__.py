@@ -14,13 +14,22 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError
-from .base import Batch, Encoded, Prediction, Task
+from .base import Batch, Encoded, Observation, Prediction, Task
 from .classification import Classification
 from .completion import Completion
 from .multiple_choice import MultipleChoice
 from .template import Template
 
-__all__ = ["Batch", "Encoded", "Objective", "OnLong", "Prediction", "Task", "task_from_spec"]
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Objective",
+    "Observation",
+    "OnLong",
+    "Prediction",
+    "Task",
+    "task_from_spec",
+]
 
 Objective = Literal["label_words", "vocabulary"]
 OnLong = Literal["error", "truncate"]

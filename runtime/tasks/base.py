@@ -73,11 +73,28 @@ class Prediction:
     ``tokens``."""
 
 
+@dataclass(frozen=True)
+class Observation:
+    """What a readout with weights ``[R, D + 1]`` learns from: the scores of an example's A answers
+    are ``scores + (features @ weights.T).reshape(A)``, where A is F times R."""
+
+    scores: NDArray[np.float64]
+    """float64 ``[examples, A]``, without the readout."""
+    features: NDArray[np.float32]
+    """float32 ``[examples, F, D + 1]``, the last of each 1."""
+    gold: NDArray[np.int64]
+    """int64 ``[examples]``."""
+
+
 class Task(ABC):
     """Turns rows of data into examples, and log-probabilities into losses and answers."""
 
     metric_name: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    answers: int = 0
+    """Answers A that it chooses between; 0 where there is nothing to choose, or another loss."""
+    readout_rows: int = 0
+    """Rows R of a readout's weights (see ``runtime.readout``); 0 if the task takes none."""
 
     def __init__(
         self, template: Template, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, truncate: bool
@@ -115,6 +132,17 @@ class Task(ABC):
     @abstractmethod
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         """One answer an example from one probe's ``[N, C]``."""
+
+    def observe(
+        self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
+    ) -> Observation:
+        """What a readout learns from, where ``readout_rows`` is not 0.
+
+        Args:
+            logp: float32 ``[N, C]``, without the readout's part.
+            inputs: float32 ``[N, D + 1]``, what the readout sees at each position.
+        """
+        raise NotImplementedError
 
     @staticmethod
     def aggregate(totals: NDArray[np.float64]) -> float:

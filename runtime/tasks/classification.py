@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError
-from .base import Batch, Encoded, Prediction, Task
+from .base import Batch, Encoded, Observation, Prediction, Task
 from .template import Template, field_text
 
 
@@ -48,6 +48,7 @@ class Classification(Task):
         self._label_field = label_field
         self._words = tuple(verbalisers.values())
         self._whole_vocabulary = whole_vocabulary
+        self.answers = self.readout_rows = 0 if whole_vocabulary else len(self.labels)
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
         gold = -1
@@ -94,6 +95,11 @@ class Classification(Task):
             )
             for row in shares
         ]
+
+    def observe(
+        self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
+    ) -> Observation:
+        return Observation(logp.astype(np.float64), inputs[:, None], batch.gold)
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError
-from .base import Batch, Encoded, Prediction, Task
+from .base import Batch, Encoded, Observation, Prediction, Task
 from .continuation import Continuation, continuation
 from .template import Template, field_text
 
@@ -27,6 +27,7 @@ class MultipleChoice(Task):
 
     metric_name: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    readout_rows = 1
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class MultipleChoice(Task):
         if len(choice_fields) < 2:
             raise DataError("task: choice_fields must name at least two fields")
         self._choice_fields = tuple(choice_fields)
+        self.answers = len(self._choice_fields)
         self._label_field = label_field
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
@@ -97,6 +99,17 @@ class MultipleChoice(Task):
             )
             for row in shares
         ]
+
+    def observe(
+        self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
+    ) -> Observation:
+        # A choice's score is a mean over its tokens, and so is what the readout adds to it.
+        rows, width = len(batch.tokens), inputs.shape[1]
+        means = np.zeros((rows, width), np.float32)
+        np.add.at(means, batch.row_of, inputs)
+        means /= np.bincount(batch.row_of, minlength=rows)[:, None].astype(np.float32)
+        features = means.reshape(batch.examples, self.answers, width)
+        return Observation(self._scores(logp[None], batch)[0], features, batch.gold)
 
     def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         """Mean log-probability of each choice, float64 ``[P, examples, choices]``."""

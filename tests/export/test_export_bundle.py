@@ -41,7 +41,9 @@ def test_recipes_of_older_manifests():
 def test_the_program_answers_to_every_value(tmp_path_factory):
     """Each matrix's slice of the values reaches the matrix: moving it alone moves the scores."""
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    engine = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, None)
+    engine = ExecutorchBinding(
+        bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
+    )
     tokens, positions, candidates, values = request(
         bundle, rows=2, length=20, scored=6, choices=3, probes=2
     )

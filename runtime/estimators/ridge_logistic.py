@@ -1,0 +1,161 @@
+"""Logistic regression with a ridge and an offset: how a readout's weights follow from what it saw.
+
+The scores of an example's A answers are ``offset + features . weights`` and its loss is their
+cross-entropy, so that the sum over examples plus the ridge's penalty is convex. Newton's method,
+each step by conjugate gradients (products with the features alone, no matrix of their square).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RIDGES = (0.05, 0.15, 0.5, 1.5, 5.0, 15.0)
+"""Weights of the penalty that are tried, for features of root mean square norm 1. From 0.05 to 0.5
+it made no difference on SST-2 and SMS spam (64 to 900 examples, 0.5 points)."""
+FOLDS = 5
+_NEWTON, _CONJUGATE = 12, 40
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What was seen."""
+
+    offset: NDArray[np.float32]
+    """float32 ``[n, A]``."""
+    features: NDArray[np.float32]
+    """float32 ``[n, F, D + 1]``, the last of each 1; answer ``f * R + r`` goes by row ``r`` of the
+    weights and features ``f``."""
+    gold: NDArray[np.int64]
+    """int64 ``[n]``."""
+
+    def part(self, chosen: NDArray[np.bool_]) -> "Examples":
+        """Some of them."""
+        return Examples(self.offset[chosen], self.features[chosen], self.gold[chosen])
+
+
+def fit(seen: Examples, ridge: float, start: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights float32 ``[R, D + 1]`` that minimise ``sum of losses + ridge / 2 |standardised|^2``.
+
+    The penalty is on the weights of features with mean 0 and deviation 1, divided by the root of
+    D; the constant's is the same as that of a feature of norm 1. Weights of the original features
+    are returned.
+
+    Args:
+        ridge: above 0; infinite gives weights of zero.
+        start: where Newton's method begins, ``[R, D + 1]``.
+    """
+    if not np.isfinite(ridge):
+        return np.zeros_like(start)
+    mean, scale = _moments(seen.features)
+    scaled = Examples(seen.offset, (seen.features - mean) / scale, seen.gold)
+    # w . (x - mean) / scale + b = (w / scale) . x + (b - w . mean / scale)
+    began = start * scale
+    began[:, -1] = start[:, -1] + start[:, :-1] @ mean[:-1]
+    found = _minimise(scaled, ridge, began)
+    weights: NDArray[np.float32] = found / scale
+    weights[:, -1] = found[:, -1] - weights[:, :-1] @ mean[:-1]
+    return weights
+
+
+def choose_ridge(seen: Examples, start: NDArray[np.float32]) -> float:
+    """The ridge of least cross-validated loss; infinite where no readout is the best one.
+
+    Every fifth example is held out in turn. Larger ridges win ties.
+    """
+    fold = np.arange(len(seen.gold)) % FOLDS
+    held_out = np.zeros(len(RIDGES) + 1)
+    for number in range(FOLDS):
+        rest, own = seen.part(fold != number), seen.part(fold == number)
+        if not len(rest.gold) or not len(own.gold):
+            continue
+        held_out[-1] += _losses(own.offset, own.gold).sum()
+        weights = start
+        for place in reversed(range(len(RIDGES))):  # from heavy to light: each starts the next
+            weights = fit(rest, RIDGES[place], weights)
+            held_out[place] += _losses(scores(own, weights), own.gold).sum()
+    order = (*RIDGES, float("inf"))
+    return max(order[place] for place in np.flatnonzero(held_out <= held_out.min()))
+
+
+def scores(seen: Examples, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of the answers, float32 ``[n, A]``."""
+    return seen.offset + (seen.features @ weights.T).reshape(seen.offset.shape)
+
+
+def _moments(
+    features: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and scale ``[D + 1]`` of features; of the constant 0 and 1."""
+    flat = features.reshape(-1, features.shape[2])
+    mean, scale = flat.mean(axis=0), flat.std(axis=0)
+    # A feature that hardly varies would be blown up to noise.
+    scale = np.maximum(scale, 1e-2 * max(float(scale[:-1].mean()), 1e-6))
+    scale = scale * np.float32((flat.shape[1] - 1) ** 0.5)
+    mean[-1], scale[-1] = 0.0, 1.0
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def _losses(scored: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
+    exact = scored.astype(np.float64)
+    right = np.take_along_axis(exact, gold[:, None], axis=1)[:, 0]
+    return np.asarray(np.logaddexp.reduce(exact, axis=1) - right)
+
+
+def _minimise(seen: Examples, ridge: float, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    count, (_, parts, width) = len(seen.gold), seen.features.shape
+    flat = seen.features.reshape(-1, width)
+    right = np.arange(seen.offset.shape[1]) == seen.gold[:, None]
+
+    def objective(at: NDArray[np.float32]) -> float:
+        penalty = 0.5 * ridge * float(np.square(at, dtype=np.float64).sum())
+        return float(_losses(scores(seen, at), seen.gold).sum()) + penalty
+
+    def back(each: NDArray[np.float32]) -> NDArray[np.float32]:
+        """From a number for each answer, ``[n, A]``, to the weights that they go by."""
+        sums: NDArray[np.float32] = each.reshape(count * parts, -1).T @ flat
+        return sums
+
+    value = objective(weights)
+    for _ in range(_NEWTON):
+        scored = scores(seen, weights)
+        shares = np.exp(scored - scored.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        slope = back(shares - right) + np.float32(ridge) * weights
+
+        def curve(
+            along: NDArray[np.float32], shares: NDArray[np.float32] = shares
+        ) -> NDArray[np.float32]:
+            moved = (seen.features @ along.T).reshape(shares.shape)
+            moved = shares * (moved - (shares * moved).sum(axis=1, keepdims=True))
+            return back(moved) + np.float32(ridge) * along
+
+        step = _conjugate_gradients(curve, -slope)
+        length = np.float32(1.0)
+        while (lower := objective(weights + length * step)) > value and length > 1e-3:
+            length *= np.float32(0.5)
+        if lower > value:
+            break
+        weights = weights + length * step
+        gained, value = value - lower, lower
+        if gained < _TOLERANCE * max(1.0, count * 1e-2):
+            break
+    return weights
+
+
+def _conjugate_gradients(curve, right: NDArray[np.float32]) -> NDArray[np.float32]:  # type: ignore[no-untyped-def]
+    """``x`` with ``curve(x) = right``, nearly (Hestenes and Stiefel)."""
+    found = np.zeros_like(right)
+    left, along = right.copy(), right.copy()
+    square = first = float(np.square(left, dtype=np.float64).sum())
+    for _ in range(_CONJUGATE):
+        if square <= 1e-4 * first:
+            break
+        bent = curve(along)
+        length = np.float32(square / float((along * bent).sum(dtype=np.float64)))
+        found += length * along
+        left -= length * bent
+        before, square = square, float(np.square(left, dtype=np.float64).sum())
+        along = left + np.float32(square / before) * along
+    return found
