@@ -33,8 +33,8 @@ class ScoreProgram(nn.Module):
     """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K])``.
 
     Returns log-probabilities ``[P, N, C]`` and the tapped hidden states ``[P, N, D]`` (see
-    ``block_tap``). Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the output head: the
-    head is 21 % of SmolLM2's forward and nobody reads the other logits.
+    ``block_tap``). Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the
+    output head: the head is 21 % of SmolLM2's forward and nobody reads the other logits.
     """
 
     def __init__(self, model: Any, probe_values: ProbeValues, bounds: Bounds) -> None:
@@ -87,7 +87,8 @@ class ScoreProgram(nn.Module):
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
         chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
-        return chosen, self.tap.take().index_select(1, positions)
+        with self.mean:
+            return chosen, self.tap.take(positions)
 
 
 class MeanAsLinear(TorchFunctionMode):

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2-135m"
 DEFAULT_TASK = "sst2"
-DEFAULT_STEPS = 24
-SETTINGS: dict[str, Any] = {"estimator": "gauss-newton", "lr": "auto", "eps": "auto"}
-"""Nothing to choose by hand: 24 steps of 17 forwards."""
-EVAL_EVERY = 6
+DEFAULT_STEPS = 120
+SETTINGS: dict[str, Any] = {"estimator": "readout", "lr": "auto"}
+"""Nothing to choose by hand: 120 steps of one forward each."""
+EVAL_EVERY = 30
 """Steps, however many the run has: a run that a second call makes longer must keep it."""
 
 
@@ -62,8 +62,7 @@ def run_quickstart(
     output.note("profiling and exporting (a few minutes; kept for the next time)")
     with output.stages() as stages:
         prepared = prepare(model, folder / "model", dense=True, progress=stages)
-    with output.stages() as stages:
-        bundle = task_bundle(model, prepared.bundle, data.spec, folder / task, progress=stages)
+    bundle = task_bundle(model, prepared.bundle, data.spec, folder / task, directions=0)
     output.note(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
         f"{bundle.K} sensitive values" + (", from last time" if prepared.reused else "")
@@ -91,7 +90,7 @@ def run_quickstart(
         follow(tuner, output, metric=the_task.metric_name, held_out=len(test))
         tuned = tuner.tuned()
         first = tuner.history.evaluations[0]
-        forwards = tuner.forwards
+        done, forwards = tuner.history.steps, tuner.forwards
         output.note(tuned.message)
     export_values(run / "values.safetensors", tuned.values, bundle, step=tuned.step)
     # Before matplotlib is loaded and the program without the sparse term is opened beside it.
@@ -103,7 +102,7 @@ def run_quickstart(
         "accuracy_after": tuned.metric,
         "loss_before": first.loss,
         "loss_after": tuned.loss,
-        "steps": steps,
+        "steps": done,
         "forwards": forwards,
         "profile_seconds": prepared.profile_seconds,
         "export_seconds": prepared.export_seconds,

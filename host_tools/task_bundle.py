@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import Bundle, open_bundle, with_task
 from seedtune.runtime.bundle_archive import default_cache
 from seedtune.runtime.errors import BundleError, SeedtuneError
 
@@ -21,14 +21,14 @@ def task_bundle(
     spec: Mapping[str, Any],
     folder: Path | None = None,
     *,
-    directions: int = 16,
+    directions: int,
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
     """``bundle`` for the task ``spec``, in ``folder`` (by default a place in the cache).
 
     Args:
         model: what ``bundle`` was exported from.
-        directions: to learn for the task's prompt.
+        directions: to learn for the task's prompt; with 0 the model is not loaded.
 
     Raises:
         SeedtuneError: as loading the model and learning raise them, or the process that learns
@@ -44,6 +44,10 @@ def task_bundle(
             pass  # damaged since: made again
     folder.mkdir(parents=True, exist_ok=True)
     note.unlink(missing_ok=True)  # what is in the folder is being replaced
+    if not directions:
+        made = with_task(bundle, folder / "bundle", spec, None)
+        note.write_text(key, encoding="utf-8")
+        return made
     arguments = (model, bundle.path, dict(spec), folder / "bundle", directions)
     code = run_in_child(_make, *arguments, progress=progress)
     if code != 0:  # an older bundle may still be there: do not open it as the new one
@@ -76,7 +80,7 @@ def write_task_bundle(
     spec: Mapping[str, Any],
     target: Path,
     *,
-    directions: int = 16,
+    directions: int,
     text: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
@@ -90,7 +94,6 @@ def write_task_bundle(
     """
     from seedtune.export.load_model import load_causal_lm
     from seedtune.export.task_basis import learn_basis
-    from seedtune.runtime.bundle import with_task
 
     from .sentences import load_sentences
 

@@ -106,9 +106,9 @@ class Bundle:
 
     @property
     def hidden_width(self) -> int:
-        """Width D of the hidden states that the program returns; 0 if it returns none."""
-        taps = self.manifest["program"].get("hidden_blocks") is not None
-        return int(self.manifest["model"]["hidden_size"]) if taps else 0
+        """Width D of the hidden states, side by side, that the program returns; 0 for none."""
+        states = len(self.manifest["program"].get("hidden_blocks", ()))
+        return states * int(self.manifest["model"]["hidden_size"])
 
     @property
     def program_path(self) -> Path:
@@ -159,7 +159,7 @@ def write_bundle(
     quantisation: Mapping[str, Any],
     bounds: Bounds,
     pad_id: int,
-    hidden_blocks: int | None = None,
+    hidden_blocks: Sequence[int] = (),
     basis: Basis | None = None,
     task: Mapping[str, Any] | None,
 ) -> Bundle:
@@ -177,8 +177,8 @@ def write_bundle(
         model: ``name, architecture, sha256, vocab_size, hidden_size, layers``.
         mask: ``method, fraction, profile_sha256``; ``entries`` is filled in.
         quantisation: free description of the number formats.
-        hidden_blocks: decoder blocks below the hidden states that the program returns besides
-            log-probabilities; None if it returns none.
+        hidden_blocks: decoder blocks below each of the hidden states that the program returns
+            besides log-probabilities; none if it returns none.
         basis: directions for ``task``.
 
     Raises:
@@ -219,7 +219,7 @@ def write_bundle(
             "program": {
                 "method": "score",
                 "bounds": dataclasses.asdict(bounds),
-                "hidden_blocks": hidden_blocks,
+                "hidden_blocks": list(hidden_blocks),
             },
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
@@ -267,7 +267,7 @@ def with_task(
         quantisation=manifest["quantisation"],
         bounds=bundle.bounds,
         pad_id=bundle.pad_id,
-        hidden_blocks=manifest["program"].get("hidden_blocks"),
+        hidden_blocks=manifest["program"].get("hidden_blocks", ()),
         basis=basis,
         task=task,
     )

@@ -180,10 +180,15 @@ def share(source: Path | str, file: Path | str, start: Start) -> Replay:
     numbers only: no text, no tokens, nothing of the examples but a hash.
 
     Raises:
-        JournalError: the run was compacted, is damaged or of another bundle, or ``file`` cannot
-            be written.
+        JournalError: the run was compacted, is damaged or of another bundle, has a readout, whose
+            journal holds hidden states of the examples, or ``file`` cannot be written.
     """
     done = replay(source, start)
+    if done.journal.header.readout is not None:
+        raise JournalError(
+            f"{done.journal.path}: holds hidden states, from which the training texts may be "
+            "guessed; share the tuned values instead ('seedtune journal export')"
+        )
     if done.journal.header.snapshot is not None:
         raise JournalError(
             f"{done.journal.path}: was compacted, so the journal alone does not give the values; "

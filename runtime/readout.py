@@ -3,10 +3,10 @@
 A loss is one number of an example. The hidden state behind it is hundreds, and what the answer is
 can be read off it with weights that need no backward pass: the loss is convex in them and all of
 its derivatives lie in the one forward. To the score of an answer (a label word's log-probability,
-the mean of a choice's) comes ``w_answer . [x; 1]``, with ``x`` the residual stream some blocks
-below the output (``export.block_tap``) at the scored position, divided by its root mean square.
-This is linear probing (Alain and Bengio, arXiv 1610.01644) of a middle layer, on top of what the
-model already says.
+the mean of a choice's) comes ``w_answer . [x; 1]``, with ``x`` the residual stream at the scored
+position in the middle of the model, which the program returns (``export.block_tap``): linear
+probing (Alain and Bengio, arXiv 1610.01644) of a middle layer, on top of what the model already
+says.
 
 The weights, float32 ``[R, D + 1]``, follow the K sensitive values in a run's values: R rows are the
 task's, one a label, or one for all choices.
@@ -92,9 +92,8 @@ def score_with_inputs(
     """Log-probabilities ``[P, N, C]`` without a readout, and what one sees: ``[P, N, D + 1]``."""
     request = batch.tokens, batch.positions, batch.candidates
     logp, hidden = engine.score_hidden(*request, np.ascontiguousarray(values))
-    size = np.sqrt(np.square(hidden).mean(axis=2, keepdims=True))
     one = np.ones((*hidden.shape[:2], 1), np.float32)
-    return logp, np.concatenate([hidden / np.maximum(size, np.float32(1e-6)), one], axis=2)
+    return logp, np.concatenate([hidden, one], axis=2)
 
 
 def add_readout(

@@ -55,8 +55,8 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     journal = source if isinstance(source, Journal) else read_journal(source, until=until)
     name, header = str(journal.path), journal.header
     shape = readout_shape(header, name)
-    start = start.with_readout(shape)
     check_binding(journal, start)
+    start = start.with_readout(shape)
     whole = history_of(journal, until=until)
     if until is not None:
         need_step(journal, until, whole.steps)
@@ -128,6 +128,7 @@ def readout_shape(header: Header, name: str) -> ReadoutShape | None:
 def check_binding(journal: Journal, start: Start) -> None:
     """Refuse a journal of another bundle, or starting values that are not the journal's."""
     header = journal.header
+    start = start.with_readout(readout_shape(header, str(journal.path)))
     if header.bundle_sha256 != start.bundle_sha256:
         raise JournalError(
             f"{journal.path}: belongs to bundle {header.bundle_sha256[:12]}..., "

@@ -34,12 +34,14 @@ class Settings:
     seed: int = 0
     """Base seed of noise and data order, 0 to 2**64 - 1."""
     steps: int = 1000
-    """Steps of the whole run, interruptions included."""
+    """Steps of the whole run, interruptions included; ``readout`` ends sooner where it has seen all
+    examples."""
     batch_size: int = 16
     """Examples a step."""
     lr: float | Literal["auto"] = 2e-5
     """Peak learning rate: a value moves by ``lr * scalar`` (times the noise) in a step; ``auto``
-    finds it by trial steps at the start; for ``gauss-newton``, which solves for its step, 1."""
+    finds it by trial steps at the start; for ``gauss-newton`` and ``readout``, which solve for
+    their step, 1."""
     eps: float | Literal["auto"] = "auto"
     """Size of the perturbation; ``auto`` measures the program's loss noise at the start. For
     ``gauss-newton`` how far a probe moves a typical answer's logit, by ``auto`` the usual one."""
@@ -52,7 +54,8 @@ class Settings:
     estimator: str = "two-point"
     """Name in ``ESTIMATORS``: how losses become a step."""
     directions: int = 0
-    """Directions that a step tries and averages; 0 takes the estimator's usual number."""
+    """Directions that a step tries and averages; 0 takes the estimator's usual number (of
+    ``readout``, none)."""
     momentum: float = 0.99
     """Estimator ``momentum``: share of the old momentum that a step keeps."""
     cone: float = 0.2
@@ -99,6 +102,7 @@ class Settings:
             object.__setattr__(self, "directions", kind.usual)
         good = kind.least <= self.directions <= 32768
         need(good, "directions", f"{kind.least} to 32768 for {self.estimator}")
+        need(kind.make is not None or not self.directions, "directions", "0 for readout")
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
         need(isinstance(self.stratified, bool), "stratified", "true or false")

@@ -6,16 +6,15 @@ memory of its process, come from the committed table of ``bench quality``.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from seedtune.runtime.batch_loss import BatchLoss
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.estimators import make_estimator
-from seedtune.runtime.probe_losses import probe_losses
+from seedtune.runtime.start import Start
+from seedtune.runtime.tuner import Tuner
 
 from ..named_tasks import load_task
 from ..task_bundle import task_bundle
@@ -23,7 +22,7 @@ from .figures import RESULTS, write_figures
 from .float_task import FloatTask
 from .lora import FORWARDS_A_STEP, Adapter
 from .quality import default_bundle, model_source
-from .quality_methods import METHODS, resolved_settings
+from .quality_methods import METHODS, probes_of, resolved_settings
 from .quality_results import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 from .timing import in_turns
 
@@ -56,7 +55,7 @@ def bench_first_order(
             "run `seedtune bench quality` first"
         )
     accuracy = ours.last["mean"]
-    probes = make_estimator(resolved_settings({**ours.rows[0]["settings"], "seed": 0})).probes
+    probes = probes_of(resolved_settings({**ours.rows[0]["settings"], "seed": 0}))
     steps = {
         "int4": _forwards_to(accuracy, ours) / probes,
         "lora": _forwards_to(accuracy, lora) / FORWARDS_A_STEP,
@@ -103,27 +102,19 @@ def _step_seconds(
     source, data = model_source(settings["model"]), load_task(DECIDING)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
     if METHODS[ours.method].directions:
-        opened = task_bundle(source, opened, data.spec)
+        opened = task_bundle(source, opened, data.spec, directions=16)
     cell = FloatTask.of(source, data, settings)
     its = resolved_settings({**ours.rows[0]["settings"], "seed": 0})
-    estimator = make_estimator(its, opened.basis)
-    values = opened.values.astype(np.float32)
-    rows = np.empty((min(estimator.probes, opened.bounds.probes), len(values)), np.float32)
-    batch_loss = BatchLoss(open_engine(opened, threads), cell.task, opened.bounds)
-    batch = cell.batch(0, 0, its.batch_size)
-    seeded = {"seed": 0, "step": 0}
-    eps = its.resolved_eps
-
-    def step() -> None:
-        losses = probe_losses(
-            estimator,
-            lambda these: batch_loss.each(batch, these),
-            values,
-            rows,
-            **seeded,
-            eps=eps,
-        )
-        estimator.apply(values, estimator.scalars(losses, eps=eps), **seeded, lr=1e-9)
-
     adapter = Adapter(cell, settings)
-    return in_turns({"int4": step, "lora": lambda: adapter.step(0)}, turns)[0]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Tuner(
+            open_engine(opened, threads),
+            Start.of(opened),
+            cell.task,
+            cell.train,
+            folder=folder,
+            settings=its,
+        ) as tuner,
+    ):
+        return in_turns({"int4": tuner.step, "lora": lambda: adapter.step(0)}, turns)[0]

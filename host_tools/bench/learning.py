@@ -94,7 +94,8 @@ def tune(
                     f"{folder.name} step {report.step}: loss {report.evaluation.loss:.4f}, "
                     f"{task.metric_name} {report.evaluation.metric:.4f}"
                 )
-        history, tuned, probes = tuner.history, tuner.tuned(), tuner.forwards // settings.steps
+        history, tuned = tuner.history, tuner.tuned()
+        probes = tuner.forwards // history.steps
     curve = [
         {"forwards": item.step * probes, "loss": item.loss, "accuracy": item.metric}
         for item in history.evaluations
@@ -108,7 +109,7 @@ def tune(
         "skipped": history.skipped,
         "step_seconds": statistics.median(taken) if taken else None,
         "test_rows": len(test),
-        "settings": settings.to_dict(),
+        "settings": history.settings.to_dict(),
     }
 
 

@@ -168,7 +168,8 @@ def _cell(
         if method.directions:
             from ..task_bundle import task_bundle
 
-            bundle = task_bundle(model_source(model), open_bundle(bundle), data.spec).path
+            source = model_source(model)
+            bundle = task_bundle(source, open_bundle(bundle), data.spec, directions=16).path
         settings["bundle_sha256"] = open_bundle(bundle).sha256
     return Cell(name, task, seed, settings, bundle if method.bundle else None)
 

@@ -52,6 +52,13 @@ _LORA: dict[str, Any] = {
     "alpha": 16,
 }
 """Rate and rank of SST-2 in the paper's table 9."""
+_READOUT: dict[str, Any] = {
+    "estimator": "readout",
+    "eval_every": 20,
+    "lr": "auto",
+    "eps": "auto",
+    "schedule": "constant",
+}
 _INT4: dict[str, dict[str, Any]] = {
     **{name: {"estimator": name} for name in ESTIMATORS},
     # Its step has no unit of the loss: lr is about what a value moves by.
@@ -62,6 +69,7 @@ _INT4: dict[str, dict[str, Any]] = {
         "eps": "auto",
         "schedule": "constant",
     },
+    "readout": _READOUT,
 }
 """What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
 
@@ -71,6 +79,7 @@ METHODS: dict[str, Method] = {
     "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
     "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
     "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
+    "readout-fp32": Method("sparse_fp32", {**_TUNER, **_READOUT, "mask": "sensitive"}, bundle=True),
     **{
         f"int4-{name}": Method(
             "int4",
@@ -89,9 +98,14 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     """The tuner's settings for a cell's: counts of forwards become counts of steps."""
     fields = {field.name for field in dataclasses.fields(Settings)}
     own = Settings(**{name: value for name, value in settings.items() if name in fields})
-    probes = make_estimator(own).probes
+    probes = probes_of(own)
     steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
     return dataclasses.replace(own, steps=steps, eval_every=every)
+
+
+def probes_of(settings: Settings) -> int:
+    """Forwards of a step."""
+    return 1 if settings.estimator == "readout" else make_estimator(settings).probes
 
 
 def resolved_settings(settings: dict[str, Any]) -> Settings:

@@ -21,7 +21,7 @@ def bench_seeds(
     *,
     seeds: tuple[int, ...] = (0, 1, 2),
     steps: int = DEFAULT_STEPS,
-    long_steps: int = 72,
+    long_steps: int = 480,
     bundle: Bundle | Path | None = None,
     data: TaskData | None = None,
     threads: int | None = None,
@@ -42,7 +42,9 @@ def bench_seeds(
     """
     if bundle is None:
         model = str(fetch(MODEL))
-        bundle = task_bundle(model, prepare(model).bundle, load_task(DEFAULT_TASK).spec)
+        bundle = task_bundle(
+            model, prepare(model).bundle, load_task(DEFAULT_TASK).spec, directions=0
+        )
     elif isinstance(bundle, Path):
         bundle = open_bundle(bundle)
     data = data or load_task(DEFAULT_TASK)

@@ -1,4 +1,4 @@
-"""0.1 % of the weights tuned by forwards alone in float32: what int4 costs, and what the mask buys.
+"""The tuner on the float32 model: what int4 costs, and what the mask buys.
 
 The tuner itself runs, on the model's linear weights in PyTorch instead of an exported program.
 """
@@ -48,7 +48,7 @@ def run(
         run_folder,
         progress,
     )
-    engine.put(replay(run_folder, start).values)
+    engine.put(replay(run_folder, start).values[: engine.entries])
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from seedtune.export.block_tap import tapped_blocks, unit_mean_square
 
 Places = dict[str, NDArray[np.int64]]
 """Flat indices of weights by the name of their linear layer."""
@@ -25,12 +26,19 @@ class TorchEngine:
     """
 
     def __init__(self, model: Any, places: Places | None = None) -> None:
+        self._blocks = tapped_blocks(model.config.num_hidden_layers)
+        self.hidden_width = len(self._blocks) * int(model.config.hidden_size)
         self._body = model.base_model
         self._head = model.get_output_embeddings()
         self._places = [
             (model.get_submodule(name).weight.detach().view(-1), torch.tensor(flat))
             for name, flat in (places or {}).items()
         ]
+
+    @property
+    def entries(self) -> int:
+        """K."""
+        return sum(len(flat) for _, flat in self._places)
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -57,6 +65,34 @@ class TorchEngine:
                 )
                 found.append(logp.numpy())
         return np.stack(found)
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As ``seedtune.runtime.engines.Engine.score_hidden``."""
+        logp, hidden = [], []
+        scored = torch.from_numpy(positions)
+        with torch.inference_mode():
+            for row in values:
+                self.put(row)
+                states = self._body(
+                    torch.from_numpy(tokens), use_cache=False, output_hidden_states=True
+                )
+                last = states.last_hidden_state.flatten(0, 1)[scored]
+                chosen = torch.log_softmax(self._head(last), dim=-1).gather(
+                    1, torch.from_numpy(candidates)
+                )
+                logp.append(chosen.numpy())
+                tapped = [
+                    unit_mean_square(states.hidden_states[below].flatten(0, 1)[scored])
+                    for below in self._blocks
+                ]
+                hidden.append(torch.cat(tapped, dim=-1).numpy())
+        return np.stack(logp), np.stack(hidden)
 
     def log_probabilities(
         self, tokens: torch.Tensor, positions: torch.Tensor, candidates: torch.Tensor

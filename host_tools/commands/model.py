@@ -171,8 +171,10 @@ def export(
     ] = None,
     directions: Annotated[
         int,
-        typer.Option(min=0, help="To learn for the task's prompt, for faster tuning; 0: none."),
-    ] = 16,
+        typer.Option(
+            min=0, help="To learn for the task's prompt, for the estimator gauss-newton; 0: none."
+        ),
+    ] = 0,
     probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
     rows: Annotated[
         int,

@@ -30,6 +30,7 @@ from .output import Output
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
     from seedtune.runtime.settings import Settings
+    from seedtune.runtime.tasks import Task
     from seedtune.runtime.tuner import Tuner
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
@@ -52,7 +53,11 @@ def tune(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of the whole run. Default: 1000, gauss-newton 40."),
+        typer.Option(
+            min=1,
+            help="Steps of the whole run. Default: 1000, gauss-newton 40; readout at most one pass "
+            "over the rows.",
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
     lr: Annotated[
@@ -72,9 +77,9 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How steps are estimated: gauss-newton (default where the bundle has "
-            "directions and the task is to choose an answer), two-point (else), one-sided, "
-            "leave-one-out, momentum.",
+            help="How steps are estimated: readout (default where an answer is to be chosen), "
+            "gauss-newton (needs directions), two-point (default else), one-sided, leave-one-out, "
+            "momentum.",
         ),
     ] = None,
     directions: Annotated[
@@ -156,8 +161,8 @@ def tune(
     }
     opened = open_bundle(bundle)
     chosen = ChosenTask.of(task, opened.task)
-    settings = _settings(run, given, opened, chosen.spec)
     the_task = chosen.task_for(opened, objective, on_long)
+    settings = _settings(run, given, opened, the_task)
     examples = chosen.encode("train", train, the_task)
     held_out = (
         chosen.encode("test", data, the_task, limit=limit)
@@ -311,25 +316,32 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
-def _settings(
-    run: Path, given: dict[str, Any], bundle: Bundle, spec: dict[str, Any]
-) -> Settings | None:
+def _settings(run: Path, given: dict[str, Any], bundle: Bundle, task: Task) -> Settings | None:
     """Settings of a new run, or the existing run's own with ``given`` in their place."""
     from seedtune.runtime.journal import JOURNAL_FILE, read_journal
     from seedtune.runtime.replay import history_of
     from seedtune.runtime.settings import Settings
 
     if not (run / JOURNAL_FILE).exists():
-        usual: dict[str, Any] = {}
-        # Whole texts are no choice between answers: on chat messages its steps diverged.
-        suits = bundle.basis is not None and spec["kind"] != "completion"
-        if given.get("estimator", "gauss-newton" if suits else None) == "gauss-newton":
-            usual = {"estimator": "gauss-newton", "lr": "auto", "steps": 40, "eval_every": 10}
-        return Settings(**{**usual, **given})
+        estimator = given.get("estimator") or _usual_estimator(bundle, task)
+        usual: dict[str, dict[str, Any]] = {
+            "readout": {"lr": "auto", "eval_every": 10},
+            "gauss-newton": {"lr": "auto", "steps": 40, "eval_every": 10},
+        }
+        return Settings(**{"estimator": estimator, **usual.get(estimator, {}), **given})
     if not given:
         return None
     own = history_of(read_journal(run)).settings.to_dict()
     return Settings(**{**own, **given})
+
+
+def _usual_estimator(bundle: Bundle, task: Task) -> str:
+    """What learns most from a forward, by what bundle and task allow."""
+    if not task.answers:
+        return "two-point"
+    if bundle.hidden_width:
+        return "readout"
+    return "two-point" if bundle.basis is None else "gauss-newton"
 
 
 def _outcome(tuner: Tuner, bundle: Bundle, metric: str, seconds: float) -> dict[str, Any]:

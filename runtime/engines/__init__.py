@@ -53,7 +53,8 @@ class Engine(Protocol):
         candidates: NDArray[np.int64],
         values: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As ``score``, from the same forward also the residual stream part of the way up.
+        """As ``score``, from the same forward also the residual stream part of the way up (see
+        ``export.block_tap``).
 
         Returns:
             log-probabilities float32 ``[P, N, C]`` and hidden states float32 ``[P, N, D]``.
