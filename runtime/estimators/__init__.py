@@ -118,10 +118,8 @@ class Kind(NamedTuple):
             TuningError: there is no basis, or it has fewer directions than were asked for.
         """
         if self.make is None:
-            # Each example once, and all of them: a last batch that is short would be left out.
-            passes = -(-examples // settings.batch_size)
-            steps = min(settings.steps, passes)
-            return replace(settings, steps=steps, batch_size=examples // passes)
+            size = _whole_batches(settings.batch_size, examples)
+            return replace(settings, steps=min(settings.steps, examples // size), batch_size=size)
         if not self.along_basis:
             return settings
         if basis is None:
@@ -172,6 +170,13 @@ ESTIMATORS: dict[str, Kind] = {
     ),
     "readout": Kind(None, usual=0, least=0, lr=1.0, eps=1.0, fixed=("batch_size", "eps")),
 }
+
+
+def _whole_batches(most: int, examples: int) -> int:
+    """The largest batch up to ``most`` that leaves few examples, at most a sixteenth (or one), to a
+    short last batch, which no step sees. A size that it gave is kept, as a resumed run needs."""
+    few = max(1, examples // 16)
+    return next(size for size in range(min(most, examples), 0, -1) if examples % size <= few)
 
 
 def make_estimator(settings: "Settings", basis: Basis | None = None) -> Estimator:

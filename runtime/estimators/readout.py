@@ -19,8 +19,9 @@ from ..readout import ReadoutShape
 from ..tasks import Observation
 from .ridge_logistic import Examples, choose_ridge, fit
 
-_GROWTH = 1.3
-"""The ridge is chosen again when there are this many times as many examples."""
+_GROWTH, _SETTLED = 1.3, 1000
+"""The ridge is chosen again when there are so many times as many examples, until it was chosen of
+so many: then it hardly matters, and choosing takes longer than a forward."""
 _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
 
@@ -60,7 +61,7 @@ class Readout:
         known = self._with(batch)
         examples = _examples(known)
         ridge, chosen_at = known["ridge"]
-        if len(examples.gold) >= _GROWTH * chosen_at:
+        if _is_due(len(examples.gold), chosen_at):
             ridge = min(choose_ridge(examples, self._weights()), _NO_READOUT)
         target = fit(examples, ridge if ridge < _NO_READOUT else np.inf, self._weights())
         move = (target - self._weights()).astype(np.float16)
@@ -82,7 +83,7 @@ class Readout:
         known = self._with(scalars[1 + entries :].reshape(self.batch_size, -1))
         ridge = float(scalars[0])
         count = len(known["gold"])
-        if count >= _GROWTH * known["ridge"][1]:
+        if _is_due(count, known["ridge"][1]):
             known["ridge"] = np.array([ridge, count])
         self.state.update(known, weights=values[-entries:].reshape(self._weights().shape).copy())
 
@@ -107,6 +108,10 @@ class Readout:
             return {**new, "ridge": np.zeros(2)}
         known = {name: np.concatenate([self.state[name], part]) for name, part in new.items()}
         return {**known, "ridge": self.state["ridge"]}
+
+
+def _is_due(examples: int, chosen_at: float) -> bool:
+    return chosen_at < _SETTLED and examples >= _GROWTH * chosen_at
 
 
 def _examples(known: dict[str, NDArray[Any]]) -> Examples:
