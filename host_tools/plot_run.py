@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from seedtune.runtime.errors import JournalError, SeedtuneError
-from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.estimators import forwards_a_step
 from seedtune.runtime.history import History
 from seedtune.runtime.journal import read_journal
 from seedtune.runtime.metrics import read_metrics
@@ -38,7 +38,7 @@ def draw_run(run: Path, file: Path) -> None:
     ]
     if not losses and not history.evaluations:
         raise JournalError(f"{journal.path}: has neither evaluations nor steps to draw yet")
-    probes = make_estimator(history.settings).probes
+    probes = forwards_a_step(history.settings)
     # Without pyplot, so that no global state and no display are touched.
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from seedtune.runtime.estimators import ESTIMATORS, make_estimator
+from seedtune.runtime.estimators import ESTIMATORS, forwards_a_step
 from seedtune.runtime.settings import Settings
 
 
@@ -98,14 +98,9 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     """The tuner's settings for a cell's: counts of forwards become counts of steps."""
     fields = {field.name for field in dataclasses.fields(Settings)}
     own = Settings(**{name: value for name, value in settings.items() if name in fields})
-    probes = probes_of(own)
+    probes = forwards_a_step(own)
     steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
     return dataclasses.replace(own, steps=steps, eval_every=every)
-
-
-def probes_of(settings: Settings) -> int:
-    """Forwards of a step."""
-    return 1 if settings.estimator == "readout" else make_estimator(settings).probes
 
 
 def resolved_settings(settings: dict[str, Any]) -> Settings:

@@ -197,3 +197,8 @@ def make_for_run(
     if shape is None:
         return make_estimator(settings, basis)
     return Readout(shape, settings.batch_size)
+
+
+def forwards_a_step(settings: "Settings") -> int:
+    """Forwards that a step of these settings takes."""
+    return 1 if settings.estimator == "readout" else make_estimator(settings).probes

@@ -5,7 +5,7 @@ it off (see ``runtime.readout``) have a convex loss, whose minimum over all exam
 without the program (``ridge_logistic``). The sensitive values stay as they are.
 
 On SmolLM2 and SST-2, one forward of 16 examples teaches more than 16 of ``gauss-newton``, which
-measures 17 numbers of an example where this sees 577. Each example is needed once, so that a run is
+measures 17 numbers of an example where this sees 1152. Each example is needed once, so that a run is
 one pass over the training data at most.
 """
 
@@ -22,6 +22,8 @@ from .ridge_logistic import Examples, choose_ridge, fit
 _GROWTH, _SETTLED = 1.3, 1000
 """The ridge is chosen again when there are so many times as many examples, until it was chosen of
 so many: then it hardly matters, and choosing takes longer than a forward."""
+MEMORY = 2048
+"""Examples that it learns from; older ones are forgotten, so that memory and time have a bound."""
 _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
 
@@ -31,7 +33,7 @@ class Readout:
     """One probe, which observes the hidden states at the values as they are.
 
     Its state is ``weights`` float32 ``[R, D + 1]``, ``offset`` float32 ``[n, A]``, ``features``
-    float16 ``[n, F, D]`` and ``gold`` int64 ``[n]`` of the n examples so far, and ``ridge`` float64
+    float16 ``[n, F, D]`` and ``gold`` int64 ``[n]`` of the last n examples, and ``ridge`` float64
     ``[2]``: the last choice and how many examples it was made of.
     """
 
@@ -106,7 +108,9 @@ class Readout:
         }
         if "gold" not in self.state:
             return {**new, "ridge": np.zeros(2)}
-        known = {name: np.concatenate([self.state[name], part]) for name, part in new.items()}
+        known = {
+            name: np.concatenate([self.state[name], part])[-MEMORY:] for name, part in new.items()
+        }
         return {**known, "ridge": self.state["ridge"]}
 
 
