@@ -60,23 +60,24 @@ def fit(seen: Examples, ridge: float, start: NDArray[np.float32]) -> NDArray[np.
 
 
 def choose_ridge(seen: Examples, start: NDArray[np.float32]) -> float:
-    """The ridge of least cross-validated loss; infinite where no readout is the best one.
+    """The ridge of least cross-validated loss; infinite where a readout does not clearly help.
 
-    Every fifth example is held out in turn. Larger ridges win ties.
+    Every fifth example is held out in turn. The best ridge must lower their mean loss by more than
+    that gain's standard error: on COPA (48 rows) 0.15 was best by 0.1 of it, and cost 16 points of
+    accuracy; on CB (28 rows) it took 1.7, on SST-2 and SMS spam 3 to 18.
     """
     fold = np.arange(len(seen.gold)) % FOLDS
-    held_out = np.zeros(len(RIDGES) + 1)
-    for number in range(FOLDS):
+    held_out = np.empty((len(RIDGES), len(seen.gold)))
+    for number in range(min(FOLDS, len(seen.gold))):
         rest, own = seen.part(fold != number), seen.part(fold == number)
-        if not len(rest.gold) or not len(own.gold):
-            continue
-        held_out[-1] += _losses(own.offset, own.gold).sum()
         weights = start
         for place in reversed(range(len(RIDGES))):  # from heavy to light: each starts the next
-            weights = fit(rest, RIDGES[place], weights)
-            held_out[place] += _losses(scores(own, weights), own.gold).sum()
-    order = (*RIDGES, float("inf"))
-    return max(order[place] for place in np.flatnonzero(held_out <= held_out.min()))
+            weights = fit(rest, RIDGES[place], weights) if len(rest.gold) else 0 * start
+            held_out[place, fold == number] = _losses(scores(own, weights), own.gold)
+    best = int(held_out.mean(axis=1).argmin())
+    gain = _losses(seen.offset, seen.gold) - held_out[best]
+    clear = gain.mean() > gain.std() / len(gain) ** 0.5
+    return RIDGES[best] if clear else float("inf")
 
 
 def scores(seen: Examples, weights: NDArray[np.float32]) -> NDArray[np.float32]:
