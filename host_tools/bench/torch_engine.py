@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,11 @@ class TorchEngine:
     """
 
     def __init__(self, model: Any, places: Places | None = None) -> None:
-        self._blocks = tapped_blocks(model.config.num_hidden_layers)
+        count = model.config.num_hidden_layers
+        self._blocks = tapped_blocks(count)
+        self._layers = next(
+            m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count
+        )
         self.hidden_width = len(self._blocks) * int(model.config.hidden_size)
         self._body = model.base_model
         self._head = model.get_output_embeddings()
@@ -74,24 +79,26 @@ class TorchEngine:
         values: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As ``seedtune.runtime.engines.Engine.score_hidden``."""
+        seen: dict[int, torch.Tensor] = {}
+
+        def keep(module: Any, arguments: Any, output: Any, below: int) -> None:
+            state = output[0] if isinstance(output, tuple) else output
+            flat = state.flatten(0, 1)[torch.from_numpy(positions)]
+            seen[below] = unit_mean_square(flat)
+
+        # Not by output_hidden_states, whose last one is behind the final norm.
+        handles = [
+            self._layers[below - 1].register_forward_hook(partial(keep, below=below))
+            for below in self._blocks
+        ]
         logp, hidden = [], []
-        scored = torch.from_numpy(positions)
-        with torch.inference_mode():
+        try:
             for row in values:
-                self.put(row)
-                states = self._body(
-                    torch.from_numpy(tokens), use_cache=False, output_hidden_states=True
-                )
-                last = states.last_hidden_state.flatten(0, 1)[scored]
-                chosen = torch.log_softmax(self._head(last), dim=-1).gather(
-                    1, torch.from_numpy(candidates)
-                )
-                logp.append(chosen.numpy())
-                tapped = [
-                    unit_mean_square(states.hidden_states[below].flatten(0, 1)[scored])
-                    for below in self._blocks
-                ]
-                hidden.append(torch.cat(tapped, dim=-1).numpy())
+                logp.append(self.score(tokens, positions, candidates, row[None])[0])
+                hidden.append(torch.cat([seen[below] for below in self._blocks], dim=-1).numpy())
+        finally:
+            for handle in handles:
+                handle.remove()
         return np.stack(logp), np.stack(hidden)
 
     def log_probabilities(
