@@ -153,6 +153,7 @@ class NanEngine:
 
     def __init__(self, engine: Any, when: Callable[[int], bool], *, probe: int | None = None):
         self._engine, self._when, self._probe = engine, when, probe
+        self.entries, self.hidden_width = engine.entries, engine.hidden_width
         self.calls = 0
 
     def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:

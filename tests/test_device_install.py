@@ -63,7 +63,7 @@ def test_a_fresh_environment_tunes_without_torch(
     install(f"{source}[cli]")
     spec, rows = tmp_path / "task.json", tmp_path / "rows.jsonl"
     spec.write_text(json.dumps(TASK))
-    rows.write_text('{"text": "a fine film", "label": 1}\n{"text": "no", "label": 0}\n' * 4)
+    rows.write_text('{"text": "a fine film", "label": 1}\n{"text": "no", "label": 0}\n' * 16)
     options = [bundle.path, tmp_path / "shell", "--task", spec, "--train", rows, "--data", rows]
     shell = subprocess.run(
         [command, "tune", *options, "--steps", "2", "--json"], capture_output=True, text=True

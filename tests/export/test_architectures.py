@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from block_states import block_states
+from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.export import Recipe, prepare_program, quantise_program
 from seedtune.export.lower import example_inputs, lower, trace
 from seedtune.export.quantise import quantise_linears_
@@ -93,10 +95,27 @@ def test_surgery_changes_nothing_but_rounding(name: str, float_columns: bool) ->
     wanted = reference(model, tokens, positions, candidates)
     program, surgery = prepare_program(model, mask, BOUNDS, Recipe(float_columns, 0.0))
     with torch.no_grad():
-        found = program(*inputs(surgery.values))
+        found, _ = program(*inputs(surgery.values))
     assert torch.equal(found[0], found[1])
     # fp16 values and the int8 embedding are the only differences
     assert (found[0] - wanted).abs().max() < 0.15
+    assert (found[0] - wanted).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
+    model = tiny(name)
+    mask = some_mask(model)
+    tokens, positions, _, _ = inputs(np.zeros(1))
+    own = block_states(model, tokens)
+    blocks = tapped_blocks(ARCHITECTURES[name]["num_hidden_layers"])
+    states = [own[below].flatten(0, 1)[positions] for below in blocks]
+    wanted = torch.cat([each / each.square().mean(-1, keepdim=True).sqrt() for each in states], -1)
+    program, surgery = prepare_program(model, mask, BOUNDS, Recipe(False, 0.0))
+    with torch.no_grad():
+        _, found = program(*inputs(surgery.values))
+    assert program.tap.blocks == blocks
+    assert torch.equal(found[0], found[1])
     assert (found[0] - wanted).abs().mean() < 0.03
 
 
@@ -106,14 +125,14 @@ def test_every_linear_is_rounded_by_calibration(name: str) -> None:
     program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe())
     tokens, positions, candidates, rows = inputs(surgery.values)
     with torch.no_grad():
-        exact = program(tokens, positions, candidates, rows)
+        exact, _ = program(tokens, positions, candidates, rows)
     generator = np.random.default_rng(0)
     quantise_program(program, surgery, Recipe(), generator.integers(3, 96, (16, 16)))
     for module in program.modules():
         if isinstance(module, torch.nn.Linear):
             assert type(module.weight).__name__ == "IntxUnpackedToInt8Tensor"
     with torch.no_grad():
-        found = program(tokens, positions, candidates, rows)
+        found, _ = program(tokens, positions, candidates, rows)
     assert 0 < (found - exact).abs().mean() < 0.2
 
 
@@ -126,14 +145,19 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     traced = trace(program, example_inputs(BOUNDS, entries, 96), BOUNDS)
     file = tmp_path / "program.pte"
     file.write_bytes(lower(traced, lambda done, total: None))
-    engine = ExecutorchBinding(file, BOUNDS, entries, None)
+    width = 64 * len(program.tap.blocks)
+    engine = ExecutorchBinding(file, BOUNDS, entries, width, None)
 
     tokens, positions, candidates, rows = inputs(surgery.values, probes=3)
     rows[1] += 0.5 * torch.randn(entries, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        wanted = program(tokens, positions, candidates, rows)
-    found = engine.score(*(each.numpy() for each in (tokens, positions, candidates, rows)))
+        wanted, states = program(tokens, positions, candidates, rows)
+    found, hidden = engine.score_hidden(
+        *(each.numpy() for each in (tokens, positions, candidates, rows))
+    )
     assert np.array_equal(found[0], found[2]), "equal values must give equal bits"
+    assert np.array_equal(hidden[0], hidden[2]), "equal values must give equal bits"
+    assert np.abs(hidden - states.numpy()).mean() < 0.05
     difference = np.abs(found - wanted.numpy())
     effect = np.abs(found[1] - found[0]).mean()
     assert effect > 0.05, "the values must matter"
@@ -149,6 +173,7 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
             rows[:probes],
         )
         with torch.no_grad():
-            wanted = program(*other)
-        found = engine.score(*(each.numpy() for each in other))
+            wanted, states = program(*other)
+        found, hidden = engine.score_hidden(*(each.numpy() for each in other))
         assert np.abs(found - wanted.numpy()).mean() < 0.05
+        assert np.abs(hidden - states.numpy()).mean() < 0.05

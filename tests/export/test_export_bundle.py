@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from block_states import block_states
 from exported_bundle import export_tiny_bundle, request
+from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.export import Recipe, export_bundle, prepare_program
 from seedtune.export.sensitive_linear import SensitiveLinear, input_groups
 from seedtune.runtime.bundle import Bounds, open_bundle
@@ -55,6 +57,42 @@ def test_the_program_answers_to_every_value(tmp_path_factory):
         assert np.abs(found[1] - found[0]).max() > 1e-3, layer.name
     with pytest.raises(EngineError, match="values"):
         engine.score(tokens, positions, candidates, values[:, :-1].copy())
+
+
+def test_the_hidden_states_are_the_models_own_but_for_int4(tmp_path_factory, tiny_llama):
+    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    blocks = tapped_blocks(2)
+    assert bundle.manifest["program"]["hidden_blocks"] == blocks
+    engine = ExecutorchBinding(
+        bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
+    )
+    asked = tokens, positions, _, values = request(
+        bundle, rows=3, length=20, scored=9, choices=2, probes=2
+    )
+    values[:] = bundle.values
+    logp, hidden = engine.score_hidden(*asked)
+    assert hidden.dtype == np.float32 and hidden.shape == (2, 9, 32 * len(blocks))
+    np.testing.assert_array_equal(hidden[0], hidden[1])
+    np.testing.assert_array_equal(logp, engine.score(*asked))
+    own = block_states(tiny_llama.model, torch.from_numpy(tokens))
+    for below, part in zip(blocks, np.split(hidden[0], len(blocks), axis=1), strict=True):
+        apart = []
+        for state in own:
+            flat = state.flatten(0, 1)[positions].numpy()
+            wanted = flat / np.sqrt(np.square(flat).mean(axis=1, keepdims=True))
+            apart.append(np.sqrt(np.square(part - wanted).mean()))
+        nearest, second = np.argsort(apart)[:2]
+        assert nearest == below and apart[nearest] < min(0.2, apart[second] / 2), apart
+
+
+def test_a_binding_told_of_no_hidden_states_gives_none(tmp_path_factory):
+    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    engine = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, 0, None)
+    assert engine.hidden_width == 0
+    asked = request(bundle, rows=1, length=4, scored=1, choices=1, probes=1)
+    assert engine.score(*asked).shape == (1, 1, 1)
+    with pytest.raises(EngineError, match="returns no hidden states"):
+        engine.score_hidden(*asked)
 
 
 def test_matrices_without_entries_stay_plain(tiny_llama):

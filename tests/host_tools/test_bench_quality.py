@@ -455,8 +455,8 @@ def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkey
     )
     asked = []
 
-    def learned(model, plain, spec):
-        asked.append((model, plain.sha256, spec))
+    def learned(model, plain, spec, *, directions):
+        asked.append((model, plain.sha256, spec, directions))
         return with_task(plain, tmp_path / "learned", spec, basis)
 
     monkeypatch.setattr(first_order, "task_bundle", learned)
@@ -470,7 +470,7 @@ def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkey
     )  # fmt: skip
     merge_rows(rows, tmp_path)
     found = first_order.bench_first_order(turns=1, bundle=bundle.path, results=tmp_path)
-    assert asked == [(model, bundle.sha256, TASK)]
+    assert asked == [(model, bundle.sha256, TASK, 16)]
     assert found["int4"]["steps"] == 10
     assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
 

@@ -139,6 +139,7 @@ def test_every_committed_picture_is_shown():
 class CountingEngine:
     """Prefers the label that the first value names, and counts its calls."""
 
+    entries, hidden_width = 12, 0
     calls = 0
 
     def score(self, tokens, positions, candidates, values):
@@ -150,7 +151,7 @@ class CountingEngine:
 
 def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "open_engine", lambda bundle, threads: CountingEngine())
-    # The quickstart's own need directions, which this bundle lacks.
+    # The quickstart's own need hidden states, which this program lacks.
     monkeypatch.setattr(seeds, "SETTINGS", {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2})
     bundle = write_tiny_bundle(tmp_path / "bundle")
     data = TaskData(

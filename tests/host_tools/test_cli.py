@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands import tuning
 from seedtune.runtime import engines
-from seedtune.runtime.bundle import open_bundle, pack_bundle, with_task
-from tiny_bundle import BOUNDS, TASK, write_tiny_bundle
+from seedtune.runtime.bundle import pack_bundle
+from seedtune.runtime.tasks import task_from_spec
+from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
 
 
 class ValueEngine:
     """A toy program whose label words depend on the last word and on the values."""
+
+    entries, hidden_width = 12, 0
 
     def score(
         self,
@@ -37,6 +40,25 @@ class ValueEngine:
         first = np.tanh(values[:, :1] * hint[None] + values[:, 1:2])
         logits = np.stack([first, -first], axis=2)
         return (logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5).astype(np.float32)
+
+
+class HiddenEngine(ValueEngine):
+    """The same program with hidden states, in which the word " bad" stands out."""
+
+    hidden_width = 8
+    _bad = tiny_tokenizer().encode(" bad").ids[0]
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        seen = tokens[positions // tokens.shape[1]]
+        hidden = np.cos(seen.sum(axis=1)[:, None] * np.arange(1, 9)).astype(np.float32)
+        hidden[:, 0] += 3 * (seen == self._bad).any(axis=1)
+        return self.score(tokens, positions, candidates, values), np.stack([hidden] * len(values))
 
 
 @pytest.fixture
@@ -210,6 +232,83 @@ class TestEvaluateAndPredict:
                 "verbalisers": {"0": " bad", "1": " good"}}  # fmt: skip
         (tmp_path / "task.json").write_text(json.dumps(spec))
         good("evaluate", bundle, "--data", rows, "--task", tmp_path / "task.json")
+
+
+class TestReadout:
+    @pytest.fixture
+    def rows(self, tmp_path: Path) -> Path:
+        lines = [
+            json.dumps({"text": f"{n} films, all {['bad', 'good'][n % 2]}", "label": n % 2})
+            for n in range(24)
+        ]
+        file = tmp_path / "rows.jsonl"
+        file.write_text("\n".join(lines))
+        return file
+
+    @pytest.fixture
+    def learned(self, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A bundle whose program returns hidden states, and beside it a run on it: ``run``."""
+        monkeypatch.setattr(engines, "open_engine", lambda *_, **__: HiddenEngine())
+        bundle = write_tiny_bundle(tmp_path / "hidden", hidden_blocks=[1]).path
+        good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows, "--batch-size", 4,
+             "--eval-every", 1)  # fmt: skip
+        return bundle
+
+    def test_it_is_the_default_and_ends_after_one_pass(self, tmp_path: Path, learned: Path) -> None:
+        shown = good("journal", "show", tmp_path / "run")
+        assert (shown["settings"]["estimator"], shown["steps"]) == ("readout", 6)
+        assert shown["settings"]["lr"] == 1
+        first, *_, last = shown["evaluations"]
+        assert last[1] < first[1] / 2
+
+    def test_the_same_command_resumes_it(self, tmp_path: Path, learned: Path, rows: Path) -> None:
+        common = ["tune", learned, tmp_path / "two", "--train", rows, "--data", rows,
+                  "--batch-size", 4, "--eval-every", 1, "--steps", 100]  # fmt: skip
+        assert good(*common, "--forwards", 2)["steps"] == 2
+        assert good(*common)["steps"] == 6
+        assert good("journal", "diff", tmp_path / "run", tmp_path / "two")["same_values"]
+
+    def test_the_values_file_answers_as_the_run_does(
+        self, tmp_path: Path, learned: Path, rows: Path
+    ) -> None:
+        file = tmp_path / "v.safetensors"
+        best = good("journal", "show", tmp_path / "run")["best"]["step"]
+        exported = good("journal", "export", tmp_path / "run", learned, file)
+        assert exported["step"] == best > 0
+        for command in ("evaluate", "predict"):
+            asked = (command, learned, "--data", rows)
+            by_run, by_file = (
+                good(*asked, "--run", tmp_path / "run"),
+                good(*asked, "--values", file),
+            )
+            plain = good(*asked)
+            for found in (by_run, by_file, plain):
+                for field in ("seconds", "values"):
+                    found.pop(field, None)
+            assert by_run == by_file != plain
+
+    def test_values_of_another_task_are_refused(
+        self, tmp_path: Path, learned: Path, rows: Path
+    ) -> None:
+        three = TASK | {"verbalisers": {"0": " terrible", "1": " great", "2": " so"}}
+        task = tmp_path / "task.json"
+        task.write_text(json.dumps(three))
+        asked = ["evaluate", learned, "--data", rows, "--task", task, "--run", tmp_path / "run"]
+        assert "30 values are neither the 12 of this program" in bad(7, *asked)
+
+    def test_directions_are_not_for_it(self, tmp_path: Path, learned: Path, rows: Path) -> None:
+        asked = ["tune", learned, tmp_path / "other", "--train", rows, "--directions", 3]
+        assert "directions=3 must be 0 for readout" in bad(7, *asked)
+
+    def test_a_program_without_hidden_states_cannot_take_it(
+        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
+    ) -> None:
+        asked = ["tune", bundle, tmp_path / "other", "--train", rows, "--estimator", "readout"]
+        assert "export the model again, or take another estimator" in bad(7, *asked)
+
+    def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
+        asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
+        assert "hidden states, from which the training texts may be guessed" in bad(5, *asked)
 
 
 class TestJournal:
@@ -423,15 +522,37 @@ def test_every_command_has_help_and_json() -> None:
         assert any("--json" in option.opts for option in command.params), name
 
 
+WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "estimator"),
-    [("classification", "gauss-newton"), ("completion", "two-point")],
+    ("spec", "hidden", "directions", "estimator"),
+    [
+        (TASK, True, True, "readout"),
+        (TASK, True, False, "readout"),
+        (TASK, False, True, "gauss-newton"),
+        (TASK, False, False, "two-point"),
+        (WHOLE_TEXTS, True, True, "two-point"),
+    ],
 )
-def test_directions_are_used_for_answers_not_for_whole_texts(tmp_path, bundle, kind, estimator):
-    plain = open_bundle(bundle)
-    learned = with_task(plain, tmp_path / "learned", TASK, fake_basis(plain.K))
-    settings = tuning._settings(tmp_path / "run", {}, learned, {**TASK, "kind": kind})
+def test_the_estimator_is_the_best_that_task_and_bundle_allow(
+    tmp_path: Path, spec: dict[str, Any], hidden: bool, directions: bool, estimator: str
+) -> None:
+    bundle = write_tiny_bundle(
+        tmp_path / "b",
+        hidden_blocks=[1] if hidden else [],
+        basis=fake_basis(12) if directions else None,
+    )
+    task = task_from_spec(spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    settings = tuning._settings(tmp_path / "run", {}, bundle, task)
     assert settings.estimator == estimator
     asked = {"estimator": "gauss-newton"}
-    settings = tuning._settings(tmp_path / "run", asked, learned, {**TASK, "kind": kind})
+    settings = tuning._settings(tmp_path / "run", asked, bundle, task)
     assert (settings.estimator, settings.steps) == ("gauss-newton", 40)
+
+
+def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
+    common = bundle.tokenizer(), bundle.bounds, bundle.pad_id
+    task = task_from_spec(TASK, *common, objective="vocabulary")
+    assert tuning._settings(tmp_path / "run", {}, bundle, task).estimator == "two-point"

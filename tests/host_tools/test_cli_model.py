@@ -101,6 +101,9 @@ def test_estimate(model: Path) -> None:
     assert "tuning" in call("estimate", model, "--gflops", 50).stdout
 
 
+DIRECTIONS = ["--directions", 2]
+
+
 def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
     file.write_text(json.dumps(task | fields))
     return file
@@ -109,11 +112,11 @@ def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
 @pytest.mark.parametrize(
     ("fields", "options", "code", "message"),
     [
-        ({"kind": "clasification"}, ["--directions", 0], 3, "kind 'clasification' is unknown"),
         ({"kind": "clasification"}, [], 3, "kind 'clasification' is unknown"),
+        ({"kind": "clasification"}, DIRECTIONS, 3, "kind 'clasification' is unknown"),
         ({}, ["--directions", 301], 1, "at most 300"),
-        ({}, ["--text", "short.txt"], 3, "holds no sentence"),
-        ({"template": "a long template " * 9 + "{text}"}, [], 3, "shorten them or export"),
+        ({}, [*DIRECTIONS, "--text", "short.txt"], 3, "holds no sentence"),
+        ({"template": "a long template " * 9 + "{text}"}, DIRECTIONS, 3, "shorten them or export"),
     ],
 )
 def test_bad_tasks_are_refused_before_the_export(
@@ -174,7 +177,8 @@ def test_a_finished_export_is_kept_when_directions_fail(
     task = write_task(tmp_path / "task.json", " It was")
     for name in ("b", "b.seedtune"):
         result = call("export", model, profile, tmp_path / name, "--task", task, "--text", text,
-                      "--fraction", 0.01, "--length", 32, "--rounding", "nearest")  # fmt: skip
+                      "--fraction", 0.01, "--length", 32, "--rounding", "nearest",
+                      *DIRECTIONS)  # fmt: skip
         assert result.exit_code == 3
         assert "written with its task, but without directions" in " ".join(result.stderr.split())
         assert open_bundle(tmp_path / name, cache=tmp_path / "cache").basis is None

@@ -24,6 +24,8 @@ DATA = TaskData(
 class FirstValueEngine:
     """Prefers the label that the first value names."""
 
+    entries, hidden_width = 12, 0
+
     def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:
         first = np.tanh(values[:, :1, None])
         found = np.concatenate([-first, first], axis=2) - 2

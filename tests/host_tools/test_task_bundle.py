@@ -43,7 +43,7 @@ def test_learned_once_and_again_when_damaged(
 
 def test_an_error_of_the_child_is_raised_here(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
-        task_bundle(str(tmp_path / "nowhere"), bundle, TASK, tmp_path / "out")
+        task_bundle(str(tmp_path / "nowhere"), bundle, TASK, tmp_path / "out", directions=2)
     assert not (tmp_path / "out" / "bundle").exists()
 
 
@@ -67,7 +67,7 @@ def test_an_old_bundle_is_not_taken_for_one_whose_making_was_killed(
     note.write_text("an older key")
     monkeypatch.setattr(module, "run_in_child", lambda *arguments, **more: -9)
     with pytest.raises(SeedtuneError, match=r"ended early \(exit code -9\)"):
-        task_bundle("model", bundle, TASK, tmp_path)
+        task_bundle("model", bundle, TASK, tmp_path, directions=2)
     assert not note.exists()
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import damaged, read_only
-from seedtune.runtime.bundle import Bounds, Layer, open_bundle, pack_bundle, write_bundle
+from seedtune.runtime.bundle import Bounds, Layer, open_bundle, pack_bundle, with_task, write_bundle
 from seedtune.runtime.bundle_manifest import manifest_digest
 from seedtune.runtime.errors import BundleError
 from tiny_bundle import BOUNDS, LAYERS, TASK, bundle_parts, write_tiny_bundle
@@ -57,6 +58,22 @@ def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
     assert np.array_equal(opened.indices, parts["indices"])
     assert opened.program_path.read_bytes() == parts["program"]
     assert opened.tokenizer().encode("the film").ids
+
+
+@pytest.mark.parametrize("blocks", [[], [1], [1, 2]])
+def test_hidden_states_stand_side_by_side(tmp_path: Path, blocks: list[int]) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=blocks)
+    assert bundle.manifest["program"]["hidden_blocks"] == blocks
+    assert bundle.hidden_width == open_bundle(tmp_path / "b").hidden_width == 8 * len(blocks)
+    assert with_task(bundle, tmp_path / "c", TASK, None).hidden_width == 8 * len(blocks)
+
+
+def test_bundles_of_before_there_were_hidden_states_have_none(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", lambda m: m["program"].pop("hidden_blocks"))
+    bundle = open_bundle(tmp_path / "b")
+    assert bundle.hidden_width == 0
+    assert with_task(bundle, tmp_path / "c", TASK, None).hidden_width == 0
 
 
 def test_the_exported_values_cannot_be_written_to(tmp_path: Path) -> None:
@@ -131,6 +148,13 @@ def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
         (lambda m: m["program"]["bounds"].update(rows=2.5), "program.bounds.rows has the wrong"),
         (lambda m: m["program"]["bounds"].update(candidates=385), "bounds.candidates 385"),
         (lambda m: m["program"].update(method="forward"), "must be 'score'"),
+        *[
+            (
+                lambda m, bad=bad: m["program"].update(hidden_blocks=bad),
+                f"hidden_blocks is {re.escape(repr(bad))}, must be a list of numbers of blocks",
+            )
+            for bad in (None, 1, {}, [0], [1, 3], [-1], ["1"], [1.0], [True])
+        ],
         (lambda m: m["model"].update(vocab_size=100), "it is another model's tokenizer"),
         (lambda m: m["model"].update(vocab_size=True), "model.vocab_size has the wrong type"),
         (lambda m: m["tokenizer"].update(vocab_size=12), "the manifest says 12"),

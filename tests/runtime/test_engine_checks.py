@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines.checks import check_request
+from seedtune.runtime.engines.checks import check_request, need_hidden
 from seedtune.runtime.errors import EngineError
 
 BOUNDS = Bounds(probes=2, rows=4, length=8, positions=6, candidates=3)
@@ -76,3 +76,9 @@ def test_positions_are_held_against_the_tokens_given_not_the_bound() -> None:
     short["positions"][:] = 2
     with pytest.raises(EngineError, match="outside the 2 tokens given"):
         check(short)
+
+
+def test_hidden_states_that_a_program_does_not_return_are_refused() -> None:
+    need_hidden(1)
+    with pytest.raises(EngineError, match="returns no hidden states; export the bundle again"):
+        need_hidden(0)

@@ -29,6 +29,8 @@ class HashEngine:
     """A causal toy program: the log-probability depends on the row up to the position, the
     candidate and the values; it refuses whatever exceeds the bounds."""
 
+    entries, hidden_width = 3, 2
+
     def __init__(self) -> None:
         self.calls = 0
 
@@ -47,9 +49,24 @@ class HashEngine:
         out = np.empty((1, *candidates.shape), dtype=np.float32)
         for n, flat in enumerate(positions):
             row, column = divmod(int(flat), length)
-            history = float(np.cos(tokens[row, : column + 1] * np.arange(1, column + 2)).sum())
+            history = self._history(tokens[row, : column + 1])
             out[0, n] = -np.abs(np.sin(candidates[n] * history + values.sum())) - 0.1
         return out
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        places = [divmod(int(flat), tokens.shape[1]) for flat in positions]
+        history = np.array([self._history(tokens[row, : column + 1]) for row, column in places])
+        hidden = np.stack([np.cos(history), np.sin(history)], axis=1)[None].astype(np.float32)
+        return self.score(tokens, positions, candidates, values), hidden
+
+    def _history(self, tokens: NDArray[np.int64]) -> float:
+        return float(np.cos(tokens * np.arange(1, len(tokens) + 1)).sum())
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -68,11 +85,15 @@ def task_of(kind: str) -> Task:
     return task_from_spec(SPECS[kind], TOKENIZER, BOUNDS, 0)
 
 
-@pytest.mark.parametrize("kind", SPECS)
-def test_equals_one_example_at_a_time(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "readout"),
+    [*((kind, False) for kind in SPECS), ("classification", True), ("multiple_choice", True)],
+)
+def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     task = task_of(kind)
     encoded = [task.encode(row, "f") for row in rows(45)]
-    values = np.array([0.5, -1.0, 2.0], dtype=np.float16)
+    weights = np.random.default_rng(0).standard_normal((task.readout_rows, 3)) if readout else []
+    values = np.array([0.5, -1.0, 2.0, *np.reshape(weights, -1)], dtype=np.float16)
     steps: list[tuple[int, int]] = []
     engine = HashEngine()
     result = evaluate(
@@ -86,9 +107,11 @@ def test_equals_one_example_at_a_time(kind: str) -> None:
     losses, totals, answers = [], np.zeros(2), []
     for example in encoded:
         batch = task.collate([example])
-        logp = HashEngine().score(
-            batch.tokens, batch.positions, batch.candidates, values.astype(np.float32)[None]
+        logp, hidden = HashEngine().score_hidden(
+            batch.tokens, batch.positions, batch.candidates, values[None, :3].astype(np.float32)
         )
+        for row, own in enumerate(values[3:].astype(np.float32).reshape(-1, 3)):
+            logp[0, :, row] += hidden[0] @ own[:2] + own[2]
         losses.append(task.losses(logp, batch)[0, 0])
         totals += task.metric(logp[0], batch)[0]
         answers += task.predict(logp[0], batch)

@@ -149,6 +149,24 @@ def test_every_change_of_every_byte_of_a_journal_is_seen():
                 assert found == records[:-1] and torn == 4, (at, changed)
 
 
+def test_a_header_without_a_readout_has_the_bytes_that_it_always_had():
+    """Those that the version before there were readouts wrote; it reads them too."""
+    plain = header(2, settings={"lr": 0.5}, extra={"a": [1]})
+    assert plain.encode() == (
+        b"SEEDTJRN\x01\x00\xa6\x01\x00\x00"
+        b'{"bundle_sha256":"' + b"b" * 64 + b'","entries":100,"eval_sha256":null,"extra":{"a":[1]},'
+        b'"metric":{"higher_is_better":true,"name":"accuracy"},"parent":null,"scalar_count":2,'
+        b'"settings":{"lr":0.5},"snapshot":null,"train_sha256":"' + b"d" * 64 + b'",'
+        b'"values_sha256":"' + b"c" * 64 + b'"}[\x83\xeeL'
+    )
+
+
+def test_a_header_with_a_readout_survives():
+    head = header(24, readout={"rows": 2, "width": 6, "answers": 2})
+    records: list[Record] = [Step(tuple(map(float, range(24)))), Evaluation(0.5, 0.75)]
+    assert decode(encode(head, records)) == (head, records, 0)
+
+
 def test_damage_names_the_offset_of_the_record():
     head, records = header(), [Step((float(i),)) for i in range(10)]
     whole = bytearray(encode(head, records))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from compiler import needs_compiler
 from exported_bundle import BOUNDS, request
 from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.engines import native_build
+from seedtune.runtime.engines import native, native_build
 from seedtune.runtime.engines.native import NativeEngine, NativeProgram
 from seedtune.runtime.engines.native_build import EngineUnavailable
 from seedtune.runtime.errors import EngineError
@@ -35,7 +36,7 @@ program, bounds, arguments, results, threads = sys.argv[1:]
 engine = NativeEngine(Path(program), Bounds(**json.loads(bounds)), threads=int(threads))
 with np.load(arguments) as file:
     requests = [[file[f"{i}_{j}"] for j in range(4)] for i in range(len(file) // 4)]
-np.savez(results, *[engine.score(*each) for each in requests])
+np.savez(results, *[each for request in requests for each in engine.score_hidden(*request)])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "modules": sorted(sys.modules),
@@ -58,22 +59,25 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def binding_scores(bundle: Bundle) -> list[Any]:
-    """Results of executorch's Python binding for ``SIZES``."""
+def binding_results(bundle: Bundle) -> list[Any]:
+    """Log-probabilities and hidden states of executorch's Python binding for ``SIZES``."""
     import torch
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(bundle.program_path).load_method("score")
     return [
-        method.execute([torch.from_numpy(each) for each in request(bundle, **size)])[0]
-        .numpy()
-        .copy()
+        [
+            result.numpy().copy()
+            for result in method.execute(
+                [torch.from_numpy(each) for each in request(bundle, **size)]
+            )
+        ]
         for size in SIZES
     ]
 
 
 def run_alone(bundle: Bundle, folder: Path, threads: int) -> tuple[list[Any], dict[str, Any]]:
-    """Scores for ``SIZES`` from a fresh process, and what that process says of itself."""
+    """Results for ``SIZES`` from a fresh process, and what that process says of itself."""
     arguments, results = folder / "arguments.npz", folder / "results.npz"
     requests = [request(bundle, **size) for size in SIZES]
     np.savez(arguments, **{f"{i}_{j}": a for i, r in enumerate(requests) for j, a in enumerate(r)})
@@ -89,18 +93,20 @@ def run_alone(bundle: Bundle, folder: Path, threads: int) -> tuple[list[Any], di
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     with np.load(results) as file:
-        return [file[f"arr_{i}"] for i in range(len(SIZES))], json.loads(done.stdout)
+        found = [[file[f"arr_{2 * i + j}"] for j in range(2)] for i in range(len(SIZES))]
+    return found, json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_process_without_torch_gives_the_bits_of_executorchs_binding(
-    bundle: Bundle, binding_scores: list[Any], tmp_path: Path, threads: int
+    bundle: Bundle, binding_results: list[Any], tmp_path: Path, threads: int
 ) -> None:
-    scores, process = run_alone(bundle, tmp_path, threads)
-    for ours, theirs in zip(scores, binding_scores, strict=True):
-        assert ours.dtype == np.float32
-        assert np.isfinite(ours).all()
-        np.testing.assert_array_equal(ours, theirs)
+    results, process = run_alone(bundle, tmp_path, threads)
+    for both in zip(results, binding_results, strict=True):
+        for ours, theirs in zip(*both, strict=True):  # log-probabilities, hidden states
+            assert ours.dtype == np.float32
+            assert np.isfinite(ours).all()
+            np.testing.assert_array_equal(ours, theirs)
     loaded = {name.partition(".")[0] for name in process["modules"]}
     assert not loaded & {"torch", "executorch", "transformers", "onnxruntime"}
     assert process["threads"] == threads
@@ -110,12 +116,15 @@ def test_a_process_without_torch_gives_the_bits_of_executorchs_binding(
     assert process["peak_kb"] < 80_000
 
 
-def test_beside_the_binding_in_one_process(bundle: Bundle, binding_scores: list[Any]) -> None:
+def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list[Any]) -> None:
     """Both share the libraries; a request leaves nothing behind for the next one."""
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     for _ in range(2):
-        for size, theirs in zip(SIZES, binding_scores, strict=True):
-            np.testing.assert_array_equal(engine.score(*request(bundle, **size)), theirs)
+        for size, (logp, hidden) in zip(SIZES, binding_results, strict=True):
+            asked = request(bundle, **size)
+            np.testing.assert_array_equal(engine.score(*asked), logp)
+            for ours, theirs in zip(engine.score_hidden(*asked), (logp, hidden), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
     used = engine.threads
     engine.close()
     # The binding's method still uses the pool, which must stay as it is.
@@ -132,18 +141,25 @@ def test_values_matter_and_equal_probes_give_equal_bits(bundle: Bundle) -> None:
     same = engine.score(tokens, positions, candidates, values)
     np.testing.assert_array_equal(same[0], same[1])
     np.testing.assert_array_equal(same[0], different[0])
+    _, hidden = engine.score_hidden(tokens, positions, candidates, values)
+    np.testing.assert_array_equal(hidden[0], hidden[1])
+    values[1] += np.float32(0.1)
+    _, moved = engine.score_hidden(tokens, positions, candidates, values)
+    np.testing.assert_array_equal(moved[0], hidden[0])
+    assert (moved[1] != hidden[1]).any()
 
 
 def test_views_are_read_as_they_appear_and_results_are_the_callers(bundle: Bundle) -> None:
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     tokens, positions, candidates, values = request(bundle, **MOST)
-    first = engine.score(tokens, positions, candidates, values)
-    kept = first.copy()
+    first, states = engine.score_hidden(tokens, positions, candidates, values)
+    kept, kept_states = first.copy(), states.copy()
     turned = [np.asfortranarray(each) for each in (tokens, positions, candidates, values)]
     np.testing.assert_array_equal(engine.score(*turned), kept)
     reverse = engine.score(tokens[::-1], positions, candidates, values[::-1])
     assert (reverse != kept).any()
     np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(states, kept_states)
 
 
 def test_calls_from_several_threads_wait_for_each_other(bundle: Bundle) -> None:
@@ -185,12 +201,27 @@ def test_a_program_describes_itself(bundle: Bundle) -> None:
         ("int64", (48, 4)),
         ("float32", (2, bundle.K)),
     )
-    assert method.outputs == (("float32", (2, 48, 4)),)
+    assert method.outputs == (("float32", (2, 48, 4)), ("float32", (2, 48, bundle.hidden_width)))
     assert method.planned_bytes > 0
     with pytest.raises(EngineError, match="method forward: "):
         program.describe("forward")
     with pytest.raises(EngineError, match="method forward: "):
         program.load("forward")
+
+
+def test_the_program_says_how_many_values_it_takes_and_how_wide_its_hidden_states_are(
+    bundle: Bundle,
+) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    assert (engine.entries, engine.hidden_width) == (bundle.K, bundle.hidden_width)
+    states = len(bundle.manifest["program"]["hidden_blocks"])
+    assert bundle.hidden_width == states * 32 > 0
+    described = NativeProgram(bundle.program_path).describe("score")
+    older = replace(described, outputs=described.outputs[:1])
+    assert native._check_program(bundle.program_path, older, BOUNDS) == (bundle.K, 0)
+    for outputs in ((), described.outputs * 2, (("int64", (2, 48, 4)),)):
+        with pytest.raises(EngineError, match="returns another type than a bundle's program"):
+            native._check_program(bundle.program_path, replace(older, outputs=outputs), BOUNDS)
 
 
 def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:

@@ -4,9 +4,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.tasks import Task, task_from_spec
+from seedtune.runtime.readout import add_readout
+from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 
@@ -217,6 +220,70 @@ class TestCompletion:
     def test_an_empty_completion_is_refused(self, text: str | None) -> None:
         with pytest.raises(DataError, match="f:9"):
             make(COMPLETION).encode({"prompt": "the", "completion": text}, "f:9")
+
+
+class TestObserve:
+    """Scores without a readout and the readout's part, as ``losses`` and ``predict`` see them."""
+
+    three: ClassVar = TASK | {"verbalisers": {"0": " bad", "1": " good", "2": " so"}}
+    choice: ClassVar = CHOICE | {"choice_fields": ["choice1", "choice2", "choice3"]}
+
+    def examples(self, task: Task, seed: int, count: int) -> list[Encoded]:
+        rng = np.random.default_rng(seed)
+        words = ["the", "film", "was", "great", "and", "dull", "plot", "bad"]
+
+        def text() -> str:
+            return " ".join(rng.choice(words, size=rng.integers(1, 6)))
+
+        return [
+            task.encode(
+                {"text": text(), "premise": text(), "choice1": text(), "choice2": text(),
+                 "choice3": text(), "label": int(rng.integers(task.answers))},
+                "f:1",
+            )
+            for _ in range(count)
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("spec", [TASK, three, CHOICE, choice])
+    @given(seed=st.integers(0, 999), count=st.integers(1, 6))
+    @settings(deadline=None, max_examples=30)
+    def test_its_scores_are_those_that_losses_and_answers_follow(
+        self, spec: dict[str, Any], seed: int, count: int
+    ) -> None:
+        wide = Bounds(probes=2, rows=64, length=32, positions=400, candidates=4)
+        task = make(spec, wide)
+        batch = task.collate(self.examples(task, seed, count))
+        rng = np.random.default_rng(seed)
+        logp = -rng.exponential(2.0, (1, *batch.candidates.shape)).astype(np.float32)
+        inputs = rng.standard_normal((1, len(batch.positions), 6)).astype(np.float32)
+        inputs[:, :, -1] = 1
+        weights = rng.standard_normal((task.readout_rows, 6)).astype(np.float32)
+        seen = task.observe(logp[0], inputs[0], batch)
+        assert seen.gold.tolist() == batch.gold.tolist()
+        assert seen.features.shape == (count, task.answers // task.readout_rows, 6)
+        np.testing.assert_allclose(seen.features[:, :, -1], 1, rtol=1e-6)
+        scores = seen.scores + (seen.features @ weights.T).reshape(count, task.answers)
+        whole = add_readout(logp, inputs, weights.reshape(1, -1))
+        losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(count), batch.gold]
+        np.testing.assert_allclose(task.losses(whole, batch)[0], losses, atol=1e-4)
+        shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
+        answers = [list(answer.scores.values()) for answer in task.predict(whole[0], batch)]
+        np.testing.assert_allclose(answers, shares, atol=1e-4)
+
+    def test_choices_of_different_lengths_weigh_alike(self) -> None:
+        """A feature that is the same at every token of a choice is that number."""
+        task = make(CHOICE)
+        row = {"premise": "the", "choice1": "I", "choice2": "dull and the plot", "label": 1}
+        batch = task.collate([task.encode(row, "f:1")])
+        assert len(batch.positions) > 2
+        inputs = np.ones((len(batch.positions), 2), np.float32)
+        inputs[:, 0] = np.where(batch.row_of == 0, 5, 7)
+        logp = np.zeros((len(batch.positions), 1), np.float32)
+        assert task.observe(logp, inputs, batch).features[0, :, 0].tolist() == [5, 7]
+
+    def test_tasks_without_a_choice_have_nothing_to_observe(self) -> None:
+        for task in (make(COMPLETION), make(TASK, objective="vocabulary")):
+            assert (task.answers, task.readout_rows) == (0, 0)
 
 
 class TestBounds:

@@ -1,0 +1,168 @@
+"""Logistic regression with a ridge and an offset: it solves what it states."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seedtune.runtime.estimators.ridge_logistic import (
+    FOLDS,
+    RIDGES,
+    Examples,
+    choose_ridge,
+    fit,
+    scores,
+)
+
+SHAPES = {"binary": (2, 2), "three labels": (3, 3), "two choices": (2, 1), "four choices": (4, 1)}
+"""Answers A and rows R of the weights."""
+seeds = st.integers(0, 2**32 - 1)
+shapes = st.sampled_from([*SHAPES.values()])
+
+
+def problem(seed: int, answers: int, rows: int, *, count: int = 40, width: int = 8) -> Examples:
+    """Examples whose answers really follow from their features, of any place and size."""
+    rng = np.random.default_rng(seed)
+    shape = (count, answers // rows, width)
+    place, size = rng.standard_normal(width), rng.uniform(0.3, 3, width)
+    features = (rng.standard_normal(shape) * size + place).astype(np.float32)
+    features = np.concatenate([features, np.ones((*shape[:2], 1), np.float32)], axis=2)
+    offset = rng.standard_normal((count, answers)).astype(np.float32)
+    true = Examples(offset, features, np.zeros(count, np.int64))
+    noise = rng.gumbel(size=(count, answers))
+    found = scores(true, rng.standard_normal((rows, width + 1)).astype(np.float32)) + noise
+    return Examples(offset, features, found.argmax(axis=1))
+
+
+def zeros(seen: Examples, rows: int) -> np.ndarray:
+    return np.zeros((rows, seen.features.shape[2]), np.float32)
+
+
+def objective_slope(seen: Examples, ridge: float, weights: np.ndarray) -> np.ndarray:
+    """Gradient of the stated objective in the standardised weights, in float64."""
+    exact = seen.features.astype(np.float64)
+    flat = exact.reshape(-1, exact.shape[2])
+    mean, scale = flat.mean(axis=0), flat.std(axis=0) * (flat.shape[1] - 1) ** 0.5
+    mean[-1], scale[-1] = 0, 1
+    standard = (exact - mean) / scale
+    own = weights * scale
+    own[:, -1] = weights @ np.append(mean[:-1], 1)
+    scored = seen.offset + (standard @ own.T).reshape(seen.offset.shape)
+    shares = np.exp(scored - np.logaddexp.reduce(scored, axis=1)[:, None])
+    wrong = shares - (np.arange(seen.offset.shape[1]) == seen.gold[:, None])
+    return wrong.reshape(-1, len(weights)).T @ standard.reshape(flat.shape) + ridge * own
+
+
+@given(seeds, shapes, st.floats(0.05, 15), st.integers(10, 60), st.integers(1, 30))
+@settings(deadline=None)
+def test_the_solution_is_stationary(seed, shape, ridge, count, width):
+    seen = problem(seed, *shape, count=count, width=width)
+    start = zeros(seen, shape[1])
+    found = fit(seen, ridge, start)
+    assert found.dtype == np.float32 and found.shape == start.shape
+    slope = objective_slope(seen, ridge, found)
+    assert np.abs(slope).max() < 0.002 * max(1, np.abs(objective_slope(seen, ridge, start)).max())
+
+
+@given(seeds, shapes)
+@settings(deadline=None)
+def test_it_does_not_matter_where_the_search_begins(seed, shape):
+    seen = problem(seed, *shape)
+    few = seen.part(np.arange(len(seen.gold)) < 30)
+    cold = fit(seen, 1.0, zeros(seen, shape[1]))
+    warm = fit(seen, 1.0, fit(few, 1.0, zeros(seen, shape[1])))
+    assert np.allclose(scores(seen, cold), scores(seen, warm), atol=0.01)
+
+
+@given(seeds, shapes, st.integers(-20, 20))
+@settings(deadline=None)
+def test_shifted_and_scaled_features_give_the_same_scores(seed, shape, power):
+    """Also with a scale of its own for each feature."""
+    seen = problem(seed, *shape)
+    rng = np.random.default_rng(seed)
+    width = seen.features.shape[2] - 1
+    moved = seen.features.copy()
+    moved[:, :, :-1] *= (rng.uniform(0.5, 2, width) * 2.0**power).astype(np.float32)
+    moved[:, :, :-1] += (rng.standard_normal(width) * 2.0**power).astype(np.float32)
+    other = Examples(seen.offset, moved, seen.gold)
+    plain, found = (fit(each, 0.5, zeros(each, shape[1])) for each in (seen, other))
+    assert np.allclose(scores(seen, plain), scores(other, found), atol=0.01)
+
+
+@given(seeds, shapes, st.integers(-1000, 1000))
+@settings(deadline=None)
+def test_a_constant_in_all_scores_of_an_example_changes_nothing(seed, shape, constant):
+    seen = problem(seed, *shape)
+    higher = Examples(seen.offset + np.float32(constant), seen.features, seen.gold)
+    plain, found = (fit(each, 0.5, zeros(each, shape[1])) for each in (seen, higher))
+    assert np.allclose(plain, found, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_an_infinite_ridge_gives_zeros(shape):
+    seen = problem(0, *shape)
+    start = np.ones_like(zeros(seen, shape[1]))
+    assert (fit(seen, float("inf"), start) == 0).all()
+
+
+def test_a_heavier_ridge_gives_smaller_scores():
+    seen = problem(1, 3, 3)
+    size = [np.abs(fit(seen, ridge, zeros(seen, 3))[:, :-1]).sum() for ridge in RIDGES]
+    assert size == sorted(size, reverse=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_features_that_never_vary_are_no_trouble(shape):
+    seen = problem(2, *shape)
+    seen.features[:, :, 3] = 7
+    found = fit(seen, 0.5, zeros(seen, shape[1]))
+    assert np.isfinite(found).all()
+    seen.features[:, :, :-1] = 7
+    assert np.isfinite(fit(seen, 0.5, zeros(seen, shape[1]))).all()
+
+
+@given(seeds, shapes)
+@settings(deadline=None)
+def test_features_that_come_with_every_answer_ask_for_no_readout(seed, shape):
+    answers, rows = shape
+    features = np.repeat(problem(seed, *shape, count=20).features, answers, axis=0)
+    gold = np.tile(np.arange(answers), 20)
+    seen = Examples(np.zeros((len(gold), answers), np.float32), features, gold)
+    assert choose_ridge(seen, zeros(seen, rows)) == float("inf")
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_noise_beside_an_offset_that_says_it_all_asks_for_no_readout_but_by_chance(shape):
+    answers, rows = shape
+    chosen = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        offset = (3 * rng.standard_normal((200, answers))).astype(np.float32)
+        gold = (offset + rng.gumbel(size=offset.shape)).argmax(axis=1)
+        noise = problem(seed, *shape, count=200, width=30).features
+        seen = Examples(offset, noise, gold)
+        chosen.append(choose_ridge(seen, zeros(seen, rows)))
+    assert np.isinf(chosen).mean() > 0.75 and min(chosen) >= 1.5
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_an_answer_that_the_features_tell_asks_for_a_light_ridge(shape):
+    answers, rows = shape
+    gold = np.arange(60) % answers
+    features = problem(3, *shape, count=60).features
+    if rows == 1:
+        features[:, :, 0] = 4.0 * (np.arange(answers) == gold[:, None])
+    else:
+        features[:, 0, :answers] = 4.0 * (np.arange(answers) == gold[:, None])
+    seen = Examples(np.zeros((60, answers), np.float32), features, gold)
+    ridge = choose_ridge(seen, zeros(seen, rows))
+    assert ridge == min(RIDGES)
+    assert (scores(seen, fit(seen, ridge, zeros(seen, rows))).argmax(axis=1) == gold).all()
+
+
+@pytest.mark.parametrize("count", range(1, FOLDS + 2))
+def test_a_ridge_can_be_chosen_from_few_examples(count):
+    seen = problem(4, 2, 2, count=count)
+    ridge = choose_ridge(seen, zeros(seen, 2))
+    assert ridge in (*RIDGES, float("inf"))
+    if count == 1:
+        assert ridge == float("inf")  # nothing to hold out
