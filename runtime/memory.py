@@ -60,6 +60,7 @@ def fit_passes(
     examples: Sequence[Encoded],
     *,
     limit: int | None = None,
+    reserve: int = 0,
 ) -> Bounds:
     """Bounds of passes over ``examples`` that fit into memory.
 
@@ -70,6 +71,7 @@ def fit_passes(
         bounds: of the program; the result never exceeds them.
         limit: bytes that this process may hold in all; by default what the system has left. A
             system that does not tell is taken to have enough.
+        reserve: bytes that the process will take besides.
 
     Raises:
         TuningError: one example under one probe does not fit.
@@ -77,12 +79,12 @@ def fit_passes(
     held, free = resident_bytes(), available_bytes()
     if held is None or (limit is None and free is None):
         return bounds
-    room = min(each for each in (limit and limit - held, free) if each is not None)
+    room = min(each for each in (limit and limit - held, free) if each is not None) - reserve
     passes = bounds
     for passes in _ever_smaller(bounds, examples):
         if memory.bytes(passes) <= room:
             return passes
-    raise _does_not_fit(memory, passes, held, room)
+    raise _does_not_fit(memory, passes, held + reserve, room)
 
 
 def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bounds]:

@@ -25,7 +25,7 @@ from .budget import Budget, Control
 from .engines import Engine
 from .errors import TuningError
 from .estimators import ESTIMATORS, make_for_run
-from .estimators.readout import Readout
+from .estimators.readout import Readout, memory_bytes
 from .evaluation import Evaluation, evaluate
 from .guards import giving_up, judge_losses, judge_scalars
 from .history import History, rounded
@@ -127,11 +127,10 @@ class Tuner:
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
-        self._bounds = start.bounds
-        if start.memory is not None:
-            examples = [*self._train, *self._eval]
-            self._bounds = fit_passes(start.bounds, start.memory, examples, limit=memory_limit)
-        self._batch_loss = BatchLoss(engine, task, self._bounds)
+        shape = None
+        if settings is not None and settings.estimator == "readout":
+            shape = ReadoutShape.of(engine, task)
+        self._fit_passes(memory_limit, shape)
         self._on_evaluation = on_evaluation
         self._active = 0.0
         if (self.folder / JOURNAL_FILE).exists():
@@ -151,9 +150,26 @@ class Tuner:
         else:
             header = self._new_header(settings or self._fitted(Settings()))
             self._state = RunState.begin(self.folder, header, start, durability)
+        if shape is None and isinstance(self._state.estimator, Readout):
+            try:
+                self._fit_passes(memory_limit, self._state.estimator.shape)
+            except TuningError:
+                self._state.close()
+                raise
         at_once = min(self._state.estimator.probes, self._bounds.probes)
         self._rows = np.empty((at_once, len(self.values)), dtype=np.float32)
         self._metrics = MetricsLog(self.folder)
+
+    def _fit_passes(self, limit: int | None, shape: ReadoutShape | None) -> None:
+        """Cut passes to the memory that a readout of ``shape``, if there is one, leaves."""
+        self._bounds = self._start.bounds
+        if self._start.memory is not None:
+            examples = [*self._train, *self._eval]
+            reserve = 0 if shape is None else memory_bytes(shape, len(self._train))
+            self._bounds = fit_passes(
+                self._bounds, self._start.memory, examples, limit=limit, reserve=reserve
+            )
+        self._batch_loss = BatchLoss(self._engine, self._task, self._bounds)
 
     def _fitted(self, settings: Settings) -> Settings:
         kind = ESTIMATORS[settings.estimator]

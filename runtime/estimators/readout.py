@@ -28,6 +28,12 @@ _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
 
 
+def memory_bytes(shape: ReadoutShape, examples: int) -> int:
+    """What learning from so many examples takes at its peak: their features in float16, twice while
+    a batch joins them, and in float32 as they are, standardised, and in part for the ridge."""
+    return 16 * min(examples, MEMORY) * (shape.answers // shape.rows) * shape.width
+
+
 @dataclass(frozen=True)
 class Readout:
     """One probe, which observes the hidden states at the values as they are.

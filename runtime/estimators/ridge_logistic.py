@@ -49,7 +49,8 @@ def fit(seen: Examples, ridge: float, start: NDArray[np.float32]) -> NDArray[np.
     if not np.isfinite(ridge):
         return np.zeros_like(start)
     mean, scale = _moments(seen.features)
-    scaled = Examples(seen.offset, (seen.features - mean) / scale, seen.gold)
+    scaled = Examples(seen.offset, seen.features - mean, seen.gold)
+    np.divide(scaled.features, scale, out=scaled.features)  # in place: they may be many
     # w . (x - mean) / scale + b = (w / scale) . x + (b - w . mean / scale)
     began = start * scale
     began[:, -1] = start[:, -1] + start[:, :-1] @ mean[:-1]

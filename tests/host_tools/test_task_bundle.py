@@ -41,6 +41,21 @@ def test_learned_once_and_again_when_damaged(
     assert len(runs) == 3
 
 
+def test_without_directions_no_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> int:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(module, "run_in_child", never)
+    plain = write_tiny_bundle(tmp_path / "plain", task=None, hidden_blocks=[1, 2])
+    made = task_bundle("nowhere", plain, TASK, tmp_path / "out", directions=0)
+    assert made.task == TASK and made.basis is None
+    assert made.hidden_width == plain.hidden_width
+    again = task_bundle("nowhere", plain, TASK, tmp_path / "out", directions=0)
+    assert (again.path, again.sha256) == (made.path, made.sha256)
+
+
 def test_an_error_of_the_child_is_raised_here(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         task_bundle(str(tmp_path / "nowhere"), bundle, TASK, tmp_path / "out", directions=2)

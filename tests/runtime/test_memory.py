@@ -11,7 +11,10 @@ from seedtune.runtime import memory
 from seedtune.runtime.batch_loss import split_batch
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import TuningError
+from seedtune.runtime.estimators.readout import MEMORY, memory_bytes
 from seedtune.runtime.memory import PassMemory, fit_passes
+from seedtune.runtime.readout import ReadoutShape
+from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded
 from tiny_run import START, K, tuner
 
@@ -123,3 +126,31 @@ def test_the_loop_keeps_to_a_limit_and_learns_the_same(tmp_path):
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-3, atol=1e-4)
     with pytest.raises(TuningError, match="raise the memory limit"):
         tuner(tmp_path / "no", start=replace(START, memory=NEED), memory_limit=HELD)
+
+
+def test_what_a_readout_will_remember_is_left_free(tmp_path):
+    start = replace(START, memory=NEED)
+    learnt = memory_bytes(ReadoutShape(rows=2, width=FakeEngine.hidden_width, answers=2), 64)
+    limit = HELD + 7000 + 7 * 1000 + 500
+    asked = {"start": start, "settings": Settings(estimator="readout", lr="auto", batch_size=8)}
+    for bytes_left, fits in ((limit + learnt, True), (limit + learnt - 7500, False)):
+        folder = tmp_path / str(fits)
+        if not fits:
+            with pytest.raises(TuningError, match="raise the memory limit"):
+                tuner(folder, memory_limit=bytes_left, **asked)
+            assert not folder.exists()
+            continue
+        engine = FakeEngine(K)
+        with tuner(folder, engine=engine, memory_limit=bytes_left, **asked) as live:
+            live.step()
+        with pytest.raises(TuningError, match="raise the memory limit"):  # settings of the run
+            tuner(folder, memory_limit=bytes_left - 7500, **{**asked, "settings": None})
+        with tuner(folder, memory_limit=bytes_left, **asked) as live:  # and the run is free again
+            assert live.history.steps == 1
+        assert max(tokens[0] for tokens, _ in engine.calls) == 1
+
+
+def test_a_readout_remembers_so_many_examples_and_no_more():
+    shape = ReadoutShape(rows=1, width=10, answers=3)
+    assert memory_bytes(shape, 5) == 5 * memory_bytes(shape, 1)
+    assert memory_bytes(shape, 10**6) == memory_bytes(shape, MEMORY)
