@@ -137,6 +137,7 @@ def export_bundle(
         bounds=bounds,
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
+        mean_blocks=program.tap.mean_blocks,
         task=task,
     )
 

@@ -88,7 +88,7 @@ class ScoreProgram(nn.Module):
         scored, choices = candidates.shape
         chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
         with self.mean:
-            return chosen, self.tap.take(positions)
+            return chosen, self.tap.take(positions, rows, length)
 
 
 class MeanAsLinear(TorchFunctionMode):

@@ -107,7 +107,8 @@ class Bundle:
     @property
     def hidden_width(self) -> int:
         """Width D of the hidden states, side by side, that the program returns; 0 for none."""
-        states = len(self.manifest["program"].get("hidden_blocks", ()))
+        program = self.manifest["program"]
+        states = sum(len(program.get(name, ())) for name in ("hidden_blocks", "mean_blocks"))
         return states * int(self.manifest["model"]["hidden_size"])
 
     @property
@@ -160,6 +161,7 @@ def write_bundle(
     bounds: Bounds,
     pad_id: int,
     hidden_blocks: Sequence[int] = (),
+    mean_blocks: Sequence[int] = (),
     basis: Basis | None = None,
     task: Mapping[str, Any] | None,
 ) -> Bundle:
@@ -179,6 +181,7 @@ def write_bundle(
         quantisation: free description of the number formats.
         hidden_blocks: decoder blocks below each of the hidden states that the program returns
             besides log-probabilities; none if it returns none.
+        mean_blocks: the same of those that are means over the row so far; they come last.
         basis: directions for ``task``.
 
     Raises:
@@ -220,6 +223,7 @@ def write_bundle(
                 "method": "score",
                 "bounds": dataclasses.asdict(bounds),
                 "hidden_blocks": list(hidden_blocks),
+                "mean_blocks": list(mean_blocks),
             },
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
@@ -268,6 +272,7 @@ def with_task(
         bounds=bundle.bounds,
         pad_id=bundle.pad_id,
         hidden_blocks=manifest["program"].get("hidden_blocks", ()),
+        mean_blocks=manifest["program"].get("mean_blocks", ()),
         basis=basis,
         task=task,
     )

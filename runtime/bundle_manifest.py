@@ -188,11 +188,12 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:
         refuse(f"tokenizer.pad_id {content['tokenizer']['pad_id']} lies outside the vocabulary")
-    blocks = content["program"].get("hidden_blocks", [])  # older programs return none
-    if not isinstance(blocks, list) or not all(
-        type(below) is int and 1 <= below <= content["model"]["layers"] for below in blocks
-    ):
-        refuse(f"program.hidden_blocks is {blocks!r}, must be a list of numbers of blocks")
+    for name in ("hidden_blocks", "mean_blocks"):
+        blocks = content["program"].get(name, [])  # older programs return none
+        if not isinstance(blocks, list) or not all(
+            type(below) is int and 1 <= below <= content["model"]["layers"] for below in blocks
+        ):
+            refuse(f"program.{name} is {blocks!r}, must be a list of numbers of blocks")
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
     if content["mask"]["entries"] != entries:

@@ -15,3 +15,8 @@ def block_states(model: Any, tokens: torch.Tensor) -> list[torch.Tensor]:
         outputs = model(input_ids=tokens, use_cache=False, output_hidden_states=True)
     hook.remove()
     return [*outputs.hidden_states[:-1], *last]  # theirs ends with the normed state
+
+
+def mean_so_far(state: torch.Tensor) -> torch.Tensor:
+    """Of ``[B, T, D]`` at each token the mean over its row up to and with it."""
+    return torch.stack([state[:, : end + 1].mean(dim=1) for end in range(state.shape[1])], dim=1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from seedtune.export.block_tap import tapped_blocks, unit_mean_square
+from seedtune.export.block_tap import shares_so_far, tapped_blocks, unit_mean_square
 
 Places = dict[str, NDArray[np.int64]]
 """Flat indices of weights by the name of their linear layer."""
@@ -28,11 +28,13 @@ class TorchEngine:
 
     def __init__(self, model: Any, places: Places | None = None) -> None:
         count = model.config.num_hidden_layers
-        self._blocks = tapped_blocks(count)
+        self._blocks, self._mean_blocks = tapped_blocks(count)
         self._layers = next(
             m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count
         )
-        self.hidden_width = len(self._blocks) * int(model.config.hidden_size)
+        self.hidden_width = (len(self._blocks) + len(self._mean_blocks)) * int(
+            model.config.hidden_size
+        )
         self._body = model.base_model
         self._head = model.get_output_embeddings()
         self._places = [
@@ -80,22 +82,24 @@ class TorchEngine:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As ``seedtune.runtime.engines.Engine.score_hidden``."""
         seen: dict[int, torch.Tensor] = {}
+        at = torch.from_numpy(positions)
+        shares = shares_so_far(at, *tokens.shape)
 
         def keep(module: Any, arguments: Any, output: Any, below: int) -> None:
-            state = output[0] if isinstance(output, tuple) else output
-            flat = state.flatten(0, 1)[torch.from_numpy(positions)]
-            seen[below] = unit_mean_square(flat)
+            seen[below] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
 
         # Not by output_hidden_states, whose last one is behind the final norm.
         handles = [
             self._layers[below - 1].register_forward_hook(partial(keep, below=below))
-            for below in self._blocks
+            for below in {*self._blocks, *self._mean_blocks}
         ]
         logp, hidden = [], []
         try:
             for row in values:
                 logp.append(self.score(tokens, positions, candidates, row[None])[0])
-                hidden.append(torch.cat([seen[below] for below in self._blocks], dim=-1).numpy())
+                states = [seen[below][at] for below in self._blocks]
+                states += [shares @ seen[below] for below in self._mean_blocks]
+                hidden.append(torch.cat([*map(unit_mean_square, states)], dim=-1).numpy())
         finally:
             for handle in handles:
                 handle.remove()

@@ -53,7 +53,7 @@ class Engine(Protocol):
         candidates: NDArray[np.int64],
         values: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As ``score``, from the same forward also the residual stream part of the way up (see
+        """As ``score``, from the same forward also states of the residual stream (see
         ``export.block_tap``).
 
         Returns:

@@ -5,7 +5,7 @@ it off (see ``runtime.readout``) have a convex loss, whose minimum over all exam
 without the program (``ridge_logistic``). The sensitive values stay as they are.
 
 On SmolLM2 and SST-2, one forward of 16 examples teaches more than 16 of ``gauss-newton``, which
-measures 17 numbers of an example where this sees 1152. Each example is needed once, so that a run
+measures 17 numbers of an example where this sees 1728. Each example is needed once, so that a run
 is one pass over the training data at most.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from block_states import block_states
+from block_states import block_states, mean_so_far
 from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.export import Recipe, prepare_program, quantise_program
 from seedtune.export.lower import example_inputs, lower, trace
@@ -108,13 +108,14 @@ def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
     mask = some_mask(model)
     tokens, positions, _, _ = inputs(np.zeros(1))
     own = block_states(model, tokens)
-    blocks = tapped_blocks(ARCHITECTURES[name]["num_hidden_layers"])
+    blocks, means = tapped_blocks(ARCHITECTURES[name]["num_hidden_layers"])
     states = [own[below].flatten(0, 1)[positions] for below in blocks]
+    states += [mean_so_far(own[below]).flatten(0, 1)[positions] for below in means]
     wanted = torch.cat([each / each.square().mean(-1, keepdim=True).sqrt() for each in states], -1)
     program, surgery = prepare_program(model, mask, BOUNDS, Recipe(False, 0.0))
     with torch.no_grad():
         _, found = program(*inputs(surgery.values))
-    assert program.tap.blocks == blocks
+    assert (program.tap.blocks, program.tap.mean_blocks) == (blocks, means)
     assert torch.equal(found[0], found[1])
     assert (found[0] - wanted).abs().mean() < 0.03
 
@@ -145,7 +146,7 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     traced = trace(program, example_inputs(BOUNDS, entries, 96), BOUNDS)
     file = tmp_path / "program.pte"
     file.write_bytes(lower(traced, lambda done, total: None))
-    width = 64 * len(program.tap.blocks)
+    width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
     engine = ExecutorchBinding(file, BOUNDS, entries, width, None)
 
     tokens, positions, candidates, rows = inputs(surgery.values, probes=3)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from block_states import block_states
+from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle, request
 from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.export import Recipe, export_bundle, prepare_program
@@ -61,8 +61,10 @@ def test_the_program_answers_to_every_value(tmp_path_factory):
 
 def test_the_hidden_states_are_the_models_own_but_for_int4(tmp_path_factory, tiny_llama):
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    blocks = tapped_blocks(2)
+    blocks, means = tapped_blocks(2)
     assert bundle.manifest["program"]["hidden_blocks"] == blocks
+    assert bundle.manifest["program"]["mean_blocks"] == means
+    states = [(below, False) for below in blocks] + [(below, True) for below in means]
     engine = ExecutorchBinding(
         bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
     )
@@ -71,14 +73,14 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(tmp_path_factory, tin
     )
     values[:] = bundle.values
     logp, hidden = engine.score_hidden(*asked)
-    assert hidden.dtype == np.float32 and hidden.shape == (2, 9, 32 * len(blocks))
+    assert hidden.dtype == np.float32 and hidden.shape == (2, 9, 32 * len(states))
     np.testing.assert_array_equal(hidden[0], hidden[1])
     np.testing.assert_array_equal(logp, engine.score(*asked))
     own = block_states(tiny_llama.model, torch.from_numpy(tokens))
-    for below, part in zip(blocks, np.split(hidden[0], len(blocks), axis=1), strict=True):
+    for (below, mean), part in zip(states, np.split(hidden[0], len(states), axis=1), strict=True):
         apart = []
         for state in own:
-            flat = state.flatten(0, 1)[positions].numpy()
+            flat = (mean_so_far(state) if mean else state).flatten(0, 1)[positions].numpy()
             wanted = flat / np.sqrt(np.square(flat).mean(axis=1, keepdims=True))
             apart.append(np.sqrt(np.square(part - wanted).mean()))
         nearest, second = np.argsort(apart)[:2]

@@ -61,15 +61,22 @@ def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blocks", [[], [1], [1, 2]])
-def test_hidden_states_stand_side_by_side(tmp_path: Path, blocks: list[int]) -> None:
-    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=blocks)
-    assert bundle.manifest["program"]["hidden_blocks"] == blocks
-    assert bundle.hidden_width == open_bundle(tmp_path / "b").hidden_width == 8 * len(blocks)
-    assert with_task(bundle, tmp_path / "c", TASK, None).hidden_width == 8 * len(blocks)
+@pytest.mark.parametrize("means", [[], [2]])
+def test_hidden_states_stand_side_by_side(
+    tmp_path: Path, blocks: list[int], means: list[int]
+) -> None:
+    width = 8 * len(blocks + means)
+    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=blocks, mean_blocks=means)
+    assert bundle.hidden_width == open_bundle(tmp_path / "b").hidden_width == width
+    for written in (bundle, with_task(bundle, tmp_path / "c", TASK, None)):
+        assert written.manifest["program"]["hidden_blocks"] == blocks
+        assert written.manifest["program"]["mean_blocks"] == means
 
 
 def test_bundles_of_before_there_were_hidden_states_have_none(tmp_path: Path) -> None:
-    write_tiny_bundle(tmp_path / "b")
+    write_tiny_bundle(tmp_path / "b", hidden_blocks=[1], mean_blocks=[1])
+    resigned(tmp_path / "b", lambda m: m["program"].pop("mean_blocks"))
+    assert open_bundle(tmp_path / "b").hidden_width == 8
     resigned(tmp_path / "b", lambda m: m["program"].pop("hidden_blocks"))
     bundle = open_bundle(tmp_path / "b")
     assert bundle.hidden_width == 0
@@ -150,9 +157,10 @@ def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
         (lambda m: m["program"].update(method="forward"), "must be 'score'"),
         *[
             (
-                lambda m, bad=bad: m["program"].update(hidden_blocks=bad),
-                f"hidden_blocks is {re.escape(repr(bad))}, must be a list of numbers of blocks",
+                lambda m, bad=bad, name=name: m["program"].update({name: bad}),
+                f"{name} is {re.escape(repr(bad))}, must be a list of numbers of blocks",
             )
+            for name in ("hidden_blocks", "mean_blocks")
             for bad in (None, 1, {}, [0], [1, 3], [-1], ["1"], [1.0], [True])
         ],
         (lambda m: m["model"].update(vocab_size=100), "it is another model's tokenizer"),
