@@ -5,8 +5,8 @@ can be read off it with weights that need no backward pass: the loss is convex i
 its derivatives lie in the one forward. To the score of an answer (a label word's log-probability,
 the mean of a choice's) comes ``w_answer . [x; 1]``, with ``x`` the residual stream at the scored
 position in the upper half of the model and at its end, and its mean over the row so far half way
-up, which the program returns (``export.block_tap``): linear probing (Alain and Bengio, arXiv 1610.01644) on top of what the model
-already says.
+up, which the program returns (``export.block_tap``): linear probing (Alain and Bengio, arXiv
+1610.01644) on top of what the model already says.
 
 The weights, float32 ``[R, D + 1]``, follow the K sensitive values in a run's values: R rows are the
 task's, one a label, or one for all choices.

@@ -1,7 +1,7 @@
-"""``seedtune bench recipes``: what leaves the int8 path, how weights are rounded, what that buys.
+"""``seedtune bench recipes``: what stays float, how weights are rounded, how many are tuned.
 
-Loss noise, quality, speed and size of the same model and mask under several recipes. The noise is
-what a two-point estimate has to overcome (``seedtune.runtime.loss_noise``).
+Loss noise, quality, learning, speed and size of the same model under several ways to export it. The
+noise is what a two-point estimate has to overcome (``seedtune.runtime.loss_noise``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.native import NativeEngine
 from seedtune.runtime.loss_noise import LossNoise, measure_loss_noise
+from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import task_from_spec
 
 from ..calibration import load_calibration
@@ -25,19 +26,28 @@ from ..prepare import Prepared, example_batch
 from ..quickstart import DEFAULT_TASK, MODEL
 from .fidelity import perplexity
 from .figures import RESULTS, say, write_figures
-from .learning import Progress
+from .learning import Progress, learn
 from .step import LENGTH, ROWS
 from .timing import in_turns
 from .variants import quickstart_program, variant
 
+DEFAULT = "sensitive columns float"
 RECIPES: dict[str, dict[str, Any]] = {
-    "all columns int8": {"float_columns": False},
-    "sensitive columns float": {"outlier_share": 0.0},
-    "and 2 % outliers": {"outlier_share": 0.02},
-    "and 5 % outliers": {"outlier_share": 0.05},
-    "rounded to the nearest": {"rounding": "nearest"},
+    DEFAULT: {},
+    "all columns int8": {"recipe": {"float_columns": False}},
+    "and 2 % outliers": {"recipe": {"outlier_share": 0.02}},
+    "and 5 % outliers": {"recipe": {"outlier_share": 0.05}},
+    "rounded to the nearest": {"recipe": {"rounding": "nearest"}},
+    "0.01 % tuned": {"fraction": 1e-4},
+    "1 % tuned": {"fraction": 1e-2},
 }
+"""What differs from the defaults of ``prepare``."""
 EPS = (1e-3, 1e-2)
+LEARNING = Settings(
+    steps=100, eval_every=50, estimator="two-point", lr=1e-4, eps=1e-2, schedule="linear"
+)
+"""The run by whose curve programs are compared."""
+TEST_ROWS = 300
 
 
 def bench_recipes(
@@ -46,33 +56,27 @@ def bench_recipes(
     turns: int = 7,
     base: Prepared | None = None,
     threads: int | None = None,
+    runs: Path | None = None,
     results: Path = RESULTS,
     progress: Progress = say,
 ) -> dict[str, Any]:
-    """Measure every recipe of ``recipes``; each is exported once and kept.
+    """Measure every recipe of ``recipes``; each is exported once and kept, as are its runs.
 
     Returns:
         ``recipes`` by name: ``sigma`` of the batch loss, ``estimate_error`` by eps,
-        ``typical_estimate`` by eps (root mean square over directions), ``perplexity``,
-        ``forward_seconds``, ``over_dense``, ``compact_share``, ``program_bytes``;
-        and ``dense_forward_seconds``.
+        ``typical_estimate`` by eps (root mean square over directions), ``perplexity``, ``curve``
+        (of ``LEARNING``, see ``learning.learn``), ``entries`` (tuned), ``forward_seconds``,
+        ``over_dense``, ``compact_share``, ``program_bytes``; and ``dense_forward_seconds``.
     """
-    from seedtune.export.export import Recipe
-
     base = base or quickstart_program()
     data = load_task(DEFAULT_TASK)
-    # The base's own recipe need not be exported again.
-    own = Recipe.of(base.bundle.manifest["quantisation"])
     engines: dict[str, Engine] = {}
     rows: dict[str, Any] = {}
     values: dict[str, NDArray[np.float32]] = {}
     text = load_calibration(_tokenizer()).held_out
     for name in recipes:
-        prepared = (
-            base
-            if Recipe(**RECIPES[name]) == own
-            else variant(_slug(name), base, recipe=RECIPES[name])
-        )
+        options = RECIPES[name]
+        prepared = variant(_slug(name), base, **options) if options else base
         bundle = prepared.bundle
         engines[name] = open_engine(bundle, threads)
         values[name] = bundle.values.astype(np.float32)[None]
@@ -80,6 +84,16 @@ def bench_recipes(
         rows[name] = {
             **noise_figures(noise),
             "perplexity": perplexity(engines[name].score, text, values[name], bundle.bounds),
+            "curve": learn(
+                bundle,
+                data,
+                LEARNING,
+                test_rows=TEST_ROWS,
+                threads=threads,
+                runs=runs,
+                progress=progress,
+            )["curve"],
+            "entries": bundle.K,
             "compact_share": bundle.manifest["quantisation"]["compact_share"],
             "program_bytes": bundle.program_path.stat().st_size,
         }

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle
+from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.task_loss import task_losses
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.float_task import FloatTask
@@ -101,6 +103,26 @@ def test_the_engine_scores_as_the_model_does(toy, data):
             logits = cell.model(torch.from_numpy(batch.tokens[row, : column + 1])[None]).logits
         logp = torch.log_softmax(logits[0, -1], dim=-1).numpy()[batch.candidates[at]]
         np.testing.assert_allclose(found[:, at], [logp, logp], atol=1e-5)
+
+
+def test_the_engines_hidden_states_are_the_models_own(toy):
+    import torch
+
+    cell = toy()
+    batch = cell.task.collate(cell.train[:5])
+    request = batch.tokens, batch.positions, batch.candidates, np.zeros((1, 0), np.float32)
+    engine = TorchEngine(cell.model)
+    logp, hidden = engine.score_hidden(*request)
+    np.testing.assert_array_equal(logp, engine.score(*request))
+    own = block_states(cell.model, torch.from_numpy(batch.tokens))
+    blocks, means = tapped_blocks(2)
+    states = [own[below] for below in blocks] + [mean_so_far(own[below]) for below in means]
+    wanted = [
+        flat / flat.square().mean(dim=1, keepdim=True).sqrt()
+        for flat in (state.flatten(0, 1)[batch.positions] for state in states)
+    ]
+    assert hidden.shape == (1, 5, engine.hidden_width)
+    np.testing.assert_allclose(hidden[0], torch.cat(wanted, dim=1).numpy(), atol=1e-3)
 
 
 def test_values_go_to_their_places_and_rows_do_not_mix(toy):

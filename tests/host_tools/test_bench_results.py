@@ -9,7 +9,7 @@ from seedtune.host_tools.bench import learning, seeds
 from seedtune.host_tools.bench.fidelity import difference, perplexity
 from seedtune.host_tools.bench.figures import RESULTS, draw_curves, machine, write_figures
 from seedtune.host_tools.bench.learning import mean_and_deviation
-from seedtune.host_tools.bench.recipes import EPS, RECIPES, noise_figures
+from seedtune.host_tools.bench.recipes import DEFAULT, EPS, RECIPES, noise_figures
 from seedtune.host_tools.bench.seeds import bench_seeds, summarise
 from seedtune.host_tools.named_tasks import TaskData
 from seedtune.runtime.bundle import Bounds
@@ -117,10 +117,20 @@ def test_noise_figures_are_by_eps():
     assert found["loss"] == 64.0
 
 
-def test_the_default_recipe_is_among_those_compared():
-    from seedtune.export.export import Recipe
+def test_recipes_differ_from_the_default_in_what_can_be_chosen():
+    from inspect import signature
 
-    assert Recipe() in [Recipe(**fields) for fields in RECIPES.values()]
+    from seedtune.export.export import Recipe
+    from seedtune.host_tools.prepare import prepare
+
+    assert RECIPES[DEFAULT] == {}
+    for name, options in RECIPES.items():
+        assert set(options) <= set(signature(prepare).parameters), name
+        assert (
+            name == DEFAULT
+            or Recipe(**options.get("recipe", {})) != Recipe()
+            or (options["fraction"] != signature(prepare).parameters["fraction"].default)
+        )
 
 
 def test_committed_figures_name_their_machine():
