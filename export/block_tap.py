@@ -86,10 +86,11 @@ def shares_so_far(positions: torch.Tensor, rows: int, length: int) -> torch.Tens
     Padding stands behind every position, so that it has no part in it.
     """
     packed = rows * length
-    row = torch.arange(rows)[:, None].expand(rows, length).reshape(packed)
-    place = torch.arange(packed)
-    same_row = row[None, :] == row.index_select(0, positions)[:, None]
-    shares = (same_row & (place[None, :] <= positions[:, None])).to(torch.float32)
+    # Nothing is as long as there are rows: those may be more than the bound if they are short.
+    column = torch.arange(length)[None, :].expand(rows, length).reshape(packed)
+    first = positions - column.index_select(0, positions)
+    place = torch.arange(packed)[None, :]
+    shares = ((place >= first[:, None]) & (place <= positions[:, None])).to(torch.float32)
     return shares / shares.sum(dim=1, keepdim=True)
 
 

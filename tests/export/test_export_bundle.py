@@ -59,7 +59,10 @@ def test_the_program_answers_to_every_value(tmp_path_factory):
         engine.score(tokens, positions, candidates, values[:, :-1].copy())
 
 
-def test_the_hidden_states_are_the_models_own_but_for_int4(tmp_path_factory, tiny_llama):
+@pytest.mark.parametrize(("rows", "length"), [(3, 20), (20, 12)])  # bounds: 8 rows of 32
+def test_the_hidden_states_are_the_models_own_but_for_int4(
+    tmp_path_factory, tiny_llama, rows, length
+):
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
     blocks, means = tapped_blocks(2)
     assert bundle.manifest["program"]["hidden_blocks"] == blocks
@@ -69,7 +72,7 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(tmp_path_factory, tin
         bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
     )
     asked = tokens, positions, _, values = request(
-        bundle, rows=3, length=20, scored=9, choices=2, probes=2
+        bundle, rows=rows, length=length, scored=9, choices=2, probes=2
     )
     values[:] = bundle.values
     logp, hidden = engine.score_hidden(*asked)
