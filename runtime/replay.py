@@ -119,10 +119,16 @@ def readout_shape(header: Header, name: str) -> ReadoutShape | None:
     kind = header.settings.get("estimator")
     if (header.readout is None) != (kind != "readout"):
         raise JournalError(f"{name}: header does not make sense: estimator {kind} and its readout")
+    if header.readout is None:
+        return None
     try:
-        return None if header.readout is None else ReadoutShape(**header.readout)
+        shape = ReadoutShape(**header.readout)
     except TypeError as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
+    sizes = (shape.rows, shape.width, shape.answers)
+    if not all(type(size) is int and size >= 1 for size in sizes) or shape.answers % shape.rows:
+        raise JournalError(f"{name}: header does not make sense: readout {header.readout}")
+    return shape
 
 
 def check_binding(journal: Journal, start: Start) -> None:

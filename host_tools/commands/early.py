@@ -58,13 +58,13 @@ def check_task(
         DataError: the specification is wrong, or its prompt with the text exceeds the bounds.
         SeedtuneError: more directions than texts that are drawn, or no text.
     """
+    from seedtune.export.task_basis import EXAMPLES, generic_examples
     from seedtune.runtime.tasks import task_from_spec
 
     task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
-    if not directions:
+    if not directions:  # the shortest text says whether the template leaves room for any
+        generic_examples(task, spec, ["a"], examples=1)
         return
-    from seedtune.export.task_basis import EXAMPLES, generic_examples
-
     from ..sentences import load_sentences
 
     if directions > EXAMPLES:

@@ -117,6 +117,7 @@ def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
         ({}, ["--directions", 301], 1, "at most 300"),
         ({}, [*DIRECTIONS, "--text", "short.txt"], 3, "holds no sentence"),
         ({"template": "a long template " * 9 + "{text}"}, DIRECTIONS, 3, "shorten them or export"),
+        ({"template": "a long template " * 9 + "{text}"}, [], 3, "shorten them or export"),
     ],
 )
 def test_bad_tasks_are_refused_before_the_export(

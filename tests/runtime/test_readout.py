@@ -457,6 +457,11 @@ class TestRefusals:
             ("readout", {"rows": 2, "width": 6}, "answers"),
             ("readout", {"rows": 2, "width": 6, "answers": 2, "depth": 1}, "depth"),
             ("readout", {"rows": 2, "width": 5, "answers": 2}, "has 78 values, the bundle 76"),
+            ("readout", {"rows": 2, "width": 6, "answers": 3}, "readout .*'answers': 3"),
+            *[
+                ("readout", {"rows": 2, "width": 6, "answers": 2} | odd, "make sense: readout")
+                for odd in ({"rows": "2"}, {"width": 6.0}, {"rows": 0}, {"answers": None})
+            ],
         ],
     )
     def test_journals_whose_header_contradicts_itself(
