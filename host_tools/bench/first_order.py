@@ -37,13 +37,17 @@ def bench_first_order(
 ) -> dict[str, Any]:
     """Time both; the accuracy is the one that our best setting ends with, mean over seeds.
 
+    Our steps are timed half way to it, since what a readout has to fit grows with the steps.
+
     Args:
         bundle: by default the quickstart's; directions for the task, where our method needs them,
             are learned for it.
 
     Returns:
         ``accuracy``; ``int4`` and ``lora`` with ``steps`` to it, ``step_seconds``, ``seconds`` and
-        ``peak_rss_bytes``; ``time_over_lora`` and ``memory_over_lora``.
+        ``peak_rss_bytes``; ``time_over_lora`` and ``memory_over_lora``; ``by_accuracy``: for each
+        accuracy that LoRA was evaluated at and both reached, ``accuracy``, the seconds of both and
+        ``time_over_lora``.
 
     Raises:
         SeedtuneError: the table lacks rows of ours or LoRA's, or LoRA never gets there.
@@ -61,7 +65,7 @@ def bench_first_order(
         "int4": _forwards_to(accuracy, ours) / probes,
         "lora": _forwards_to(accuracy, lora) / FORWARDS_A_STEP,
     }
-    seconds = _step_seconds(ours, lora, bundle, threads, turns)
+    seconds = _step_seconds(ours, lora, bundle, threads, turns, int(steps["int4"] / 2))
     found: dict[str, Any] = {
         name: {
             "method": group.method,
@@ -78,6 +82,7 @@ def bench_first_order(
         **found,
         "time_over_lora": found["int4"]["seconds"] / found["lora"]["seconds"],
         "memory_over_lora": found["int4"]["peak_rss_bytes"] / found["lora"]["peak_rss_bytes"],
+        "by_accuracy": _by_accuracy(ours, lora, seconds["int4"] / probes, seconds["lora"]),
     }
     return write_figures("first_order", figures, results)
 
@@ -92,9 +97,30 @@ def _forwards_to(accuracy: float, group: Group) -> int:
     return reached
 
 
+def _by_accuracy(
+    ours: Group, lora: Group, forward_seconds: float, lora_step_seconds: float
+) -> list[dict[str, float]]:
+    rows = []
+    for forwards, reached in lora.curve.items():
+        mine = ours.forwards_to(reached["mean"])
+        if forwards and mine is not None:
+            int4_seconds = mine * forward_seconds
+            lora_seconds = forwards / FORWARDS_A_STEP * lora_step_seconds
+            rows.append(
+                {
+                    "accuracy": reached["mean"],
+                    "int4_seconds": int4_seconds,
+                    "lora_seconds": lora_seconds,
+                    "time_over_lora": int4_seconds / lora_seconds,
+                }
+            )
+    return rows
+
+
 def _step_seconds(
-    ours: Group, lora: Group, bundle: Path | None, threads: int | None, turns: int
+    ours: Group, lora: Group, bundle: Path | None, threads: int | None, turns: int, before: int
 ) -> dict[str, float]:
+    """Median of a step of each, ours after so many ``before``."""
     import torch
 
     if threads:
@@ -118,4 +144,6 @@ def _step_seconds(
             settings=its,
         ) as tuner,
     ):
+        for _ in range(before):
+            tuner.step()
         return in_turns({"int4": tuner.step, "lora": lambda: adapter.step(0)}, turns)[0]

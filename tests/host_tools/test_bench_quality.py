@@ -463,6 +463,10 @@ def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
     assert (found["int4"]["steps"], found["lora"]["steps"]) == (100, 30)
     assert found["time_over_lora"] == pytest.approx(100 * 0.5 / (30 * 4.0))
     assert found["memory_over_lora"] == 0.25
+    (reached,) = found["by_accuracy"]  # 0.85 and 0.9 were never ours
+    assert reached == {
+        "accuracy": 0.79, "int4_seconds": 50.0, "lora_seconds": 80.0, "time_over_lora": 0.625
+    }  # fmt: skip
     assert json.loads((tmp_path / "first_order.json").read_text()) == found
 
 
