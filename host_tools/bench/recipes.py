@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from seedtune.runtime.batch_loss import BatchLoss
 from seedtune.runtime.batches import batch_indices
+from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.engines.native import NativeEngine
 from seedtune.runtime.loss_noise import LossNoise, measure_loss_noise
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import task_from_spec
@@ -22,8 +21,9 @@ from seedtune.runtime.tasks import task_from_spec
 from ..calibration import load_calibration
 from ..fetch import fetch
 from ..named_tasks import TaskData, load_task
-from ..prepare import Prepared, example_batch
+from ..prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
+from .contenders import dense_forward, sparse_forward
 from .fidelity import perplexity
 from .figures import RESULTS, say, write_figures
 from .learning import Progress, learn
@@ -70,20 +70,19 @@ def bench_recipes(
     """
     base = base or quickstart_program()
     data = load_task(DEFAULT_TASK)
-    engines: dict[str, Engine] = {}
+    bundles: dict[str, Bundle] = {}
     rows: dict[str, Any] = {}
-    values: dict[str, NDArray[np.float32]] = {}
     text = load_calibration(_tokenizer()).held_out
     for name in recipes:
         options = RECIPES[name]
         prepared = variant(_slug(name), base, **options) if options else base
-        bundle = prepared.bundle
-        engines[name] = open_engine(bundle, threads)
-        values[name] = bundle.values.astype(np.float32)[None]
-        noise = loss_noise(engines[name], prepared, data)
+        bundle = bundles[name] = prepared.bundle
+        engine = open_engine(bundle, threads)
+        values = bundle.values.astype(np.float32)[None]
+        noise = loss_noise(engine, bundle, data)
         rows[name] = {
             **noise_figures(noise),
-            "perplexity": perplexity(engines[name].score, text, values[name], bundle.bounds),
+            "perplexity": perplexity(engine.score, text, values, bundle.bounds),
             "curve": learn(
                 bundle,
                 data,
@@ -98,12 +97,8 @@ def bench_recipes(
             "program_bytes": bundle.program_path.stat().st_size,
         }
         progress(f"{name}: {rows[name]}")
-    batch = example_batch(ROWS, LENGTH, base.bundle.vocab_size)
-    dense = NativeEngine(base.dense_program, base.bundle.bounds, threads=threads)
-    none = np.zeros((1, 1), np.float32)
-    forwards = {"dense": lambda: dense.score(*batch, none)} | {
-        name: lambda name=name: engines[name].score(*batch, values[name])  # type: ignore[misc]
-        for name in engines
+    forwards = {"dense": dense_forward(base.bundle, base.dense_program, ROWS, LENGTH)} | {
+        name: sparse_forward(bundle, ROWS, LENGTH) for name, bundle in bundles.items()
     }
     seconds, over_dense = in_turns(forwards, turns)
     for name, row in rows.items():
@@ -118,9 +113,8 @@ def bench_recipes(
     return write_figures("recipes", figures, results)
 
 
-def loss_noise(engine: Engine, prepared: Prepared, data: TaskData) -> LossNoise:
+def loss_noise(engine: Engine, bundle: Bundle, data: TaskData) -> LossNoise:
     """Noise of the first training batch of seed 0, as the tuner measures it."""
-    bundle = prepared.bundle
     task = task_from_spec(
         data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
     )
