@@ -21,6 +21,8 @@ HEADLINE = {"sst2": "sst2", "sms": "sms-spam"}
 """Tasks of the figures in the summary, by the short name that they have there."""
 DECIDING = "sst2"
 OURS = "int4-"
+_DIVERGED = 1.2
+"""Perplexities above so many times the start's are drawn there."""
 
 Row = dict[str, Any]
 Rows = dict[str, Row]
@@ -246,9 +248,12 @@ def draw_quality(rows: Rows, folder: Path) -> None:
             if len(at) == 1:
                 panel.axhline(mean[0], color=colour, linestyle=":", label=method)
                 continue
-            panel.plot(at, mean, "o-", color=colour, markersize=3, label=method)
             low = [value - width for value, width in zip(mean, spread, strict=True)]
             high = [value + width for value, width in zip(mean, spread, strict=True)]
+            if not group.higher_is_better:  # one that diverges would flatten all others
+                most = _DIVERGED * mean[0]
+                mean, low, high = ([min(y, most) for y in each] for each in (mean, low, high))
+            panel.plot(at, mean, "o-", color=colour, markersize=3, label=method)
             panel.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(task, fontsize="medium")
         panel.set_xlabel("forward passes (a first-order step counts 3)")
