@@ -445,6 +445,23 @@ def test_the_summary_is_shown_a_line_a_method():
     assert "sst2_gap_to_lora 2" in lines
 
 
+def test_a_perplexity_that_diverges_leaves_room_for_the_others(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.extend(figure.axes))
+    curves = {"int4-gauss-newton": {0: 80.0, 100: 1e9}, "int4-two-point": {0: 80.0, 100: 70.0}}
+    draw_quality(
+        table(
+            *[row(name, "chat", 0, curve, metric="perplexity") for name, curve in curves.items()]
+        ),
+        tmp_path,
+    )
+    wild, calm = (list(line.get_ydata()) for line in drawn[0].lines)
+    assert (wild, calm) == ([80, 96], [80, 70])
+    assert drawn[0].get_ylim()[1] < 100
+
+
 def test_a_target_never_reached_is_null():
     slow = {key: each for key, each in ROWS.items() if not key.startswith("int4")}
     slow |= table(row("int4-two-point", "sst2", 0, {0: 0.5, 1000: 0.6}))
