@@ -1,1 +1,1 @@
-"""From a transformers model to a bundle: surgery, quantisation, lowering."""
+"""From a model to a bundle: profile, mask, program, int4, lowering; ``export.py`` is the whole way."""

@@ -8,20 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from seedtune.export.calibrated_pass import round_by_calibration_
-from seedtune.export.load_model import LoadedModel, load_causal_lm
-from seedtune.export.lower import example_inputs, lower, trace
-from seedtune.export.quantise import DESCRIPTION, quantise_linears_
-from seedtune.export.score_program import ScoreProgram
-from seedtune.export.sensitive_linear import (
-    ProbeValues,
-    Surgery,
-    input_groups,
-    insert_sensitive_linears,
-)
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, write_bundle
 from seedtune.runtime.errors import ModelError
 from torch import nn
+
+from .lower.lower import example_inputs, lower, trace
+from .model.load_model import LoadedModel, load_causal_lm
+from .program.score_program import ScoreProgram
+from .program.sensitive_linear import ProbeValues, Surgery, input_groups, insert_sensitive_linears
+from .quantise.calibrated_pass import round_by_calibration_
+from .quantise.int4 import DESCRIPTION, quantise_linears_
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); the stages are ``load``, ``quantise``, ``trace``, ``lower``."""

@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.exported_values import export_values
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start
 from seedtune.runtime.tasks import task_from_spec
-from seedtune.runtime.tuner import Tuner
-from seedtune.runtime.values_file import export_values
+from seedtune.runtime.tuning.tuner import Tuner
 
 from .bench.step import sparse_overhead
 from .commands.follow import follow
-from .fetch import fetch
-from .memory import peak_resident_bytes
-from .named_tasks import load_task
-from .plot_run import draw_run
-from .prepare import prepare
-from .task_bundle import task_bundle
+from .data.fetch import fetch
+from .data.named_tasks import load_task
+from .estimate.process_memory import peak_resident_bytes
+from .prepare.prepare import prepare
+from .prepare.task_bundle import task_bundle
+from .reports.plot_run import draw_run
 
 if TYPE_CHECKING:
     from .commands.output import Output

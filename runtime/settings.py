@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from .errors import TuningError
 from .estimators import ESTIMATORS
-from .noise import NOISE_KINDS, NoiseKind
+from .estimators.noise import NOISE_KINDS, NoiseKind
 
 Schedule = Literal["constant", "linear", "cosine"]
 

@@ -20,7 +20,7 @@ def tiny_llama_folder(tmp_path_factory):
 @pytest.fixture
 def tiny_llama(tiny_llama_folder):
     """A fresh ``LoadedModel`` of the tiny Llama, free to be changed."""
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
     return load_causal_lm(tiny_llama_folder)
 
@@ -42,7 +42,7 @@ def bundle(exported_folder):
 @pytest.fixture(scope="session")
 def smollm2():
     """``LoadedModel`` of SmolLM2-135M, for slow tests. Shared: leave its weights alone."""
-    from seedtune.export.load_model import load_causal_lm
-    from seedtune.host_tools.fetch import fetch
+    from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.host_tools.data.fetch import fetch
 
     return load_causal_lm(fetch("smollm2-135m"))

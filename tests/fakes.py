@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.basis import Basis
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.start import Start
+from seedtune.runtime.bundle.basis import Basis
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16

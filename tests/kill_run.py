@@ -13,12 +13,13 @@ from pathlib import Path
 
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.engines.native import NativeEngine
-from seedtune.runtime.replay import replay
+from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.engines.executorch_native import NativeEngine
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
 from seedtune.runtime.tasks import task_from_spec
-from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.tuning.tuner import Tuner
 
 STEPS = 40
 SPEC = {

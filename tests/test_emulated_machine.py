@@ -23,9 +23,10 @@ from seedtune.host_tools.emulate.host import (
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.rehearsal import Job, rehearse
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.data import Row
+from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
+from seedtune.runtime.tasks.rows import Row
 
 MISSING = sorted({*missing_packages(WHOLE_MACHINE), *missing_packages(USER_MODE)})
 pytestmark = [
@@ -166,9 +167,9 @@ def test_the_command_tells_one_object(bundle: Bundle, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_smollm2_on_1_gb(machine: Machine) -> None:
-    from seedtune.host_tools.fetch import fetch
-    from seedtune.host_tools.named_tasks import load_task
-    from seedtune.host_tools.prepare import prepare
+    from seedtune.host_tools.data.fetch import fetch
+    from seedtune.host_tools.data.named_tasks import load_task
+    from seedtune.host_tools.prepare.prepare import prepare
 
     data = load_task("sst2")
     job = Job(

@@ -13,8 +13,8 @@ import pytest
 from seedtune.host_tools.emulate.guest import Guest
 from seedtune.host_tools.emulate.host import USER_MODE, missing_packages
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.replay import replay
-from seedtune.runtime.start import Start
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 
 MISSING = missing_packages(USER_MODE)
 pytestmark = [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from exported_bundle import export_tiny_bundle
-from seedtune.runtime.replay import replay
-from seedtune.runtime.start import Start
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 
 
 @pytest.mark.timeout(1500)
@@ -34,8 +34,8 @@ def test_500_kills_of_the_tiny_model(tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_5_kills_of_smollm2(tmp_path: Path) -> None:
-    from seedtune.host_tools.fetch import fetch
-    from seedtune.host_tools.prepare import prepare
+    from seedtune.host_tools.data.fetch import fetch
+    from seedtune.host_tools.prepare.prepare import prepare
 
     prepared = prepare(str(fetch("smollm2-135m")))
     command = [

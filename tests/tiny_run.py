@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import values_sha256
-from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.tuning.tuner import Tuner
 
 K = 64
 START = fake_start(K)

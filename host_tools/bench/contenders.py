@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.batch_loss import BatchLoss
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.engines.native import NativeEngine
+from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.scoring.batch_loss import BatchLoss
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 
-from ..prepare import example_batch
+from ..prepare.prepare import example_batch
 
 Step = Callable[[], object]
 
@@ -61,7 +61,7 @@ def spsa_step(bundle: Bundle, rows: int, length: int) -> Step:
 def mezo_step(model: str, rows: int, length: int) -> Step:
     """MeZO (arXiv 2305.17333, algorithm 1) in float32: all weights in place from a seed, thrice."""
     import torch
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
     loaded = load_causal_lm(model).model
     tokens = torch.from_numpy(example_batch(rows, length, loaded.config.vocab_size)[0])
@@ -88,7 +88,7 @@ def lora_step(model: str, rows: int, length: int) -> Step:
     """A first-order step of LoRA (``peft``, rank 8, all linear layers) with AdamW in float32."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
     loaded = load_causal_lm(model).model
     tokens = torch.from_numpy(example_batch(rows, length, loaded.config.vocab_size)[0])

@@ -15,9 +15,9 @@ from typing import Any
 
 from seedtune.runtime.errors import SeedtuneError
 
-from ..fetch import fetch
-from ..named_tasks import load_task
-from ..prepare import prepare
+from ..data.fetch import fetch
+from ..data.named_tasks import load_task
+from ..prepare.prepare import prepare
 from .figures import say, write_figures
 from .step import step_figures
 

@@ -36,10 +36,10 @@ def _tune(
 
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.engines import open_engine
+    from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.start import Start
     from seedtune.runtime.tasks import task_from_spec
-    from seedtune.runtime.tuner import Tuner
+    from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(path)
     content = json.loads(Path(task_file).read_text(encoding="utf-8"))

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.batch_loss import split_batch
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.tasks import Batch, task_from_spec
 
-from ..calibration import load_calibration
-from ..fetch import fetch
-from ..named_tasks import load_task
-from ..prepare import Prepared
+from ..data.calibration import load_calibration
+from ..data.fetch import fetch
+from ..data.named_tasks import load_task
+from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
 from .figures import RESULTS, say, write_figures
 from .variants import quickstart_program
@@ -54,7 +54,7 @@ def bench_fidelity(
         equal rows of values gave bit-equal losses).
     """
     import torch
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
     if threads:
         torch.set_num_threads(threads)
@@ -166,9 +166,8 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     import torch
     from seedtune.export.export import Recipe, prepare_program, quantise_program
-
-    from ..masks import build_mask, mask_method
-    from ..profile_file import load_profile
+    from seedtune.export.profile.masks import build_mask, mask_method
+    from seedtune.export.profile.profile_file import load_profile
 
     manifest = base.bundle.manifest
     profile = load_profile(base.folder / "profile.safetensors")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.journal import replace_file
+from seedtune.runtime.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,11 +14,11 @@ from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import forwards_a_step
-from seedtune.runtime.start import Start
-from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.tuning.tuner import Tuner
 
-from ..named_tasks import load_task
-from ..task_bundle import task_bundle
+from ..data.named_tasks import load_task
+from ..prepare.task_bundle import task_bundle
 from .figures import RESULTS, write_figures
 from .float_task import FloatTask
 from .lora import FORWARDS_A_STEP, Adapter

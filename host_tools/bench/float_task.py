@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds
-from seedtune.runtime.evaluation import Evaluation, evaluate
+from seedtune.runtime.scoring.evaluation import Evaluation, evaluate
 from seedtune.runtime.tasks import Encoded, Task
+from seedtune.runtime.tuning.batches import batch_indices
 from tokenizers import Tokenizer
 
-from ..calibration import load_calibration
-from ..named_tasks import TaskData
+from ..data.calibration import load_calibration
+from ..data.named_tasks import TaskData
 from .fidelity import perplexity
 from .learning import encode
 from .torch_engine import TorchEngine
@@ -39,7 +39,7 @@ class FloatTask:
     @classmethod
     def of(cls, model: str, data: TaskData, settings: dict[str, Any]) -> FloatTask:
         """Load ``model`` and encode ``data``; texts over ``settings["length"]`` are cut."""
-        from seedtune.export.load_model import load_causal_lm
+        from seedtune.export.model.load_model import load_causal_lm
 
         loaded = load_causal_lm(model)
         bounds = replace(DEFAULT_BOUNDS, rows=settings["batch_size"], length=settings["length"])

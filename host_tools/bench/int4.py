@@ -8,12 +8,12 @@ from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.replay import replay
-from seedtune.runtime.start import Start
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 
-from ..calibration import load_calibration
-from ..memory import peak_resident_bytes
-from ..named_tasks import TaskData
+from ..data.calibration import load_calibration
+from ..data.named_tasks import TaskData
+from ..estimate.process_memory import peak_resident_bytes
 from .fidelity import perplexity
 from .learning import Progress, described, encode, tune
 from .quality_methods import tuner_settings
@@ -40,7 +40,7 @@ def run(
     found |= {"metric": task.metric_name, "peak_rss_bytes": peak_resident_bytes()}
     if task.metric_name == "perplexity":
         # The host's tokenizer comes with the float model; its memory is not the method's.
-        from seedtune.export.load_model import load_causal_lm
+        from seedtune.export.model.load_model import load_causal_lm
 
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.journal_format import Evaluation, Header, Step
-from seedtune.runtime.noise import add_noise
-from seedtune.runtime.replay import replay
-from seedtune.runtime.run_state import RunState
+from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.estimators.noise import add_noise
+from seedtune.runtime.journal.format import Evaluation, Header, Step
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
+from seedtune.runtime.tuning.run_state import RunState
 
 
 def bench_journal(

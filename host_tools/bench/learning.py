@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.bundle_archive import default_cache
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.metrics import read_metrics
-from seedtune.runtime.run_state import examples_sha256
+from seedtune.runtime.files import default_cache
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
-from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.tuning.metrics import read_metrics
+from seedtune.runtime.tuning.run_state import examples_sha256
+from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 
-from ..named_tasks import TaskData
+from ..data.named_tasks import TaskData
 from .figures import say
 
 Progress = Callable[[str], None]

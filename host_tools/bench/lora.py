@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seedtune.export.task_loss import task_losses
+from seedtune.export.directions.task_loss import task_losses
 
 from .float_task import FloatTask, point
 from .learning import Progress

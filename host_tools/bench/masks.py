@@ -7,8 +7,8 @@ from typing import Any
 
 from seedtune.runtime.settings import Settings
 
-from ..named_tasks import load_task
-from ..prepare import Prepared
+from ..data.named_tasks import load_task
+from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK
 from .figures import RESULTS, draw_curves, say, write_figures
 from .learning import Progress, learn

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from seedtune.runtime.batch_loss import BatchLoss
-from seedtune.runtime.noise import add_noise
+from seedtune.runtime.estimators.noise import add_noise
+from seedtune.runtime.scoring.batch_loss import BatchLoss
 
 from .float_task import FloatTask, point
 from .learning import Progress

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from seedtune.runtime.bundle import Bundle
 
-from ..fetch import fetch
-from ..prepare import example_batch, prepare
+from ..data.fetch import fetch
+from ..prepare.prepare import example_batch, prepare
 from .figures import write_figures
 
 LENGTH = 32

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.batch_loss import BatchLoss
-from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.scoring.batch_loss import BatchLoss
 from seedtune.runtime.tasks import Encoded, task_from_spec
+from seedtune.runtime.tuning.batches import batch_indices
 
-from ..fetch import fetch
-from ..named_tasks import load_task
-from ..prepare import prepare
+from ..data.fetch import fetch
+from ..data.named_tasks import load_task
+from ..prepare.prepare import prepare
 from .figures import write_figures
 from .timing import in_turns
 

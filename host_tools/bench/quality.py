@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.bundle_archive import default_cache
 from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.files import default_cache
 
-from ..fetch import RESOURCES, fetch
-from ..memory import peak_resident_bytes
-from ..named_tasks import TaskData, load_task
+from ..data.fetch import RESOURCES, fetch
+from ..data.named_tasks import TaskData, load_task
+from ..estimate.process_memory import peak_resident_bytes
 from ..quickstart import MODEL
 from .figures import RESULTS, machine, say
 from .learning import Progress
@@ -166,7 +166,7 @@ def _cell(
     if method.bundle:
         bundle = bundle or default_bundle(model)
         if method.directions:
-            from ..task_bundle import task_bundle
+            from ..prepare.task_bundle import task_bundle
 
             source = model_source(model)
             bundle = task_bundle(source, open_bundle(bundle), data.spec, directions=16).path
@@ -182,7 +182,7 @@ def _data_sha256(data: TaskData) -> str:
 
 def default_bundle(model: str) -> Path:
     """The quickstart's bundle, prepared if need be."""
-    from ..prepare import prepare
+    from ..prepare.prepare import prepare
 
     return prepare(model_source(model)).bundle.path
 

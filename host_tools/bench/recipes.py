@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.batch_loss import BatchLoss
-from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.loss_noise import LossNoise, measure_loss_noise
+from seedtune.runtime.scoring.batch_loss import BatchLoss
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tuning.batches import batch_indices
+from seedtune.runtime.tuning.loss_noise import LossNoise, measure_loss_noise
 
-from ..calibration import load_calibration
-from ..fetch import fetch
-from ..named_tasks import TaskData, load_task
-from ..prepare import Prepared
+from ..data.calibration import load_calibration
+from ..data.fetch import fetch
+from ..data.named_tasks import TaskData, load_task
+from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
 from .contenders import dense_forward, sparse_forward
 from .fidelity import perplexity
@@ -142,7 +142,7 @@ def noise_figures(noise: LossNoise) -> dict[str, Any]:
 
 
 def _tokenizer() -> Any:
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
     return load_causal_lm(str(fetch(MODEL))).tokenizer
 

@@ -8,11 +8,11 @@ from typing import Any
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.settings import Settings
 
-from ..fetch import fetch
-from ..named_tasks import TaskData, load_task
-from ..prepare import prepare
+from ..data.fetch import fetch
+from ..data.named_tasks import TaskData, load_task
+from ..prepare.prepare import prepare
+from ..prepare.task_bundle import task_bundle
 from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, SETTINGS
-from ..task_bundle import task_bundle
 from .figures import RESULTS, draw_curves, say, write_figures
 from .learning import Progress, learn, mean_and_deviation
 

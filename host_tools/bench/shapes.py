@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from seedtune.export.model.shape import ModelShape, read_shape
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
-from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.engines.system_memory import available_bytes
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.system_memory import available_bytes
+from seedtune.runtime.files import default_cache
 
-from ..estimate import estimate_bundle, estimate_export, estimate_tuning, measure_speed
-from ..fetch import fetch
-from ..memory import peak_resident_bytes
-from ..model_shape import ModelShape, read_shape
+from ..data.fetch import fetch
+from ..estimate.estimate import estimate_bundle, estimate_export, estimate_tuning, measure_speed
+from ..estimate.process_memory import peak_resident_bytes
 from .figures import say, write_figures
 
 ROWS, LENGTH = 4, 64
@@ -116,7 +116,7 @@ def _export(folder: Path, bundle: Path) -> dict[str, Any]:
 
     import torch
     from seedtune.export.export import Recipe, export_bundle
-    from seedtune.export.load_model import LoadedModel, load_causal_lm
+    from seedtune.export.model.load_model import LoadedModel, load_causal_lm
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = read_shape(folder)

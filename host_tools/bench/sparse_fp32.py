@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.replay import replay
-from seedtune.runtime.start import Start
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 
 from .float_task import FloatTask
 from .learning import Progress, tune

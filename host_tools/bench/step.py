@@ -11,8 +11,8 @@ from typing import Any
 
 from seedtune.runtime.bundle import Bundle
 
-from ..fetch import fetch
-from ..prepare import Prepared, prepare
+from ..data.fetch import fetch
+from ..prepare.prepare import Prepared, prepare
 from .contenders import Step, dense_forward, lora_step, mezo_step, sparse_forward, spsa_step
 from .timing import in_turns
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from seedtune.export.block_tap import shares_so_far, tapped_blocks, unit_mean_square
+from seedtune.export.program.block_tap import shares_so_far, tapped_blocks, unit_mean_square
 
 Places = dict[str, NDArray[np.int64]]
 """Flat indices of weights by the name of their linear layer."""

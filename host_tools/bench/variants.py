@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.files import default_cache
 
-from ..fetch import fetch
-from ..prepare import Prepared, prepare
+from ..data.fetch import fetch
+from ..prepare.prepare import Prepared, prepare
 from ..quickstart import MODEL
 
 

@@ -29,7 +29,8 @@ def inspect(
     """Check a bundle and show what it holds, or report what a mask would take from a profile."""
     output = Output(json)
     if path.suffix == ".safetensors" and path.is_file():
-        from ..profile_file import load_profile
+        from seedtune.export.profile.profile_file import load_profile
+
         from .model import show_profile
 
         show_profile(load_profile(path), mask, fraction, picture, output)
@@ -54,7 +55,7 @@ def directions(
     """Give a bundle another task, with directions learned for its prompt; no new export."""
     from seedtune.runtime.bundle import open_bundle
 
-    from ..task_bundle import write_task_bundle
+    from ..prepare.task_bundle import write_task_bundle
     from .inputs import ChosenTask, model_source
 
     output = Output(json)

@@ -31,7 +31,7 @@ def check_bundle_folder(folder: Path) -> None:
     Raises:
         SeedtuneError: its parent is missing or not writable, or it holds something else.
     """
-    from seedtune.runtime.bundle_manifest import MANIFEST
+    from seedtune.runtime.bundle.manifest import MANIFEST
 
     _check_parent(folder)
     other = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
@@ -58,14 +58,14 @@ def check_task(
         DataError: the specification is wrong, or its prompt with the text exceeds the bounds.
         SeedtuneError: more directions than texts that are drawn, or no text.
     """
-    from seedtune.export.task_basis import EXAMPLES, generic_examples
+    from seedtune.export.directions.task_basis import EXAMPLES, generic_examples
     from seedtune.runtime.tasks import task_from_spec
 
     task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
     if not directions:  # the shortest text says whether the template leaves room for any
         generic_examples(task, spec, ["a"], examples=1)
         return
-    from ..sentences import load_sentences
+    from ..data.sentences import load_sentences
 
     if directions > EXAMPLES:
         raise SeedtuneError(

@@ -13,7 +13,7 @@ from .output import Output
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
-    from seedtune.runtime.data import Row
+    from seedtune.runtime.tasks.rows import Row
 
 _ROWS_USED = 64
 """A few steps see fewer; encoding thousands under emulation would take minutes."""
@@ -107,8 +107,8 @@ def _bundle(path: Path | None, output: Output) -> Bundle:
         return open_bundle(path)
     if _QUICKSTART.is_dir():
         return open_bundle(_QUICKSTART)
-    from ..fetch import fetch
-    from ..prepare import prepare
+    from ..data.fetch import fetch
+    from ..prepare.prepare import prepare
     from ..quickstart import MODEL
 
     with output.counting(f"fetching {MODEL}", size=True) as progress:
@@ -120,8 +120,8 @@ def _bundle(path: Path | None, output: Output) -> Bundle:
 
 def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[str, Any], list[Row]]:
     """Task specification and training rows; SST-2 where neither is given."""
-    from seedtune.runtime.data import Row, read_rows
     from seedtune.runtime.errors import DataError
+    from seedtune.runtime.tasks.rows import Row, read_rows
 
     chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
     if train is not None:

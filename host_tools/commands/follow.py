@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .output import Output
 
 if TYPE_CHECKING:
-    from seedtune.runtime.tuner import Tuner
+    from seedtune.runtime.tuning.tuner import Tuner
 
 
 def follow(tuner: Tuner, output: Output, *, metric: str, held_out: int) -> None:

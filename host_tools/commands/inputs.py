@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
     from seedtune.runtime.tasks import Encoded, Task
 
-    from ..named_tasks import TaskData
+    from ..data.named_tasks import TaskData
     from .output import Output
 
 
 def model_source(name: str, output: Output) -> str:
     """A model's folder, hub id or file; names that ``fetch`` knows are fetched."""
-    from ..fetch import RESOURCES, fetch
+    from ..data.fetch import RESOURCES, fetch
 
     if name not in RESOURCES or Path(name).exists():
         return name
@@ -44,7 +44,7 @@ class ChosenTask:
         Raises:
             DataError: neither, no such name, or the file is not a JSON object.
         """
-        from ..named_tasks import TASKS, load_task
+        from ..data.named_tasks import TASKS, load_task
 
         if name is None:
             if bundled is None:
@@ -94,7 +94,7 @@ class ChosenTask:
         Raises:
             DataError: no file given and the task brings no data, or a row is unusable.
         """
-        from seedtune.runtime.data import read_rows
+        from seedtune.runtime.tasks.rows import read_rows
 
         if file is not None:
             found = [(row, row.where) for row in read_rows(file)]
@@ -113,9 +113,9 @@ def chosen_values(
 ) -> tuple[NDArray[np.float32], str]:
     """The values that ``--run`` or ``--values`` ask for, else the bundle's, and where from."""
     import numpy as np
-    from seedtune.runtime.replay import replay
-    from seedtune.runtime.start import Start
-    from seedtune.runtime.values_file import load_values
+    from seedtune.runtime.bundle.exported_values import load_values
+    from seedtune.runtime.journal.replay import replay
+    from seedtune.runtime.journal.start import Start
 
     if run is not None and file is not None:
         raise SeedtuneError("give --run or --values, not both")

@@ -12,9 +12,9 @@ from .options import BundlePath, JournalPath, Json, RunPath
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
-    from seedtune.runtime.history import Evaluated
-    from seedtune.runtime.journal import Journal
-    from seedtune.runtime.start import Start
+    from seedtune.runtime.journal.file import Journal
+    from seedtune.runtime.journal.history import Evaluated
+    from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
     help="Show, verify, replay, rewind, branch, export, compact, compare and share runs.",
@@ -29,7 +29,7 @@ Until = Annotated[
 @app.command()
 def show(journal: JournalPath, json: Json = False) -> None:
     """Settings, steps and evaluations of a journal, read without its bundle."""
-    from seedtune.runtime.journal import read_journal
+    from seedtune.runtime.journal.file import read_journal
 
     data = _described(read_journal(journal))
     shown = dict(data)
@@ -42,7 +42,7 @@ def show(journal: JournalPath, json: Json = False) -> None:
 @app.command()
 def verify(journal: JournalPath, bundle: BundlePath, json: Json = False) -> None:
     """Check every record, replay all steps and compare with the hashes recorded on the way."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     found = operations.verify(journal, _start(bundle))
     Output(json).result({**asdict(found), "best": _evaluated(found.best)})
@@ -55,8 +55,8 @@ def replay(
     """Replay a journal to its values and print their SHA-256."""
     import time
 
-    from seedtune.runtime.replay import replay as replay_journal
-    from seedtune.runtime.start import values_sha256
+    from seedtune.runtime.bundle.exported_values import values_sha256
+    from seedtune.runtime.journal.replay import replay as replay_journal
 
     start = _start(bundle)
     began = time.monotonic()
@@ -79,7 +79,7 @@ def rewind(
     json: Json = False,
 ) -> None:
     """Cut a run back to its first STEP steps; what came later is gone (branch keeps it)."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     Output(json).result(_described(operations.rewind(run, step)))
 
@@ -92,7 +92,7 @@ def branch(
     json: Json = False,
 ) -> None:
     """Start a new run with the first steps of another."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     Output(json).result(_described(operations.branch(journal, target, step=step)))
 
@@ -109,9 +109,9 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.replay import replay as replay_journal
-    from seedtune.runtime.start import Start
-    from seedtune.runtime.values_file import export_values
+    from seedtune.runtime.bundle.exported_values import export_values
+    from seedtune.runtime.journal.replay import replay as replay_journal
+    from seedtune.runtime.journal.start import Start
 
     opened = open_bundle(bundle)
     done = replay_journal(journal, Start.of(opened), until=step)
@@ -131,7 +131,7 @@ def compact(
     json: Json = False,
 ) -> None:
     """Replace all but a run's last steps by a snapshot of its values."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     Output(json).result(_described(operations.compact(run, _start(bundle), tail=tail)))
 
@@ -139,7 +139,7 @@ def compact(
 @app.command()
 def diff(first: JournalPath, second: JournalPath, json: Json = False) -> None:
     """Compare two journals. Exit code 1 if they lead to different values."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     found = operations.diff(first, second)
     Output(json).result(
@@ -163,7 +163,7 @@ def share(
     json: Json = False,
 ) -> None:
     """Write a run as one file that gives the same model wherever the bundle is."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     done = operations.share(journal, file, _start(bundle))
     Output(json).result({"file": str(file), "bytes": file.stat().st_size, "sha256": done.sha256})
@@ -177,7 +177,7 @@ def receive(
     json: Json = False,
 ) -> None:
     """Make a run folder of a shared journal, after a replay has confirmed its values."""
-    from seedtune.runtime import operations
+    from seedtune.runtime.journal import operations
 
     done = operations.receive(file, target, _start(bundle))
     Output(json).result({"run": str(target), "steps": done.history.steps, "sha256": done.sha256})
@@ -185,7 +185,7 @@ def receive(
 
 def _start(bundle: Path) -> Start:
     from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.start import Start
+    from seedtune.runtime.journal.start import Start
 
     return Start.of(open_bundle(bundle))
 
@@ -199,7 +199,7 @@ def _evaluated(item: Evaluated | None) -> dict[str, Any] | None:
 
 
 def _described(journal: Journal) -> dict[str, Any]:
-    from seedtune.runtime.replay import history_of
+    from seedtune.runtime.journal.replay import history_of
 
     history, header = history_of(journal), journal.header
     return {

@@ -15,8 +15,9 @@ from .options import Fraction, Json, Mask, Source
 from .output import Output
 
 if TYPE_CHECKING:
-    from ..estimate import Estimate
-    from ..profile_file import Profile
+    from seedtune.export.profile.profile_file import Profile
+
+    from ..estimate.estimate import Estimate
 
 QUICKSTART_RESOURCES = (
     "smollm2-135m",
@@ -37,8 +38,8 @@ def fetch(
     json: Json = False,
 ) -> None:
     """Download models and data sets once; everything else then runs offline."""
-    from ..fetch import RESOURCES
-    from ..fetch import fetch as fetch_one
+    from ..data.fetch import RESOURCES
+    from ..data.fetch import fetch as fetch_one
 
     output = Output(json)
     if listing:
@@ -85,12 +86,12 @@ def profile(
         raise SeedtuneError(f"dtype {dtype!r} is unknown; use float32 or bfloat16")
     check_file(file)
     import torch
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.export.profile.fisher import compute_profile
+    from seedtune.export.profile.masks import mask_method
+    from seedtune.export.profile.profile_file import save_profile
 
-    from ..calibration import load_calibration
-    from ..masks import mask_method
-    from ..profile import compute_profile
-    from ..profile_file import save_profile
+    from ..data.calibration import load_calibration
 
     mask_method(mask)  # an unknown one is refused before minutes of work
     source = model_source(model, output)
@@ -122,8 +123,9 @@ def show_profile(
     about: dict[str, Any] | None = None,
 ) -> None:
     """Report what a mask takes from a profile; ``about`` comes first in the JSON object."""
-    from ..masks import build_mask, mask_method
-    from ..profile_report import draw, report, summary, tables
+    from seedtune.export.profile.masks import build_mask, mask_method
+
+    from ..reports.profile_report import draw, report, summary, tables
 
     found = report(profile, build_mask(profile, fraction, mask_method(mask)))
     if picture is not None:
@@ -204,16 +206,16 @@ def export(
     bounds = Bounds(probes, rows, length, positions or length, candidates)
     archive = bundle.suffix == ".seedtune"
     (check_file if archive else check_bundle_folder)(bundle)
-    from ..masks import build_mask, mask_method
-    from ..profile_file import load_profile
+    from seedtune.export.profile.masks import build_mask, mask_method
+    from seedtune.export.profile.profile_file import load_profile
 
     method = mask_method(mask)  # an unknown one is refused before minutes of work
     profiled = load_profile(profile)
     chosen = build_mask(profiled, fraction, method)
     from seedtune.export.export import Recipe, export_bundle
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
-    from ..calibration import load_calibration
+    from ..data.calibration import load_calibration
 
     source = model_source(model, output)
     loaded = load_causal_lm(source)
@@ -252,7 +254,7 @@ def export(
             )
             del loaded  # before the model is loaded again, in float32
             if spec is not None and directions:
-                from ..task_bundle import write_task_bundle
+                from ..prepare.task_bundle import write_task_bundle
 
                 try:
                     written = write_task_bundle(
@@ -310,10 +312,10 @@ def estimate(
     """Memory and time that a model takes in each stage, before anything is loaded."""
     from dataclasses import replace
 
+    from seedtune.export.model.shape import read_shape
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
-    from .. import estimate as estimates
-    from ..model_shape import read_shape
+    from ..estimate import estimate as estimates
 
     output = Output(json)
     shape = read_shape(model_source(model, output))

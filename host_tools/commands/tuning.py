@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
     from seedtune.runtime.settings import Settings
     from seedtune.runtime.tasks import Task
-    from seedtune.runtime.tuner import Tuner
+    from seedtune.runtime.tuning.tuner import Tuner
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -132,11 +132,11 @@ def tune(
     Ctrl-C finishes the step and leaves a run that the same command resumes (exit code 130).
     """
     from seedtune.runtime import engines
-    from seedtune.runtime.budget import Budget, Control, signals
     from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.journal import Durability
-    from seedtune.runtime.start import Start
-    from seedtune.runtime.tuner import Tuner
+    from seedtune.runtime.journal.file import Durability
+    from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.tuning.budget import Budget, Control, signals
+    from seedtune.runtime.tuning.tuner import Tuner
 
     output = Output(json)
     given = {
@@ -218,7 +218,7 @@ def evaluate(
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
     from seedtune.runtime import engines
     from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.evaluation import evaluate as evaluate_values
+    from seedtune.runtime.scoring.evaluation import evaluate as evaluate_values
 
     output = Output(json)
     opened = open_bundle(bundle)
@@ -258,7 +258,7 @@ def predict(
     """Answer rows or one text. Without --json, one JSON object a line."""
     from seedtune.runtime import engines
     from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.evaluation import predict as predict_values
+    from seedtune.runtime.scoring.evaluation import predict as predict_values
 
     output = Output(json)
     if (data is None) == (text is None):
@@ -293,7 +293,7 @@ def plot(
     json: Json = False,
 ) -> None:
     """Draw a run's loss and accuracy over its forward passes."""
-    from ..plot_run import draw_run
+    from ..reports.plot_run import draw_run
 
     file = picture or run / "plot.png"
     draw_run(run, file)
@@ -318,8 +318,8 @@ def _bytes(text: str) -> int:
 
 def _settings(run: Path, given: dict[str, Any], bundle: Bundle, task: Task) -> Settings | None:
     """Settings of a new run, or the existing run's own with ``given`` in their place."""
-    from seedtune.runtime.journal import JOURNAL_FILE, read_journal
-    from seedtune.runtime.replay import history_of
+    from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+    from seedtune.runtime.journal.replay import history_of
     from seedtune.runtime.settings import Settings
 
     if not (run / JOURNAL_FILE).exists():
@@ -346,8 +346,7 @@ def _usual_estimator(bundle: Bundle, task: Task) -> str:
 
 def _outcome(tuner: Tuner, bundle: Bundle, metric: str, seconds: float) -> dict[str, Any]:
     """The run's result; writes the values that ship into the run folder."""
-    from seedtune.runtime.start import values_sha256
-    from seedtune.runtime.values_file import export_values
+    from seedtune.runtime.bundle.exported_values import export_values, values_sha256
 
     history, tuned = tuner.history, tuner.tuned()
     file = tuner.folder / "values.safetensors"

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.files import default_cache
 
 from .host import EmulatorError
 

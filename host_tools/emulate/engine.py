@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from seedtune.runtime.engines import native_build
+from seedtune.runtime.engines import executorch_native_build as native_build
 
 _PLATFORM = "linux-aarch64"
 _COMPILER = ["aarch64-linux-gnu-g++"]

@@ -6,7 +6,7 @@ of the guest would need the host's binfmt registration; it starts none.
 
 from pathlib import Path
 
-from seedtune.runtime.bundle_archive import default_cache
+from seedtune.runtime.files import default_cache
 
 from .engine import build_engine
 from .host import CPU, USER_MODE, Progress, need_packages, quiet

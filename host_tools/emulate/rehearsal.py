@@ -17,17 +17,17 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.batch_loss import BatchLoss
-from seedtune.runtime.batches import batch_indices
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.data import Row
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.metrics import read_metrics
-from seedtune.runtime.replay import Replay, replay
-from seedtune.runtime.run_state import examples_sha256
+from seedtune.runtime.journal.replay import Replay, replay
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.batch_loss import BatchLoss
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks.rows import Row
+from seedtune.runtime.tuning.batches import batch_indices
+from seedtune.runtime.tuning.metrics import read_metrics
+from seedtune.runtime.tuning.run_state import examples_sha256
 
 from .followed import follow_command
 from .guest import Guest

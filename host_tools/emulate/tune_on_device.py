@@ -35,12 +35,13 @@ def tune(
     import dataclasses
 
     from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.data import read_rows
-    from seedtune.runtime.engines.native import NativeEngine
+    from seedtune.runtime.bundle.exported_values import values_sha256
+    from seedtune.runtime.engines.executorch_native import NativeEngine
+    from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.start import Start, values_sha256
     from seedtune.runtime.tasks import task_from_spec
-    from seedtune.runtime.tuner import Tuner
+    from seedtune.runtime.tasks.rows import read_rows
+    from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(bundle_path)
     bounds = dataclasses.replace(bundle.bounds, length=job["length"])

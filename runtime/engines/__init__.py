@@ -81,12 +81,12 @@ def open_engine(
     Raises:
         EngineError: no engine can be loaded, or the program is refused.
     """
-    from .native import NativeEngine
-    from .native_build import EngineUnavailable
+    from .executorch_native import NativeEngine
+    from .executorch_native_build import EngineUnavailable
 
     try:
         if threads == "auto":
-            from .thread_choice import choose_threads
+            from .threads import choose_threads
 
             threads = choose_threads(bundle, memory_limit)
         return NativeEngine(bundle.program_path, bundle.bounds, threads=threads)

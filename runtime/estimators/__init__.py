@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..basis import Basis
+from ..bundle.basis import Basis
 from ..errors import TuningError
-from ..readout import ReadoutShape
+from ..scoring.readout import ReadoutShape
 from . import gauss_newton
 from .gauss_newton import GaussNewton
 from .leave_one_out import LeaveOneOut

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..noise import NoiseKind, add_noise, perturb
+from .noise import NoiseKind, add_noise, perturb
 
 
 def perturb_each(

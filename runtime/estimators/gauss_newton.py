@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..basis import Basis
+from ..bundle.basis import Basis
 
 EPS = 0.35
 """Probe length: how far a typical answer's logit moves. Larger ones feel curvature, smaller ones

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..noise import NoiseKind
 from .directions import apply_mean, perturb_each
+from .noise import NoiseKind
 
 
 @dataclass(frozen=True)

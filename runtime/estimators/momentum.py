@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..noise import NoiseKind, add_noise
+from .noise import NoiseKind, add_noise
 from .two_point import TwoPoint
 
 _BLOCK = 1 << 16

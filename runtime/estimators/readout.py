@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..readout import ReadoutShape
+from ..scoring.readout import ReadoutShape
 from ..tasks import Observation
 from .ridge_logistic import Examples, choose_ridge, fit
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..noise import NoiseKind, perturb
 from .directions import apply_mean
+from .noise import NoiseKind, perturb
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError
-from .base import Batch, Encoded, Observation, Prediction, Task
 from .classification import Classification
 from .completion import Completion
 from .multiple_choice import MultipleChoice
+from .task import Batch, Encoded, Observation, Prediction, Task
 from .template import Template
 
 __all__ = [

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError
-from .base import Batch, Encoded, Observation, Prediction, Task
+from .task import Batch, Encoded, Observation, Prediction, Task
 from .template import Template, field_text
 
 

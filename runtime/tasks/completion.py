@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ..bundle import Bounds
-from .base import Batch, Encoded, Prediction, Task
 from .continuation import Continuation, continuation
+from .task import Batch, Encoded, Prediction, Task
 from .template import Template, field_text, shorten
 
 

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError
-from .base import Batch, Encoded, Observation, Prediction, Task
 from .continuation import Continuation, continuation
+from .task import Batch, Encoded, Observation, Prediction, Task
 from .template import Template, field_text
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from block_states import block_states, mean_so_far
-from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.export import Recipe, prepare_program, quantise_program
-from seedtune.export.lower import example_inputs, lower, trace
-from seedtune.export.quantise import quantise_linears_
+from seedtune.export.lower.lower import example_inputs, lower, trace
+from seedtune.export.program.block_tap import tapped_blocks
+from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 

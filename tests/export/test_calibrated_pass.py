@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seedtune.export import calibrated_pass
-from seedtune.export.calibrated_pass import round_by_calibration_
 from seedtune.export.export import Recipe, prepare_program, quantise_program
-from seedtune.export.lower import example_inputs, lower, trace
-from seedtune.export.sensitive_linear import SensitiveLinear
+from seedtune.export.lower.lower import example_inputs, lower, trace
+from seedtune.export.program.sensitive_linear import SensitiveLinear
+from seedtune.export.quantise import calibrated_pass
+from seedtune.export.quantise.calibrated_pass import round_by_calibration_
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 from torch import nn
@@ -41,7 +41,7 @@ def log_probabilities(program, surgery) -> torch.Tensor:
 
 
 def test_less_is_lost_than_by_rounding_to_the_nearest(tiny_llama_folder):
-    from seedtune.export.load_model import load_causal_lm
+    from seedtune.export.model.load_model import load_causal_lm
 
     lost = {}
     for rounding in ("nearest", "gptq"):

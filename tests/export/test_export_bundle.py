@@ -7,9 +7,9 @@ import pytest
 import torch
 from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle, request
-from seedtune.export.block_tap import tapped_blocks
 from seedtune.export.export import Recipe, export_bundle, prepare_program
-from seedtune.export.sensitive_linear import SensitiveLinear, input_groups
+from seedtune.export.program.block_tap import tapped_blocks
+from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
 from seedtune.runtime.bundle import Bounds, open_bundle
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
@@ -182,7 +182,7 @@ def test_nan_weights_are_refused_by_layer(tiny_llama, tmp_path):
 
 def test_a_width_that_int4_groups_do_not_divide_is_refused(tmp_path):
     import transformers
-    from seedtune.export.quantise import quantise_linears_
+    from seedtune.export.quantise.int4 import quantise_linears_
 
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=1,

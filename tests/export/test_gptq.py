@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seedtune.export.gptq import choose_scales, inverse_factor, round_with_compensation
+from seedtune.export.quantise.gptq import choose_scales, inverse_factor, round_with_compensation
 from seedtune.runtime.errors import ModelError
 
 GROUP = 8

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from seedtune.export.load_model import load_causal_lm
+from seedtune.export.model.load_model import load_causal_lm
 from seedtune.runtime.errors import ModelError
 
 
@@ -173,7 +173,7 @@ def test_loading_prints_nothing(tiny_llama_folder):
 
 
 def test_quiet_gives_stderr_back():
-    from seedtune.export.quiet import quiet
+    from seedtune.export.lower.quiet import quiet
 
     before = sys.stderr
     with pytest.raises(ValueError), quiet():
@@ -184,7 +184,7 @@ def test_quiet_gives_stderr_back():
 
 @pytest.mark.slow
 def test_gguf_is_dequantised_once(tmp_path, monkeypatch, capfd):
-    from seedtune.host_tools.fetch import fetch
+    from seedtune.host_tools.data.fetch import fetch
 
     file = fetch("smollm2-135m")
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from executorch.exir.tensor import TensorSpec
-from seedtune.export.plan_memory import lowest_place
+from seedtune.export.lower.plan_memory import lowest_place
 from seedtune.runtime.errors import ModelError
 
 ALIGNMENT = 16

@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seedtune.export import task_basis
-from seedtune.export.load_model import LoadedModel, load_causal_lm
-from seedtune.export.task_basis import generic_examples, learn_basis, principal_directions
-from seedtune.export.task_loss import task_losses
-from seedtune.runtime.basis import Basis
+from seedtune.export.directions import task_basis
+from seedtune.export.directions.task_basis import (
+    generic_examples,
+    learn_basis,
+    principal_directions,
+)
+from seedtune.export.directions.task_loss import task_losses
+from seedtune.export.model.load_model import LoadedModel, load_causal_lm
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import DataError, ModelError
 from seedtune.runtime.tasks import task_from_spec

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiler import needs_compiler
+from seedtune.export.model.shape import ModelShape
 from seedtune.host_tools.bench.contenders import spsa_step
 from seedtune.host_tools.bench.operators import _kernel
 from seedtune.host_tools.bench.padding import _padded
 from seedtune.host_tools.bench.shapes import COLUMN_SHARE, FRACTION, SHAPES, _random_mask
-from seedtune.host_tools.model_shape import ModelShape
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.tasks import Encoded
 from tiny_bundle import TASK

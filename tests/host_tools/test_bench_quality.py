@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle
-from seedtune.export.block_tap import tapped_blocks
-from seedtune.export.task_loss import task_losses
+from seedtune.export.directions.task_loss import task_losses
+from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.float_task import FloatTask
 from seedtune.host_tools.bench.lora import run as run_lora
@@ -29,12 +29,12 @@ from seedtune.host_tools.bench.quality_results import (
 from seedtune.host_tools.bench.sparse_fp32 import random_places
 from seedtune.host_tools.bench.sparse_fp32 import run as run_sparse
 from seedtune.host_tools.bench.torch_engine import TorchEngine
-from seedtune.host_tools.named_tasks import TaskData
-from seedtune.runtime.basis import Basis
+from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer, with_task
+from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import ESTIMATORS, gauss_newton
-from seedtune.runtime.noise import add_noise
+from seedtune.runtime.estimators.noise import add_noise
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(
@@ -565,7 +565,7 @@ def test_every_task_has_its_panel(tmp_path):
 
 
 def test_every_task_and_every_estimator_has_its_place():
-    from seedtune.host_tools.named_tasks import TASKS
+    from seedtune.host_tools.data.named_tasks import TASKS
 
     assert set(quality.LENGTH) <= set(TASKS)
     for name in ESTIMATORS:

@@ -11,10 +11,10 @@ from seedtune.host_tools.bench.figures import RESULTS, draw_curves, machine, wri
 from seedtune.host_tools.bench.learning import mean_and_deviation
 from seedtune.host_tools.bench.recipes import DEFAULT, EPS, RECIPES, noise_figures
 from seedtune.host_tools.bench.seeds import bench_seeds, summarise
-from seedtune.host_tools.named_tasks import TaskData
+from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.loss_noise import measure_loss_noise
+from seedtune.runtime.tuning.loss_noise import measure_loss_noise
 from tiny_bundle import TASK, write_tiny_bundle
 
 
@@ -121,7 +121,7 @@ def test_recipes_differ_from_the_default_in_what_can_be_chosen():
     from inspect import signature
 
     from seedtune.export.export import Recipe
-    from seedtune.host_tools.prepare import prepare
+    from seedtune.host_tools.prepare.prepare import prepare
 
     assert RECIPES[DEFAULT] == {}
     for name, options in RECIPES.items():

@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from seedtune.host_tools.calibration import load_calibration, read_documents
+from seedtune.host_tools.data.calibration import load_calibration, read_documents
 from seedtune.runtime.errors import DataError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from command_line import bad, call, good
 from seedtune.export import export as exporting
-from seedtune.export import load_model as loading
-from seedtune.host_tools import task_bundle
+from seedtune.export.model import load_model as loading
+from seedtune.host_tools.prepare import task_bundle
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.errors import DataError
 from tiny_bundle import write_tiny_bundle

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from seedtune.host_tools import datasets
-from seedtune.host_tools.datasets import normalised
-from seedtune.host_tools.named_tasks import TASKS, balanced, load_task, split
+from seedtune.host_tools.data import datasets
+from seedtune.host_tools.data.datasets import normalised
+from seedtune.host_tools.data.named_tasks import TASKS, balanced, load_task, split
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import task_from_spec

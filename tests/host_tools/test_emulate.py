@@ -25,9 +25,9 @@ from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
 from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _write_job
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.data import Row
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.settings import Settings
+from seedtune.runtime.tasks.rows import Row
 from tiny_bundle import TASK, write_tiny_bundle
 
 NAMES = st.text("abc/._-", min_size=1, max_size=20)

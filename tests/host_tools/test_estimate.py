@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from seedtune.host_tools.estimate import (
+from seedtune.export.model.shape import read_shape
+from seedtune.host_tools.estimate.estimate import (
     DIRECTION_TEXTS,
     estimate_bundle,
     estimate_directions,
@@ -14,7 +15,6 @@ from seedtune.host_tools.estimate import (
     estimate_tuning,
     measure_speed,
 )
-from seedtune.host_tools.model_shape import read_shape
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 
@@ -88,7 +88,7 @@ def test_directions_hold_a_float32_model_and_the_gradients_of_all_texts(shape):
 
 
 def test_directions_are_learned_from_as_many_texts():
-    from seedtune.export.task_basis import EXAMPLES
+    from seedtune.export.directions.task_basis import EXAMPLES
 
     assert DIRECTION_TEXTS == EXAMPLES
 
@@ -147,7 +147,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 @pytest.mark.parametrize(("length", "checkpointing"), [(32, False), (128, False), (256, True)])
 def test_profile_memory_is_within_15_percent_of_the_measurement(smollm2, length, checkpointing):
     """``smollm2`` makes sure that the file is dequantised: that has a higher peak of its own."""
-    from seedtune.host_tools.fetch import fetch
+    from seedtune.host_tools.data.fetch import fetch
 
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(length), str(int(checkpointing))],

@@ -3,8 +3,8 @@ import subprocess
 import zipfile
 
 import pytest
-from seedtune.host_tools import fetch as module
-from seedtune.host_tools.fetch import RESOURCES, Resource, Wheel, fetch
+from seedtune.host_tools.data import fetch as module
+from seedtune.host_tools.data.fetch import RESOURCES, Resource, Wheel, fetch
 from seedtune.runtime.errors import DownloadError
 
 CONTENT = {"one": b"first file\n" * 1000, "two": b"second file\n"}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from seedtune.host_tools.masks import (
+from seedtune.export.profile.masks import (
     build_mask,
     compact_top_k,
     entry_count,
@@ -15,7 +15,7 @@ from seedtune.host_tools.masks import (
     per_layer_top_k,
     random_mask,
 )
-from seedtune.host_tools.profile_file import LayerProfile, Profile
+from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.runtime.errors import ModelError
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from seedtune.host_tools import prepare as module
-from seedtune.host_tools import profile
-from seedtune.host_tools.calibration import Calibration
+from seedtune.export.profile import fisher as profile
+from seedtune.host_tools.data.calibration import Calibration
+from seedtune.host_tools.prepare import prepare as module
 
 
 def test_a_profile_is_kept_until_its_text_or_the_code_changes(

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from seedtune.host_tools.profile import compute_profile, decoder_linears
-from seedtune.host_tools.profile_file import load_profile, save_profile
+from seedtune.export.profile.fisher import compute_profile, decoder_linears
+from seedtune.export.profile.profile_file import load_profile, save_profile
 from seedtune.runtime.errors import ModelError
 
 SEQUENCES = np.random.default_rng(0).integers(2, 300, (5, 12))
@@ -178,7 +178,7 @@ def test_files_that_are_no_profile_of_this_version(profile, tmp_path, monkeypatc
     save_file({"x": np.zeros(2)}, file)
     with pytest.raises(ModelError, match="not a sensitivity profile"):
         load_profile(file)
-    monkeypatch.setattr("seedtune.host_tools.profile_file.VERSION", 2)
+    monkeypatch.setattr("seedtune.export.profile.profile_file.VERSION", 2)
     save_profile(profile, file)
     monkeypatch.undo()
     with pytest.raises(ModelError, match="version 2 is newer than 1"):

@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from seedtune.host_tools.masks import build_mask
-from seedtune.host_tools.profile_file import LayerProfile, Profile
-from seedtune.host_tools.profile_report import draw, mass_curve, report, summary, tables
+from seedtune.export.profile.masks import build_mask
+from seedtune.export.profile.profile_file import LayerProfile, Profile
+from seedtune.host_tools.reports.profile_report import draw, mass_curve, report, summary, tables
 from seedtune.runtime.errors import ModelError
 
 FISHER = {
@@ -101,8 +101,8 @@ def test_picture_is_a_png(profile, found, tmp_path):
 @pytest.mark.slow
 def test_smollm2_mask_sits_in_few_columns(smollm2):
     """The facts that the column-compact export rests on, over 8 of the usual 32 sequences."""
-    from seedtune.host_tools.calibration import load_calibration
-    from seedtune.host_tools.profile import compute_profile
+    from seedtune.export.profile.fisher import compute_profile
+    from seedtune.host_tools.data.calibration import load_calibration
 
     text = load_calibration(smollm2.tokenizer, sequences=8)
     profile = compute_profile(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from seedtune.host_tools import quickstart as module
 from seedtune.host_tools.commands.output import Output
-from seedtune.host_tools.named_tasks import TaskData
-from seedtune.host_tools.prepare import Prepared
+from seedtune.host_tools.data.named_tasks import TaskData
+from seedtune.host_tools.prepare.prepare import Prepared
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK, write_tiny_bundle
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from seedtune.host_tools import task_bundle as module
-from seedtune.host_tools.sentences import load_sentences
-from seedtune.host_tools.task_bundle import task_bundle
+from seedtune.host_tools.data.sentences import load_sentences
+from seedtune.host_tools.prepare import task_bundle as module
+from seedtune.host_tools.prepare.task_bundle import task_bundle
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, ModelError, SeedtuneError
 from tiny_bundle import TASK, write_tiny_bundle

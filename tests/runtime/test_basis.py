@@ -8,8 +8,8 @@ from fakes import fake_basis
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
-from seedtune.runtime.basis import parse_basis
 from seedtune.runtime.bundle import open_bundle, pack_bundle, with_task
+from seedtune.runtime.bundle.basis import parse_basis
 from seedtune.runtime.errors import BundleError
 from tiny_bundle import TASK, write_tiny_bundle
 

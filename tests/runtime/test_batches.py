@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.runtime.batches import batch_indices
+from seedtune.runtime.tuning.batches import batch_indices
 
 LENGTHS = np.random.default_rng(0).integers(3, 100, size=1003)
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 from fakes import FakeEngine
-from seedtune.runtime.budget import Budget, Control, signals
-from seedtune.runtime.replay import replay
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.tuning.budget import Budget, Control, signals
 from tiny_run import START, K, run, tuner
 
 

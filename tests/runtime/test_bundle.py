@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from faults import damaged, read_only
 from seedtune.runtime.bundle import Bounds, Layer, open_bundle, pack_bundle, with_task, write_bundle
-from seedtune.runtime.bundle_manifest import manifest_digest
+from seedtune.runtime.bundle.manifest import manifest_digest
 from seedtune.runtime.errors import BundleError
 from tiny_bundle import BOUNDS, LAYERS, TASK, bundle_parts, write_tiny_bundle
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from seedtune.runtime.data import encode_file, read_rows
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks.rows import encode_file, read_rows
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import ESTIMATORS, Estimator, make_estimator
 from seedtune.runtime.estimators.momentum import norm
-from seedtune.runtime.noise import NOISE_KINDS, noise_vector
+from seedtune.runtime.estimators.noise import NOISE_KINDS, noise_vector
 from seedtune.runtime.settings import Settings
 
 KEY = {"seed": 11, "step": 4}

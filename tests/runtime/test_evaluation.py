@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from seedtune.runtime.batch_loss import split_batch
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.evaluation import evaluate, predict
+from seedtune.runtime.scoring.batch_loss import split_batch
+from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.tasks import Task, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 from fakes import FakeEngine
 from faults import failing_writes, fill, read_only, run_and_kill, small_disk
+from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import EngineError, JournalError
 from seedtune.runtime.estimators import TwoPoint
-from seedtune.runtime.journal import JOURNAL_FILE, Durability, read_journal
-from seedtune.runtime.metrics import METRICS_FILE, read_metrics
-from seedtune.runtime.operations import branch
-from seedtune.runtime.replay import replay
-from seedtune.runtime.start import values_sha256
+from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, read_journal
+from seedtune.runtime.journal.operations import branch
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.tuning.metrics import METRICS_FILE, read_metrics
 from tiny_run import SETTINGS, START, K, run, tuner
 
 

@@ -7,13 +7,13 @@ import pytest
 from fakes import fake_basis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seedtune.runtime.basis import Basis
+from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.gauss_newton import RIDGE, GaussNewton, solve
-from seedtune.runtime.guards import RUNAWAY, judge_scalars
-from seedtune.runtime.history import History
-from seedtune.runtime.journal_format import Header, Skip, Step
+from seedtune.runtime.journal.format import Header, Skip, Step
+from seedtune.runtime.journal.history import History
 from seedtune.runtime.settings import Settings
+from seedtune.runtime.tuning.guards import RUNAWAY, judge_scalars
 from tiny_run import START, TRAIN, K, tuner
 
 KEY = {"seed": 0, "step": 0}

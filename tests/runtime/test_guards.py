@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from fakes import FakeTask
 from faults import NanEngine
-from seedtune.runtime.budget import Budget
+from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.journal import read_journal
-from seedtune.runtime.journal_format import Skip
-from seedtune.runtime.replay import replay
+from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.format import Skip
+from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import values_sha256
+from seedtune.runtime.tuning.budget import Budget
 from tiny_run import ENGINE, HELD_OUT, SETTINGS, START, run, tuner
 
 

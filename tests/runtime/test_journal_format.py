@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seedtune.runtime.crc32c import crc32c
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.journal_format import (
+from seedtune.runtime.journal.crc32c import crc32c
+from seedtune.runtime.journal.format import (
     VERSION,
     Change,
     Encoder,

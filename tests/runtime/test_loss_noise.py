@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, fake_start
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.journal import read_journal
-from seedtune.runtime.loss_noise import LADDER, measure_loss_noise
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.settings import Settings
+from seedtune.runtime.tuning.loss_noise import LADDER, measure_loss_noise
 from tiny_run import SETTINGS, TRAIN, tuner
 
 VALUES = fake_start(512).values

@@ -7,13 +7,13 @@ import pytest
 from fakes import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.runtime import memory
-from seedtune.runtime.batch_loss import split_batch
 from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines import memory
+from seedtune.runtime.engines.memory import PassMemory, fit_passes
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.readout import MEMORY, memory_bytes
-from seedtune.runtime.memory import PassMemory, fit_passes
-from seedtune.runtime.readout import ReadoutShape
+from seedtune.runtime.scoring.batch_loss import split_batch
+from seedtune.runtime.scoring.readout import ReadoutShape
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded
 from tiny_run import START, K, tuner

@@ -14,9 +14,10 @@ import pytest
 from compiler import needs_compiler
 from exported_bundle import BOUNDS, request
 from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.engines import native, native_build
-from seedtune.runtime.engines.native import NativeEngine, NativeProgram
-from seedtune.runtime.engines.native_build import EngineUnavailable
+from seedtune.runtime.engines import executorch_native as native
+from seedtune.runtime.engines import executorch_native_build as native_build
+from seedtune.runtime.engines.executorch_native import NativeEngine, NativeProgram
+from seedtune.runtime.engines.executorch_native_build import EngineUnavailable
 from seedtune.runtime.errors import EngineError
 
 pytestmark = needs_compiler

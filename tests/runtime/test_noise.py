@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.gaussian_table import quantile_integers
-from seedtune.runtime.noise import NOISE_KINDS, add_noise, noise_vector, perturb
+from seedtune.runtime.estimators.gaussian_table import quantile_integers
+from seedtune.runtime.estimators.noise import NOISE_KINDS, add_noise, noise_vector, perturb
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CONTENT = json.loads((VECTORS / "noise.json").read_text())

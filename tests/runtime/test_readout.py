@@ -12,24 +12,24 @@ from fakes import BOUNDS, FakeEngine, FakeTask, fake_examples
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from seedtune.runtime.batch_loss import BatchLoss
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.estimators import readout as estimator_module
 from seedtune.runtime.estimators.readout import Readout
 from seedtune.runtime.estimators.ridge_logistic import Examples, fit
-from seedtune.runtime.evaluation import evaluate, predict
-from seedtune.runtime.journal import JOURNAL_FILE, JournalWriter, read_journal
-from seedtune.runtime.operations import branch, compact, diff, rewind, share, verify
-from seedtune.runtime.readout import ReadoutShape, add_readout, check_values, score_batch
-from seedtune.runtime.replay import replay
+from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
+from seedtune.runtime.journal.operations import branch, compact, diff, rewind, share, verify
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.evaluation import evaluate, predict
+from seedtune.runtime.scoring.readout import ReadoutShape, add_readout, check_values, score_batch
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
 from seedtune.runtime.tasks import Batch, Observation, task_from_spec
-from seedtune.runtime.tuner import Tuner
-from seedtune.runtime.values_file import export_values, load_values
+from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 

@@ -11,16 +11,24 @@ import pytest
 from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
+from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal import JOURNAL_FILE, Durability, JournalWriter, read_journal
-from seedtune.runtime.journal_format import End, Evaluation, Header, Step
-from seedtune.runtime.operations import branch, compact, diff, receive, rewind, share, verify
-from seedtune.runtime.replay import replay
+from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
+from seedtune.runtime.journal.format import End, Evaluation, Header, Step
+from seedtune.runtime.journal.operations import (
+    branch,
+    compact,
+    diff,
+    receive,
+    rewind,
+    share,
+    verify,
+)
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
-from seedtune.runtime.tuner import Tuner
-from seedtune.runtime.values_file import export_values, load_values
+from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import bundle_parts
 
 K = 64

@@ -7,11 +7,11 @@ import pytest
 from fakes import FakeEngine, fake_start
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import ESTIMATORS, make_estimator
-from seedtune.runtime.journal import read_journal
-from seedtune.runtime.replay import replay
+from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.step_size import SHARE, TRIALS, measure_step_size
-from seedtune.runtime.tuner import Tuner
+from seedtune.runtime.tuning.step_size import SHARE, TRIALS, measure_step_size
+from seedtune.runtime.tuning.tuner import Tuner
 from tiny_run import SETTINGS, START, TRAIN, run, tuner
 
 K = 256

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from seedtune.runtime import system_memory
-from seedtune.runtime.system_memory import available_bytes, resident_bytes
+from seedtune.runtime.engines import system_memory
+from seedtune.runtime.engines.system_memory import available_bytes, resident_bytes
 
 MB = 10**6
 

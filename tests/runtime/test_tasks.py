@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.readout import add_readout
+from seedtune.runtime.scoring.readout import add_readout
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 from tokenizers import Tokenizer, processors

@@ -9,8 +9,8 @@ from compiler import needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.engines import thread_choice
-from seedtune.runtime.engines.thread_choice import WORTH, candidates, choose_threads, fastest
+from seedtune.runtime.engines import threads as thread_choice
+from seedtune.runtime.engines.threads import WORTH, candidates, choose_threads, fastest
 
 
 @given(st.dictionaries(st.integers(1, 64), st.floats(0.001, 10), min_size=1))

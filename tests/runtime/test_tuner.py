@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
+from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal import read_journal
-from seedtune.runtime.metrics import read_metrics
-from seedtune.runtime.replay import replay
+from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.start import Start, values_sha256
+from seedtune.runtime.tuning.metrics import read_metrics
 from tiny_run import SETTINGS, START, TRAIN, K, run, tuner
 
 

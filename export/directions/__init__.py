@@ -1,0 +1,1 @@
+"""Directions in the sensitive values, learned from generic text in a task's prompt."""

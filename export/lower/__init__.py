@@ -1,0 +1,1 @@
+"""From the eager program to an ExecuTorch file."""

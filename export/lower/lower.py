@@ -1,0 +1,289 @@
+"""From the eager program to the bytes of an ExecuTorch program, fast enough to wait for.
+
+Lowered the plain way (``to_edge_transform_and_lower``), SmolLM2 with dynamic rows, length and
+probes takes over 15 minutes. What costs, and what is done about it here:
+
+* Every pass re-runs the graph on fake tensors, and symbolic sizes make each operator 5 to 10
+  times dearer. Inside a delegate no operator depends on a symbolic size: XNNPACK stores upper
+  bounds and reshapes at run time. So a delegate is preprocessed with its sizes set to the bounds.
+* The passes before and after would derive the sizes again that the graph already has; they keep
+  them (``_known_sizes``).
+* ``to_edge_transform_and_lower`` decomposes the whole graph three times to ask partitioners what
+  to keep; naming ``linear`` in ``preserve_ops`` needs once.
+* XNNPACK's partitioner merges candidates pairwise (quadratic); see ``level_partitioner``.
+* ``create_submodule_from_nodes`` re-sorts the whole graph for each delegate (quadratic). One sort
+  at the end does.
+* XNNPACK's preprocessing runs 17 passes on each delegate; those for convolutions, batch norms,
+  upsampling and fused attention find nothing in a decoder and are left out.
+
+SmolLM2 then takes 83 s from folder to bundle on 2 idle cores (135 s with another job beside it):
+tracing, decomposing and lowering the delegates take about a quarter each.
+
+The patches reach into executorch 1.5 and hold for the duration of ``lower`` only.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from seedtune.runtime.bundle import Bounds
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, ExportedProgram, export
+from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
+
+from .plan_memory import lowest_place
+from .quiet import quiet
+
+METHOD = "score"
+
+_PASSES = {
+    "XNNPACKRemoveCloneOpsTransform",
+    "DimOrderOpsRevertPass",
+    "ConvertToLinearPass",
+    "FuseActivationPass",
+    "DecomposeConcatenate",
+    "RemoveGetItemPass",
+    "ChannelsLastTaggedReshapePass",
+    "RemoveRedundantCopyPass",
+}
+
+
+def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch.Tensor, ...]:
+    """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
+    rows = min(3, bounds.rows)
+    length = min(20, bounds.length)
+    probes = min(2, bounds.probes)
+    scored = min(4, bounds.positions)
+    choices = min(5, bounds.candidates)
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
+    return (
+        draw(vocab_size, rows, length),
+        draw(rows * length, scored),
+        draw(vocab_size, scored, choices),
+        torch.zeros(probes, entries),
+    )
+
+
+def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds) -> ExportedProgram:
+    """Export with every axis dynamic up to its bound (an axis bounded by 1 is static)."""
+
+    def axis(name: str, most: int, least: int = 1) -> Any:
+        return Dim(name, min=least, max=most) if most > least else None
+
+    scored = axis("N", bounds.positions)
+    dynamic = {
+        "tokens": {0: axis("B", bounds.rows), 1: axis("T", bounds.length, 2)},
+        "positions": {0: scored},
+        "candidates": {0: scored, 1: axis("C", bounds.candidates)},
+        "values": {0: axis("P", bounds.probes)},
+    }
+    with torch.no_grad(), quiet():
+        return export(program, example, dynamic_shapes=dynamic, strict=False)
+
+
+def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> bytes:
+    """Lower ``traced`` to an ExecuTorch program whose matrix products run in XNNPACK.
+
+    Args:
+        progress: called with (delegates done, delegates in all).
+    """
+    with quiet():
+        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+        from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
+        from executorch.exir.passes import MemoryPlanningPass
+
+        from .level_partitioner import LevelPartitioner
+
+        with _known_sizes():
+            edge = to_edge(
+                {METHOD: traced},
+                compile_config=EdgeCompileConfig(
+                    _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
+                ),
+            )
+        with _one_sort(), _few_passes(), _static_delegates(progress):
+            edge = edge.to_backend(LevelPartitioner())
+        _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
+        planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
+        with _known_sizes():
+            config = ExecutorchBackendConfig(memory_planning_pass=planning)
+            return bytes(edge.to_executorch(config).buffer)
+
+
+def _sink_early_work(graph: Graph) -> None:
+    """Order the nodes depth first from the output, the longest input chain of each node first.
+
+    Compact weights depend on no activation, so a sort may put all of them at the program's start,
+    where the memory plan must keep them alive together. Now each comes right before its user.
+    """
+    depth: dict[Node, int] = {}
+    for node in graph.nodes:
+        depth[node] = 1 + max((depth[each] for each in node.all_input_nodes), default=0)
+    output = graph.output_node()
+    placed = {node for node in graph.nodes if node.op in ("placeholder", "output")}
+    stack: list[Node] = [output]
+    waiting: set[Node] = set()
+    while stack:
+        node = stack[-1]
+        inputs = [each for each in node.all_input_nodes if each not in placed]
+        if inputs and node not in waiting:
+            waiting.add(node)
+            stack.extend(sorted(inputs, key=depth.__getitem__))  # the deepest is popped first
+            continue
+        stack.pop()
+        if node not in placed:
+            placed.add(node)
+            output.prepend(node)
+
+
+@contextlib.contextmanager
+def _known_sizes() -> Iterator[None]:
+    """Let passes that replace node by node keep the sizes that the graph already has.
+
+    An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. None of
+    the edge dialect's passes changes them, and deriving symbolic sizes is what makes them slow.
+    """
+    from executorch.exir import pass_base
+    from torch._export import pass_base as torch_pass_base
+
+    def keeping(derive: Any, proxy_value: type, views_end: bool) -> Any:
+        def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+            known = meta.data.get("val")
+            items = known if isinstance(known, (tuple, list)) else (known,)
+            if kind != "call_function" or not all(isinstance(x, torch.Tensor) for x in items):
+                return derive(self, kind, target, args, kwargs, meta)
+            if views_end and not all(_in_order(x) for x in items):
+                if not isinstance(known, torch.Tensor):
+                    return derive(self, kind, target, args, kwargs, meta)
+                known = known.new_empty(known.shape)
+            args, kwargs = pytree.tree_map_only(proxy_value, lambda x: x.proxy, (args, kwargs))
+            proxy = self.tracer.create_proxy(kind, target, args, kwargs)
+            proxy.node.meta.update(meta.data)
+            if known is not meta.data["val"] or "tensor_meta" not in meta.data:
+                self.tracer.set_metadata(proxy.node, known)
+            return proxy_value(known, proxy)
+
+        return keep
+
+    ours = pass_base._ExportPassBase
+    torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
+    with (
+        _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
+        # torch's only pass here turns views into copies: from there on all strides are in order.
+        _patched(torchs, "_fx", keeping(torchs._fx, torch_pass_base.ProxyValue, True)),
+    ):
+        yield
+
+
+def _in_order(x: torch.Tensor) -> bool:
+    """Whether ``x`` is contiguous, judged at the example's sizes (no symbolic guard is made)."""
+    expected = 1
+    for size, stride in zip(reversed(x.shape), reversed(x.stride()), strict=True):
+        size, stride = (int(n) if isinstance(n, int) else n.node.hint for n in (size, stride))
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+@contextlib.contextmanager
+def _one_sort() -> Iterator[None]:
+    """Sort the graph after the last delegate is cut out of it instead of after each."""
+    from executorch.exir.backend import backend_api
+
+    cut, partition = (
+        backend_api.create_submodule_from_nodes,
+        backend_api._create_partitions_in_graph_module,
+    )
+    left = 0
+
+    def cut_unsorted(module: Any, nodes: Any, tag: Any) -> Any:
+        nonlocal left
+        left -= 1
+        return cut(module, nodes, tag, skip_legalize_graph=left > 0)
+
+    def counted(module: Any, result: Any, *rest: Any) -> Any:
+        nonlocal left
+        left = len(result.partition_tags)
+        return partition(module, result, *rest)
+
+    with (
+        _patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
+        _patched(backend_api, "_create_partitions_in_graph_module", counted),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _few_passes() -> Iterator[None]:
+    from executorch.backends.xnnpack._passes import XNNPACKPassManager
+
+    plain = XNNPACKPassManager.__init__
+
+    def chosen(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        self.passes = [step for step in self.passes if step.__name__ in _PASSES]
+
+    with _patched(XNNPACKPassManager, "__init__", chosen):
+        yield
+
+
+@contextlib.contextmanager
+def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
+    """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
+    from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
+    from executorch.exir.backend import backend_api
+
+    preprocess, lower_all = XnnpackBackend.preprocess, backend_api.lower_all_submodules_to_backend
+    done, total = 0, 0
+
+    def one(program: ExportedProgram, specs: Any) -> Any:
+        nonlocal done
+        mode = FakeTensorMode()
+        for node in program.graph_module.graph.nodes:
+            if "val" in node.meta:
+                node.meta["val"] = _at_bounds(node.meta["val"], mode)
+        result = preprocess(program, specs)
+        done += 1
+        progress(done, total)
+        return result
+
+    def counted(backend: str, nodes: dict[str, list[Any]], programs: Any) -> Any:
+        nonlocal total
+        total = sum(len(each) for each in nodes.values())
+        return lower_all(backend, nodes, programs)
+
+    with (
+        _patched(XnnpackBackend, "preprocess", staticmethod(one)),
+        _patched(backend_api, "lower_all_submodules_to_backend", counted),
+    ):
+        yield
+
+
+def _at_bounds(value: Any, mode: FakeTensorMode) -> Any:
+    if isinstance(value, torch.Tensor):
+        with mode:
+            return torch.empty([_upper(size) for size in value.shape], dtype=value.dtype)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_at_bounds(item, mode) for item in value)
+    return value
+
+
+def _upper(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    return int(size.node.shape_env.bound_sympy(size.node.expr).upper)
+
+
+@contextlib.contextmanager
+def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = owner.__dict__[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

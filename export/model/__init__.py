@@ -1,0 +1,1 @@
+"""Loading a causal language model, and its shape without loading it."""

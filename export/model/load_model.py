@@ -1,0 +1,233 @@
+"""Causal language models from a Hugging Face folder, a hub id or a GGUF file, ready to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from seedtune.runtime.errors import ModelError
+from seedtune.runtime.files import default_cache
+
+from ..lower.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass
+class LoadedModel:
+    """A model in evaluation mode, no parameter asking for a gradient.
+
+    ``sha256`` identifies the stored weights: it is the same for a GGUF file and for the folder
+    that its dequantised weights are saved to, and does not depend on the dtype asked for.
+    """
+
+    model: Any  # a transformers PreTrainedModel with a language-modelling head
+    tokenizer: PreTrainedTokenizerFast
+    tokenizer_json: bytes
+    name: str
+    sha256: str
+
+
+def load_causal_lm(source: str | Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Loads the model at ``source``: a folder, a ``.gguf`` file, or a hub id such as ``org/name``.
+
+    A GGUF file is dequantised once; the result is kept as a folder in the cache under the hash of
+    the file, because dequantising takes several times as long as loading the folder.
+
+    Raises:
+        ModelError: nothing there, not a causal language model, no fast tokenizer, a weight missing
+            or not finite; the message names the source and the layer.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _load_folder(path, _name_of_folder(path), dtype)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(
+                f"{path}: not a GGUF file; give a Hugging Face folder, a hub id or a .gguf file"
+            )
+        return _load_folder(_dequantised_folder(path), path.stem, dtype)
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(str(source)):
+        raise ModelError(f"{source}: no such folder or file, and not a hub id such as org/name")
+    return _load_folder(_download_hub(str(source)), str(source), dtype)
+
+
+def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> LoadedModel:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder}: holds no config.json, so it is not a Hugging Face model folder"
+        )
+    files = weight_files(folder)
+    with quiet():
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            # No accelerate and no low-memory path: plain CPU tensors that we own.
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, output_loading_info=True, local_files_only=True
+            )
+        except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
+            raise ModelError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{folder}: tokenizer unusable: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers would fill these with random numbers and only log a warning.
+        raise ModelError(f"{folder}: the weight files lack {missing[0]} ({len(missing)} missing)")
+    _check_finite(model, folder)
+    model.eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, _tokenizer_json(tokenizer, folder), name, _hash(files))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a model folder, sorted; safetensors win over PyTorch pickles."""
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files
+    raise ModelError(f"{folder}: holds no weights (*.safetensors or pytorch_model*.bin)")
+
+
+def _check_finite(model: Any, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        # The sum is not finite if any entry is not; it saves a mask as large as the weight.
+        # An overflow of the sum alone is told apart by looking again, entry by entry.
+        if not torch.isfinite(parameter.detach().float().sum()) and not bool(
+            torch.isfinite(parameter).all()
+        ):
+            layer = name.removesuffix(".weight")
+            raise ModelError(f"{folder}: layer {layer} holds NaN or infinite weights")
+
+
+def _tokenizer_json(tokenizer: Any, folder: Path) -> bytes:
+    """The ``tokenizer.json`` that the device reads, as the ``tokenizers`` library writes it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"{folder}: has no fast tokenizer, which the bundle needs")
+    return str(backend.to_str()).encode()
+
+
+def _hash(files: list[Path]) -> str:
+    """SHA-256 over the stored tensors; bare safetensors headers make it independent of sharding."""
+    digest = hashlib.sha256()
+    entries: list[tuple[str, str, list[int], Path, int, int]] = []
+    for file in files:
+        if file.suffix != ".safetensors":
+            with file.open("rb") as source:
+                digest.update(hashlib.file_digest(source, "sha256").digest())
+            continue
+        with file.open("rb") as source:
+            size = int.from_bytes(source.read(8), "little")
+            header = json.loads(source.read(size))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            entries.append(
+                (name, entry["dtype"], entry["shape"], file, 8 + size + begin, end - begin)
+            )
+    for name, dtype, shape, file, offset, length in sorted(entries, key=lambda entry: entry[0]):
+        digest.update(json.dumps([name, dtype, shape]).encode())
+        with file.open("rb") as source:
+            source.seek(offset)
+            while length > 0:
+                block = source.read(min(length, 1 << 20))
+                if not block:
+                    raise ModelError(f"{file}: truncated at tensor {name}")
+                digest.update(block)
+                length -= len(block)
+    return digest.hexdigest()
+
+
+def _dequantised_folder(file: Path) -> Path:
+    """Folder in the cache that holds the float32 weights and tokenizer of a GGUF file."""
+    with file.open("rb") as source:
+        if source.read(4) != b"GGUF":
+            raise ModelError(
+                f"{file}: does not start with the GGUF magic; it is damaged or no GGUF"
+            )
+        source.seek(0)
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    folder = default_cache() / "models" / f"gguf-{digest[:32]}"
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".gguf-"))
+    except OSError as error:
+        raise ModelError(
+            f"{folder.parent}: cannot store the dequantised {file.name}: {error.strerror}; "
+            "set SEEDTUNE_CACHE to a writable folder"
+        ) from error
+    try:
+        _dequantise(file, partial)
+        os.chmod(partial, 0o755)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same content
+                raise
+    except OSError as error:
+        raise ModelError(
+            f"{folder.parent}: cannot store the dequantised {file.name}: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _dequantise(file: Path, folder: Path) -> None:
+    with quiet():
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        except Exception as error:
+            raise ModelError(f"{file}: cannot be dequantised: {_first_line(error)}") from error
+        # transformers still marks the float32 weights as quantised and would refuse to save them.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _download_hub(name: str) -> Path:
+    with quiet():
+        try:
+            from huggingface_hub import snapshot_download
+
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+                )
+            )
+        except Exception as error:
+            raise ModelError(
+                f"{name}: no such folder, and the Hugging Face hub cannot deliver it: "
+                f"{_first_line(error)}; check the name and the network, or give a local folder"
+            ) from error
+
+
+def _name_of_folder(folder: Path) -> str:
+    return folder.resolve().name
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

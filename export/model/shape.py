@@ -1,0 +1,94 @@
+"""The shape of a model, read from its configuration or GGUF header without loading any weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seedtune.runtime.errors import ModelError
+
+from ..lower.quiet import quiet
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What memory and time depend on. Counts are of parameters."""
+
+    name: str
+    architecture: str
+    blocks: int
+    hidden: int
+    intermediate: int
+    heads: int
+    vocabulary: int
+    linears: dict[str, tuple[int, int]]  # decoder matrices by name: (out, in)
+    embedding: int
+    head: int  # of its own; 0 where the head shares the embedding
+    other: int  # norms, biases, position embeddings
+    gguf: bool
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of the decoder's matrices: what is profiled and quantised to int4."""
+        return sum(rows * columns for rows, columns in self.linears.values())
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_weights + self.embedding + self.head + self.other
+
+    @property
+    def largest_linear(self) -> int:
+        return max(rows * columns for rows, columns in self.linears.values())
+
+
+def read_shape(source: str | Path) -> ModelShape:
+    """Reads the shape of a Hugging Face folder, a ``.gguf`` file or a hub id.
+
+    The model is built on PyTorch's meta device, where tensors have a shape but no memory, so the
+    figures are exact for every architecture that transformers knows.
+
+    Raises:
+        ModelError: nothing readable there.
+    """
+    path = Path(source)
+    with quiet():
+        try:
+            import torch
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            if path.is_file():
+                config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            else:
+                config = AutoConfig.from_pretrained(source)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error
+    from ..profile.fisher import decoder_linears
+
+    linears = {
+        name: (linear.out_features, linear.in_features)
+        for name, linear in decoder_linears(model).items()
+    }
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    own_head = 0 if head is None or head.weight is embedding else head.weight.numel()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    text = config.get_text_config()
+    weights = sum(rows * columns for rows, columns in linears.values())
+    return ModelShape(
+        name=path.stem if path.is_file() else path.name,
+        architecture=type(model).__name__,
+        blocks=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        # The widest input of a matrix is the inner width of the feed-forward block.
+        intermediate=max(columns for _, columns in linears.values()),
+        heads=text.num_attention_heads,
+        vocabulary=text.vocab_size,
+        linears=linears,
+        embedding=embedding.numel(),
+        head=own_head,
+        other=total - weights - embedding.numel() - own_head,
+        gguf=path.is_file(),
+    )

@@ -1,0 +1,1 @@
+"""Which weights are sensitive: empirical Fisher on generic text, and masks chosen from it."""

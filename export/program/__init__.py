@@ -1,0 +1,1 @@
+"""The eager module whose export is the program."""

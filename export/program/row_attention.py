@@ -1,0 +1,102 @@
+"""Attention over a batch that the rest of the program sees as one long row per probe.
+
+The program runs the decoder on hidden states ``[P, B*T, D]``: one batch entry per probe, the B
+rows of tokens laid end to end. Linear layers and the column-compact product then need no reshape
+at all, which XNNPACK could not follow for symbolic sizes. Only attention must know where a row
+ends; it is plugged in through transformers' ``AttentionInterface``, so it serves every
+architecture that uses the interface, and no mask of transformers' own is built.
+
+Grouped queries are folded into the row axis (``[P*B*KV, G*T, d]``) instead of repeating keys and
+values: no copy of either, one batched product for all heads of a group.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..lower.quiet import quiet
+
+with quiet():  # importing it imports torchao, which reports kernels for GPUs that are not there
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "seedtune_rows"
+_BLOCKED = -1e9  # added to a score; finite, so that no kernel sees inf - inf
+
+
+class RowLayout:
+    """Sizes of the running forward pass, and its masks, made once per pass and window."""
+
+    def __init__(self) -> None:
+        self.rows: int = 1
+        self.length: int = 1
+        self._masks: dict[tuple[int | None, int], torch.Tensor] = {}
+
+    def begin(self, rows: int, length: int) -> None:
+        """Start a pass over ``rows`` rows of ``length`` tokens (integers or symbolic sizes)."""
+        self.rows, self.length = rows, length
+        self._masks.clear()
+
+    def mask(self, window: int | None, groups: int) -> torch.Tensor:
+        """Additive causal mask float32 ``[1, groups * T, T]``, of ``window`` tokens if given."""
+        key = (window, groups)
+        if key not in self._masks:
+            place = torch.arange(self.length)
+            distance = place[:, None] - place[None, :]
+            blocked = distance < 0
+            if window is not None:
+                blocked = blocked | (distance >= window)
+            mask = torch.where(blocked, _BLOCKED, 0.0).to(torch.float32)[None]
+            self._masks[key] = mask.repeat(1, groups, 1) if groups > 1 else mask
+        return self._masks[key]
+
+
+def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> None:
+    """Make ``model`` attend row by row as ``layout`` says; ``longest`` is the bound of ``T``.
+
+    A sliding window of ``longest`` tokens or more never cuts anything and costs no mask.
+    """
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        # query [P, H, B*T, d], key and value [P, KV, B*T, d]
+        probes, heads, packed, width = query.shape
+        kv_heads = key.shape[1]
+        groups = heads // kv_heads
+        rows, length = layout.rows, layout.length
+        if scaling is None:
+            scaling = width**-0.5
+        if sliding_window is not None and sliding_window >= longest:
+            sliding_window = None
+        flat = probes * rows * kv_heads
+        # Copies, not reshapes: a reshape would guard on how symbolic strides compare.
+        query = _copy((query * scaling).view(probes, heads, rows, length, width), 0, 2, 1, 3, 4)
+        key = _copy(key.view(probes, kv_heads, rows, length, width), 0, 2, 1, 4, 3)
+        value = _copy(value.view(probes, kv_heads, rows, length, width), 0, 2, 1, 3, 4)
+        scores = torch.bmm(
+            query.view(-1).view(flat, groups * length, width), key.view(flat, width, length)
+        )
+        weights = torch.softmax(scores + layout.mask(sliding_window, groups), dim=-1)
+        output = torch.bmm(weights, value.view(flat, length, width))
+        # Through one axis, because merging KV with G and splitting T guards on strides too.
+        output = output.view(-1).view(probes, rows, heads, length, width)
+        output = _copy(output, 0, 1, 3, 2, 4)
+        return output.view(probes, packed, heads, width), None
+
+    # Registered under a fixed name: the last model to be prepared owns it, and only for as long
+    # as it is being exported. No mask function of that name exists, so transformers passes None.
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+    model.config._attn_implementation = NAME  # type: ignore[union-attr]
+
+
+def _copy(x: torch.Tensor, *axes: int) -> torch.Tensor:
+    return (x.permute(axes) if axes else x).clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,1 @@
+"""Linear weights to int4, embeddings to int8."""

@@ -1,0 +1,89 @@
+"""Number formats of the dense weights, through torchao.
+
+Activations to int8 per token at run time, weights to int4 in groups of 32 along the input, which
+XNNPACK runs natively (``qd8-f32-qb4w``).
+"""
+
+from typing import Any
+
+import torch
+from seedtune.runtime.errors import ModelError
+from torch import nn
+
+from ..lower.quiet import quiet
+
+GROUP_SIZE = 32
+
+DESCRIPTION: dict[str, Any] = {
+    "dense": {"scheme": "8da4w", "group_size": GROUP_SIZE},
+    "head": {"scheme": "8da4w", "group_size": GROUP_SIZE},
+    "embedding": {"scheme": "int8", "granularity": "row"},
+}
+"""Of the formats, for the manifest."""
+
+
+def check_linears(program: nn.Module) -> None:
+    """See that every ``nn.Linear`` of ``program`` can be quantised.
+
+    Raises:
+        ModelError: an input width is not a multiple of the group size, or a weight is not finite.
+    """
+    for name, module in program.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        if module.in_features % GROUP_SIZE:
+            raise ModelError(
+                f"{name}: its input width {module.in_features} is not a multiple of the group "
+                f"size {GROUP_SIZE}; this model cannot be exported to int4"
+            )
+        if not bool(torch.isfinite(module.weight).all()):
+            raise ModelError(f"{name}: its weights hold NaN or infinity; the model is damaged")
+
+
+def quantise_linears_(program: nn.Module) -> None:
+    """Quantise, in place, every ``nn.Linear``, each weight to the nearest step of its group.
+
+    Raises:
+        ModelError: as ``check_linears``.
+    """
+    check_linears(program)
+    with quiet():
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+        from torchao.quantization.granularity import PerGroup
+
+        quantize_(
+            program,
+            Int8DynamicActivationIntxWeightConfig(
+                weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
+            ),
+        )
+
+
+def through_int8(x: torch.Tensor) -> torch.Tensor:
+    """What int8 leaves of activations float32 ``[tokens, width]``: zero-point and step a token."""
+    low = x.amin(1, keepdim=True).clamp(max=0.0)
+    step = ((x.amax(1, keepdim=True).clamp(min=0.0) - low) / 255).clamp(min=2.0**-23)
+    zero = (-128 - torch.round(low / step)).clamp(-128, 127)
+    return ((torch.round(x / step) + zero).clamp_(-128, 127) - zero) * step
+
+
+def int4_weight(integers: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
+    """The weight that ``quantise_linears_`` would give a linear, of chosen integers and scales.
+
+    Args:
+        integers: int8 ``[out, in]`` in -8..7.
+        scales: float32 ``[out, in / GROUP_SIZE]``.
+    """
+    with quiet():
+        from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    weight = IntxUnpackedToInt8Tensor(
+        qdata=integers,
+        scale=scales,
+        zero_point=torch.zeros_like(scales, dtype=torch.int8),
+        target_dtype=torch.int4,
+        block_size=(1, GROUP_SIZE),
+        dtype=torch.float32,
+        activation_quantization="int8_asym_per_token",
+    )
+    return nn.Parameter(weight, requires_grad=False)

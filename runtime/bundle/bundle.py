@@ -1,0 +1,161 @@
+"""The bundle: everything that a device needs to tune and use one model. Schema, version, checks.
+
+A bundle is a folder of these files, or the same files in one ``*.seedtune`` archive:
+
+==================  ===============================================================================
+manifest.json       what the parts are and how they fit together; its own ``sha256`` is the
+                    SHA-256 of its canonical JSON (keys sorted, no spaces) without that field
+program.pte         the ExecuTorch program with the method ``score``
+values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
+                    weights and the flat row-major (``out * in``) place of each in its own matrix
+tokenizer.json      a Hugging Face ``tokenizers`` file
+basis.safetensors   directions for the bundle's task (see ``basis``); only where it has some
+==================  ===============================================================================
+
+``manifest.layers`` lists the matrices in order, each owning ``values[offset : offset + count]``.
+Opening trusts nothing: every byte of every part is hashed, and parts that disagree are refused.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ..errors import BundleError
+from .archive import unpack_archive
+from .basis import Basis, parse_basis
+from .manifest import BASIS, MANIFEST, PROGRAM, TOKENIZER, VALUES, Bounds, Layer, parse_manifest
+from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened and checked bundle. ``values`` and ``indices`` are read-only arrays."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    bounds: Bounds
+    layers: tuple[Layer, ...]
+    values: NDArray[np.float16]
+    """float16 ``[K]``, the exported sensitive weights, layer after layer."""
+    indices: NDArray[np.int64]
+    """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
+    sha256: str
+    """Hash of the canonical manifest, hence of every part: the bundle's identity."""
+    basis: Basis | None
+    """Directions learned for ``task``, where the bundle has them."""
+    _tokenizer: Tokenizer
+
+    @property
+    def K(self) -> int:
+        """Number of sensitive values."""
+        return len(self.values)
+
+    @property
+    def task(self) -> dict[str, Any] | None:
+        """The task specification that was exported with the model, if any."""
+        task = self.manifest["task"]
+        return None if task is None else dict(task)
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that pads rows on the right."""
+        return int(self.manifest["tokenizer"]["pad_id"])
+
+    @property
+    def vocab_size(self) -> int:
+        """Vocabulary of the model; the tokenizer's may be smaller."""
+        return int(self.manifest["model"]["vocab_size"])
+
+    @property
+    def hidden_width(self) -> int:
+        """Width D of the hidden states, side by side, that the program returns; 0 for none."""
+        program = self.manifest["program"]
+        states = sum(len(program.get(name, ())) for name in ("hidden_blocks", "mean_blocks"))
+        return states * int(self.manifest["model"]["hidden_size"])
+
+    @property
+    def program_path(self) -> Path:
+        """The ExecuTorch program."""
+        return self.path / PROGRAM
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without any truncation or padding that its file may switch on."""
+        return self._tokenizer
+
+
+def open_bundle(path: str | Path, *, cache: Path | None = None) -> Bundle:
+    """Open a bundle folder or ``*.seedtune`` file and check all of it.
+
+    Args:
+        path: folder, or single-file form (unpacked once into ``cache``, by content).
+        cache: where single files are unpacked; by default ``$SEEDTUNE_CACHE`` or
+            ``~/.cache/seedtune``.
+
+    Raises:
+        BundleError: a part is missing, truncated or altered, the version is newer than this
+            reader's, or two parts disagree. The message names the part.
+    """
+    path = Path(path)
+    if path.is_file():
+        folder = unpack_archive(path, cache)
+        try:
+            return open_folder(folder)
+        except BundleError:
+            # The cached copy may be what is damaged; the archive then has the good parts.
+            shutil.rmtree(folder, ignore_errors=True)
+            return open_folder(unpack_archive(path, cache))
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such bundle (a folder or a .seedtune file)")
+    return open_folder(path)
+
+
+def open_folder(folder: Path) -> Bundle:
+    manifest = parse_manifest(read_part(folder / MANIFEST), folder)
+    for name, part in manifest.parts.items():
+        file = folder / name
+        try:
+            size = file.stat().st_size
+            if size != part.bytes:
+                raise BundleError(
+                    f"{file}: has {size} bytes, the manifest says {part.bytes}: "
+                    f"{'truncated' if size < part.bytes else 'altered'}; copy the bundle again"
+                )
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+        if digest != part.sha256:
+            raise BundleError(f"{file}: altered (its SHA-256 differs); copy the bundle again")
+    values, indices = parse_values(folder / VALUES, manifest.layers)
+    tokenizer = parse_tokenizer(read_part(folder / TOKENIZER), folder)
+    vocabulary = vocabulary_of(tokenizer)
+    if vocabulary != manifest.tokenizer_vocabulary:
+        raise BundleError(
+            f"{folder / TOKENIZER}: has {vocabulary} tokens, the manifest says "
+            f"{manifest.tokenizer_vocabulary}"
+        )
+    if vocabulary > manifest.vocabulary:
+        raise BundleError(
+            f"{folder / TOKENIZER}: has {vocabulary} tokens, the model only {manifest.vocabulary}; "
+            "it is another model's tokenizer"
+        )
+    return Bundle(
+        path=folder,
+        manifest=manifest.content,
+        bounds=manifest.bounds,
+        layers=manifest.layers,
+        values=values,
+        indices=indices,
+        sha256=manifest.sha256,
+        basis=None
+        if BASIS not in manifest.parts
+        else parse_basis(read_part(folder / BASIS), folder / BASIS, len(values)),
+        _tokenizer=tokenizer,
+    )

@@ -1,0 +1,203 @@
+"""Writing a bundle: it appears whole and checked, or not at all."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_safetensors
+
+from ..errors import BundleError
+from .archive import pack_archive
+from .basis import Basis
+from .bundle import Bundle, open_folder
+from .manifest import (
+    BASIS,
+    FORMAT,
+    MANIFEST,
+    PROGRAM,
+    TOKENIZER,
+    VALUES,
+    VERSION,
+    Bounds,
+    Layer,
+    manifest_digest,
+)
+from .parts import parse_tokenizer, read_part, vocabulary_of
+
+
+def write_bundle(
+    folder: str | Path,
+    *,
+    program: Path | bytes,
+    values: NDArray[np.float16],
+    indices: NDArray[np.int64],
+    layers: Sequence[Layer],
+    tokenizer_json: bytes,
+    model: Mapping[str, Any],
+    mask: Mapping[str, Any],
+    quantisation: Mapping[str, Any],
+    bounds: Bounds,
+    pad_id: int,
+    hidden_blocks: Sequence[int] = (),
+    mean_blocks: Sequence[int] = (),
+    basis: Basis | None = None,
+    task: Mapping[str, Any] | None,
+) -> Bundle:
+    """Write a bundle folder so that it appears whole or not at all, and open it.
+
+    The parts are written beside ``folder`` under a temporary name, checked exactly as
+    ``open_bundle`` checks them, then renamed. An existing bundle of that name is replaced only
+    by a new one that passed; any other non-empty folder is refused.
+
+    Args:
+        program: the ``.pte`` file or its bytes.
+        values: float16 ``[K]``.
+        indices: int64 ``[K]``, strictly increasing inside each layer.
+        layers: the matrices in order; their counts add up to ``K``.
+        model: ``name, architecture, sha256, vocab_size, hidden_size, layers``.
+        mask: ``method, fraction, profile_sha256``; ``entries`` is filled in.
+        quantisation: free description of the number formats.
+        hidden_blocks: decoder blocks below each of the hidden states that the program returns
+            besides log-probabilities; none if it returns none.
+        mean_blocks: the same of those that are means over the row so far; they come last.
+        basis: directions for ``task``.
+
+    Raises:
+        BundleError: the parts disagree, or the folder cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
+    ):
+        raise BundleError(f"{folder}: exists and is not a bundle; choose another output folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        if isinstance(program, bytes):
+            (work / PROGRAM).write_bytes(program)
+        else:
+            shutil.copyfile(program, work / PROGRAM)
+        tensors: dict[str, NDArray[Any]] = {
+            "values": np.ascontiguousarray(values),
+            "indices": np.ascontiguousarray(indices),
+        }
+        (work / VALUES).write_bytes(save_safetensors(tensors))
+        (work / TOKENIZER).write_bytes(tokenizer_json)
+        names = [PROGRAM, VALUES, TOKENIZER]
+        if basis is not None:
+            (work / BASIS).write_bytes(basis.to_bytes())
+            names.append(BASIS)
+        parts = {name: _describe(work / name) for name in names}
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": dict(model),
+            "mask": {**mask, "entries": len(values)},
+            "quantisation": dict(quantisation),
+            "program": {
+                "method": "score",
+                "bounds": dataclasses.asdict(bounds),
+                "hidden_blocks": list(hidden_blocks),
+                "mean_blocks": list(mean_blocks),
+            },
+            "layers": [dataclasses.asdict(layer) for layer in layers],
+            "tokenizer": {
+                "sha256": parts[TOKENIZER]["sha256"],
+                "pad_id": pad_id,
+                "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, folder)),
+            },
+            "task": None if task is None else dict(task),
+            "parts": parts,
+        }
+        manifest["sha256"] = manifest_digest(manifest)
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        (work / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        bundle = open_folder(work)
+        os.chmod(work, 0o755)  # mkdtemp makes it private
+        _sync(work)
+        _replace_folder(work, folder)
+    except BundleError as error:
+        raise BundleError(str(error).replace(str(work), str(folder))) from error
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return dataclasses.replace(bundle, path=folder)
+
+
+def with_task(
+    bundle: Bundle, folder: str | Path, task: Mapping[str, Any], basis: Basis | None
+) -> Bundle:
+    """Write the bundle again into ``folder`` with another task and its directions.
+
+    Raises:
+        BundleError: the folder cannot be written.
+    """
+    manifest = bundle.manifest
+    return write_bundle(
+        folder,
+        program=bundle.program_path,
+        values=bundle.values,
+        indices=bundle.indices,
+        layers=bundle.layers,
+        tokenizer_json=read_part(bundle.path / TOKENIZER),
+        model=manifest["model"],
+        mask=manifest["mask"],
+        quantisation=manifest["quantisation"],
+        bounds=bundle.bounds,
+        pad_id=bundle.pad_id,
+        hidden_blocks=manifest["program"].get("hidden_blocks", ()),
+        mean_blocks=manifest["program"].get("mean_blocks", ()),
+        basis=basis,
+        task=task,
+    )
+
+
+def pack_bundle(folder: str | Path, file: str | Path) -> Path:
+    """Check the bundle in ``folder`` and write it as one file (a zip without compression)."""
+    bundle = open_folder(Path(folder))
+    return pack_archive(bundle.path, Path(file))
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": file.stat().st_size}
+
+
+def _sync(folder: Path) -> None:
+    """Put the files on the disk before the rename makes them visible."""
+    for file in (*folder.iterdir(), folder):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; a bundle already there survives any failure."""
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    os.rename(folder, old)  # onto the empty folder that mkdtemp made
+    try:
+        os.rename(new, folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,268 @@
+"""The torch-free engine: executorch's own libraries through a small C interface and ctypes.
+
+Same libraries as executorch's Python binding, hence the same results to the bit, in a process
+that holds neither torch nor executorch's Python modules.
+"""
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bounds
+from ..errors import EngineError
+from .checks import check_request, need_hidden
+from .executorch_native_build import load_library
+
+METHOD = "score"
+_BINDING = "executorch.extension.pybindings._C"
+"""Loaded here, its methods share the thread pool."""
+_TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
+_INPUTS = (("tokens", "int64", 2), ("positions", "int64", 1), ("candidates", "int64", 2))
+_VALUES = ("values", "float32", 2)
+
+
+class _Tensor(ctypes.Structure):
+    """``struct seedtune_tensor``."""
+
+    _fields_ = (
+        ("type", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("data", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a program says about one method."""
+
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    """Type (``int64``, ``float32`` or ``other``) and shape at its upper bound, for each input."""
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    planned_bytes: int
+    """Activations and inputs that ExecuTorch itself keeps; delegates keep theirs besides."""
+
+
+class NativeProgram:
+    """An open program. Any method; see ``NativeEngine`` for the one that bundles have."""
+
+    def __init__(self, path: Path, *, threads: int | None = None, mapped: bool = True) -> None:
+        """Open ``path``.
+
+        Args:
+            threads: size of executorch's thread pool, which the whole process shares; by default
+                what an open program already set, else the cores that this process may run on.
+            mapped: map the file instead of reading it, so that its pages are the kernel's to drop.
+
+        Raises:
+            EngineUnavailable: the C interface cannot be built or loaded.
+            EngineError: the file cannot be read, or a program is open in this process with
+                another number of threads.
+        """
+        self._handle: int | None = None
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads is {threads}, must be at least 1")
+        self._library = _interface()
+        self._path = path
+        self._lock = threading.Lock()
+        if not path.is_file():
+            raise EngineError(f"{path}: no such file")
+        wanted = threads or len(os.sched_getaffinity(0))
+        self._handle = self._library.seedtune_open(
+            os.fsencode(path), wanted, threads is not None, _BINDING in sys.modules, mapped
+        )
+        if not self._handle:
+            raise self._error()
+        self.threads: int = self._library.seedtune_threads()
+
+    def close(self) -> None:
+        """Free the program. Safe to repeat; other methods raise afterwards."""
+        if self._handle:
+            self._library.seedtune_close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def methods(self) -> list[str]:
+        """Names of the program's methods, sorted."""
+        return self._text(self._library.seedtune_methods, self._open()).split()
+
+    def describe(self, method: str) -> Method:
+        """Inputs, outputs and planned memory of a method, which need not be loaded.
+
+        Raises:
+            EngineError: the program has no such method.
+        """
+        inputs: list[tuple[str, tuple[int, ...]]] = []
+        outputs: list[tuple[str, tuple[int, ...]]] = []
+        planned = 0
+        text = self._text(self._library.seedtune_describe, self._open(), method.encode())
+        for line in text.splitlines():
+            kind, first, *sizes = line.split()
+            if kind == "planned":
+                planned += int(first)
+            else:
+                each = inputs if kind == "input" else outputs
+                each.append((first, tuple(map(int, sizes))))
+        return Method(tuple(inputs), tuple(outputs), planned)
+
+    def load(self, method: str) -> None:
+        """Prepare a method: its delegates pack their weights, its arenas are allocated."""
+        if self._library.seedtune_load(self._open(), method.encode()) != 0:
+            raise self._error()
+
+    def run(
+        self, method: str, inputs: list[NDArray[np.generic]], *shapes: tuple[int, ...]
+    ) -> list[NDArray[np.float32]]:
+        """Run a method whose first results are float32 tensors of the given shapes.
+
+        Args:
+            inputs: int64 or float32 arrays, borrowed for the call.
+
+        Raises:
+            EngineError: the program refuses the inputs, fails or returns something else.
+        """
+        outputs = [np.empty(shape, np.float32) for shape in shapes]
+        kept = [np.ascontiguousarray(each) for each in inputs]
+        tensors = (_Tensor * len(kept))(*map(_tensor, kept))
+        results = (_Tensor * len(outputs))(*map(_tensor, outputs))
+        counted = (tensors, len(kept), results, len(outputs))
+        with self._lock:  # a method has one set of arenas
+            if self._library.seedtune_run(self._open(), method.encode(), *counted) != 0:
+                raise self._error()
+        return outputs
+
+    def _open(self) -> int:
+        if not self._handle:
+            raise EngineError(f"{self._path}: the program is closed")
+        return self._handle
+
+    def _error(self) -> EngineError:
+        text = self._library.seedtune_error().decode(errors="replace")
+        return EngineError(f"{self._path}: {text}")
+
+    def _text(self, function: Callable[..., int], *arguments: int | bytes) -> str:
+        buffer = ctypes.create_string_buffer(4096)
+        needed = function(*arguments, buffer, len(buffer))
+        if needed > len(buffer):
+            buffer = ctypes.create_string_buffer(needed)
+            needed = function(*arguments, buffer, len(buffer))
+        if needed < 0:
+            raise self._error()
+        return buffer.value.decode()
+
+
+class NativeEngine:
+    """Runs the method ``score`` of a bundle's program; see ``Engine`` for the contract."""
+
+    def __init__(self, program: Path, bounds: Bounds, *, threads: int | None = None) -> None:
+        """Open ``program`` and load its method, weights mapped from the file.
+
+        Args:
+            threads: see ``NativeProgram``.
+
+        Raises:
+            EngineError: as ``NativeProgram``, or the program takes less than ``bounds`` says.
+        """
+        self._bounds = bounds
+        self._program = NativeProgram(program, threads=threads)
+        self._entries, self._hidden = _check_program(
+            program, self._program.describe(METHOD), bounds
+        )
+        self._program.load(METHOD)
+
+    @property
+    def entries(self) -> int:
+        return self._entries
+
+    @property
+    def hidden_width(self) -> int:
+        return self._hidden
+
+    @property
+    def threads(self) -> int:
+        """Threads of executorch's pool."""
+        return self._program.threads
+
+    def close(self) -> None:
+        """Free the program. Safe to repeat."""
+        self._program.close()
+
+    def score(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        check_request(self._bounds, tokens, positions, candidates, values, self._entries)
+        shape = (values.shape[0], *candidates.shape)
+        return self._program.run(METHOD, [tokens, positions, candidates, values], shape)[0]
+
+    def score_hidden(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        check_request(self._bounds, tokens, positions, candidates, values, self._entries)
+        need_hidden(self._hidden)
+        probes, scored = values.shape[0], len(positions)
+        shapes = (probes, *candidates.shape), (probes, scored, self._hidden)
+        inputs: list[NDArray[np.generic]] = [tokens, positions, candidates, values]
+        logp, hidden = self._program.run(METHOD, inputs, *shapes)
+        return logp, hidden
+
+
+def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int]:
+    """Compare a program with the bounds that its bundle declares; return K and D (0: none)."""
+    wanted = (*_INPUTS, _VALUES)
+    if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
+        raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
+    outputs = [(kind, len(shape)) for kind, shape in method.outputs]
+    if outputs not in ([("float32", 3)], [("float32", 3)] * 2):
+        raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
+    least = (
+        (bounds.rows, bounds.length),
+        (bounds.positions,),
+        (bounds.positions, bounds.candidates),
+        (bounds.probes, 1),
+    )
+    for (name, _, _), (_, shape), needed in zip(wanted, method.inputs, least, strict=True):
+        if any(size < bound for size, bound in zip(shape, needed, strict=True)):
+            raise EngineError(
+                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
+            )
+    return method.inputs[3][1][1], method.outputs[1][1][2] if len(outputs) == 2 else 0
+
+
+def _tensor(array: NDArray[np.generic]) -> _Tensor:
+    shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+    return _Tensor(_TYPES[array.dtype], array.ndim, shape, array.ctypes.data)
+
+
+def _interface() -> ctypes.CDLL:
+    library = load_library()
+    handle, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
+    number, tensors = ctypes.c_int32, ctypes.POINTER(_Tensor)
+    library.seedtune_error.argtypes, library.seedtune_error.restype = [], text
+    library.seedtune_threads.argtypes, library.seedtune_threads.restype = [], number
+    library.seedtune_open.argtypes = [text, *[number] * 4]
+    library.seedtune_open.restype = handle
+    library.seedtune_close.argtypes, library.seedtune_close.restype = [handle], None
+    library.seedtune_methods.argtypes, library.seedtune_methods.restype = [handle, text, size], size
+    library.seedtune_describe.argtypes = [handle, text, text, size]
+    library.seedtune_describe.restype = size
+    library.seedtune_load.argtypes, library.seedtune_load.restype = [handle, text], number
+    library.seedtune_run.argtypes = [handle, text, tensors, number, tensors, number]
+    library.seedtune_run.restype = number
+    return library

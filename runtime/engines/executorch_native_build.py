@@ -1,0 +1,161 @@
+"""Build and load the C interface ``native.cpp`` against the libraries of the executorch wheel.
+
+The wheel's headers and libraries are used where they lie; executorch is not imported, and
+nothing here needs torch. The built library is kept in seedtune's cache.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from ..errors import EngineError
+from ..files import default_cache
+
+SOURCE = Path(__file__).with_name("executorch_native.cpp")
+
+# In the order of loading: each needs only those before it. Kernels and backends register
+# themselves when they are loaded, and no symbol of theirs is referenced.
+_LIBRARIES = (
+    "executorch",
+    "executorch_threadpool",
+    "executorch_kernels_optimized",
+    "executorch_backend_xnnpack",
+)
+_FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-Wno-deprecated-declarations",
+    "-DC10_USING_CUSTOM_GENERATED_MACROS",
+    "-DET_EVENT_TRACER_ENABLED",
+    "-DET_USE_THREADPOOL",
+)
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+class EngineUnavailable(EngineError):
+    """This machine lacks what the torch-free engine is made from; another engine may do."""
+
+
+def find_executorch() -> Path:
+    """Folder of the installed executorch package, which is not imported.
+
+    Raises:
+        EngineUnavailable: it is not installed, or has no libraries of the form of Linux wheels.
+    """
+    spec = importlib.util.find_spec("executorch")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in map(Path, folders):
+        if _library(folder, _LIBRARIES[0]).is_file():
+            return folder
+    if folders:
+        raise EngineUnavailable(
+            f"{folders[0]}: no lib/libexecutorch.so; install executorch 1.5.1 or up"
+        )
+    raise EngineUnavailable(
+        "executorch is not installed; pip install --no-deps 'executorch>=1.5.1,<1.6'"
+    )
+
+
+def find_compiler() -> list[str]:
+    """Command of a C++ compiler: ``$CXX``, or the first of c++, g++, clang++ on the path.
+
+    Raises:
+        EngineUnavailable: there is none.
+    """
+    own = shlex.split(os.environ.get("CXX", ""))
+    if own:
+        if shutil.which(own[0]) is None:
+            raise EngineUnavailable(f"CXX={own[0]}: no such compiler; correct or unset CXX")
+        return own
+    for name in _COMPILERS:
+        if shutil.which(name):
+            return [name]
+    raise EngineUnavailable(
+        "the torch-free engine needs a C++17 compiler once; install g++ or clang++"
+    )
+
+
+def built_path(executorch: Path, platform: str) -> Path:
+    """Where the library for one executorch build and platform (``linux-x86_64``) is kept."""
+    digest = hashlib.sha256()
+    try:
+        # version.py carries the build's exact version and commit.
+        for part in (SOURCE.read_bytes(), (executorch / "version.py").read_bytes()):
+            digest.update(len(part).to_bytes(8, "little") + part)
+    except OSError as error:
+        raise EngineUnavailable(f"{error.filename}: cannot be read: {error.strerror}") from error
+    digest.update(" ".join((platform, *_FLAGS)).encode())
+    return default_cache() / "engines" / f"native-{digest.hexdigest()[:32]}.so"
+
+
+def build(compiler: list[str], executorch: Path, target: Path) -> None:
+    """Compile ``native.cpp`` into ``target``, which appears whole or not at all.
+
+    The result names executorch's libraries without their folder, since ``load_library`` loads
+    them first: it stays good when the environment moves.
+
+    Args:
+        compiler: command of a C++17 compiler, a cross compiler for another machine's wheel.
+        executorch: folder of the executorch package to build against.
+
+    Raises:
+        EngineUnavailable: the compiler fails, or the target cannot be written.
+    """
+    include = executorch / "include"
+    command = [
+        *compiler,
+        *_FLAGS,
+        f"-I{include}",
+        f"-I{include}/executorch/runtime/core/portable_type/c10",
+        str(SOURCE),
+        f"-L{executorch / 'lib'}",
+        "-Wl,--no-as-needed",
+        *(f"-l{name}" for name in _LIBRARIES),
+        "-Wl,--allow-shlib-undefined",
+    ]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".build.", dir=target.parent) as folder:
+            work = Path(folder) / target.name
+            done = subprocess.run([*command, "-o", str(work)], capture_output=True, text=True)
+            if done.returncode != 0:
+                errors = [line for line in done.stderr.splitlines() if "error" in line]
+                reason = (errors or done.stderr.splitlines() or ["no message"])[0]
+                raise EngineUnavailable(f"{compiler[0]} cannot build {SOURCE.name}: {reason}")
+            os.replace(work, target)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{target}: cannot be written: {error}; set SEEDTUNE_CACHE"
+        ) from error
+
+
+def load_library() -> ctypes.CDLL:
+    """The C interface, built first where this machine has not built it yet.
+
+    Raises:
+        EngineUnavailable: executorch or a compiler is missing, or a library cannot be loaded.
+    """
+    executorch = find_executorch()
+    target = built_path(executorch, sysconfig.get_platform())
+    if not target.is_file():
+        build(find_compiler(), executorch, target)
+    try:
+        # With these in the process, the loader resolves the C interface's needs by name.
+        for name in _LIBRARIES:
+            ctypes.CDLL(str(_library(executorch, name)))
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise EngineUnavailable(f"{target}: cannot be loaded: {error}") from error
+
+
+def _library(executorch: Path, name: str) -> Path:
+    return executorch / "lib" / f"lib{name}.so"

@@ -1,0 +1,122 @@
+"""Memory that a pass takes, and passes that fit into the memory there is."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..bundle import Bounds, Bundle
+from ..errors import TuningError
+from ..tasks import Encoded
+from .system_memory import available_bytes, resident_bytes
+
+MB = 10**6
+
+WIDEST_SHARE = 3.0
+HIDDEN_SHARE = 7.0
+"""Floats that a token and probe keep at once, in widths of the widest matrix and of the hidden
+state: XNNPACK's workspace and the arena. SmolLM2 took 35 kB a token."""
+PAGES = 20 * MB
+"""Code and constants that the first pass touches and the workspace that it begins with."""
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """What one pass adds to a process that holds an open program, in bytes."""
+
+    token: int
+    """For each token, padding included, and probe: activations."""
+    position: int
+    """For each scored position and probe: its logits and their log-softmax."""
+    tables: int
+    """Token embeddings: pages of the program file that come in as tokens occur."""
+
+    @classmethod
+    def of(cls, *, hidden: int, widest: int, vocabulary: int) -> "PassMemory":
+        """From a model's widths: hidden state, widest matrix (either side), vocabulary."""
+        return cls(
+            token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
+            position=2 * 4 * vocabulary,
+            tables=vocabulary * (hidden + 4),
+        )
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> "PassMemory":
+        """From what a bundle says of its model."""
+        model = bundle.manifest["model"]
+        return cls.of(
+            hidden=model["hidden_size"],
+            widest=max(max(layer.shape) for layer in bundle.layers),
+            vocabulary=model["vocab_size"],
+        )
+
+    def bytes(self, bounds: Bounds) -> int:
+        """Bytes of passes as large as ``bounds``."""
+        each = bounds.tokens * self.token + bounds.positions * self.position
+        return bounds.probes * each + self.tables + PAGES
+
+
+def fit_passes(
+    bounds: Bounds,
+    memory: PassMemory,
+    examples: Sequence[Encoded],
+    *,
+    limit: int | None = None,
+    reserve: int = 0,
+) -> Bounds:
+    """Bounds of passes over ``examples`` that fit into memory.
+
+    Where the program's own do not: first fewer positions (which only passes over short rows fill),
+    then fewer probes, then fewer rows.
+
+    Args:
+        bounds: of the program; the result never exceeds them.
+        limit: bytes that this process may hold in all; by default what the system has left. A
+            system that does not tell is taken to have enough.
+        reserve: bytes that the process will take besides.
+
+    Raises:
+        TuningError: one example under one probe does not fit.
+    """
+    held, free = resident_bytes(), available_bytes()
+    if held is None or (limit is None and free is None):
+        return bounds
+    room = min(each for each in (limit and limit - held, free) if each is not None) - reserve
+    passes = bounds
+    for passes in _ever_smaller(bounds, examples):
+        if memory.bytes(passes) <= room:
+            return passes
+    raise _does_not_fit(memory, passes, held + reserve, room)
+
+
+def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bounds]:
+    """The program's bounds, but for positions that no pass over ``examples`` has; then less."""
+    length = max(2, *(example.length for example in examples))
+    shortest = min(example.length for example in examples)
+    least = max(example.rows for example in examples)
+    dense = max(-(-len(example.positions) // example.rows) for example in examples)
+
+    def positions(rows: int) -> int:
+        return min(bounds.positions, max(rows, least) * dense)
+
+    rows = max(least, bounds.tokens // length)
+    yield replace(bounds, positions=positions(bounds.tokens // shortest))
+    for probes in range(bounds.probes, 0, -1):
+        yield replace(bounds, probes=probes, positions=positions(rows))
+    one = replace(bounds, probes=1, length=length)
+    yield replace(one, rows=rows, positions=positions(rows))
+    while rows > least:
+        rows = max(least, rows // 2)
+        yield replace(one, rows=rows, positions=positions(rows))
+
+
+def _does_not_fit(memory: PassMemory, least: Bounds, held: int, room: int) -> TuningError:
+    logits = least.positions * memory.position
+    activations = least.tokens * memory.token
+    lower = (
+        "score fewer positions (shorter completions)"
+        if logits > activations
+        else f"use texts shorter than {least.length} tokens (export with a lower bounds.length)"
+    )
+    return TuningError(
+        f"one example needs {(held + memory.bytes(least)) / MB:.0f} MB, "
+        f"{(held + max(room, 0)) / MB:.0f} MB are there: raise the memory limit, or {lower}"
+    )

@@ -1,0 +1,106 @@
+"""How many threads to use, by measurement: more are not always faster.
+
+A phone's small cores hold its large ones up, a shared machine has fewer than it shows, and short
+passes leave little to share. The choice is kept in seedtune's cache for the bundle and the cores.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import TuningError
+from ..files import default_cache
+from ..tasks import Encoded
+from .executorch_native import NativeEngine
+from .memory import PassMemory, fit_passes
+
+WORTH = 0.97
+"""A larger count must take at most this share of a smaller one's time to be chosen."""
+_TURNS = 3
+
+
+def choose_threads(bundle: Bundle, memory_limit: int | None = None) -> int:
+    """The thread count with the fastest pass: measured the first time, then remembered.
+
+    No program may be open in this process: ExecuTorch's pool cannot change under one.
+
+    Args:
+        memory_limit: bytes that this process may hold. Where not even a small pass fits, nothing
+            is measured and one thread is the answer.
+
+    Raises:
+        EngineError: the program cannot be opened, or another one is open.
+    """
+    cores = len(os.sched_getaffinity(0))
+    file = default_cache() / "threads" / f"{bundle.sha256[:16]}-{cores}.json"
+    known = _read(file, cores)
+    if known is not None:
+        return known
+    try:
+        seconds = {count: _pass_seconds(bundle, count, memory_limit) for count in candidates(cores)}
+    except TuningError:
+        return 1
+    chosen = fastest(seconds)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"threads": chosen, "pass_seconds": seconds}
+        file.write_text(json.dumps(content), encoding="utf-8")
+    except OSError:
+        pass  # it will be measured again
+    return chosen
+
+
+def candidates(cores: int) -> list[int]:
+    """1, 2, 4, 6, 8, ... up to ``cores``, and ``cores`` itself."""
+    return sorted({1, *range(2, cores, 2), cores})
+
+
+def fastest(seconds: dict[int, float]) -> int:
+    """The count to use, given the seconds of a pass with each."""
+    chosen = min(seconds)
+    for count in sorted(seconds):
+        if seconds[count] < WORTH * seconds[chosen]:
+            chosen = count
+    return chosen
+
+
+def _read(file: Path, cores: int) -> int | None:
+    try:
+        threads: Any = json.loads(file.read_text(encoding="utf-8"))["threads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return threads if type(threads) is int and 1 <= threads <= cores else None
+
+
+def _pass_seconds(bundle: Bundle, threads: int, memory_limit: int | None) -> float:
+    """The least of some passes as the loop makes them: short rows, all probes that fit.
+
+    Raises:
+        TuningError: not one probe of one row fits.
+    """
+    length = min(32, bundle.bounds.length)
+    last = np.array([[0, length - 1]])
+    row = Encoded(np.zeros((1, length), np.int64), last, np.zeros((1, 1), np.int64), gold=0)
+    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
+    try:
+        memory = PassMemory.of_bundle(bundle)
+        passes = fit_passes(bundle.bounds, memory, [row], limit=memory_limit)
+        rows = min(passes.tokens // length, passes.positions)
+        tokens = np.zeros((rows, length), np.int64)
+        last = np.arange(rows) * length + length - 1
+        candidate = np.zeros((rows, 1), np.int64)
+        values = np.repeat(bundle.values.astype(np.float32)[None], passes.probes, axis=0)
+        engine.score(tokens, last, candidate, values)
+        taken = []
+        for _ in range(_TURNS):
+            began = time.perf_counter()
+            engine.score(tokens, last, candidate, values)
+            taken.append(time.perf_counter() - began)
+        return min(taken)
+    finally:
+        engine.close()

@@ -1,0 +1,279 @@
+"""Journals as files: reading, appending, durability, and what to do when a disk says no.
+
+The format is ``journal_format.py``'s. Reading never changes a file. Opening for writing takes the
+run's lock and cuts a torn tail back to the last whole record.
+
+Durability. Each record is one ``os.write`` to a file opened for appending, so a killed process
+loses nothing that it had recorded: the page cache outlives it. Only a power failure or a kernel
+crash can take records that were not yet synced; ``Durability`` bounds how many. The default loses
+at most one second of steps: what is not yet synced took less than that to compute.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import JournalError
+from ..files import replace_file
+from .format import Encoder, Header, Placed, Record, decode_header, decode_records
+from .lock import RunLock
+
+JOURNAL_FILE = "journal.bin"
+
+
+@dataclass(frozen=True)
+class Durability:
+    """When records are forced to the disk (``fsync``); whichever bound comes first.
+
+    Closing, pausing and evaluating always sync.
+    """
+
+    records: int | None = None
+    """After this many records; 1 syncs each one."""
+    seconds: float | None = 1.0
+    """So that no record stays unsynced for longer than this, while steps keep their pace."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Durability":
+        """``"record"``, a number of records such as ``"100"``, or seconds such as ``"0.5s"``."""
+        try:
+            if text == "record":
+                return cls(records=1, seconds=None)
+            if text.endswith("s"):
+                return cls(seconds=float(text[:-1]))
+            return cls(records=int(text), seconds=None)
+        except ValueError:
+            raise JournalError(
+                f"durability {text!r} is neither 'record', a number of records ('100') "
+                "nor seconds ('0.5s')"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A journal as read: its header, its whole records, and what was torn off its end."""
+
+    path: Path
+    header: Header
+    records: tuple[Placed, ...]
+    header_end: int
+    """Bytes of the header: where the records start."""
+    header_crc: int
+    torn_bytes: int
+    """Bytes behind the last whole record, which reading ignores."""
+
+    @property
+    def end(self) -> int:
+        """Bytes up to the last whole record."""
+        return self.records[-1].end if self.records else self.header_end
+
+    @property
+    def crc(self) -> int:
+        """CRC-32C after the last whole record."""
+        return self.records[-1].crc if self.records else self.header_crc
+
+
+def journal_path(path: Path | str) -> Path:
+    """The journal meant by a run folder or by a journal file."""
+    path = Path(path)
+    return path / JOURNAL_FILE if path.is_dir() else path
+
+
+def read_journal(path: Path | str, *, until: int | None = None) -> Journal:
+    """Read and check a journal without changing it.
+
+    Args:
+        path: a run folder or a journal file.
+        until: stop before the step after this many, so that damage behind it does not matter.
+
+    Raises:
+        JournalError: not there, unreadable, damaged before its tail, or newer.
+    """
+    path = journal_path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be read ({error.strerror})") from None
+    header, start, crc = decode_header(data, str(path))
+    records: list[Placed] = []
+    steps = header.first_step
+    torn = True
+    for placed in decode_records(data, start, crc, header.scalar_count, str(path)):
+        if placed.is_step:
+            steps += 1
+            if until is not None and steps > until:
+                torn = False
+                break
+        records.append(placed)
+    end = records[-1].end if records else start
+    return Journal(path, header, tuple(records), start, crc, len(data) - end if torn else 0)
+
+
+class JournalWriter:
+    """Appends records to a run folder's journal; holds the run's lock until closed.
+
+    After a failed write the file ends at its last whole record and the writer refuses more.
+    """
+
+    def __init__(self, journal: Journal, lock: RunLock, durability: Durability) -> None:
+        self.path = journal.path
+        self.cut_bytes = journal.torn_bytes
+        """Bytes of a torn tail that opening cut off."""
+        self._lock = lock
+        self._durability = durability
+        self._encoder = Encoder(journal.header.scalar_count, journal.crc)
+        self._end = journal.end
+        self._failed = False
+        self._unsynced = 0
+        self._last_sync = self._last_record = time.monotonic()
+        self._fd = -1
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            if self.cut_bytes:
+                os.ftruncate(self._fd, self._end)
+                os.fsync(self._fd)
+        except OSError as error:
+            if self._fd >= 0:
+                os.close(self._fd)
+            raise self._error(error) from None
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        header: Header,
+        *,
+        records: Iterable[Record] = (),
+        durability: Durability | None = None,
+    ) -> "JournalWriter":
+        """Start a run: the folder is made, the journal appears whole with its header.
+
+        Raises:
+            JournalError: the folder has a journal, another writer, or cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(f"{folder}: cannot be made ({error.strerror})") from None
+        lock = RunLock(folder)
+        try:
+            path = folder / JOURNAL_FILE
+            if path.exists():
+                raise JournalError(f"{path}: there is a run already; resume it or choose a folder")
+            write_journal(path, header, records)
+            return cls(read_journal(path), lock, durability or Durability())
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(
+        cls, folder: Path | str, *, durability: Durability | None = None
+    ) -> "tuple[JournalWriter, Journal]":
+        """Open a run to append to it, and what it holds so far. Cuts a torn tail.
+
+        Raises:
+            JournalError: no journal, damaged, newer, another writer, or not writable.
+        """
+        folder = Path(folder)
+        if not (folder / JOURNAL_FILE).is_file():
+            raise JournalError(f"{folder / JOURNAL_FILE}: no such journal")
+        lock = RunLock(folder)
+        try:
+            journal = read_journal(folder)
+            return cls(journal, lock, durability or Durability()), journal
+        except BaseException:
+            lock.release()
+            raise
+
+    def append(self, record: Record) -> None:
+        """Write one record. It counts once this returns; call ``sync_if_due`` afterwards.
+
+        Raises:
+            JournalError: the disk is full or refuses; the file was cut to its last whole record.
+        """
+        if self._failed or self._fd < 0:
+            raise JournalError(f"{self.path}: closed, or failed before; open the run again")
+        data = self._encoder.encode(record)
+        try:
+            # A full disk takes a part first and complains at the next write.
+            done = os.write(self._fd, data)
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        except OSError as error:
+            self._failed = True
+            with contextlib.suppress(OSError):  # else the next opening cuts the torn tail
+                os.ftruncate(self._fd, self._end)
+            raise self._error(error) from None
+        self._end += len(data)
+        self._unsynced += 1
+
+    def sync_if_due(self) -> None:
+        """Sync if the durability policy wants it now."""
+        if not self._unsynced:
+            return
+        now = time.monotonic()
+        gap, self._last_record = now - self._last_record, now
+        policy = self._durability
+        due = policy.records is not None and self._unsynced >= policy.records
+        # Slow steps: do not leave this record waiting for a next one that comes too late.
+        due = due or (policy.seconds is not None and now - self._last_sync + gap >= policy.seconds)
+        if due:
+            self.sync()
+
+    def sync(self) -> None:
+        """Force everything recorded so far to the disk."""
+        if self._unsynced:
+            try:
+                os.fsync(self._fd)
+            except OSError as error:
+                self._failed = True
+                raise self._error(error) from None
+            self._unsynced = 0
+        self._last_sync = time.monotonic()
+
+    def close(self) -> None:
+        """Sync and let the next writer in. Calling it again does nothing."""
+        if self._fd < 0:
+            return
+        try:
+            if not self._failed:
+                self.sync()
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+            self._lock.release()
+
+    def _error(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"{self.path}: cannot be written ({error.strerror}); it is whole up to byte "
+            f"{self._end}: make room or restore the access, then resume"
+        )
+
+
+def write_journal(path: Path, header: Header, records: Iterable[Record]) -> None:
+    """Write a whole journal so that ``path`` holds all of it or what it held before.
+
+    Raises:
+        JournalError: the folder cannot be written; ``path`` is as it was.
+    """
+    head = header.encode()
+    encoder = Encoder(header.scalar_count, int.from_bytes(head[-4:], "little"))
+    data = head + b"".join(map(encoder.encode, records))
+    replace_journal_file(path, data)
+
+
+def replace_journal_file(path: Path, data: bytes) -> None:
+    """``replace_file`` for a file of a run folder.
+
+    Raises:
+        JournalError: the folder cannot be written; ``path`` is as it was.
+    """
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,335 @@
+"""The journal's format, version 1: bytes to records and back. No files here.
+
+A journal is one header and then records, little-endian, append-only.
+
+Header::
+
+    8 bytes  magic  b"SEEDTJRN"
+    u16      version
+    u32      length of the JSON
+    ...      canonical JSON (UTF-8, keys sorted, no spaces): the fields of ``Header``
+    u32      CRC-32C of everything before it
+
+Records. ``crc`` below is the CRC-32C of the header (its own CRC field left out) and of all record
+words and payloads so far, this record's included; CRC fields themselves are never covered. It
+thereby binds every record to all before it: a byte changed, dropped or moved is seen at once.
+
+A step with one scalar, 4 bytes (20 000 of them are 80 000 bytes)::
+
+    f16      scalar, finite
+    u16      upper half of crc
+
+A step with S > 1 scalars, 2 S + 4 bytes::
+
+    f16 * S  scalars, finite
+    u32      crc
+
+Anything else starts with a float16 that is not a number, which no scalar is. Its bits are
+``0x7C00 | sign << 15 | (kind & 3) << 8 | length``, with ``sign = kind >> 2``, 1 <= length <= 255::
+
+    u16      word as above
+    u16      upper half of the crc after the word
+    ...      payload of ``length`` bytes
+    u32      crc
+
+====  ==========  ================================================================================
+kind  record      payload
+====  ==========  ================================================================================
+0     Evaluation  f32 loss, f32 metric: held-out evaluation after the steps so far
+1     Skip        u8 reason (``SKIP_REASONS``): a step that left the values alone
+2     Change      JSON object of one setting and its value from the next step on
+3     Note        UTF-8 text
+4     End         16 bytes: SHA-256 of the float32 values, first half; then UTF-8 text: why it ended
+5     Reference   f32: batch loss at the start, the loss guard's scale without an evaluation
+====  ==========  ================================================================================
+
+The upper half of the CRC of two bytes is a bijection of them (the lower half is not): no change
+inside the two bytes of a scalar or of a word goes unseen, whatever the CRC register held.
+
+Torn tails. A crash leaves a prefix of a record, or zeros where a file system had extended the file
+but not written it. So an incomplete last record, a last record that is whole in length but not in
+CRC, and zeros up to the end count as torn: decoding stops before them and says so. Any other
+mismatch is damage and is refused with its byte offset.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..errors import JournalError
+from .crc32c import crc32c
+
+MAGIC = b"SEEDTJRN"
+VERSION = 1
+SKIP_REASONS = {1: "loss not finite", 2: "loss jump", 3: "runaway step"}
+
+_NAN = 0x7C00
+_PREFIX = struct.Struct("<8sHI")
+_MAX_HEADER = 1 << 24
+
+
+class Step(NamedTuple):
+    """A step: its float16 scalars as Python floats."""
+
+    scalars: tuple[float, ...]
+
+
+class Evaluation(NamedTuple):
+    """A held-out evaluation of the values after the steps so far."""
+
+    loss: float
+    metric: float
+
+
+class Skip(NamedTuple):
+    """A step that changed nothing; a key of ``SKIP_REASONS``."""
+
+    reason: int
+
+
+class Change(NamedTuple):
+    """A setting that differs from the next step on."""
+
+    field: str
+    value: Any
+
+
+class Note(NamedTuple):
+    """Free text."""
+
+    text: str
+
+
+class End(NamedTuple):
+    """The loop stopped here; ``digest`` is the first half of the values' SHA-256."""
+
+    digest: bytes
+    reason: str
+
+
+class Reference(NamedTuple):
+    """The batch loss that scales the loss guard when nothing was evaluated."""
+
+    loss: float
+
+
+Record = Step | Evaluation | Skip | Change | Note | End | Reference
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the records belong to."""
+
+    bundle_sha256: str
+    values_sha256: str
+    """Of the bundle's starting values as float32."""
+    entries: int
+    """K, and the weights of a readout."""
+    scalar_count: int
+    """S, the float16 numbers of a step."""
+    settings: dict[str, Any]
+    train_sha256: str
+    """Of the encoded training examples, which the data order refers to."""
+    eval_sha256: str | None
+    metric: dict[str, Any]
+    """``{"name": str, "higher_is_better": bool}``."""
+    snapshot: dict[str, Any] | None = None
+    """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
+    parent: dict[str, Any] | None = None
+    """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
+    readout: dict[str, int] | None = None
+    """Sizes of a run with a readout: ``rows, width, answers``."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Free facts for readers, such as the loss noise that chose eps."""
+
+    @property
+    def first_step(self) -> int:
+        """Steps that the snapshot stands for; 0 without one."""
+        return 0 if self.snapshot is None else int(self.snapshot["step"])
+
+    def encode(self) -> bytes:
+        """The header's bytes, CRC included."""
+        fields = {name: value for name, value in self.__dict__.items() if name != "readout"}
+        if self.readout is not None:  # older versions, which do not know it, read all others
+            fields["readout"] = self.readout
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        body = text.encode()
+        head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
+        return head + struct.pack("<I", crc32c(head))
+
+
+class Encoder:
+    """Turns records into bytes, carrying the CRC from record to record."""
+
+    def __init__(self, scalar_count: int, crc: int) -> None:
+        self.scalar_count = scalar_count
+        self.crc = crc
+
+    def encode(self, record: Record) -> bytes:
+        """Bytes of the record that follows the ones encoded so far."""
+        if isinstance(record, Step):
+            data = struct.pack(f"<{self.scalar_count}e", *record.scalars)
+            if not all(map(math.isfinite, record.scalars)):
+                raise ValueError("a step's scalars must be finite")
+            self.crc = crc32c(data, self.crc)
+            if self.scalar_count == 1:
+                return data + struct.pack("<H", self.crc >> 16)
+            return data + struct.pack("<I", self.crc)
+        kind, payload = _payload(record)
+        if not 1 <= len(payload) <= 255:
+            raise ValueError(f"record payload of {len(payload)} bytes")
+        word = struct.pack("<H", _NAN | (kind >> 2) << 15 | (kind & 3) << 8 | len(payload))
+        middle = crc32c(word, self.crc)
+        self.crc = crc32c(payload, middle)
+        return word + struct.pack("<H", middle >> 16) + payload + struct.pack("<I", self.crc)
+
+
+def _payload(record: Record) -> tuple[int, bytes]:
+    """Kind and payload of a record that is not a step."""
+    match record:
+        case Evaluation(loss, metric):
+            return 0, struct.pack("<ff", loss, metric)
+        case Skip(reason):
+            return 1, struct.pack("<B", reason)
+        case Change(name, value):
+            return 2, json.dumps({name: value}, separators=(",", ":"), allow_nan=False).encode()
+        case Note(text):
+            return 3, text.encode()
+        case End(digest, reason):
+            return 4, digest + reason.encode()[:200]
+        case Reference(loss):
+            return 5, struct.pack("<f", loss)
+    raise TypeError(f"not a record: {record!r}")
+
+
+def _record(kind: int, payload: bytes) -> Record:
+    """Inverse of ``_payload``; ValueError and struct.error where the payload makes no sense."""
+    match kind:
+        case 0:
+            return Evaluation(*struct.unpack("<ff", payload))
+        case 1:
+            (reason,) = struct.unpack("<B", payload)
+            return Skip(reason)
+        case 2:
+            ((name, value),) = json.loads(payload).items()
+            return Change(name, value)
+        case 3:
+            return Note(payload.decode())
+        case 4 if len(payload) >= 16:
+            return End(payload[:16], payload[16:].decode(errors="replace"))
+        case 5:
+            return Reference(*struct.unpack("<f", payload))
+    raise ValueError(f"record kind {kind}, {len(payload)} bytes")
+
+
+def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
+    """Header, its length in bytes, and the CRC with which the records start.
+
+    Args:
+        data: the journal from its first byte.
+        name: what error messages call it.
+
+    Raises:
+        JournalError: no journal, truncated or altered inside the header, or a newer version.
+    """
+    if len(data) < _PREFIX.size or data[:8] != MAGIC:
+        raise JournalError(f"{name}: not a journal, or damaged at byte 0")
+    _, version, length = _PREFIX.unpack_from(data)
+    end = _PREFIX.size + length
+    if length > _MAX_HEADER or end + 4 > len(data):
+        raise JournalError(f"{name}: damaged at byte 10: header of {length} bytes is not all there")
+    crc = crc32c(data[:end])
+    if crc != struct.unpack_from("<I", data, end)[0]:
+        raise JournalError(f"{name}: damaged at byte 0: header CRC does not match")
+    if version > VERSION:
+        raise JournalError(f"{name}: version {version} is newer than {VERSION}; update seedtune")
+    try:
+        fields = json.loads(data[_PREFIX.size : end])
+        header = Header(**fields)
+        if not (header.scalar_count >= 1 and header.entries >= 1 and header.first_step >= 0):
+            raise ValueError("a count is out of range")
+    except (ValueError, TypeError, KeyError) as error:
+        raise JournalError(f"{name}: header of version {version} is malformed ({error})") from None
+    return header, end + 4, crc
+
+
+class Placed(NamedTuple):
+    """A record, the offset just behind it, and the CRC after it."""
+
+    record: Record
+    end: int
+    crc: int
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the record takes a step number: a step or a skipped one."""
+        return isinstance(self.record, (Step, Skip))
+
+
+def decode_records(
+    data: bytes, start: int, crc: int, scalar_count: int, name: str
+) -> Iterator[Placed]:
+    """Yield the whole records from byte ``start`` on; stop before a torn tail.
+
+    Raises:
+        JournalError: damage that a crash cannot explain, with its byte offset.
+    """
+    step_format = struct.Struct(f"<{scalar_count}e")
+    step_size = 4 if scalar_count == 1 else step_format.size + 4
+    position, total = start, len(data)
+
+    def damage(detail: str) -> JournalError:
+        return JournalError(
+            f"{name}: damaged at byte {position} ({detail}); "
+            "restore a copy, or branch at a step before it"
+        )
+
+    def torn(size: int) -> bool:
+        """Whether the record of ``size`` bytes here, whose CRC failed, ends the journal."""
+        return position + size >= total or not any(data[position:])
+
+    while position + 4 <= total:
+        word, check = struct.unpack_from("<HH", data, position)
+        record: Record
+        if word & _NAN == _NAN:
+            middle = crc32c(data[position : position + 2], crc)
+            if word & 0x3FF == 0 or middle >> 16 != check:
+                if torn(4):
+                    return
+                raise damage("CRC")
+            size = 8 + (word & 0xFF)
+            if position + size > total:
+                return
+            payload = data[position + 4 : position + size - 4]
+            after = crc32c(payload, middle)
+            good = after == struct.unpack_from("<I", data, position + size - 4)[0]
+        else:
+            size = step_size
+            if position + size > total:
+                return
+            after = crc32c(data[position : position + step_format.size], crc)
+            if scalar_count == 1:
+                good = after >> 16 == check
+            else:
+                good = after == struct.unpack_from("<I", data, position + size - 4)[0]
+            # Zeros could pass by chance (1 in 65536); a true zero step cut here is only redone.
+            good = good and (word != 0 or any(data[position:]))
+        if not good:
+            if torn(size):
+                return
+            raise damage("CRC")
+        try:
+            if word & _NAN == _NAN:
+                record = _record((word >> 8 & 3) | word >> 15 << 2, payload)
+            else:
+                record = Step(step_format.unpack_from(data, position))
+                if not all(map(math.isfinite, record.scalars)):
+                    raise ValueError("scalar not finite")
+        except (ValueError, struct.error) as error:
+            raise damage(str(error)) from None
+        position += size
+        crc = after
+        yield Placed(record, position, crc)

@@ -1,0 +1,304 @@
+"""What can be done with a run besides going on: verify, rewind, branch, compact, diff, share."""
+
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save as save_safetensors
+
+from ..bundle.exported_values import values_sha256
+from ..errors import JournalError
+from ..settings import FIXED, Settings
+from .file import (
+    JOURNAL_FILE,
+    Journal,
+    JournalWriter,
+    read_journal,
+    replace_journal_file,
+    write_journal,
+)
+from .format import Change, End, Record, Reference
+from .history import GUARD_WINDOW, Evaluated, History
+from .lock import RunLock
+from .replay import Replay, check_binding, history_of, need_step, replay
+from .start import Start
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a journal proved to hold."""
+
+    steps: int
+    skipped: int
+    evaluations: int
+    best: Evaluated | None
+    bytes: int
+    torn_bytes: int
+    """Bytes of a torn tail, which no operation applies."""
+    hashes_checked: int
+    """Recorded hashes of values that the replay was compared with."""
+    sha256: str
+    """Of the float32 values after the last step."""
+
+
+def verify(path: Path | str, start: Start) -> Verified:
+    """Check every record, replay all steps and compare with the hashes recorded on the way.
+
+    Args:
+        path: a run folder or a journal file.
+
+    Raises:
+        JournalError: damaged, of another bundle, or values that differ from a recorded hash.
+    """
+    done = replay(path, start)
+    history = done.history
+    return Verified(
+        steps=history.steps,
+        skipped=history.skipped,
+        evaluations=len(history.evaluations),
+        best=done.best,
+        bytes=done.journal.end,
+        torn_bytes=done.journal.torn_bytes,
+        hashes_checked=len(history.ends),
+        sha256=done.sha256,
+    )
+
+
+def rewind(folder: Path | str, step: int) -> Journal:
+    """Cut a run back to the values after ``step`` steps; what came later is gone.
+
+    The evaluation made there stays; a change of settings made there goes. A journal that is
+    damaged behind ``step`` is whole again afterwards.
+
+    Raises:
+        JournalError: the run does not reach ``step``, or has another writer.
+    """
+    with _locked(folder) as path:
+        journal = read_journal(path, until=step)
+        need_step(journal, step, history_of(journal).steps)
+        kept = [*journal.records]
+        while kept and isinstance(kept[-1].record, (Change, End, Reference)):
+            kept.pop()
+        try:
+            with open(path, "r+b") as file:
+                file.truncate(kept[-1].end if kept else journal.header_end)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be written ({error.strerror})") from None
+        return read_journal(path)
+
+
+def branch(source: Path | str, target: Path | str, *, step: int | None = None) -> Journal:
+    """Start a run in the folder ``target`` with the first ``step`` steps of another.
+
+    The source may be a run folder or a shared journal file, may have a writer at work, and may be
+    damaged behind ``step``. Settings that a run can change are given when the branch is resumed.
+
+    Args:
+        step: all steps by default.
+
+    Raises:
+        JournalError: the source does not reach ``step``, or ``target`` has a run already.
+    """
+    journal = read_journal(source, until=step)
+    if step is None:
+        step = history_of(journal).steps
+    need_step(journal, step, history_of(journal).steps)
+    parent = {"step": step, "crc": f"{journal.header_crc:08x}"}
+    header = replace(journal.header, parent=parent)
+    target = Path(target)
+    if header.snapshot is not None and not (target / JOURNAL_FILE).exists():
+        name = Path(str(header.snapshot["file"])).name
+        try:
+            data = (journal.path.parent / name).read_bytes()
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(f"{error.filename}: {error.strerror}") from None
+        replace_journal_file(target / name, data)
+    writer = JournalWriter.create(target, header, records=_plain(journal))
+    writer.close()
+    return read_journal(target)
+
+
+def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Journal:
+    """Replace all but the last ``tail`` steps by a snapshot of the values: 4 bytes each.
+
+    Replaying gets shorter; rewinding reaches back to the snapshot only, and the run can no longer
+    be shared as a journal alone. The best values so far and the estimator's state are kept beside
+    the snapshot's. At least 64 steps stay, which the runaway guard looks back on.
+
+    Raises:
+        JournalError: damaged, of another bundle, or in use.
+    """
+    with _locked(folder) as path:
+        journal = read_journal(path)
+        check_binding(journal, start)
+        old = journal.header.snapshot
+        cut = history_of(journal).steps - max(tail, GUARD_WINDOW)
+        if cut <= journal.header.first_step:
+            return journal
+        done = replay(journal, start, until=cut)
+        tensors = {"values": done.values}
+        tensors.update({f"state.{name}": part for name, part in done.estimator.state.items()})
+        if done.best is not None and done.best.step > 0:
+            tensors["best"] = done.best_values
+        name = f"snapshot-{cut}.safetensors"
+        data = save_safetensors(tensors)
+        replace_journal_file(path.parent / name, data)
+        header = replace(
+            journal.header,
+            settings=done.history.settings.to_dict(),
+            train_sha256=done.history.data["train_sha256"] or "",
+            eval_sha256=done.history.data["eval_sha256"],
+            snapshot={
+                "step": cut,
+                "file": name,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "reference": done.history.reference,
+                "evaluations": [
+                    [e.step, e.loss, e.metric]
+                    for e in done.history.evaluations
+                    if math.isfinite(e.loss) and math.isfinite(e.metric)
+                ],
+            },
+        )
+        write_journal(path, header, _plain(journal)[_records_until(journal, cut) :])
+        if old is not None:
+            with contextlib.suppress(OSError):
+                (path.parent / Path(str(old["file"])).name).unlink()
+        return read_journal(path)
+
+
+def share(source: Path | str, file: Path | str, start: Start) -> Replay:
+    """Write a run as one journal file that gives the same values wherever the bundle is.
+
+    The file ends with the hash of the values, which ``receive`` and ``replay`` check. It holds
+    numbers only: no text, no tokens, nothing of the examples but a hash.
+
+    Raises:
+        JournalError: the run was compacted, is damaged or of another bundle, has a readout, whose
+            journal holds hidden states of the examples, or ``file`` cannot be written.
+    """
+    done = replay(source, start)
+    if done.journal.header.readout is not None:
+        raise JournalError(
+            f"{done.journal.path}: holds hidden states, from which the training texts may be "
+            "guessed; share the tuned values instead ('seedtune journal export')"
+        )
+    if done.journal.header.snapshot is not None:
+        raise JournalError(
+            f"{done.journal.path}: was compacted, so the journal alone does not give the values; "
+            "export the values instead"
+        )
+    records = _plain(done.journal)
+    if not (records and isinstance(records[-1], End)):
+        digest = bytes.fromhex(values_sha256(done.values))[:16]
+        records.append(End(digest, "shared"))
+    write_journal(Path(file), done.journal.header, records)
+    return done
+
+
+def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
+    """Make a run folder of a shared journal, after a replay has confirmed its values.
+
+    Raises:
+        JournalError: damaged, torn, of another bundle, or values that differ from the sender's.
+    """
+    done = replay(file, start)
+    if done.journal.torn_bytes:
+        raise JournalError(f"{file}: the last {done.journal.torn_bytes} bytes are incomplete")
+    branch(file, target)
+    return done
+
+
+@dataclass(frozen=True)
+class JournalDiff:
+    """How two journals differ."""
+
+    fields: dict[str, tuple[Any, Any]]
+    """Header fields and settings that differ: name to both values."""
+    steps: tuple[int, int]
+    common_steps: int
+    """Steps up to which both move the values alike: same record, learning rate and noise."""
+    best: tuple[Evaluated | None, Evaluated | None]
+
+    @property
+    def same_values(self) -> bool:
+        """Whether both lead to the same values."""
+        bound = {"bundle_sha256", "values_sha256", "snapshot", *FIXED}
+        return self.steps[0] == self.steps[1] == self.common_steps and not bound & set(self.fields)
+
+
+def diff(first: Path | str, second: Path | str) -> JournalDiff:
+    """Compare two journals (run folders or files), record by record.
+
+    Raises:
+        JournalError: one of them cannot be read or is damaged.
+    """
+    journals = (read_journal(first), read_journal(second))
+    flat = []
+    for journal in journals:
+        fields = asdict(journal.header)
+        settings = Settings.from_dict(fields.pop("settings")).to_dict()
+        fields.pop("parent")
+        flat.append({**fields, **settings})
+    names = sorted(flat[0].keys() | flat[1].keys())
+    fields = {
+        n: (flat[0].get(n), flat[1].get(n)) for n in names if flat[0].get(n) != flat[1].get(n)
+    }
+    histories = [history_of(journal) for journal in journals]
+    moves = [_moves(journal) for journal in journals]
+    common = max(journal.header.first_step for journal in journals)
+    while common in moves[0] and moves[0][common] == moves[1].get(common):
+        common += 1
+    return JournalDiff(
+        fields=fields,
+        steps=(histories[0].steps, histories[1].steps),
+        common_steps=min(common, histories[0].steps, histories[1].steps),
+        best=(histories[0].best, histories[1].best),
+    )
+
+
+def _moves(journal: Journal) -> dict[int, tuple[int, float, Record]]:
+    """What moves the values, by step number: noise seed, learning rate, record."""
+    found: dict[int, tuple[int, float, Record]] = {}
+    history = History(journal.header, str(journal.path))
+    for placed in journal.records:
+        if placed.is_step:
+            settings, step = history.settings, history.steps
+            found[step] = (settings.seed, settings.learning_rate(step), placed.record)
+        history.add(placed.record)
+    return found
+
+
+def _plain(journal: Journal) -> list[Record]:
+    return [placed.record for placed in journal.records]
+
+
+def _records_until(journal: Journal, step: int) -> int:
+    """Number of records before the step after ``step`` steps."""
+    steps = journal.header.first_step
+    for index, placed in enumerate(journal.records):
+        if placed.is_step:
+            if steps == step:
+                return index
+            steps += 1
+    return len(journal.records)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path | str) -> Iterator[Path]:
+    """The journal's path while holding the run's lock."""
+    path = Path(folder) / JOURNAL_FILE
+    if not path.is_file():
+        raise JournalError(f"{path}: no such journal")
+    lock = RunLock(path.parent)
+    try:
+        yield path
+    finally:
+        lock.release()

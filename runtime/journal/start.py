@@ -1,0 +1,48 @@
+"""Where a run starts: the values it begins with and the identity of the bundle they come from."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bounds, Bundle
+from ..bundle.basis import Basis
+from ..engines.memory import PassMemory
+from ..errors import BundleError
+from ..scoring.readout import ReadoutShape
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a journal is bound to."""
+
+    values: NDArray[np.float32]
+    """float32 ``[K]``; never modified."""
+    bundle_sha256: str
+    bounds: Bounds
+    basis: Basis | None = None
+    """Directions for the estimator ``gauss-newton``, if the bundle has them."""
+    memory: PassMemory | None = None
+    """What a pass of the bundle's program takes; None leaves memory unchecked."""
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Start":
+        """The start that a bundle's exported values give.
+
+        Raises:
+            BundleError: a value is not finite, so that no step could be.
+        """
+        values = bundle.values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise BundleError(f"{bundle.path}: values hold a number that is not finite")
+        values.flags.writeable = False
+        memory = PassMemory.of_bundle(bundle)
+        return cls(values, bundle.sha256, bundle.bounds, bundle.basis, memory)
+
+    def with_readout(self, shape: ReadoutShape | None) -> "Start":
+        """The start of a run with a readout, whose weights begin at zero behind the values."""
+        if shape is None:
+            return self
+        values = np.concatenate([self.values, np.zeros(shape.entries, np.float32)])
+        values.flags.writeable = False
+        return replace(self, values=values)

@@ -1,0 +1,1 @@
+"""From rows of sensitive values to losses, metrics and answers."""

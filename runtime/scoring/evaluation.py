@@ -1,0 +1,95 @@
+"""Loss, metric and answers over a whole set of examples."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bounds
+from ..engines import Engine
+from ..errors import DataError
+from ..tasks import Batch, Encoded, Prediction, Task
+from .batch_loss import split_batch
+from .readout import check_values, score_batch
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well one set of values does."""
+
+    loss: float
+    """Mean over examples of the training objective."""
+    metric: float
+    """Accuracy (share of examples) or perplexity (over all tokens), as the task says."""
+    examples: int
+    forwards: int
+    """Calls of the program."""
+
+
+def evaluate(
+    engine: Engine,
+    task: Task,
+    encoded: Sequence[Encoded],
+    values: NDArray[np.float32] | NDArray[np.float16],
+    bounds: Bounds,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate ``values`` (``[K]``, or with a readout's weights behind) on all of ``encoded``.
+
+    Args:
+        progress: called with the examples done and their total after every forward.
+
+    Raises:
+        DataError: no examples.
+    """
+    loss = 0.0
+    totals = np.zeros(2)
+    forwards = 0
+    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress):
+        loss += float(task.losses(logp, batch).sum())
+        totals += task.metric(logp[0], batch).sum(axis=0)
+        forwards += 1
+    return Evaluation(loss / len(encoded), task.aggregate(totals), len(encoded), forwards)
+
+
+def predict(
+    engine: Engine,
+    task: Task,
+    encoded: Sequence[Encoded],
+    values: NDArray[np.float32] | NDArray[np.float16],
+    bounds: Bounds,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """The answer to each of ``encoded``, in their order.
+
+    Raises:
+        DataError: no examples.
+    """
+    answers: dict[int, Prediction] = {}
+    for indices, batch, logp in _forwards(engine, task, encoded, values, bounds, progress):
+        answers.update(zip(indices, task.predict(logp[0], batch), strict=True))
+    return [answers[index] for index in range(len(encoded))]
+
+
+def _forwards(
+    engine: Engine,
+    task: Task,
+    encoded: Sequence[Encoded],
+    values: NDArray[np.float32] | NDArray[np.float16],
+    bounds: Bounds,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[list[int], Batch, NDArray[np.float32]]]:
+    """Indices, batch and log-probabilities ``[1, N, C]``; sorted by length, to pad less."""
+    if not encoded:
+        raise DataError("no examples to evaluate on")
+    check_values(engine, task, values)
+    row = values.astype(np.float32).reshape(1, -1)
+    order = sorted(range(len(encoded)), key=lambda index: encoded[index].length)
+    done = 0
+    for part in split_batch([encoded[index] for index in order], bounds):
+        batch = task.collate(part)
+        yield order[done : done + len(part)], batch, score_batch(engine, batch, row)
+        done += len(part)
+        if progress is not None:
+            progress(done, len(encoded))

@@ -1,0 +1,444 @@
+"""The loop that an app embeds: iterate steps, stop any time, resume, take the tuned values.
+
+::
+
+    with Tuner(engine, Start.of(bundle), task, train, folder="run", eval_examples=test) as tuner:
+        for report in tuner:
+            print(report.step, report.loss)
+        values = tuner.tuned().values
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.exported_values import values_sha256
+from ..engines import Engine
+from ..engines.memory import fit_passes
+from ..errors import TuningError
+from ..estimators import ESTIMATORS, make_for_run
+from ..estimators.probe_losses import probe_losses
+from ..estimators.readout import Readout, memory_bytes
+from ..journal import format as journal
+from ..journal.file import JOURNAL_FILE, Durability
+from ..journal.history import History, rounded
+from ..journal.start import Start
+from ..scoring.batch_loss import BatchLoss
+from ..scoring.evaluation import Evaluation, evaluate
+from ..scoring.readout import ReadoutShape
+from ..settings import Settings
+from ..tasks import Encoded, Task
+from .batches import batch_indices
+from .budget import Budget, Control
+from .guards import giving_up, judge_losses, judge_scalars
+from .loss_noise import LossNoise, measure_loss_noise
+from .metrics import MetricsLog
+from .run_state import RunState, Tuned, examples_sha256
+from .step_size import StepSize, measure_step_size
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did."""
+
+    step: int
+    """Steps done, this one included."""
+    losses: tuple[float, ...]
+    """Batch loss of each probe."""
+    loss: float
+    """Their mean."""
+    scalars: tuple[float, ...]
+    """As journaled (two-point: the projected gradient); empty for a skipped step."""
+    lr: float
+    seconds: float
+    """Of the step, without its evaluation."""
+    forwards: int
+    """Forward passes of all steps of the run so far, one a probe."""
+    skipped: str | None
+    """Why the values were left alone; None if they moved."""
+    evaluation: Evaluation | None
+    """Held-out evaluation after this step, if one was due."""
+
+
+class Tuner:
+    """One session of a run. Use it as a context manager, or call ``close``.
+
+    A folder with a journal is resumed, any other is started.
+
+    Args:
+        engine: runs the bundle's program.
+        start: ``Start.of(bundle)``.
+        task: collates and scores the examples.
+        train: encoded training examples; their order is part of the run.
+        folder: run folder.
+        settings: of a new run, by default ``Settings()``. On resume, None keeps the run's own;
+            others are refused unless ``allow_changes`` (``steps`` may always change).
+        eval_examples: encoded held-out examples, which decide the best step.
+        budget: when this session ends early.
+        control: pauses and stops it from elsewhere.
+        durability: when the journal is synced.
+        allow_changes: go on with other settings or examples, and record them.
+        memory_limit: bytes that this process may hold; passes are cut to fit (see ``memory``). By
+            default what the system has left.
+        on_evaluation: called with the examples done and their total during evaluations.
+
+    Raises:
+        JournalError: the folder cannot be written, is in use, damaged, or of another bundle.
+        TuningError: no examples, or settings or examples that are not the run's, or memory for
+            not even one example.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        start: Start,
+        task: Task,
+        train: Sequence[Encoded],
+        *,
+        folder: Path | str,
+        settings: Settings | None = None,
+        eval_examples: Sequence[Encoded] | None = None,
+        budget: Budget | None = None,
+        control: Control | None = None,
+        durability: Durability | None = None,
+        allow_changes: bool = False,
+        memory_limit: int | None = None,
+        on_evaluation: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if not train:
+            raise TuningError("no training examples")
+        self.folder = Path(folder)
+        self.control = control or Control()
+        self.loss_noise: LossNoise | None = None
+        """Measured if this session started the run, with eps ``auto``."""
+        self.step_size: StepSize | None = None
+        """Measured if this session started the run, with lr ``auto``."""
+        self.stop_reason: str | None = None
+        """Why the last iteration ended; None while it goes on or after a ``break``."""
+        self._engine, self._task, self._start = engine, task, start
+        self._train, self._eval = list(train), list(eval_examples or ())
+        if settings is not None:
+            settings = self._fitted(settings)
+        self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
+        self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
+        self._budget = budget or Budget()
+        shape = None
+        if settings is not None and settings.estimator == "readout":
+            shape = ReadoutShape.of(engine, task)
+        self._fit_passes(memory_limit, shape)
+        self._on_evaluation = on_evaluation
+        self._active = 0.0
+        if (self.folder / JOURNAL_FILE).exists():
+            data = {
+                "train_sha256": examples_sha256(self._train),
+                "eval_sha256": examples_sha256(self._eval),
+            }
+            self._state = RunState.resume(
+                self.folder,
+                start,
+                settings=settings,
+                data=data,
+                examples=len(self._train),
+                durability=durability,
+                allow_changes=allow_changes,
+            )
+        else:
+            header = self._new_header(settings or self._fitted(Settings()))
+            self._state = RunState.begin(self.folder, header, start, durability)
+        if shape is None and isinstance(self._state.estimator, Readout):
+            try:
+                self._fit_passes(memory_limit, self._state.estimator.shape)
+            except TuningError:
+                self._state.close()
+                raise
+        at_once = min(self._state.estimator.probes, self._bounds.probes)
+        self._rows = np.empty((at_once, len(self.values)), dtype=np.float32)
+        self._metrics = MetricsLog(self.folder)
+
+    def _fit_passes(self, limit: int | None, shape: ReadoutShape | None) -> None:
+        """Cut passes to the memory that a readout of ``shape``, if there is one, leaves."""
+        self._bounds = self._start.bounds
+        if self._start.memory is not None:
+            examples = [*self._train, *self._eval]
+            reserve = 0 if shape is None else memory_bytes(shape, len(self._train))
+            self._bounds = fit_passes(
+                self._bounds, self._start.memory, examples, limit=limit, reserve=reserve
+            )
+        self._batch_loss = BatchLoss(self._engine, self._task, self._bounds)
+
+    def _fitted(self, settings: Settings) -> Settings:
+        kind = ESTIMATORS[settings.estimator]
+        return kind.fit(settings, self._start.basis, len(self._train))
+
+    def _new_header(self, settings: Settings) -> journal.Header:
+        extra: dict[str, Any] = {}
+        settings = replace(settings, **ESTIMATORS[settings.estimator].own(settings))
+        if settings.eps == "auto":
+            batch = self._batch(settings, 0)
+            self.loss_noise = measure_loss_noise(
+                lambda rows: self._batch_loss(batch, rows),
+                self._start.values,
+                seed=settings.seed,
+                kind=settings.noise,
+            )
+            settings = replace(settings, eps=self.loss_noise.eps)
+            extra["loss_noise"] = self.loss_noise.to_dict()
+        if settings.lr == "auto":
+            # Of few examples, smaller batches: the next must be of others to tell descent from fit.
+            half = max(1, len(self._train) // 2)
+            trial = replace(settings, batch_size=min(settings.batch_size, half))
+            self.step_size = measure_step_size(
+                lambda number, rows: self._batch_loss(self._batch(trial, number), rows),
+                self._start.values,
+                settings,
+                self._bounds.probes,
+            )
+            settings = replace(settings, lr=self.step_size.lr)
+            extra["step_size"] = self.step_size.to_dict()
+        shape = None
+        if settings.estimator == "readout":
+            shape = ReadoutShape.of(self._engine, self._task)
+        start = self._start.with_readout(shape)
+        train_sha256 = examples_sha256(self._train)
+        assert train_sha256 is not None
+        return journal.Header(
+            bundle_sha256=self._start.bundle_sha256,
+            values_sha256=values_sha256(start.values),
+            entries=len(start.values),
+            scalar_count=make_for_run(settings, start.basis, shape).scalar_count,
+            settings=settings.to_dict(),
+            train_sha256=train_sha256,
+            eval_sha256=examples_sha256(self._eval),
+            metric={
+                "name": str(self._task.metric_name),
+                "higher_is_better": bool(self._task.higher_is_better),
+            },
+            readout=None if shape is None else asdict(shape),
+            extra=extra,
+        )
+
+    @property
+    def history(self) -> History:
+        """Settings in force, steps done, evaluations, skips."""
+        return self._state.history
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """float32 ``[K]`` after the last step, with a readout's weights behind them if the run has
+        one: the live array, copy it to keep it."""
+        return self._state.values
+
+    @property
+    def cut_bytes(self) -> int:
+        """Bytes of a torn tail that resuming cut off the journal."""
+        return self._state.writer.cut_bytes
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of all steps of the run so far, one a probe."""
+        return self.history.steps * self._state.estimator.probes
+
+    def tuned(self) -> Tuned:
+        """The state to ship: the best evaluated step, or the start if nothing beat it."""
+        return self._state.tuned()
+
+    def __iter__(self) -> Iterator[StepReport]:
+        """Run steps until the run, the budget or the control ends; ``stop_reason`` says which.
+
+        Raises:
+            JournalError: a record could not be written; the journal ends at a whole record.
+            TuningError: too many steps in a row were skipped.
+        """
+        self.stop_reason = None
+        self._evaluate_if_due()
+        while (reason := self._why_stop()) is None:
+            report = self.step()
+            yield report
+        if reason.evaluate and self._eval and not self._evaluated_now():
+            self.evaluate()
+        self._state.end(reason.text)
+        self.stop_reason = reason.text
+
+    def step(self) -> StepReport:
+        """One step, and the evaluation that is due after it."""
+        began = time.monotonic()
+        history, settings = self.history, self.history.settings
+        number = history.steps
+        losses, scalars = self._measure(settings, number)
+        losses = losses.mean(axis=1)
+        mean = float(losses.mean())
+        skip = judge_losses(losses, history)
+        skip = skip or judge_scalars(scalars, history)
+        if skip is None and history.loss_limit is None:
+            self._state.commit(journal.Reference(rounded(mean)))
+        exact = tuple(float(scalar) for scalar in scalars) if skip is None else ()
+        self._state.commit(skip or journal.Step(exact))
+        seconds = time.monotonic() - began
+        self._active += seconds
+        self._metrics.append(
+            kind="step",
+            step=history.steps,
+            loss=mean,
+            losses=[float(loss) for loss in losses],
+            scalars=exact[: settings.directions],
+            skipped=skip and journal.SKIP_REASONS[skip.reason],
+            seconds=seconds,
+        )
+        advice = skip and giving_up(skip, history)
+        if advice:
+            self._state.end(advice)
+            self.stop_reason = advice
+            raise TuningError(f"{self._state.writer.path}: {advice}")
+        return StepReport(
+            step=history.steps,
+            losses=tuple(float(loss) for loss in losses),
+            loss=mean,
+            scalars=exact,
+            lr=settings.learning_rate(number),
+            seconds=seconds,
+            forwards=self.forwards,
+            skipped=skip and journal.SKIP_REASONS[skip.reason],
+            evaluation=self._evaluate_if_due(),
+        )
+
+    def _measure(
+        self, settings: Settings, number: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float16]]:
+        """Losses float64 ``[P, examples]`` of the batch of a step, and the step's scalars."""
+        estimator, batch = self._state.estimator, self._batch(settings, number)
+        if isinstance(estimator, Readout):
+            losses, seen = self._batch_loss.observe(batch, self.values)
+            return losses, estimator.scalars(seen)
+        eps = settings.resolved_eps
+        losses = probe_losses(
+            estimator,
+            lambda rows: self._batch_loss.each(batch, rows),
+            self.values,
+            self._rows,
+            seed=settings.seed,
+            step=number,
+            eps=eps,
+        )
+        return losses, estimator.scalars(losses, eps=eps)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the current values on the held-out examples, now, and journal the result.
+
+        Raises:
+            TuningError: the tuner was given no held-out examples.
+        """
+        if not self._eval:
+            raise TuningError("no held-out examples to evaluate on")
+        return self._evaluate(lambda done, total: None)
+
+    def _evaluate(self, between: Callable[[int, int], None]) -> Evaluation:
+        def progress(done: int, total: int) -> None:
+            if self._on_evaluation is not None:
+                self._on_evaluation(done, total)
+            between(done, total)
+
+        self._state.writer.sync()  # an evaluation can take long
+        began = time.monotonic()
+        found = evaluate(self._engine, self._task, self._eval, self.values, self._bounds, progress)
+        seconds = time.monotonic() - began
+        self._active += seconds
+        self._state.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))
+        self._metrics.append(
+            kind="evaluation",
+            step=self.history.steps,
+            loss=float(found.loss),
+            metric=float(found.metric),
+            seconds=seconds,
+        )
+        return found
+
+    def note(self, text: str) -> None:
+        """Journal a remark of 1 to 255 bytes."""
+        if not 1 <= len(text.encode()) <= 255:
+            raise TuningError("a note has 1 to 255 bytes")
+        self._state.commit(journal.Note(text))
+
+    def close(self) -> None:
+        """Sync the journal and release the run. Calling it again does nothing."""
+        self._metrics.close()
+        self._state.close()
+
+    def __enter__(self) -> "Tuner":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _batch(self, settings: Settings, step: int) -> list[Encoded]:
+        chosen = batch_indices(
+            step,
+            seed=settings.seed,
+            lengths=self._lengths,
+            batch_size=settings.batch_size,
+            labels=self._labels if settings.stratified else None,
+        )
+        return [self._train[index] for index in chosen]
+
+    def _evaluated_now(self) -> bool:
+        done = self.history.evaluations
+        return bool(done) and done[-1].step == self.history.steps
+
+    def _evaluate_if_due(self) -> Evaluation | None:
+        """Evaluate at the start, at the end and at multiples of ``eval_every``, once each."""
+        steps, settings = self.history.steps, self.history.settings
+        due = steps in (0, settings.steps) or (
+            settings.eval_every > 0 and steps % settings.eval_every == 0
+        )
+        if not (self._eval and due) or self._evaluated_now():
+            return None
+
+        def heed_control(done: int, total: int) -> None:
+            self.control.wait()
+            if self.control.stop_reason is not None and done < total:
+                raise _Abandoned
+
+        try:
+            return self._evaluate(heed_control)
+        except _Abandoned:
+            return None  # whoever stopped does not want to wait; resuming finds it due
+
+    def _why_stop(self) -> "_Stop | None":
+        """Why no step follows, after waiting while paused."""
+        if self.control.paused:
+            self._state.writer.sync()
+            self.control.wait()
+        if self.control.stop_reason is not None:
+            return _Stop(self.control.stop_reason, evaluate=False)
+        if self.history.steps >= self.history.settings.steps:
+            return _Stop(f"all {self.history.settings.steps} steps done", evaluate=True)
+        spent = self._budget.exhausted(
+            seconds=self._active,
+            forwards=self.forwards,
+            step_forwards=self._state.estimator.probes,
+        )
+        if spent is not None:
+            return _Stop(spent, evaluate=True)
+        asked = self._budget.check() if self._budget.check else None
+        return None if asked is None else _Stop(asked, evaluate=False)
+
+
+class _Abandoned(Exception):
+    """A due evaluation was given up for a stop."""
+
+
+@dataclass(frozen=True)
+class _Stop:
+    text: str
+    evaluate: bool
+    """Whether there is time for a last evaluation; not for a signal or a hot device."""
