@@ -1,6 +1,6 @@
 """Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``.
 
-A readout's weights stand beside them as ``readout``, in float32: a few kilobytes.
+Weights that an estimator put behind them stand beside them as ``own``, in float32.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def values_sha256(values: NDArray[np.float32]) -> str:
 def export_values(
     path: Path | str, values: NDArray[np.float32], bundle: Bundle, *, step: int
 ) -> str:
-    """Write values (float32 ``[K]``, or with a readout's weights behind them), atomically.
+    """Write values (float32 ``[K]``, or with an estimator's own weights behind them), atomically.
 
     Args:
         step: the step that they are of, noted in the file's metadata with their float32 hash.
@@ -54,7 +54,7 @@ def export_values(
     }
     tensors: dict[str, NDArray[Any]] = {"values": half, "indices": np.array(bundle.indices)}
     if len(values) > bundle.K:
-        tensors["readout"] = values[bundle.K :]
+        tensors["own"] = values[bundle.K :]
     data = save_safetensors(tensors, metadata)
     try:
         replace_file(Path(path), data)
@@ -64,7 +64,7 @@ def export_values(
 
 
 def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
-    """Values that ``export_values`` wrote, as float32, a readout's weights behind them if any.
+    """Values that ``export_values`` wrote, as float32, an estimator's own weights behind them.
 
     Raises:
         BundleError: unreadable, or not of this bundle's entries.
@@ -72,16 +72,17 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
     try:
         tensors = load_safetensors(Path(path).read_bytes())
         values, indices = tensors["values"], tensors["indices"]
-        readout = tensors.get("readout", np.zeros(0, np.float32))
+        others = [tensor for name, tensor in tensors.items() if name not in ("values", "indices")]
+        own = others[0] if others else np.zeros(0, np.float32)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
     except (SafetensorError, KeyError) as error:
         raise BundleError(f"{path}: not a values file ({error})") from None
     if values.dtype != np.float16 or not np.array_equal(indices, bundle.indices):
         raise BundleError(f"{path}: holds values of other entries than {bundle.path}")
-    if readout.dtype != np.float32 or readout.ndim != 1:
-        raise BundleError(f"{path}: readout is {readout.dtype} with {readout.ndim} axes")
-    whole = np.concatenate([values.astype(np.float32), readout])
+    if len(others) > 1 or own.dtype != np.float32 or own.ndim != 1:
+        raise BundleError(f"{path}: holds more than values and one row of an estimator's weights")
+    whole = np.concatenate([values.astype(np.float32), own])
     if not np.isfinite(whole).all():
         raise BundleError(f"{path}: holds values that are not finite")
     return whole

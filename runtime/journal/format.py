@@ -127,7 +127,7 @@ class Header:
     values_sha256: str
     """Of the bundle's starting values as float32."""
     entries: int
-    """K, and the weights of a readout."""
+    """K, and the weights that the estimator puts behind them."""
     scalar_count: int
     """S, the float16 numbers of a step."""
     settings: dict[str, Any]
@@ -140,8 +140,8 @@ class Header:
     """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
-    readout: dict[str, int] | None = None
-    """Sizes of a run with a readout: ``rows, width, answers``."""
+    shape: dict[str, int] | None = None
+    """Sizes of the estimator's own weights, if it has some."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
 
@@ -152,9 +152,9 @@ class Header:
 
     def encode(self) -> bytes:
         """The header's bytes, CRC included."""
-        fields = {name: value for name, value in self.__dict__.items() if name != "readout"}
-        if self.readout is not None:  # older versions, which do not know it, read all others
-            fields["readout"] = self.readout
+        fields = {name: value for name, value in self.__dict__.items() if name != "shape"}
+        if self.shape is not None:  # left out where it says nothing: older versions read those
+            fields["shape"] = self.shape
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         body = text.encode()
         head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
@@ -248,6 +248,9 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
         raise JournalError(f"{name}: version {version} is newer than {VERSION}; update seedtune")
     try:
         fields = json.loads(data[_PREFIX.size : end])
+        own = fields["settings"].get("estimator")
+        if own in fields:  # as journals before named their shape
+            fields["shape"] = fields.pop(own)
         header = Header(**fields)
         if not (header.scalar_count >= 1 and header.entries >= 1 and header.first_step >= 0):
             raise ValueError("a count is out of range")

@@ -27,7 +27,7 @@ class MultipleChoice(Task):
 
     metric_name: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
-    readout_rows = 1
+    head_rows = 1
 
     def __init__(
         self,

@@ -93,7 +93,7 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     answers: int = 0
     """Answers A that it chooses between; 0 where there is nothing to choose, or another loss."""
-    readout_rows: int = 0
+    head_rows: int = 0
     """Rows R of a readout's weights (see ``runtime.readout``); 0 if the task takes none."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Task(ABC):
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
     ) -> Observation:
-        """What a readout learns from, where ``readout_rows`` is not 0.
+        """What a readout learns from, where ``head_rows`` is not 0.
 
         Args:
             logp: float32 ``[N, C]``, without the readout's part.
