@@ -64,11 +64,16 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Free the program. Safe to repeat."""
+        ...
+
 
 def open_engine(
     bundle: Bundle,
     threads: int | Literal["auto"] | None = None,
     *,
+    name: str | None = None,
     memory_limit: int | None = None,
 ) -> Engine:
     """Open the program of ``bundle``: torch-free where a C++ compiler is there, else the binding.

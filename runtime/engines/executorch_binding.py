@@ -55,6 +55,9 @@ class ExecutorchBinding:
     def hidden_width(self) -> int:
         return self._hidden
 
+    def close(self) -> None:
+        self._method = self._program = None
+
     def score(
         self,
         tokens: NDArray[np.int64],

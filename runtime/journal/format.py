@@ -142,6 +142,9 @@ class Header:
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
     shape: dict[str, int] | None = None
     """Sizes of the estimator's own weights, if it has some."""
+    task: dict[str, Any] | None = None
+    """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None in
+    older journals."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
 
@@ -152,9 +155,10 @@ class Header:
 
     def encode(self) -> bytes:
         """The header's bytes, CRC included."""
-        fields = {name: value for name, value in self.__dict__.items() if name != "shape"}
-        if self.shape is not None:  # left out where it says nothing: older versions read those
-            fields["shape"] = self.shape
+        fields = dict(self.__dict__)
+        for name in ("shape", "task"):  # left out where they say nothing, as in older versions
+            if fields[name] is None:
+                del fields[name]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         body = text.encode()
         head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body

@@ -7,16 +7,17 @@
 {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from ..bundle import Bounds
+from ..bundle import Bounds, Bundle
 from ..errors import DataError
 from .classification import Classification
 from .completion import Completion
 from .multiple_choice import MultipleChoice
+from .rows import read_rows
 from .task import Batch, Encoded, Observation, Prediction, Task
 from .template import Template
 
@@ -28,6 +29,9 @@ __all__ = [
     "OnLong",
     "Prediction",
     "Task",
+    "encode_rows",
+    "read_rows",
+    "task_for",
     "task_from_spec",
 ]
 
@@ -93,3 +97,37 @@ def task_from_spec(
             *common, choice_fields=spec["choice_fields"], label_field=spec["label_field"]
         )
     return Completion(*common, completion_field=spec["completion_field"])
+
+
+def task_for(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | None = None,
+    *,
+    objective: Objective = "label_words",
+    on_long: OnLong = "error",
+) -> Task:
+    """The task ``spec`` (by default the bundle's own) on a bundle's tokenizer and bounds.
+
+    Raises:
+        DataError: there is none, or it makes no sense (see ``task_from_spec``).
+    """
+    spec = bundle.task if spec is None else spec
+    if spec is None:
+        raise DataError(f"{bundle.path}: the bundle has no task; give one (--task NAME or FILE)")
+    return task_from_spec(
+        spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, objective, on_long
+    )
+
+
+def encode_rows(
+    task: Task, rows: Iterable[Mapping[str, Any]], *, labelled: bool = True
+) -> list[Encoded]:
+    """Rows as examples; errors name a row by its ``where`` or its number, from 1.
+
+    Raises:
+        DataError: see ``Task.encode``.
+    """
+    return [
+        task.encode(row, getattr(row, "where", f"row {number}"), labelled=labelled)
+        for number, row in enumerate(rows, 1)
+    ]

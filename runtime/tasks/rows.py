@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from . import Encoded, Task
 
 
 class Row(dict[str, Any]):
@@ -44,15 +43,6 @@ def read_rows(path: str | Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: no rows; the file is empty")
     return rows
-
-
-def encode_file(path: str | Path, task: Task, *, labelled: bool = True) -> list[Encoded]:
-    """Read a file and encode all of its rows.
-
-    Raises:
-        DataError: see ``read_rows`` and ``Task.encode``.
-    """
-    return [task.encode(row, row.where, labelled=labelled) for row in read_rows(path)]
 
 
 def _read_jsonl(text: str, path: Path) -> list[Row]:

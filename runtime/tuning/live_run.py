@@ -5,7 +5,7 @@ Every change goes through ``commit``: the record is written, then the state foll
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ class LiveRun:
         folder: Path,
         start: Start,
         *,
-        settings: Settings | None,
+        asked: Mapping[str, Any],
         data: Mapping[str, str | None],
+        task_spec: Mapping[str, Any] | None,
         ground: Ground,
         durability: Durability | None,
         allow_changes: bool,
@@ -89,8 +90,9 @@ class LiveRun:
         """Go on with a run; a torn tail is cut and the values are replayed.
 
         Args:
-            settings: None, and a field that is None, keeps the run's own.
+            asked: settings by name; a missing one, None and ``auto`` keep the run's own.
             data: hashes of the encoded examples, as the header names them.
+            task_spec: as in ``Tuner``.
             ground: what the run now stands on.
 
         Raises:
@@ -110,7 +112,8 @@ class LiveRun:
                     f"{writer.path}: a step of the run takes {size} training examples, "
                     f"{ground.examples} are given: give more, or start a new run in another folder"
                 )
-            changes = run._changes(settings, data, ground)
+            _same_task(journal.header.task, task_spec, writer.path)
+            changes = run._changes(asked, data, ground)
             for field, before, now in changes:
                 if field not in _ALWAYS and (field in fixed or not allow_changes):
                     advice = "give the same, or allow changes (--allow-changes)"
@@ -128,15 +131,14 @@ class LiveRun:
         return run
 
     def _changes(
-        self, settings: Settings | None, data: Mapping[str, str | None], ground: Ground
+        self, asked: Mapping[str, Any], data: Mapping[str, str | None], ground: Ground
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
-        if settings is not None:
-            open_ones = (None, "auto")
-            asked = {n: v for n, v in settings.to_dict().items() if v not in open_ones}
-            merged = replace(self.history.settings, **asked)
+        asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
+        if asked:
+            merged = Settings.from_dict({**self.history.settings.to_dict(), **asked})
             want.update(facts_of(merged).fit(merged, ground).to_dict())
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
 
@@ -193,6 +195,20 @@ def examples_sha256(examples: Sequence[Encoded]) -> str | None:
             digest.update(f"{field}{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _same_task(
+    known: Mapping[str, Any] | None, given: Mapping[str, Any] | None, path: Path
+) -> None:
+    """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
+    if known is None or given is None:
+        return
+    for field in ("spec", "objective"):
+        if known[field] != given[field]:
+            raise TuningError(
+                f"{path}: the run has the task {field} {known[field]}, not {given[field]}; give "
+                "the same (or no --task), or start a new run in another folder"
+            )
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,8 @@ class Tuner:
         train: encoded training examples; their order is part of the run.
         folder: run folder.
         settings: of a new run, by default ``Settings()``. On resume, None keeps the run's own;
-            others are refused unless ``allow_changes`` (``steps`` may always change).
+            others are refused unless ``allow_changes`` (``steps`` may always change). Of a mapping
+            only what it names counts.
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
@@ -84,6 +85,8 @@ class Tuner:
         memory_limit: bytes that this process may hold; passes are cut to fit (see ``memory``). By
             default what the system has left.
         on_evaluation: called with the examples done and their total during evaluations.
+        task_spec: what the journal is to say of ``task``, for whoever uses the run without it;
+            another than a resumed run's is refused.
 
     Raises:
         JournalError: the folder cannot be written, is in use, damaged, or of another bundle.
@@ -99,7 +102,7 @@ class Tuner:
         train: Sequence[Encoded],
         *,
         folder: Path | str,
-        settings: Settings | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
@@ -107,6 +110,7 @@ class Tuner:
         allow_changes: bool = False,
         memory_limit: int | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
+        task_spec: Mapping[str, Any] | None = None,
     ) -> None:
         if not train:
             raise TuningError("no training examples")
@@ -127,14 +131,18 @@ class Tuner:
         self._active = 0.0
         self._memory_limit = memory_limit
         if (self.folder / JOURNAL_FILE).exists():
-            self._run = self._resumed(settings, durability, allow_changes)
+            self._run = self._resumed(settings, durability, allow_changes, task_spec)
         else:
-            header = self._new_header(settings or Settings())
+            header = self._new_header(_new_settings(settings), task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
 
     def _resumed(
-        self, settings: Settings | None, durability: Durability | None, allow_changes: bool
+        self,
+        settings: Settings | Mapping[str, Any] | None,
+        durability: Durability | None,
+        allow_changes: bool,
+        task_spec: Mapping[str, Any] | None,
     ) -> LiveRun:
         data = {
             "train_sha256": examples_sha256(self._train),
@@ -143,8 +151,9 @@ class Tuner:
         run = LiveRun.resume(
             self.folder,
             self._start,
-            settings=settings,
+            asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
             data=data,
+            task_spec=task_spec,
             ground=self._ground,
             durability=durability,
             allow_changes=allow_changes,
@@ -175,7 +184,9 @@ class Tuner:
     def _look(self, examples: Sequence[Encoded]) -> BatchLook:
         return BatchLook(self._engine, self._task, self._bounds, examples)
 
-    def _new_header(self, settings: Settings) -> journal.Header:
+    def _new_header(
+        self, settings: Settings, task_spec: Mapping[str, Any] | None
+    ) -> journal.Header:
         extra: dict[str, Any] = {}
         settings = complete(settings, self._ground)
         shape = facts_of(settings).shape(self._ground)
@@ -215,6 +226,7 @@ class Tuner:
                 "higher_is_better": bool(self._task.higher_is_better),
             },
             shape=None if shape is None else dict(shape),
+            task=None if task_spec is None else dict(task_spec),
             extra=extra,
         )
 
@@ -412,6 +424,18 @@ class Tuner:
             return _Stop(spent, evaluate=True)
         asked = self._budget.check() if self._budget.check else None
         return None if asked is None else _Stop(asked, evaluate=False)
+
+
+def _new_settings(given: Settings | Mapping[str, Any] | None) -> Settings:
+    if isinstance(given, Settings):
+        return given
+    try:
+        return Settings(**(given or {}))
+    except TypeError:
+        odd = next(name for name in given or () if name not in Settings.__dataclass_fields__)
+        raise TuningError(
+            f"there is no setting {odd!r}; settings: {', '.join(Settings.__dataclass_fields__)}"
+        ) from None
 
 
 class _Abandoned(Exception):
