@@ -84,6 +84,9 @@ class FakeEngine:
         logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
         return np.take_along_axis(logits, candidates[None], axis=2)
 
+    def close(self) -> None:
+        pass
+
     def score_hidden(
         self,
         tokens: NDArray[np.int64],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from seedtune.runtime.errors import DataError, SeedtuneError
+from seedtune.runtime.errors import DataError, JournalError, SeedtuneError
 
 if TYPE_CHECKING:
     from seedtune.runtime.model import Model
@@ -37,8 +37,8 @@ class ChosenTask:
     data: TaskData | None
 
     @classmethod
-    def of(cls, name: str | None) -> ChosenTask:
-        """The task that ``--task`` names; no specification without one.
+    def of(cls, name: str | None, bundled: dict[str, Any] | None = None) -> ChosenTask:
+        """The task that ``--task`` names, else the bundle's; no specification without either.
 
         Raises:
             DataError: no such name, or the file is not a JSON object.
@@ -46,7 +46,7 @@ class ChosenTask:
         from ..data.named_tasks import TASKS, load_task
 
         if name is None:
-            return cls(None, None)
+            return cls(bundled, None)
         if name in TASKS:
             data = load_task(name)
             return cls(data.spec, data)
@@ -99,7 +99,7 @@ def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
     if run is not None and file is not None:
         raise SeedtuneError("give --run or --values, not both")
     if run is not None and not run.is_dir():
-        raise SeedtuneError(f"{run}: no such run folder")
+        raise JournalError(f"{run}: no such run folder")
     source = run or file
     if source is None:
         return "the bundle, untuned"

@@ -53,7 +53,8 @@ def facts_of(settings: Settings) -> Facts:
         )
     count = facts.directions if settings.directions is None else settings.directions
     if not facts.least_directions <= count <= facts.most_directions:
-        bounds = f"{facts.least_directions} to {facts.most_directions}"
+        least, most = facts.least_directions, facts.most_directions
+        bounds = f"{least} to {most}" if least < most else str(most)
         raise TuningError(f"setting directions={count} must be {bounds} for {facts.name}")
     return facts
 
