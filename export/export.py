@@ -1,7 +1,7 @@
 """Export a model and a mask to a bundle: surgery, quantisation, lowering, writing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ def export_bundle(
         BundleError: the folder cannot be written.
     """
     recipe = recipe or Recipe()
+    bounds = replace(bounds, most_probes=bounds.probes_at_most)
     _check_rounding(recipe, calibration)
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
@@ -106,7 +107,7 @@ def export_bundle(
     traced = trace(program, example, bounds)
     progress("trace", 1, 1)
     progress("lower", 0, 1)
-    buffer = lower(traced, lambda done, total: progress("lower", done, total))
+    buffer = lower(traced, bounds, lambda done, total: progress("lower", done, total))
     return write_bundle(
         output,
         program=buffer,
@@ -234,4 +235,4 @@ def export_without_sparse_term(
     progress("trace", 0, 1)
     traced = trace(program, example, bounds)
     progress("trace", 1, 1)
-    return lower(traced, lambda done, total: progress("lower", done, total))
+    return lower(traced, bounds, lambda done, total: progress("lower", done, total))

@@ -45,7 +45,7 @@ class Settings:
     finds it by trial steps at the start. Estimators that solve for their step have it at 1."""
     eps: float | Literal["auto"] | None = None
     """Size of the perturbation; ``auto`` measures the program's loss noise at the start."""
-    schedule: Schedule = "constant"
+    schedule: Schedule | None = None
     """How the learning rate goes from its peak, after the warm-up, to step ``steps``."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly to its peak."""
@@ -92,7 +92,8 @@ class Settings:
             value = getattr(self, field)
             if value not in ("auto", None):
                 need(_is_number(value) and value > 0, field, "a number above 0, or 'auto'")
-        need(self.schedule in get_args(Schedule), "schedule", "constant, linear or cosine")
+        known = (None, *get_args(Schedule))
+        need(self.schedule in known, "schedule", "constant, linear or cosine")
         need(self.warmup >= 0, "warmup", "at least 0")
         need((self.eval_every or 0) >= 0, "eval_every", "at least 0")
         named = self.estimator is None or isinstance(self.estimator, str)

@@ -34,6 +34,7 @@ from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from .pass_sizes import PassSizes
 from .plan_memory import lowest_place
 from .quiet import quiet
 
@@ -55,15 +56,15 @@ def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch
     """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
     rows = min(3, bounds.rows)
     length = min(20, bounds.length)
-    probes = min(2, bounds.probes)
+    probes = min(2, bounds.probes_at_most)
     scored = min(4, bounds.positions)
     choices = min(5, bounds.candidates)
     generator = torch.Generator().manual_seed(0)
     draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
     return (
-        draw(vocab_size, rows, length),
-        draw(rows * length, scored),
-        draw(vocab_size, scored, choices),
+        draw(vocab_size, probes, rows, length),
+        draw(rows * length, probes, scored),
+        draw(vocab_size, probes, scored, choices),
         torch.zeros(probes, entries),
     )
 
@@ -74,18 +75,18 @@ def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds)
     def axis(name: str, most: int, least: int = 1) -> Any:
         return Dim(name, min=least, max=most) if most > least else None
 
-    scored = axis("N", bounds.positions)
+    probes, scored = axis("P", bounds.probes_at_most), axis("N", bounds.positions)
     dynamic = {
-        "tokens": {0: axis("B", bounds.rows), 1: axis("T", bounds.length, 2)},
-        "positions": {0: scored},
-        "candidates": {0: scored, 1: axis("C", bounds.candidates)},
-        "values": {0: axis("P", bounds.probes)},
+        "tokens": {0: probes, 1: axis("B", bounds.rows), 2: axis("T", bounds.length, 2)},
+        "positions": {0: probes, 1: scored},
+        "candidates": {0: probes, 1: scored, 2: axis("C", bounds.candidates)},
+        "values": {0: probes},
     }
     with torch.no_grad(), quiet():
         return export(program, example, dynamic_shapes=dynamic, strict=False)
 
 
-def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> bytes:
+def lower(traced: ExportedProgram, bounds: Bounds, progress: Callable[[int, int], None]) -> bytes:
     """Lower ``traced`` to an ExecuTorch program whose matrix products run in XNNPACK.
 
     Args:
@@ -105,12 +106,15 @@ def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> byte
                     _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
                 ),
             )
-        with _one_sort(), _few_passes(), _static_delegates(progress):
+        sizes = PassSizes(traced, bounds)
+        with _one_sort(), _few_passes(), _static_delegates(sizes, progress):
             edge = edge.to_backend(LevelPartitioner())
         _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
         planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
         with _known_sizes():
-            config = ExecutorchBackendConfig(memory_planning_pass=planning)
+            config = ExecutorchBackendConfig(
+                memory_planning_pass=planning, sym_shape_eval_pass=sizes.planning_pass()
+            )
             return bytes(edge.to_executorch(config).buffer)
 
 
@@ -233,7 +237,7 @@ def _few_passes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
+def _static_delegates(sizes: PassSizes, progress: Callable[[int, int], None]) -> Iterator[None]:
     """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir.backend import backend_api
@@ -246,7 +250,7 @@ def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
         mode = FakeTensorMode()
         for node in program.graph_module.graph.nodes:
             if "val" in node.meta:
-                node.meta["val"] = _at_bounds(node.meta["val"], mode)
+                node.meta["val"] = _at_bounds(node.meta["val"], sizes, mode)
         result = preprocess(program, specs)
         done += 1
         progress(done, total)
@@ -264,19 +268,13 @@ def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
         yield
 
 
-def _at_bounds(value: Any, mode: FakeTensorMode) -> Any:
+def _at_bounds(value: Any, sizes: PassSizes, mode: FakeTensorMode) -> Any:
     if isinstance(value, torch.Tensor):
         with mode:
-            return torch.empty([_upper(size) for size in value.shape], dtype=value.dtype)
+            return torch.empty(sizes.usual(value.shape), dtype=value.dtype)
     if isinstance(value, (tuple, list)):
-        return type(value)(_at_bounds(item, mode) for item in value)
+        return type(value)(_at_bounds(item, sizes, mode) for item in value)
     return value
-
-
-def _upper(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    return int(size.node.shape_env.bound_sympy(size.node.expr).upper)
 
 
 @contextlib.contextmanager

@@ -157,7 +157,8 @@ def float_score(model: Any) -> Score:
         logits = model(torch.from_numpy(tokens), use_cache=False).logits.flatten(0, 1)
         logp = torch.log_softmax(logits[torch.from_numpy(positions)], dim=-1)
         found: NDArray[np.float32] = logp.gather(1, torch.from_numpy(candidates))[None].numpy()
-        return found
+        scores: NDArray[np.float32] = found.numpy()
+        return scores
 
     return score
 
@@ -168,6 +169,7 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     from seedtune.export.export import Recipe, prepare_program, quantise_program
     from seedtune.export.profile.masks import build_mask, mask_method
     from seedtune.export.profile.profile_file import load_profile
+    from seedtune.export.program.score_program import for_each_probe
 
     manifest = base.bundle.manifest
     profile = load_profile(base.folder / "profile.safetensors")
@@ -182,8 +184,10 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
 
     @torch.no_grad()
     def score(*arguments: NDArray[Any]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
-        return found
+        *request, values = map(torch.from_numpy, arguments)
+        found = program(*for_each_probe(len(values), *request), values)[0]
+        scores: NDArray[np.float32] = found.numpy()
+        return scores
 
     return score
 

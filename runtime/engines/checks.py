@@ -26,26 +26,54 @@ def check_request(
     Raises:
         EngineError: a type, rank, size or index is wrong.
     """
-    _check_array("tokens", tokens, np.int64, 2)
-    _check_array("positions", positions, np.int64, 1)
-    _check_array("candidates", candidates, np.int64, 2)
+    own = tokens.ndim == 3
+    if own and not bounds.rows_by_probe:
+        raise EngineError(
+            "the program takes one set of rows for all probes; export the model again for rows of "
+            "each probe's own"
+        )
+    _check_array("tokens", tokens, np.int64, 2 + own)
+    _check_array("positions", positions, np.int64, 1 + own)
+    _check_array("candidates", candidates, np.int64, 2 + own)
     _check_array("values", values, np.float32, 2)
 
-    rows, length = tokens.shape
-    scored, choices = candidates.shape
+    probes = len(values)
+    rows, length = tokens.shape[-2:]
+    scored, choices = candidates.shape[-2:]
+    _check_size("probes", probes, 1, bounds.probes_at_most, "values has {} rows")
+    # Many probes share what memory is planned for ``bounds.probes``; fewer have no more each.
+    share = min(1.0, bounds.probes / probes)
+    tokens_each, positions_each = int(bounds.tokens * share), int(bounds.positions * share)
     _check_size("length", length, 2, bounds.length, "tokens has rows of {} tokens")
-    _check_size("rows", rows * length, 2, bounds.tokens, "{} tokens are given")
-    _check_size("positions", positions.shape[0], 1, bounds.positions, "{} positions are given")
+    _check_size("rows", rows * length, 2, tokens_each, "{} tokens are given to a probe")
+    _check_size("positions", positions.shape[-1], 1, positions_each, "{} positions are given")
     _check_size("candidates", choices, 1, bounds.candidates, "candidates has {} columns")
-    _check_size("probes", values.shape[0], 1, bounds.probes, "values has {} rows")
-    if scored != positions.shape[0]:
-        raise EngineError(f"candidates has {scored} rows for {positions.shape[0]} positions")
+    if scored != positions.shape[-1]:
+        raise EngineError(f"candidates has {scored} rows for {positions.shape[-1]} positions")
     if values.shape[1] != entries:
         raise EngineError(f"values has {values.shape[1]} columns, the program takes {entries}")
+    for name, array in (("tokens", tokens), ("positions", positions), ("candidates", candidates)):
+        if own and len(array) != probes:
+            raise EngineError(f"{name} is for {len(array)} probes, values has {probes} rows")
 
     _check_range("tokens", tokens, None)
     _check_range("positions", positions, rows * length)
     _check_range("candidates", candidates, None)
+
+
+def by_probe(
+    bounds: Bounds,
+    tokens: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    candidates: NDArray[np.int64],
+    probes: int,
+) -> list[NDArray[np.generic]]:
+    """The request as the program takes it: shared rows repeated for each probe where it has rows
+    by probe."""
+    request = (tokens, positions, candidates)
+    if not bounds.rows_by_probe or tokens.ndim == 3:
+        return list(request)
+    return [np.repeat(each[None], probes, axis=0) for each in request]
 
 
 def need_hidden(width: int) -> None:

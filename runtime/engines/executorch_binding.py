@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds
 from ..errors import EngineError
-from .checks import check_request, need_hidden
+from .checks import by_probe, check_request, need_hidden
 
 
 class ExecutorchBinding:
@@ -88,7 +88,10 @@ class ExecutorchBinding:
         check_request(self._bounds, tokens, positions, candidates, values, self._entries)
         inputs = [
             self._torch.from_numpy(np.ascontiguousarray(each))
-            for each in (tokens, positions, candidates, values)
+            for each in (
+                *by_probe(self._bounds, tokens, positions, candidates, len(values)),
+                values,
+            )
         ]
         try:
             outputs = self._method.execute(inputs)

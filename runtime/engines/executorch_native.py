@@ -5,6 +5,7 @@ that holds neither torch nor executorch's Python modules.
 """
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds
 from ..errors import EngineError
-from .checks import check_request, need_hidden
+from .checks import by_probe, check_request, need_hidden
 from .executorch_native_build import load_library
 
 METHOD = "score"
@@ -204,8 +205,10 @@ class NativeEngine:
         values: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         check_request(self._bounds, tokens, positions, candidates, values, self._entries)
-        shape = (values.shape[0], *candidates.shape)
-        return self._program.run(METHOD, [tokens, positions, candidates, values], shape)[0]
+        probes = values.shape[0]
+        inputs = by_probe(self._bounds, tokens, positions, candidates, probes)
+        shape = (probes, *candidates.shape[-2:])
+        return self._program.run(METHOD, [*inputs, values], shape)[0]
 
     def score_hidden(
         self,
@@ -216,33 +219,36 @@ class NativeEngine:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         check_request(self._bounds, tokens, positions, candidates, values, self._entries)
         need_hidden(self._hidden)
-        probes, scored = values.shape[0], len(positions)
-        shapes = (probes, *candidates.shape), (probes, scored, self._hidden)
-        inputs: list[NDArray[np.generic]] = [tokens, positions, candidates, values]
-        logp, hidden = self._program.run(METHOD, inputs, *shapes)
+        probes, scored = values.shape[0], positions.shape[-1]
+        shapes = (probes, *candidates.shape[-2:]), (probes, scored, self._hidden)
+        inputs = by_probe(self._bounds, tokens, positions, candidates, probes)
+        logp, hidden = self._program.run(METHOD, [*inputs, values], *shapes)
         return logp, hidden
 
 
 def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int]:
     """Compare a program with the bounds that its bundle declares; return K and D (0: none)."""
-    wanted = (*_INPUTS, _VALUES)
+    own = int(bounds.rows_by_probe)
+    wanted = [(name, kind, rank + own) for name, kind, rank in _INPUTS] + [_VALUES]
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
     outputs = [(kind, len(shape)) for kind, shape in method.outputs]
     if outputs not in ([("float32", 3)], [("float32", 3)] * 2):
         raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
+    entries = method.inputs[3][1][1]
+    shared = bounds.probes if own else 1
     least = (
-        (bounds.rows, bounds.length),
-        (bounds.positions,),
-        (bounds.positions, bounds.candidates),
-        (bounds.probes, 1),
+        shared * bounds.tokens,
+        shared * bounds.positions,
+        shared * bounds.positions * bounds.candidates,
+        bounds.probes_at_most * entries,
     )
     for (name, _, _), (_, shape), needed in zip(wanted, method.inputs, least, strict=True):
-        if any(size < bound for size, bound in zip(shape, needed, strict=True)):
+        if math.prod(shape) < needed:
             raise EngineError(
-                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
+                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed} numbers"
             )
-    return method.inputs[3][1][1], method.outputs[1][1][2] if len(outputs) == 2 else 0
+    return entries, method.outputs[1][1][2] if len(outputs) == 2 else 0
 
 
 def _tensor(array: NDArray[np.generic]) -> _Tensor:

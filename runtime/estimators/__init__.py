@@ -9,7 +9,7 @@ from typing import Any
 from ..bundle.basis import Basis
 from ..errors import TuningError
 from ..settings import Settings
-from . import gauss_newton, leave_one_out, momentum, one_sided, readout, two_point
+from . import gauss_newton, leave_one_out, momentum, one_sided, per_example, readout, two_point
 from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
 
 __all__ = [
@@ -32,6 +32,7 @@ ESTIMATORS: dict[str, Facts] = {
         readout,
         gauss_newton,
         two_point,
+        per_example,
         one_sided,
         leave_one_out,
         momentum,
@@ -74,7 +75,8 @@ def complete(settings: Settings, ground: Ground) -> Settings:
     facts = facts_of(settings)
     settings = facts.fit(settings, ground)
     usual_of: dict[str, Any] = {
-        name: getattr(facts, name) for name in ("directions", "lr", "eps", "steps", "eval_every")
+        name: getattr(facts, name)
+        for name in ("directions", "lr", "eps", "schedule", "steps", "eval_every")
     }
     left = {name: value for name, value in usual_of.items() if getattr(settings, name) is None}
     if facts.solves:

@@ -10,7 +10,7 @@ replaying a journal from its start so rebuilds a momentum to the bit, and ``comp
 the snapshot.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..bundle.basis import Basis
 from ..engines import Engine
-from ..settings import Settings
+from ..settings import Schedule, Settings
 from ..tasks import Observation, Task
 
 Shape = Mapping[str, int]
@@ -36,6 +36,15 @@ class Look(Protocol):
 
     def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Loss float64 ``[n, examples]`` of each example under ``rows`` (float32 ``[n, K]``)."""
+        ...
+
+    def groups(self, copies: int) -> Iterator[list[int]]:
+        """Numbers of the batch's examples in groups to be handed to ``own_losses`` together, each
+        ``copies`` times: alike in length, and few enough to keep their rows in memory."""
+        ...
+
+    def own_losses(self, rows: NDArray[np.float32], numbers: Sequence[int]) -> NDArray[np.float64]:
+        """Loss float64 ``[n]`` of example ``numbers[i]`` under ``rows[i]`` (float32 ``[n, K]``)."""
         ...
 
     def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
@@ -137,6 +146,7 @@ class Facts:
     lr: float | Literal["auto"] = 2e-5
     """Peak learning rate unless the settings say so; ``auto`` measures it."""
     eps: float | Literal["auto"] = "auto"
+    schedule: Schedule = "constant"
     steps: int = 1000
     eval_every: int = 100
     solves: bool = False

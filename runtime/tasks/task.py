@@ -102,7 +102,7 @@ class Task(ABC):
         self.template = template
         self._tokenizer = tokenizer
         self._bounds = bounds
-        self._pad_id = pad_id
+        self.pad_id = pad_id
         self._truncate = truncate
 
     @abstractmethod
@@ -153,7 +153,7 @@ class Task(ABC):
         """Pad examples on the right to the longest row and flatten their positions."""
         length = max(2, *(example.length for example in examples))
         height = sum(example.rows for example in examples)
-        tokens = np.full((height, length), self._pad_id, dtype=np.int64)
+        tokens = np.full((height, length), self.pad_id, dtype=np.int64)
         positions = []
         first = 0
         for example in examples:
@@ -212,7 +212,7 @@ class Task(ABC):
         where: str,
     ) -> Encoded:
         """Token rows of any length, padded and checked, as an example."""
-        tokens = np.full((len(rows), max(map(len, rows))), self._pad_id, dtype=np.int64)
+        tokens = np.full((len(rows), max(map(len, rows))), self.pad_id, dtype=np.int64)
         for index, row in enumerate(rows):
             tokens[index, : len(row)] = row
         example = Encoded(
