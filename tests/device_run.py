@@ -43,7 +43,9 @@ def tune(bundle: Bundle, folder: Path, steps: int) -> dict[str, Any]:
         for answer in ANSWERS
     ]
     engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
-    settings = Settings(steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0)
+    settings = Settings(
+        steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
+    )
     arguments = (engine, Start.of(bundle), task, examples)
     with Tuner(*arguments, folder=folder, settings=settings) as tuner:
         first = None

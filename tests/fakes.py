@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.bundle.basis import Basis
+from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.settings import NoiseKind
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16
@@ -117,6 +119,15 @@ def fake_basis(entries: int, count: int = 16) -> Basis:
     directions = rng.integers(-127, 128, (count, entries), dtype=np.int8)
     scales = (np.linspace(2, 1, count) / 73).astype(np.float32)
     return Basis(directions, scales, np.linspace(2, 1, count).astype(np.float32))
+
+
+def noise_vector(
+    count: int, *, seed: int, step: int, probe: int = 0, kind: NoiseKind = "rademacher"
+) -> NDArray[np.float32]:
+    """The noise itself, float32 ``[count]``, which the loop never needs."""
+    out = np.zeros(count, dtype=np.float32)
+    add_noise(out, 1.0, seed=seed, step=step, probe=probe, kind=kind)
+    return out
 
 
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:

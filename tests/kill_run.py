@@ -46,7 +46,15 @@ def run_to_the_end(folder: Path, bundle: Bundle) -> str:
         task,
         examples,
         folder=folder,
-        settings=Settings(seed=5, steps=STEPS, batch_size=2, lr=1e-3, eps=1e-2, eval_every=10),
+        settings=Settings(
+            seed=5,
+            steps=STEPS,
+            batch_size=2,
+            lr=1e-3,
+            eps=1e-2,
+            eval_every=10,
+            estimator="two-point",
+        ),
         eval_examples=examples,
     ) as tuner:
         for _ in tuner:

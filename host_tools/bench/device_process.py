@@ -56,7 +56,9 @@ def _tune(
         )
     else:
         engine = open_engine(bundle)
-    settings = Settings(steps=steps, batch_size=rows, eps=1e-2, lr=1e-5, eval_every=0)
+    settings = Settings(
+        steps=steps, batch_size=rows, estimator="two-point", eps=1e-2, lr=1e-5, eval_every=0
+    )
     moments = []
     with (
         tempfile.TemporaryDirectory() as folder,

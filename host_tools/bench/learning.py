@@ -15,8 +15,8 @@ from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tuning.live_run import examples_sha256
 from seedtune.runtime.tuning.metrics import read_metrics
-from seedtune.runtime.tuning.run_state import examples_sha256
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 

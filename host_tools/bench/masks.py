@@ -50,6 +50,7 @@ def bench_masks(
         nonlocal written
         settings = Settings(
             steps=steps,
+            estimator="two-point",
             eval_every=max(1, steps // evaluations),
             lr=LR * factor,
             eps=1e-2,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.tasks import Encoded, task_from_spec
 from seedtune.runtime.tuning.batches import batch_indices
 
@@ -52,13 +52,12 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
         "bound": [[_padded(each, bundle.bounds.length) for each in part] for part in loose],
     }
     engine = _Counting(open_engine(bundle))
-    batch_loss = BatchLoss(engine, task, bundle.bounds)
     values = np.repeat(bundle.values.astype(np.float32)[None], 2, axis=0)
 
     def run(name: str) -> Callable[[], None]:
         def all_batches() -> None:
             for batch in batches[name]:
-                batch_loss(batch, values)
+                BatchLook(engine, task, bundle.bounds, batch).losses(values)
 
         return all_batches
 

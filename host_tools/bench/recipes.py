@@ -1,7 +1,7 @@
 """``seedtune bench recipes``: what stays float, how weights are rounded, how many are tuned.
 
 Loss noise, quality, learning, speed and size of the same model under several ways to export it. The
-noise is what a two-point estimate has to overcome (``seedtune.runtime.loss_noise``).
+noise is what a two-point estimate has to overcome (``seedtune.runtime.tuning.loss_noise``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import task_from_spec
 from seedtune.runtime.tuning.batches import batch_indices
@@ -121,9 +121,8 @@ def loss_noise(engine: Engine, bundle: Bundle, data: TaskData) -> LossNoise:
     train = [task.encode(row, f"train:{n}") for n, row in enumerate(data.train[:512], 1)]
     lengths = np.array([example.length for example in train])
     batch = [train[n] for n in batch_indices(0, seed=0, lengths=lengths, batch_size=ROWS)]
-    batch_loss = BatchLoss(engine, task, bundle.bounds)
     return measure_loss_noise(
-        lambda rows: batch_loss(batch, rows),
+        BatchLook(engine, task, bundle.bounds, batch).mean_losses,
         bundle.values.astype(np.float32),
         seed=0,
         ladder=EPS,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from seedtune.runtime.errors import DataError
 
 from .early import check_bundle_folder, check_task
 from .options import BundlePath, Fraction, Json, Mask, Source, TaskName
@@ -62,6 +63,8 @@ def directions(
     check_bundle_folder(output_bundle)
     opened = open_bundle(bundle)
     spec = ChosenTask.of(task, opened.task).spec
+    if spec is None:
+        raise DataError(f"{bundle}: has no task; give one with --task NAME or --task FILE")
     check_task(spec, opened.tokenizer(), opened.bounds, opened.pad_id, directions=count, text=text)
     with output.stages() as progress:
         written = write_task_bundle(

@@ -64,6 +64,7 @@ def emulate(
 
     The first call downloads the device's packages: 150 MB with --user, 250 MB with its kernel.
     """
+    from seedtune.runtime.estimators import Ground, complete
     from seedtune.runtime.settings import Settings
 
     from ..bench.figures import machine
@@ -73,6 +74,8 @@ def emulate(
     from ..emulate.rehearsal import Job, rehearse
 
     output = Output(json)
+    # Whatever the task: the run is to be the same work on every one, and moves the values.
+    any_task = Ground(answers=0, head_rows=0, hidden_width=0, basis=None, examples=_ROWS_USED)
     need_packages(USER_MODE if user else WHOLE_MACHINE)  # before minutes of export
     parse_memory(memory)
     opened = _bundle(bundle, output)
@@ -82,7 +85,9 @@ def emulate(
         task=spec,
         rows=examples,
         length=length,
-        settings=Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0),
+        settings=complete(
+            Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0), any_task
+        ),
         kill_after=steps // 2,
     )
     job.encode()  # an unusable row is named now, not after minutes of downloading and emulation
@@ -124,6 +129,8 @@ def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[st
     from seedtune.runtime.tasks.rows import Row, read_rows
 
     chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
+    if chosen.spec is None:
+        raise DataError("the bundle has no task; give one with --task NAME or --task FILE")
     if train is not None:
         found = read_rows(train)
     elif chosen.data is not None:

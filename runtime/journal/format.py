@@ -258,7 +258,7 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
         header = Header(**fields)
         if not (header.scalar_count >= 1 and header.entries >= 1 and header.first_step >= 0):
             raise ValueError("a count is out of range")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise JournalError(f"{name}: header of version {version} is malformed ({error})") from None
     return header, end + 4, crc
 

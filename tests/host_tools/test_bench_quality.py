@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -302,8 +303,8 @@ def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
     cell = quality.Cell("int4-gauss-newton", "sst2", 0, settings, None)
     key, folder = cell.key, cell.folder(tmp_path)
     assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (gauss_newton.EPS, 1.0)
-    kind = ESTIMATORS["gauss-newton"]._replace(eps=2.0)
-    monkeypatch.setitem(ESTIMATORS, "gauss-newton", kind)
+    facts = replace(ESTIMATORS["gauss-newton"], eps=2.0)
+    monkeypatch.setitem(ESTIMATORS, "gauss-newton", facts)
     assert cell.tuner_settings["eps"] == 2.0
     assert cell.key == key and cell.folder(tmp_path) != folder
     assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None

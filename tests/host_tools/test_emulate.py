@@ -219,7 +219,9 @@ class TestDeviceScript:
 
         def run(kill_after: int, labels: str) -> subprocess.CompletedProcess[str]:
             rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
-            settings = Settings(steps=6, batch_size=2, lr=1e-3, eps=1e-2, eval_every=0)
+            settings = Settings(
+                steps=6, batch_size=2, lr=1e-3, eps=1e-2, eval_every=0, estimator="two-point"
+            )
             _write_job(Job(bundle, TASK, rows, 16, settings, kill_after), tmp_path)
             command = [sys.executable, str(_SCRIPT), str(bundle.path), str(tmp_path)]
             return subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.tasks import task_from_spec
-from seedtune.runtime.tasks.rows import encode_file, read_rows
+from seedtune.runtime.tasks import encode_rows, read_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 
@@ -67,5 +66,5 @@ def test_a_row_that_cannot_be_encoded_is_named_by_its_line(tmp_path: Path) -> No
     task = task_from_spec(TASK, tiny_tokenizer(), BOUNDS, 0)
     file = write(tmp_path, "d.csv", "text,label\nthe film,1\n\nthe plot,2\n")
     with pytest.raises(DataError, match=rf"{file}:4: unknown label '2'"):
-        encode_file(file, task)
-    assert [e.gold for e in encode_file(file, task, labelled=False)] == [-1, -1]
+        encode_rows(task, read_rows(file))
+    assert [e.gold for e in encode_rows(task, read_rows(file), labelled=False)] == [-1, -1]
