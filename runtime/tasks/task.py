@@ -94,7 +94,7 @@ class Task(ABC):
     answers: int = 0
     """Answers A that it chooses between; 0 where there is nothing to choose, or another loss."""
     head_rows: int = 0
-    """Rows R of a readout's weights (see ``runtime.readout``); 0 if the task takes none."""
+    """Rows R of a readout's weights (see ``scoring.answer_head``); 0 if the task takes none."""
 
     def __init__(
         self, template: Template, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, truncate: bool
