@@ -1,6 +1,6 @@
 """Journals as files: reading, appending, durability, and what to do when a disk says no.
 
-The format is ``journal_format.py``'s. Reading never changes a file. Opening for writing takes the
+The format is ``format.py``'s. Reading never changes a file. Opening for writing takes the
 run's lock and cuts a torn tail back to the last whole record.
 
 Durability. Each record is one ``os.write`` to a file opened for appending, so a killed process
