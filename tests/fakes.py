@@ -18,7 +18,7 @@ class FakeTask(Task):
 
     metric_name = "accuracy"
     higher_is_better = True
-    answers = readout_rows = 2
+    answers = head_rows = 2
 
     def __init__(self) -> None:
         self._pad_id = 0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..bundle.basis import Basis
 from ..errors import TuningError
-from ..scoring.readout import ReadoutShape
+from ..scoring.answer_head import AnswerHeadShape
 from . import gauss_newton
 from .gauss_newton import GaussNewton
 from .leave_one_out import LeaveOneOut
@@ -191,7 +191,7 @@ def make_estimator(settings: "Settings", basis: Basis | None = None) -> Estimato
 
 
 def make_for_run(
-    settings: "Settings", basis: Basis | None, shape: ReadoutShape | None
+    settings: "Settings", basis: Basis | None, shape: AnswerHeadShape | None
 ) -> Estimator | Readout:
     """The estimator of a run; ``shape`` of those with a readout."""
     if shape is None:

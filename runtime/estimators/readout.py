@@ -1,8 +1,8 @@
 """Readout: learn the answer from a hidden state, with one forward a batch and no perturbation.
 
 Every forward computes, beside the loss, hidden states in which the answer stands. Weights that read
-it off (see ``runtime.readout``) have a convex loss, whose minimum over all examples so far is found
-without the program (``ridge_logistic``). The sensitive values stay as they are.
+it off (see ``runtime.scoring.answer_head``) have a convex loss, whose minimum over all examples so
+far is found without the program (``ridge_logistic``). The sensitive values stay as they are.
 
 On SmolLM2 and SST-2, one forward of 16 examples teaches more than 16 of ``gauss-newton``, which
 measures 17 numbers of an example where this sees 1728. Each example is needed once, so that a run
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..scoring.readout import ReadoutShape
+from ..scoring.answer_head import AnswerHeadShape
 from ..tasks import Observation
 from .ridge_logistic import Examples, choose_ridge, fit
 
@@ -28,7 +28,7 @@ _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
 
 
-def memory_bytes(shape: ReadoutShape, examples: int) -> int:
+def memory_bytes(shape: AnswerHeadShape, examples: int) -> int:
     """What learning from so many examples takes at its peak: their features in float16, twice while
     a batch joins them, and in float32 as they are, standardised, and in part for the ridge."""
     return 16 * min(examples, MEMORY) * (shape.answers // shape.rows) * shape.width
@@ -43,7 +43,7 @@ class Readout:
     ``[2]``: the last choice and how many examples it was made of.
     """
 
-    shape: ReadoutShape
+    shape: AnswerHeadShape
     batch_size: int
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
 

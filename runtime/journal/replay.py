@@ -14,7 +14,7 @@ from ..bundle.exported_values import values_sha256
 from ..errors import JournalError
 from ..estimators import Estimator, make_for_run
 from ..estimators.readout import Readout
-from ..scoring.readout import ReadoutShape
+from ..scoring.answer_head import AnswerHeadShape
 from .file import Journal, read_journal
 from .format import End, Header, Step
 from .history import Evaluated, History
@@ -115,7 +115,7 @@ def need_step(journal: Journal, step: int, last: int) -> None:
         raise JournalError(f"{journal.path}: step {step} cannot be reached; it {held}")
 
 
-def readout_shape(header: Header, name: str) -> ReadoutShape | None:
+def readout_shape(header: Header, name: str) -> AnswerHeadShape | None:
     """Sizes of the run's readout, if it has one; ``name`` is what errors call the journal."""
     kind = header.settings.get("estimator")
     if (header.readout is None) != (kind != "readout"):
@@ -123,7 +123,7 @@ def readout_shape(header: Header, name: str) -> ReadoutShape | None:
     if header.readout is None:
         return None
     try:
-        shape = ReadoutShape(**header.readout)
+        shape = AnswerHeadShape(**header.readout)
     except TypeError as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
     sizes = (shape.rows, shape.width, shape.answers)

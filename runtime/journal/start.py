@@ -9,7 +9,7 @@ from ..bundle import Bounds, Bundle
 from ..bundle.basis import Basis
 from ..engines.memory import PassMemory
 from ..errors import BundleError
-from ..scoring.readout import ReadoutShape
+from ..scoring.answer_head import AnswerHeadShape
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Start:
         memory = PassMemory.of_bundle(bundle)
         return cls(values, bundle.sha256, bundle.bounds, bundle.basis, memory)
 
-    def with_readout(self, shape: ReadoutShape | None) -> "Start":
+    def with_readout(self, shape: AnswerHeadShape | None) -> "Start":
         """The start of a run with a readout, whose weights begin at zero behind the values."""
         if shape is None:
             return self

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds
 from ..engines import Engine
 from ..tasks import Batch, Encoded, Observation, Task
-from .readout import add_readout, score_batch, score_with_inputs
+from .answer_head import add_head, score_batch, score_with_inputs
 
 
 class BatchLoss:
@@ -44,7 +44,7 @@ class BatchLoss:
         self, examples: Sequence[Encoded], values: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], Observation]:
         """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K + R * (D + 1)]``), and
-        from the same forwards what a readout learns from."""
+        from the same forwards what an answer head learns from."""
         losses = np.empty((1, len(examples)), dtype=np.float64)
         entries = self._engine.entries
         order: list[int] = []
@@ -52,7 +52,7 @@ class BatchLoss:
         for numbers, batch in self._passes(examples):
             logp, inputs = score_with_inputs(self._engine, batch, values[None, :entries])
             parts.append(self._task.observe(logp[0], inputs[0], batch))
-            logp = add_readout(logp, inputs, values[None, entries:])
+            logp = add_head(logp, inputs, values[None, entries:])
             losses[:, numbers] = self._task.losses(logp, batch)
             order += numbers
         back = np.argsort(order)

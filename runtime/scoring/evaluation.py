@@ -10,8 +10,8 @@ from ..bundle import Bounds
 from ..engines import Engine
 from ..errors import DataError
 from ..tasks import Batch, Encoded, Prediction, Task
+from .answer_head import check_values, score_batch
 from .batch_loss import split_batch
-from .readout import check_values, score_batch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def evaluate(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate ``values`` (``[K]``, or with a readout's weights behind) on all of ``encoded``.
+    """Evaluate ``values`` (``[K]``, or with an answer head's weights behind) on all of ``encoded``.
 
     Args:
         progress: called with the examples done and their total after every forward.

@@ -48,7 +48,7 @@ class Classification(Task):
         self._label_field = label_field
         self._words = tuple(verbalisers.values())
         self._whole_vocabulary = whole_vocabulary
-        self.answers = self.readout_rows = 0 if whole_vocabulary else len(self.labels)
+        self.answers = self.head_rows = 0 if whole_vocabulary else len(self.labels)
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
         gold = -1

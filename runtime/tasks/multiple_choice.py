@@ -27,7 +27,7 @@ class MultipleChoice(Task):
 
     metric_name: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
-    readout_rows = 1
+    head_rows = 1
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class MultipleChoice(Task):
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
     ) -> Observation:
-        # A choice's score is a mean over its tokens, and so is what the readout adds to it.
+        # A choice's score is a mean over its tokens, and so is what an answer head adds to it.
         rows, width = len(batch.tokens), inputs.shape[1]
         means = np.zeros((rows, width), np.float32)
         np.add.at(means, batch.row_of, inputs)

@@ -75,11 +75,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a readout with weights ``[R, D + 1]`` learns from: the scores of an example's A answers
-    are ``scores + (features @ weights.T).reshape(A)``, where A is F times R."""
+    """What an answer head with weights ``[R, D + 1]`` learns from: the scores of an example's A
+    answers are ``scores + (features @ weights.T).reshape(A)``, where A is F times R."""
 
     scores: NDArray[np.float64]
-    """float64 ``[examples, A]``, without the readout."""
+    """float64 ``[examples, A]``, without the answer head."""
     features: NDArray[np.float32]
     """float32 ``[examples, F, D + 1]``, the last of each 1."""
     gold: NDArray[np.int64]
@@ -93,8 +93,9 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     answers: int = 0
     """Answers A that it chooses between; 0 where there is nothing to choose, or another loss."""
-    readout_rows: int = 0
-    """Rows R of a readout's weights (see ``runtime.readout``); 0 if the task takes none."""
+    head_rows: int = 0
+    """Rows R of an answer head, a linear map of hidden states whose scores are added to the
+    answers'; 0 if the task takes none."""
 
     def __init__(
         self, template: Template, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, truncate: bool
@@ -136,11 +137,11 @@ class Task(ABC):
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
     ) -> Observation:
-        """What a readout learns from, where ``readout_rows`` is not 0.
+        """What an answer head learns from, where ``head_rows`` is not 0.
 
         Args:
-            logp: float32 ``[N, C]``, without the readout's part.
-            inputs: float32 ``[N, D + 1]``, what the readout sees at each position.
+            logp: float32 ``[N, C]``, without the answer head's part.
+            inputs: float32 ``[N, D + 1]``, what the answer head sees at each position.
         """
         raise NotImplementedError
 

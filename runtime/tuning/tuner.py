@@ -29,9 +29,9 @@ from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import History, rounded
 from ..journal.start import Start
+from ..scoring.answer_head import AnswerHeadShape
 from ..scoring.batch_loss import BatchLoss
 from ..scoring.evaluation import Evaluation, evaluate
-from ..scoring.readout import ReadoutShape
 from ..settings import Settings
 from ..tasks import Encoded, Task
 from .batches import batch_indices
@@ -130,7 +130,7 @@ class Tuner:
         self._budget = budget or Budget()
         shape = None
         if settings is not None and settings.estimator == "readout":
-            shape = ReadoutShape.of(engine, task)
+            shape = AnswerHeadShape.of(engine, task)
         self._fit_passes(memory_limit, shape)
         self._on_evaluation = on_evaluation
         self._active = 0.0
@@ -161,7 +161,7 @@ class Tuner:
         self._rows = np.empty((at_once, len(self.values)), dtype=np.float32)
         self._metrics = MetricsLog(self.folder)
 
-    def _fit_passes(self, limit: int | None, shape: ReadoutShape | None) -> None:
+    def _fit_passes(self, limit: int | None, shape: AnswerHeadShape | None) -> None:
         """Cut passes to the memory that a readout of ``shape``, if there is one, leaves."""
         self._bounds = self._start.bounds
         if self._start.memory is not None:
@@ -203,7 +203,7 @@ class Tuner:
             extra["step_size"] = self.step_size.to_dict()
         shape = None
         if settings.estimator == "readout":
-            shape = ReadoutShape.of(self._engine, self._task)
+            shape = AnswerHeadShape.of(self._engine, self._task)
         start = self._start.with_readout(shape)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None

@@ -92,7 +92,7 @@ def task_of(kind: str) -> Task:
 def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     task = task_of(kind)
     encoded = [task.encode(row, "f") for row in rows(45)]
-    weights = np.random.default_rng(0).standard_normal((task.readout_rows, 3)) if readout else []
+    weights = np.random.default_rng(0).standard_normal((task.head_rows, 3)) if readout else []
     values = np.array([0.5, -1.0, 2.0, *np.reshape(weights, -1)], dtype=np.float16)
     steps: list[tuple[int, int]] = []
     engine = HashEngine()

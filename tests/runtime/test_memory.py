@@ -12,8 +12,8 @@ from seedtune.runtime.engines import memory
 from seedtune.runtime.engines.memory import PassMemory, fit_passes
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.readout import MEMORY, memory_bytes
+from seedtune.runtime.scoring.answer_head import AnswerHeadShape
 from seedtune.runtime.scoring.batch_loss import split_batch
-from seedtune.runtime.scoring.readout import ReadoutShape
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded
 from tiny_run import START, K, tuner
@@ -130,7 +130,7 @@ def test_the_loop_keeps_to_a_limit_and_learns_the_same(tmp_path):
 
 def test_what_a_readout_will_remember_is_left_free(tmp_path):
     start = replace(START, memory=NEED)
-    learnt = memory_bytes(ReadoutShape(rows=2, width=FakeEngine.hidden_width, answers=2), 64)
+    learnt = memory_bytes(AnswerHeadShape(rows=2, width=FakeEngine.hidden_width, answers=2), 64)
     limit = HELD + 7000 + 7 * 1000 + 500
     asked = {"start": start, "settings": Settings(estimator="readout", lr="auto", batch_size=8)}
     for bytes_left, fits in ((limit + learnt, True), (limit + learnt - 7500, False)):
@@ -151,6 +151,6 @@ def test_what_a_readout_will_remember_is_left_free(tmp_path):
 
 
 def test_a_readout_remembers_so_many_examples_and_no_more():
-    shape = ReadoutShape(rows=1, width=10, answers=3)
+    shape = AnswerHeadShape(rows=1, width=10, answers=3)
     assert memory_bytes(shape, 5) == 5 * memory_bytes(shape, 1)
     assert memory_bytes(shape, 10**6) == memory_bytes(shape, MEMORY)

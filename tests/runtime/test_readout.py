@@ -24,9 +24,14 @@ from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_jour
 from seedtune.runtime.journal.operations import branch, compact, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.answer_head import (
+    AnswerHeadShape,
+    add_head,
+    check_values,
+    score_batch,
+)
 from seedtune.runtime.scoring.batch_loss import BatchLoss
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.scoring.readout import ReadoutShape, add_readout, check_values, score_batch
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, Observation, task_from_spec
 from seedtune.runtime.tuning.tuner import Tuner
@@ -36,7 +41,7 @@ from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 SETTINGS = Settings(
     seed=3, steps=60, batch_size=4, lr="auto", eval_every=4, estimator="readout", best_by="loss"
 )
-SHAPE = ReadoutShape(rows=2, width=6, answers=2)
+SHAPE = AnswerHeadShape(rows=2, width=6, answers=2)
 LONG = replace(SETTINGS, batch_size=1, steps=150, eval_every=25)
 MANY = fake_examples(150)
 
@@ -391,7 +396,7 @@ class TestBatchLoss:
         logp = np.zeros((2, 3, 2), np.float32)
         weights = np.arange(28, dtype=np.float32).reshape(2, 14)
         wanted = weights[1].reshape(2, 7).sum(axis=1)
-        assert (add_readout(logp, inputs, weights)[1] == wanted).all()
+        assert (add_head(logp, inputs, weights)[1] == wanted).all()
 
 
 def real_task(**changes: Any) -> Any:
@@ -405,12 +410,12 @@ COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": 
 class TestRefusals:
     def test_sizes_follow_task_and_program(self) -> None:
         three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
-        assert ReadoutShape.of(ENGINE, three) == ReadoutShape(3, 6, 3)
-        assert ReadoutShape(3, 6, 3).entries == 21
+        assert AnswerHeadShape.of(ENGINE, three) == AnswerHeadShape(3, 6, 3)
+        assert AnswerHeadShape(3, 6, 3).entries == 21
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
-        assert ReadoutShape.of(ENGINE, task) == ReadoutShape(1, 6, 3)
+        assert AnswerHeadShape.of(ENGINE, task) == AnswerHeadShape(1, 6, 3)
 
     @pytest.mark.parametrize(
         "task",
@@ -421,7 +426,7 @@ class TestRefusals:
         ids=["vocabulary", "completion"],
     )
     def test_tasks_without_a_choice(self, tmp_path: Path, task: Any) -> None:
-        with pytest.raises(TuningError, match=r"needs a task of choosing .*; take two-point"):
+        with pytest.raises(TuningError, match=r"needs a task of choosing .*; take another"):
             tuner(tmp_path / "run", task=task, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.scoring.readout import add_readout
+from seedtune.runtime.scoring.answer_head import add_head
 from seedtune.runtime.tasks import Encoded, Task, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 from tokenizers import Tokenizer, processors
@@ -257,13 +257,13 @@ class TestObserve:
         logp = -rng.exponential(2.0, (1, *batch.candidates.shape)).astype(np.float32)
         inputs = rng.standard_normal((1, len(batch.positions), 6)).astype(np.float32)
         inputs[:, :, -1] = 1
-        weights = rng.standard_normal((task.readout_rows, 6)).astype(np.float32)
+        weights = rng.standard_normal((task.head_rows, 6)).astype(np.float32)
         seen = task.observe(logp[0], inputs[0], batch)
         assert seen.gold.tolist() == batch.gold.tolist()
-        assert seen.features.shape == (count, task.answers // task.readout_rows, 6)
+        assert seen.features.shape == (count, task.answers // task.head_rows, 6)
         np.testing.assert_allclose(seen.features[:, :, -1], 1, rtol=1e-6)
         scores = seen.scores + (seen.features @ weights.T).reshape(count, task.answers)
-        whole = add_readout(logp, inputs, weights.reshape(1, -1))
+        whole = add_head(logp, inputs, weights.reshape(1, -1))
         losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(count), batch.gold]
         np.testing.assert_allclose(task.losses(whole, batch)[0], losses, atol=1e-4)
         shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
@@ -283,7 +283,7 @@ class TestObserve:
 
     def test_tasks_without_a_choice_have_nothing_to_observe(self) -> None:
         for task in (make(COMPLETION), make(TASK, objective="vocabulary")):
-            assert (task.answers, task.readout_rows) == (0, 0)
+            assert (task.answers, task.head_rows) == (0, 0)
 
 
 class TestBounds:
