@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,12 @@ class ChosenTask:
         """The task that ``--task`` names, or the bundle's.
 
         Raises:
-            DataError: neither, no such name, or the file is not a JSON object.
+            DataError: neither, no such name, or the file holds no specification (see
+                ``check_spec``).
         """
+        from seedtune.runtime.tasks import check_spec
+        from seedtune.runtime.tasks.row_formats import strict_json
+
         from ..data.named_tasks import TASKS, load_task
 
         if name is None:
@@ -60,24 +63,25 @@ class ChosenTask:
                 "specification"
             )
         try:
-            spec = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not a task specification ({error})") from error
-        if not isinstance(spec, dict):
-            raise DataError(f"{path}: a task specification must be a JSON object")
+        spec = strict_json(text, str(path))
+        try:
+            check_spec(spec)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         return cls(spec, None)
 
     def task_for(self, bundle: Bundle, objective: str, on_long: str) -> Task:
         """The task on a bundle's tokenizer and bounds."""
-        from seedtune.runtime.tasks import task_from_spec
+        from seedtune.runtime.tasks import task_for
 
-        return task_from_spec(
+        return task_for(
+            bundle,
             self.spec,
-            bundle.tokenizer(),
-            bundle.bounds,
-            bundle.pad_id,
-            objective,  # type: ignore[arg-type]  # checked there, with a message for users
-            on_long,  # type: ignore[arg-type]
+            objective=objective,  # type: ignore[arg-type]  # checked there, with a message
+            on_long=on_long,  # type: ignore[arg-type]
         )
 
     def encode(
@@ -94,18 +98,17 @@ class ChosenTask:
         Raises:
             DataError: no file given and the task brings no data, or a row is unusable.
         """
-        from seedtune.runtime.tasks.rows import read_rows
+        from seedtune.runtime.tasks import encode_rows, read_rows
 
         if file is not None:
-            found = [(row, row.where) for row in read_rows(file)]
+            rows = read_rows(file)
         elif self.data is not None:
-            rows = self.data.train if part == "train" else self.data.test
-            name = f"{self.data.name} {part}"
-            found = [(row, f"{name}:{number}") for number, row in enumerate(rows, 1)]
+            own = self.data.train if part == "train" else self.data.test
+            rows = read_rows(own, f"{self.data.name} {part} row")
         else:
             option = "--train" if part == "train" else "--data"
-            raise DataError(f"no examples; give a .jsonl or .csv file with {option}")
-        return [task.encode(row, where, labelled=labelled) for row, where in _spaced(found, limit)]
+            raise DataError(f"no examples; give a file of rows with {option}")
+        return encode_rows(task, _spaced(rows, limit), labelled=labelled)
 
 
 def chosen_values(

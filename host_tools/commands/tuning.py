@@ -135,6 +135,7 @@ def tune(
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.journal.file import Durability
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.tasks import warn_of_examples
     from seedtune.runtime.tuning.budget import Budget, Control, signals
     from seedtune.runtime.tuning.tuner import Tuner
 
@@ -169,6 +170,7 @@ def tune(
         if data is not None or chosen.data is not None
         else []
     )
+    warn_of_examples(the_task, examples, held_out)
     limit_bytes = None if memory_limit is None else _bytes(memory_limit)
     engine = engines.open_engine(opened, threads or "auto", memory_limit=limit_bytes)
     control = Control()
@@ -259,6 +261,8 @@ def predict(
     from seedtune.runtime import engines
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.scoring.evaluation import predict as predict_values
+    from seedtune.runtime.tasks import encode_rows
+    from seedtune.runtime.tasks.rows import Row
 
     output = Output(json)
     if (data is None) == (text is None):
@@ -270,7 +274,7 @@ def predict(
         names = the_task.template.names
         if len(names) != 1:
             raise DataError(f"--text needs a template with one field, this has {len(names)}")
-        examples = [the_task.encode({names[0]: text}, "--text", labelled=False)]
+        examples = encode_rows(the_task, [Row({names[0]: text}, "--text")], labelled=False)
     else:
         examples = chosen.encode("test", data, the_task, labelled=False)
     row, _ = chosen_values(opened, run, values)

@@ -18,7 +18,7 @@ from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands import tuning
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
 
 
@@ -543,7 +543,7 @@ def test_the_estimator_is_the_best_that_task_and_bundle_allow(
         hidden_blocks=[1] if hidden else [],
         basis=fake_basis(12) if directions else None,
     )
-    task = task_from_spec(spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    task = task_for(bundle, spec)
     settings = tuning._settings(tmp_path / "run", {}, bundle, task)
     assert settings.estimator == estimator
     asked = {"estimator": "gauss-newton"}
@@ -553,6 +553,5 @@ def test_the_estimator_is_the_best_that_task_and_bundle_allow(
 
 def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
-    common = bundle.tokenizer(), bundle.bounds, bundle.pad_id
-    task = task_from_spec(TASK, *common, objective="vocabulary")
+    task = task_for(bundle, objective="vocabulary")
     assert tuning._settings(tmp_path / "run", {}, bundle, task).estimator == "two-point"
