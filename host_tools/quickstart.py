@@ -16,7 +16,7 @@ from seedtune.runtime.bundle.exported_values import export_values
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 from .bench.step import sparse_overhead
@@ -67,13 +67,8 @@ def run_quickstart(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
         f"{bundle.K} sensitive values" + (", from last time" if prepared.reused else "")
     )
-    the_task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    train, test = (
-        [the_task.encode(row, f"{task} {part}:{n}") for n, row in enumerate(rows, 1)]
-        for part, rows in (("train", data.train), ("test", data.test))
-    )
+    the_task = task_for(bundle, data.spec, on_long="truncate")
+    train, test = (encode_rows(the_task, rows) for rows in (data.train, data.test))
     # By bundle: a run belongs to the one it began with, and an export may have changed since.
     run = folder / f"run-{task}-{seed}-{bundle.sha256[:8]}"
     settings = Settings(seed=seed, steps=steps, eval_every=EVAL_EVERY, **SETTINGS)

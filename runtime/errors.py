@@ -11,6 +11,10 @@ class SeedtuneError(Exception):
     exit_code = 1
 
 
+class SeedtuneWarning(UserWarning):
+    """Input that works, but probably not as it was meant. One line, with what to write instead."""
+
+
 class DataError(SeedtuneError):
     """A training, evaluation or calibration row or file is unusable."""
 

@@ -17,7 +17,7 @@ from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 TASK = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
@@ -36,12 +36,9 @@ def score(bundle: Bundle, out: Path) -> dict[str, Any]:
 
 
 def tune(bundle: Bundle, folder: Path, steps: int) -> dict[str, Any]:
-    task = task_from_spec(TASK, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [
-        task.encode({"prompt": prompt, "completion": answer}, "row")
-        for prompt in PROMPTS
-        for answer in ANSWERS
-    ]
+    task = task_for(bundle, TASK)
+    rows = [{"prompt": prompt, "completion": word} for prompt in PROMPTS for word in ANSWERS]
+    examples = encode_rows(task, rows)
     engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
     settings = Settings(
         steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"

@@ -18,7 +18,7 @@ from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 STEPS = 40
@@ -38,8 +38,8 @@ ROWS = [
 
 def run_to_the_end(folder: Path, bundle: Bundle) -> str:
     """The whole life of a process on a device: open everything, resume, finish."""
-    task = task_from_spec(SPEC, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(ROWS)]
+    task = task_for(bundle, SPEC)
+    examples = encode_rows(task, ROWS)
     with Tuner(
         NativeEngine(bundle.program_path, bundle.bounds, threads=1),
         Start.of(bundle),

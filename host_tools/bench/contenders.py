@@ -18,7 +18,7 @@ from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.estimators import make_estimator
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks import Encoded, Task, task_for
 
 from ..prepare.prepare import example_batch
 
@@ -121,7 +121,7 @@ def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> BatchLook:
 
 
 def _task(bundle: Bundle) -> Task:
-    return task_from_spec(_SPEC, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    return task_for(bundle, _SPEC)
 
 
 def _examples(bundle: Bundle, rows: int, length: int) -> Sequence[Encoded]:

@@ -38,7 +38,7 @@ def _tune(
     from seedtune.runtime.engines import open_engine
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import task_from_spec
+    from seedtune.runtime.tasks import encode_rows, task_from_spec
     from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(path)
@@ -47,7 +47,7 @@ def _tune(
     task = task_from_spec(
         content["spec"], bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
     )
-    train = [task.encode(row, f"row {number}") for number, row in enumerate(content["rows"], 1)]
+    train = encode_rows(task, content["rows"])
     if what == "tune-binding":
         from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 

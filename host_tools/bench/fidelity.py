@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.scoring.batch_loss import split_batch
-from seedtune.runtime.tasks import Batch, task_from_spec
+from seedtune.runtime.tasks import Batch, encode_rows, task_for
 
 from ..data.calibration import load_calibration
 from ..data.fetch import fetch
@@ -63,10 +63,8 @@ def bench_fidelity(
     loaded = load_causal_lm(str(fetch(MODEL)))
     text = load_calibration(loaded.tokenizer).held_out[:held_out]
     data = load_task(DEFAULT_TASK)
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    examples = [task.encode(row, f"test:{n}") for n, row in enumerate(data.test[:sentences], 1)]
+    task = task_for(bundle, data.spec, on_long="truncate")
+    examples = encode_rows(task, data.test[:sentences])
     batches = [task.collate(part) for part in split_batch(examples, bundle.bounds)]
     values = bundle.values.astype(np.float32)[None]
     losses: dict[str, NDArray[np.float64]] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.tasks import Encoded, task_from_spec
+from seedtune.runtime.tasks import Encoded, encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 
 from ..data.fetch import fetch
@@ -36,10 +36,8 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
     """
     data = load_task("sst2")
     bundle = prepare(str(fetch("smollm2-135m"))).bundle
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(data.train, 1)]
+    task = task_for(bundle, data.spec, on_long="truncate")
+    examples = encode_rows(task, data.train)
     lengths = np.array([example.length for example in examples])
     drawn = np.random.default_rng(0).permutation(len(examples))[: BATCHES * BATCH]
     loose = [[examples[n] for n in part] for part in np.split(drawn, BATCHES)]

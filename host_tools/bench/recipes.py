@@ -14,7 +14,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.loss_noise import LossNoise, measure_loss_noise
 
@@ -115,10 +115,8 @@ def bench_recipes(
 
 def loss_noise(engine: Engine, bundle: Bundle, data: TaskData) -> LossNoise:
     """Noise of the first training batch of seed 0, as the tuner measures it."""
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    train = [task.encode(row, f"train:{n}") for n, row in enumerate(data.train[:512], 1)]
+    task = task_for(bundle, data.spec, on_long="truncate")
+    train = encode_rows(task, data.train[:512])
     lengths = np.array([example.length for example in train])
     batch = [train[n] for n in batch_indices(0, seed=0, lengths=lengths, batch_size=ROWS)]
     return measure_loss_noise(

@@ -63,7 +63,7 @@ def check_task(
 
     task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
     if not directions:  # the shortest text says whether the template leaves room for any
-        generic_examples(task, spec, ["a"], examples=1)
+        generic_examples(task, ["a"], examples=1)
         return
     from ..data.sentences import load_sentences
 
@@ -72,7 +72,7 @@ def check_task(
             f"{directions} directions are more than the {EXAMPLES} texts that they are learned "
             f"from; ask for at most {EXAMPLES}"
         )
-    generic_examples(task, spec, load_sentences(text))
+    generic_examples(task, load_sentences(text))
 
 
 def _check_parent(path: Path) -> None:

@@ -126,7 +126,7 @@ def _bundle(path: Path | None, output: Output) -> Bundle:
 def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[str, Any], list[Row]]:
     """Task specification and training rows; SST-2 where neither is given."""
     from seedtune.runtime.errors import DataError
-    from seedtune.runtime.tasks.rows import Row, read_rows
+    from seedtune.runtime.tasks import read_rows
 
     chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
     if chosen.spec is None:
@@ -134,8 +134,7 @@ def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[st
     if train is not None:
         found = read_rows(train)
     elif chosen.data is not None:
-        name = f"{chosen.data.name} train"
-        found = [Row(row, f"{name}:{number}") for number, row in enumerate(chosen.data.train, 1)]
+        found = read_rows(chosen.data.train, f"{chosen.data.name} train row")
     else:
-        raise DataError("no examples; give a .jsonl or .csv file with --train")
+        raise DataError("no examples; give a file of rows with --train")
     return chosen.spec, found[:: max(1, len(found) // _ROWS_USED)][:_ROWS_USED]

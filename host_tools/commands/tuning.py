@@ -132,6 +132,7 @@ def tune(
     """
     from seedtune.runtime.journal.file import Durability
     from seedtune.runtime.model import open_model
+    from seedtune.runtime.tasks import warn_of_examples
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
@@ -176,6 +177,7 @@ def tune(
             if data is not None or chosen.data is not None
             else []
         )
+        warn_of_examples(the_task, examples, held_out)
         stack.enter_context(signals(control))
         tuner = stack.enter_context(
             model.tuner(
@@ -249,6 +251,9 @@ def predict(
     json: Json = False,
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
+    from seedtune.runtime.tasks import encode_rows
+    from seedtune.runtime.tasks.rows import Row
+
     output = Output(json)
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
@@ -259,7 +264,7 @@ def predict(
             names = model.task.template.names
             if len(names) != 1:
                 raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            examples = [model.task.encode({names[0]: text}, "--text", labelled=False)]
+            examples = encode_rows(model.task, [Row({names[0]: text}, "--text")], labelled=False)
         else:
             examples = chosen.encode("test", data, model.task, labelled=False)
         with output.counting("predicting") as progress:

@@ -24,7 +24,7 @@ from seedtune.runtime.journal.replay import Replay, replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Encoded, Observation, Task, task_from_spec
+from seedtune.runtime.tasks import Encoded, Observation, Task, encode_rows, task_from_spec
 from seedtune.runtime.tasks.rows import Row
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.live_run import examples_sha256
@@ -80,7 +80,7 @@ class Job:
         task = task_from_spec(
             self.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
         )
-        return task, [task.encode(row, row.where) for row in self.rows]
+        return task, encode_rows(task, self.rows)
 
 
 def rehearse(
@@ -148,7 +148,8 @@ def _write_job(job: Job, folder: Path) -> None:
         "kill_after": job.kill_after,
     }
     (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in job.rows]
+    # Fields that the task has no use for may be anything: dates and bytes of a Parquet file.
+    lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in job.rows]
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
 
 

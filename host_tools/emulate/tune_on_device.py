@@ -39,15 +39,14 @@ def tune(
     from seedtune.runtime.engines.executorch_native import NativeEngine
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import task_from_spec
-    from seedtune.runtime.tasks.rows import read_rows
+    from seedtune.runtime.tasks import encode_rows, task_from_spec
     from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(bundle_path)
     bounds = dataclasses.replace(bundle.bounds, length=job["length"])
     spec = job["task"]
     task = task_from_spec(spec, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
-    examples = [task.encode(row, row.where) for row in read_rows(folder / "rows.jsonl")]
+    examples = encode_rows(task, folder / "rows.jsonl")
     engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
     with Tuner(
         engine,

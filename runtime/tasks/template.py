@@ -1,12 +1,17 @@
 """Prompt templates, the text of a field, and shortening a text by a number of tokens."""
 
+import math
 import string
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from ..errors import DataError
+
+_FIELDS_SHOWN = 12
+_DIGITS = 40
 
 
 class Template:
@@ -24,10 +29,10 @@ class Template:
                 if name is None:
                     continue
                 if not name.isidentifier() or format_spec or conversion:
-                    raise ValueError(f"{{{name}}} is not a plain field name")
+                    raise ValueError(f"{name[:40]!r} in braces is not a plain field name")
                 names.append(name)
         except ValueError as error:
-            raise DataError(f"template {text!r}: {error}") from error
+            raise DataError(f"task: template {text[:60]!r}: {error}") from error
         self.names: tuple[str, ...] = tuple(dict.fromkeys(names))
 
     def fields_of(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -47,17 +52,63 @@ def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field as text: strings as they are, numbers and booleans as JSON writes them.
 
     Raises:
-        DataError: the field is missing, null, or an array or object.
+        DataError: the field is missing, null, not a number, an array or an object, or its text
+            is no UTF-8.
     """
-    value = row.get(name)
-    if value is None:
-        have = ", ".join(sorted(map(str, row))) or "none"
-        raise DataError(f"{where}: field {name!r} is missing (fields there: {have})")
+    if name not in row:
+        have = [repr(field) if not _plain(field) else field for field in sorted(map(str, row))]
+        more = f" and {len(have) - _FIELDS_SHOWN} more" if len(have) > _FIELDS_SHOWN else ""
+        shown = ", ".join(have[:_FIELDS_SHOWN]) or "none"
+        raise DataError(f"{where}: field {name!r} is missing (fields there: {shown}{more})")
+    value = row[name]
+    if isinstance(value, np.generic):
+        value = value.item()
+    what = f"{where}: field {name!r}"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        state = "null" if value is None else "not a number, as tables write an empty cell"
+        raise DataError(f"{what} is {state}; fill it in or leave the row out")
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, (str, int, float)):
-        raise DataError(f"{where}: field {name!r} must be text or a number, not {value!r:.40}")
-    return str(value)
+    if isinstance(value, str):
+        check_characters(value, what)
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) < 10**_DIGITS:  # str() refuses thousands of digits
+        return str(value)
+    raise DataError(f"{what} must be text or a number, not {described(value)}")
+
+
+def check_characters(text: str, what: str) -> None:
+    """Refuse text that is no UTF-8: half of a surrogate pair, which tokenizers do not survive.
+
+    Raises:
+        DataError: names the place; ``what`` begins the message.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what} holds half a character, {text[error.start]!r} at place {error.start}, which "
+            "is no UTF-8; mend it or leave it out"
+        ) from error
+
+
+def described(value: Any) -> str:
+    """A value for messages, in a few words: the ``repr`` of one may be endless."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return repr(value[:40])
+    if isinstance(value, float):
+        return f"the number {value!r}"
+    if isinstance(value, int):
+        return f"the number {value}" if abs(value) < 10**_DIGITS else "a number of many digits"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
 
 
 def shorten(text: str, tokens: int, tokenizer: Tokenizer) -> str:
@@ -71,3 +122,7 @@ def shorten(text: str, tokens: int, tokenizer: Tokenizer) -> str:
         return ""
     end = min(offsets[-tokens][0], len(text) - 1)
     return text[:end].rstrip()
+
+
+def _plain(text: str) -> bool:
+    return text.isprintable() and len(text) <= 40

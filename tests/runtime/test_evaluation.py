@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.tasks import Task, task_from_spec
+from seedtune.runtime.tasks import Task, encode_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -91,7 +91,7 @@ def task_of(kind: str) -> Task:
 )
 def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     task = task_of(kind)
-    encoded = [task.encode(row, "f") for row in rows(45)]
+    encoded = encode_rows(task, rows(45))
     weights = np.random.default_rng(0).standard_normal((task.head_rows, 3)) if readout else []
     values = np.array([0.5, -1.0, 2.0, *np.reshape(weights, -1)], dtype=np.float16)
     steps: list[tuple[int, int]] = []
@@ -130,7 +130,7 @@ def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
 def test_examples_of_like_length_run_together() -> None:
     """Sorting by length saves padding: fewer token places than in the given order."""
     task = task_of("classification")
-    encoded = [task.encode(row, "f") for row in rows(64)]
+    encoded = encode_rows(task, rows(64))
     places = 0
 
     class Counting(HashEngine):

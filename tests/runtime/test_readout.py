@@ -33,7 +33,14 @@ from seedtune.runtime.scoring.answer_head import (
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Batch, Encoded, Observation, task_from_spec
+from seedtune.runtime.tasks import (
+    Batch,
+    Encoded,
+    Observation,
+    encode_rows,
+    task_for,
+    task_from_spec,
+)
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
@@ -434,7 +441,7 @@ class TestRefusals:
         ids=["vocabulary", "completion"],
     )
     def test_tasks_without_a_choice(self, tmp_path: Path, task: Any) -> None:
-        with pytest.raises(TuningError, match=r"needs a task of choosing .*; take two-point"):
+        with pytest.raises(TuningError, match=r"needs a task of choosing .*; take another"):
             tuner(tmp_path / "run", task=task, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
 
@@ -560,8 +567,8 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
     bundle: Bundle, tmp_path: Path
 ) -> None:
     engine = open_engine(bundle)
-    task = task_from_spec(TASK, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(ROWS)]
+    task = task_for(bundle, TASK)
+    examples = encode_rows(task, ROWS)
     arguments = engine, Start.of(bundle), task, examples
     options = {"folder": tmp_path / "run", "eval_examples": examples}
     its = replace(SETTINGS, batch_size=4, eval_every=1)
