@@ -15,6 +15,7 @@ from .follow import follow
 from .inputs import ChosenTask, chosen_values
 from .options import (
     BundlePath,
+    EngineName,
     FromRun,
     FromValues,
     Json,
@@ -120,10 +121,8 @@ def tune(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads. Default: the count that is fastest here."),
-    ] = None,
+    engine: EngineName = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Tune a bundle with forward passes; resumes RUN if it has a journal.
@@ -170,13 +169,15 @@ def tune(
         else []
     )
     limit_bytes = None if memory_limit is None else _bytes(memory_limit)
-    engine = engines.open_engine(opened, threads or "auto", memory_limit=limit_bytes)
     control = Control()
     began = time.monotonic()
     with (
+        engines.open_engine(
+            opened, threads or "auto", name=engine, memory_limit=limit_bytes
+        ) as running,
         signals(control),
         Tuner(
-            engine,
+            running,
             Start.of(opened),
             the_task,
             examples,
@@ -212,6 +213,7 @@ def evaluate(
     limit: Limit = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -226,17 +228,20 @@ def evaluate(
     the_task = chosen.task_for(opened, objective, on_long)
     examples = chosen.encode("test", data, the_task, limit=limit)
     row, origin = chosen_values(opened, run, values)
-    engine = engines.open_engine(opened, threads)
-    began = time.monotonic()
-    with output.counting("evaluating") as progress:
-        found = evaluate_values(engine, the_task, examples, row, opened.bounds, progress)
+    with (
+        engines.open_engine(opened, threads or "auto", name=engine) as running,
+        output.counting("evaluating") as progress,
+    ):
+        began = time.monotonic()
+        found = evaluate_values(running, the_task, examples, row, opened.bounds, progress)
+        seconds = time.monotonic() - began
     output.result(
         {
             "loss": found.loss,
             the_task.metric_name: found.metric,
             "examples": found.examples,
             "forwards": found.forwards,
-            "seconds": time.monotonic() - began,
+            "seconds": seconds,
             "values": origin,
         }
     )
@@ -252,6 +257,7 @@ def predict(
     run: FromRun = None,
     values: FromValues = None,
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -274,9 +280,11 @@ def predict(
     else:
         examples = chosen.encode("test", data, the_task, labelled=False)
     row, _ = chosen_values(opened, run, values)
-    engine = engines.open_engine(opened, threads)
-    with output.counting("predicting") as progress:
-        found = predict_values(engine, the_task, examples, row, opened.bounds, progress)
+    with (
+        engines.open_engine(opened, threads or "auto", name=engine) as running,
+        output.counting("predicting") as progress,
+    ):
+        found = predict_values(running, the_task, examples, row, opened.bounds, progress)
     answers = [{"answer": item.answer, "scores": item.scores} for item in found]
     if json:
         output.result({"predictions": answers})

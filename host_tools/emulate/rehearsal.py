@@ -190,7 +190,8 @@ def _compared(
         raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
     lengths = np.array([example.length for example in examples])
     labels = np.array([example.gold for example in examples])
-    loss = BatchLoss(open_engine(bundle), task, bundle.bounds)
+    engine = open_engine(bundle)
+    loss = BatchLoss(engine, task, bundle.bounds)
     nudge = 1 + _NUDGE * np.random.default_rng(0).standard_normal(bundle.K).astype(np.float32)
     device, host, nudged = [], [], []
     for line in read_metrics(run):
@@ -213,6 +214,7 @@ def _compared(
         device.append(line["losses"])
         host.append(loss(batch, rows))
         nudged.append(loss(batch, rows * nudge))
+    engine.close()
     apart, rounding = np.abs(np.subtract(device, host)), np.abs(np.subtract(nudged, host))
     return {
         "loss_mean": float(np.mean(host)),
