@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 from compiler import needs_compiler
 from exported_bundle import BOUNDS, arrays, request
-from seedtune.runtime.bundle import Bounds, Bundle
+from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
 from seedtune.runtime.engines import executorch_native as native
 from seedtune.runtime.engines import executorch_native_build as native_build
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.contract import EngineUnavailable
 from seedtune.runtime.engines.executorch_native import NativeEngine, NativeProgram
-from seedtune.runtime.errors import EngineError
+from seedtune.runtime.errors import BundleError, EngineError
 from seedtune.runtime.tasks import Batch
 
 pytestmark = needs_compiler
@@ -391,3 +393,47 @@ class TestBuild:
         monkeypatch.setattr(native_build, "SOURCE", source)
         names.add(native_build.built_path(tmp_path, "linux-a").name)
         assert len(names) == 4
+
+
+class TestOpening:
+    def test_what_is_mapped_is_the_file_that_was_checked(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Swapped between the check and the mapping, and before the check."""
+        shutil.copytree(bundle.path, tmp_path / "b")
+        copy = open_bundle(tmp_path / "b")
+        asked = request(copy, **MOST)
+        with open_engine(bundle, name="executorch-native") as engine:
+            wanted = engine.score(*asked).logp
+        real, data = native.NativeEngine, copy.program_path.read_bytes()
+
+        def swapped(*arguments: Any, **more: Any) -> NativeEngine:
+            copy.program_path.rename(tmp_path / "away")
+            copy.program_path.write_bytes(data[:-9] + bytes(9))
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(native, "NativeEngine", swapped)
+        with open_engine(copy, name="executorch-native") as engine:
+            np.testing.assert_array_equal(engine.score(*asked).logp, wanted)
+        with pytest.raises(BundleError, match=r"b/program.pte: altered"):
+            open_engine(copy, name="executorch-native")
+
+    @pytest.mark.parametrize("name", ["executorch-native", "executorch-binding"])
+    def test_errors_name_the_file_and_not_how_it_was_opened(
+        self, bundle: Bundle, name: str
+    ) -> None:
+        batch, values = request(bundle, **MOST)
+        wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
+        with open_engine(bundle, name=name) as engine:
+            with pytest.raises(EngineError, match=rf"{bundle.program_path}: .*failed") as told:
+                engine.score(wrong, values)
+            assert "/proc" not in str(told.value)
+            assert engine.score(batch, values).hidden is not None
+
+    def test_a_program_of_other_sizes_than_the_bundle_says(self, bundle: Bundle) -> None:
+        fewer = replace(bundle, hidden_blocks=bundle.hidden_blocks[1:])
+        with pytest.raises(EngineError, match="hidden states of width 96, the bundle says 64"):
+            open_engine(fewer, name="executorch-native")
+        fewer = replace(bundle, values=bundle.values[1:])
+        with pytest.raises(EngineError, match=f"takes {bundle.K} values, the bundle says"):
+            open_engine(fewer, name="executorch-native")
