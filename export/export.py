@@ -12,7 +12,7 @@ from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, write
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from .lower.lower import example_inputs, lower, trace
+from .lower.lower import PROGRAM, example_inputs, lower, trace
 from .model.load_model import LoadedModel, load_causal_lm
 from .program.score_program import ScoreProgram
 from .program.sensitive_linear import ProbeValues, Surgery, input_groups, insert_sensitive_linears
@@ -109,7 +109,8 @@ def export_bundle(
     buffer = lower(traced, lambda done, total: progress("lower", done, total))
     return write_bundle(
         output,
-        program=buffer,
+        programs=[PROGRAM],
+        files={PROGRAM.files[0]: buffer},
         values=surgery.values,
         indices=surgery.indices,
         layers=[Layer(*layer) for layer in surgery.layers],

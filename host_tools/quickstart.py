@@ -72,16 +72,18 @@ def run_quickstart(
     # By bundle: a run belongs to the one it began with, and an export may have changed since.
     run = folder / f"run-{task}-{seed}-{bundle.sha256[:8]}"
     settings = Settings(seed=seed, steps=steps, eval_every=EVAL_EVERY, **SETTINGS)
-    engine = open_engine(bundle, threads)
-    with Tuner(
-        engine,
-        Start.of(bundle),
-        the_task,
-        train,
-        folder=run,
-        settings=settings,
-        eval_examples=test,
-    ) as tuner:
+    with (
+        open_engine(bundle, threads or "auto") as engine,
+        Tuner(
+            engine,
+            Start.of(bundle),
+            the_task,
+            train,
+            folder=run,
+            settings=settings,
+            eval_examples=test,
+        ) as tuner,
+    ):
         follow(tuner, output, metric=the_task.metric_name, held_out=len(test))
         tuned = tuner.tuned()
         first = tuner.history.evaluations[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
-from seedtune.runtime.engines.executorch_native import NativeEngine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
@@ -41,7 +41,7 @@ def run_to_the_end(folder: Path, bundle: Bundle) -> str:
     task = task_for(bundle, SPEC)
     examples = encode_rows(task, ROWS)
     with Tuner(
-        NativeEngine(bundle.program_path, bundle.bounds, threads=1),
+        open_engine(bundle, 1),
         Start.of(bundle),
         task,
         examples,

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle import Bounds, Program
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
@@ -38,6 +38,8 @@ from .plan_memory import lowest_place
 from .quiet import quiet
 
 METHOD = "score"
+PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
+"""What a manifest says of what ``lower`` returns."""
 
 _PASSES = {
     "XNNPACKRemoveCloneOpsTransform",

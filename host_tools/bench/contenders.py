@@ -7,6 +7,7 @@ skips the output head's other positions less than another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from seedtune.runtime.tasks import Encoded, Task, task_for
 from ..prepare.prepare import example_batch
 
 Step = Callable[[], object]
+_CORES = len(os.sched_getaffinity(0))
+"""Threads of all, as torch takes them."""
 
 _SPEC = {
     "kind": "classification",
@@ -34,17 +37,18 @@ _SPEC = {
 
 def dense_forward(bundle: Bundle, program: Path, rows: int, length: int) -> Step:
     """A forward of the int4 program without the sparse term."""
-    return _forward(bundle, NativeEngine(program, bundle.bounds), np.zeros(1), rows, length)
+    engine = NativeEngine(program, bundle.bounds, threads=_CORES)
+    return _forward(bundle, engine, np.zeros(1), rows, length)
 
 
 def sparse_forward(bundle: Bundle, rows: int, length: int) -> Step:
     """A forward of the bundle's program."""
-    return _forward(bundle, open_engine(bundle), bundle.values, rows, length)
+    return _forward(bundle, open_engine(bundle, _CORES), bundle.values, rows, length)
 
 
 def spsa_step(bundle: Bundle, rows: int, length: int) -> Step:
     """A two-point step as the loop does it: perturb, both losses, update."""
-    look = _look(bundle, open_engine(bundle), rows, length)
+    look = _look(bundle, open_engine(bundle, _CORES), rows, length)
     estimator = make_estimator(Settings(estimator="two-point"))
     values = bundle.values.astype(np.float32)
 

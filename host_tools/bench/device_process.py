@@ -48,19 +48,15 @@ def _tune(
         content["spec"], bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
     )
     train = encode_rows(task, content["rows"])
-    if what == "tune-binding":
-        from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
-
-        engine: Any = ExecutorchBinding(
-            bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
-        )
-    else:
-        engine = open_engine(bundle)
+    name = "executorch-binding" if what == "tune-binding" else None
+    # Of all cores: measuring which count is fastest is no part of a start but the first.
+    engine = open_engine(bundle, len(os.sched_getaffinity(0)), name=name)
     settings = Settings(
         steps=steps, batch_size=rows, estimator="two-point", eps=1e-2, lr=1e-5, eval_every=0
     )
     moments = []
     with (
+        engine,
         tempfile.TemporaryDirectory() as folder,
         Tuner(engine, Start.of(bundle), task, train, folder=folder, settings=settings) as tuner,
     ):

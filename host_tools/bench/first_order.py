@@ -134,9 +134,10 @@ def _step_seconds(
     its = resolved_settings({**ours.rows[0]["settings"], "seed": 0})
     adapter = Adapter(cell, settings)
     with (
+        open_engine(opened, threads or "auto") as engine,
         tempfile.TemporaryDirectory() as folder,
         Tuner(
-            open_engine(opened, threads),
+            engine,
             Start.of(opened),
             cell.task,
             cell.train,

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from ..data.calibration import load_calibration
 from ..data.named_tasks import TaskData
-from .fidelity import perplexity
+from .fidelity import engine_score, perplexity
 from .learning import encode
 from .torch_engine import TorchEngine
 
@@ -68,7 +68,7 @@ class FloatTask:
         if self.generic_text is None:
             return None
         none = np.zeros((1, 0), np.float32)
-        score = TorchEngine(self.model).score
+        score = engine_score(TorchEngine(self.model))
         return perplexity(score, self.generic_text, none, DEFAULT_BOUNDS)
 
 

@@ -14,7 +14,7 @@ from seedtune.runtime.journal.start import Start
 from ..data.calibration import load_calibration
 from ..data.named_tasks import TaskData
 from ..estimate.process_memory import peak_resident_bytes
-from .fidelity import perplexity
+from .fidelity import engine_score, perplexity
 from .learning import Progress, described, encode, tune
 from .quality_methods import tuner_settings
 
@@ -33,7 +33,7 @@ def run(
     task, train, test = encode(
         data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
     )
-    engine, start = open_engine(bundle, settings["threads"]), Start.of(bundle)
+    engine, start = open_engine(bundle, settings["threads"] or "auto"), Start.of(bundle)
     run_folder = folder / "run"
     found = tune(engine, start, task, train, test, tuner_settings(settings), run_folder, progress)
     found |= described(bundle)
@@ -45,7 +45,8 @@ def run(
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values
         found["generic_perplexity"] = {
-            when: perplexity(engine.score, text, values[None], bundle.bounds)
+            when: perplexity(engine_score(engine), text, values[None], bundle.bounds)
             for when, values in (("before", start.values), ("after", last))
         }
+    engine.close()
     return found

@@ -50,8 +50,8 @@ def learn(
     """
     task, train, test = encode(data, bundle.tokenizer(), bundle.bounds, bundle.pad_id, test_rows)
     folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
-    engine = open_engine(bundle, threads)
-    found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
+    with open_engine(bundle, threads or "auto") as engine:
+        found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
     return {**found, **described(bundle)}
 
 

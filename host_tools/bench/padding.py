@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import Engine, Scores, open_engine
 from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.tasks import Encoded, encode_rows, task_for
+from seedtune.runtime.tasks import Batch, Encoded, encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 
 from ..data.fetch import fetch
@@ -67,6 +67,7 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
         run(name)()
         places[name] = engine.places / real[name]
     seconds, ratios = in_turns({name: run(name) for name in batches}, turns)
+    engine.close()
     return write_figures(
         "padding",
         {
@@ -90,14 +91,17 @@ def _padded(example: Encoded, length: int) -> Encoded:
     return replace(example, tokens=tokens)
 
 
-class _Counting:
+class _Counting(Engine):
     """An engine that counts the token places of its passes, a probe."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.entries, self.hidden_width = engine.entries, engine.hidden_width
         self.places = 0
 
-    def score(self, tokens: NDArray[np.int64], *rest: Any) -> NDArray[np.float32]:
-        self.places += tokens.size
-        scores: NDArray[np.float32] = self._engine.score(tokens, *rest)
-        return scores
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        self.places += batch.tokens.size
+        return self._engine.score(batch, values)
+
+    def close(self) -> None:
+        self._engine.close()

@@ -24,7 +24,7 @@ from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
 from .contenders import dense_forward, sparse_forward
-from .fidelity import perplexity
+from .fidelity import engine_score, perplexity
 from .figures import RESULTS, say, write_figures
 from .learning import Progress, learn
 from .step import LENGTH, ROWS
@@ -77,12 +77,13 @@ def bench_recipes(
         options = RECIPES[name]
         prepared = variant(_slug(name), base, **options) if options else base
         bundle = bundles[name] = prepared.bundle
-        engine = open_engine(bundle, threads)
         values = bundle.values.astype(np.float32)[None]
-        noise = loss_noise(engine, bundle, data)
+        with open_engine(bundle, threads or "auto") as engine:
+            noise = loss_noise(engine, bundle, data)
+            generic = perplexity(engine_score(engine), text, values, bundle.bounds)
         rows[name] = {
             **noise_figures(noise),
-            "perplexity": perplexity(engine.score, text, values, bundle.bounds),
+            "perplexity": generic,
             "curve": learn(
                 bundle,
                 data,

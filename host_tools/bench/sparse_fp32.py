@@ -32,7 +32,8 @@ def run(
     bundle = open_bundle(settings["bundle"])
     random = settings["mask"] == "random"
     places = random_places(cell.model, bundle.K, settings["seed"]) if random else mask_of(bundle)
-    engine = TorchEngine(cell.model, places)
+    own = tuner_settings(settings)
+    engine = TorchEngine(cell.model, places, hidden=own.estimator == "readout")
     identity = hashlib.sha256()
     for name, flat in places.items():
         identity.update(name.encode() + flat.tobytes())
@@ -44,7 +45,7 @@ def run(
         cell.task,
         cell.train,
         cell.test,
-        tuner_settings(settings),
+        own,
         run_folder,
         progress,
     )

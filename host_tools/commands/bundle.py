@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,13 +99,29 @@ def _described(bundle: Bundle) -> dict[str, Any]:
         "path": str(bundle.path),
         "sha256": bundle.sha256,
         **{name: manifest[name] for name in ("version", "model", "mask", "quantisation")},
-        "bounds": manifest["program"]["bounds"],
+        "programs": [dataclasses.asdict(program) for program in bundle.programs],
+        "engines": _engines(bundle),
+        "bounds": dataclasses.asdict(bundle.bounds),
+        "hidden_width": bundle.hidden_width,
         "tokenizer": manifest["tokenizer"],
         "task": bundle.task,
         "parts": manifest["parts"],
         "bytes": sum(part["bytes"] for part in manifest["parts"].values()),
         "layers": manifest["layers"],
     }
+
+
+def _engines(bundle: Bundle) -> dict[str, str]:
+    """Of each engine for the bundle's programs, best first: what it does or lacks here."""
+    from seedtune.runtime.engines import engines_of
+
+    found: dict[str, str] = {}
+    for name, module, program in engines_of(bundle):
+        reason = module.unavailable()
+        chosen = not any(told.startswith("runs") for told in found.values())
+        works = f"{'runs' if chosen else 'could run'} the {program.format} program"
+        found[name] = f"not here: {reason}" if reason else works
+    return found
 
 
 def _shown(bundle: Bundle) -> Any:

@@ -11,7 +11,7 @@ from seedtune.runtime.errors import DownloadError, SeedtuneError
 
 from .early import check_bundle_folder, check_file, check_task
 from .inputs import ChosenTask, model_source
-from .options import Fraction, Json, Mask, Source
+from .options import EngineName, Fraction, Json, Mask, Source
 from .output import Output
 
 if TYPE_CHECKING:
@@ -177,19 +177,27 @@ def export(
             min=0, help="To learn for the task's prompt, for the estimator gauss-newton; 0: none."
         ),
     ] = 0,
-    probes: Annotated[int, typer.Option(min=1, help="Bound: value rows in one pass.")] = 2,
+    probes: Annotated[
+        int | None, typer.Option(min=1, help="Bound: value rows in one pass. Default: 2.")
+    ] = None,
     rows: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Bound: rows of full length in one pass; more if shorter. Not the batch."
+            min=1,
+            help="Bound: rows of full length in one pass; more if shorter. Not the batch. "
+            "Default: 2.",
         ),
-    ] = 2,
-    length: Annotated[int, typer.Option(min=2, help="Bound: tokens of a row.")] = 128,
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Bound: tokens of a row. Default: 128.")
+    ] = None,
     positions: Annotated[
         int | None,
         typer.Option(min=1, help="Bound: scored positions in one pass. Default: the length."),
     ] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Bound: tokens scored a position.")] = 8,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Bound: tokens scored a position. Default: 16.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
@@ -197,13 +205,23 @@ def export(
     import shutil
     import tempfile
     import time
+    from dataclasses import replace
 
-    from seedtune.runtime.bundle import Bounds, pack_bundle
+    from seedtune.runtime.bundle import DEFAULT_BOUNDS, pack_bundle
     from tokenizers import Tokenizer
 
     output = Output(json)
     spec = None if task is None else ChosenTask.of(task, None).spec
-    bounds = Bounds(probes, rows, length, positions or length, candidates)
+    given = {
+        "probes": probes,
+        "rows": rows,
+        "length": length,
+        "positions": positions or length,
+        "candidates": candidates,
+    }
+    bounds = replace(
+        DEFAULT_BOUNDS, **{name: size for name, size in given.items() if size is not None}
+    )
     archive = bundle.suffix == ".seedtune"
     (check_file if archive else check_bundle_folder)(bundle)
     from seedtune.export.profile.masks import build_mask, mask_method
@@ -296,9 +314,7 @@ def estimate(
     rows: Annotated[int, typer.Option(min=1, help="Token rows of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
     fraction: Fraction = 0.001,
-    engine: Annotated[
-        str, typer.Option(metavar="torch|native", help="Python binding, or the runtime alone.")
-    ] = "native",
+    engine: EngineName = None,
     sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="While profiling.")
@@ -337,7 +353,7 @@ def estimate(
             bounds,
             rows=rows,
             length=length,
-            engine=engine,  # type: ignore[arg-type]  # checked there, with a message for users
+            engine=engine,
             fraction=fraction,
             speed=speed,
         ),

@@ -16,6 +16,7 @@ from .follow import follow
 from .inputs import ChosenTask, load_chosen, task_of_run
 from .options import (
     BundlePath,
+    EngineName,
     FromRun,
     FromValues,
     Json,
@@ -119,10 +120,8 @@ def tune(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads. Default: the count that is fastest here."),
-    ] = None,
+    engine: EngineName = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Tune a bundle with forward passes; resumes RUN if it has a journal.
@@ -166,6 +165,7 @@ def tune(
                 task=task_of_run(run) if chosen.spec is None else chosen.spec,
                 objective=objective,  # type: ignore[arg-type]  # checked there, for users
                 on_long=on_long,  # type: ignore[arg-type]
+                engine=engine,
                 threads=threads or "auto",
                 memory_limit=None if memory_limit is None else _bytes(memory_limit),
             )
@@ -213,13 +213,14 @@ def evaluate(
     limit: Limit = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, objective, on_long, threads) as model:
+    with _open(bundle, chosen, objective, on_long, engine, threads) as model:
         origin = load_chosen(model, run, values)
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
@@ -247,6 +248,7 @@ def predict(
     run: FromRun = None,
     values: FromValues = None,
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -258,7 +260,7 @@ def predict(
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, "label_words", on_long, threads) as model:
+    with _open(bundle, chosen, "label_words", on_long, engine, threads) as model:
         load_chosen(model, run, values)
         if text is not None:
             names = model.task.template.names
@@ -309,7 +311,12 @@ def _bytes(text: str) -> int:
 
 
 def _open(
-    bundle: Path, chosen: ChosenTask, objective: str, on_long: str, threads: int | None
+    bundle: Path,
+    chosen: ChosenTask,
+    objective: str,
+    on_long: str,
+    engine: str | None,
+    threads: int | None,
 ) -> Model:
     from seedtune.runtime.model import open_model
 
@@ -318,6 +325,7 @@ def _open(
         task=chosen.spec,
         objective=objective,  # type: ignore[arg-type]  # checked there, for users
         on_long=on_long,  # type: ignore[arg-type]
+        engine=engine,
         threads=threads or "auto",
     )
 

@@ -236,6 +236,7 @@ def _compared(
                 seen, before.values, eps=settings.resolved_eps, **key
             )
             found.append(measured.losses.mean(axis=1))
+    engine.close()
     apart, rounding = np.abs(np.subtract(device, host)), np.abs(np.subtract(nudged, host))
     return {
         "loss_mean": float(np.mean(host)),

@@ -36,7 +36,7 @@ def tune(
 
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.bundle.exported_values import values_sha256
-    from seedtune.runtime.engines.executorch_native import NativeEngine
+    from seedtune.runtime.engines import open_engine
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
     from seedtune.runtime.tasks import encode_rows, task_from_spec
@@ -47,15 +47,17 @@ def tune(
     spec = job["task"]
     task = task_from_spec(spec, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
     examples = encode_rows(task, folder / "rows.jsonl")
-    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
-    with Tuner(
-        engine,
-        Start.of(bundle),
-        task,
-        examples,
-        folder=folder / "run",
-        settings=Settings(**job["settings"]),
-    ) as tuner:
+    with (
+        open_engine(bundle, 1) as engine,
+        Tuner(
+            engine,
+            Start.of(bundle),
+            task,
+            examples,
+            folder=folder / "run",
+            settings=Settings(**job["settings"]),
+        ) as tuner,
+    ):
         resumed_at = tuner.history.steps
         start_seconds = time.monotonic() - began
         for report in tuner:

@@ -10,15 +10,15 @@ from safetensors.numpy import load as load_safetensors
 from tokenizers import Tokenizer
 
 from ..errors import BundleError
-from .manifest import TOKENIZER, Layer
+from .manifest import Layer
 
 
 def parse_values(
-    file: Path, layers: Sequence[Layer]
+    data: bytes, file: Path, layers: Sequence[Layer]
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
     """The two arrays of ``values.safetensors``, checked against the layers."""
     try:
-        tensors = load_safetensors(read_part(file))
+        tensors = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{file}: not a safetensors file ({error})") from error
     if set(tensors) != {"values", "indices"}:
@@ -56,11 +56,11 @@ def parse_values(
     return values, indices
 
 
-def parse_tokenizer(data: bytes, folder: Path) -> Tokenizer:
+def parse_tokenizer(data: bytes, file: Path) -> Tokenizer:
     try:
         tokenizer: Tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises bare Exception for whatever it cannot parse
-        raise BundleError(f"{folder / TOKENIZER}: not a tokenizer file ({error})") from error
+        raise BundleError(f"{file}: not a tokenizer file ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

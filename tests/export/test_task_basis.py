@@ -93,7 +93,7 @@ def test_the_program_moves_as_the_host_says(bundle: Bundle, loaded: LoadedModel)
         for sign in (1, -1):
             values[1] = values[0]
             basis.add_one(values[1], number, sign * 0.5 / float(basis.shifts[number]))
-            logp = engine.score(batch.tokens, batch.positions, batch.candidates, values)
+            logp = engine.score(batch, values).logp
             ends.append((logp[1, :, 1] - logp[1, :, 0]).astype(np.float64))
         shift = (ends[0] - ends[1]) / 2
         assert 0.2 < np.sqrt(np.mean(shift**2)) < 1.2

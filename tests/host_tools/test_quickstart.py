@@ -11,6 +11,8 @@ from seedtune.host_tools.commands.output import Output
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.host_tools.prepare.prepare import Prepared
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.tasks import Batch
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(
@@ -21,15 +23,15 @@ DATA = TaskData(
 )
 
 
-class FirstValueEngine:
+class FirstValueEngine(Engine):
     """Prefers the label that the first value names."""
 
     entries, hidden_width = 12, 0
 
-    def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:
+    def score(self, batch: Batch, values: Any) -> Scores:
         first = np.tanh(values[:, :1, None])
         found = np.concatenate([-first, first], axis=2) - 2
-        return np.tile(found, (1, len(positions), 1)).astype(np.float32)
+        return Scores(np.tile(found, (1, len(batch.positions), 1)).astype(np.float32), None)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import Scores, open_engine
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, Ground
 from seedtune.runtime.estimators import readout as estimator_module
@@ -107,10 +107,7 @@ class TestRun:
             assert len(list(live)) == 16 and live.stop_reason == "all 16 steps done"
         features = replay(tmp_path, START).estimator.state["features"]
         batch = FakeTask().collate(TRAIN)
-        _, hidden = ENGINE.score_hidden(
-            batch.tokens, batch.positions, batch.candidates, START.values[None]
-        )
-        wanted = hidden[0].astype(np.float16)
+        wanted = ENGINE.score(batch, START.values[None]).hidden[0].astype(np.float16)
         assert sorted(map(bytes, features)) == sorted(map(bytes, wanted))
 
     def test_the_sensitive_values_stay_as_they_are(self, tmp_path: Path) -> None:
@@ -306,12 +303,12 @@ class Spoilt(FakeEngine):
         super().__init__(K)
         self.at, self.logp, self.hidden = at, np.float32(logp), np.float32(hidden)
 
-    def score_hidden(self, *request: Any) -> tuple[np.ndarray, np.ndarray]:
-        logp, hidden = super().score_hidden(*request)
+    def score(self, batch: Batch, values: np.ndarray) -> Scores:
+        scores = super().score(batch, values)
         if len(self.calls) == self.at:
-            logp[0, 1, 0] += self.logp
-            hidden[0, 1, 3] += self.hidden
-        return logp, hidden
+            scores.logp[0, 1, 0] += self.logp
+            scores.hidden[0, 1, 3] += self.hidden
+        return scores
 
 
 SPOILT = [{"logp": np.nan}, {"logp": -np.inf}, {"hidden": np.nan}, {"hidden": np.inf}]
