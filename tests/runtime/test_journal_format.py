@@ -358,7 +358,7 @@ def test_crafted_headers_are_refused_before_anything_is_made_from_them(change, m
 
 
 def test_a_header_that_could_not_be_read_again_is_not_written():
-    with pytest.raises(JournalError, match="cannot start a journal .*scalar_count"):
+    with pytest.raises(JournalError, match=r"cannot start a journal .*scalar_count"):
         header(2**25).encode()
 
 
