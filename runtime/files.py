@@ -69,6 +69,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Put a folder's files on the disk, before a rename makes them visible."""
+    for file in folder.iterdir():
+        with open(file, "rb+") as opened:
+            os.fsync(opened.fileno())
+    sync_folder(folder)
+
+
 @contextlib.contextmanager
 def workplace(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` to make it in, gone at the end.

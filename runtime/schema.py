@@ -36,8 +36,8 @@ class Real(NamedTuple):
 class Text(NamedTuple):
     """A string that the regular expression matches whole."""
 
-    pattern: str = r"(?s:.{0,1000})"
-    said: str = "a text of at most 1000 characters"
+    pattern: str = r"[^\x00-\x1f\x7f]{0,1000}"
+    said: str = "one line of at most 1000 characters"
 
 
 class Maybe(NamedTuple):
