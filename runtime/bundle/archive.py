@@ -3,28 +3,23 @@
 import hashlib
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
-from ..files import default_cache
+from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
 from .manifest import MANIFEST, Manifest, parse_manifest
 
 _CHUNK = 1 << 20
+_LARGEST_MANIFEST = 1 << 24
 
 
 def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
     """Write the manifest and ``parts`` of ``folder`` into ``file``, whole or not at all."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be written: {error.strerror}") from error
-    work = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with workplace(file) as work, (work / "archive").open("wb") as stream:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
                 for part in (MANIFEST, *parts):
                     # A fixed date and mode: the same bundle packs to the same bytes.
@@ -35,12 +30,11 @@ def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
                         shutil.copyfileobj(source, target, _CHUNK)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(work, 0o644)  # mkstemp makes it private
-        os.replace(work, file)
+            stream.close()
+            os.replace(work / "archive", file)
+        sync_folder(file.parent)
     except OSError as error:
         raise BundleError(f"{file}: cannot be written: {error.strerror}") from error
-    finally:
-        work.unlink(missing_ok=True)
     return file
 
 
@@ -57,9 +51,12 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = _check_entries(archive, file)
+            if entries[MANIFEST].file_size > _LARGEST_MANIFEST:
+                raise BundleError(f"{file}: {MANIFEST} has {entries[MANIFEST].file_size} bytes")
             manifest = parse_manifest(archive.read(entries[MANIFEST]), file)
             _check_names(set(entries), manifest, file)
             folder = (cache or default_cache()) / "bundles" / manifest.sha256
+            clean_up(folder.parent)
             if folder.is_dir():
                 # The archive itself is still checked: a damaged copy must not pass as a good one.
                 for name in manifest.parts:
@@ -106,6 +103,12 @@ def _check_part(
     target: IO[bytes] | None,
 ) -> None:
     """Hash one entry, copying it to ``target`` if given, and compare it with the manifest."""
+    size = manifest.parts[entry.filename].bytes
+    if entry.file_size != size:  # before any of it is written
+        raise BundleError(
+            f"{file}: {entry.filename} has {entry.file_size} bytes, the manifest says {size}: "
+            "truncated or altered; copy it again"
+        )
     digest = hashlib.sha256()
     with archive.open(entry) as stream:
         while chunk := stream.read(_CHUNK):
@@ -125,20 +128,16 @@ def _unpack(
 ) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".unpack.", dir=folder.parent))
+        with workplace(folder) as work:
+            new = work / "bundle"
+            new.mkdir()
+            for name in manifest.parts:
+                with (new / name).open("wb") as target:
+                    _check_part(archive, entries[name], manifest, file, target)
+            (new / MANIFEST).write_bytes(archive.read(entries[MANIFEST]))
+            sync_tree(new)
+            replace_folder(new, folder)  # another process may have unpacked the same bundle first
     except OSError as error:
         raise BundleError(
             f"{folder.parent}: cannot unpack {file} there: {error.strerror}; set SEEDTUNE_CACHE"
         ) from error
-    try:
-        for name in manifest.parts:
-            with (work / name).open("wb") as target:
-                _check_part(archive, entries[name], manifest, file, target)
-        (work / MANIFEST).write_bytes(archive.read(entries[MANIFEST]))
-        try:
-            os.rename(work, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process unpacked the same bundle first
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

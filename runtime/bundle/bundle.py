@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ..errors import BundleError
+from ..files import clean_up
 from .archive import unpack_archive
 from .basis import Basis, parse_basis
 from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
@@ -139,6 +140,8 @@ def open_bundle(path: str | Path, *, cache: Path | None = None) -> Bundle:
             reader's, or two parts disagree. The message names the part.
     """
     path = Path(path)
+    if not path.exists():
+        clean_up(path.parent)  # puts back what a process killed in replacing it moved away
     if path.is_file():
         folder = unpack_archive(path, cache)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import BundleError
+from ..schema import SHA256, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
 VERSION = 2
@@ -24,21 +25,21 @@ _PROGRAM_FILE = re.compile(r"[a-z][a-z0-9_-]{0,63}\.(pte|onnx|safetensors|json)"
 """Names of programs' files: plain, in one case, since a file system may know no other."""
 
 _Number = (int, float)
-_PART_SCHEMA = {"sha256": str, "bytes": int}
-# Field -> type, tuple of types, or a nested mapping. A field that is not listed is allowed:
-# readers of one version ignore what a later writer of the same version adds.
+_PART_SCHEMA = {"sha256": SHA256, "bytes": Whole()}
+# See ``schema``. A field that is not listed is allowed: readers of one version ignore what a later
+# writer of the same version adds.
 _BOUNDS_SCHEMA = dict.fromkeys(("probes", "rows", "length", "positions", "candidates"), int)
 _SCHEMA: dict[str, Any] = {
     "model": {
-        "name": str,
-        "architecture": str,
+        "name": Text(),
+        "architecture": Text(),
         "sha256": str,
-        "vocab_size": int,
-        "hidden_size": int,
-        "layers": int,
+        "vocab_size": Whole(1, 2**31 - 1),
+        "hidden_size": Whole(1, 2**31 - 1),
+        "layers": Whole(0, 2**31 - 1),
     },
     "mask": {
-        "method": str,
+        "method": Text(),
         "fraction": _Number,
         "entries": int,
         "profile_sha256": (str, type(None)),
@@ -55,12 +56,12 @@ _OF_VERSION: dict[int, dict[str, Any]] = {
     2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
 }
 _PROGRAM_SCHEMA: dict[str, Any] = {
-    "format": str,
+    "format": Text(),
     "files": list,
     "methods": dict,
-    "activations": str,
+    "activations": Text(),
 }
-_LAYER_SCHEMA: dict[str, Any] = {"name": str, "shape": list, "offset": int, "count": int}
+_LAYER_SCHEMA: dict[str, Any] = {"name": Text(), "shape": list, "offset": int, "count": int}
 _LARGEST = 2**31 - 1
 
 
@@ -172,8 +173,8 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
-        content = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(data)
+    except ValueError as error:
         raise BundleError(f"{file}: truncated or altered: not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BundleError(f"{file}: not a seedtune bundle (format must be {FORMAT!r})")
@@ -202,8 +203,6 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     except BundleError as error:
         refuse(str(error))
     vocabulary = content["model"]["vocab_size"]
-    if vocabulary < 1:
-        refuse(f"model.vocab_size is {vocabulary}, must be positive")
     if bounds.candidates > vocabulary:
         refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     if content["version"] == 1:
@@ -310,17 +309,7 @@ def _check_layers(items: list[Any], file: Path) -> tuple[Layer, ...]:
 def _check_types(
     content: Mapping[str, Any], schema: Mapping[str, Any], at: str, file: Path
 ) -> None:
-    for name, kind in schema.items():
-        if name not in content:
-            raise BundleError(f"{file}: field {at}{name} is missing")
-        value = content[name]
-        nested = isinstance(kind, dict)
-        # bool is an int to isinstance, and never what a field here means.
-        if isinstance(value, bool) or not isinstance(value, dict if nested else kind):
-            raise BundleError(f"{file}: field {at}{name} has the wrong type")
-        if nested:
-            _check_types(value, kind, f"{at}{name}.", file)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    try:
+        check(content, schema, at.removesuffix("."))
+    except ValueError as error:
+        raise BundleError(f"{file}: {error}") from None

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
+from ..files import replace_folder, sync_tree, workplace
 from .archive import pack_archive
 from .basis import Basis
 from .bundle import Bundle, open_folder
@@ -81,12 +81,11 @@ def write_bundle(
         folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
     ):
         raise BundleError(f"{folder}: exists and is not a bundle; choose another output folder")
+    left, work = contextlib.ExitStack(), folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
+        work = left.enter_context(workplace(folder)) / "bundle"
+        work.mkdir()
         for name, content in files.items():
             if isinstance(content, bytes):
                 (work / name).write_bytes(content)
@@ -126,15 +125,14 @@ def write_bundle(
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         (work / MANIFEST).write_text(text + "\n", encoding="utf-8")
         bundle = open_folder(work)
-        os.chmod(work, 0o755)  # mkdtemp makes it private
-        _sync(work)
-        _replace_folder(work, folder)
+        sync_tree(work)
+        replace_folder(work, folder)
     except BundleError as error:
         raise BundleError(str(error).replace(str(work), str(folder))) from error
     except OSError as error:
         raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        left.close()
     return dataclasses.replace(bundle, path=folder)
 
 
@@ -179,29 +177,3 @@ def _describe(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"sha256": digest, "bytes": file.stat().st_size}
-
-
-def _sync(folder: Path) -> None:
-    """Put the files on the disk before the rename makes them visible."""
-    for file in (*folder.iterdir(), folder):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; a bundle already there survives any failure."""
-    if not folder.exists():
-        os.rename(new, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.rename(folder, old)  # onto the empty folder that mkdtemp made
-    try:
-        os.rename(new, folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
