@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -14,16 +15,22 @@ def default_cache() -> Path:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Atomic, durable write: temporary file, sync, rename, sync of the folder.
+    """Write ``data`` to ``path`` as ``replacing`` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write; at the end it is synced and takes its place.
 
     Raises:
         OSError: the folder cannot be written; ``path`` is as it was.
     """
     temporary = path.with_name(path.name + ".part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

@@ -34,8 +34,8 @@ from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from ..quiet import quiet
 from .plan_memory import lowest_place
-from .quiet import quiet
 
 METHOD = "score"
 
@@ -49,23 +49,6 @@ _PASSES = {
     "ChannelsLastTaggedReshapePass",
     "RemoveRedundantCopyPass",
 }
-
-
-def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch.Tensor, ...]:
-    """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
-    rows = min(3, bounds.rows)
-    length = min(20, bounds.length)
-    probes = min(2, bounds.probes)
-    scored = min(4, bounds.positions)
-    choices = min(5, bounds.candidates)
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
-    return (
-        draw(vocab_size, rows, length),
-        draw(rows * length, scored),
-        draw(vocab_size, scored, choices),
-        torch.zeros(probes, entries),
-    )
 
 
 def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds) -> ExportedProgram:

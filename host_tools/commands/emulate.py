@@ -66,11 +66,11 @@ def emulate(
     """
     from seedtune.runtime.settings import Settings
 
-    from ..bench.figures import machine
-    from ..emulate.guest import Guest
+        from ..emulate.guest import Guest
     from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
     from ..emulate.machine import Machine, parse_memory
     from ..emulate.rehearsal import Job, rehearse
+    from ..this_machine import machine
 
     output = Output(json)
     need_packages(USER_MODE if user else WHOLE_MACHINE)  # before minutes of export
