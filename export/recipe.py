@@ -24,6 +24,10 @@ class Recipe:
     outlier_share: float = 0.0
     rounding: str = "gptq"
 
+    def __post_init__(self) -> None:
+        if self.rounding not in ("gptq", "nearest"):
+            raise ModelError(f"unknown rounding {self.rounding!r}; take gptq or nearest")
+
     @classmethod
     def of(cls, quantisation: Mapping[str, Any]) -> "Recipe":
         """The recipe that a bundle's manifest states under ``quantisation``.

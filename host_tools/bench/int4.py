@@ -8,6 +8,7 @@ from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 

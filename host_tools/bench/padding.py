@@ -29,7 +29,7 @@ BATCHES, BATCH = 6, 16
 
 
 def bench_padding(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
-    """Seconds a batch and token places a token of text, by way of batching; ``padding.json`` in ``results``.
+    """Seconds a batch and token places a token of text, by way of batching.
 
     Returns:
         For ``bound``, ``random`` and ``by_length``: ``seconds``, ``places_per_token`` (padding

@@ -1,4 +1,4 @@
-"""Programs of the quickstart's model that differ in mask or recipe; the cache keeps their one profile."""
+"""Programs of the quickstart's model that differ in mask or recipe."""
 
 from __future__ import annotations
 

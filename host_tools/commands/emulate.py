@@ -66,7 +66,7 @@ def emulate(
     """
     from seedtune.runtime.settings import Settings
 
-        from ..emulate.guest import Guest
+    from ..emulate.guest import Guest
     from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
     from ..emulate.machine import Machine, parse_memory
     from ..emulate.rehearsal import Job, rehearse
