@@ -22,7 +22,18 @@ except ImportError:
         "error: the command line needs its extra: pip install 'seedtune[cli]'"
     ) from None
 
-from .commands import bench, bundle, emulate, journal, model, quickstart, tuning
+from .commands import (
+    bench,
+    bundle,
+    emulate,
+    estimate,
+    export,
+    fetch,
+    journal,
+    profile,
+    quickstart,
+    tuning,
+)
 
 
 class _Group(TyperGroup):
@@ -65,13 +76,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(quickstart.quickstart)
-app.command()(model.fetch)
-app.command()(model.profile)
-app.command()(model.export)
+app.command()(fetch.fetch)
+app.command()(profile.profile)
+app.command()(export.export)
 app.command()(bundle.inspect)
 app.command()(bundle.pack)
 app.command()(bundle.directions)
-app.command()(model.estimate)
+app.command()(estimate.estimate)
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)

@@ -17,8 +17,9 @@ VOCABULARY = 300
 def export_tiny_bundle(folder: Path) -> Bundle:
     """Export into ``folder``; the same folder is exported once (it takes 15 s)."""
     import torch
-    from seedtune.export.export import Recipe, export_bundle
+    from seedtune.export.export import export_bundle
     from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.export.recipe import Recipe
     from tiny_model import write_tiny_llama
 
     loaded = load_causal_lm(write_tiny_llama(folder / "hf"))

@@ -16,7 +16,7 @@ import torch
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

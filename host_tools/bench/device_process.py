@@ -19,6 +19,8 @@ from typing import Any
 def main(what: str, path: str, rows: int, length: int, steps: int, task: str) -> dict[str, Any]:
     """``peak_rss_bytes`` and, of the loop, ``ready_seconds`` and ``first_step_seconds`` since the
     kernel started the process, and whether ``torch`` came in."""
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+
     found = _tune(what, path, rows, length, steps, task) if what.startswith("tune") else {}
     if not found:
         from .contenders import lora_step, mezo_step
@@ -26,7 +28,7 @@ def main(what: str, path: str, rows: int, length: int, steps: int, task: str) ->
         step = {"mezo": mezo_step, "lora": lora_step}[what](path, rows, length)
         for _ in range(steps):
             step()
-    return {**found, "torch": "torch" in sys.modules, "peak_rss_bytes": _peak()}
+    return {**found, "torch": "torch" in sys.modules, "peak_rss_bytes": peak_resident_bytes()}
 
 
 def _tune(
@@ -74,13 +76,6 @@ def _seconds_since_start() -> float:
     """Since the kernel started this process (Linux)."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _peak() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM")
 
 
 if __name__ == "__main__":

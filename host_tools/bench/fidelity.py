@@ -23,7 +23,7 @@ from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
-from .figures import RESULTS, say, write_figures
+from .results_files import RESULTS, say, write_figures
 from .variants import quickstart_program
 
 Score = Callable[[Batch, NDArray[np.float32]], NDArray[np.float32]]
@@ -161,20 +161,22 @@ def float_score(model: Any) -> Score:
 def eager_score(loaded: Any, base: Prepared) -> Score:
     """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     import torch
-    from seedtune.export.export import Recipe, prepare_program, quantise_program
+    from seedtune.export.profile.kept_profile import kept_profile
     from seedtune.export.profile.masks import build_mask, mask_method
-    from seedtune.export.profile.profile_file import load_profile
+    from seedtune.export.program.prepare_program import prepare_program
+    from seedtune.export.quantise.quantise_program import quantise_program
+    from seedtune.export.recipe import Recipe
 
     manifest = base.bundle.manifest
-    profile = load_profile(base.folder / "profile.safetensors")
-    mask = build_mask(
-        profile, manifest["mask"]["fraction"], mask_method(manifest["mask"]["method"])
-    )
+    text = load_calibration(loaded.tokenizer)
+    profile = kept_profile(loaded, text.profile, text.sha256)
+    method = mask_method(manifest["mask"]["method"], model=loaded.model)
+    mask = build_mask(profile, manifest["mask"]["fraction"], method)
     recipe = Recipe.of(manifest["quantisation"])
     activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
-    quantise_program(program, surgery, recipe, load_calibration(loaded.tokenizer).profile)
+    quantise_program(program, surgery, recipe, text.profile)
 
     @torch.no_grad()
     def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:

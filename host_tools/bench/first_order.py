@@ -19,12 +19,12 @@ from seedtune.runtime.tuning.tuner import Tuner
 
 from ..data.named_tasks import load_task
 from ..prepare.task_bundle import task_bundle
-from .figures import RESULTS, write_figures
 from .float_task import FloatTask
 from .lora import FORWARDS_A_STEP, Adapter
 from .quality import default_bundle, model_source
 from .quality_methods import ANY_SHAPE, METHODS, resolved_settings
 from .quality_results import DECIDING, Group, best_of_ours, chosen_groups, read_rows
+from .results_files import RESULTS, write_figures
 from .timing import in_turns
 
 

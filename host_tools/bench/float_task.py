@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from ..data.calibration import load_calibration
 from ..data.named_tasks import TaskData
 from .fidelity import engine_score, perplexity
-from .learning import encode
 from .torch_engine import TorchEngine
+from .tuning_run import encode
 
 
 @dataclass
@@ -73,5 +73,5 @@ class FloatTask:
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:
-    """One point of a curve, in the form of ``learning.learn``."""
+    """One point of a curve, in the form of ``tuning_run.learn``."""
     return {"forwards": forwards, "loss": found.loss, "accuracy": found.metric}

@@ -21,8 +21,8 @@ from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.scoring.batch_loss import BatchLook
 
 from .float_task import FloatTask, point
-from .learning import Progress
 from .torch_engine import TorchEngine
+from .tuning_run import Progress
 
 
 def all_weights(model: Any) -> NDArray[np.float32]:
@@ -53,7 +53,7 @@ def run(
     shorter one ended.
 
     Returns:
-        ``curve`` (see ``learning.learn``) and ``step_seconds`` (median).
+        ``curve`` (see ``tuning_run.learn``) and ``step_seconds`` (median).
     """
     engine = TorchEngine(cell.model)
     weights = all_weights(cell.model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,14 @@ from seedtune.runtime.tuning.batches import batch_indices
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import prepare
-from .figures import write_figures
+from .results_files import RESULTS, write_figures
 from .timing import in_turns
 
 BATCHES, BATCH = 6, 16
 
 
-def bench_padding(*, turns: int = 5) -> dict[str, Any]:
-    """Seconds a batch and token places a token of text, by way of batching; ``results/padding``.
+def bench_padding(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
+    """Seconds a batch and token places a token of text, by way of batching.
 
     Returns:
         For ``bound``, ``random`` and ``by_length``: ``seconds``, ``places_per_token`` (padding
@@ -78,6 +79,7 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
             }
             for name in batches
         },
+        results,
     )
 
 

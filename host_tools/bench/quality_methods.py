@@ -15,7 +15,7 @@ class Method:
     """How one method runs, beside what all share.
 
     ``run(task, settings, folder, progress)`` of ``module`` gives ``curve`` (see
-    ``learning.learn``) and what else is of note; ``settings`` are those of the cell and ``seed``,
+    ``tuning_run.learn``) and what else is of note; ``settings`` are those of the cell and ``seed``,
     ``threads``, ``source`` (of the model) and ``bundle`` (a path).
     """
 

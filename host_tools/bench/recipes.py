@@ -24,11 +24,12 @@ from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
 from .contenders import dense_forward, sparse_forward
+from .dense_program import dense_program
 from .fidelity import engine_score, perplexity
-from .figures import RESULTS, say, write_figures
-from .learning import Progress, learn
+from .results_files import RESULTS, say, write_figures
 from .step import LENGTH, ROWS
 from .timing import in_turns
+from .tuning_run import Progress, learn
 from .variants import quickstart_program, variant
 
 DEFAULT = "sensitive columns float"
@@ -65,10 +66,11 @@ def bench_recipes(
     Returns:
         ``recipes`` by name: ``sigma`` of the batch loss, ``estimate_error`` by eps,
         ``typical_estimate`` by eps (root mean square over directions), ``perplexity``, ``curve``
-        (of ``LEARNING``, see ``learning.learn``), ``entries`` (tuned), ``forward_seconds``,
+        (of ``LEARNING``, see ``tuning_run.learn``), ``entries`` (tuned), ``forward_seconds``,
         ``over_dense``, ``compact_share``, ``program_bytes``; and ``dense_forward_seconds``.
     """
     base = base or quickstart_program()
+    dense = dense_program(base)
     data = load_task(DEFAULT_TASK)
     bundles: dict[str, Bundle] = {}
     rows: dict[str, Any] = {}
@@ -98,7 +100,7 @@ def bench_recipes(
             "program_bytes": bundle.program_path.stat().st_size,
         }
         progress(f"{name}: {rows[name]}")
-    forwards = {"dense": dense_forward(base.bundle, base.dense_program, ROWS, LENGTH)} | {
+    forwards = {"dense": dense_forward(base.bundle, dense, ROWS, LENGTH)} | {
         name: sparse_forward(bundle, ROWS, LENGTH) for name, bundle in bundles.items()
     }
     seconds, over_dense = in_turns(forwards, turns)
@@ -108,7 +110,7 @@ def bench_recipes(
         "batch": [ROWS, LENGTH],
         "mask": base.bundle.manifest["mask"],
         "dense_forward_seconds": seconds["dense"],
-        "dense_program_bytes": base.dense_program.stat().st_size,
+        "dense_program_bytes": dense.stat().st_size,
         "recipes": rows,
     }
     return write_figures("recipes", figures, results)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.runtime.errors import DataError
 
-from .early import check_bundle_folder, check_task
-from .options import BundlePath, Fraction, Json, Mask, Source, TaskName
+from .early_checks import check_bundle_folder, check_task
+from .options import BundlePath, Fraction, Json, MaskName, Source, TaskName
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Bundle, or the profile that it is made from.")
     ],
-    mask: Mask = "compact",
-    fraction: Fraction = 0.001,
+    mask: MaskName = DEFAULT_MASK,
+    fraction: Fraction = DEFAULT_FRACTION,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")
     ] = None,
@@ -31,11 +32,14 @@ def inspect(
     """Check a bundle and show what it holds, or report what a mask would take from a profile."""
     output = Output(json)
     if path.suffix == ".safetensors" and path.is_file():
+        from seedtune.export.profile.masks import build_mask, mask_method
         from seedtune.export.profile.profile_file import load_profile
 
-        from .model import show_profile
+        from .profile import show_profile
 
-        show_profile(load_profile(path), mask, fraction, picture, output)
+        found = load_profile(path)
+        chosen = build_mask(found, fraction, mask_method(mask))
+        show_profile(found, chosen, picture, output)
         return
     from seedtune.runtime.bundle import open_bundle
 

@@ -67,11 +67,11 @@ def emulate(
     from seedtune.runtime.estimators import Ground, complete
     from seedtune.runtime.settings import Settings
 
-    from ..bench.figures import machine
     from ..emulate.guest import Guest
     from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
     from ..emulate.machine import Machine, parse_memory
     from ..emulate.rehearsal import Job, rehearse
+    from ..this_machine import machine
 
     output = Output(json)
     # Whatever the task: the run is to be the same work on every one, and moves the values.

@@ -79,9 +79,11 @@ Fraction = Annotated[
     float,
     typer.Option("--fraction", callback=_share, help="Share of the weights that are sensitive."),
 ]
-Mask = Annotated[
+MaskName = Annotated[
     str,
     typer.Option(
-        "--mask", metavar="NAME", help="compact, global, per-layer, random or module:function."
+        "--mask",
+        metavar="NAME",
+        help="compact, global, per-layer, random, magnitude or module:function.",
     ),
 ]

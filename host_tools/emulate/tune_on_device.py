@@ -37,6 +37,7 @@ def tune(
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.engines import open_engine
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
     from seedtune.runtime.tasks import encode_rows, task_from_spec
@@ -70,7 +71,7 @@ def tune(
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
             "values_sha256": values_sha256(tuner.values),
-            "peak_rss_bytes": _kilobytes("/proc/self/status", "VmHWM"),
+            "peak_rss_bytes": peak_resident_bytes(),
             "architecture": platform.machine(),
             "torch": "torch" in sys.modules,
         }
@@ -134,7 +135,7 @@ def main() -> int:
 
 
 def _kilobytes(file: str, field: str) -> int:
-    """A field such as ``VmHWM:  123 kB``, in bytes."""
+    """A field such as ``MemTotal:  123 kB``, in bytes."""
     for line in Path(file).read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])

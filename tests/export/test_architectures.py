@@ -9,10 +9,12 @@ import pytest
 import torch
 import transformers
 from block_states import block_states, mean_so_far
-from seedtune.export.export import Recipe, prepare_program, quantise_program
 from seedtune.export.lower.lower import example_inputs, lower, trace
 from seedtune.export.program.block_tap import tapped_blocks
+from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import quantise_linears_
+from seedtune.export.quantise.quantise_program import quantise_program
+from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.tasks import Batch

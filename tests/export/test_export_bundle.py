@@ -7,9 +7,12 @@ import pytest
 import torch
 from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle, request
-from seedtune.export.export import Recipe, export_bundle, prepare_program
+from seedtune.export.export import export_bundle, export_model
+from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.program.block_tap import tapped_blocks
+from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
+from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
@@ -155,8 +158,6 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
         export(tiny_llama, tmp_path / "b", {Q: np.zeros(0, np.int64)})
     with pytest.raises(ModelError, match="index lies outside"):
         export(tiny_llama, tmp_path / "b", {Q: np.array([32 * 32])})
-    with pytest.raises(ModelError, match="profile was made of another model"):
-        export(tiny_llama, tmp_path / "b", profiled_sha256="0" * 64)
     with pytest.raises(ModelError, match="length bound 4096 exceeds"):
         export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 2, 4096, 2, 2))
     with pytest.raises(ModelError, match="activation statistics"):
@@ -164,6 +165,18 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
     with pytest.raises(ModelError, match="gptq needs calibration text"):
         export(tiny_llama, tmp_path / "b", calibration=None)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_profile_of_another_model_is_refused(tiny_llama, tmp_path):
+    names = {"model_name": "x", "model_sha256": "0" * 64, "text_sha256": "t"}
+    profile = compute_profile(tiny_llama.model, CALIBRATION[:1], **names)
+    with pytest.raises(ModelError, match="profile was made of another model"):
+        export_model(
+            tiny_llama,
+            tmp_path / "b",
+            calibrate=lambda tokenizer: (CALIBRATION, "t"),
+            profile=profile,
+        )
 
 
 def test_nan_weights_are_refused_by_layer(tiny_llama, tmp_path):

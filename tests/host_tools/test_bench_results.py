@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench import learning, seeds
+from seedtune.host_tools.bench import seeds, tuning_run
 from seedtune.host_tools.bench.fidelity import difference, perplexity
-from seedtune.host_tools.bench.figures import RESULTS, draw_curves, machine, write_figures
-from seedtune.host_tools.bench.learning import mean_and_deviation
 from seedtune.host_tools.bench.recipes import DEFAULT, EPS, RECIPES, noise_figures
+from seedtune.host_tools.bench.results_files import RESULTS, draw_curves, machine, write_figures
 from seedtune.host_tools.bench.seeds import bench_seeds, summarise
+from seedtune.host_tools.bench.tuning_run import mean_and_deviation
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Engine, Scores
@@ -121,7 +121,7 @@ def test_noise_figures_are_by_eps():
 def test_recipes_differ_from_the_default_in_what_can_be_chosen():
     from inspect import signature
 
-    from seedtune.export.export import Recipe
+    from seedtune.export.recipe import Recipe
     from seedtune.host_tools.prepare.prepare import prepare
 
     assert RECIPES[DEFAULT] == {}
@@ -142,9 +142,9 @@ def test_committed_figures_name_their_machine():
 
 
 def test_every_committed_picture_is_shown():
-    page = (RESULTS / "README.md").read_text()
+    pages = "".join(page.read_text() for page in RESULTS.glob("*.md"))
     for picture in RESULTS.glob("*.png"):
-        assert f"]({picture.name})" in page
+        assert f"]({picture.name})" in pages
 
 
 class CountingEngine(Engine):
@@ -161,7 +161,7 @@ class CountingEngine(Engine):
 
 
 def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "open_engine", lambda bundle, threads: CountingEngine())
+    monkeypatch.setattr(tuning_run, "open_engine", lambda bundle, threads: CountingEngine())
     # The quickstart's own need hidden states, which this program lacks.
     monkeypatch.setattr(seeds, "SETTINGS", {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2})
     bundle = write_tiny_bundle(tmp_path / "bundle")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from command_line import bad, call, good
 from fakes import fake_basis
 from numpy.typing import NDArray
+from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
@@ -379,6 +381,25 @@ class TestBench:
         result = call("bench", "speed")
         assert result.exit_code == 2
         assert "unknown benchmark 'speed'" in result.stderr
+        result = call("bench", "journal", "--output", "x")
+        assert result.exit_code == 2
+        assert "journal takes no --output" in result.stderr
+
+    def test_figures_go_where_the_user_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from seedtune.host_tools.bench import operators
+
+        monkeypatch.setattr(operators, "prepare", lambda model: SimpleNamespace(bundle=None))
+        monkeypatch.setattr(operators, "fetch", lambda name: name)
+        monkeypatch.setattr(operators, "_profile", lambda bundle: {"pass_seconds": 1.0})
+        found = good("bench", "operators", "--output", tmp_path / "new")
+        assert json.loads((tmp_path / "new" / "operators.json").read_text()) == found
+
+    def test_without_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(host_tools, "bench", raising=False)
+        monkeypatch.setitem(sys.modules, "seedtune.host_tools.bench", None)
+        assert "run this in a checkout of seedtune" in bad(1, "bench", "list")
 
 
 class TestInspect:

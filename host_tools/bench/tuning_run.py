@@ -21,7 +21,7 @@ from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 
 from ..data.named_tasks import TaskData
-from .figures import say
+from .results_files import say
 
 Progress = Callable[[str], None]
 

@@ -39,6 +39,18 @@ def check_bundle_folder(folder: Path) -> None:
         raise SeedtuneError(f"{folder}: exists and is not a bundle; choose another output folder")
 
 
+def check_spec(spec: Mapping[str, Any], bounds: Bounds) -> None:
+    """See that ``spec`` is a task specification, before there is a tokenizer to encode with.
+
+    Raises:
+        DataError: as ``task_from_spec``.
+    """
+    from seedtune.runtime.tasks import task_from_spec
+    from tokenizers import Tokenizer, models
+
+    task_from_spec(spec, Tokenizer(models.BPE()), bounds, 0)
+
+
 def check_task(
     spec: Mapping[str, Any],
     tokenizer: Tokenizer,
