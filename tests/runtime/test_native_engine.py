@@ -32,7 +32,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines.native import NativeEngine
+from seedtune.runtime.engines.executorch_native import NativeEngine
 program, bounds, arguments, results, threads = sys.argv[1:]
 engine = NativeEngine(Path(program), Bounds(**json.loads(bounds)), threads=int(threads))
 with np.load(arguments) as file:
@@ -229,7 +229,7 @@ def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:
     script = """
 import sys
 from pathlib import Path
-from seedtune.runtime.engines.native import NativeProgram
+from seedtune.runtime.engines.executorch_native import NativeProgram
 from seedtune.runtime.errors import EngineError
 path = Path(sys.argv[1])
 first = NativeProgram(path, threads=3)
@@ -320,7 +320,7 @@ class TestBuild:
     ) -> None:
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
         monkeypatch.setenv("CXX", "false")
-        with pytest.raises(EngineUnavailable, match=r"false cannot build native.cpp"):
+        with pytest.raises(EngineUnavailable, match=r"false cannot build executorch_native.cpp"):
             native_build.load_library()
         assert not list((tmp_path / "engines").iterdir())
 

@@ -67,8 +67,8 @@ _SETUP = """
 import sys
 from pathlib import Path
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.engines import open_engine, thread_choice
+from seedtune.runtime.engines import open_engine, threads
 bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
-thread_choice.default_cache = lambda: cache
-choose = thread_choice.choose_threads
+threads.default_cache = lambda: cache
+choose = threads.choose_threads
 """
