@@ -18,10 +18,10 @@ from ..errors import DataError
 from .classification import Classification
 from .completion import Completion
 from .encode import encode_rows
+from .field_text import described
 from .multiple_choice import MultipleChoice
 from .rows import read_rows
 from .task import Batch, Encoded, Objective, Observation, OnLong, Prediction, Setting, Task
-from .template import described
 from .traps import warn_of_examples
 
 __all__ = [

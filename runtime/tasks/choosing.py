@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .field_text import field_text
 from .task import Batch, Prediction, Setting, Task
-from .template import field_text
 
 _LABELS_SHOWN = 20
 _WHOLE = re.compile(r"(-?\d+)\.0+")

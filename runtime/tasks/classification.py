@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, warn
 from . import spec_fields
 from .choosing import Choosing, gold_scores
 from .task import Batch, Encoded, Observation, Setting
-from .traps import warn
+
+_WORDS_SHOWN = 5
 
 
 class Classification(Choosing):
@@ -103,12 +104,13 @@ class Classification(Choosing):
         if glued:
             warn(
                 f"task: verbaliser {glued[0]!r} follows {prompt[-20:]!r} without a space; write "
-                + ", ".join(repr(" " + word) for word in glued)
+                + ", ".join(repr(" " + word) for word in glued[:_WORDS_SHOWN])
             )
-        cut = {word: ids for word, ids in own.items() if len(ids) > 1}
+        cut = [word for word, ids in own.items() if len(ids) > 1]
         if cut:
             shown = ", ".join(
-                f"{self._tokenizer.decode([ids[0]])!r} of {word!r}" for word, ids in cut.items()
+                f"{self._tokenizer.decode(own[word][:1])!r} of {word!r}"
+                for word in cut[:_WORDS_SHOWN]
             )
             warn(
                 f"task: of a verbaliser only the first token is scored: {shown}; choose words of "

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from . import spec_fields
 from .continuation import Continuation, continuation
+from .field_text import field_text
 from .task import Batch, Encoded, Prediction, Setting, Task
-from .template import field_text, shorten
+from .template import shorten
 
 
 class Completion(Task):

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import warn
 from .rows import read_rows
 from .task import Encoded, Task
-from .traps import warn
 
 
 def encode_rows(

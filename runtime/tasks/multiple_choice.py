@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from . import spec_fields
 from .choosing import Choosing
 from .continuation import Continuation, continuation
+from .field_text import field_text
 from .task import Batch, Encoded, Observation, Setting
-from .template import field_text
 
 
 class MultipleChoice(Choosing):

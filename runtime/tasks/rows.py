@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from .field_text import described
 from .row_formats import FORMATS, jsonl_rows
 from .row_tables import dataset_rows, parquet_rows
-from .template import described
 
 MAX_ROWS = 1_000_000
 """All rows are held in memory, encoded; a run sees ``batch_size`` of them a step."""

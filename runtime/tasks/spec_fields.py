@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import DataError
-from .template import Template, check_characters, described
+from .field_text import check_characters, described
+from .template import Template
 
 Check = Callable[[str, Any], None]
 

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ..bundle import Bounds
-from ..errors import DataError
+from ..errors import DataError, warn
 from .spec_fields import Check
 from .template import Template, shorten
-from .traps import warn
 
 Objective = Literal["label_words", "vocabulary"]
 OnLong = Literal["error", "truncate"]

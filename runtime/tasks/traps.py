@@ -1,26 +1,12 @@
-"""What spoils a result without being wrong: a warning each, with what to write instead.
+"""What spoils a run without being wrong in any one row."""
 
-The traps of a prompt are seen where a task is built, those of single rows where they are encoded.
-"""
-
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from ..errors import SeedtuneWarning
-
-if TYPE_CHECKING:
-    from .task import Encoded, Task
+from ..errors import warn
+from .task import Encoded, Task
 
 
-def warn(message: str) -> None:
-    """Warn in one line. Python shows it once, the command line as ``warning: ...``."""
-    warnings.warn(message, SeedtuneWarning, stacklevel=3)
-
-
-def warn_of_examples(
-    task: "Task", train: Sequence["Encoded"], held_out: Sequence["Encoded"]
-) -> None:
+def warn_of_examples(task: Task, train: Sequence[Encoded], held_out: Sequence[Encoded]) -> None:
     """Warn where all training examples have one label, or where held-out ones are among them."""
     golds = {example.gold for example in train}
     if len(task.labels) > 1 and len(golds) == 1:
