@@ -57,9 +57,11 @@ def read_shape(source: str | Path) -> ModelShape:
             from transformers import AutoConfig, AutoModelForCausalLM
 
             if path.is_file():
-                config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+                config = AutoConfig.from_pretrained(
+                    path.parent, gguf_file=path.name, trust_remote_code=False
+                )
             else:
-                config = AutoConfig.from_pretrained(source)
+                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"

@@ -353,6 +353,10 @@ def crafted(change: object) -> bytes:
             lambda f: f.update(readout={"rows": 2**10, "width": 2**20, "answers": 2**10}),
             "more than fits",
         ),
+        *[
+            (lambda f, odd=odd: f.update(readout={"rows": 1, "width": 6} | odd), "readout.rows")
+            for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": 0}, {"rows": None}, {"rows": True})
+        ],
         (lambda f: f.update(surprise=1), "surprise"),
         (lambda f: f.pop("entries"), "entries is missing"),
         (b"[" * 100_000, "JSON nested too deeply"),
