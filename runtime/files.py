@@ -1,8 +1,22 @@
-"""Where seedtune keeps what it made, and how a file is replaced: it is old or new, never half."""
+"""Where seedtune keeps what it made, and how files and folders are replaced: old or new, never
+half, and nothing of a killed process stays for ever."""
 
 import contextlib
+import ctypes
+import errno
 import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from .process_lock import is_at, lock
+
+_WORK = ".seedtune-work"
+_LOCK, _REPLACED = "lock", "replaced"
+BINARY: int = getattr(os, "O_BINARY", 0)
+"""Flag of ``os.open`` that Windows needs to leave bytes alone."""
 
 
 def default_cache() -> Path:
@@ -13,17 +27,28 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedtune"
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Atomic, durable write: temporary file, sync, rename, sync of the folder.
+def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write ``data`` to ``path`` as ``replacing`` does."""
+    with replacing(path, private=private) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """A file beside ``path`` to write; at the end it is synced and takes its place.
+
+    Args:
+        private: only this user may read it.
 
     Raises:
         OSError: the folder cannot be written; ``path`` is as it was.
     """
     temporary = path.with_name(path.name + ".part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        temporary.unlink(missing_ok=True)  # of a killed process, with whatever mode
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600 if private else 0o666))
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -34,9 +59,131 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries (new names, renames) to the disk."""
+    """Force a folder's entries (new names, renames) to the disk, where a folder can be opened."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put a folder's files on the disk, before a rename makes them visible."""
+    for file in folder.iterdir():
+        with open(file, "rb+") as opened:
+            os.fsync(opened.fileno())
+    sync_folder(folder)
+
+
+@contextlib.contextmanager
+def workplace(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` to make it in, gone at the end.
+
+    Those that killed processes left in the same parent are removed first (see ``clean_up``).
+
+    Raises:
+        OSError: the parent cannot be written.
+    """
+    clean_up(target.parent)
+    while True:
+        work = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_WORK}")
+        work.mkdir(mode=0o700)
+        held = -1
+        try:
+            held = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            if lock(held) and is_at(held, work / _LOCK):
+                break
+        except FileNotFoundError:
+            pass  # somebody who cleaned up took the folder for a dead process's
+        if held >= 0:
+            os.close(held)
+    try:
+        yield work
+    finally:
+        _dismantle(work, target, held)
+
+
+def clean_up(parent: Path) -> None:
+    """Remove the workplaces of dead processes in ``parent``; put back what one had half replaced.
+
+    A process that lives holds a lock in its own, and keeps it.
+    """
+    for work in sorted(parent.glob(f".*{_WORK}")):
+        with contextlib.suppress(OSError):
+            try:
+                held = os.open(work / _LOCK, os.O_RDWR)
+            except FileNotFoundError:
+                work.rmdir()  # killed before it had its lock, or when all else was removed
+                continue
+            if lock(held):
+                name = work.name.removeprefix(".").removesuffix(_WORK).rpartition(".")[0]
+                _dismantle(work, parent / name, held)
+            else:
+                os.close(held)
+
+
+def _dismantle(work: Path, target: Path, held: int) -> None:
+    """Remove a workplace whose lock ``held`` is; what stood at ``target`` goes back there first."""
+    if (work / _REPLACED).exists() and not target.exists():
+        try:
+            os.rename(work / _REPLACED, target)
+        except OSError:
+            os.close(held)
+            return  # rather keep it where it is than lose it
+    for child in list(work.iterdir()) if work.exists() else ():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child, ignore_errors=True)
+        elif child.name != _LOCK:
+            with contextlib.suppress(OSError):
+                child.unlink()
+    os.close(held)
+    with contextlib.suppress(OSError):
+        (work / _LOCK).unlink()
+        work.rmdir()
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move ``new``, inside a ``workplace`` of ``folder``, to where ``folder`` may be already.
+
+    Whoever looks, also after a kill, finds all of the old one or all of the new one: Linux and
+    macOS swap them in one step. Elsewhere there is a moment without either, which ``clean_up``
+    ends. The folders are to be synced already; their parent is here.
+
+    Raises:
+        OSError: it could not be moved; ``folder`` is as it was.
+    """
+    if not folder.exists():
+        os.rename(new, folder)
+    elif not _swap(new, folder):
+        old = new.parent / _REPLACED
+        os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.rename(old, folder)
+            raise
+    sync_folder(folder.parent)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    if os.name == "nt":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "darwin":
+        failed = libc.renamex_np(*names, 2)  # RENAME_SWAP
+    elif hasattr(libc, "renameat2"):
+        here = -100  # AT_FDCWD
+        failed = libc.renameat2(here, names[0], here, names[1], 2)  # RENAME_EXCHANGE
+    else:
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))

@@ -54,7 +54,7 @@ class Settings:
     estimator: str | None = None
     """Name in ``estimators.ESTIMATORS``: how looks at a batch become a step."""
     directions: int | None = None
-    """Directions that a step tries and averages."""
+    """Directions that a step tries and averages; 0 is None."""
     momentum: float = 0.99
     """Share of the old momentum that a step keeps, where an estimator has one."""
     cone: float = 0.2

@@ -17,10 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from seedtune.runtime import files
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.tasks import Batch
 
 
-def run_and_kill(work: Callable[[], None], delay: float) -> bool:
-    """Run ``work`` in a forked process and kill it with SIGKILL after ``delay`` seconds.
+def run_and_kill(work: Callable[[], object], delay: float | None) -> bool:
+    """Run ``work`` in a forked process and kill it with SIGKILL after ``delay`` seconds; with None
+    it is left to kill itself.
 
     Returns:
         Whether it was killed; False if it had finished by itself. Fails the test if ``work`` fails.
@@ -42,15 +47,48 @@ def run_and_kill(work: Callable[[], None], delay: float) -> bool:
     os.close(started)
     os.read(ready, 1)  # the delay counts from where the work begins
     os.close(ready)
-    time.sleep(delay)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
+    if delay is not None:
+        time.sleep(delay)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return True
     assert os.WEXITSTATUS(status) == 0, "the work failed by itself"
     return False
+
+
+def killed_at_call(work: Callable[[], object], number: int, *, before: bool) -> bool:
+    """Run ``work`` in a forked process that is killed at call ``number`` (from 0) of those that
+    change names or sync, before or after it does so.
+
+    Returns:
+        Whether it was killed; False if ``work`` makes fewer calls.
+    """
+
+    def counted() -> None:
+        left = number
+
+        def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **more: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0 and before:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = real(*arguments, **more)
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return call
+
+        for name in ("rename", "replace", "mkdir", "rmdir", "unlink", "fsync"):
+            setattr(os, name, wrap(getattr(os, name)))
+        files._swap = wrap(files._swap)
+        work()
+
+    return run_and_kill(counted, None)
 
 
 def damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
@@ -148,18 +186,18 @@ def failing_writes(
         yield
 
 
-class NanEngine:
+class NanEngine(Engine):
     """An engine whose results are not numbers in the calls that ``when(call number)`` names."""
 
-    def __init__(self, engine: Any, when: Callable[[int], bool], *, probe: int | None = None):
+    def __init__(self, engine: Engine, when: Callable[[int], bool], *, probe: int | None = None):
         self._engine, self._when, self._probe = engine, when, probe
         self.entries, self.hidden_width = engine.entries, engine.hidden_width
         self.calls = 0
 
-    def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         """As the engine's, with NaN in one probe or in all."""
-        logp = np.array(self._engine.score(tokens, positions, candidates, values))
+        scores = self._engine.score(batch, values)
         self.calls += 1
         if self._when(self.calls):
-            logp[slice(None) if self._probe is None else self._probe] = np.nan
-        return logp
+            scores.logp[slice(None) if self._probe is None else self._probe] = np.nan
+        return scores

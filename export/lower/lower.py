@@ -27,18 +27,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle import Bounds, Program
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..quiet import quiet
 from .pass_sizes import PassSizes
 from .plan_memory import lowest_place
-from .quiet import quiet
 
 METHOD = "score"
+PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
+"""What a manifest says of what ``lower`` returns."""
 
 _PASSES = {
     "XNNPACKRemoveCloneOpsTransform",
@@ -50,23 +53,6 @@ _PASSES = {
     "ChannelsLastTaggedReshapePass",
     "RemoveRedundantCopyPass",
 }
-
-
-def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch.Tensor, ...]:
-    """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
-    rows = min(3, bounds.rows)
-    length = min(20, bounds.length)
-    probes = min(2, bounds.probes_at_most)
-    scored = min(4, bounds.positions)
-    choices = min(5, bounds.candidates)
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
-    return (
-        draw(vocab_size, probes, rows, length),
-        draw(rows * length, probes, scored),
-        draw(vocab_size, probes, scored, choices),
-        torch.zeros(probes, entries),
-    )
 
 
 def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds) -> ExportedProgram:
@@ -107,11 +93,12 @@ def lower(traced: ExportedProgram, bounds: Bounds, progress: Callable[[int, int]
                 ),
             )
         sizes = PassSizes(traced, bounds)
-        with _one_sort(), _few_passes(), _static_delegates(sizes, progress):
+        delegates = _static_delegates(sizes, progress)
+        with _known_sizes(), _no_code(), _one_sort(), _few_passes(), delegates:
             edge = edge.to_backend(LevelPartitioner())
         _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
         planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
-        with _known_sizes():
+        with _known_sizes(), _no_code():
             config = ExecutorchBackendConfig(
                 memory_planning_pass=planning, sym_shape_eval_pass=sizes.planning_pass()
             )
@@ -148,8 +135,8 @@ def _sink_early_work(graph: Graph) -> None:
 def _known_sizes() -> Iterator[None]:
     """Let passes that replace node by node keep the sizes that the graph already has.
 
-    An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. None of
-    the edge dialect's passes changes them, and deriving symbolic sizes is what makes them slow.
+    An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. The passes
+    used here change none but those of a concatenation, which XNNPACK wants in parts of five.
     """
     from executorch.exir import pass_base
     from torch._export import pass_base as torch_pass_base
@@ -158,7 +145,8 @@ def _known_sizes() -> Iterator[None]:
         def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
             known = meta.data.get("val")
             items = known if isinstance(known, (tuple, list)) else (known,)
-            if kind != "call_function" or not all(isinstance(x, torch.Tensor) for x in items):
+            sized = all(isinstance(x, torch.Tensor) for x in items)
+            if kind != "call_function" or not sized or "aten.cat." in str(target):
                 return derive(self, kind, target, args, kwargs, meta)
             if views_end and not all(_in_order(x) for x in items):
                 if not isinstance(known, torch.Tensor):
@@ -192,6 +180,21 @@ def _in_order(x: torch.Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+@contextlib.contextmanager
+def _no_code() -> Iterator[None]:
+    """Write no Python for graphs that nobody runs: passes walk over nodes, and each of them, for
+    each of the delegates, would generate and compile the whole graph's code again."""
+
+    def specs_only(self: GraphModule) -> None:
+        self._code = ""
+        if isinstance(self._graph._codegen, _PyTreeCodeGen):
+            self._in_spec = self._graph._codegen.pytree_info.in_spec
+            self._out_spec = self._graph._codegen.pytree_info.out_spec
+
+    with _patched(GraphModule, "recompile", specs_only):
+        yield
 
 
 @contextlib.contextmanager

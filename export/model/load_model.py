@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,6 +41,8 @@ def load_causal_lm(source: str | Path, dtype: torch.dtype = torch.float32) -> Lo
 
     A GGUF file is dequantised once; the result is kept as a folder in the cache under the hash of
     the file, because dequantising takes several times as long as loading the folder.
+
+    Code that a folder or a hub id brings along is never run, nor asked about.
 
     Raises:
         ModelError: nothing there, not a causal language model, no fast tokenizer, a weight missing
@@ -75,12 +74,18 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> LoadedModel:
 
             # No accelerate and no low-memory path: plain CPU tensors that we own.
             model, info = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, local_files_only=True
+                folder,
+                dtype=dtype,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             raise ModelError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             raise ModelError(f"{folder}: tokenizer unusable: {_first_line(error)}") from error
     missing = sorted(info["missing_keys"])
@@ -165,26 +170,15 @@ def _dequantised_folder(file: Path) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".gguf-"))
+        with workplace(folder) as work:
+            _dequantise(file, work / "model")
+            sync_tree(work / "model")
+            replace_folder(work / "model", folder)
     except OSError as error:
         raise ModelError(
-            f"{folder.parent}: cannot store the dequantised {file.name}: {error.strerror}; "
-            "set SEEDTUNE_CACHE to a writable folder"
+            f"{folder.parent}: cannot store the dequantised {file.name}: "
+            f"{error.strerror or error}; set SEEDTUNE_CACHE to a writable folder with room"
         ) from error
-    try:
-        _dequantise(file, partial)
-        os.chmod(partial, 0o755)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
-    except OSError as error:
-        raise ModelError(
-            f"{folder.parent}: cannot store the dequantised {file.name}: {error.strerror or error}"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -194,9 +188,14 @@ def _dequantise(file: Path, folder: Path) -> None:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             model = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=torch.float32
+                file.parent,
+                gguf_file=file.name,
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                file.parent, gguf_file=file.name, trust_remote_code=False
+            )
         except Exception as error:
             raise ModelError(f"{file}: cannot be dequantised: {_first_line(error)}") from error
         # transformers still marks the float32 weights as quantised and would refuse to save them.

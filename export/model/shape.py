@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seedtune.runtime.errors import ModelError
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,17 @@ def read_shape(source: str | Path) -> ModelShape:
             from transformers import AutoConfig, AutoModelForCausalLM
 
             if path.is_file():
-                config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+                config = AutoConfig.from_pretrained(
+                    path.parent, gguf_file=path.name, trust_remote_code=False
+                )
             else:
-                config = AutoConfig.from_pretrained(source)
+                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error
-    from ..profile.fisher import decoder_linears
+    from .decoder_linears import decoder_linears
 
     linears = {
         name: (linear.out_features, linear.in_features)

@@ -121,3 +121,20 @@ class MeanAsLinear(TorchFunctionMode):
             owner.register_buffer(name, torch.full((1, width), 1.0 / width))
         weight: torch.Tensor = getattr(owner, name)
         return weight
+
+
+def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch.Tensor, ...]:
+    """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
+    rows = min(3, bounds.rows)
+    length = min(20, bounds.length)
+    probes = min(2, bounds.probes_at_most)
+    scored = min(4, bounds.positions)
+    choices = min(5, bounds.candidates)
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
+    return (
+        draw(vocab_size, probes, rows, length),
+        draw(rows * length, probes, scored),
+        draw(vocab_size, probes, scored, choices),
+        torch.zeros(probes, entries),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +40,12 @@ class ChosenTask:
         """The task that ``--task`` names, else the bundle's; no specification without either.
 
         Raises:
-            DataError: no such name, or the file is not a JSON object.
+            DataError: neither, no such name, or the file holds no specification (see
+                ``check_spec``).
         """
+        from seedtune.runtime.tasks import check_spec
+        from seedtune.runtime.tasks.row_formats import strict_json
+
         from ..data.named_tasks import TASKS, load_task
 
         if name is None:
@@ -57,11 +60,14 @@ class ChosenTask:
                 "specification"
             )
         try:
-            spec = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not a task specification ({error})") from error
-        if not isinstance(spec, dict):
-            raise DataError(f"{path}: a task specification must be a JSON object")
+        spec = strict_json(text, str(path))
+        try:
+            check_spec(spec)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         return cls(spec, None)
 
     def encode(
@@ -79,15 +85,13 @@ class ChosenTask:
             DataError: no file given and the task brings no data, or a row is unusable.
         """
         from seedtune.runtime.tasks import encode_rows, read_rows
-        from seedtune.runtime.tasks.rows import Row
 
         rows: list[Row]
         if file is not None:
             rows = read_rows(file)
         elif self.data is not None:
             own = self.data.train if part == "train" else self.data.test
-            name = f"{self.data.name} {part}"
-            rows = [Row(row, f"{name}:{number}") for number, row in enumerate(own, 1)]
+            rows = read_rows(own, f"{self.data.name} {part} row")
         else:
             option = "--train" if part == "train" else "--data"
             raise DataError(f"no examples; give a file of rows with {option}")

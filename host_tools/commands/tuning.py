@@ -16,6 +16,7 @@ from .follow import follow
 from .inputs import ChosenTask, load_chosen, task_of_run
 from .options import (
     BundlePath,
+    EngineName,
     FromRun,
     FromValues,
     Json,
@@ -119,10 +120,8 @@ def tune(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads. Default: the count that is fastest here."),
-    ] = None,
+    engine: EngineName = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Tune a bundle with forward passes; resumes RUN if it has a journal.
@@ -132,6 +131,7 @@ def tune(
     """
     from seedtune.runtime.journal.file import Durability
     from seedtune.runtime.model import open_model
+    from seedtune.runtime.tasks import warn_of_examples
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
@@ -165,6 +165,7 @@ def tune(
                 task=task_of_run(run) if chosen.spec is None else chosen.spec,
                 objective=objective,  # type: ignore[arg-type]  # checked there, for users
                 on_long=on_long,  # type: ignore[arg-type]
+                engine=engine,
                 threads=threads or "auto",
                 memory_limit=None if memory_limit is None else _bytes(memory_limit),
             )
@@ -176,6 +177,7 @@ def tune(
             if data is not None or chosen.data is not None
             else []
         )
+        warn_of_examples(the_task, examples, held_out)
         stack.enter_context(signals(control))
         tuner = stack.enter_context(
             model.tuner(
@@ -211,13 +213,14 @@ def evaluate(
     limit: Limit = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, objective, on_long, threads) as model:
+    with _open(bundle, chosen, objective, on_long, engine, threads) as model:
         origin = load_chosen(model, run, values)
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
@@ -245,21 +248,25 @@ def predict(
     run: FromRun = None,
     values: FromValues = None,
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
+    from seedtune.runtime.tasks import encode_rows
+    from seedtune.runtime.tasks.rows import Row
+
     output = Output(json)
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, "label_words", on_long, threads) as model:
+    with _open(bundle, chosen, "label_words", on_long, engine, threads) as model:
         load_chosen(model, run, values)
         if text is not None:
             names = model.task.template.names
             if len(names) != 1:
                 raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            examples = [model.task.encode({names[0]: text}, "--text", labelled=False)]
+            examples = encode_rows(model.task, [Row({names[0]: text}, "--text")], labelled=False)
         else:
             examples = chosen.encode("test", data, model.task, labelled=False)
         with output.counting("predicting") as progress:
@@ -304,7 +311,12 @@ def _bytes(text: str) -> int:
 
 
 def _open(
-    bundle: Path, chosen: ChosenTask, objective: str, on_long: str, threads: int | None
+    bundle: Path,
+    chosen: ChosenTask,
+    objective: str,
+    on_long: str,
+    engine: str | None,
+    threads: int | None,
 ) -> Model:
     from seedtune.runtime.model import open_model
 
@@ -313,6 +325,7 @@ def _open(
         task=chosen.spec,
         objective=objective,  # type: ignore[arg-type]  # checked there, for users
         on_long=on_long,  # type: ignore[arg-type]
+        engine=engine,
         threads=threads or "auto",
     )
 

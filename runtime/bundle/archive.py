@@ -3,32 +3,25 @@
 import hashlib
 import os
 import shutil
-import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
-from ..files import default_cache
-from .manifest import BASIS, MANIFEST, PROGRAM, TOKENIZER, VALUES, Manifest, parse_manifest
+from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
+from .manifest import MANIFEST, Manifest, parse_manifest
 
-_PARTS = (MANIFEST, PROGRAM, VALUES, TOKENIZER, BASIS)
 _CHUNK = 1 << 20
+_LARGEST_MANIFEST = 1 << 24
 
 
-def pack_archive(folder: Path, file: Path) -> Path:
-    """Write the files of ``folder`` into ``file``, which appears whole or not at all."""
+def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
+    """Write the manifest and ``parts`` of ``folder`` into ``file``, whole or not at all."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be written: {error.strerror}") from error
-    work = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with workplace(file) as work, (work / "archive").open("wb") as stream:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-                for part in _PARTS:
-                    if part == BASIS and not (folder / part).exists():
-                        continue
+                for part in (MANIFEST, *parts):
                     # A fixed date and mode: the same bundle packs to the same bytes.
                     info = zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0))
                     info.external_attr = 0o644 << 16
@@ -37,12 +30,11 @@ def pack_archive(folder: Path, file: Path) -> Path:
                         shutil.copyfileobj(source, target, _CHUNK)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(work, 0o644)  # mkstemp makes it private
-        os.replace(work, file)
+            stream.close()
+            os.replace(work / "archive", file)
+        sync_folder(file.parent)
     except OSError as error:
         raise BundleError(f"{file}: cannot be written: {error.strerror}") from error
-    finally:
-        work.unlink(missing_ok=True)
     return file
 
 
@@ -50,7 +42,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     """Check ``file`` against its own manifest and return the folder that holds its parts.
 
     The folder is named after the manifest's hash, so that every archive of one bundle shares it.
-    Entry names are never used as paths: only the known names are looked up.
+    Entry names are never used as paths: only the manifest's are, which are plain file names.
 
     Raises:
         BundleError: not a bundle archive, a part is missing or altered, or the cache cannot be
@@ -59,9 +51,12 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = _check_entries(archive, file)
-            with archive.open(entries[MANIFEST]) as stream:
-                manifest = parse_manifest(stream.read(), file)
+            if entries[MANIFEST].file_size > _LARGEST_MANIFEST:
+                raise BundleError(f"{file}: {MANIFEST} has {entries[MANIFEST].file_size} bytes")
+            manifest = parse_manifest(archive.read(entries[MANIFEST]), file)
+            _check_names(set(entries), manifest, file)
             folder = (cache or default_cache()) / "bundles" / manifest.sha256
+            clean_up(folder.parent)
             if folder.is_dir():
                 # The archive itself is still checked: a damaged copy must not pass as a good one.
                 for name in manifest.parts:
@@ -78,19 +73,26 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
 
 
 def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
-    """The entries by name; anything else in the archive, or compression, is refused."""
+    """The entries by name; a name that stands there twice, or compression, is refused."""
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
-        if info.filename not in _PARTS or info.filename in entries:
+        if info.filename in entries:
             raise BundleError(f"{file}: unexpected entry {info.filename!r}")
         # No compression, hence no archive that unpacks to more than its own size.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise BundleError(f"{file}: entry {info.filename} is compressed or altered")
+            raise BundleError(f"{file}: entry {info.filename!r} is compressed or altered")
         entries[info.filename] = info
-    for name in set(_PARTS) - {BASIS}:
-        if name not in entries:
-            raise BundleError(f"{file}: {name} is missing")
+    if MANIFEST not in entries:
+        raise BundleError(f"{file}: {MANIFEST} is missing")
     return entries
+
+
+def _check_names(names: set[str], manifest: Manifest, file: Path) -> None:
+    wanted = {MANIFEST, *manifest.parts}
+    for name in sorted(wanted - names):
+        raise BundleError(f"{file}: {name} is missing")
+    for name in sorted(names - wanted):
+        raise BundleError(f"{file}: unexpected entry {name!r}")
 
 
 def _check_part(
@@ -101,6 +103,12 @@ def _check_part(
     target: IO[bytes] | None,
 ) -> None:
     """Hash one entry, copying it to ``target`` if given, and compare it with the manifest."""
+    size = manifest.parts[entry.filename].bytes
+    if entry.file_size != size:  # before any of it is written
+        raise BundleError(
+            f"{file}: {entry.filename} has {entry.file_size} bytes, the manifest says {size}: "
+            "truncated or altered; copy it again"
+        )
     digest = hashlib.sha256()
     with archive.open(entry) as stream:
         while chunk := stream.read(_CHUNK):
@@ -120,20 +128,16 @@ def _unpack(
 ) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".unpack.", dir=folder.parent))
+        with workplace(folder) as work:
+            new = work / "bundle"
+            new.mkdir()
+            for name in manifest.parts:
+                with (new / name).open("wb") as target:
+                    _check_part(archive, entries[name], manifest, file, target)
+            (new / MANIFEST).write_bytes(archive.read(entries[MANIFEST]))
+            sync_tree(new)
+            replace_folder(new, folder)  # another process may have unpacked the same bundle first
     except OSError as error:
         raise BundleError(
             f"{folder.parent}: cannot unpack {file} there: {error.strerror}; set SEEDTUNE_CACHE"
         ) from error
-    try:
-        for name in manifest.parts:
-            with (work / name).open("wb") as target:
-                _check_part(archive, entries[name], manifest, file, target)
-        (work / MANIFEST).write_bytes(archive.read(entries[MANIFEST]))
-        try:
-            os.rename(work, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process unpacked the same bundle first
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -1,9 +1,15 @@
 """Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``.
 
 Weights that an estimator put behind them stand beside them as ``own``, in float32.
+
+The metadata name the bundle, the step and ``content_sha256``: the SHA-256 of the other metadata and
+of each tensor's name, dtype, shape and bytes. Loading checks them, so that neither damage nor
+another model's values pass. Files of the version before have no such hash; of them only the bundle
+and the tensors' forms can be checked, and the values where they say that they are the start's.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,18 @@ from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError, TuningError
 from ..files import replace_file
+from ..schema import SHA256, MapOf, Text, check, parse_json
 from .bundle import Bundle
+
+_FORMAT = "seedtune-values"
+_METADATA = {
+    "format": str,
+    "bundle_sha256": SHA256,
+    "step": Text("[0-9]{1,15}", "a number"),
+    "float32_sha256": SHA256,
+}
+"""Beside ``content_sha256``."""
+_LARGEST_OWN = 1 << 28
 
 
 def values_sha256(values: NDArray[np.float32]) -> str:
@@ -47,7 +64,7 @@ def export_values(
             "rewind to an earlier step and lower lr"
         )
     metadata = {
-        "format": "seedtune-values",
+        "format": _FORMAT,
         "bundle_sha256": bundle.sha256,
         "step": str(step),
         "float32_sha256": values_sha256(values),
@@ -55,6 +72,7 @@ def export_values(
     tensors: dict[str, NDArray[Any]] = {"values": half, "indices": np.array(bundle.indices)}
     if len(values) > bundle.K:
         tensors["own"] = values[bundle.K :]
+    metadata["content_sha256"] = _content_sha256(tensors, metadata)
     data = save_safetensors(tensors, metadata)
     try:
         replace_file(Path(path), data)
@@ -67,22 +85,70 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
     """Values that ``export_values`` wrote, as float32, an estimator's own weights behind them.
 
     Raises:
-        BundleError: unreadable, or not of this bundle's entries.
+        BundleError: unreadable, damaged, or not of this bundle.
     """
+    file = Path(path)
     try:
-        tensors = load_safetensors(Path(path).read_bytes())
-        values, indices = tensors["values"], tensors["indices"]
-        others = [tensor for name, tensor in tensors.items() if name not in ("values", "indices")]
-        own = others[0] if others else np.zeros(0, np.float32)
+        size = file.stat().st_size
+        # Values and places; an estimator's own weights; the header.
+        if size > bundle.K * 10 + _LARGEST_OWN + (1 << 20):
+            raise BundleError(f"{path}: has {size} bytes, more than any values of {bundle.path}")
+        data = file.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
-    except (SafetensorError, KeyError) as error:
-        raise BundleError(f"{path}: not a values file ({error})") from None
+    try:
+        tensors, metadata = _parse(data)
+    except ValueError as error:
+        raise BundleError(f"{path}: not a values file, or damaged ({error})") from None
+    if metadata["bundle_sha256"] != bundle.sha256:
+        raise BundleError(
+            f"{path}: holds values of bundle {metadata['bundle_sha256'][:12]}..., "
+            f"not of {bundle.path} ({bundle.sha256[:12]}...)"
+        )
+    values, indices = tensors["values"], tensors["indices"]
+    # The version before named the tensor after its estimator.
+    others = [tensor for name, tensor in tensors.items() if name not in ("values", "indices")]
+    own = others[0] if others else np.zeros(0, np.float32)
     if values.dtype != np.float16 or not np.array_equal(indices, bundle.indices):
         raise BundleError(f"{path}: holds values of other entries than {bundle.path}")
-    if len(others) > 1 or own.dtype != np.float32 or own.ndim != 1:
-        raise BundleError(f"{path}: holds more than values and one row of an estimator's weights")
+    if values.shape != indices.shape or own.dtype != np.float32 or own.ndim != 1:
+        raise BundleError(f"{path}: damaged: its tensors have other forms than values have")
     whole = np.concatenate([values.astype(np.float32), own])
     if not np.isfinite(whole).all():
         raise BundleError(f"{path}: holds values that are not finite")
+    unproven_start = "content_sha256" not in metadata and metadata["step"] == "0"
+    if unproven_start and (values.tobytes() != bundle.values.tobytes() or own.any()):
+        raise BundleError(f"{path}: damaged: at step 0, but not the values of {bundle.path}")
     return whole
+
+
+def _parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Tensors and metadata, checked against their own hash; ValueError where that fails."""
+    length = int.from_bytes(data[:8], "little")
+    header = parse_json(data[8 : 8 + length], most=1 << 20)
+    check(header, {"__metadata__": MapOf(str)})
+    metadata: dict[str, str] = header["__metadata__"]
+    check(metadata, _METADATA)
+    extra = set(metadata) - set(_METADATA) - {"content_sha256"}
+    if metadata["format"] != _FORMAT or extra:
+        raise ValueError("its metadata are not those of values")
+    try:
+        tensors: dict[str, NDArray[Any]] = load_safetensors(data)
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+    if not {"values", "indices"} <= set(tensors) or len(tensors) > 3:
+        raise ValueError(f"holds {sorted(tensors)}")
+    stored = metadata.get("content_sha256")
+    if stored is not None and stored != _content_sha256(tensors, metadata):
+        raise ValueError("its SHA-256 differs; export the values again")
+    return tensors, metadata
+
+
+def _content_sha256(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(_METADATA):
+        digest.update(f"{name}={metadata[name]}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}:{tensor.dtype.str}{list(tensor.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()

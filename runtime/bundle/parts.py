@@ -1,5 +1,7 @@
 """The parts of a bundle besides its program: values, places and tokenizer, parsed and checked."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,15 +12,15 @@ from safetensors.numpy import load as load_safetensors
 from tokenizers import Tokenizer
 
 from ..errors import BundleError
-from .manifest import TOKENIZER, Layer
+from .manifest import Layer
 
 
 def parse_values(
-    file: Path, layers: Sequence[Layer]
+    data: bytes, file: Path, layers: Sequence[Layer]
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
     """The two arrays of ``values.safetensors``, checked against the layers."""
     try:
-        tensors = load_safetensors(read_part(file))
+        tensors = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{file}: not a safetensors file ({error})") from error
     if set(tensors) != {"values", "indices"}:
@@ -56,14 +58,44 @@ def parse_values(
     return values, indices
 
 
-def parse_tokenizer(data: bytes, folder: Path) -> Tokenizer:
+_LARGEST_TOKENIZER = 1 << 28
+_PREFIXED = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
+
+
+def parse_tokenizer(data: bytes, file: Path) -> Tokenizer:
+    """The tokenizer, without truncation and padding, once it has tokenised a few letters."""
+    if len(data) > _LARGEST_TOKENIZER:
+        raise BundleError(f"{file}: has {len(data)} bytes, at most {_LARGEST_TOKENIZER} are read")
     try:
+        if _PREFIXED.search(data):
+            _check_merges(json.loads(data)["model"])
         tokenizer: Tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # the library raises bare Exception for whatever it cannot parse
-        raise BundleError(f"{folder / TOKENIZER}: not a tokenizer file ({error})") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        _try_out(tokenizer)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # bare Exception for what does not parse, or a panic in Rust
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise BundleError(f"{file}: not a tokenizer file ({reason[0][:200]})") from error
     return tokenizer
+
+
+def _check_merges(model: dict[str, object]) -> None:
+    """Refuse merges that the library would cut a prefix off that they do not have, and abort."""
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges", ())
+    assert isinstance(prefix, str) and isinstance(merges, (list, tuple))
+    for merge in merges:
+        second = merge.rpartition(" ")[2] if isinstance(merge, str) else merge[1]
+        if not second.startswith(prefix):
+            raise ValueError(f"merge {merge!r} lacks the prefix {prefix!r}")
+
+
+def _try_out(tokenizer: Tokenizer) -> None:
+    try:
+        tokenizer.encode("Ab \u00e9 1\n")
+    except Exception:
+        return  # an answer to this text; a panic, which goes on, is one to none
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
+from ..files import replace_folder, sync_tree, workplace
 from .archive import pack_archive
 from .basis import Basis
 from .bundle import Bundle, open_folder
@@ -23,12 +23,12 @@ from .manifest import (
     BASIS,
     FORMAT,
     MANIFEST,
-    PROGRAM,
     TOKENIZER,
     VALUES,
     VERSION,
     Bounds,
     Layer,
+    Program,
     manifest_digest,
 )
 from .parts import parse_tokenizer, read_part, vocabulary_of
@@ -37,7 +37,8 @@ from .parts import parse_tokenizer, read_part, vocabulary_of
 def write_bundle(
     folder: str | Path,
     *,
-    program: Path | bytes,
+    programs: Sequence[Program],
+    files: Mapping[str, Path | bytes],
     values: NDArray[np.float16],
     indices: NDArray[np.int64],
     layers: Sequence[Layer],
@@ -59,15 +60,16 @@ def write_bundle(
     by a new one that passed; any other non-empty folder is refused.
 
     Args:
-        program: the ``.pte`` file or its bytes.
+        programs: in any order; engines have one of preference.
+        files: each file that they name, or its bytes.
         values: float16 ``[K]``.
         indices: int64 ``[K]``, strictly increasing inside each layer.
         layers: the matrices in order; their counts add up to ``K``.
         model: ``name, architecture, sha256, vocab_size, hidden_size, layers``.
         mask: ``method, fraction, profile_sha256``; ``entries`` is filled in.
         quantisation: free description of the number formats.
-        hidden_blocks: decoder blocks below each of the hidden states that the program returns
-            besides log-probabilities; none if it returns none.
+        hidden_blocks: decoder blocks below each of the hidden states that the programs return
+            besides log-probabilities; none if they return none.
         mean_blocks: the same of those that are means over the row so far; they come last.
         basis: directions for ``task``.
 
@@ -79,23 +81,23 @@ def write_bundle(
         folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
     ):
         raise BundleError(f"{folder}: exists and is not a bundle; choose another output folder")
+    left, work = contextlib.ExitStack(), folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        if isinstance(program, bytes):
-            (work / PROGRAM).write_bytes(program)
-        else:
-            shutil.copyfile(program, work / PROGRAM)
+        work = left.enter_context(workplace(folder)) / "bundle"
+        work.mkdir()
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                (work / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, work / name)
         tensors: dict[str, NDArray[Any]] = {
             "values": np.ascontiguousarray(values),
             "indices": np.ascontiguousarray(indices),
         }
         (work / VALUES).write_bytes(save_safetensors(tensors))
         (work / TOKENIZER).write_bytes(tokenizer_json)
-        names = [PROGRAM, VALUES, TOKENIZER]
+        names = [*files, VALUES, TOKENIZER]
         if basis is not None:
             (work / BASIS).write_bytes(basis.to_bytes())
             names.append(BASIS)
@@ -106,17 +108,15 @@ def write_bundle(
             "model": dict(model),
             "mask": {**mask, "entries": len(values)},
             "quantisation": dict(quantisation),
-            "program": {
-                "method": "score",
-                "bounds": dataclasses.asdict(bounds),
-                "hidden_blocks": list(hidden_blocks),
-                "mean_blocks": list(mean_blocks),
-            },
+            "programs": [dataclasses.asdict(program) for program in programs],
+            "bounds": dataclasses.asdict(bounds),
+            "hidden_blocks": list(hidden_blocks),
+            "mean_blocks": list(mean_blocks),
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
                 "pad_id": pad_id,
-                "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, folder)),
+                "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, work / TOKENIZER)),
             },
             "task": None if task is None else dict(task),
             "parts": parts,
@@ -125,15 +125,14 @@ def write_bundle(
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         (work / MANIFEST).write_text(text + "\n", encoding="utf-8")
         bundle = open_folder(work)
-        os.chmod(work, 0o755)  # mkdtemp makes it private
-        _sync(work)
-        _replace_folder(work, folder)
+        sync_tree(work)
+        replace_folder(work, folder)
     except BundleError as error:
         raise BundleError(str(error).replace(str(work), str(folder))) from error
     except OSError as error:
         raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        left.close()
     return dataclasses.replace(bundle, path=folder)
 
 
@@ -146,58 +145,35 @@ def with_task(
         BundleError: the folder cannot be written.
     """
     manifest = bundle.manifest
-    return write_bundle(
-        folder,
-        program=bundle.program_path,
-        values=bundle.values,
-        indices=bundle.indices,
-        layers=bundle.layers,
-        tokenizer_json=read_part(bundle.path / TOKENIZER),
-        model=manifest["model"],
-        mask=manifest["mask"],
-        quantisation=manifest["quantisation"],
-        bounds=bundle.bounds,
-        pad_id=bundle.pad_id,
-        hidden_blocks=manifest["program"].get("hidden_blocks", ()),
-        mean_blocks=manifest["program"].get("mean_blocks", ()),
-        basis=basis,
-        task=task,
-    )
+    with contextlib.ExitStack() as opened:
+        names = dict.fromkeys(name for program in bundle.programs for name in program.files)
+        return write_bundle(
+            folder,
+            programs=bundle.programs,
+            files={name: opened.enter_context(bundle.checked(name)) for name in names},
+            values=bundle.values,
+            indices=bundle.indices,
+            layers=bundle.layers,
+            tokenizer_json=read_part(opened.enter_context(bundle.checked(TOKENIZER))),
+            model=manifest["model"],
+            mask=manifest["mask"],
+            quantisation=manifest["quantisation"],
+            bounds=bundle.bounds,
+            pad_id=bundle.pad_id,
+            hidden_blocks=bundle.hidden_blocks,
+            mean_blocks=bundle.mean_blocks,
+            basis=basis,
+            task=task,
+        )
 
 
 def pack_bundle(folder: str | Path, file: str | Path) -> Path:
     """Check the bundle in ``folder`` and write it as one file (a zip without compression)."""
     bundle = open_folder(Path(folder))
-    return pack_archive(bundle.path, Path(file))
+    return pack_archive(bundle.path, bundle.manifest["parts"], Path(file))
 
 
 def _describe(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"sha256": digest, "bytes": file.stat().st_size}
-
-
-def _sync(folder: Path) -> None:
-    """Put the files on the disk before the rename makes them visible."""
-    for file in (*folder.iterdir(), folder):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; a bundle already there survives any failure."""
-    if not folder.exists():
-        os.rename(new, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.rename(folder, old)  # onto the empty folder that mkdtemp made
-    try:
-        os.rename(new, folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

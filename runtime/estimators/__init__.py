@@ -24,6 +24,7 @@ __all__ = [
     "facts_of",
     "forwards_a_step",
     "make_estimator",
+    "with_defaults",
 ]
 
 ESTIMATORS: dict[str, Facts] = {
@@ -52,7 +53,7 @@ def facts_of(settings: Settings) -> Facts:
         raise TuningError(
             f"setting estimator={settings.estimator!r} must be one of {', '.join(ESTIMATORS)}"
         )
-    count = facts.directions if settings.directions is None else settings.directions
+    count = settings.directions or facts.directions
     if not facts.least_directions <= count <= facts.most_directions:
         least, most = facts.least_directions, facts.most_directions
         bounds = f"{least} to {most}" if least < most else str(most)
@@ -68,21 +69,28 @@ def complete(settings: Settings, ground: Ground) -> Settings:
     Raises:
         TuningError: no such estimator, or it cannot run on this ground as asked.
     """
-    settings = replace(settings, directions=settings.directions or None)
     if settings.estimator is None:
         usual = next(facts for facts in ESTIMATORS.values() if facts.suits(ground))
         settings = replace(settings, estimator=usual.name)
+    return with_defaults(facts_of(settings).fit(settings, ground))
+
+
+def with_defaults(settings: Settings) -> Settings:
+    """``settings`` with the estimator's own values of what was left to it, whatever the ground.
+
+    Raises:
+        TuningError: as ``facts_of``.
+    """
     facts = facts_of(settings)
-    settings = facts.fit(settings, ground)
-    usual_of: dict[str, Any] = {
+    own: dict[str, Any] = {
         name: getattr(facts, name)
-        for name in ("directions", "lr", "eps", "schedule", "steps", "eval_every")
+        for name in ("lr", "eps", "schedule", "steps", "eval_every")
+        if getattr(settings, name) is None
     }
-    left = {name: value for name, value in usual_of.items() if getattr(settings, name) is None}
     if facts.solves:
         measured = [name for name in ("lr", "eps") if getattr(settings, name) == "auto"]
-        left |= {name: usual_of[name] for name in measured}
-    return replace(settings, **left)
+        own |= {name: getattr(facts, name) for name in measured}
+    return replace(settings, directions=settings.directions or facts.directions, **own)
 
 
 def make_estimator(

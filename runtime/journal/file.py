@@ -1,6 +1,6 @@
 """Journals as files: reading, appending, durability, and what to do when a disk says no.
 
-The format is ``journal_format.py``'s. Reading never changes a file. Opening for writing takes the
+The format is ``format.py``'s. Reading never changes a file. Opening for writing takes the
 run's lock and cuts a torn tail back to the last whole record.
 
 Durability. Each record is one ``os.write`` to a file opened for appending, so a killed process
@@ -17,11 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import JournalError
-from ..files import replace_file
-from .format import Encoder, Header, Placed, Record, decode_header, decode_records
+from ..files import BINARY, replace_file
+from ..process_lock import is_at
+from .format import (
+    Encoder,
+    Header,
+    JournalDamage,
+    Placed,
+    Record,
+    decode_header,
+    decode_records,
+)
+from .lock import JOURNAL_FILE as JOURNAL_FILE
 from .lock import RunLock
-
-JOURNAL_FILE = "journal.bin"
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Journal:
     header_crc: int
     torn_bytes: int
     """Bytes behind the last whole record, which reading ignores."""
+    damage: JournalDamage | None = None
+    """What ends the records, where reading was asked to tolerate it."""
 
     @property
     def end(self) -> int:
@@ -82,15 +92,17 @@ def journal_path(path: Path | str) -> Path:
     return path / JOURNAL_FILE if path.is_dir() else path
 
 
-def read_journal(path: Path | str, *, until: int | None = None) -> Journal:
+def read_journal(path: Path | str, *, until: int | None = None, tolerate: bool = False) -> Journal:
     """Read and check a journal without changing it.
 
     Args:
         path: a run folder or a journal file.
         until: stop before the step after this many, so that damage behind it does not matter.
+        tolerate: give the records before any damage, and the damage as ``Journal.damage``.
 
     Raises:
-        JournalError: not there, unreadable, damaged before its tail, or newer.
+        JournalDamage: damaged before its tail.
+        JournalError: not there, unreadable, damaged in its header, or newer.
     """
     path = journal_path(path)
     try:
@@ -99,17 +111,25 @@ def read_journal(path: Path | str, *, until: int | None = None) -> Journal:
         raise JournalError(f"{path}: cannot be read ({error.strerror})") from None
     header, start, crc = decode_header(data, str(path))
     records: list[Placed] = []
-    steps = header.first_step
-    torn = True
-    for placed in decode_records(data, start, crc, header.scalar_count, str(path)):
-        if placed.is_step:
-            steps += 1
-            if until is not None and steps > until:
-                torn = False
-                break
-        records.append(placed)
+    steps, torn = header.first_step, True
+    damage: JournalDamage | None = None
+    try:
+        for placed in decode_records(data, header, start, crc, str(path)):
+            if placed.is_step:
+                steps += 1
+                if until is not None and steps > until:
+                    torn = False
+                    break
+            records.append(placed)
+    except JournalDamage as error:
+        torn = False
+        if tolerate:
+            damage = error
+        elif until is None or steps < until:
+            raise
     end = records[-1].end if records else start
-    return Journal(path, header, tuple(records), start, crc, len(data) - end if torn else 0)
+    left = len(data) - end if torn else 0
+    return Journal(path, header, tuple(records), start, crc, left, damage)
 
 
 class JournalWriter:
@@ -129,9 +149,11 @@ class JournalWriter:
         self._failed = False
         self._unsynced = 0
         self._last_sync = self._last_record = time.monotonic()
+        self._process = os.getpid()
         self._fd = -1
+        lock.cover_journal()
         try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | BINARY)
             if self.cut_bytes:
                 os.ftruncate(self._fd, self._end)
                 os.fsync(self._fd)
@@ -151,12 +173,14 @@ class JournalWriter:
     ) -> "JournalWriter":
         """Start a run: the folder is made, the journal appears whole with its header.
 
+        Only this user may read either: a journal can hold numbers of single examples.
+
         Raises:
             JournalError: the folder has a journal, another writer, or cannot be written.
         """
         folder = Path(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise JournalError(f"{folder}: cannot be made ({error.strerror})") from None
         lock = RunLock(folder)
@@ -198,6 +222,11 @@ class JournalWriter:
         """
         if self._failed or self._fd < 0:
             raise JournalError(f"{self.path}: closed, or failed before; open the run again")
+        if os.getpid() != self._process:
+            raise JournalError(
+                f"{self.path}: was opened by process {self._process}, this one was forked from it; "
+                "go on there, or open the run again once it has ended"
+            )
         data = self._encoder.encode(record)
         try:
             # A full disk takes a part first and complains at the next write.
@@ -226,8 +255,18 @@ class JournalWriter:
             self.sync()
 
     def sync(self) -> None:
-        """Force everything recorded so far to the disk."""
+        """Force everything recorded so far to the disk.
+
+        Raises:
+            JournalError: the disk refuses, or the journal has been deleted or replaced meanwhile.
+        """
         if self._unsynced:
+            if not is_at(self._fd, self.path):
+                self._failed = True
+                raise JournalError(
+                    f"{self.path}: was deleted or replaced while its run went on, which is lost "
+                    "from there; start again from a copy or in another folder"
+                )
             try:
                 os.fsync(self._fd)
             except OSError as error:
@@ -241,7 +280,7 @@ class JournalWriter:
         if self._fd < 0:
             return
         try:
-            if not self._failed:
+            if not self._failed and os.getpid() == self._process:
                 self.sync()
         finally:
             os.close(self._fd)
@@ -268,12 +307,12 @@ def write_journal(path: Path, header: Header, records: Iterable[Record]) -> None
 
 
 def replace_journal_file(path: Path, data: bytes) -> None:
-    """``replace_file`` for a file of a run folder.
+    """``replace_file`` for a file of a run folder, which only this user may read.
 
     Raises:
         JournalError: the folder cannot be written; ``path`` is as it was.
     """
     try:
-        replace_file(path, data)
+        replace_file(path, data, private=True)
     except OSError as error:
         raise JournalError(f"{path}: cannot be written ({error.strerror})") from None

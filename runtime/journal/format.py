@@ -47,9 +47,11 @@ The upper half of the CRC of two bytes is a bijection of them (the lower half is
 inside the two bytes of a scalar or of a word goes unseen, whatever the CRC register held.
 
 Torn tails. A crash leaves a prefix of a record, or zeros where a file system had extended the file
-but not written it. So an incomplete last record, a last record that is whole in length but not in
-CRC, and zeros up to the end count as torn: decoding stops before them and says so. Any other
-mismatch is damage and is refused with its byte offset.
+but not written it, from any byte on. So an incomplete last record, a last record that is whole in
+length but not in CRC, and a record behind whose first bytes or behind which only zeros follow count
+as torn: decoding stops before them and says so. A record whose CRC field is among those zeros is
+torn even if that is its CRC, as it is of one in 65536: a step cut here is only taken again. Any
+other mismatch is damage and is refused with its byte offset and the last step before it.
 """
 
 import json
@@ -60,6 +62,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import JournalError
+from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, parse_json
 from .crc32c import crc32c
 
 MAGIC = b"SEEDTJRN"
@@ -69,6 +72,46 @@ SKIP_REASONS = {1: "loss not finite", 2: "loss jump", 3: "runaway step"}
 _NAN = 0x7C00
 _PREFIX = struct.Struct("<8sHI")
 _MAX_HEADER = 1 << 24
+_MAX_SCALARS = 1 << 24
+_HEADER: dict[str, Any] = {
+    "bundle_sha256": SHA256,
+    "values_sha256": SHA256,
+    "entries": Whole(1, 2**31 - 1),
+    "scalar_count": Whole(1, _MAX_SCALARS),
+    "settings": MapOf((str, int, float, bool, type(None))),
+    "train_sha256": Text(r"[0-9a-f]{64}|", "a SHA-256 in hexadecimal"),
+    "eval_sha256": Maybe(SHA256),
+    "metric": {"name": Text(), "higher_is_better": bool},
+    "snapshot": Maybe(
+        {
+            "step": Whole(1, 2**47),
+            "file": Text(r"[\w-][\w.-]{0,99}", "a plain file name"),
+            "sha256": SHA256,
+            "reference": Maybe(Real()),
+            "evaluations": ListOf(list),
+        }
+    ),
+    "parent": Maybe({"step": Whole(0, 2**47), "crc": Text()}),
+    "shape": Maybe(MapOf(Whole(1, 2**20))),
+    "task": Maybe({"spec": dict, "objective": str, "on_long": str}),
+    "extra": Maybe(dict),
+}
+_MAX_SHAPE = 1 << 28
+"""Product of the sizes of an estimator's weights, which so take 1 GiB at most."""
+
+
+class JournalDamage(JournalError):
+    """Bytes that no crash explains; the records before them are sound."""
+
+    def __init__(self, name: str, position: int, step: int, detail: str) -> None:
+        super().__init__(
+            f"{name}: damaged at byte {position} ({detail}); the last good step is {step}: restore "
+            f"a copy, or go back there ('seedtune journal rewind RUN {step}')"
+        )
+        self.position = position
+        """Offset of the first record that is not sound."""
+        self.step = step
+        """Steps before it, skipped ones included."""
 
 
 class Step(NamedTuple):
@@ -154,15 +197,42 @@ class Header:
         return 0 if self.snapshot is None else int(self.snapshot["step"])
 
     def encode(self) -> bytes:
-        """The header's bytes, CRC included."""
+        """The header's bytes, CRC included.
+
+        Raises:
+            JournalError: a field is out of what ``decode_header`` accepts.
+        """
         fields = dict(self.__dict__)
         for name in ("shape", "task"):  # left out where they say nothing, as in older versions
             if fields[name] is None:
                 del fields[name]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         body = text.encode()
+        try:
+            _header_fields(body)
+        except ValueError as error:
+            raise JournalError(f"cannot start a journal with this header: {error}") from None
         head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
         return head + struct.pack("<I", crc32c(head))
+
+
+def _header_fields(body: bytes) -> dict[str, Any]:
+    """The JSON of a header, of a form that is safe to work with; ValueError where it is not."""
+    fields: dict[str, Any] = parse_json(body, most=_MAX_HEADER)
+    if isinstance(fields, dict) and isinstance(fields.get("settings"), dict):
+        own = fields["settings"].get("estimator")
+        if isinstance(own, str) and own in fields:  # as journals before named their shape
+            fields["shape"] = fields.pop(own)
+    check(fields, _HEADER)
+    sizes = fields.get("shape") or {}
+    if math.prod(sizes.values()) > _MAX_SHAPE:
+        raise ValueError(f"field shape is {sizes}, more than fits")
+    for item in (fields["snapshot"] or {}).get("evaluations", ()):
+        if len(item) != 3:
+            raise ValueError("field snapshot.evaluations must hold [step, loss, metric]")
+        for value, kind in zip(item, (Whole(0, 2**47), Real(), Real()), strict=True):
+            check(value, kind, "snapshot.evaluations")
+    return fields
 
 
 class Encoder:
@@ -218,7 +288,9 @@ def _record(kind: int, payload: bytes) -> Record:
             (reason,) = struct.unpack("<B", payload)
             return Skip(reason)
         case 2:
-            ((name, value),) = json.loads(payload).items()
+            change = parse_json(payload)
+            check(change, dict)
+            ((name, value),) = change.items()
             return Change(name, value)
         case 3:
             return Note(payload.decode())
@@ -251,14 +323,8 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
     if version > VERSION:
         raise JournalError(f"{name}: version {version} is newer than {VERSION}; update seedtune")
     try:
-        fields = json.loads(data[_PREFIX.size : end])
-        own = fields["settings"].get("estimator")
-        if own in fields:  # as journals before named their shape
-            fields["shape"] = fields.pop(own)
-        header = Header(**fields)
-        if not (header.scalar_count >= 1 and header.entries >= 1 and header.first_step >= 0):
-            raise ValueError("a count is out of range")
-    except (ValueError, TypeError, KeyError) as error:
+        header = Header(**_header_fields(data[_PREFIX.size : end]))
+    except (ValueError, TypeError) as error:
         raise JournalError(f"{name}: header of version {version} is malformed ({error})") from None
     return header, end + 4, crc
 
@@ -277,26 +343,24 @@ class Placed(NamedTuple):
 
 
 def decode_records(
-    data: bytes, start: int, crc: int, scalar_count: int, name: str
+    data: bytes, header: Header, start: int, crc: int, name: str
 ) -> Iterator[Placed]:
     """Yield the whole records from byte ``start`` on; stop before a torn tail.
 
+    Args:
+        header, start, crc: as ``decode_header`` gives them.
+
     Raises:
-        JournalError: damage that a crash cannot explain, with its byte offset.
+        JournalDamage: damage that a crash cannot explain.
     """
+    scalar_count, steps = header.scalar_count, header.first_step
     step_format = struct.Struct(f"<{scalar_count}e")
     step_size = 4 if scalar_count == 1 else step_format.size + 4
     position, total = start, len(data)
+    written = len(data.rstrip(b"\0"))  # from there on, zeros
 
     def damage(detail: str) -> JournalError:
-        return JournalError(
-            f"{name}: damaged at byte {position} ({detail}); "
-            "restore a copy, or branch at a step before it"
-        )
-
-    def torn(size: int) -> bool:
-        """Whether the record of ``size`` bytes here, whose CRC failed, ends the journal."""
-        return position + size >= total or not any(data[position:])
+        return JournalDamage(name, position, steps, detail)
 
     while position + 4 <= total:
         word, check = struct.unpack_from("<HH", data, position)
@@ -304,7 +368,7 @@ def decode_records(
         if word & _NAN == _NAN:
             middle = crc32c(data[position : position + 2], crc)
             if word & 0x3FF == 0 or middle >> 16 != check:
-                if torn(4):
+                if written <= position + 4:
                     return
                 raise damage("CRC")
             size = 8 + (word & 0xFF)
@@ -322,10 +386,8 @@ def decode_records(
                 good = after >> 16 == check
             else:
                 good = after == struct.unpack_from("<I", data, position + size - 4)[0]
-            # Zeros could pass by chance (1 in 65536); a true zero step cut here is only redone.
-            good = good and (word != 0 or any(data[position:]))
-        if not good:
-            if torn(size):
+        if not good or written <= position + size - (2 if size == 4 else 4):
+            if written <= position + size:
                 return
             raise damage("CRC")
         try:
@@ -339,4 +401,6 @@ def decode_records(
             raise damage(str(error)) from None
         position += size
         crc = after
-        yield Placed(record, position, crc)
+        placed = Placed(record, position, crc)
+        steps += placed.is_step
+        yield placed

@@ -1,6 +1,7 @@
 """Replay: from a journal and the bundle that it belongs to back to the values, to the bit."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,16 @@ class Replay:
     journal: Journal
     state: RunState
     """As the records left it."""
-    best_values: NDArray[np.float32]
-    """float32 ``[K]`` of the best evaluated step; the last values if nothing was evaluated."""
+    start: Start
+
+    @cached_property
+    def best_values(self) -> NDArray[np.float32]:
+        """float32 ``[K]`` of the best evaluated step; the last values if nothing was evaluated.
+
+        Raises:
+            JournalError: see ``best_values_of``.
+        """
+        return best_values_of(self.state, self.journal, self.start)
 
     @property
     def history(self) -> History:
@@ -66,7 +75,7 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     if until is not None:
         need_step(journal, until, history_of(journal, until=until).steps)
     _advance(state, journal, until)
-    return Replay(journal, state, best_values_of(state, journal, start))
+    return Replay(journal, state, start)
 
 
 def best_values_of(state: RunState, journal: Journal, start: Start) -> NDArray[np.float32]:

@@ -97,11 +97,11 @@ def estimator_of(header: Header, start: Start, name: str) -> Estimator:
         estimator = make_estimator(Settings.from_dict(header.settings), start.basis, header.shape)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
+    kind = header.settings["estimator"]
+    if header.shape is not None and not estimator.own_entries:
+        raise JournalError(f"{name}: header does not make sense: {kind} has no weights of its own")
     if estimator.scalar_count != header.scalar_count:
-        raise JournalError(
-            f"{name}: {header.scalar_count} scalars a step do not fit "
-            f"{header.settings['estimator']}"
-        )
+        raise JournalError(f"{name}: {header.scalar_count} scalars a step do not fit {kind}")
     return estimator
 
 

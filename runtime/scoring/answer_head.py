@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Engine
-from ..errors import TuningError
+from ..errors import EngineError, TuningError
 from ..tasks import Batch, Task
 
 
@@ -62,7 +62,7 @@ def score_batch(engine: Engine, batch: Batch, values: NDArray[np.float32]) -> ND
     """
     entries = engine.entries
     if values.shape[1] == entries:
-        return engine.score(batch.tokens, batch.positions, batch.candidates, values)
+        return engine.score(batch, values).logp
     logp, inputs = score_with_inputs(engine, batch, values[:, :entries])
     return add_head(logp, inputs, values[:, entries:])
 
@@ -70,11 +70,16 @@ def score_batch(engine: Engine, batch: Batch, values: NDArray[np.float32]) -> ND
 def score_with_inputs(
     engine: Engine, batch: Batch, values: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Log-probabilities ``[P, N, C]`` without a head, and what one sees: ``[P, N, D + 1]``."""
-    request = batch.tokens, batch.positions, batch.candidates
-    logp, hidden = engine.score_hidden(*request, np.ascontiguousarray(values))
-    one = np.ones((*hidden.shape[:2], 1), np.float32)
-    return logp, np.concatenate([hidden, one], axis=2)
+    """Log-probabilities ``[P, N, C]`` without a head, and what one sees: ``[P, N, D + 1]``.
+
+    Raises:
+        EngineError: also if the program returns no hidden states.
+    """
+    scores = engine.score(batch, values)
+    if scores.hidden is None:
+        raise EngineError("the program returns no hidden states; export the bundle again")
+    one = np.ones((*scores.hidden.shape[:2], 1), np.float32)
+    return scores.logp, np.concatenate([scores.hidden, one], axis=2)
 
 
 def add_head(

@@ -71,10 +71,10 @@ class BatchLook:
         for first, last in self._own_passes(numbers):
             examples = [self._examples[number] for number in numbers[first:last]]
             batches = [self._task.collate([example]) for example in examples]
-            request = _by_probe(batches, self._task)
-            if not self._bounds.rows_by_probe:
-                request = tuple(part[0] for part in request)
-            logp = self._engine.score(*request, rows[first:last])
+            together = batches[0]
+            if self._bounds.rows_by_probe:
+                together = _by_probe(batches, self._task)
+            logp = self._engine.score(together, rows[first:last]).logp
             for place, batch in enumerate(batches):
                 own = logp[place : place + 1, : len(batch.positions)]
                 losses[first + place] = self._task.losses(own, batch)[0, 0]
@@ -92,11 +92,8 @@ class BatchLook:
                 height = max(height, example.rows)
                 length = max(length, example.length)
                 scored = max(scored, len(example.positions))
-                count = last + 1 - first
-                share = max(1, bounds.probes) / max(count, bounds.probes)
-                fits = (
-                    height * length <= bounds.tokens * share and scored <= bounds.positions * share
-                )
+                share = bounds.share(last + 1 - first)
+                fits = height * length <= share.tokens and scored <= share.positions
                 if not fits and last > first:
                     break
                 last += 1
@@ -124,12 +121,9 @@ class BatchLook:
         )
 
 
-def _by_probe(
-    batches: Sequence[Batch], task: Task
-) -> tuple[NDArray[np.int64], ...]:
-    """Tokens ``[P, B, T]``, positions ``[P, N]`` and candidates ``[P, N, C]`` of batches that each
-    are a probe's own; short ones are padded, with rows of padding and with positions that nobody
-    reads."""
+def _by_probe(batches: Sequence[Batch], task: Task) -> Batch:
+    """Batches that each are a probe's own, as one; short ones are padded, with rows of padding and
+    with positions that nobody reads."""
     height = max(len(batch.tokens) for batch in batches)
     length = max(batch.tokens.shape[1] for batch in batches)
     scored = max(len(batch.positions) for batch in batches)
@@ -142,7 +136,8 @@ def _by_probe(
         tokens[place, : len(batch.tokens), : batch.tokens.shape[1]] = batch.tokens
         positions[place, : len(rows)] = rows * length + columns
         candidates[place, : len(rows), : batch.candidates.shape[1]] = batch.candidates
-    return tokens, positions, candidates
+    gold = np.concatenate([batch.gold for batch in batches])
+    return Batch(tokens, positions, candidates, gold)
 
 
 def passes(

@@ -137,9 +137,14 @@ class LiveRun:
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
+        if asked.get("directions") == 0:  # no wish either
+            del asked["directions"]
         if asked:
-            merged = Settings.from_dict({**self.history.settings.to_dict(), **asked})
-            want.update(facts_of(merged).fit(merged, ground).to_dict())
+            own = self.history.settings
+            merged = Settings.from_dict({**own.to_dict(), **asked})
+            if merged.estimator == own.estimator:  # another is refused, whatever would fit it
+                merged = facts_of(merged).fit(merged, ground)
+            want.update(merged.to_dict())
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
 
     def commit(self, record: Record) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seedtune.export.export import Recipe, prepare_program, quantise_program
-from seedtune.export.lower.lower import example_inputs, lower, trace
-from seedtune.export.program.score_program import for_each_probe
+from seedtune.export.lower.lower import lower, trace
+from seedtune.export.program.prepare_program import prepare_program
+from seedtune.export.program.score_program import example_inputs, for_each_probe
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise import calibrated_pass
 from seedtune.export.quantise.calibrated_pass import round_by_calibration_
+from seedtune.export.quantise.quantise_program import quantise_program
+from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 from torch import nn

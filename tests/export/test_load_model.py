@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from seedtune.export.model.load_model import load_causal_lm
+from seedtune.export.model.shape import read_shape
 from seedtune.runtime.errors import ModelError
 
 
@@ -61,6 +62,20 @@ def test_hash_follows_weights_not_sharding(folder):
         save_file(tensors, file, {"format": "pt"})
         break
     assert load_causal_lm(folder).sha256 != before
+
+
+def test_code_in_a_folder_is_neither_run_nor_asked_about(folder, monkeypatch):
+    marker = folder / "ran"
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "evil"
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    for read in (load_causal_lm, read_shape):
+        with pytest.raises(ModelError, match="tiny: cannot"):
+            read(folder)
+    assert not marker.exists()
 
 
 def test_model_can_be_saved_again(tiny_llama, tmp_path):
@@ -162,7 +177,7 @@ def test_path_that_does_not_exist_is_not_taken_for_a_hub_id(source):
 
 def test_loading_prints_nothing(tiny_llama_folder):
     """In a fresh process, since the libraries complain when they are imported."""
-    script = "import sys; from seedtune.export.load_model import load_causal_lm as load"
+    script = "import sys; from seedtune.export.model.load_model import load_causal_lm as load"
     done = subprocess.run(
         [sys.executable, "-c", f"{script}; load(sys.argv[1])", str(tiny_llama_folder)],
         capture_output=True,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,36 +15,31 @@ import pytest
 from command_line import bad, call, good
 from fakes import fake_basis
 from numpy.typing import NDArray
+from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
+from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import Ground, complete
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_for
+from seedtune.runtime.tasks import Batch, task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
 
 
-class ValueEngine:
+class ValueEngine(Engine):
     """A toy program whose label words depend on the last word and on the values."""
 
     entries, hidden_width = 12, 0
 
-    def close(self) -> None:
-        pass
-
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        tokens = batch.tokens
         assert len(values) <= BOUNDS.probes and tokens.size <= BOUNDS.tokens
-        rows = positions // tokens.shape[1]
+        rows = batch.positions // tokens.shape[1]
         hint = np.cos(tokens.sum(axis=1)[rows].astype(np.float64))
         first = np.tanh(values[:, :1] * hint[None] + values[:, 1:2])
         logits = np.stack([first, -first], axis=2)
-        return (logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5).astype(np.float32)
+        logp = logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5
+        return Scores(logp.astype(np.float32), None)
 
 
 class HiddenEngine(ValueEngine):
@@ -52,17 +48,11 @@ class HiddenEngine(ValueEngine):
     hidden_width = 8
     _bad = tiny_tokenizer().encode(" bad").ids[0]
 
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        seen = tokens[positions // tokens.shape[1]]
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        seen = batch.tokens[batch.positions // batch.tokens.shape[1]]
         hidden = np.cos(seen.sum(axis=1)[:, None] * np.arange(1, 9)).astype(np.float32)
         hidden[:, 0] += 3 * (seen == self._bad).any(axis=1)
-        return self.score(tokens, positions, candidates, values), np.stack([hidden] * len(values))
+        return Scores(super().score(batch, values).logp, np.stack([hidden] * len(values)))
 
 
 @pytest.fixture
@@ -391,6 +381,25 @@ class TestBench:
         result = call("bench", "speed")
         assert result.exit_code == 2
         assert "unknown benchmark 'speed'" in result.stderr
+        result = call("bench", "journal", "--output", "x")
+        assert result.exit_code == 2
+        assert "journal takes no --output" in result.stderr
+
+    def test_figures_go_where_the_user_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from seedtune.host_tools.bench import operators
+
+        monkeypatch.setattr(operators, "prepare", lambda model: SimpleNamespace(bundle=None))
+        monkeypatch.setattr(operators, "fetch", lambda name: name)
+        monkeypatch.setattr(operators, "_profile", lambda bundle: {"pass_seconds": 1.0})
+        found = good("bench", "operators", "--output", tmp_path / "new")
+        assert json.loads((tmp_path / "new" / "operators.json").read_text()) == found
+
+    def test_without_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(host_tools, "bench", raising=False)
+        monkeypatch.setitem(sys.modules, "seedtune.host_tools.bench", None)
+        assert "run this in a checkout of seedtune" in bad(1, "bench", "list")
 
 
 class TestInspect:

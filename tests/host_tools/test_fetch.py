@@ -16,6 +16,7 @@ def resource(name, package="seedtune-test-data", sha256=None):
         Wheel(package, "1.0", 2000),
         f"seedtune_test_data/{name}.txt",
         sha256 or hashlib.sha256(CONTENT[name]).hexdigest(),
+        len(CONTENT[name]),
         "MIT",
         "test data",
     )
@@ -76,9 +77,64 @@ def test_damaged_file_is_fetched_again(index, tmp_path):
 def test_other_content_than_pinned_is_not_stored(index, tmp_path, monkeypatch):
     wrong = {"one": resource("one", sha256="0" * 64)}
     monkeypatch.setattr(module, "RESOURCES", wrong)
-    with pytest.raises(DownloadError, match=r"seedtune_test_data/one\.txt .*pinned 0000"):
+    with pytest.raises(
+        DownloadError, match=r"seedtune_test_data/one\.txt .*pinned 11000 bytes, 0000"
+    ):
         fetch("one", None, tmp_path / "cache")
     assert list((tmp_path / "cache" / "resources").iterdir()) == []
+
+
+def _wheel(index, write):
+    file = index / "seedtune_test_data-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file) as wheel:
+        rest = {i.filename: wheel.read(i) for i in wheel.infolist() if "one.txt" not in i.filename}
+    file.unlink()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as wheel:
+        write(wheel)
+        for name, content in rest.items():
+            wheel.writestr(name, content)
+    return file
+
+
+def test_a_bomb_is_unpacked_no_further_than_its_pinned_size(index, tmp_path, monkeypatch):
+    member = "seedtune_test_data/one.txt"
+    _wheel(index, lambda wheel: wheel.writestr(member, bytes(100 << 20)))
+    seen = []
+    real = zipfile.ZipExtFile.read
+
+    def read(self, count=-1):
+        block = real(self, count)
+        if self.name == member:
+            seen.append(len(block))
+        return block
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", read)
+    with pytest.raises(DownloadError, match=r"more bytes, SHA-256 .*nothing was stored"):
+        fetch("one", None, tmp_path / "cache")
+    assert sum(seen) <= 2 << 20
+    assert list((tmp_path / "cache" / "resources").iterdir()) == []
+
+
+def test_an_encrypted_or_damaged_wheel_is_explained(tmp_path):
+    """pip refuses them too, before they come here; another pip may not."""
+    one = resource("one")
+    file = tmp_path / "w.whl"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(one.member, CONTENT["one"])
+    good = file.read_bytes()
+    encrypted = bytearray(good)
+    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        encrypted[encrypted.index(magic) + flags] |= 1
+    odd_method = bytearray(good)
+    for magic, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        odd_method[odd_method.index(magic) + method] = 97
+    (tmp_path / "scratch").mkdir()
+    for data in (bytes(encrypted), bytes(odd_method), good[:60] + bytes(20) + good[80:], good[:99]):
+        file.write_bytes(data)
+        with pytest.raises(DownloadError, match=r"cannot read|is not the file") as caught:
+            module._unpack(file, one, tmp_path / "scratch", tmp_path / "target")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "target").exists()
 
 
 def test_refused_download_says_why_and_where_to_put_the_file(index, tmp_path, monkeypatch):
@@ -94,7 +150,7 @@ def test_refused_download_says_why_and_where_to_put_the_file(index, tmp_path, mo
 
 
 def test_wheel_without_the_file(index, tmp_path, monkeypatch):
-    absent = Resource("x", resource("one").wheel, "no/such/member", "0" * 64, "MIT", "x")
+    absent = Resource("x", resource("one").wheel, "no/such/member", "0" * 64, 1, "MIT", "x")
     monkeypatch.setattr(module, "RESOURCES", {"x": absent})
     with pytest.raises(DownloadError, match=r"cannot read no/such/member of resource x"):
         fetch("x", None, tmp_path)

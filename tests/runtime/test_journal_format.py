@@ -1,5 +1,6 @@
 """The format: every record survives the way to bytes and back, no damage goes unseen."""
 
+import json
 import random
 import struct
 
@@ -9,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.crc32c import crc32c
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import (
+    MAGIC,
     VERSION,
     Change,
     Encoder,
     End,
     Evaluation,
     Header,
+    JournalDamage,
     Note,
     Record,
     Reference,
@@ -24,6 +28,7 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
+from seedtune.runtime.journal.operations import rewind
 from seedtune.runtime.settings import Settings
 
 
@@ -50,7 +55,7 @@ def encode(head: Header, records: list[Record]) -> bytes:
 def decode(data: bytes) -> tuple[Header, list[Record], int]:
     """Header, records, torn bytes."""
     head, start, crc = decode_header(data, "j")
-    placed = list(decode_records(data, start, crc, head.scalar_count, "j"))
+    placed = list(decode_records(data, head, start, crc, "j"))
     return head, [p.record for p in placed], len(data) - (placed[-1].end if placed else start)
 
 
@@ -162,9 +167,25 @@ def test_a_header_without_a_readout_has_the_bytes_that_it_always_had():
 
 
 def test_a_header_with_a_readout_survives():
-    head = header(24, readout={"rows": 2, "width": 6, "answers": 2})
+    head = header(24, shape={"rows": 2, "width": 6, "answers": 2})
     records: list[Record] = [Step(tuple(map(float, range(24)))), Evaluation(0.5, 0.75)]
     assert decode(encode(head, records)) == (head, records, 0)
+
+
+def test_an_older_header_named_the_shape_after_its_estimator():
+    sizes = {"rows": 2, "width": 6, "answers": 2}
+    head = header(24, shape=sizes, settings={"estimator": "readout"})
+    old = head.encode()[14:-4].replace(b'"shape":', b'"readout":')
+    assert b'"readout":{"answers":2,"rows":2,"width":6}' in old
+    data = struct.pack("<8sHI", MAGIC, VERSION, len(old)) + old
+    found, _, _ = decode_header(data + struct.pack("<I", crc32c(data)), "j")
+    assert found == head
+
+
+@pytest.mark.parametrize("settings", [[], None, "lr", 3, {"estimator": []}])
+def test_a_header_whose_settings_make_no_sense_is_malformed(settings):
+    with pytest.raises(JournalError, match="header of version 1 is malformed"):
+        decode(header(settings=settings).encode())
 
 
 def test_damage_names_the_offset_of_the_record():
@@ -225,3 +246,148 @@ def test_twenty_thousand_two_point_steps_take_at_most_100_kb():
         records.append(Step((float(np.float16(rng.gauss(0, 20))),)))
     records.append(End(bytes(16), "all 20000 steps done"))
     assert len(encode(header(), records)) <= 100_000
+
+
+def _mixed(count: int, steps: int) -> list[Record]:
+    rng = np.random.default_rng(count)
+    records: list[Record] = []
+    for step in range(steps):
+        if step % 7 == 3:
+            records += [Evaluation(0.5, 0.75), Note("a remark"), Change("lr", 0.5)]
+        if step % 11 == 5:
+            records.append(Skip(1))
+        records.append(Step(tuple(float(x) for x in rng.normal(size=count).astype(np.float16))))
+    return [*records, End(bytes(range(16)), "done")]
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+@pytest.mark.parametrize("behind", [0, 1, 4096])
+def test_zeros_from_any_byte_on_are_torn(count, behind):
+    """As a crash leaves them where the file had grown but its last blocks were not written."""
+    head, records = header(count), _mixed(count, 20)
+    whole = encode(head, records)
+    for cut in range(len(head.encode()), len(whole)):
+        _, found, torn = decode(whole[:cut] + bytes(len(whole) - cut + behind))
+        assert found == records[: len(found)], cut
+        kept = len(encode(head, found))
+        # A record that ends in a zero may be taken for torn, never the other way round.
+        assert kept <= cut + 1 and torn == len(whole) + behind - kept
+        assert len(found) == len(records) or len(encode(head, records[: len(found) + 1])) >= cut
+
+
+@pytest.mark.parametrize("page", [512, 4096, 16384])
+def test_every_page_border_of_a_long_journal(page):
+    head, records = header(1), _mixed(1, 2000)
+    whole = encode(head, records)
+    for cut in range(-len(head.encode()) // -page * page, len(whole), page):
+        _, found, _ = decode(whole[:cut] + bytes(-len(whole) % page + len(whole) - cut))
+        assert found == records[: len(found)]
+        assert cut - len(encode(head, found)) < 270
+
+
+def test_a_record_cut_by_zeros_is_not_taken_for_another_by_chance():
+    """Of 65536 steps, the check of some scalar's first byte and a zero is zero too."""
+    head = header()
+    data = head.encode()
+    crc = int.from_bytes(data[-4:], "little")
+    forged = [
+        struct.pack("<H", word)
+        for word in range(256)
+        if crc32c(struct.pack("<H", word), crc) >> 16 == 0
+    ] or [struct.pack("<H", w) for w in range(65536) if not crc32c(struct.pack("<H", w), crc) >> 16]
+    for scalar in forged:
+        assert decode(data + scalar + bytes(2))[1:] == ([], 4)
+        assert decode(data + scalar + bytes(4096))[1:] == ([], 4098)
+
+
+def test_damage_names_the_last_good_step_and_leaves_what_is_before_it_readable(tmp_path):
+    head, records = header(), _mixed(1, 20)
+    whole = bytearray(encode(head, records))
+    at = len(encode(head, records[:12]))
+    steps = sum(isinstance(record, (Step, Skip)) for record in records[:12])
+    whole[at + 1] ^= 0x10
+    path = tmp_path / "journal.bin"
+    path.write_bytes(whole)
+    message = rf"damaged at byte {at} .*last good step is {steps}.*journal rewind RUN {steps}'"
+    with pytest.raises(JournalDamage, match=message):
+        read_journal(path)
+    found = read_journal(path, tolerate=True)
+    assert [placed.record for placed in found.records] == records[:12]
+    assert found.damage is not None and (found.damage.position, found.damage.step) == (at, steps)
+    assert found.end == at and found.torn_bytes == 0
+    assert read_journal(path, until=steps).end == at  # as rewinding there reads it
+    assert rewind(tmp_path, steps).damage is None
+
+
+def crafted(change: object) -> bytes:
+    """A header whose JSON was changed and whose CRC fits again, as an attacker would write it."""
+    fields = json.loads(header().encode()[14:-4])
+    if callable(change):
+        change(fields)
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    else:
+        text = bytes(change) if isinstance(change, bytes) else b""
+    head = struct.pack("<8sHI", b"SEEDTJRN", VERSION, len(text)) + text
+    return head + struct.pack("<I", crc32c(head))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.update(settings=5), "field settings has the wrong type"),
+        (lambda f: f["settings"].update(lr=[1]), "field settings.lr has the wrong type"),
+        (lambda f: f["settings"].update(lr=10**400), "beyond 64 bits"),
+        (lambda f: f.update(scalar_count=2**64 - 1), r"scalar_count is \d+, must be in"),
+        (lambda f: f.update(scalar_count=True), "scalar_count has the wrong type"),
+        (lambda f: f.update(entries=0), "entries is 0"),
+        (lambda f: f.update(entries=2**40), "entries is"),
+        (lambda f: f.update(bundle_sha256="x"), "bundle_sha256 is 'x', must be a SHA-256"),
+        (lambda f: f.update(eval_sha256=3), "eval_sha256 has the wrong type"),
+        (lambda f: f.update(metric=[]), "metric has the wrong type"),
+        (lambda f: f["metric"].update(name="\ud83d"), "half a character"),
+        (lambda f: f.update(snapshot={"step": 1}), "snapshot.file is missing"),
+        (lambda f: f.update(extra=None), None),
+        (lambda f: f.update(extra=[]), "extra has the wrong type"),
+        (lambda f: f.update(readout={"rows": 1, "width": 2**31, "answers": 1}), "readout.width is"),
+        (
+            lambda f: f.update(readout={"rows": 2**10, "width": 2**20, "answers": 2**10}),
+            "more than fits",
+        ),
+        *[
+            (lambda f, odd=odd: f.update(readout={"rows": 1, "width": 6} | odd), "readout.rows")
+            for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": 0}, {"rows": None}, {"rows": True})
+        ],
+        (lambda f: f.update(surprise=1), "surprise"),
+        (lambda f: f.pop("entries"), "entries is missing"),
+        (b"[" * 100_000, "JSON nested too deeply"),
+        (b"[" * 200 + b"]" * 200, "JSON nested too deeply"),
+        (b"[" + b"[]," * 2**20 + b"0]", "more than 1048576 items"),
+        (b"[1e999]", "beyond float64"),
+        (b"[NaN]", "NaN is not a JSON number"),
+        (b"[1]", "is not an object"),
+        (b'"\xff"', "utf-8"),
+        (b"{", "malformed"),
+    ],
+)
+def test_crafted_headers_are_refused_before_anything_is_made_from_them(change, message):
+    if message is None:
+        decode(crafted(change))
+        return
+    with pytest.raises(JournalError, match=message) as caught:
+        decode(crafted(change))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_header_that_could_not_be_read_again_is_not_written():
+    with pytest.raises(JournalError, match=r"cannot start a journal .*scalar_count"):
+        header(2**25).encode()
+
+
+@pytest.mark.parametrize("payload", [b"[1]", b"{}", b'{"a":1,"b":2}', b'{"lr":1e999}', b"5"])
+def test_a_crafted_change_is_damage(payload):
+    data = header().encode()
+    word = struct.pack("<H", 0x7C00 | 2 << 8 | len(payload))
+    middle = crc32c(word, int.from_bytes(data[-4:], "little"))
+    crc = struct.pack("<I", crc32c(payload, middle))
+    with pytest.raises(JournalDamage, match=f"damaged at byte {len(data)} "):
+        decode(data + word + struct.pack("<H", middle >> 16) + payload + crc)

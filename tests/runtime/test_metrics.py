@@ -1,0 +1,102 @@
+"""Metrics stay small and cheap however long a run is, and no line of theirs harms a reader."""
+
+import itertools
+import json
+import time
+
+import pytest
+from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
+
+
+def test_a_million_steps_take_two_megabytes_and_cost_no_more_at_the_end(tmp_path):
+    log = MetricsLog(tmp_path)
+    taken = []
+    for block in range(10):
+        began = time.perf_counter()
+        for step in range(block * 100_000, (block + 1) * 100_000):
+            log.append(
+                kind="step",
+                step=step + 1,
+                loss=0.693147180559945,
+                losses=[0.693147180559945] * 2,
+                scalars=(0.5,),
+                skipped=None,
+                seconds=0.123456789,
+            )
+            if step % 10 == 9:
+                log.append(kind="evaluation", step=step + 1, loss=0.5, metric=0.75, seconds=1.0)
+        taken.append(time.perf_counter() - began)
+    log.close()
+    assert (tmp_path / METRICS_FILE).stat().st_size <= 2 << 20
+    lines = read_metrics(tmp_path)
+    steps = [line["step"] for line in lines if line["kind"] == "step"]
+    assert len(steps) > 3000
+    apart = {after - before for before, after in itertools.pairwise(steps)}
+    assert len(apart) == 1 and steps[-1] > 999_000
+    assert [line for line in lines if line["kind"] == "evaluation"][-1]["metric"] == 0.75
+    assert taken[-1] <= taken[0]
+
+
+def test_a_thinned_log_goes_on_as_sparse_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("seedtune.runtime.tuning.metrics._LARGEST", 4000)
+    for start in range(0, 600, 50):
+        log = MetricsLog(tmp_path)
+        for step in range(start, start + 50):
+            log.append(kind="step", step=step, loss=1.0, seconds=0.5)
+        log.close()
+        assert (tmp_path / METRICS_FILE).stat().st_size <= 4000
+    steps = [line["step"] for line in read_metrics(tmp_path)]
+    assert steps == list(range(0, 600, steps[1])) and steps[1] > 4
+    assert [line["step"] for line in read_metrics(tmp_path, steps=100)] == [
+        s for s in steps if s <= 100
+    ]
+
+
+def test_losses_of_hundreds_of_probes_are_left_out(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.append(kind="step", step=1, loss=1.0, losses=[1.0] * 500, seconds=float("nan"))
+    log.append(kind="step", step=2, loss=float("nan"), losses=[1.0] * 2, seconds=0.5)
+    log.close()
+    assert (tmp_path / METRICS_FILE).stat().st_size < 200
+    assert read_metrics(tmp_path) == [
+        {"kind": "step", "step": 2, "loss": None, "losses": [1.0] * 2, "seconds": 0.5}
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind":"step","step":1e999,"loss":1,"seconds":1}',
+        '{"kind":"step","step":1.5,"loss":1,"seconds":1}',
+        '{"kind":[],"step":1,"loss":1,"seconds":1}',
+        '{"kind":"step","step":1,"loss":"x","seconds":1}',
+        '{"kind":"step","step":1,"loss":1}',
+        '{"kind":"step","step":1,"loss":1,"seconds":1,"losses":{}}',
+        '{"kind":"other","step":0,"loss":1,"seconds":1}',
+        '{"every":0}',
+        '{"every":1e999}',
+        "[1]",
+        "[" * 5000,
+        "5",
+        "\x00\xff",
+    ],
+)
+def test_lines_that_make_no_sense_are_left_out(tmp_path, line):
+    good = {"kind": "step", "step": 3, "loss": 0.5, "seconds": 0.1}
+    text = f"{line}\n{json.dumps(good)}\n{line}"
+    (tmp_path / METRICS_FILE).write_text(text, encoding="latin-1")
+    assert read_metrics(tmp_path) == [good]
+    log = MetricsLog(tmp_path)
+    log.append(kind="step", step=4, loss=0.25, seconds=0.1)
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [3, 4]
+
+
+def test_a_long_log_of_the_version_before_is_thinned_in_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr("seedtune.runtime.tuning.metrics._MOST_LINES", 100)
+    lines = [
+        json.dumps({"kind": "step", "step": step, "loss": 1.0, "losses": [1.0], "seconds": 0.5})
+        for step in range(1, 1001)
+    ]
+    (tmp_path / METRICS_FILE).write_text("\n".join(lines) + "\n")
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(16, 1001, 16))

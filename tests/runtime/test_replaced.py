@@ -1,0 +1,184 @@
+"""Bundles and archives under kills at every step: old or new, and nothing left over for long."""
+
+import errno
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults import killed_at_call, run_and_kill
+from seedtune.runtime import files
+from seedtune.runtime.bundle import open_bundle, pack_bundle
+from seedtune.runtime.bundle.archive import unpack_archive
+from seedtune.runtime.errors import BundleError
+from seedtune.runtime.files import clean_up, replace_folder, replacing, workplace
+from tiny_bundle import write_tiny_bundle
+
+
+@pytest.fixture(params=["swap", "two renames"])
+def way(request, monkeypatch):
+    """Both ways of replacing a folder; the second is that of systems that cannot swap."""
+    if request.param != "swap":
+        monkeypatch.setattr(files, "_swap", lambda first, second: False)
+
+
+def every_kill(work: Callable[[], object]) -> Iterator[int]:
+    """Kills of ``work`` at each of its calls, yielded to the loop's body; then it runs whole."""
+    for before in (True, False):
+        number = 0
+        while killed_at_call(lambda: work(), number, before=before):
+            number += 1
+            yield number
+    work()
+
+
+def test_replacing_a_bundle_killed_at_every_call(tmp_path, way):
+    folder = tmp_path / "b"
+    known = {write_tiny_bundle(folder, program=bytes([n]) * 100).sha256 for n in range(2)}
+    kills = 0
+
+    def write() -> None:
+        write_tiny_bundle(folder, program=bytes([kills % 2]) * 100)
+
+    for _ in every_kill(write):
+        kills += 1
+        assert open_bundle(folder).sha256 in known, kills
+    assert kills > 16
+    assert open_bundle(folder).sha256 in known
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_replacing_a_bundle_killed_at_random_moments(tmp_path):
+    folder, rng = tmp_path / "b", random.Random(0)
+    known = {write_tiny_bundle(folder, program=bytes([n]) * 100).sha256 for n in range(2)}
+    began = time.monotonic()
+    write_tiny_bundle(folder)
+    lasts = time.monotonic() - began
+    write_tiny_bundle(folder, program=bytes(100))
+    for number in range(60):
+        run_and_kill(
+            lambda: write_tiny_bundle(folder, program=bytes([number % 2]) * 100),  # noqa: B023
+            rng.uniform(0, lasts),
+        )
+        assert open_bundle(folder).sha256 in known
+    write_tiny_bundle(folder)
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_packing_killed_at_every_call(tmp_path):
+    sha256 = write_tiny_bundle(tmp_path / "b").sha256
+    file = tmp_path / "b.seedtune"
+    for _ in every_kill(lambda: pack_bundle(tmp_path / "b", file)):
+        if file.exists():
+            assert open_bundle(file, cache=tmp_path / "cache").sha256 == sha256
+    assert sorted(os.listdir(tmp_path)) == ["b", "b.seedtune", "cache"]
+
+
+def test_unpacking_killed_at_every_call(tmp_path, way):
+    sha256 = write_tiny_bundle(tmp_path / "b").sha256
+    file = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    cache = tmp_path / "cache"
+
+    def unpack() -> Path:
+        if (cache / "bundles" / sha256).exists():
+            os.rename(cache / "bundles" / sha256, cache / "away")
+            os.system(f"rm -r {cache / 'away'}")
+        return unpack_archive(file, cache)
+
+    for _ in every_kill(unpack):
+        if (cache / "bundles" / sha256).exists():
+            assert open_bundle(cache / "bundles" / sha256).sha256 == sha256
+        os.system(f"rm -rf {cache / 'away'}")
+    assert os.listdir(cache / "bundles") == [sha256]
+
+
+def test_opening_puts_back_what_a_killed_process_had_moved_away(tmp_path):
+    old = write_tiny_bundle(tmp_path / "b")
+
+    def move() -> None:
+        with workplace(tmp_path / "b") as work:
+            os.rename(tmp_path / "b", work / "replaced")
+            time.sleep(60)
+
+    assert run_and_kill(move, 0.5)
+    assert not (tmp_path / "b").exists()
+    assert open_bundle(tmp_path / "b").sha256 == old.sha256
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_the_workplace_of_a_process_that_lives_stays(tmp_path):
+    with workplace(tmp_path / "b") as work:
+        (work / "file").write_text("mine")
+        clean_up(tmp_path)
+        with workplace(tmp_path / "b") as other:
+            assert other != work
+        assert (work / "file").read_text() == "mine"
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_of_others_are_left_alone(tmp_path):
+    for name in (".b.seedtune", ".b.12345678.work", "b.seedtune-work"):
+        (tmp_path / name).mkdir()
+    before = sorted(os.listdir(tmp_path))
+    clean_up(tmp_path)
+    with workplace(tmp_path / "b"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_the_parents_are_synced(tmp_path, monkeypatch):
+    synced: list[tuple[int, int]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        synced.append((status.st_dev, status.st_ino))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    parent = os.stat(tmp_path)
+    for number, write in enumerate(
+        (
+            lambda: write_tiny_bundle(tmp_path / "b"),
+            lambda: write_tiny_bundle(tmp_path / "b", program=b"new"),
+            lambda: pack_bundle(tmp_path / "b", tmp_path / "b.seedtune"),
+        )
+    ):
+        synced.clear()
+        write()
+        assert synced[-1] == (parent.st_dev, parent.st_ino), number
+
+
+def test_a_swap_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
+    old = write_tiny_bundle(tmp_path / "b")
+
+    def refuse(first: Path, second: Path) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(second))
+
+    monkeypatch.setattr(files, "_swap", refuse)
+    with pytest.raises(BundleError, match="b: cannot be written: Input/output error"):
+        write_tiny_bundle(tmp_path / "b", program=b"new")
+    assert open_bundle(tmp_path / "b").sha256 == old.sha256
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_a_folder_is_swapped_in_one_step_here(tmp_path):
+    for name in ("new", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "b")
+    assert (tmp_path / "b" / "which").read_text() == "new"
+    if os.uname().sysname == "Linux":
+        assert (tmp_path / "new" / "which").read_text() == "b"
+
+
+def test_a_part_that_a_killed_process_left_is_written_over_with_the_mode_that_is_wanted(tmp_path):
+    (tmp_path / "f.part").write_text("left")
+    (tmp_path / "f.part").chmod(0o644)
+    with replacing(tmp_path / "f", private=True) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "f").read_text() == "new"
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["f"]
