@@ -26,9 +26,9 @@ Step = Callable[[], object]
 
 _SPEC = {
     "kind": "classification",
-    "template": "{text}",
+    "template": "{text}\n",
     "label_field": "label",
-    "verbalisers": {"0": " no", "1": " yes"},
+    "verbalisers": {"0": "no", "1": "yes"},
 }
 
 
