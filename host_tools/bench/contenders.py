@@ -29,9 +29,9 @@ _CORES = len(os.sched_getaffinity(0))
 
 _SPEC = {
     "kind": "classification",
-    "template": "{text}",
+    "template": "{text}\n",
     "label_field": "label",
-    "verbalisers": {"0": " no", "1": " yes"},
+    "verbalisers": {"0": "no", "1": "yes"},
 }
 
 
