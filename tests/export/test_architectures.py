@@ -9,9 +9,10 @@ import pytest
 import torch
 import transformers
 from block_states import block_states, mean_so_far
-from seedtune.export.lower.lower import example_inputs, lower, trace
+from seedtune.export.lower.lower import lower, trace
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
+from seedtune.export.program.score_program import example_inputs
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seedtune.export.lower.lower import example_inputs, lower, trace
+from seedtune.export.lower.lower import lower, trace
 from seedtune.export.program.prepare_program import prepare_program
+from seedtune.export.program.score_program import example_inputs
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise import calibrated_pass
 from seedtune.export.quantise.calibrated_pass import round_by_calibration_
