@@ -6,6 +6,7 @@ folder or file of its own beside this one.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from .lower.lower import PROGRAM, lower, trace
 from .model.load_model import LoadedModel, load_causal_lm
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
-from .profile.masks import build_mask, mask_method
+from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import Profile
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
 from .quantise.int4 import DESCRIPTION
-from .quantise.quantise_program import check_rounding, quantise_program
+from .quantise.quantise_program import quantise_program
 from .recipe import Recipe
 
 Tokens = npt.NDArray[np.int64]
@@ -37,7 +38,7 @@ def export_model(
     *,
     calibrate: Callable[[Any], tuple[Tokens, str]],
     profile: Profile | None = None,
-    mask: str = DEFAULT_MASK,
+    mask: str | Mask = DEFAULT_MASK,
     fraction: float = DEFAULT_FRACTION,
     recipe: Recipe | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
@@ -52,7 +53,8 @@ def export_model(
         calibrate: given the model's tokenizer, generic text as tokens int64 ``[n, length]`` and
             the SHA-256 of that text. Asked only where profile or rounding need it.
         profile: of this model; by default the one that the cache keeps, made first if need be.
-        mask: see ``profile.masks.mask_method``.
+        mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
+            which nothing is profiled.
         fraction: of the linear weights that are sensitive.
         task: specification that the bundle holds.
 
@@ -65,71 +67,31 @@ def export_model(
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
     progress("load", 1, 1)
-    tokens = None
-    if profile is None or recipe.rounding != "nearest":
+    wanted = isinstance(mask, str) and profile is None
+    tokens, text_sha256 = None, ""
+    if wanted or recipe.rounding == "gptq":
         tokens, text_sha256 = calibrate(loaded.tokenizer)
-        if profile is None:
-            counted = lambda done, total: progress("profile", done, total)  # noqa: E731
-            profile = kept_profile(loaded, tokens, text_sha256, counted)
-    if profile.model_sha256 != loaded.sha256:
+    if wanted:
+        assert tokens is not None
+        profile = kept_profile(loaded, tokens, text_sha256, partial(progress, "profile"))
+    if profile is not None and profile.model_sha256 != loaded.sha256:
         raise ModelError(f"{loaded.name}: the profile was made of another model; profile this one")
-    return export_bundle(
-        loaded,
-        build_mask(profile, fraction, mask_method(mask, model=loaded.model)),
-        output,
-        bounds=bounds,
-        recipe=recipe,
-        activity={name: layer.input_absmax for name, layer in profile.layers.items()},
-        calibration=tokens,
-        mask_description={
-            "method": mask,
-            "fraction": fraction,
-            "profile_sha256": profile.sha256,
-        },
-        task=task,
-        progress=progress,
-    )
-
-
-def export_bundle(
-    loaded: LoadedModel,
-    mask: Mapping[str, Tokens],
-    output: str | Path,
-    *,
-    bounds: Bounds = DEFAULT_BOUNDS,
-    recipe: Recipe | None = None,
-    activity: Mapping[str, npt.NDArray[np.float32]] | None = None,
-    calibration: Tokens | None = None,
-    mask_description: Mapping[str, Any],
-    task: Mapping[str, Any] | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> Bundle:
-    """``export_model`` from a mask on, wherever that comes from; consumes ``loaded``.
-
-    Args:
-        mask: layer name to sorted int64 flat indices (see ``profile.masks``).
-        activity: layer name to the largest absolute activation of each input column, float32
-            ``[in]``; needed for ``recipe.outlier_share``.
-        calibration: generic text as tokens, int64 ``[n, length]``; needed for GPTQ.
-        mask_description: ``method, fraction, profile_sha256`` for the manifest.
-
-    Raises:
-        ModelError, BundleError: as ``export_model``.
-    """
-    recipe = recipe or Recipe()
-    check_rounding(recipe, calibration)
+    about = {"method": mask if isinstance(mask, str) else "given", "fraction": fraction}
+    about["profile_sha256"] = None if profile is None else profile.sha256
+    if isinstance(mask, str):
+        assert profile is not None
+        mask = build_mask(profile, fraction, mask_method(mask, model=loaded.model))
     config = loaded.model.config
     progress("quantise", 0, 1)
+    activity = profile and {name: layer.input_absmax for name, layer in profile.layers.items()}
     bounds = replace(bounds, most_probes=bounds.probes_at_most)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
-    quantise_program(
-        program, surgery, recipe, calibration, lambda done, total: progress("quantise", done, total)
-    )
+    quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
     progress("trace", 0, 1)
     traced = trace(program, example_inputs(bounds, len(surgery.values), config.vocab_size), bounds)
     progress("trace", 1, 1)
     progress("lower", 0, 1)
-    buffer = lower(traced, bounds, lambda done, total: progress("lower", done, total))
+    buffer = lower(traced, bounds, partial(progress, "lower"))
     return write_bundle(
         output,
         programs=[PROGRAM],
@@ -146,7 +108,7 @@ def export_bundle(
             "hidden_size": config.hidden_size,
             "layers": config.num_hidden_layers,
         },
-        mask=mask_description,
+        mask=about,
         quantisation={
             **DESCRIPTION,
             "rounding": recipe.rounding,

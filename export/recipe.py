@@ -1,8 +1,6 @@
 """What of a model stays out of int4, and how the rest is rounded."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from seedtune.runtime.errors import ModelError
 
@@ -27,20 +25,3 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.rounding not in ("gptq", "nearest"):
             raise ModelError(f"unknown rounding {self.rounding!r}; take gptq or nearest")
-
-    @classmethod
-    def of(cls, quantisation: Mapping[str, Any]) -> "Recipe":
-        """The recipe that a bundle's manifest states under ``quantisation``.
-
-        One without ``rounding`` is of a time when there was only ``nearest``.
-
-        Raises:
-            ModelError: another field is missing.
-        """
-        stated = {"rounding": "nearest", **quantisation}
-        for field in fields(cls):
-            if field.name not in stated:
-                raise ModelError(
-                    f"manifest: quantisation lacks {field.name!r}; export the bundle again"
-                )
-        return cls(**{field.name: stated[field.name] for field in fields(cls)})

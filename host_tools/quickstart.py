@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import export_values
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
@@ -24,7 +23,7 @@ from seedtune.runtime.tuning.tuner import Tuner
 from .commands.follow import follow
 from .data.fetch import fetch
 from .data.named_tasks import load_task
-from .prepare.prepare import prepare
+from .prepare.prepare import Prepared, prepare
 from .prepare.task_bundle import task_bundle
 from .reports.plot_run import draw_run
 
@@ -61,11 +60,7 @@ def run_quickstart(
     began = time.monotonic()
     output.note(f"fetching the rows of {task}")
     data = load_task(task)
-    with output.counting(f"fetching {MODEL}", size=True) as progress:
-        model = str(fetch(MODEL, progress))
-    output.note("profiling and exporting (a few minutes; kept for the next time)")
-    with output.stages() as stages:
-        prepared = prepare(model, folder / "model", progress=stages)
+    model, prepared = prepare_model(output, folder / "model")
     bundle = task_bundle(model, prepared.bundle, data.spec, folder / task, directions=0)
     output.note(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
@@ -116,7 +111,7 @@ def run_quickstart(
         "profile_seconds": prepared.profile_seconds,
         "export_seconds": prepared.export_seconds,
         "peak_rss_bytes": peak,
-        "bundle_bytes": bundle_bytes(bundle),
+        "bundle_bytes": sum(part["bytes"] for part in bundle.manifest["parts"].values()),
         "run": str(run),
         "plot": str(run / "plot.png"),
     }
@@ -125,6 +120,10 @@ def run_quickstart(
     return result
 
 
-def bundle_bytes(bundle: Bundle) -> int:
-    """Size of the bundle's parts on disk."""
-    return sum(part["bytes"] for part in bundle.manifest["parts"].values())
+def prepare_model(output: Output, folder: Path | None = None) -> tuple[str, Prepared]:
+    """The quickstart's model, fetched, and its bundle in ``folder`` or the cache."""
+    with output.counting(f"fetching {MODEL}", size=True) as progress:
+        model = str(fetch(MODEL, progress))
+    output.note("profiling and exporting (a few minutes; kept for the next time)")
+    with output.stages() as stages:
+        return model, prepare(model, folder, progress=stages)

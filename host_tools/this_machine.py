@@ -8,39 +8,28 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("numpy", "torch", "torchao", "executorch", "transformers")
+
+def versions(*libraries: str) -> dict[str, str | None]:
+    """Of the distributions of these names, None where one is not installed."""
+    installed = {}
+    for library in libraries:
+        try:
+            installed[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            installed[library] = None
+    return installed
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GiB, system and library versions."""
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = None
+    """Processor, cores this process may use, memory in GiB, system and library versions (Linux)."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "cpu": models[0] if models else platform.processor() or "unknown",
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **versions,
+        **versions("numpy", "torch", "torchao", "executorch", "transformers"),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 0

@@ -16,13 +16,13 @@
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from .errors import SeedtuneError
+from .errors import SeedtuneError, SeedtuneWarning
 
 if TYPE_CHECKING:
     from .model import Model, open_model
     from .settings import Settings
 
-__all__ = ["Model", "SeedtuneError", "Settings", "errors", "open_model"]
+__all__ = ["Model", "SeedtuneError", "SeedtuneWarning", "Settings", "errors", "open_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,17 @@ from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
 from .settings import Settings
-from .tasks import Encoded, Objective, OnLong, Prediction, Task, encode_rows, read_rows, task_for
+from .tasks import (
+    Encoded,
+    Objective,
+    OnLong,
+    Prediction,
+    Task,
+    encode_rows,
+    read_rows,
+    task_for,
+    warn_of_examples,
+)
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
 from .tuning.tuner import Tuner
@@ -117,14 +127,17 @@ class Model:
         """
         if settings is not None and chosen:
             raise TuningError(f"give settings or {', '.join(chosen)}, not both")
+        examples = self._examples(train)
+        evaluated = [] if held_out is None else self._examples(held_out)
+        warn_of_examples(self.task, examples, evaluated)
         return Tuner(
             self.engine,
             Start.of(self.bundle),
             self.task,
-            self._examples(train),
+            examples,
             folder=folder,
             settings=chosen if settings is None else settings,
-            eval_examples=None if held_out is None else self._examples(held_out),
+            eval_examples=evaluated,
             budget=budget,
             control=control,
             durability=durability,

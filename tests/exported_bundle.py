@@ -17,9 +17,8 @@ VOCABULARY = 300
 def export_tiny_bundle(folder: Path) -> Bundle:
     """Export into ``folder``; the same folder is exported once (it takes 15 s)."""
     import torch
-    from seedtune.export.export import export_bundle
+    from seedtune.export.export import export_model
     from seedtune.export.model.load_model import load_causal_lm
-    from seedtune.export.recipe import Recipe
     from tiny_model import write_tiny_llama
 
     loaded = load_causal_lm(write_tiny_llama(folder / "hf"))
@@ -29,14 +28,13 @@ def export_tiny_bundle(folder: Path) -> Bundle:
         for name, layer in loaded.model.named_modules()
         if isinstance(layer, torch.nn.Linear) and name != "lm_head"
     }
-    return export_bundle(
+    tokens = generator.integers(0, VOCABULARY, (16, 32))
+    return export_model(
         loaded,
-        mask,
         folder / "bundle",
+        mask=mask,
+        calibrate=lambda tokenizer: (tokens, "random"),
         bounds=BOUNDS,
-        recipe=Recipe(outlier_share=0.0),
-        calibration=generator.integers(0, VOCABULARY, (16, 32)),
-        mask_description={"method": "random", "fraction": 0.001, "profile_sha256": None},
     )
 
 

@@ -2,28 +2,9 @@
 the way up and at its end, and half way up the mean of it over the row so far.
 
 What a text is about stands clearest in the middle of a decoder, part of it not yet gathered in the
-last token; its last blocks turn that into the next token. A linear readout of SmolLM2's int4
-program, loss on all held-out rows (and accuracy), mean of three draws of so many training rows;
-numbers count the 30 blocks below:
-
-===================================  ==============  ==============  ==============  ==============
-last token; mean                     SST-2: 400      1600            4096            SMS spam: 1100
-===================================  ==============  ==============  ==============  ==============
-20, 30                               0.407 (82.4 %)  0.367 (83.6 %)  0.360 (83.9 %)  0.083 (97.1 %)
-15, 20, 30                           0.398 (82.7 %)  0.365 (83.8 %)  0.357 (83.5 %)
-20; 15                               0.387 (83.1 %)  0.355 (84.3 %)  0.346 (85.0 %)  0.082 (96.3 %)
-**20, 30; 15**                       0.390 (82.6 %)  0.350 (84.4 %)  0.341 (84.7 %)  0.077 (96.7 %)
-22, 30; 15                           0.401 (82.6 %)  0.352 (84.6 %)  0.343 (84.4 %)  0.074 (96.9 %)
-20, 30; 12                           0.402 (82.5 %)  0.360 (83.9 %)  0.350 (84.9 %)
-20, 30; 20                           0.396 (83.0 %)  0.360 (84.0 %)  0.348 (84.9 %)
-20, 30; 8, 15                        0.392 (82.6 %)  0.353 (83.9 %)  0.341 (85.2 %)
-20, 30; 15, 30                       0.387 (82.6 %)  0.355 (84.3 %)  0.344 (84.6 %)
-===================================  ==============  ==============  ==============  ==============
-
-A mean without the first token, which attention uses as a sink, was level with one with it. In
-float32 and alone, the last token of 12 blocks gave SST-2 66 % after 500 rows, 15 to 22 about 83 %,
-all 30 79 %; 18 with 22 had a loss 0.03 below the int4 program's. (MeZO's linear probing,
-arXiv 2305.17333, table 1, reads the last alone.)
+last token; its last blocks turn that into the next token. Other depths are compared in
+``host_tools/bench/results/README.md``. (MeZO's linear probing, arXiv 2305.17333, table 1, reads the
+last block alone.)
 """
 
 from functools import partial

@@ -40,9 +40,9 @@ def prepare_program(
             for name, most in activity.items()
         }
     names = [name for name, flat in mask.items() if flat.size]
-    linears = dict(model.named_modules())
+    modules = dict(model.named_modules())
     for name in names:
-        if not isinstance(linears.get(name), nn.Linear):
+        if not isinstance(modules.get(name), nn.Linear):
             raise ModelError(f"mask: {name} is not a linear layer of this model; profile it again")
     groups = input_groups(model, names, torch.zeros(1, 2, dtype=torch.int64))
     surgery = insert_sensitive_linears(

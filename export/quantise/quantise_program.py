@@ -26,12 +26,14 @@ def quantise_program(
     Raises:
         ModelError: the recipe and the calibration text do not suit each other or the model.
     """
-    check_rounding(recipe, calibration)
     if recipe.rounding == "nearest":
         quantise_linears_(program)
         progress(1, 1)
         return
-    assert calibration is not None
+    if calibration is None:
+        raise ModelError("rounding by gptq needs calibration text; give some or take nearest")
+    if calibration.ndim != 2 or calibration.size == 0:
+        raise ModelError(f"calibration must be tokens [n, length], not {calibration.shape}")
     vocabulary = program.embedding.weight.shape[0]
     if calibration.min() < 0 or calibration.max() >= vocabulary:
         raise ModelError(
@@ -40,13 +42,3 @@ def quantise_program(
         )
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     round_by_calibration_(program, torch.from_numpy(calibration), values, progress)
-
-
-def check_rounding(recipe: Recipe, calibration: npt.NDArray[np.int64] | None) -> None:
-    """Refuse before minutes of work."""
-    if recipe.rounding == "nearest":
-        return
-    if calibration is None:
-        raise ModelError("rounding by gptq needs calibration text; give some or take nearest")
-    if calibration.ndim != 2 or calibration.size == 0:
-        raise ModelError(f"calibration must be tokens [n, length], not {calibration.shape}")

@@ -21,8 +21,6 @@ from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, task_for
 
-from ..prepare.prepare import example_batch
-
 Step = Callable[[], object]
 _CORES = len(os.sched_getaffinity(0))
 """Threads of all, as torch takes them."""
@@ -33,6 +31,14 @@ _SPEC = {
     "label_field": "label",
     "verbalisers": {"0": "no", "1": "yes"},
 }
+
+
+def example_batch(rows: int, length: int, vocabulary: int) -> tuple[Any, Any, Any]:
+    """Random tokens ``[rows, length]``, last positions and two candidates each, for timing."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, vocabulary, (rows, length))
+    positions = np.arange(rows) * length + length - 1
+    return tokens, positions, np.tile(np.array([[1, 2]]), (rows, 1))
 
 
 def dense_forward(bundle: Bundle, program: Path, rows: int, length: int) -> Step:

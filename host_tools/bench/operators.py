@@ -16,7 +16,8 @@ import numpy as np
 from seedtune.runtime.bundle import Bundle
 
 from ..data.fetch import fetch
-from ..prepare.prepare import example_batch, prepare
+from ..prepare.prepare import prepare
+from .contenders import example_batch
 from .results_files import RESULTS, write_figures
 
 LENGTH = 32

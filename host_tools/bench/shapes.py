@@ -114,7 +114,7 @@ def _export(folder: Path, bundle: Path) -> dict[str, Any]:
     import time
 
     import torch
-    from seedtune.export.export import export_bundle
+    from seedtune.export.export import export_model
     from seedtune.export.model.load_model import LoadedModel, load_causal_lm
     from seedtune.export.recipe import Recipe
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -128,12 +128,13 @@ def _export(folder: Path, bundle: Path) -> dict[str, Any]:
     loaded = LoadedModel(model, tokens.tokenizer, tokens.tokenizer_json, folder.name, "0" * 64)
     del tokens, model
     began = time.monotonic()
-    export_bundle(
+    export_model(
         loaded,
-        _random_mask(shape),
         bundle,
+        mask=_random_mask(shape),
+        calibrate=lambda tokenizer: (np.zeros((0, 0), np.int64), ""),
+        fraction=FRACTION,
         recipe=Recipe(rounding="nearest"),
-        mask_description={"method": "random", "fraction": FRACTION, "profile_sha256": None},
     )
     return {"seconds": time.monotonic() - began}
 

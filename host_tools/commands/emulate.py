@@ -108,19 +108,11 @@ def emulate(
 def _bundle(path: Path | None, output: Output) -> Bundle:
     from seedtune.runtime.bundle import open_bundle
 
-    if path is not None:
-        return open_bundle(path)
-    if _QUICKSTART.is_dir():
-        return open_bundle(_QUICKSTART)
-    from ..data.fetch import fetch
-    from ..prepare.prepare import prepare
-    from ..quickstart import MODEL
+    if path is None and not _QUICKSTART.is_dir():
+        from ..quickstart import prepare_model
 
-    with output.counting(f"fetching {MODEL}", size=True) as progress:
-        model = str(fetch(MODEL, progress))
-    output.note("profiling and exporting (a few minutes; kept for the next time)")
-    with output.stages() as stages:
-        return prepare(model, progress=stages).bundle
+        return prepare_model(output)[1].bundle
+    return open_bundle(path or _QUICKSTART)
 
 
 def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[str, Any], list[Row]]:

@@ -40,11 +40,17 @@ def tune(
     bundle: BundlePath,
     run: RunPath,
     train: Annotated[
-        Path | None, typer.Option("--train", help="Training rows, .jsonl or .csv.")
+        Path | None,
+        typer.Option(
+            "--train",
+            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, or '-' for stdin.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Held-out rows, .jsonl or .csv; they decide the best step."),
+        typer.Option(
+            "--data", help="Held-out rows, in the same formats; they decide the best step."
+        ),
     ] = None,
     task: TaskName = None,
     limit: Annotated[
@@ -131,7 +137,6 @@ def tune(
     """
     from seedtune.runtime.journal.file import Durability
     from seedtune.runtime.model import open_model
-    from seedtune.runtime.tasks import warn_of_examples
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
@@ -177,7 +182,6 @@ def tune(
             if data is not None or chosen.data is not None
             else []
         )
-        warn_of_examples(the_task, examples, held_out)
         stack.enter_context(signals(control))
         tuner = stack.enter_context(
             model.tuner(
@@ -206,7 +210,9 @@ def tune(
 
 def evaluate(
     bundle: BundlePath,
-    data: Annotated[Path | None, typer.Option("--data", help="Rows, .jsonl or .csv.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Rows: .jsonl, .csv and other formats (see tune).")
+    ] = None,
     task: TaskName = None,
     run: FromRun = None,
     values: FromValues = None,
@@ -240,7 +246,9 @@ def evaluate(
 
 def predict(
     bundle: BundlePath,
-    data: Annotated[Path | None, typer.Option("--data", help="Rows, .jsonl or .csv.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Rows: .jsonl, .csv and other formats (see tune).")
+    ] = None,
     text: Annotated[
         str | None, typer.Option("--text", help="One text, if the template has one field.")
     ] = None,

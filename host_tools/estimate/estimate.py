@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 
 from seedtune.export.model.shape import ModelShape
+from seedtune.export.profile import DEFAULT_FRACTION
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
@@ -32,7 +33,7 @@ PROFILE_EFFICIENCY = 0.65
 INT4_SPEED = 3.4
 """Speed of the int4 kernels with 8-bit activations over a float32 product on the same cores."""
 DIRECTION_TEXTS = 300
-"""That directions are learned from: ``export.task_basis.EXAMPLES``, without importing torch."""
+"""That directions are learned from: ``directions.task_basis.EXAMPLES``, without importing torch."""
 DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
@@ -107,9 +108,8 @@ def estimate_gguf(shape: ModelShape) -> Estimate:
 def estimate_bundle(
     shape: ModelShape,
     *,
-    fraction: float = 0.001,
+    fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
-    embedding_bits: int = 8,
     tokenizer_bytes: int = 3_500_000,
 ) -> Estimate:
     """Size of the exported bundle on disk.
@@ -126,9 +126,7 @@ def estimate_bundle(
         "float columns": int(shape.linear_weights * column_share * 4),
         # Gathering rows and multiplying by the head take two layouts, so tied weights are stored
         # twice: as a table and as a packed matrix.
-        "embedding and head": int(
-            (embedding if shape.head else 2 * embedding) * (embedding_bits / 8 + 2 / 32)
-        ),
+        "embedding and head": int((embedding if shape.head else 2 * embedding) * (1 + 2 / 32)),
         "norms and biases": shape.other * 4,
         "sensitive values and positions": entries * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
@@ -149,7 +147,9 @@ def estimate_export(shape: ModelShape, **bundle_options: float) -> Estimate:
     return Estimate("export", components, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
-def estimate_directions(shape: ModelShape, *, fraction: float = 0.001, speed: float) -> Estimate:
+def estimate_directions(
+    shape: ModelShape, *, fraction: float = DEFAULT_FRACTION, speed: float
+) -> Estimate:
     """Peak resident memory and duration of learning directions for a task, after the export.
 
     For the default mask: one with values in every matrix adds gradients as large as the weights.
@@ -176,9 +176,8 @@ def estimate_tuning(
     rows: int,
     length: int,
     engine: str | None = None,
-    fraction: float = 0.001,
+    fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
-    embedding_bits: int = 8,
     speed: float,
 ) -> Estimate:
     """Peak resident memory of tuning, and seconds of one two-point step.
@@ -193,9 +192,7 @@ def estimate_tuning(
     """
     engine = engine or next(iter(ENGINES))
     process = engine_module(engine).PROCESS_BYTES
-    bundle = estimate_bundle(
-        shape, fraction=fraction, column_share=column_share, embedding_bits=embedding_bits
-    ).components
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
     passes = replace(bounds, rows=in_pass, length=length, positions=min(in_pass, bounds.positions))

@@ -10,19 +10,18 @@ than all else there.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, SeedtuneError
 from seedtune.runtime.files import default_cache, replace_file
 
+from ..this_machine import versions
 from .child import Progress, run_in_child
 from .made_from import code_sha256
 
@@ -85,11 +84,7 @@ def _key(job: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
     sources = "seedtune.export", "seedtune.host_tools.data.calibration", __name__
     digest.update(code_sha256(*sources, without=("seedtune.export.directions",)).encode())
-    for library in ("torch", "torchao", "executorch", "transformers"):
-        try:
-            digest.update(importlib.metadata.version(library).encode())
-        except importlib.metadata.PackageNotFoundError:
-            digest.update(b"missing")
+    digest.update(repr(versions("torch", "torchao", "executorch", "transformers")).encode())
     return digest.hexdigest()
 
 
@@ -140,11 +135,3 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
     exported = time.monotonic() - began["quantise"]
     record = {"key": key, "profile_seconds": profiled, "export_seconds": exported}
     replace_file(folder / "prepared.json", json.dumps(record).encode())
-
-
-def example_batch(rows: int, length: int, vocabulary: int) -> tuple[Any, Any, Any]:
-    """Random tokens ``[rows, length]``, last positions and two candidates each, for timing."""
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, vocabulary, (rows, length))
-    positions = np.arange(rows) * length + length - 1
-    return tokens, positions, np.tile(np.array([[1, 2]]), (rows, 1))

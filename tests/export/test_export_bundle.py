@@ -7,19 +7,20 @@ import pytest
 import torch
 from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle, request
-from seedtune.export.export import export_bundle, export_model
+from seedtune.export.export import export_model
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
+from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
+from seedtune.host_tools.bench.fidelity import recipe_of
 from seedtune.runtime.bundle import Bounds, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
 
 BOUNDS = Bounds(probes=2, rows=2, length=16, positions=2, candidates=2)
-ABOUT = {"method": "test", "fraction": 0.001, "profile_sha256": None}
 CALIBRATION = np.arange(64).reshape(4, 16)
 DOWN = "model.layers.1.mlp.down_proj"
 Q = "model.layers.0.self_attn.q_proj"
@@ -29,19 +30,11 @@ V = "model.layers.0.self_attn.v_proj"
 def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
     bundle = open_bundle(export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported").path)
     assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
-    assert Recipe.of(bundle.manifest["quantisation"]) == Recipe(rounding="gptq")
+    assert recipe_of(bundle.manifest["quantisation"]) == Recipe(rounding="gptq")
     for layer in bundle.layers:
         weight = tiny_llama.model.get_submodule(layer.name).weight.numpy().reshape(-1)
         own = slice(layer.offset, layer.offset + layer.count)
         assert np.array_equal(bundle.values[own], weight[bundle.indices[own]].astype(np.float16))
-
-
-def test_recipes_of_older_manifests():
-    stated = {"float_columns": True, "outlier_share": 0.02, "compact_share": 0.004}
-    assert Recipe.of(stated) == Recipe(outlier_share=0.02, rounding="nearest")
-    del stated["outlier_share"]
-    with pytest.raises(ModelError, match="quantisation lacks 'outlier_share'"):
-        Recipe.of(stated)
 
 
 def test_the_program_answers_to_every_value(tmp_path_factory):
@@ -141,14 +134,11 @@ def test_outlier_columns_are_the_most_active(tiny_llama):
     assert columns.index.tolist() == [0, 29, 30, 31]
 
 
-def export(loaded, folder: Path, mask=None, **changes):
-    arguments = {
-        "bounds": BOUNDS,
-        "recipe": Recipe(True, 0.0),
-        "calibration": CALIBRATION,
-        "mask_description": ABOUT,
-    }
-    return export_bundle(loaded, mask or {Q: np.array([3])}, folder, **{**arguments, **changes})
+def export(loaded, folder: Path, mask=None, text=CALIBRATION, **changes):
+    arguments = {"bounds": BOUNDS, "recipe": Recipe(True, 0.0), "mask": mask or {Q: np.array([3])}}
+    return export_model(
+        loaded, folder, calibrate=lambda tokenizer: (text, "t"), **arguments | changes
+    )
 
 
 def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
@@ -163,7 +153,7 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
     with pytest.raises(ModelError, match="activation statistics"):
         export(tiny_llama, tmp_path / "b", recipe=Recipe(True, 0.1))
     with pytest.raises(ModelError, match="gptq needs calibration text"):
-        export(tiny_llama, tmp_path / "b", calibration=None)
+        quantise_program(None, None, Recipe(), None)
     assert not (tmp_path / "b").exists()
 
 
@@ -171,12 +161,7 @@ def test_a_profile_of_another_model_is_refused(tiny_llama, tmp_path):
     names = {"model_name": "x", "model_sha256": "0" * 64, "text_sha256": "t"}
     profile = compute_profile(tiny_llama.model, CALIBRATION[:1], **names)
     with pytest.raises(ModelError, match="profile was made of another model"):
-        export_model(
-            tiny_llama,
-            tmp_path / "b",
-            calibrate=lambda tokenizer: (CALIBRATION, "t"),
-            profile=profile,
-        )
+        export(tiny_llama, tmp_path / "b", mask="compact", profile=profile)
 
 
 def test_nan_weights_are_refused_by_layer(tiny_llama, tmp_path):
