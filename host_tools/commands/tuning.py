@@ -43,7 +43,7 @@ def tune(
         Path | None,
         typer.Option(
             "--train",
-            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, or '-' for stdin.",
+            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, - (stdin).",
         ),
     ] = None,
     data: Annotated[

@@ -21,6 +21,7 @@ harm can do so in the library that runs it: take bundles from whom you trust, as
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -88,6 +89,17 @@ class Bundle:
         """The task specification that was exported with the model, if any."""
         task = self.manifest["task"]
         return None if task is None else dict(task)
+
+    def blocks(self) -> NDArray[np.int64] | None:
+        """Decoder block of each value, int64 ``[K]``, from the names of the matrices
+        (``model.layers.7.mlp.up_proj``); None if they do not say, or not in order."""
+        numbers = [re.search(r"\.(\d{1,4})\.", layer.name) for layer in self.layers]
+        if not all(numbers):
+            return None
+        blocks = np.array([int(found[1]) for found in numbers if found], dtype=np.int64)
+        if (np.diff(blocks) < 0).any():
+            return None
+        return np.repeat(blocks, [layer.count for layer in self.layers])
 
     @property
     def pad_id(self) -> int:

@@ -32,8 +32,8 @@ ESTIMATORS: dict[str, Facts] = {
     for module in (
         readout,
         gauss_newton,
-        two_point,
         per_example,
+        two_point,
         one_sided,
         leave_one_out,
         momentum,

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.basis import Basis
-from ..engines import Engine
 from ..settings import Schedule, Settings
-from ..tasks import Observation, Task
+from ..tasks import Observation
 
 Shape = Mapping[str, int]
-"""Sizes of an estimator's own weights by name, as the journal's header keeps them."""
+"""What an estimator fixes for a run when it begins, such as sizes of its own weights, by name, as
+the journal's header keeps it."""
 
 
 class Look(Protocol):
@@ -123,11 +123,13 @@ class Ground:
     basis: Basis | None
     examples: int
     """Training examples."""
-
-    @classmethod
-    def of(cls, engine: Engine, task: Task, basis: Basis | None, examples: int) -> "Ground":
-        """From what is open."""
-        return cls(task.answers, task.head_rows, engine.hidden_width, basis, examples)
+    entries: int
+    """K."""
+    blocks: NDArray[np.int64] | None = None
+    """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
+    block_count: int = 0
+    rows_by_probe: bool = False
+    """Whether the program scores rows of each probe's own in one pass."""
 
 
 @dataclass(frozen=True)
@@ -162,4 +164,4 @@ class Facts:
     fit: Callable[[Settings, Ground], Settings] = lambda settings, ground: settings
     """Settings as a run on that ground can have them. TuningError: it cannot run there."""
     shape: Callable[[Ground], Shape | None] = lambda ground: None
-    """Sizes of its own weights on that ground, which the journal's header keeps."""
+    """What it fixes for a run on that ground."""

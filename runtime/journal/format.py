@@ -92,12 +92,10 @@ _HEADER: dict[str, Any] = {
         }
     ),
     "parent": Maybe({"step": Whole(0, 2**47), "crc": Text()}),
-    "shape": Maybe(MapOf(Whole(1, 2**20))),
+    "shape": Maybe(MapOf(Whole(0, 2**31 - 1))),
     "task": Maybe({"spec": dict, "objective": str, "on_long": str}),
     "extra": Maybe(dict),
 }
-_MAX_SHAPE = 1 << 28
-"""Product of the sizes of an estimator's weights, which so take 1 GiB at most."""
 
 
 class JournalDamage(JournalError):
@@ -224,9 +222,6 @@ def _header_fields(body: bytes) -> dict[str, Any]:
         if isinstance(own, str) and own in fields:  # as journals before named their shape
             fields["shape"] = fields.pop(own)
     check(fields, _HEADER)
-    sizes = fields.get("shape") or {}
-    if math.prod(sizes.values()) > _MAX_SHAPE:
-        raise ValueError(f"field shape is {sizes}, more than fits")
     for item in (fields["snapshot"] or {}).get("evaluations", ()):
         if len(item) != 3:
             raise ValueError("field snapshot.evaluations must hold [step, loss, metric]")

@@ -21,6 +21,9 @@ class Start:
     bounds: Bounds
     basis: Basis | None = None
     """Directions along which estimators may move, if the bundle has them."""
+    blocks: NDArray[np.int64] | None = None
+    """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
+    block_count: int = 0
     memory: PassMemory | None = None
     """What a pass of the bundle's program takes; None leaves memory unchecked."""
 
@@ -36,7 +39,15 @@ class Start:
             raise BundleError(f"{bundle.path}: values hold a number that is not finite")
         values.flags.writeable = False
         memory = PassMemory.of_bundle(bundle)
-        return cls(values, bundle.sha256, bundle.bounds, bundle.basis, memory)
+        return cls(
+            values,
+            bundle.sha256,
+            bundle.bounds,
+            bundle.basis,
+            bundle.blocks(),
+            int(bundle.manifest["model"]["layers"]),
+            memory,
+        )
 
     def extended(self, own_entries: int) -> "Start":
         """The start of a run whose estimator puts so many weights, zeros at first, behind the

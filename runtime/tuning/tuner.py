@@ -167,7 +167,18 @@ class Tuner:
 
     @property
     def _ground(self) -> Ground:
-        return Ground.of(self._engine, self._task, self._start.basis, len(self._train))
+        start, task = self._start, self._task
+        return Ground(
+            answers=task.answers,
+            head_rows=task.head_rows,
+            hidden_width=self._engine.hidden_width,
+            basis=start.basis,
+            examples=len(self._train),
+            entries=len(start.values),
+            blocks=start.blocks,
+            block_count=start.block_count,
+            rows_by_probe=start.bounds.rows_by_probe,
+        )
 
     def _fit_passes(self, estimator: Estimator) -> None:
         """Cut passes to the memory that the estimator leaves."""
