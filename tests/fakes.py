@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.estimators import Ground
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import NoiseKind
@@ -118,3 +119,15 @@ def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start
     """Starting values and the identity of a bundle that does not exist."""
     values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
     return Start(values.astype(np.float32), "b" * 64, bounds, fake_basis(entries))
+
+
+def fake_ground(engine: Any, task: Any, examples: int, basis: Basis | None = None) -> Ground:
+    """What a run of that engine, task and so many examples stands on."""
+    return Ground(
+        answers=task.answers,
+        head_rows=task.head_rows,
+        hidden_width=engine.hidden_width,
+        basis=basis,
+        examples=examples,
+        entries=engine.entries,
+    )

@@ -87,7 +87,7 @@ def with_defaults(settings: Settings) -> Settings:
         for name in ("lr", "eps", "schedule", "steps", "eval_every")
         if getattr(settings, name) is None
     }
-    if facts.solves:
+    if facts.own_rates:
         measured = [name for name in ("lr", "eps") if getattr(settings, name) == "auto"]
         own |= {name: getattr(facts, name) for name in measured}
     return replace(settings, directions=settings.directions or facts.directions, **own)

@@ -151,8 +151,9 @@ class Facts:
     schedule: Schedule = "constant"
     steps: int = 1000
     eval_every: int = 100
-    solves: bool = False
-    """Whether it solves for its step: then ``auto`` means its own ``lr`` and ``eps``."""
+    own_rates: bool = False
+    """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
+    or normalises it."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""
     mends_bad_losses: bool = False
@@ -163,5 +164,5 @@ class Facts:
     """Whether it is what learns most from a forward there."""
     fit: Callable[[Settings, Ground], Settings] = lambda settings, ground: settings
     """Settings as a run on that ground can have them. TuningError: it cannot run there."""
-    shape: Callable[[Ground], Shape | None] = lambda ground: None
-    """What it fixes for a run on that ground."""
+    shape: Callable[[Ground], Shape] | None = None
+    """What it fixes for a run on that ground; None: nothing."""

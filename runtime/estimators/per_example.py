@@ -165,6 +165,7 @@ FACTS = Facts(
     schedule="linear",
     steps=200,
     eval_every=25,
+    own_rates=True,
     fixed=("batch_size",),
     holds_examples=True,
     suits=lambda ground: ground.rows_by_probe,

@@ -165,7 +165,7 @@ def _shape(ground: Ground) -> Shape:
     if not ground.head_rows:
         raise TuningError(
             "estimator readout needs a task of choosing an answer, with the objective "
-            "label_words; take two-point"
+            "label_words; take another estimator"
         )
     if not ground.hidden_width:
         raise TuningError(
@@ -196,7 +196,7 @@ FACTS = Facts(
     lr=1.0,
     eps=1.0,
     eval_every=10,
-    solves=True,
+    own_rates=True,
     fixed=("batch_size", "eps"),
     mends_bad_losses=True,
     holds_examples=True,

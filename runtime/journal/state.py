@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_safetensors
 
 from ..bundle.exported_values import values_sha256
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, make_estimator
+from ..estimators import ESTIMATORS, Estimator, make_estimator
 from ..settings import Settings
 from .file import Journal
 from .format import End, Evaluation, Header, Record, Step
@@ -98,8 +98,8 @@ def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
     kind = header.settings["estimator"]
-    if header.shape is not None and not estimator.own_entries:
-        raise JournalError(f"{name}: header does not make sense: {kind} has no weights of its own")
+    if header.shape is not None and ESTIMATORS[kind].shape is None:
+        raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
     if estimator.scalar_count != header.scalar_count:
         raise JournalError(f"{name}: {header.scalar_count} scalars a step do not fit {kind}")
     return estimator

@@ -200,7 +200,8 @@ class Tuner:
     ) -> journal.Header:
         extra: dict[str, Any] = {}
         settings = complete(settings, self._ground)
-        shape = facts_of(settings).shape(self._ground)
+        fixes = facts_of(settings).shape
+        shape = None if fixes is None else fixes(self._ground)
         estimator = make_estimator(settings, self._start.basis, shape)
         self._fit_passes(estimator)
         if settings.eps == "auto":

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import bad, call, good
-from fakes import fake_basis
+from fakes import fake_basis, fake_ground
 from numpy.typing import NDArray
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.engines import Engine, Scores
-from seedtune.runtime.estimators import Ground, complete
+from seedtune.runtime.estimators import complete
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
@@ -581,7 +581,7 @@ def test_the_estimator_is_the_best_that_task_and_bundle_allow(
         basis=fake_basis(12) if directions else None,
     )
     engine = HiddenEngine() if hidden else ValueEngine()
-    ground = Ground.of(engine, task_for(bundle, spec), bundle.basis, 64)
+    ground = fake_ground(engine, task_for(bundle, spec), 64, bundle.basis)
     assert complete(Settings(), ground).estimator == estimator
     if directions:
         found = complete(Settings(estimator="gauss-newton"), ground)
@@ -591,5 +591,5 @@ def test_the_estimator_is_the_best_that_task_and_bundle_allow(
 def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
     task = task_for(bundle, TASK, objective="vocabulary")
-    found = complete(Settings(), Ground.of(HiddenEngine(), task, bundle.basis, 64))
+    found = complete(Settings(), fake_ground(HiddenEngine(), task, 64))
     assert (found.estimator, found.lr, found.eps) == ("two-point", 2e-5, "auto")

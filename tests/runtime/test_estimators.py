@@ -260,7 +260,9 @@ def test_each_estimator_has_its_own_number_of_directions():
         facts_of(Settings(estimator="readout", directions=3))
 
 
-ANYTHING = Ground(answers=2, head_rows=2, hidden_width=6, basis=fake_basis(K), examples=64)
+ANYTHING = Ground(
+    answers=2, head_rows=2, hidden_width=6, basis=fake_basis(K), examples=64, entries=K
+)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -274,7 +276,7 @@ def test_what_is_left_open_is_the_estimator_s_own_choice_and_no_more(name):
     assert (found.lr, found.eps, found.steps, found.eval_every) == (0.5, 0.25, 3, 0)
     auto = complete(Settings(estimator=name, lr="auto", eps="auto"), ANYTHING)
     measured = ("auto", "auto")
-    assert (auto.lr, auto.eps) == ((facts.lr, facts.eps) if facts.solves else measured)
+    assert (auto.lr, auto.eps) == ((facts.lr, facts.eps) if facts.own_rates else measured)
 
 
 def test_an_estimator_that_there_is_not_is_refused_by_name():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from fakes import BOUNDS, FakeEngine, FakeTask, fake_examples
+from fakes import BOUNDS, FakeEngine, FakeTask, fake_examples, fake_ground
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -274,7 +274,7 @@ class TestOperations:
 
 
 def ground(examples: int) -> Ground:
-    return Ground(answers=2, head_rows=2, hidden_width=6, basis=None, examples=examples)
+    return Ground(answers=2, head_rows=2, hidden_width=6, basis=None, examples=examples, entries=K)
 
 
 class TestBatchSize:
@@ -422,12 +422,12 @@ class TestRefusals:
         three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
         shape = ESTIMATORS["readout"].shape
         sizes = {"rows": 3, "width": 6, "answers": 3}
-        assert shape(Ground.of(ENGINE, three, None, 1)) == sizes
+        assert shape(fake_ground(ENGINE, three, 1)) == sizes
         assert AnswerHeadShape(**sizes).entries == 21
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
-        assert shape(Ground.of(ENGINE, task, None, 1)) == {"rows": 1, "width": 6, "answers": 3}
+        assert shape(fake_ground(ENGINE, task, 1)) == {"rows": 1, "width": 6, "answers": 3}
 
     @pytest.mark.parametrize(
         "task",

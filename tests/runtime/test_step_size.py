@@ -47,7 +47,7 @@ def measured(loss, its: Settings, at_once: int = 2):
     return measure_step_size(lambda number: Seen(loss, number, at_once), VALUES, its)
 
 
-MEASURED = [name for name, facts in ESTIMATORS.items() if not facts.solves]
+MEASURED = [name for name, facts in ESTIMATORS.items() if not facts.own_rates]
 
 
 def settings(name: str, **more) -> Settings:

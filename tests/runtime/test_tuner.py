@@ -204,7 +204,7 @@ def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path, estimat
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
     """Directions 0 and None both leave their number to the estimator."""
-    own = {"lr": 0.1, "eps": 0.02} if not ESTIMATORS[estimator].solves else {}
+    own = {"lr": 0.1, "eps": 0.02} if not ESTIMATORS[estimator].own_rates else {}
     for directions in (None, 0):
         asked = Settings(estimator=estimator, directions=directions, batch_size=8, steps=4, **own)
         run(tmp_path / str(directions), settings=asked)
