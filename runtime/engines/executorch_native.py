@@ -21,6 +21,7 @@ from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, Scores, check_request, check_sizes, inputs_of
 from .executorch_native_build import cannot_load, load_library
+from .threads import usable_cores
 
 FORMAT = "executorch"
 PROCESS_BYTES = 62 * 10**6
@@ -104,7 +105,7 @@ class NativeProgram:
         self._lock = threading.Lock()
         if not path.is_file():
             raise EngineError(f"{path}: no such file")
-        wanted = threads or len(os.sched_getaffinity(0))
+        wanted = threads or usable_cores()
         self._handle = self._library.seedtune_open(
             os.fsencode(path), wanted, threads is not None, _BINDING in sys.modules
         )

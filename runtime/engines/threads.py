@@ -43,7 +43,7 @@ def choose_threads(
     """
     if not module.can_change_threads():
         return None
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     file = default_cache() / "threads" / f"{bundle.sha256[:16]}-{name}-{cores}.json"
     known = _read(file, cores)
     if known is not None:
@@ -63,6 +63,13 @@ def choose_threads(
     except OSError:
         pass  # it will be measured again
     return chosen
+
+
+def usable_cores() -> int:
+    """That this process may run on, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def candidates(cores: int) -> list[int]:

@@ -5,14 +5,15 @@ import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from command_line import bad, call, good
 from seedtune.export import export as exporting
 from seedtune.export.model import load_model as loading
+from seedtune.host_tools.commands import model as commands
 from seedtune.host_tools.prepare import task_bundle
-from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.errors import DataError
 from tiny_bundle import write_tiny_bundle
 from tiny_model import CORPUS, write_tiny_llama
@@ -226,3 +227,11 @@ def test_export_to_one_file_beside_a_model_of_that_name(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(
         [*before, bundle.name]
     )
+
+
+def test_bounds_that_are_not_given_are_the_default_that_the_help_says() -> None:
+    hints = get_type_hints(commands.export, include_extras=True)
+    for name in ("probes", "rows", "length", "candidates"):
+        said = hints[name].__metadata__[0].help
+        assert said.endswith(f"Default: {getattr(DEFAULT_BOUNDS, name)}.")
+    assert DEFAULT_BOUNDS.positions == DEFAULT_BOUNDS.length

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import toy_engine
 from command_line import bad, good
+from faults import run_and_kill
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import ENGINES, Scores, engine_module, open_engine
@@ -65,7 +66,7 @@ class TestToy:
         ],
         ids=["two-point", "readout"],
     )
-    def test_it_tunes_resumes_and_predicts(
+    def test_it_tunes_is_killed_resumes_shares_and_predicts(
         self, toy: Bundle, rows: Path, tmp_path: Path, options: list[str]
     ) -> None:
         given = ["--train", rows, "--data", rows, "--engine", "toy", "--batch-size", 4, *options]
@@ -73,10 +74,16 @@ class TestToy:
         assert whole["after"]["loss"] < whole["before"]["loss"]
         part = good("tune", toy.path, tmp_path / "run", *given, "--forwards", 3)
         assert 0 < part["steps"] < whole["steps"]
+        run_and_kill(lambda: good("tune", toy.path, tmp_path / "run", *given), 0.2)
         resumed = good("tune", toy.path, tmp_path / "run", *given)
         assert resumed["values_sha256"] == whole["values_sha256"]
         verified = good("journal", "verify", tmp_path / "run", toy.path)
         assert verified["steps"] == whole["steps"]
+        if "two-point" in options:
+            shared = tmp_path / "run.share"
+            good("journal", "share", tmp_path / "run", toy.path, shared)
+            received = good("journal", "receive", shared, toy.path, tmp_path / "other")
+            assert received["steps"] == whole["steps"]
         asked = [toy.path, "--data", rows, "--run", tmp_path / "run", "--engine", "toy"]
         assert good("evaluate", *asked)["loss"] == pytest.approx(whole["after"]["loss"])
         assert len(good("predict", *asked)["predictions"]) == 24
