@@ -85,10 +85,9 @@ def export_model(
     activity = profile and {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
-    progress("trace", 0, 1)
-    traced = trace(program, example_inputs(bounds, len(surgery.values), config.vocab_size), bounds)
-    progress("trace", 1, 1)
-    progress("lower", 0, 1)
+    example = example_inputs(bounds, len(surgery.values), config.vocab_size)
+    traced = trace(program, example, bounds, partial(progress, "trace"))
+    progress("lower", 0, 100)
     buffer = lower(traced, partial(progress, "lower"))
     return write_bundle(
         output,
