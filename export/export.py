@@ -83,6 +83,7 @@ def export_model(
     config = loaded.model.config
     progress("quantise", 0, 1)
     activity = profile and {name: layer.input_absmax for name, layer in profile.layers.items()}
+    del profile  # four bytes a weight
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
     example = example_inputs(bounds, len(surgery.values), config.vocab_size)
