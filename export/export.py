@@ -84,13 +84,13 @@ def export_model(
     config = loaded.model.config
     progress("quantise", 0, 1)
     activity = profile and {name: layer.input_absmax for name, layer in profile.layers.items()}
+    del profile  # four bytes a weight
     bounds = replace(bounds, most_probes=bounds.probes_at_most)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
-    progress("trace", 0, 1)
-    traced = trace(program, example_inputs(bounds, len(surgery.values), config.vocab_size), bounds)
-    progress("trace", 1, 1)
-    progress("lower", 0, 1)
+    example = example_inputs(bounds, len(surgery.values), config.vocab_size)
+    traced = trace(program, example, bounds, partial(progress, "trace"))
+    progress("lower", 0, 100)
     buffer = lower(traced, bounds, partial(progress, "lower"))
     return write_bundle(
         output,

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from seedtune.runtime.errors import SeedtuneError, SeedtuneWarning
 
@@ -46,6 +46,16 @@ class _Group(TyperGroup):
         except SeedtuneError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "seedtune").partition(".")[0]
+            if package == "seedtune":
+                raise
+            print(
+                f"error: this needs {package}, which is not installed here; "
+                "it comes with: pip install 'seedtune[host]'",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from error
 
 
 @contextlib.contextmanager
@@ -75,6 +85,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # what escapes is a defect; its plain traceback helps most
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .this_machine import versions
+
+        for name, version in versions("seedtune", "torch", "executorch", "onnxruntime").items():
+            print(name, version or "not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show versions and exit."),
+    ] = False,
+) -> None:
+    """Options of no command."""
+
+
 app.command()(quickstart.quickstart)
 app.command()(fetch.fetch)
 app.command()(profile.profile)

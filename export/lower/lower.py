@@ -28,13 +28,13 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..program.score_program import ScoreProgram
 from ..quiet import quiet
 from .pass_sizes import PassSizes
 from .plan_memory import lowest_place
@@ -42,6 +42,11 @@ from .plan_memory import lowest_place
 METHOD = "score"
 PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
 """What a manifest says of what ``lower`` returns."""
+Progress = Callable[[int, int], None]
+_EDGE = 65
+"""Percent of the time that the edge dialect takes."""
+_EDGE_RUNS = 9
+"""How often it runs each node of the graph, about."""
 
 _PASSES = {
     "XNNPACKRemoveCloneOpsTransform",
@@ -55,8 +60,17 @@ _PASSES = {
 }
 
 
-def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds) -> ExportedProgram:
-    """Export with every axis dynamic up to its bound (an axis bounded by 1 is static)."""
+def trace(
+    program: ScoreProgram,
+    example: tuple[torch.Tensor, ...],
+    bounds: Bounds,
+    progress: Progress = lambda done, total: None,
+) -> ExportedProgram:
+    """Export with every axis dynamic up to its bound (an axis bounded by 1 is static).
+
+    Args:
+        progress: called with (blocks reached, blocks in all).
+    """
 
     def axis(name: str, most: int, least: int = 1) -> Any:
         return Dim(name, min=least, max=most) if most > least else None
@@ -68,16 +82,28 @@ def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds)
         "candidates": {0: probes, 1: scored, 2: axis("C", bounds.candidates)},
         "values": {0: probes},
     }
-    with torch.no_grad(), quiet():
-        return export(program, example, dynamic_shapes=dynamic, strict=False)
+    blocks = program.tap.all_blocks
+    hooks = [
+        block.register_forward_pre_hook(lambda *_, done=done: progress(done, len(blocks)))
+        for done, block in enumerate(blocks)
+    ]
+    try:
+        with torch.no_grad(), quiet():
+            return export(program, example, dynamic_shapes=dynamic, strict=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def lower(traced: ExportedProgram, bounds: Bounds, progress: Callable[[int, int], None]) -> bytes:
+def lower(
+    traced: ExportedProgram, bounds: Bounds, progress: Progress = lambda done, total: None
+) -> bytes:
     """Lower ``traced`` to an ExecuTorch program whose matrix products run in XNNPACK.
 
     Args:
-        progress: called with (delegates done, delegates in all).
+        progress: called with (percent done, 100).
     """
+    runs = _EDGE_RUNS * len(traced.graph.nodes)
     with quiet():
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
         from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
@@ -85,7 +111,7 @@ def lower(traced: ExportedProgram, bounds: Bounds, progress: Callable[[int, int]
 
         from .level_partitioner import LevelPartitioner
 
-        with _known_sizes():
+        with _known_sizes(), _counted(lambda n: progress(min(_EDGE, _EDGE * n // runs), 100)):
             edge = to_edge(
                 {METHOD: traced},
                 compile_config=EdgeCompileConfig(
@@ -183,6 +209,22 @@ def _in_order(x: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
+def _counted(report: Callable[[int], None]) -> Iterator[None]:
+    """Call ``report`` with how many nodes were run so far, every hundredth time."""
+    run, count = Interpreter.run_node, 0
+
+    def counted(self: Any, node: Node) -> Any:
+        nonlocal count
+        count += 1
+        if count % 100 == 0:
+            report(count)
+        return run(self, node)
+
+    with _patched(Interpreter, "run_node", counted):
+        yield
+
+
+@contextlib.contextmanager
 def _no_code() -> Iterator[None]:
     """Write no Python for graphs that nobody runs: passes walk over nodes, and each of them, for
     each of the delegates, would generate and compile the whole graph's code again."""
@@ -240,7 +282,7 @@ def _few_passes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _static_delegates(sizes: PassSizes, progress: Callable[[int, int], None]) -> Iterator[None]:
+def _static_delegates(sizes: PassSizes, progress: Progress) -> Iterator[None]:
     """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir.backend import backend_api
@@ -256,7 +298,7 @@ def _static_delegates(sizes: PassSizes, progress: Callable[[int, int], None]) ->
                 node.meta["val"] = _at_bounds(node.meta["val"], sizes, mode)
         result = preprocess(program, specs)
         done += 1
-        progress(done, total)
+        progress(_EDGE + (95 - _EDGE) * done // total, 100)
         return result
 
     def counted(backend: str, nodes: dict[str, list[Any]], programs: Any) -> Any:

@@ -42,9 +42,10 @@ class BlockTap:
             raise ModelError(f"{type(model).__name__} has no list of {count} decoder blocks")
         self.blocks, self.mean_blocks = tapped_blocks(count)
         """How many blocks lie below each state."""
+        self.all_blocks = lists[0]
         self._seen: dict[int, torch.Tensor] = {}
         for below in {*self.blocks, *self.mean_blocks}:
-            lists[0][below - 1].register_forward_hook(partial(self._keep, below))
+            self.all_blocks[below - 1].register_forward_hook(partial(self._keep, below))
 
     def take(self, positions: torch.Tensor, rows: int, length: int) -> torch.Tensor:
         """The pass's states at ``positions``, ``[P, N, D]``: each divided by its root mean square,

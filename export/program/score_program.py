@@ -17,12 +17,18 @@ from .sensitive_linear import ProbeValues
 class QuantisedEmbedding(nn.Module):
     """Token embedding in int8 with one float scale a row; looks up with stock operators only."""
 
-    def __init__(self, table: torch.Tensor) -> None:
-        """Quantise ``table`` float32 ``[V, D]``."""
+    def __init__(self, embedding: nn.Embedding) -> None:
+        """Quantise what ``embedding`` gives for each token: Gemma scales it on the way out."""
         super().__init__()
-        scale = (table.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12)
-        self.register_buffer("scale", scale)
-        self.register_buffer("weight", torch.round(table / scale).to(torch.int8))
+        scales, weights = [], []
+        # In blocks: a table as a whole would stand there three times, in float32.
+        for tokens in torch.arange(embedding.num_embeddings).split(4096):
+            with torch.no_grad():
+                rows = embedding(tokens).to(torch.float32)
+            scales.append((rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12))
+            weights.append(torch.round(rows / scales[-1]).to(torch.int8))
+        self.register_buffer("scale", torch.cat(scales))
+        self.register_buffer("weight", torch.cat(weights))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """int64 ``[M]`` to float32 ``[M, D]``."""
@@ -43,17 +49,11 @@ class ScoreProgram(nn.Module):
         super().__init__()
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
-        embedding = model.get_input_embeddings()
-        with torch.no_grad():  # through the module: Gemma scales its embedding on the way out
-            table = embedding(torch.arange(embedding.num_embeddings)).to(torch.float32)
-        self.embedding = QuantisedEmbedding(table)
+        self.embedding = QuantisedEmbedding(model.get_input_embeddings())
         self.backbone = model.base_model
-        head = model.get_output_embeddings()
-        # Tied to the embedding in many models: quantising the one must not touch the other.
-        self.head = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
-        self.head.weight = nn.Parameter(head.weight.data.clone(), requires_grad=False)
-        if head.bias is not None:
-            self.head.bias = nn.Parameter(head.bias.data.clone(), requires_grad=False)
+        self.head = model.get_output_embeddings()
+        # The program alone holds it from here on, so that its float weight goes when it is int4.
+        model.set_output_embeddings(nn.Identity())
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
         self.probe_values = probe_values
         self.layout = RowLayout()

@@ -13,6 +13,7 @@ from seedtune.runtime.errors import DataError
 from .early_checks import check_bundle_folder, check_task
 from .options import BundlePath, Fraction, Json, MaskName, Source, TaskName
 from .output import Output, fields_table
+from .profile import Verbose, show_profile
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
@@ -27,6 +28,7 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")
     ] = None,
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Check a bundle and show what it holds, or report what a mask would take from a profile."""
@@ -35,11 +37,9 @@ def inspect(
         from seedtune.export.profile.masks import build_mask, mask_method
         from seedtune.export.profile.profile_file import load_profile
 
-        from .profile import show_profile
-
         found = load_profile(path)
         chosen = build_mask(found, fraction, mask_method(mask))
-        show_profile(found, chosen, picture, output)
+        show_profile(found, chosen, picture, verbose, output)
         return
     from seedtune.runtime.bundle import open_bundle
 

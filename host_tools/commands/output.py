@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -22,6 +24,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 class Output:
@@ -58,52 +63,50 @@ class Output:
     @contextlib.contextmanager
     def counting(self, what: str, *, size: bool = False) -> Iterator[Callable[[int, int], None]]:
         """A bar for work that reports ``(done, total)``; in bytes if ``size``."""
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn() if size else MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        ]
-        with Progress(*columns, console=self._screen, disable=not self.live) as bars:
-            task = bars.add_task(what, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+        with self._bars(TaskProgressColumn() if size else MofNCompleteColumn()) as report:
+            yield lambda done, total: report(what, done, total, "")
 
     @contextlib.contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int], None]]:
-        """One bar a stage for work that reports ``(stage, done, total)``; off a terminal, a line
-        a stage."""
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        ]
-        with Progress(*columns, console=self._screen, disable=not self.live) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def report(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total)
-                    if not self.live:
-                        self.note(stage)
-                bars.update(tasks[stage], completed=done, total=total)
-
-            yield report
+        """One bar a stage for work that reports ``(stage, done, total)``."""
+        with self._bars(MofNCompleteColumn(), announce=True) as report:
+            yield lambda stage, done, total: report(stage, done, total, "")
 
     @contextlib.contextmanager
     def tuning(self, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
         """A bar for a run of ``total`` steps; reports are ``(steps done, figures)``."""
-        columns = [
-            TextColumn("tuning"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        ]
-        with Progress(*columns, console=self._screen, disable=not self.live) as bars:
-            task = bars.add_task("", total=total, completed=done, figures="")
-            yield lambda steps, figures: bars.update(task, completed=steps, figures=figures)
+        with self._bars(MofNCompleteColumn(), TextColumn("{task.fields[figures]}")) as report:
+            report("tuning", done, total, "")
+            yield lambda steps, figures: report("tuning", steps, total, figures)
+
+    @contextlib.contextmanager
+    def _bars(
+        self, *columns: ProgressColumn, announce: bool = False
+    ) -> Iterator[Callable[[str, int, int, str], None]]:
+        """Bars by name; off a terminal a line every ``EVERY`` seconds, and one at the start of each
+        where it is to ``announce`` them."""
+        shown = [TextColumn("{task.description}"), BarColumn(), *columns]
+        shown += [TimeElapsedColumn(), TimeRemainingColumn()]
+        with Progress(*shown, console=self._screen, disable=not self.live) as bars:
+            tasks: dict[str, TaskID] = {}
+            said: dict[str, tuple[float, int]] = {}  # when, and how much was done then
+
+            def report(name: str, done: int, total: int, figures: str) -> None:
+                now = time.monotonic()
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=total, completed=done, figures=figures)
+                    said[name] = (now, done)
+                    if announce and not self.live:
+                        self.note(name)
+                bars.update(tasks[name], completed=done, total=total, figures=figures)
+                before, there = said[name]
+                if not self.live and now - before >= EVERY and there < done < total:
+                    left = (now - before) / (done - there) * (total - done)
+                    line = f"{name}: {done / total:.0%}, {left:.0f} s left"
+                    self.note(f"{line}  {figures}".rstrip())
+                    said[name] = (now, done)
+
+            yield report
 
 
 def fields_table(data: dict[str, Any]) -> Table:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from seedtune.export.profile.masks import Mask
     from seedtune.export.profile.profile_file import Profile
 
+Verbose = Annotated[bool, typer.Option("--verbose", help="Of a profile: report every matrix.")]
+
 
 def profile(
     model: Source,
@@ -38,6 +40,7 @@ def profile(
     mask: MaskName = DEFAULT_MASK,
     fraction: Fraction = DEFAULT_FRACTION,
     picture: Annotated[Path | None, typer.Option(help="PNG file of the report.")] = None,
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Rank a model's weights by their mean squared gradient over generic text."""
@@ -72,13 +75,14 @@ def profile(
         )
     save_profile(found, file)
     chosen = build_mask(found, fraction, mask_method(mask, model=loaded.model))
-    show_profile(found, chosen, picture, output, {"profile": str(file)})
+    show_profile(found, chosen, picture, verbose, output, {"profile": str(file)})
 
 
 def show_profile(
     profile: Profile,
     mask: Mask,
     picture: Path | None,
+    verbose: bool,
     output: Output,
     about: dict[str, Any] | None = None,
 ) -> None:
@@ -96,4 +100,4 @@ def show_profile(
         "text_sha256": profile.text_sha256,
         **summary(found),
     }
-    output.result(data, tables(found))
+    output.result(data, tables(found, verbose))

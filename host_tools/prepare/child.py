@@ -21,7 +21,7 @@ def run_in_child(
         work: a module's function.
 
     Raises:
-        SeedtuneError: what ``work`` raised of that kind.
+        SeedtuneError, ModuleNotFoundError: what ``work`` raised of that kind.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -48,7 +48,7 @@ def _run(work: Callable[..., None], arguments: tuple[Any, ...], pipe: Any) -> No
     """Every message is ``("progress", (stage, done, total))`` or ``("error", exception)``."""
     try:
         work(*arguments, lambda *now: pipe.send(("progress", now)))
-    except SeedtuneError as error:
+    except (SeedtuneError, ModuleNotFoundError) as error:
         pipe.send(("error", error))
     finally:
         pipe.close()

@@ -96,9 +96,9 @@ def summary(found: Report) -> dict[str, int | float]:
     }
 
 
-def tables(found: Report) -> Group:
-    """Two rich tables: by kind of matrix, and by matrix."""
-    return Group(_by_kind(found), _by_matrix(found))
+def tables(found: Report, every_matrix: bool) -> Group:
+    """A rich table by kind of matrix, in ten lines for most models, and one by matrix if asked."""
+    return Group(_by_kind(found), *([_by_matrix(found)] if every_matrix else []))
 
 
 def _by_kind(found: Report) -> Table:
@@ -107,6 +107,7 @@ def _by_kind(found: Report) -> Table:
         f"{found.covered_share:.1%} of the squared-gradient mass",
         caption=f"{len(found.empty_layers)} of {len(found.layers)} matrices have no entry; "
         f"touched columns are {found.column_share:.2%} of the dense size",
+        box=None,
     )
     table.add_column("kind")
     for heading in (

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -400,6 +401,53 @@ class TestBench:
         monkeypatch.delattr(host_tools, "bench", raising=False)
         monkeypatch.setitem(sys.modules, "seedtune.host_tools.bench", None)
         assert "run this in a checkout of seedtune" in bad(1, "bench", "list")
+
+
+class TestInstall:
+    def test_version(self) -> None:
+        shown = dict(line.split(maxsplit=1) for line in call("--version").stdout.splitlines())
+        assert shown["seedtune"] == version("seedtune")
+        assert shown["torch"] == version("torch")
+        assert set(shown) == {"seedtune", "torch", "executorch", "onnxruntime"}
+
+    @pytest.mark.parametrize(
+        ("command", "package"),
+        [
+            (["plot", "RUN"], "matplotlib"),
+            (["profile", "MODEL", "p.safetensors"], "torch"),
+            (["export", "MODEL", "b"], "torch"),
+            (["quickstart", "--folder", "q"], "pyarrow"),
+            (["tune", "BUNDLE", "r", "--task", "sst2"], "pyarrow"),
+        ],
+    )
+    def test_a_device_says_what_is_missing(
+        self, tmp_path: Path, bundle: Path, run: Path, command: list[str], package: str
+    ) -> None:
+        named = {"RUN": run, "MODEL": tmp_path, "BUNDLE": bundle}
+        words = [str(named.get(part, part)) for part in command]
+        done = subprocess.run(
+            [sys.executable, "-c", _WITHOUT, package, *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1] == (
+            f"error: this needs {package}, which is not installed here; "
+            "it comes with: pip install 'seedtune[host]'"
+        )
+        assert "Traceback" not in done.stderr
+
+
+_WITHOUT = """
+import sys
+package = sys.argv.pop(1)
+sys.modules[package] = None
+from seedtune.host_tools.data import datasets
+datasets.fetch = lambda name: name
+from seedtune.host_tools.cli import main
+main()
+"""
 
 
 class TestInspect:

@@ -81,6 +81,23 @@ def test_bad_options_of_profile(
     assert not file.exists()  # a wrong option is refused before minutes of work
 
 
+def test_a_report_takes_ten_lines_unless_all_is_asked_for(profile: Path) -> None:
+    short = call("inspect", profile, "--fraction", 0.01).stdout.strip().splitlines()
+    assert len(short) <= 10
+    every = call("inspect", profile, "--fraction", 0.01, "--verbose").stdout
+    assert "model.layers.1.mlp.down_proj" in every
+    assert "model.layers.1.mlp.down_proj" not in "".join(short)
+
+
+def test_the_largest_weights_can_be_the_mask(
+    tmp_path: Path, model: Path, text: Path, profile: Path
+) -> None:
+    found = good("profile", model, tmp_path / "p", "--text", text, "--sequences", 2, "--length", 8,
+                 "--fraction", 0.01, "--mask", "magnitude")  # fmt: skip
+    assert found["entries"] == round(found["weights"] * 0.01)
+    assert "use it where a model is given" in bad(8, "inspect", profile, "--mask", "magnitude")
+
+
 def test_inspect_refuses_other_files(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
     result = call("inspect", tmp_path / "x.safetensors")
@@ -115,6 +132,7 @@ def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
     [
         ({"kind": "clasification"}, [], 3, "kind 'clasification' is unknown"),
         ({"kind": "clasification"}, DIRECTIONS, 3, "kind 'clasification' is unknown"),
+        ({"verbalizers": {}}, [], 3, "field 'verbalizers' of a classification task is unknown"),
         ({}, ["--directions", 301], 1, "at most 300"),
         ({}, [*DIRECTIONS, "--text", "short.txt"], 3, "holds no sentence"),
         ({"template": "a long template " * 9 + "{text}"}, DIRECTIONS, 3, "shorten them or export"),
@@ -141,6 +159,33 @@ def test_bad_tasks_are_refused_before_the_export(
                  "--text", text, "--length", 32, "--fraction", 0.01, *options)  # fmt: skip
     assert message in bad(code, *arguments)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_misspelt_key_is_found_before_anything_is_loaded(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_causal_lm", never)
+    task = json.loads(write_task(tmp_path / "task.json", " It was").read_text())
+    task["verbalizers"] = task.pop("verbalisers")
+    file = changed(tmp_path / "task.json", task)
+    assert "'verbali" in bad(3, "export", model, tmp_path / "b", "--task", file)
+
+
+def test_export_profiles_by_itself_and_keeps_it(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"{n} {line}" for n in range(600) for line in CORPUS))
+    arguments = ("export", model, tmp_path / "b", "--text", text, "--fraction", 0.01,
+                 "--length", 16, "--rounding", "nearest", "--mask", "magnitude")  # fmt: skip
+    monkeypatch.setattr(exporting, "lower", lambda traced, progress: b"program")
+    first = call(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "profile" in first.stderr.split()
+    assert open_bundle(tmp_path / "b").manifest["mask"]["method"] == "magnitude"
+    second = call(*arguments)
+    assert second.exit_code == 0 and "profile" not in second.stderr.split()
 
 
 def never(*_: Any, **__: Any) -> Any:

@@ -126,19 +126,18 @@ def test_speed_is_plausible():
 
 
 MEASURE = """
-import re, sys
-from pathlib import Path
-from seedtune.export.load_model import load_causal_lm
-from seedtune.host_tools.calibration import load_calibration
-from seedtune.host_tools.fetch import fetch
-from seedtune.host_tools.profile import compute_profile
+import sys
+from seedtune.export.model.load_model import load_causal_lm
+from seedtune.export.profile.fisher import compute_profile
+from seedtune.host_tools.data.calibration import load_calibration
+from seedtune.host_tools.data.fetch import fetch
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
 length, checkpointing = int(sys.argv[1]), sys.argv[2] == "1"
 loaded = load_causal_lm(fetch("smollm2-135m"))
 text = load_calibration(loaded.tokenizer, sequences=2, length=length, held_out=1)
 compute_profile(loaded.model, text.profile, model_name="m", model_sha256="", text_sha256="",
                 gradient_checkpointing=checkpointing)
-# Not ru_maxrss: a child inherits it from the process that started it.
-print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
+print(peak_resident_bytes())
 """
 
 

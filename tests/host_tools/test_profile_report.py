@@ -58,7 +58,7 @@ def test_summary_is_plain_json(found):
 
 def test_tables_name_kinds_and_matrices(found):
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(tables(found))
+    console.print(tables(found, True))
     text = console.export_text()
     assert "4 of 16 weights hold 86.1% of the squared-gradient mass" in text
     assert "1 of 3 matrices have no entry" in text

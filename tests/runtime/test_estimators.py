@@ -244,6 +244,7 @@ def test_each_estimator_has_its_own_number_of_directions():
     usual = {
         "readout": 0,
         "gauss-newton": 16,
+        "per-example": 0,
         "two-point": 1,
         "one-sided": 8,
         "leave-one-out": 8,
