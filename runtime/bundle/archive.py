@@ -69,7 +69,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile answers damaged archives with many kinds of exception
-        raise BundleError(f"{file}: truncated or altered archive ({error})") from error
+        raise BundleError(f"{file}: truncated or altered archive ({str(error)[:200]})") from error
     return folder
 
 
@@ -78,7 +78,7 @@ def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.Zi
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         if info.filename not in _PARTS or info.filename in entries:
-            raise BundleError(f"{file}: unexpected entry {info.filename!r}")
+            raise BundleError(f"{file}: unexpected entry {info.filename[:80]!r}")
         # No compression, hence no archive that unpacks to more than its own size.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise BundleError(f"{file}: entry {info.filename} is compressed or altered")

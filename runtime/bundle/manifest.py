@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import BundleError
-from ..schema import SHA256, Text, Whole, check, parse_json
+from ..schema import SHA256, ListOf, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
 VERSION = 1
@@ -40,7 +40,7 @@ _SCHEMA: dict[str, Any] = {
     },
     "quantisation": {},
     "program": {
-        "method": str,
+        "method": Text("[a-z_]{1,40}", "the name of a method"),
         "bounds": {
             "probes": int,
             "rows": int,
@@ -55,7 +55,12 @@ _SCHEMA: dict[str, Any] = {
     "parts": dict.fromkeys((PROGRAM, VALUES, TOKENIZER), _PART_SCHEMA),
     "sha256": str,
 }
-_LAYER_SCHEMA: dict[str, Any] = {"name": Text(), "shape": list, "offset": int, "count": int}
+_LAYER_SCHEMA: dict[str, Any] = {
+    "name": Text(),
+    "shape": ListOf(Whole(1, 2**31 - 1)),
+    "offset": int,
+    "count": int,
+}
 _LARGEST = 2**31 - 1
 
 
@@ -153,7 +158,7 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
         raise BundleError(f"{file}: not a seedtune bundle (format must be {FORMAT!r})")
     version = content.get("version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"{file}: version is {version!r}, must be a positive integer")
+        raise BundleError(f"{file}: version is {version!r:.40}, must be a positive integer")
     if version > VERSION:
         raise BundleError(
             f"{file}: bundle version {version} is newer than this seedtune reads ({VERSION}); "
@@ -180,7 +185,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     if content["program"]["method"] != "score":
         refuse(f"program.method is {content['program']['method']!r}, must be 'score'")
     if set(content["parts"]) - {BASIS} != {PROGRAM, VALUES, TOKENIZER}:
-        refuse(f"parts are {sorted(content['parts'])}")
+        refuse(f"parts are {str(sorted(content['parts']))[:200]}")
     if BASIS in content["parts"]:
         _check_types(content["parts"], {BASIS: _PART_SCHEMA}, "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
@@ -192,7 +197,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         if not isinstance(blocks, list) or not all(
             type(below) is int and 1 <= below <= content["model"]["layers"] for below in blocks
         ):
-            refuse(f"program.{name} is {blocks!r}, must be a list of numbers of blocks")
+            refuse(f"program.{name} is {blocks!r:.100}, must be a list of numbers of blocks")
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
     if content["mask"]["entries"] != entries:

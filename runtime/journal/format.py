@@ -218,7 +218,7 @@ def _header_fields(body: bytes) -> dict[str, Any]:
     sizes = fields.get("readout") or {}
     if math.prod(sizes.values()) > _MAX_SHAPE:
         raise ValueError(f"field readout is {sizes}, more than fits")
-    for item in (fields["snapshot"] or {}).get("evaluations", ()):
+    for item in (fields.get("snapshot") or {}).get("evaluations", ()):
         if len(item) != 3:
             raise ValueError("field snapshot.evaluations must hold [step, loss, metric]")
         for value, kind in zip(item, (Whole(0, 2**47), Real(), Real()), strict=True):
