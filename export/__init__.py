@@ -1,1 +1,1 @@
-"""From a model to a bundle: profile, mask, program, int4, lowering; ``export.py`` is the whole way."""
+"""From a model to a bundle; ``export.py`` has the whole way on one page."""

@@ -1,15 +1,18 @@
 """The command ``seedtune``. Each group of commands is one module under ``commands``.
 
 Errors that a user can mend are one line on stderr and leave with the error's own exit code (see
-``seedtune.runtime.errors``); wrong usage leaves with 2. With ``--json`` a command prints exactly
-one JSON object on stdout; progress goes to stderr. Modules that load models are imported inside the
-commands, so that ``seedtune --help`` answers at once.
+``seedtune.runtime.errors``); wrong usage leaves with 2. Warnings are one line there, too.
+With ``--json`` a command prints exactly one JSON object on stdout; progress goes to stderr. Modules
+that load models are imported inside the commands, so that ``seedtune --help`` answers at once.
 """
 
+import contextlib
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
-from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.errors import SeedtuneError, SeedtuneWarning
 
 try:
     import typer
@@ -19,7 +22,18 @@ except ImportError:
         "error: the command line needs its extra: pip install 'seedtune[cli]'"
     ) from None
 
-from .commands import bench, bundle, emulate, journal, model, quickstart, tuning
+from .commands import (
+    bench,
+    bundle,
+    emulate,
+    estimate,
+    export,
+    fetch,
+    journal,
+    profile,
+    quickstart,
+    tuning,
+)
 
 
 class _Group(TyperGroup):
@@ -27,10 +41,30 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except SeedtuneError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Shows what may spoil a result as one line on stderr, each once a command."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SeedtuneWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if not issubclass(category, SeedtuneWarning):
+                usual(message, category, *rest)
+            elif str(message) not in told:
+                told.add(str(message))
+                print(f"warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
 
 
 app = typer.Typer(
@@ -42,13 +76,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(quickstart.quickstart)
-app.command()(model.fetch)
-app.command()(model.profile)
-app.command()(model.export)
+app.command()(fetch.fetch)
+app.command()(profile.profile)
+app.command()(export.export)
 app.command()(bundle.inspect)
 app.command()(bundle.pack)
 app.command()(bundle.directions)
-app.command()(model.estimate)
+app.command()(estimate.estimate)
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)

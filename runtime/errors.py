@@ -1,14 +1,21 @@
 """Errors that a user can act on. Each message is one line that names the culprit and the remedy.
 
 The command line prints the message alone and leaves with ``exit_code``; anything else that
-escapes is a defect of seedtune and keeps its traceback.
+escapes is a defect of seedtune and keeps its traceback. A warning is one such line, too, for what
+works but probably spoils the result.
 """
+
+import warnings
 
 
 class SeedtuneError(Exception):
     """Base of every error caused by input, files or settings rather than by seedtune itself."""
 
     exit_code = 1
+
+
+class SeedtuneWarning(UserWarning):
+    """Input that works, but probably not as it was meant. One line, with what to write instead."""
 
 
 class DataError(SeedtuneError):
@@ -51,3 +58,8 @@ class DownloadError(SeedtuneError):
     """A model or data set could not be downloaded, or is not the file that was expected."""
 
     exit_code = 9
+
+
+def warn(message: str) -> None:
+    """Warn with a ``SeedtuneWarning``. Python shows it once, the command line as one line."""
+    warnings.warn(message, SeedtuneWarning, stacklevel=3)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from .errors import TuningError
-from .estimators import ESTIMATORS
-from .estimators.noise import NOISE_KINDS, NoiseKind
 
 Schedule = Literal["constant", "linear", "cosine"]
+NoiseKind = Literal["rademacher", "gaussian"]
+NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
 FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified")
 """Settings that a run keeps from its first step to its last."""
@@ -27,39 +27,38 @@ _BEFORE: dict[str, Any] = {
 class Settings:
     """Settings of one run; the journal's header stores them, with numbers for ``auto``.
 
+    None leaves a setting to what suits the run, which ``estimators.complete`` fills in: Python and
+    the command line so choose the same.
+
     Raises:
         TuningError: a value makes no sense; the message names the field.
     """
 
     seed: int = 0
     """Base seed of noise and data order, 0 to 2**64 - 1."""
-    steps: int = 1000
-    """Steps of the whole run, interruptions included; ``readout`` ends sooner where it has seen all
-    examples."""
+    steps: int | None = None
+    """Steps of the whole run, interruptions included."""
     batch_size: int = 16
     """Examples a step."""
-    lr: float | Literal["auto"] = 2e-5
+    lr: float | Literal["auto"] | None = None
     """Peak learning rate: a value moves by ``lr * scalar`` (times the noise) in a step; ``auto``
-    finds it by trial steps at the start; for ``gauss-newton`` and ``readout``, which solve for
-    their step, 1."""
-    eps: float | Literal["auto"] = "auto"
-    """Size of the perturbation; ``auto`` measures the program's loss noise at the start. For
-    ``gauss-newton`` how far a probe moves a typical answer's logit, by ``auto`` the usual one."""
-    schedule: Schedule = "constant"
+    finds it by trial steps at the start. Estimators that solve for their step have it at 1."""
+    eps: float | Literal["auto"] | None = None
+    """Size of the perturbation; ``auto`` measures the program's loss noise at the start."""
+    schedule: Schedule | None = None
     """How the learning rate goes from its peak, after the warm-up, to step ``steps``."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly to its peak."""
-    eval_every: int = 100
+    eval_every: int | None = None
     """Steps between held-out evaluations; 0 evaluates at the start and the end only."""
-    estimator: str = "two-point"
-    """Name in ``ESTIMATORS``: how losses become a step."""
-    directions: int = 0
-    """Directions that a step tries and averages; 0 takes the estimator's usual number (of
-    ``readout``, none)."""
+    estimator: str | None = None
+    """Name in ``estimators.ESTIMATORS``: how looks at a batch become a step."""
+    directions: int | None = None
+    """Directions that a step tries and averages; 0 is None."""
     momentum: float = 0.99
-    """Estimator ``momentum``: share of the old momentum that a step keeps."""
+    """Share of the old momentum that a step keeps, where an estimator has one."""
     cone: float = 0.2
-    """Estimator ``momentum``: cosine between its directions and the momentum."""
+    """Cosine between such an estimator's directions and its momentum."""
     noise: NoiseKind = "rademacher"
     stratified: bool = True
     """Whether every batch has the labels in their overall proportions."""
@@ -78,31 +77,28 @@ class Settings:
             if not good:
                 raise TuningError(f"setting {field}={getattr(self, field)!r} must be {wanted}")
 
-        whole = ("seed", "steps", "batch_size", "warmup", "eval_every", "max_skips", "directions")
-        for field in whole:
+        whole = ("seed", "batch_size", "warmup", "max_skips")
+        open_to_choice = ("steps", "eval_every", "directions")
+        for field in (*whole, *(f for f in open_to_choice if getattr(self, f) is not None)):
             value = getattr(self, field)
             need(isinstance(value, int) and not isinstance(value, bool), field, "a whole number")
         for field in ("loss_jump", "scalar_jump", "momentum", "cone"):
             value = getattr(self, field)
-            need(isinstance(value, (int, float)) and math.isfinite(value), field, "a number")
+            need(_is_number(value), field, "a number")
         need(0 <= self.seed < 2**64, "seed", "between 0 and 2**64 - 1")
-        need(1 <= self.steps < 2**47, "steps", "at least 1")
+        need(self.steps is None or 1 <= self.steps < 2**47, "steps", "at least 1")
         need(self.batch_size >= 1, "batch_size", "at least 1")
         for field in ("lr", "eps"):
             value = getattr(self, field)
-            if value != "auto":
-                need(isinstance(value, (int, float)), field, "a number or 'auto'")
-                need(math.isfinite(value) and value > 0, field, "above 0 or 'auto'")
-        need(self.schedule in get_args(Schedule), "schedule", "constant, linear or cosine")
+            if value not in ("auto", None):
+                need(_is_number(value) and value > 0, field, "a number above 0, or 'auto'")
+        known = (None, *get_args(Schedule))
+        need(self.schedule in known, "schedule", "constant, linear or cosine")
         need(self.warmup >= 0, "warmup", "at least 0")
-        need(self.eval_every >= 0, "eval_every", "at least 0")
-        need(self.estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}")
-        kind = ESTIMATORS[self.estimator]
-        if self.directions == 0:
-            object.__setattr__(self, "directions", kind.usual)
-        good = kind.least <= self.directions <= 32768
-        need(good, "directions", f"{kind.least} to 32768 for {self.estimator}")
-        need(kind.make is not None or not self.directions, "directions", "0 for readout")
+        need((self.eval_every or 0) >= 0, "eval_every", "at least 0")
+        named = self.estimator is None or isinstance(self.estimator, str)
+        need(named, "estimator", "a name")
+        need(0 <= (self.directions or 0) <= 32768, "directions", "0 to 32768")
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
         need(isinstance(self.stratified, bool), "stratified", "true or false")
@@ -115,22 +111,32 @@ class Settings:
     @property
     def resolved_eps(self) -> float:
         """``eps`` as a number, once it has been chosen."""
-        if self.eps == "auto":
-            raise TuningError("eps is 'auto'; choose it with loss_noise.measure_loss_noise first")
-        return self.eps
+        return self._chosen("eps")
+
+    @property
+    def resolved_steps(self) -> int:
+        """``steps``, once it has been chosen."""
+        if self.steps is None:
+            raise TuningError("setting steps is still open; complete the settings first")
+        return self.steps
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step ``step`` (0-based), the same bits on every platform."""
-        if self.lr == "auto":
-            raise TuningError("lr is 'auto'; choose it with step_size.measure_step_size first")
+        lr = self._chosen("lr")
         if step < self.warmup:
-            return self.lr * ((step + 1) / self.warmup)
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+            return lr * ((step + 1) / self.warmup)
+        done = (step - self.warmup) / max(1, self.resolved_steps - self.warmup)
         if self.schedule == "linear":
-            return self.lr * max(0.0, 1.0 - done)
+            return lr * max(0.0, 1.0 - done)
         if self.schedule == "cosine":
-            return self.lr * max(0.0, 0.5 * (1.0 + _cos_pi(min(1.0, done))))
-        return self.lr
+            return lr * max(0.0, 0.5 * (1.0 + _cos_pi(min(1.0, done))))
+        return lr
+
+    def _chosen(self, field: str) -> float:
+        value = getattr(self, field)
+        if value in ("auto", None):
+            raise TuningError(f"setting {field} is {value!r}: it is measured when a run starts")
+        return float(value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values by field name."""
@@ -145,6 +151,15 @@ class Settings:
         if odd:
             raise TuningError(f"settings do not fit this version: field {odd[0]!r}")
         return cls(**fields)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return False
 
 
 def _cos_pi(x: float) -> float:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
-from seedtune.runtime.engines.executorch_native import NativeEngine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import Batch, encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 TASK = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
@@ -29,21 +29,22 @@ def score(bundle: Bundle, out: Path) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     values = np.stack([bundle.values.astype(np.float32)] * 2)
     values[1] += np.float32(0.01)
-    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
     tokens, positions = generator.integers(0, 300, (4, 16)), generator.integers(0, 64, 5)
-    np.save(out, engine.score(tokens, positions, generator.integers(0, 300, (5, 3)), values))
+    gold = np.zeros(4, np.int64)
+    batch = Batch(tokens, positions, generator.integers(0, 300, (5, 3)), gold)
+    with open_engine(bundle, 1) as engine:
+        np.save(out, engine.score(batch, values).logp)
     return {}
 
 
 def tune(bundle: Bundle, folder: Path, steps: int) -> dict[str, Any]:
-    task = task_from_spec(TASK, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [
-        task.encode({"prompt": prompt, "completion": answer}, "row")
-        for prompt in PROMPTS
-        for answer in ANSWERS
-    ]
-    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
-    settings = Settings(steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0)
+    task = task_for(bundle, TASK)
+    rows = [{"prompt": prompt, "completion": word} for prompt in PROMPTS for word in ANSWERS]
+    examples = encode_rows(task, rows)
+    engine = open_engine(bundle, 1)
+    settings = Settings(
+        steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
+    )
     arguments = (engine, Start.of(bundle), task, examples)
     with Tuner(*arguments, folder=folder, settings=settings) as tuner:
         first = None

@@ -2,10 +2,12 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, Bundle
+from seedtune.runtime.tasks import Batch
 
 BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
 VOCABULARY = 300
@@ -15,8 +17,9 @@ VOCABULARY = 300
 def export_tiny_bundle(folder: Path) -> Bundle:
     """Export into ``folder``; the same folder is exported once (it takes 15 s)."""
     import torch
-    from seedtune.export.export import Recipe, export_bundle
+    from seedtune.export.export import export_bundle
     from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.export.recipe import Recipe
     from tiny_model import write_tiny_llama
 
     loaded = load_causal_lm(write_tiny_llama(folder / "hf"))
@@ -39,14 +42,20 @@ def export_tiny_bundle(folder: Path) -> Bundle:
 
 def request(
     bundle: Bundle, *, rows: int, length: int, scored: int, choices: int, probes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[Batch, NDArray[np.float32]]:
     """Arguments of ``score`` of the given sizes, the same at every call."""
     generator = np.random.default_rng([rows, length, scored, choices, probes])
     values = bundle.values.astype(np.float32)
     noise = generator.standard_normal((probes, bundle.K), np.float32)
-    return (
-        generator.integers(0, VOCABULARY, (rows, length)),
-        generator.integers(0, rows * length, scored),
-        generator.integers(0, VOCABULARY, (scored, choices)),
-        values + np.float32(0.01) * noise,
+    batch = Batch(
+        tokens=generator.integers(0, VOCABULARY, (rows, length)),
+        positions=generator.integers(0, rows * length, scored),
+        candidates=generator.integers(0, VOCABULARY, (scored, choices)),
+        gold=np.zeros(rows, np.int64),
     )
+    return batch, values + np.float32(0.01) * noise
+
+
+def arrays(batch: Batch, values: NDArray[np.float32]) -> list[NDArray[Any]]:
+    """Inputs of the program, in its order."""
+    return [batch.tokens, batch.positions, batch.candidates, values]

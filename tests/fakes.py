@@ -6,7 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.bundle.basis import Basis
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.settings import NoiseKind
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16
@@ -18,10 +21,10 @@ class FakeTask(Task):
 
     metric_name = "accuracy"
     higher_is_better = True
-    answers = readout_rows = 2
+    answers = head_rows = 2
 
     def __init__(self) -> None:
-        self._pad_id = 0
+        self.pad_id = 0
 
     def encode(self, row: Any, where: str, *, labelled: bool = True) -> Encoded:
         raise NotImplementedError
@@ -57,7 +60,7 @@ class LostTask(FakeTask):
         return 1.0 - losses if self.batches > 30 and len(logp) == 2 else losses
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """``score`` of a linear model: the logit of a candidate is ``values @ feature``; its hidden
     states are that token's, the same whatever the values."""
 
@@ -71,28 +74,14 @@ class FakeEngine:
         self._features = rng.standard_normal(shape).astype(np.float32) / np.float32(entries**0.5)
         self.calls: list[tuple[tuple[int, ...], int]] = []
 
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        self.calls.append((tokens.shape, len(values)))
-        last = tokens.reshape(-1)[positions]
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        self.calls.append((batch.tokens.shape, len(values)))
+        last = batch.tokens.reshape(-1)[batch.positions]
         logits = np.einsum("nve,pe->pnv", self._features[last], values)
         logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
-        return np.take_along_axis(logits, candidates[None], axis=2)
-
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        hidden = self._hidden[tokens.reshape(-1)[positions]]
-        return self.score(tokens, positions, candidates, values), np.stack([hidden] * len(values))
+        logp = np.take_along_axis(logits, batch.candidates[None], axis=2)
+        hidden = np.stack([self._hidden[last]] * len(values)) if self.hidden_width else None
+        return Scores(logp, hidden)
 
 
 def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:
@@ -114,6 +103,15 @@ def fake_basis(entries: int, count: int = 16) -> Basis:
     directions = rng.integers(-127, 128, (count, entries), dtype=np.int8)
     scales = (np.linspace(2, 1, count) / 73).astype(np.float32)
     return Basis(directions, scales, np.linspace(2, 1, count).astype(np.float32))
+
+
+def noise_vector(
+    count: int, *, seed: int, step: int, probe: int = 0, kind: NoiseKind = "rademacher"
+) -> NDArray[np.float32]:
+    """The noise itself, float32 ``[count]``, which the loop never needs."""
+    out = np.zeros(count, dtype=np.float32)
+    add_noise(out, 1.0, seed=seed, step=step, probe=probe, kind=kind)
+    return out
 
 
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:

@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from seedtune.runtime import files
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.tasks import Batch
 
 
 def run_and_kill(work: Callable[[], object], delay: float | None) -> bool:
@@ -183,18 +186,18 @@ def failing_writes(
         yield
 
 
-class NanEngine:
+class NanEngine(Engine):
     """An engine whose results are not numbers in the calls that ``when(call number)`` names."""
 
-    def __init__(self, engine: Any, when: Callable[[int], bool], *, probe: int | None = None):
+    def __init__(self, engine: Engine, when: Callable[[int], bool], *, probe: int | None = None):
         self._engine, self._when, self._probe = engine, when, probe
         self.entries, self.hidden_width = engine.entries, engine.hidden_width
         self.calls = 0
 
-    def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         """As the engine's, with NaN in one probe or in all."""
-        logp = np.array(self._engine.score(tokens, positions, candidates, values))
+        scores = self._engine.score(batch, values)
         self.calls += 1
         if self._when(self.calls):
-            logp[slice(None) if self._probe is None else self._probe] = np.nan
-        return logp
+            scores.logp[slice(None) if self._probe is None else self._probe] = np.nan
+        return scores

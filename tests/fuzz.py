@@ -73,7 +73,13 @@ def kinds(folder: Path) -> dict[str, Case]:
         "reference": 0.5,
         "evaluations": [[0, 0.5, 0.75]],
     }
-    compacted = replace(journals[0][0], snapshot=snapshot, parent={"step": 3, "crc": "0"})
+    compacted = replace(
+        journals[0][0],
+        snapshot=snapshot,
+        parent={"step": 3, "crc": "0"},
+        shape={"rows": 2, "width": 6, "answers": 2},
+        task={"spec": {"kind": "completion"}, "objective": "", "on_long": "error"},
+    )
     headers = [head.encode()[14:-4] for head in (journals[0][0], compacted)]
     bundle = write_tiny_bundle(folder / "bundle")
     manifest = (folder / "bundle" / "manifest.json").read_bytes()

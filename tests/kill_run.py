@@ -14,11 +14,11 @@ from pathlib import Path
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
-from seedtune.runtime.engines.executorch_native import NativeEngine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 STEPS = 40
@@ -38,15 +38,23 @@ ROWS = [
 
 def run_to_the_end(folder: Path, bundle: Bundle) -> str:
     """The whole life of a process on a device: open everything, resume, finish."""
-    task = task_from_spec(SPEC, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(ROWS)]
+    task = task_for(bundle, SPEC)
+    examples = encode_rows(task, ROWS)
     with Tuner(
-        NativeEngine(bundle.program_path, bundle.bounds, threads=1),
+        open_engine(bundle, 1),
         Start.of(bundle),
         task,
         examples,
         folder=folder,
-        settings=Settings(seed=5, steps=STEPS, batch_size=2, lr=1e-3, eps=1e-2, eval_every=10),
+        settings=Settings(
+            seed=5,
+            steps=STEPS,
+            batch_size=2,
+            lr=1e-3,
+            eps=1e-2,
+            eval_every=10,
+            estimator="two-point",
+        ),
         eval_examples=examples,
     ) as tuner:
         for _ in tuner:

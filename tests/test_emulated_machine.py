@@ -132,7 +132,14 @@ def test_a_long_run_survives_a_kill_and_replays_on_the_host(
 
     def job(kill_after: int) -> Job:
         settings = Settings(
-            seed=5, steps=STEPS, batch_size=2, lr=1e-3, eps=1e-2, schedule="linear", eval_every=0
+            seed=5,
+            steps=STEPS,
+            batch_size=2,
+            lr=1e-3,
+            eps=1e-2,
+            schedule="linear",
+            eval_every=0,
+            estimator="two-point",
         )
         rows = [Row(row, f"row {number}") for number, row in enumerate(ROWS, 1)]
         return Job(bundle, SPEC, rows, 16, settings, kill_after)
@@ -177,7 +184,9 @@ def test_smollm2_on_1_gb(machine: Machine) -> None:
         task=data.spec,
         rows=[Row(row, f"sst2 train:{number}") for number, row in enumerate(data.train[:32], 1)],
         length=16,
-        settings=Settings(steps=4, batch_size=2, lr=1e-4, eps=1e-2, eval_every=0),
+        settings=Settings(
+            steps=4, batch_size=2, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
+        ),
         kill_after=2,
     )
     found = rehearse(job, machine, timeout=1500)

@@ -97,8 +97,8 @@ def test_importing_the_runtime_loads_no_engine_and_no_host_library() -> None:
 
 def test_the_rule_sees_every_form_of_import(tmp_path: Path) -> None:
     """The check itself: relative imports and imports inside functions are found."""
-    file = ROOT / "runtime" / "tasks" / "base.py"
+    file = ROOT / "runtime" / "tasks" / "task.py"
     assert "seedtune.runtime.bundle" in set(imports_of(file, "seedtune.runtime"))
     init = ROOT / "runtime" / "tasks" / "__init__.py"
-    assert "seedtune.runtime.tasks.base" in set(imports_of(init, "seedtune.runtime"))
+    assert "seedtune.runtime.tasks.task" in set(imports_of(init, "seedtune.runtime"))
     assert "seedtune.runtime.errors" in set(imports_of(init, "seedtune.runtime"))

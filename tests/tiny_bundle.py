@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.bundle import Bounds, Bundle, Layer, write_bundle
+from seedtune.runtime.bundle import Bounds, Bundle, Layer, Program, write_bundle
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
@@ -38,12 +38,21 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def bundle_parts(**changes: Any) -> dict[str, Any]:
-    """Arguments of ``write_bundle`` for a sound bundle, some of them changed."""
+PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {"score": {}})
+
+
+def bundle_parts(program: Any = None, **changes: Any) -> dict[str, Any]:
+    """Arguments of ``write_bundle`` for a sound bundle, some of them changed.
+
+    Args:
+        program: its only program's bytes or file.
+    """
     rng = np.random.default_rng(0)
     indices = [np.sort(rng.choice(o * i, n, replace=False)) for o, i, n in ((4, 6, 5), (2, 8, 7))]
+    filler = bytes(rng.integers(0, 256, 500, dtype=np.uint8))
     parts: dict[str, Any] = {
-        "program": bytes(rng.integers(0, 256, 500, dtype=np.uint8)),
+        "programs": [PROGRAM],
+        "files": {"program.pte": filler if program is None else program},
         "values": rng.standard_normal(12).astype(np.float16),
         "indices": np.concatenate(indices).astype(np.int64),
         "layers": LAYERS,

@@ -14,7 +14,9 @@ ENGINE = FakeEngine(K)
 TASK = FakeTask()
 TRAIN = fake_examples(64)
 HELD_OUT = fake_examples(48, seed=1)
-SETTINGS = Settings(seed=3, steps=60, batch_size=8, lr=0.2, eps=0.01, eval_every=20)
+SETTINGS = Settings(
+    seed=3, steps=60, batch_size=8, lr=0.2, eps=0.01, eval_every=20, estimator="two-point"
+)
 
 
 def tuner(folder: Path, **changes: Any) -> Tuner:

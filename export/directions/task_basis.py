@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.errors import DataError, ModelError
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks import Encoded, Task, task_for
 
 from ..model.load_model import LoadedModel
 from .task_loss import task_losses
@@ -62,10 +62,8 @@ def learn_basis(
         raise ModelError(f"{loaded.name}: {bundle.path} was exported from another model")
     if not 1 <= directions <= examples:
         raise DataError(f"{directions} directions need at least as many examples, not {examples}")
-    task = task_from_spec(
-        spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    drawn = generic_examples(task, spec, texts, examples=examples, seed=seed)
+    task = task_for(bundle, spec, on_long="truncate")
+    drawn = generic_examples(task, texts, examples=examples, seed=seed)
     gradients = np.empty((examples, bundle.K), np.float16)
     with _differentiable(loaded.model, bundle) as places:
         for number, example in enumerate(drawn):
@@ -84,15 +82,10 @@ def learn_basis(
 
 
 def generic_examples(
-    task: Task,
-    spec: Mapping[str, Any],
-    texts: Sequence[str],
-    *,
-    examples: int = EXAMPLES,
-    seed: int = 0,
+    task: Task, texts: Sequence[str], *, examples: int = EXAMPLES, seed: int = 0
 ) -> list[Encoded]:
-    """The prompt of ``task``, built from ``spec``, with a random text in each field and a random
-    answer: what ``learn_basis`` differentiates.
+    """The prompt of ``task`` with a random text in each field and a random answer: what
+    ``learn_basis`` differentiates.
 
     Texts that together exceed the bounds of the task are drawn again: two sentences as choices may
     be longer than any real ones.
@@ -103,7 +96,7 @@ def generic_examples(
     if not texts:
         raise DataError("directions need some text to put into the prompt")
     chosen = random.Random(seed)
-    return [_example(task, spec, texts, chosen) for _ in range(examples)]
+    return [_example(task, texts, chosen) for _ in range(examples)]
 
 
 def principal_directions(gradients: NDArray[np.float16], count: int) -> Basis:
@@ -155,28 +148,12 @@ def _differentiable(
             weight.grad = None  # as large as the matrix
 
 
-def _example(
-    task: Task, spec: Mapping[str, Any], texts: Sequence[str], chosen: random.Random
-) -> Encoded:
+def _example(task: Task, texts: Sequence[str], chosen: random.Random) -> Encoded:
     """The prompt with a random text in each field and a random answer."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(DataError):
-            return task.encode(_row(task, spec, texts, chosen), "a generic text")
-    return task.encode(_row(task, spec, texts, chosen), "a generic text")
-
-
-def _row(
-    task: Task, spec: Mapping[str, Any], texts: Sequence[str], chosen: random.Random
-) -> dict[str, Any]:
-    row: dict[str, Any] = {name: chosen.choice(texts) for name in task.template.names}
-    if spec["kind"] == "classification":
-        row[spec["label_field"]] = chosen.choice(list(spec["verbalisers"]))
-    elif spec["kind"] == "multiple_choice":
-        row.update({name: " " + chosen.choice(texts) for name in spec["choice_fields"]})
-        row[spec["label_field"]] = chosen.randrange(len(spec["choice_fields"]))
-    else:
-        row[spec["completion_field"]] = " " + chosen.choice(texts)
-    return row
+            return task.encode(task.made_up_row(texts, chosen), "a generic text")
+    return task.encode(task.made_up_row(texts, chosen), "a generic text")
 
 
 def _gradient(

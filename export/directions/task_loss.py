@@ -2,8 +2,6 @@
 
 import torch
 from seedtune.runtime.tasks import Batch, Task
-from seedtune.runtime.tasks.classification import Classification
-from seedtune.runtime.tasks.multiple_choice import MultipleChoice
 from torch.nn.functional import cross_entropy
 
 
@@ -16,12 +14,11 @@ def task_losses(task: Task, logp: torch.Tensor, batch: Batch) -> torch.Tensor:
     Returns:
         ``[examples]``.
     """
-    gold = torch.from_numpy(batch.gold)
-    if isinstance(task, Classification):
-        return cross_entropy(logp, gold, reduction="none")
     rows = torch.from_numpy(batch.row_of)
-    sums = torch.zeros(len(batch.tokens)).index_add(0, rows, logp[:, 0])
-    means = sums / torch.bincount(rows, minlength=len(sums))
-    if isinstance(task, MultipleChoice):
-        return cross_entropy(means.view(batch.examples, -1), gold, reduction="none")
-    return -means
+    sums = torch.zeros(len(batch.tokens), logp.shape[1]).index_add(0, rows, logp)
+    means = sums / torch.bincount(rows, minlength=len(sums))[:, None]
+    if not task.answers:
+        return -means[:, 0]
+    # An answer has a column of its example's one row, or a row of its own.
+    scores = means.view(batch.examples, task.answers)
+    return cross_entropy(scores, torch.from_numpy(batch.gold), reduction="none")

@@ -27,17 +27,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle import Bounds, Program
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..quiet import quiet
+from .pass_sizes import PassSizes
 from .plan_memory import lowest_place
-from .quiet import quiet
 
 METHOD = "score"
+PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
+"""What a manifest says of what ``lower`` returns."""
 
 _PASSES = {
     "XNNPACKRemoveCloneOpsTransform",
@@ -51,41 +55,24 @@ _PASSES = {
 }
 
 
-def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch.Tensor, ...]:
-    """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
-    rows = min(3, bounds.rows)
-    length = min(20, bounds.length)
-    probes = min(2, bounds.probes)
-    scored = min(4, bounds.positions)
-    choices = min(5, bounds.candidates)
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
-    return (
-        draw(vocab_size, rows, length),
-        draw(rows * length, scored),
-        draw(vocab_size, scored, choices),
-        torch.zeros(probes, entries),
-    )
-
-
 def trace(program: nn.Module, example: tuple[torch.Tensor, ...], bounds: Bounds) -> ExportedProgram:
     """Export with every axis dynamic up to its bound (an axis bounded by 1 is static)."""
 
     def axis(name: str, most: int, least: int = 1) -> Any:
         return Dim(name, min=least, max=most) if most > least else None
 
-    scored = axis("N", bounds.positions)
+    probes, scored = axis("P", bounds.probes_at_most), axis("N", bounds.positions)
     dynamic = {
-        "tokens": {0: axis("B", bounds.rows), 1: axis("T", bounds.length, 2)},
-        "positions": {0: scored},
-        "candidates": {0: scored, 1: axis("C", bounds.candidates)},
-        "values": {0: axis("P", bounds.probes)},
+        "tokens": {0: probes, 1: axis("B", bounds.rows), 2: axis("T", bounds.length, 2)},
+        "positions": {0: probes, 1: scored},
+        "candidates": {0: probes, 1: scored, 2: axis("C", bounds.candidates)},
+        "values": {0: probes},
     }
     with torch.no_grad(), quiet():
         return export(program, example, dynamic_shapes=dynamic, strict=False)
 
 
-def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> bytes:
+def lower(traced: ExportedProgram, bounds: Bounds, progress: Callable[[int, int], None]) -> bytes:
     """Lower ``traced`` to an ExecuTorch program whose matrix products run in XNNPACK.
 
     Args:
@@ -105,12 +92,16 @@ def lower(traced: ExportedProgram, progress: Callable[[int, int], None]) -> byte
                     _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
                 ),
             )
-        with _one_sort(), _few_passes(), _static_delegates(progress):
+        sizes = PassSizes(traced, bounds)
+        delegates = _static_delegates(sizes, progress)
+        with _known_sizes(), _no_code(), _one_sort(), _few_passes(), delegates:
             edge = edge.to_backend(LevelPartitioner())
         _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
         planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
-        with _known_sizes():
-            config = ExecutorchBackendConfig(memory_planning_pass=planning)
+        with _known_sizes(), _no_code():
+            config = ExecutorchBackendConfig(
+                memory_planning_pass=planning, sym_shape_eval_pass=sizes.planning_pass()
+            )
             return bytes(edge.to_executorch(config).buffer)
 
 
@@ -144,8 +135,8 @@ def _sink_early_work(graph: Graph) -> None:
 def _known_sizes() -> Iterator[None]:
     """Let passes that replace node by node keep the sizes that the graph already has.
 
-    An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. None of
-    the edge dialect's passes changes them, and deriving symbolic sizes is what makes them slow.
+    An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. The passes
+    used here change none but those of a concatenation, which XNNPACK wants in parts of five.
     """
     from executorch.exir import pass_base
     from torch._export import pass_base as torch_pass_base
@@ -154,7 +145,8 @@ def _known_sizes() -> Iterator[None]:
         def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
             known = meta.data.get("val")
             items = known if isinstance(known, (tuple, list)) else (known,)
-            if kind != "call_function" or not all(isinstance(x, torch.Tensor) for x in items):
+            sized = all(isinstance(x, torch.Tensor) for x in items)
+            if kind != "call_function" or not sized or "aten.cat." in str(target):
                 return derive(self, kind, target, args, kwargs, meta)
             if views_end and not all(_in_order(x) for x in items):
                 if not isinstance(known, torch.Tensor):
@@ -188,6 +180,21 @@ def _in_order(x: torch.Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+@contextlib.contextmanager
+def _no_code() -> Iterator[None]:
+    """Write no Python for graphs that nobody runs: passes walk over nodes, and each of them, for
+    each of the delegates, would generate and compile the whole graph's code again."""
+
+    def specs_only(self: GraphModule) -> None:
+        self._code = ""
+        if isinstance(self._graph._codegen, _PyTreeCodeGen):
+            self._in_spec = self._graph._codegen.pytree_info.in_spec
+            self._out_spec = self._graph._codegen.pytree_info.out_spec
+
+    with _patched(GraphModule, "recompile", specs_only):
+        yield
 
 
 @contextlib.contextmanager
@@ -233,7 +240,7 @@ def _few_passes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
+def _static_delegates(sizes: PassSizes, progress: Callable[[int, int], None]) -> Iterator[None]:
     """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir.backend import backend_api
@@ -246,7 +253,7 @@ def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
         mode = FakeTensorMode()
         for node in program.graph_module.graph.nodes:
             if "val" in node.meta:
-                node.meta["val"] = _at_bounds(node.meta["val"], mode)
+                node.meta["val"] = _at_bounds(node.meta["val"], sizes, mode)
         result = preprocess(program, specs)
         done += 1
         progress(done, total)
@@ -264,19 +271,13 @@ def _static_delegates(progress: Callable[[int, int], None]) -> Iterator[None]:
         yield
 
 
-def _at_bounds(value: Any, mode: FakeTensorMode) -> Any:
+def _at_bounds(value: Any, sizes: PassSizes, mode: FakeTensorMode) -> Any:
     if isinstance(value, torch.Tensor):
         with mode:
-            return torch.empty([_upper(size) for size in value.shape], dtype=value.dtype)
+            return torch.empty(sizes.usual(value.shape), dtype=value.dtype)
     if isinstance(value, (tuple, list)):
-        return type(value)(_at_bounds(item, mode) for item in value)
+        return type(value)(_at_bounds(item, sizes, mode) for item in value)
     return value
-
-
-def _upper(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    return int(size.node.shape_env.bound_sympy(size.node.expr).upper)
 
 
 @contextlib.contextmanager

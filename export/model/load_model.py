@@ -13,7 +13,7 @@ import torch
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seedtune.runtime.errors import ModelError
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_shape(source: str | Path) -> ModelShape:
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error
-    from ..profile.fisher import decoder_linears
+    from .decoder_linears import decoder_linears
 
     linears = {
         name: (linear.out_features, linear.in_features)

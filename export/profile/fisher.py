@@ -21,28 +21,12 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..lower.quiet import quiet
+from ..model.decoder_linears import decoder_linears
+from ..quiet import quiet
 from .profile_file import LayerProfile, Profile
 
 Progress = Callable[[int, int], None]
 """Called with (sequences done, sequences in total)."""
-
-
-def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every ``nn.Linear`` of the decoder by name, in model order, without the output head.
-
-    Raises:
-        ModelError: the model has none.
-    """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-    if not found:
-        raise ModelError(f"{type(model).__name__} has no nn.Linear layer to profile")
-    return found
 
 
 def compute_profile(
@@ -74,16 +58,16 @@ def compute_profile(
         name: torch.zeros(linear.weight.shape, dtype=torch.float32, device=device)
         for name, linear in linears.items()
     }
-    inputs = {name: _InputStatistics(linear) for name, linear in linears.items()}
+    largest = {
+        name: torch.zeros(linear.in_features, device=device) for name, linear in linears.items()
+    }
     count = len(sequences)
     with (
         _squared_gradients(linears, fisher),
-        _watched_inputs(linears, inputs),
+        _watched_inputs(linears, largest),
         _checkpointing(model, gradient_checkpointing),
     ):
         for index, sequence in enumerate(sequences):
-            for statistics in inputs.values():
-                statistics.fresh = True
             tokens = torch.from_numpy(np.ascontiguousarray(sequence))[None].to(device)
             loss = _causal_lm_loss(model, tokens)
             if not bool(torch.isfinite(loss)):
@@ -99,8 +83,7 @@ def compute_profile(
         mean = fisher.pop(name).div_(count).cpu().numpy()
         if not np.isfinite(mean.max(initial=0.0)):
             raise ModelError(f"{model_name}: layer {name} has a gradient that is not finite")
-        absmax, meansq = inputs[name].result()
-        layers[name] = LayerProfile(mean, absmax, meansq)
+        layers[name] = LayerProfile(mean, largest[name].cpu().numpy())
     settings = {
         "sequences": count,
         "length": int(sequences.shape[1]),
@@ -144,43 +127,19 @@ def _squared_gradients(
             linear.weight.grad = None
 
 
-class _InputStatistics:
-    """Largest magnitude and mean square of every input column of one layer, float32 [in]."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        device = linear.weight.device
-        self.absmax = torch.zeros(linear.in_features, device=device)
-        self.sumsq = torch.zeros(linear.in_features, dtype=torch.float64, device=device)
-        self.tokens = 0
-        # Gradient checkpointing runs the forward of a block twice; only the first run counts.
-        self.fresh = True
-
-    def add(self, x: torch.Tensor) -> None:
-        """Takes the input of one call, [..., in]."""
-        if not self.fresh:
-            return
-        self.fresh = False
-        rows = x.detach().reshape(-1, x.shape[-1]).float()
-        torch.maximum(self.absmax, rows.abs().amax(0), out=self.absmax)
-        self.sumsq += rows.square().sum(0)
-        self.tokens += rows.shape[0]
-
-    def result(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        meansq = (self.sumsq / max(self.tokens, 1)).float()
-        return self.absmax.cpu().numpy(), meansq.cpu().numpy()
-
-
 @contextmanager
 def _watched_inputs(
-    linears: dict[str, nn.Linear], inputs: dict[str, _InputStatistics]
+    linears: dict[str, nn.Linear], largest: dict[str, torch.Tensor]
 ) -> Iterator[None]:
+    """Keeps the largest magnitude of every input column of each layer in ``largest``."""
     handles = []
     for name, linear in linears.items():
 
         def watch(
-            _module: nn.Module, args: tuple[torch.Tensor, ...], to: _InputStatistics = inputs[name]
+            _module: nn.Module, args: tuple[torch.Tensor, ...], to: torch.Tensor = largest[name]
         ) -> None:
-            to.add(args[0])
+            columns = args[0].detach().reshape(-1, args[0].shape[-1]).float()
+            torch.maximum(to, columns.abs().amax(0), out=to)
 
         handles.append(linear.register_forward_pre_hook(watch))
     try:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from seedtune.runtime.errors import ModelError
 
+from . import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile_file import Profile
 
 Indices = npt.NDArray[np.int64]
@@ -27,8 +29,6 @@ COLUMN_ENTRIES = 6
 """Entries that a column must hold for ``compact_top_k`` to keep it."""
 COVERED_MASS = 0.94
 """Share of that mass that the matrices kept by ``compact_top_k`` hold."""
-DEFAULT_FRACTION = 0.001
-"""The top 0.1 % of arXiv 2406.02913."""
 
 
 def global_top_k(profile: Profile, fraction: float) -> Mask:
@@ -38,7 +38,7 @@ def global_top_k(profile: Profile, fraction: float) -> Mask:
 
 
 def compact_top_k(profile: Profile, fraction: float) -> Mask:
-    """The largest Fisher values where many of them lie together: the default.
+    """The largest Fisher values where many of them lie together.
 
     A matrix costs the program one more product and sum, and a column its full height in float,
     however few of their entries are tuned. Most columns that ``global_top_k`` touches hold one to
@@ -95,67 +95,68 @@ def random_mask(seed: int) -> MaskMethod:
     """Method that draws entries uniformly over the whole model: the baseline of no knowledge."""
 
     def method(profile: Profile, fraction: float) -> Mask:
-        count = entry_count(profile, fraction)
-        generator = np.random.default_rng(seed)
-        chosen = np.sort(generator.choice(profile.entries, count, replace=False, shuffle=False))
-        sizes = [layer.fisher.size for layer in profile.layers.values()]
-        ends = np.cumsum(sizes)
-        parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-        return {
-            name: part - (end - size)
-            for name, part, end, size in zip(profile.layers, parts, ends, sizes, strict=True)
-        }
+        sizes = {name: layer.fisher.size for name, layer in profile.layers.items()}
+        return random_entries(sizes, entry_count(profile, fraction), seed)
 
     return method
 
 
-def magnitude_mask(weights: Mapping[str, npt.NDArray[np.floating]]) -> MaskMethod:
-    """Method that takes the largest absolute weights; ``weights`` are [out, in] by layer name."""
+def random_entries(sizes: Mapping[str, int], count: int, seed: int) -> Mask:
+    """``count`` entries drawn evenly from matrices of so many entries each."""
+    ends = np.cumsum(list(sizes.values()))
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(int(ends[-1]), count, replace=False, shuffle=False))
+    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    return {
+        name: part - (end - size)
+        for (name, size), part, end in zip(sizes.items(), parts, ends, strict=True)
+    }
+
+
+def magnitude_mask(model: Any) -> MaskMethod:
+    """Method that takes the largest absolute weights of ``model``, the one that was profiled."""
 
     def method(profile: Profile, fraction: float) -> Mask:
+        if model is None:
+            raise ModelError("the magnitude mask looks at weights: use it where a model is given")
+        linears = dict(model.named_modules())
         for name, layer in profile.layers.items():
-            if name not in weights or weights[name].shape != layer.fisher.shape:
+            if name not in linears or tuple(linears[name].weight.shape) != layer.fisher.shape:
                 raise ModelError(
                     f"layer {name}: the weights do not match the profile; "
                     "profile the model that is exported"
                 )
-        scores = ((name, np.abs(weights[name]).reshape(-1)) for name in profile.layers)
+        scores = (
+            (name, np.abs(linears[name].weight.detach().float().numpy()).reshape(-1))
+            for name in profile.layers
+        )
         return _top_of_all(scores, entry_count(profile, fraction))
 
     return method
 
 
-def mask_method(
-    name: str,
-    *,
-    seed: int = 0,
-    weights: Mapping[str, npt.NDArray[np.floating]] | None = None,
-) -> MaskMethod:
-    """The method called ``global``, ``per-layer``, ``random`` or ``magnitude``, or one of the user.
+def mask_method(name: str, *, seed: int = 0, model: Any = None) -> MaskMethod:
+    """The method of that name, or ``package.module:function`` of the user.
 
-    A name with a colon, ``package.module:function``, is imported.
+    Args:
+        seed: of ``random``.
+        model: whose weights ``magnitude`` looks at; without one it fails when it is run.
 
     Raises:
-        ModelError: no such method, or ``magnitude`` without weights.
+        ModelError: no such method.
     """
-    if name == "compact":
-        return compact_top_k
-    if name == "global":
-        return global_top_k
-    if name == "per-layer":
-        return per_layer_top_k
-    if name == "random":
-        return random_mask(seed)
-    if name == "magnitude":
-        if weights is None:
-            raise ModelError("the magnitude mask needs the weights of the model")
-        return magnitude_mask(weights)
+    known: dict[str, MaskMethod] = {
+        "compact": compact_top_k,
+        "global": global_top_k,
+        "per-layer": per_layer_top_k,
+        "random": random_mask(seed),
+        "magnitude": magnitude_mask(model),
+    }
+    if name in known:
+        return known[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ModelError(
-            f"unknown mask {name!r}; take compact, global, per-layer, random, "
-            "magnitude or module:function"
-        )
+        raise ModelError(f"unknown mask {name!r}; take {', '.join(known)} or module:function")
     try:
         method = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -167,9 +168,10 @@ def mask_method(
 
 
 def build_mask(
-    profile: Profile, fraction: float = DEFAULT_FRACTION, method: MaskMethod = global_top_k
+    profile: Profile, fraction: float = DEFAULT_FRACTION, method: MaskMethod | None = None
 ) -> Mask:
-    """Runs ``method`` and checks its result, which may come from a user's own function.
+    """Runs ``method`` (by default ``DEFAULT_MASK``) and checks its result, which may come from a
+    user's own function.
 
     Returns one entry for every layer of the profile in model order, empty where nothing was chosen.
 
@@ -177,7 +179,7 @@ def build_mask(
         ModelError: naming the layer whose indices break the contract, or the fraction.
     """
     entry_count(profile, fraction)
-    chosen = method(profile, fraction)
+    chosen = (method or mask_method(DEFAULT_MASK))(profile, fraction)
     unknown = set(chosen) - set(profile.layers)
     if unknown:
         raise ModelError(f"mask: layer {min(unknown)} is not in the profile")

@@ -1,4 +1,4 @@
-"""The profile file: squared gradients and input statistics of every linear weight of a model.
+"""The profile file: squared gradients and input ranges of every linear weight of a model.
 
 One safetensors file, so that it is read without running anything and layer by layer; its metadata
 binds it to the weights and the text that it was measured on.
@@ -6,6 +6,7 @@ binds it to the weights and the text that it was measured on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from seedtune.runtime.errors import ModelError
+from seedtune.runtime.files import replacing
 
 FORMAT = "seedtune-profile"
-VERSION = 1
+VERSION = 2
+"""1 also held the mean square of each input column."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,11 @@ class LayerProfile:
 
     ``fisher`` float32 [out, in], mean squared gradient per sequence (SmolLM2: median 6e-8,
     the smallest step of float16, which would therefore lose the lower half).
-    ``input_absmax`` and ``input_meansq`` float32 [in], over all tokens that the layer saw.
+    ``input_absmax`` float32 [in], the largest magnitude over all tokens that the layer saw.
     """
 
     fisher: npt.NDArray[np.float32]
     input_absmax: npt.NDArray[np.float32]
-    input_meansq: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,19 @@ class Profile:
         """Number of weights that were ranked."""
         return sum(layer.fisher.size for layer in self.layers.values())
 
+    @property
+    def sha256(self) -> str:
+        """Of what was measured, and on what: the same in memory and read back from a file."""
+        about = self.model_sha256, self.text_sha256, self.settings, list(self.layers)
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for layer in self.layers.values():
+            digest.update(np.ascontiguousarray(layer.fisher))
+            digest.update(layer.input_absmax)
+        return digest.hexdigest()
+
 
 def save_profile(profile: Profile, file: Path) -> None:
-    """Writes one safetensors file in one step.
-
-    Tensors are ``<layer>.fisher``, ``<layer>.input_absmax`` and ``<layer>.input_meansq``.
+    """Writes one safetensors file in one step: ``<layer>.fisher`` and ``<layer>.input_absmax``.
 
     The file holds 4 bytes for each ranked weight (SmolLM2-135M: 425 MB).
 
@@ -65,7 +75,6 @@ def save_profile(profile: Profile, file: Path) -> None:
     for name, layer in profile.layers.items():
         tensors[f"{name}.fisher"] = layer.fisher
         tensors[f"{name}.input_absmax"] = layer.input_absmax
-        tensors[f"{name}.input_meansq"] = layer.input_meansq
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -75,12 +84,10 @@ def save_profile(profile: Profile, file: Path) -> None:
         "settings": json.dumps(profile.settings, sort_keys=True),
         "layers": json.dumps(list(profile.layers)),  # safetensors does not keep the model order
     }
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        save_file(tensors, partial, metadata)
-        partial.replace(file)
+        with replacing(file) as partial:
+            save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise ModelError(f"{file}: cannot write the profile: {error}") from error
 
 
@@ -104,7 +111,6 @@ def load_profile(file: Path) -> Profile:
                 name: LayerProfile(
                     source.get_tensor(f"{name}.fisher"),
                     source.get_tensor(f"{name}.input_absmax"),
-                    source.get_tensor(f"{name}.input_meansq"),
                 )
                 for name in json.loads(metadata["layers"])
             }
@@ -121,6 +127,6 @@ def load_profile(file: Path) -> Profile:
         if not np.isfinite(layer.fisher.max(initial=0.0)):
             raise ModelError(f"{file}: layer {name} holds values that are not finite")
         columns = (layer.fisher.shape[1],) if layer.fisher.ndim == 2 else None
-        if layer.input_absmax.shape != columns or layer.input_meansq.shape != columns:
+        if layer.input_absmax.shape != columns:
             raise ModelError(f"{file}: layer {name}: the shapes of its tensors disagree")
     return profile

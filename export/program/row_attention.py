@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 with quiet():  # importing it imports torchao, which reports kernels for GPUs that are not there
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -189,7 +189,7 @@ def insert_sensitive_linears(
 
     Args:
         model: a ``transformers`` causal language model in float32.
-        mask: layer name to sorted flat indices, as ``seedtune.host_tools.masks`` makes them.
+        mask: layer name to sorted flat indices, as ``export.profile.masks`` makes them.
         groups: names of the linears that read the same input tensor, in model order.
         float_columns: take the sensitive columns out of the int8 path as a whole.
         extra_columns: further columns per layer that leave the int8 path with them.

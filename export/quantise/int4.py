@@ -10,7 +10,7 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..lower.quiet import quiet
+from ..quiet import quiet
 
 GROUP_SIZE = 32
 

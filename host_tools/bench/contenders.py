@@ -7,6 +7,7 @@ skips the output head's other positions less than another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.estimators import make_estimator
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks import Encoded, Task, task_for
 
 from ..prepare.prepare import example_batch
 
 Step = Callable[[], object]
+_CORES = len(os.sched_getaffinity(0))
+"""Threads of all, as torch takes them."""
 
 _SPEC = {
     "kind": "classification",
@@ -34,25 +37,23 @@ _SPEC = {
 
 def dense_forward(bundle: Bundle, program: Path, rows: int, length: int) -> Step:
     """A forward of the int4 program without the sparse term."""
-    return _forward(bundle, NativeEngine(program, bundle.bounds), np.zeros(1), rows, length)
+    engine = NativeEngine(program, bundle.bounds, threads=_CORES)
+    return _forward(bundle, engine, np.zeros(1), rows, length)
 
 
 def sparse_forward(bundle: Bundle, rows: int, length: int) -> Step:
     """A forward of the bundle's program."""
-    return _forward(bundle, open_engine(bundle), bundle.values, rows, length)
+    return _forward(bundle, open_engine(bundle, _CORES), bundle.values, rows, length)
 
 
 def spsa_step(bundle: Bundle, rows: int, length: int) -> Step:
     """A two-point step as the loop does it: perturb, both losses, update."""
-    batch_loss = BatchLoss(open_engine(bundle), _task(bundle), bundle.bounds)
-    examples = _examples(bundle, rows, length)
-    estimator = make_estimator(Settings())
+    look = _look(bundle, open_engine(bundle, _CORES), rows, length)
+    estimator = make_estimator(Settings(estimator="two-point"))
     values = bundle.values.astype(np.float32)
-    perturbed = np.empty((estimator.probes, bundle.K), np.float32)
 
     def step() -> None:
-        estimator.perturb(values, perturbed, seed=0, step=0, eps=1e-2)
-        scalars = estimator.scalars(batch_loss.each(examples, perturbed), eps=1e-2)
+        _, scalars = estimator.measure(look, values, seed=0, step=0, eps=1e-2)
         estimator.apply(values, scalars, seed=0, step=0, lr=1e-9)
 
     return step
@@ -114,14 +115,17 @@ def _torch_loss(model: Any, tokens: Any) -> Any:
 
 
 def _forward(bundle: Bundle, engine: Engine, values: Any, rows: int, length: int) -> Step:
-    batch_loss = BatchLoss(engine, _task(bundle), bundle.bounds)
-    examples = _examples(bundle, rows, length)
+    look = _look(bundle, engine, rows, length)
     row = values.astype(np.float32)[None]
-    return lambda: batch_loss(examples, row)
+    return lambda: look.losses(row)
+
+
+def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> BatchLook:
+    return BatchLook(engine, _task(bundle), bundle.bounds, _examples(bundle, rows, length))
 
 
 def _task(bundle: Bundle) -> Task:
-    return task_from_spec(_SPEC, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    return task_for(bundle, _SPEC)
 
 
 def _examples(bundle: Bundle, rows: int, length: int) -> Sequence[Encoded]:

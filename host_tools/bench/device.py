@@ -18,7 +18,7 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import prepare
-from .figures import say, write_figures
+from .results_files import RESULTS, say, write_figures
 from .step import step_figures
 
 ROWS, LENGTH = 16, 64
@@ -30,8 +30,8 @@ STEPS = 3
 STARTS = 5
 
 
-def bench_device(*, turns: int = 5) -> dict[str, Any]:
-    """Figures for the README's table, also written to ``results/device.json``.
+def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
+    """Figures for the README's table, also written to ``device.json`` in ``results``.
 
     Returns:
         ``peak_rss_bytes`` and ``program_bytes``, ``over_program_bytes`` (their difference),
@@ -42,7 +42,7 @@ def bench_device(*, turns: int = 5) -> dict[str, Any]:
     """
     model = str(fetch("smollm2-135m"))
     say("preparing the model")
-    prepared = prepare(model, dense=True)
+    prepared = prepare(model)
     bundle = prepared.bundle.path
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.json"
@@ -85,6 +85,7 @@ def bench_device(*, turns: int = 5) -> dict[str, Any]:
             **times,
             f"at_{LENGTH}_tokens": at_length,
         },
+        results,
     )
 
 

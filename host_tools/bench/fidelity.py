@@ -14,23 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.scoring.batch_loss import split_batch
-from seedtune.runtime.tasks import Batch, task_from_spec
+from seedtune.runtime.tasks import Batch, encode_rows, task_for
 
 from ..data.calibration import load_calibration
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
-from .figures import RESULTS, say, write_figures
+from .results_files import RESULTS, say, write_figures
 from .variants import quickstart_program
 
-Score = Callable[
-    [NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
-    NDArray[np.float32],
-]
-"""``Engine.score``, whoever computes it."""
+Score = Callable[[Batch, NDArray[np.float32]], NDArray[np.float32]]
+"""Log-probabilities of a batch under rows of values, whoever computes them: see ``Engine``."""
 
 
 def bench_fidelity(
@@ -63,10 +60,8 @@ def bench_fidelity(
     loaded = load_causal_lm(str(fetch(MODEL)))
     text = load_calibration(loaded.tokenizer).held_out[:held_out]
     data = load_task(DEFAULT_TASK)
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    examples = [task.encode(row, f"test:{n}") for n, row in enumerate(data.test[:sentences], 1)]
+    task = task_for(bundle, data.spec, on_long="truncate")
+    examples = encode_rows(task, data.test[:sentences])
     batches = [task.collate(part) for part in split_batch(examples, bundle.bounds)]
     values = bundle.values.astype(np.float32)[None]
     losses: dict[str, NDArray[np.float64]] = {}
@@ -74,18 +69,19 @@ def bench_fidelity(
 
     def measure(name: str, score: Score) -> None:
         losses[name] = np.concatenate(
-            [task.losses(_score(score, batch, values), batch)[0] for batch in batches]
+            [task.losses(score(batch, values), batch)[0] for batch in batches]
         )
         perplexities[name] = perplexity(score, text, values, bundle.bounds)
         progress(f"{name}: loss {losses[name].mean():.4f}, perplexity {perplexities[name]:.3f}")
 
-    engine = open_engine(bundle, threads)
-    measure("exported", engine.score)
-    twice = np.repeat(values, bundle.bounds.probes, axis=0)
-    equal = all(
-        bool((found == found[:1]).all())
-        for found in (task.losses(_score(engine.score, batch, twice), batch) for batch in batches)
-    )
+    with open_engine(bundle, threads or "auto") as engine:
+        score = engine_score(engine)
+        measure("exported", score)
+        twice = np.repeat(values, bundle.bounds.probes, axis=0)
+        equal = all(
+            bool((found == found[:1]).all())
+            for found in (task.losses(score(batch, twice), batch) for batch in batches)
+        )
     measure("fp32", float_score(loaded.model))
     measure("eager int4", eager_score(loaded, base))
     figures = {
@@ -124,15 +120,13 @@ def perplexity(
 ) -> float:
     """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
     total = 0.0
-    for tokens, positions, following in _chunks(text, bounds):
-        total -= float(score(tokens, positions, following, values)[0].sum(dtype=np.float64))
+    for batch in _chunks(text, bounds):
+        total -= float(score(batch, values)[0].sum(dtype=np.float64))
     return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
 
 
-def _chunks(
-    text: NDArray[np.int64], bounds: Bounds
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Tokens, positions and next tokens of as many rows at a time as the bounds allow."""
+def _chunks(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
+    """As many rows at a time as the bounds allow, with the next tokens for candidates."""
     length = text.shape[1]
     if length > bounds.length or length - 1 > bounds.positions:
         raise ValueError(f"sequences of {length} tokens exceed {bounds}")
@@ -140,7 +134,13 @@ def _chunks(
     for first in range(0, len(text), rows):
         part = text[first : first + rows]
         places = np.arange(part.size).reshape(part.shape)[:, :-1]
-        yield part, places.reshape(-1), part[:, 1:].reshape(-1, 1)
+        gold = np.zeros(len(part), np.int64)
+        yield Batch(part, places.reshape(-1), part[:, 1:].reshape(-1, 1), gold)
+
+
+def engine_score(engine: Engine) -> Score:
+    """``score`` of an engine."""
+    return lambda batch, values: engine.score(batch, values).logp
 
 
 def float_score(model: Any) -> Score:
@@ -148,15 +148,11 @@ def float_score(model: Any) -> Score:
     import torch
 
     @torch.no_grad()
-    def score(
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        logits = model(torch.from_numpy(tokens), use_cache=False).logits.flatten(0, 1)
-        logp = torch.log_softmax(logits[torch.from_numpy(positions)], dim=-1)
-        found: NDArray[np.float32] = logp.gather(1, torch.from_numpy(candidates))[None].numpy()
+    def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = model(torch.from_numpy(batch.tokens), use_cache=False).logits.flatten(0, 1)
+        logp = torch.log_softmax(logits[torch.from_numpy(batch.positions)], dim=-1)
+        chosen = logp.gather(1, torch.from_numpy(batch.candidates))
+        found: NDArray[np.float32] = chosen[None].numpy()
         return found
 
     return score
@@ -165,24 +161,29 @@ def float_score(model: Any) -> Score:
 def eager_score(loaded: Any, base: Prepared) -> Score:
     """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     import torch
-    from seedtune.export.export import Recipe, prepare_program, quantise_program
+    from seedtune.export.profile.kept_profile import kept_profile
     from seedtune.export.profile.masks import build_mask, mask_method
-    from seedtune.export.profile.profile_file import load_profile
+    from seedtune.export.program.prepare_program import prepare_program
+    from seedtune.export.program.score_program import for_each_probe
+    from seedtune.export.quantise.quantise_program import quantise_program
+    from seedtune.export.recipe import Recipe
 
     manifest = base.bundle.manifest
-    profile = load_profile(base.folder / "profile.safetensors")
-    mask = build_mask(
-        profile, manifest["mask"]["fraction"], mask_method(manifest["mask"]["method"])
-    )
+    text = load_calibration(loaded.tokenizer)
+    profile = kept_profile(loaded, text.profile, text.sha256)
+    method = mask_method(manifest["mask"]["method"], model=loaded.model)
+    mask = build_mask(profile, manifest["mask"]["fraction"], method)
     recipe = Recipe.of(manifest["quantisation"])
     activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
-    quantise_program(program, surgery, recipe, load_calibration(loaded.tokenizer).profile)
+    quantise_program(program, surgery, recipe, text.profile)
 
     @torch.no_grad()
-    def score(*arguments: NDArray[Any]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
+    def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        request = map(torch.from_numpy, (batch.tokens, batch.positions, batch.candidates))
+        rows = torch.from_numpy(values)
+        found: NDArray[np.float32] = program(*for_each_probe(len(rows), *request), rows)[0].numpy()
         return found
 
     return score
@@ -191,7 +192,3 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
 def _same_entries(indices: NDArray[np.int64], bundle: Bundle) -> None:
     if not np.array_equal(indices, bundle.indices):
         raise ValueError(f"{bundle.path}: its mask is not the one of the profile beside it")
-
-
-def _score(score: Score, batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return score(batch.tokens, batch.positions, batch.candidates, values)

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 
 from ..data.calibration import load_calibration
 from ..data.named_tasks import TaskData
-from .fidelity import perplexity
-from .learning import encode
+from .fidelity import engine_score, perplexity
 from .torch_engine import TorchEngine
+from .tuning_run import encode
 
 
 @dataclass
@@ -68,10 +68,10 @@ class FloatTask:
         if self.generic_text is None:
             return None
         none = np.zeros((1, 0), np.float32)
-        score = TorchEngine(self.model).score
+        score = engine_score(TorchEngine(self.model))
         return perplexity(score, self.generic_text, none, DEFAULT_BOUNDS)
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:
-    """One point of a curve, in the form of ``learning.learn``."""
+    """One point of a curve, in the form of ``tuning_run.learn``."""
     return {"forwards": forwards, "loss": found.loss, "accuracy": found.metric}

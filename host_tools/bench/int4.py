@@ -8,15 +8,15 @@ from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 from ..data.calibration import load_calibration
 from ..data.named_tasks import TaskData
-from ..estimate.process_memory import peak_resident_bytes
-from .fidelity import perplexity
-from .learning import Progress, described, encode, tune
+from .fidelity import engine_score, perplexity
 from .quality_methods import tuner_settings
+from .tuning_run import Progress, described, encode, tune
 
 
 def run(
@@ -25,7 +25,7 @@ def run(
     """Run, or go on with, the tuner.
 
     Returns:
-        As ``learning.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
+        As ``tuning_run.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
         of text that has nothing to do with the task, ``before`` and ``after`` the last step.
     """
     bundle = open_bundle(settings["bundle"])
@@ -33,7 +33,7 @@ def run(
     task, train, test = encode(
         data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
     )
-    engine, start = open_engine(bundle, settings["threads"]), Start.of(bundle)
+    engine, start = open_engine(bundle, settings["threads"] or "auto"), Start.of(bundle)
     run_folder = folder / "run"
     found = tune(engine, start, task, train, test, tuner_settings(settings), run_folder, progress)
     found |= described(bundle)
@@ -45,7 +45,8 @@ def run(
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values
         found["generic_perplexity"] = {
-            when: perplexity(engine.score, text, values[None], bundle.bounds)
+            when: perplexity(engine_score(engine), text, values[None], bundle.bounds)
             for when, values in (("before", start.values), ("after", last))
         }
+    engine.close()
     return found

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.estimators import with_defaults
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.format import Evaluation, Header, Step
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tuning.run_state import RunState
+from seedtune.runtime.tuning.live_run import LiveRun
 
 
 def bench_journal(
@@ -40,13 +41,15 @@ def bench_journal(
         values_sha256=values_sha256(start.values),
         entries=entries,
         scalar_count=1,
-        settings=Settings(steps=steps, eps=1e-2, schedule="cosine").to_dict(),
+        settings=with_defaults(
+            Settings(steps=steps, estimator="two-point", eps=1e-2, schedule="cosine")
+        ).to_dict(),
         train_sha256="0" * 64,
         eval_sha256="0" * 64,
         metric={"name": "accuracy", "higher_is_better": True},
     )
     with tempfile.TemporaryDirectory() as folder:
-        run = RunState.begin(Path(folder), header, start, None)
+        run = LiveRun.begin(Path(folder), header, start, None)
         began = time.perf_counter()
         for step, scalar in enumerate(rng.normal(0, 20, steps).astype(np.float16)):
             if step % 100 == 0:

@@ -14,8 +14,8 @@ import torch
 from seedtune.export.directions.task_loss import task_losses
 
 from .float_task import FloatTask, point
-from .learning import Progress
 from .torch_engine import TorchEngine
+from .tuning_run import Progress
 
 FORWARDS_A_STEP = 3
 """A backward pass costs about two forwards."""
@@ -65,7 +65,7 @@ def run(
     An interrupted run starts again: it takes minutes.
 
     Returns:
-        ``curve`` (as of ``learning.learn``) and ``step_seconds`` (median).
+        ``curve`` (as of ``tuning_run.learn``) and ``step_seconds`` (median).
     """
     adapter = Adapter(cell, settings)
     curve: list[dict[str, Any]] = []

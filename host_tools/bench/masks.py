@@ -10,8 +10,8 @@ from seedtune.runtime.settings import Settings
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK
-from .figures import RESULTS, draw_curves, say, write_figures
-from .learning import Progress, learn
+from .results_files import RESULTS, draw_curves, say, write_figures
+from .tuning_run import Progress, learn
 from .variants import quickstart_program, variant
 
 LR = 1e-4
@@ -39,7 +39,7 @@ def bench_masks(
         factors: learning rates to try with the random mask, in that of the mask.
 
     Returns:
-        ``runs`` by label (see ``learning.learn``).
+        ``runs`` by label (see ``tuning_run.learn``).
     """
     base = base or quickstart_program()
     data = load_task(DEFAULT_TASK)
@@ -50,6 +50,7 @@ def bench_masks(
         nonlocal written
         settings = Settings(
             steps=steps,
+            estimator="two-point",
             eval_every=max(1, steps // evaluations),
             lr=LR * factor,
             eps=1e-2,

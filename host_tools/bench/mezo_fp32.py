@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from seedtune.runtime.estimators.noise import add_noise
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.batch_loss import BatchLook
 
 from .float_task import FloatTask, point
-from .learning import Progress
 from .torch_engine import TorchEngine
+from .tuning_run import Progress
 
 
 def all_weights(model: Any) -> NDArray[np.float32]:
@@ -53,11 +53,10 @@ def run(
     shorter one ended.
 
     Returns:
-        ``curve`` (see ``learning.learn``) and ``step_seconds`` (median).
+        ``curve`` (see ``tuning_run.learn``) and ``step_seconds`` (median).
     """
     engine = TorchEngine(cell.model)
     weights = all_weights(cell.model)
-    batch_loss = BatchLoss(engine, cell.task, cell.bounds)
     rows = np.zeros((1, 0), np.float32)
     seed, eps = settings["seed"], settings["eps"]
     steps, every = settings["forwards"] // 2, settings["eval_every"] // 2
@@ -84,10 +83,11 @@ def run(
                 evaluate(step)
             began = time.monotonic()
             batch = cell.batch(seed, step, settings["batch_size"])
+            look = BatchLook(engine, cell.task, cell.bounds, batch)
             add_noise(weights, eps, seed=seed, step=step)
-            above = float(batch_loss(batch, rows)[0])
+            above = float(look.mean_losses(rows)[0])
             add_noise(weights, -2 * eps, seed=seed, step=step)
-            below = float(batch_loss(batch, rows)[0])
+            below = float(look.mean_losses(rows)[0])
             scalar = (above - below) / (2 * eps)
             move(weights, scalar, settings, step)
             taken.append({"scalar": scalar, "seconds": time.monotonic() - began})

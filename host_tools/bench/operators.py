@@ -17,7 +17,7 @@ from seedtune.runtime.bundle import Bundle
 
 from ..data.fetch import fetch
 from ..prepare.prepare import example_batch, prepare
-from .figures import write_figures
+from .results_files import RESULTS, write_figures
 
 LENGTH = 32
 RUNS = 5
@@ -43,15 +43,15 @@ REMEDY = {
 """What it would take to remove the time."""
 
 
-def bench_operators() -> dict[str, Any]:
-    """Also written to ``results/operators.json``.
+def bench_operators(*, results: Path = RESULTS) -> dict[str, Any]:
+    """Also written to ``operators.json`` in ``results``.
 
     Returns:
         ``pass_seconds``, and ``kernels``: by name ``seconds``, ``share``, ``calls``, ``remedy``,
         largest first.
     """
     bundle = prepare(str(fetch("smollm2-135m"))).bundle
-    return write_figures("operators", _profile(bundle))
+    return write_figures("operators", _profile(bundle), results)
 
 
 def _profile(bundle: Bundle) -> dict[str, Any]:

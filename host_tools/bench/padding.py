@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.engines import open_engine
-from seedtune.runtime.scoring.batch_loss import BatchLoss
-from seedtune.runtime.tasks import Encoded, task_from_spec
+from seedtune.runtime.engines import Engine, Scores, open_engine
+from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.tasks import Batch, Encoded, encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import prepare
-from .figures import write_figures
+from .results_files import RESULTS, write_figures
 from .timing import in_turns
 
 BATCHES, BATCH = 6, 16
 
 
-def bench_padding(*, turns: int = 5) -> dict[str, Any]:
-    """Seconds a batch and token places a token of text, by way of batching; ``results/padding``.
+def bench_padding(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
+    """Seconds a batch and token places a token of text, by way of batching.
 
     Returns:
         For ``bound``, ``random`` and ``by_length``: ``seconds``, ``places_per_token`` (padding
@@ -36,10 +37,8 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
     """
     data = load_task("sst2")
     bundle = prepare(str(fetch("smollm2-135m"))).bundle
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(data.train, 1)]
+    task = task_for(bundle, data.spec, on_long="truncate")
+    examples = encode_rows(task, data.train)
     lengths = np.array([example.length for example in examples])
     drawn = np.random.default_rng(0).permutation(len(examples))[: BATCHES * BATCH]
     loose = [[examples[n] for n in part] for part in np.split(drawn, BATCHES)]
@@ -52,13 +51,12 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
         "bound": [[_padded(each, bundle.bounds.length) for each in part] for part in loose],
     }
     engine = _Counting(open_engine(bundle))
-    batch_loss = BatchLoss(engine, task, bundle.bounds)
     values = np.repeat(bundle.values.astype(np.float32)[None], 2, axis=0)
 
     def run(name: str) -> Callable[[], None]:
         def all_batches() -> None:
             for batch in batches[name]:
-                batch_loss(batch, values)
+                BatchLook(engine, task, bundle.bounds, batch).losses(values)
 
         return all_batches
 
@@ -70,6 +68,7 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
         run(name)()
         places[name] = engine.places / real[name]
     seconds, ratios = in_turns({name: run(name) for name in batches}, turns)
+    engine.close()
     return write_figures(
         "padding",
         {
@@ -80,6 +79,7 @@ def bench_padding(*, turns: int = 5) -> dict[str, Any]:
             }
             for name in batches
         },
+        results,
     )
 
 
@@ -93,14 +93,17 @@ def _padded(example: Encoded, length: int) -> Encoded:
     return replace(example, tokens=tokens)
 
 
-class _Counting:
+class _Counting(Engine):
     """An engine that counts the token places of its passes, a probe."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.entries, self.hidden_width = engine.entries, engine.hidden_width
         self.places = 0
 
-    def score(self, tokens: NDArray[np.int64], *rest: Any) -> NDArray[np.float32]:
-        self.places += tokens.size
-        scores: NDArray[np.float32] = self._engine.score(tokens, *rest)
-        return scores
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        self.places += batch.tokens.size
+        return self._engine.score(batch, values)
+
+    def close(self) -> None:
+        self._engine.close()

@@ -15,8 +15,8 @@ from seedtune.runtime.tasks.classification import Classification
 from seedtune.runtime.tasks.multiple_choice import MultipleChoice
 
 from .float_task import FloatTask, point
-from .learning import Progress
 from .torch_engine import TorchEngine
+from .tuning_run import Progress
 
 FEWEST = 4
 ROOM = 512

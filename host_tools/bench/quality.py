@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.files import default_cache, replace_file
 
 from ..data.fetch import RESOURCES, fetch
 from ..data.named_tasks import TaskData, load_task
-from ..estimate.process_memory import peak_resident_bytes
 from ..quickstart import MODEL
-from .figures import RESULTS, machine, say
-from .learning import Progress
+from ..this_machine import machine
 from .quality_methods import METHODS, resolved_settings
 from .quality_results import draw_quality, merge_rows, read_rows, row_key, summarise_quality
 from .quality_table import show_quality
+from .results_files import RESULTS, say
+from .tuning_run import Progress
 
 __all__ = ["bench_quality", "show_quality"]
 
@@ -211,9 +212,7 @@ def _compute(cell: Cell, runs: Path, threads: int | None) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         row = pool.submit(_work, cell, folder, threads).result()
-    partial = folder / f".{_row_file(cell)}"
-    partial.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / _row_file(cell))
+    replace_file(folder / _row_file(cell), (json.dumps(row, indent=1) + "\n").encode())
     return row
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from seedtune.runtime.estimators import ESTIMATORS, forwards_a_step
+from seedtune.runtime.estimators import ESTIMATORS, forwards_a_step, with_defaults
 from seedtune.runtime.settings import Settings
 
 
@@ -15,7 +15,7 @@ class Method:
     """How one method runs, beside what all share.
 
     ``run(task, settings, folder, progress)`` of ``module`` gives ``curve`` (see
-    ``learning.learn``) and what else is of note; ``settings`` are those of the cell and ``seed``,
+    ``tuning_run.learn``) and what else is of note; ``settings`` are those of the cell and ``seed``,
     ``threads``, ``source`` (of the model) and ``bundle`` (a path).
     """
 
@@ -73,6 +73,9 @@ _INT4: dict[str, dict[str, Any]] = {
 }
 """What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
 
+ANY_SHAPE = {"rows": 1, "width": 1, "answers": 1}
+"""Of an estimator's own weights, whose number the forwards of a step do not depend on."""
+
 METHODS: dict[str, Method] = {
     "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
     "in-context": Method("prompting", {"shots": 8}),
@@ -98,13 +101,12 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     """The tuner's settings for a cell's: counts of forwards become counts of steps."""
     fields = {field.name for field in dataclasses.fields(Settings)}
     own = Settings(**{name: value for name, value in settings.items() if name in fields})
-    probes = forwards_a_step(own)
+    probes = forwards_a_step(own, ANY_SHAPE)
     steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
     return dataclasses.replace(own, steps=steps, eval_every=every)
 
 
 def resolved_settings(settings: dict[str, Any]) -> Settings:
-    """``tuner_settings`` with the estimator's own values in place of ``auto``, as the tuner has
+    """``tuner_settings`` with the estimator's own values of what was left to it, as the tuner has
     them."""
-    its = tuner_settings(settings)
-    return dataclasses.replace(its, **ESTIMATORS[its.estimator].own(its))
+    return with_defaults(tuner_settings(settings))

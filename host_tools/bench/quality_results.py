@@ -13,8 +13,8 @@ from typing import Any
 
 from seedtune.runtime.errors import SeedtuneError
 
-from .figures import write_figures
-from .learning import mean_and_deviation
+from .results_files import write_figures
+from .tuning_run import mean_and_deviation
 
 FILE = "quality"
 HEADLINE = {"sst2": "sst2", "sms": "sms-spam"}

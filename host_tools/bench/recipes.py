@@ -1,7 +1,7 @@
 """``seedtune bench recipes``: what stays float, how weights are rounded, how many are tuned.
 
 Loss noise, quality, learning, speed and size of the same model under several ways to export it. The
-noise is what a two-point estimate has to overcome (``seedtune.runtime.loss_noise``).
+noise is what a two-point estimate has to overcome (``seedtune.runtime.tuning.loss_noise``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.loss_noise import LossNoise, measure_loss_noise
 
@@ -24,11 +24,12 @@ from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
 from .contenders import dense_forward, sparse_forward
-from .fidelity import perplexity
-from .figures import RESULTS, say, write_figures
-from .learning import Progress, learn
+from .dense_program import dense_program
+from .fidelity import engine_score, perplexity
+from .results_files import RESULTS, say, write_figures
 from .step import LENGTH, ROWS
 from .timing import in_turns
+from .tuning_run import Progress, learn
 from .variants import quickstart_program, variant
 
 DEFAULT = "sensitive columns float"
@@ -65,10 +66,11 @@ def bench_recipes(
     Returns:
         ``recipes`` by name: ``sigma`` of the batch loss, ``estimate_error`` by eps,
         ``typical_estimate`` by eps (root mean square over directions), ``perplexity``, ``curve``
-        (of ``LEARNING``, see ``learning.learn``), ``entries`` (tuned), ``forward_seconds``,
+        (of ``LEARNING``, see ``tuning_run.learn``), ``entries`` (tuned), ``forward_seconds``,
         ``over_dense``, ``compact_share``, ``program_bytes``; and ``dense_forward_seconds``.
     """
     base = base or quickstart_program()
+    dense = dense_program(base)
     data = load_task(DEFAULT_TASK)
     bundles: dict[str, Bundle] = {}
     rows: dict[str, Any] = {}
@@ -77,12 +79,13 @@ def bench_recipes(
         options = RECIPES[name]
         prepared = variant(_slug(name), base, **options) if options else base
         bundle = bundles[name] = prepared.bundle
-        engine = open_engine(bundle, threads)
         values = bundle.values.astype(np.float32)[None]
-        noise = loss_noise(engine, bundle, data)
+        with open_engine(bundle, threads or "auto") as engine:
+            noise = loss_noise(engine, bundle, data)
+            generic = perplexity(engine_score(engine), text, values, bundle.bounds)
         rows[name] = {
             **noise_figures(noise),
-            "perplexity": perplexity(engine.score, text, values, bundle.bounds),
+            "perplexity": generic,
             "curve": learn(
                 bundle,
                 data,
@@ -97,7 +100,7 @@ def bench_recipes(
             "program_bytes": bundle.program_path.stat().st_size,
         }
         progress(f"{name}: {rows[name]}")
-    forwards = {"dense": dense_forward(base.bundle, base.dense_program, ROWS, LENGTH)} | {
+    forwards = {"dense": dense_forward(base.bundle, dense, ROWS, LENGTH)} | {
         name: sparse_forward(bundle, ROWS, LENGTH) for name, bundle in bundles.items()
     }
     seconds, over_dense = in_turns(forwards, turns)
@@ -107,7 +110,7 @@ def bench_recipes(
         "batch": [ROWS, LENGTH],
         "mask": base.bundle.manifest["mask"],
         "dense_forward_seconds": seconds["dense"],
-        "dense_program_bytes": base.dense_program.stat().st_size,
+        "dense_program_bytes": dense.stat().st_size,
         "recipes": rows,
     }
     return write_figures("recipes", figures, results)
@@ -115,15 +118,12 @@ def bench_recipes(
 
 def loss_noise(engine: Engine, bundle: Bundle, data: TaskData) -> LossNoise:
     """Noise of the first training batch of seed 0, as the tuner measures it."""
-    task = task_from_spec(
-        data.spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, on_long="truncate"
-    )
-    train = [task.encode(row, f"train:{n}") for n, row in enumerate(data.train[:512], 1)]
+    task = task_for(bundle, data.spec, on_long="truncate")
+    train = encode_rows(task, data.train[:512])
     lengths = np.array([example.length for example in train])
     batch = [train[n] for n in batch_indices(0, seed=0, lengths=lengths, batch_size=ROWS)]
-    batch_loss = BatchLoss(engine, task, bundle.bounds)
     return measure_loss_noise(
-        lambda rows: batch_loss(batch, rows),
+        BatchLook(engine, task, bundle.bounds, batch).mean_losses,
         bundle.values.astype(np.float32),
         seed=0,
         ladder=EPS,

@@ -13,8 +13,8 @@ from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
 from ..prepare.task_bundle import task_bundle
 from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, SETTINGS
-from .figures import RESULTS, draw_curves, say, write_figures
-from .learning import Progress, learn, mean_and_deviation
+from .results_files import RESULTS, draw_curves, say, write_figures
+from .tuning_run import Progress, learn, mean_and_deviation
 
 
 def bench_seeds(
@@ -38,7 +38,7 @@ def bench_seeds(
         bundle: by default the one of the quickstart, prepared if need be.
 
     Returns:
-        ``runs`` by seed (see ``learning.learn``), ``summary`` over seeds, and ``long_run``.
+        ``runs`` by seed (see ``tuning_run.learn``), ``summary`` over seeds, and ``long_run``.
     """
     if bundle is None:
         model = str(fetch(MODEL))

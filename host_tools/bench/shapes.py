@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.export.model.shape import ModelShape, read_shape
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
-from seedtune.runtime.engines.system_memory import available_bytes
+from seedtune.runtime.engines.system_memory import available_bytes, peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import default_cache
 
 from ..data.fetch import fetch
 from ..estimate.estimate import estimate_bundle, estimate_export, estimate_tuning, measure_speed
-from ..estimate.process_memory import peak_resident_bytes
-from .figures import say, write_figures
+from .results_files import RESULTS, say, write_figures
 
 ROWS, LENGTH = 4, 64
 FRACTION, COLUMN_SHARE = 0.001, 0.004  # the latter as estimates take it
@@ -51,15 +50,15 @@ SHAPES = {
 }
 
 
-def bench_shapes() -> dict[str, Any]:
-    """Estimate and measurement of each model, also written to ``results/shapes.json``.
+def bench_shapes(*, results: Path = RESULTS) -> dict[str, Any]:
+    """Estimate and measurement of each model, also written to ``shapes.json`` in ``results``.
 
     Returns:
         By model: ``parameters``; for ``export`` and ``tuning`` the ``estimated_bytes`` and, where
         it ran, ``peak_rss_bytes`` and ``estimate_over_peak``; ``program_bytes``,
         ``export_seconds``, ``step_seconds`` (estimated).
     """
-    return write_figures("shapes", {name: _figures(name) for name in SHAPES})
+    return write_figures("shapes", {name: _figures(name) for name in SHAPES}, results)
 
 
 def _figures(name: str) -> dict[str, Any]:
@@ -115,8 +114,9 @@ def _export(folder: Path, bundle: Path) -> dict[str, Any]:
     import time
 
     import torch
-    from seedtune.export.export import Recipe, export_bundle
+    from seedtune.export.export import export_bundle
     from seedtune.export.model.load_model import LoadedModel, load_causal_lm
+    from seedtune.export.recipe import Recipe
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = read_shape(folder)

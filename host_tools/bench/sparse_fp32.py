@@ -9,16 +9,16 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from seedtune.export.model.decoder_linears import decoder_linears
+from seedtune.export.profile.masks import random_entries
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 from .float_task import FloatTask
-from .learning import Progress, tune
 from .quality_methods import tuner_settings
 from .torch_engine import Places, TorchEngine
+from .tuning_run import Progress, tune
 
 
 def run(
@@ -27,12 +27,13 @@ def run(
     """Run, or go on with, the tuner on the bundle's mask or on as many random entries.
 
     Returns:
-        As ``learning.tune``. The model is left with the values of the last step.
+        As ``tuning_run.tune``. The model is left with the values of the last step.
     """
     bundle = open_bundle(settings["bundle"])
     random = settings["mask"] == "random"
     places = random_places(cell.model, bundle.K, settings["seed"]) if random else mask_of(bundle)
-    engine = TorchEngine(cell.model, places)
+    own = tuner_settings(settings)
+    engine = TorchEngine(cell.model, places, hidden=own.estimator == "readout")
     identity = hashlib.sha256()
     for name, flat in places.items():
         identity.update(name.encode() + flat.tobytes())
@@ -44,7 +45,7 @@ def run(
         cell.task,
         cell.train,
         cell.test,
-        tuner_settings(settings),
+        own,
         run_folder,
         progress,
     )
@@ -63,19 +64,6 @@ def mask_of(bundle: Bundle) -> Places:
 
 def random_places(model: Any, count: int, seed: int) -> Places:
     """``count`` entries drawn evenly from all linear weights but the head."""
-    head = model.get_output_embeddings()
-    sizes = {
-        name: module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    ends = np.cumsum(list(sizes.values()))
-    generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.choice(int(ends[-1]), count, replace=False, shuffle=False))
-    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    firsts = ends - np.array(list(sizes.values()))
-    return {
-        name: part - first
-        for name, part, first in zip(sizes, parts, firsts, strict=True)
-        if len(part)
-    }
+    sizes = {name: linear.weight.numel() for name, linear in decoder_linears(model).items()}
+    found = random_entries(sizes, count, seed)
+    return {name: part for name, part in found.items() if len(part)}

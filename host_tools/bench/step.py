@@ -14,6 +14,7 @@ from seedtune.runtime.bundle import Bundle
 from ..data.fetch import fetch
 from ..prepare.prepare import Prepared, prepare
 from .contenders import Step, dense_forward, lora_step, mezo_step, sparse_forward, spsa_step
+from .dense_program import dense_program
 from .timing import in_turns
 
 ROWS, LENGTH = 16, 32
@@ -23,7 +24,7 @@ ROWS, LENGTH = 16, 32
 def bench_step(*, turns: int = 7) -> dict[str, Any]:
     """Seconds and ratios, medians over ``turns``: see ``step_figures``."""
     model = str(fetch("smollm2-135m"))
-    return step_figures(model, prepare(model, dense=True), turns, ROWS, LENGTH)
+    return step_figures(model, prepare(model), turns, ROWS, LENGTH)
 
 
 def step_figures(
@@ -40,7 +41,7 @@ def step_figures(
     bundle: Bundle = prepared.bundle
     size = (rows, length)
     runs: dict[str, Step] = {
-        "dense": dense_forward(bundle, prepared.dense_program, *size),
+        "dense": dense_forward(bundle, dense_program(prepared), *size),
         "sparse": sparse_forward(bundle, *size),
         "step": spsa_step(bundle, *size),
         "mezo": mezo_step(model, *size),
@@ -59,12 +60,3 @@ def step_figures(
         "mezo_fp32_over_step": over_dense["mezo"] / over_dense["step"],
         "lora_over_step": over_dense["lora"] / over_dense["step"],
     }
-
-
-def sparse_overhead(prepared: Prepared, turns: int = 9) -> float:
-    """A forward with the sparse term over the same without it, median of ratios within a turn."""
-    runs = {
-        "dense": dense_forward(prepared.bundle, prepared.dense_program, ROWS, LENGTH),
-        "sparse": sparse_forward(prepared.bundle, ROWS, LENGTH),
-    }
-    return in_turns(runs, turns)[1]["sparse"]

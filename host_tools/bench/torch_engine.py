@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from seedtune.export.program.block_tap import shares_so_far, tapped_blocks, unit_mean_square
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.tasks import Batch
 
 Places = dict[str, NDArray[np.int64]]
 """Flat indices of weights by the name of their linear layer."""
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """``Engine`` over a transformers causal model as it stands, in the model's own dtype.
 
     Only the hidden states that are asked for go through the head. Rows are padded on the right, and
@@ -24,11 +28,12 @@ class TorchEngine:
         model: its weights are overwritten at ``places`` by every call.
         places: where ``values`` stand in the model, in this order; without it, K is 0 and the
             model is scored as it is.
+        hidden: return hidden states too, which costs some time outside the model.
     """
 
-    def __init__(self, model: Any, places: Places | None = None) -> None:
+    def __init__(self, model: Any, places: Places | None = None, *, hidden: bool = False) -> None:
         count = model.config.num_hidden_layers
-        self._blocks, self._mean_blocks = tapped_blocks(count)
+        self._blocks, self._mean_blocks = tapped_blocks(count) if hidden else ([], [])
         self._layers = next(
             m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count
         )
@@ -41,11 +46,7 @@ class TorchEngine:
             (model.get_submodule(name).weight.detach().view(-1), torch.tensor(flat))
             for name, flat in (places or {}).items()
         ]
-
-    @property
-    def entries(self) -> int:
-        """K."""
-        return sum(len(flat) for _, flat in self._places)
+        self.entries = sum(len(flat) for _, flat in self._places)
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -53,57 +54,43 @@ class TorchEngine:
         parts = [weight[flat].numpy() for weight, flat in self._places]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """As ``seedtune.runtime.engines.Engine.score``; one forward a row of ``values``."""
-        found = []
-        with torch.inference_mode():
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        """As ``Engine.score``; one forward a row of ``values``."""
+        tokens, positions, candidates = map(
+            torch.from_numpy, (batch.tokens, batch.positions, batch.candidates)
+        )
+        shares = shares_so_far(positions, *tokens.shape) if self._mean_blocks else None
+        logp, hidden = [], []
+        with torch.inference_mode(), self._tapped() as seen:
             for row in values:
                 self.put(row)
-                logp = self.log_probabilities(
-                    torch.from_numpy(tokens),
-                    torch.from_numpy(positions),
-                    torch.from_numpy(candidates),
-                )
-                found.append(logp.numpy())
-        return np.stack(found)
+                logp.append(self.log_probabilities(tokens, positions, candidates).numpy())
+                if self.hidden_width:
+                    states = [seen[below][positions] for below in self._blocks]
+                    states += [shares @ seen[below] for below in self._mean_blocks]
+                    hidden.append(torch.cat([*map(unit_mean_square, states)], dim=-1).numpy())
+        return Scores(np.stack(logp), np.stack(hidden) if hidden else None)
 
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As ``seedtune.runtime.engines.Engine.score_hidden``."""
+    @contextmanager
+    def _tapped(self) -> Iterator[dict[int, torch.Tensor]]:
+        """Filled by each forward: states ``[B * T, width]`` by the number of blocks below.
+
+        Not by output_hidden_states, whose last one is behind the final norm.
+        """
         seen: dict[int, torch.Tensor] = {}
-        at = torch.from_numpy(positions)
-        shares = shares_so_far(at, *tokens.shape)
 
         def keep(module: Any, arguments: Any, output: Any, below: int) -> None:
             seen[below] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
 
-        # Not by output_hidden_states, whose last one is behind the final norm.
         handles = [
             self._layers[below - 1].register_forward_hook(partial(keep, below=below))
             for below in {*self._blocks, *self._mean_blocks}
         ]
-        logp, hidden = [], []
         try:
-            for row in values:
-                logp.append(self.score(tokens, positions, candidates, row[None])[0])
-                states = [seen[below][at] for below in self._blocks]
-                states += [shares @ seen[below] for below in self._mean_blocks]
-                hidden.append(torch.cat([*map(unit_mean_square, states)], dim=-1).numpy())
+            yield seen
         finally:
             for handle in handles:
                 handle.remove()
-        return np.stack(logp), np.stack(hidden)
 
     def log_probabilities(
         self, tokens: torch.Tensor, positions: torch.Tensor, candidates: torch.Tensor

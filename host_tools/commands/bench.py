@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from seedtune.runtime.errors import SeedtuneError
 
 from .options import Json, Threads
 from .output import Output
@@ -28,6 +29,10 @@ def bench(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Benchmark to run; 'list' names them.")
     ],
+    results: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Where figures go. Default: the committed."),
+    ] = None,
     json: Json = False,
     methods: Annotated[
         str | None, typer.Option(metavar="A,B", help="Methods to compare (quality).")
@@ -57,7 +62,13 @@ def bench(
     from importlib import import_module
     from inspect import signature
 
-    from .. import bench as benchmarks
+    try:
+        from .. import bench as benchmarks
+    except ImportError:
+        raise SeedtuneError(
+            "benchmarks are not installed with the package: run this in a checkout of seedtune, "
+            "installed by pip install -e '.[host]'"
+        ) from None
 
     # The folder also holds what benchmarks share; those files define no bench_NAME.
     known = sorted(
@@ -83,9 +94,11 @@ def bench(
         "bundle": bundle,
         "threads": threads,
         "summary": summary or None,
+        "results": results,
     }
     asked = {option: value for option, value in given.items() if value is not None}
     for option in sorted(set(asked) - set(signature(run).parameters)):
+        option = {"results": "output"}.get(option, option)
         raise typer.BadParameter(f"benchmark {name} takes no --{option}")
     figures = run(**asked)
     output.result(figures, show(figures) if show and not json else None)

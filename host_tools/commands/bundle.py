@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
+from seedtune.runtime.errors import DataError
 
-from .early import check_bundle_folder, check_task
-from .options import BundlePath, Fraction, Json, Mask, Source, TaskName
+from .early_checks import check_bundle_folder, check_task
+from .options import BundlePath, Fraction, Json, MaskName, Source, TaskName
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Bundle, or the profile that it is made from.")
     ],
-    mask: Mask = "compact",
-    fraction: Fraction = 0.001,
+    mask: MaskName = DEFAULT_MASK,
+    fraction: Fraction = DEFAULT_FRACTION,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")
     ] = None,
@@ -29,11 +32,14 @@ def inspect(
     """Check a bundle and show what it holds, or report what a mask would take from a profile."""
     output = Output(json)
     if path.suffix == ".safetensors" and path.is_file():
+        from seedtune.export.profile.masks import build_mask, mask_method
         from seedtune.export.profile.profile_file import load_profile
 
-        from .model import show_profile
+        from .profile import show_profile
 
-        show_profile(load_profile(path), mask, fraction, picture, output)
+        found = load_profile(path)
+        chosen = build_mask(found, fraction, mask_method(mask))
+        show_profile(found, chosen, picture, output)
         return
     from seedtune.runtime.bundle import open_bundle
 
@@ -62,6 +68,8 @@ def directions(
     check_bundle_folder(output_bundle)
     opened = open_bundle(bundle)
     spec = ChosenTask.of(task, opened.task).spec
+    if spec is None:
+        raise DataError(f"{bundle}: has no task; give one with --task NAME or --task FILE")
     check_task(spec, opened.tokenizer(), opened.bounds, opened.pad_id, directions=count, text=text)
     with output.stages() as progress:
         written = write_task_bundle(
@@ -95,13 +103,29 @@ def _described(bundle: Bundle) -> dict[str, Any]:
         "path": str(bundle.path),
         "sha256": bundle.sha256,
         **{name: manifest[name] for name in ("version", "model", "mask", "quantisation")},
-        "bounds": manifest["program"]["bounds"],
+        "programs": [dataclasses.asdict(program) for program in bundle.programs],
+        "engines": _engines(bundle),
+        "bounds": dataclasses.asdict(bundle.bounds),
+        "hidden_width": bundle.hidden_width,
         "tokenizer": manifest["tokenizer"],
         "task": bundle.task,
         "parts": manifest["parts"],
         "bytes": sum(part["bytes"] for part in manifest["parts"].values()),
         "layers": manifest["layers"],
     }
+
+
+def _engines(bundle: Bundle) -> dict[str, str]:
+    """Of each engine for the bundle's programs, best first: what it does or lacks here."""
+    from seedtune.runtime.engines import engines_of
+
+    found: dict[str, str] = {}
+    for name, module, program in engines_of(bundle):
+        reason = module.unavailable()
+        chosen = not any(told.startswith("runs") for told in found.values())
+        works = f"{'runs' if chosen else 'could run'} the {program.format} program"
+        found[name] = f"not here: {reason}" if reason else works
+    return found
 
 
 def _shown(bundle: Bundle) -> Any:

@@ -64,15 +64,18 @@ def emulate(
 
     The first call downloads the device's packages: 150 MB with --user, 250 MB with its kernel.
     """
+    from seedtune.runtime.estimators import Ground, complete
     from seedtune.runtime.settings import Settings
 
-    from ..bench.figures import machine
     from ..emulate.guest import Guest
     from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
     from ..emulate.machine import Machine, parse_memory
     from ..emulate.rehearsal import Job, rehearse
+    from ..this_machine import machine
 
     output = Output(json)
+    # Whatever the task: the run is to be the same work on every one, and moves the values.
+    any_task = Ground(answers=0, head_rows=0, hidden_width=0, basis=None, examples=_ROWS_USED)
     need_packages(USER_MODE if user else WHOLE_MACHINE)  # before minutes of export
     parse_memory(memory)
     opened = _bundle(bundle, output)
@@ -82,7 +85,9 @@ def emulate(
         task=spec,
         rows=examples,
         length=length,
-        settings=Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0),
+        settings=complete(
+            Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0), any_task
+        ),
         kill_after=steps // 2,
     )
     job.encode()  # an unusable row is named now, not after minutes of downloading and emulation
@@ -121,14 +126,15 @@ def _bundle(path: Path | None, output: Output) -> Bundle:
 def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[str, Any], list[Row]]:
     """Task specification and training rows; SST-2 where neither is given."""
     from seedtune.runtime.errors import DataError
-    from seedtune.runtime.tasks.rows import Row, read_rows
+    from seedtune.runtime.tasks import read_rows
 
     chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
+    if chosen.spec is None:
+        raise DataError("the bundle has no task; give one with --task NAME or --task FILE")
     if train is not None:
         found = read_rows(train)
     elif chosen.data is not None:
-        name = f"{chosen.data.name} train"
-        found = [Row(row, f"{name}:{number}") for number, row in enumerate(chosen.data.train, 1)]
+        found = read_rows(chosen.data.train, f"{chosen.data.name} train row")
     else:
-        raise DataError("no examples; give a .jsonl or .csv file with --train")
+        raise DataError("no examples; give a file of rows with --train")
     return chosen.spec, found[:: max(1, len(found) // _ROWS_USED)][:_ROWS_USED]

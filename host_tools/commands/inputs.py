@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from seedtune.runtime.errors import DataError, SeedtuneError
+from seedtune.runtime.errors import DataError, JournalError, SeedtuneError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from seedtune.runtime.bundle import Bundle
+    from seedtune.runtime.model import Model
     from seedtune.runtime.tasks import Encoded, Task
+    from seedtune.runtime.tasks.rows import Row
 
     from ..data.named_tasks import TaskData
     from .output import Output
@@ -34,21 +32,23 @@ def model_source(name: str, output: Output) -> str:
 class ChosenTask:
     """A task specification, and its data if it is a named one."""
 
-    spec: dict[str, Any]
+    spec: dict[str, Any] | None
     data: TaskData | None
 
     @classmethod
-    def of(cls, name: str | None, bundled: dict[str, Any] | None) -> ChosenTask:
-        """The task that ``--task`` names, or the bundle's.
+    def of(cls, name: str | None, bundled: dict[str, Any] | None = None) -> ChosenTask:
+        """The task that ``--task`` names, else the bundle's; no specification without either.
 
         Raises:
-            DataError: neither, no such name, or the file is not a JSON object.
+            DataError: neither, no such name, or the file holds no specification (see
+                ``check_spec``).
         """
+        from seedtune.runtime.tasks import check_spec
+        from seedtune.runtime.tasks.row_formats import strict_json
+
         from ..data.named_tasks import TASKS, load_task
 
         if name is None:
-            if bundled is None:
-                raise DataError("the bundle has no task; give one with --task NAME or --task FILE")
             return cls(bundled, None)
         if name in TASKS:
             data = load_task(name)
@@ -60,25 +60,15 @@ class ChosenTask:
                 "specification"
             )
         try:
-            spec = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not a task specification ({error})") from error
-        if not isinstance(spec, dict):
-            raise DataError(f"{path}: a task specification must be a JSON object")
+        spec = strict_json(text, str(path))
+        try:
+            check_spec(spec)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         return cls(spec, None)
-
-    def task_for(self, bundle: Bundle, objective: str, on_long: str) -> Task:
-        """The task on a bundle's tokenizer and bounds."""
-        from seedtune.runtime.tasks import task_from_spec
-
-        return task_from_spec(
-            self.spec,
-            bundle.tokenizer(),
-            bundle.bounds,
-            bundle.pad_id,
-            objective,  # type: ignore[arg-type]  # checked there, with a message for users
-            on_long,  # type: ignore[arg-type]
-        )
 
     def encode(
         self,
@@ -94,38 +84,41 @@ class ChosenTask:
         Raises:
             DataError: no file given and the task brings no data, or a row is unusable.
         """
-        from seedtune.runtime.tasks.rows import read_rows
+        from seedtune.runtime.tasks import encode_rows, read_rows
 
+        rows: list[Row]
         if file is not None:
-            found = [(row, row.where) for row in read_rows(file)]
+            rows = read_rows(file)
         elif self.data is not None:
-            rows = self.data.train if part == "train" else self.data.test
-            name = f"{self.data.name} {part}"
-            found = [(row, f"{name}:{number}") for number, row in enumerate(rows, 1)]
+            own = self.data.train if part == "train" else self.data.test
+            rows = read_rows(own, f"{self.data.name} {part} row")
         else:
             option = "--train" if part == "train" else "--data"
-            raise DataError(f"no examples; give a .jsonl or .csv file with {option}")
-        return [task.encode(row, where, labelled=labelled) for row, where in _spaced(found, limit)]
+            raise DataError(f"no examples; give a file of rows with {option}")
+        return encode_rows(task, _spaced(rows, limit), labelled=labelled)
 
 
-def chosen_values(
-    bundle: Bundle, run: Path | None, file: Path | None
-) -> tuple[NDArray[np.float32], str]:
-    """The values that ``--run`` or ``--values`` ask for, else the bundle's, and where from."""
-    import numpy as np
-    from seedtune.runtime.bundle.exported_values import load_values
-    from seedtune.runtime.journal.replay import replay
-    from seedtune.runtime.journal.start import Start
-
+def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
+    """Load the values that ``--run`` or ``--values`` ask for; returns where they are from."""
     if run is not None and file is not None:
         raise SeedtuneError("give --run or --values, not both")
-    if run is not None:
-        done = replay(run, Start.of(bundle))
-        step = done.best.step if done.best is not None else done.history.steps
-        return done.best_values, f"{run}, step {step}"
-    if file is not None:
-        return load_values(file, bundle), str(file)
-    return bundle.values.astype(np.float32), "the bundle, untuned"
+    if run is not None and not run.is_dir():
+        raise JournalError(f"{run}: no such run folder")
+    source = run or file
+    if source is None:
+        return "the bundle, untuned"
+    model.load(source)
+    return f"{run}, step {model.step}" if run is not None else str(file)
+
+
+def task_of_run(run: Path) -> dict[str, Any] | None:
+    """The task specification of the run in a folder; None if there is no run, or an older one."""
+    from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+
+    if not (run / JOURNAL_FILE).exists():
+        return None
+    task = read_journal(run, until=0).header.task
+    return None if task is None else dict(task["spec"])
 
 
 def _spaced(items: Sequence[Any], limit: int | None) -> list[Any]:

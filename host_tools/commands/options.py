@@ -51,7 +51,19 @@ Objective = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: all cores.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="CPU threads. Default: the count that is fastest here, measured."
+    ),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="Runs the program: executorch-native, executorch-binding (needs torch). "
+        "Default: the first that works here; 'inspect' shows them.",
+    ),
 ]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the best values of this run folder.")
@@ -67,9 +79,11 @@ Fraction = Annotated[
     float,
     typer.Option("--fraction", callback=_share, help="Share of the weights that are sensitive."),
 ]
-Mask = Annotated[
+MaskName = Annotated[
     str,
     typer.Option(
-        "--mask", metavar="NAME", help="compact, global, per-layer, random or module:function."
+        "--mask",
+        metavar="NAME",
+        help="compact, global, per-layer, random, magnitude or module:function.",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_library
 import re
 import time
@@ -12,9 +13,10 @@ import typer
 from seedtune.runtime.errors import DataError, TuningError
 
 from .follow import follow
-from .inputs import ChosenTask, chosen_values
+from .inputs import ChosenTask, load_chosen, task_of_run
 from .options import (
     BundlePath,
+    EngineName,
     FromRun,
     FromValues,
     Json,
@@ -28,9 +30,7 @@ from .options import (
 from .output import Output
 
 if TYPE_CHECKING:
-    from seedtune.runtime.bundle import Bundle
-    from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import Task
+    from seedtune.runtime.model import Model
     from seedtune.runtime.tuning.tuner import Tuner
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
@@ -120,10 +120,8 @@ def tune(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads. Default: the count that is fastest here."),
-    ] = None,
+    engine: EngineName = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Tune a bundle with forward passes; resumes RUN if it has a journal.
@@ -131,12 +129,10 @@ def tune(
     Settings that are not given are the run's own or, for a new run, the defaults.
     Ctrl-C finishes the step and leaves a run that the same command resumes (exit code 130).
     """
-    from seedtune.runtime import engines
-    from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.journal.file import Durability
-    from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.model import open_model
+    from seedtune.runtime.tasks import warn_of_examples
     from seedtune.runtime.tuning.budget import Budget, Control, signals
-    from seedtune.runtime.tuning.tuner import Tuner
 
     output = Output(json)
     given = {
@@ -159,39 +155,44 @@ def tune(
         }.items()
         if value is not None
     }
-    opened = open_bundle(bundle)
-    chosen = ChosenTask.of(task, opened.task)
-    the_task = chosen.task_for(opened, objective, on_long)
-    settings = _settings(run, given, opened, the_task)
-    examples = chosen.encode("train", train, the_task)
-    held_out = (
-        chosen.encode("test", data, the_task, limit=limit)
-        if data is not None or chosen.data is not None
-        else []
-    )
-    limit_bytes = None if memory_limit is None else _bytes(memory_limit)
-    engine = engines.open_engine(opened, threads or "auto", memory_limit=limit_bytes)
+    chosen = ChosenTask.of(task)
     control = Control()
     began = time.monotonic()
-    with (
-        signals(control),
-        Tuner(
-            engine,
-            Start.of(opened),
-            the_task,
-            examples,
-            folder=run,
-            settings=settings,
-            eval_examples=held_out,
-            budget=Budget(seconds=seconds, forwards=forwards),
-            control=control,
-            durability=Durability.parse(durability),
-            allow_changes=allow_changes,
-            memory_limit=limit_bytes,
-        ) as tuner,
-    ):
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(
+            open_model(
+                bundle,
+                task=task_of_run(run) if chosen.spec is None else chosen.spec,
+                objective=objective,  # type: ignore[arg-type]  # checked there, for users
+                on_long=on_long,  # type: ignore[arg-type]
+                engine=engine,
+                threads=threads or "auto",
+                memory_limit=None if memory_limit is None else _bytes(memory_limit),
+            )
+        )
+        the_task = model.task
+        examples = chosen.encode("train", train, the_task)
+        held_out = (
+            chosen.encode("test", data, the_task, limit=limit)
+            if data is not None or chosen.data is not None
+            else []
+        )
+        warn_of_examples(the_task, examples, held_out)
+        stack.enter_context(signals(control))
+        tuner = stack.enter_context(
+            model.tuner(
+                run,
+                examples,
+                held_out,
+                budget=Budget(seconds=seconds, forwards=forwards),
+                control=control,
+                durability=Durability.parse(durability),
+                allow_changes=allow_changes,
+                **given,
+            )
+        )
         follow(tuner, output, metric=the_task.metric_name, held_out=len(held_out))
-        result = _outcome(tuner, opened, the_task.metric_name, time.monotonic() - began)
+        result = _outcome(tuner, model, time.monotonic() - began)
         output.result(result)
         if not held_out:
             output.note(
@@ -212,28 +213,23 @@ def evaluate(
     limit: Limit = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
-    from seedtune.runtime import engines
-    from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.scoring.evaluation import evaluate as evaluate_values
-
     output = Output(json)
-    opened = open_bundle(bundle)
-    chosen = ChosenTask.of(task, opened.task)
-    the_task = chosen.task_for(opened, objective, on_long)
-    examples = chosen.encode("test", data, the_task, limit=limit)
-    row, origin = chosen_values(opened, run, values)
-    engine = engines.open_engine(opened, threads)
-    began = time.monotonic()
-    with output.counting("evaluating") as progress:
-        found = evaluate_values(engine, the_task, examples, row, opened.bounds, progress)
+    chosen = ChosenTask.of(task)
+    with _open(bundle, chosen, objective, on_long, engine, threads) as model:
+        origin = load_chosen(model, run, values)
+        examples = chosen.encode("test", data, model.task, limit=limit)
+        began = time.monotonic()
+        with output.counting("evaluating") as progress:
+            found = model.evaluate(examples, progress)
     output.result(
         {
             "loss": found.loss,
-            the_task.metric_name: found.metric,
+            model.task.metric_name: found.metric,
             "examples": found.examples,
             "forwards": found.forwards,
             "seconds": time.monotonic() - began,
@@ -252,31 +248,29 @@ def predict(
     run: FromRun = None,
     values: FromValues = None,
     on_long: OnLong = "error",
+    engine: EngineName = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
-    from seedtune.runtime import engines
-    from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.scoring.evaluation import predict as predict_values
+    from seedtune.runtime.tasks import encode_rows
+    from seedtune.runtime.tasks.rows import Row
 
     output = Output(json)
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
-    opened = open_bundle(bundle)
-    chosen = ChosenTask.of(task, opened.task)
-    the_task = chosen.task_for(opened, "label_words", on_long)
-    if text is not None:
-        names = the_task.template.names
-        if len(names) != 1:
-            raise DataError(f"--text needs a template with one field, this has {len(names)}")
-        examples = [the_task.encode({names[0]: text}, "--text", labelled=False)]
-    else:
-        examples = chosen.encode("test", data, the_task, labelled=False)
-    row, _ = chosen_values(opened, run, values)
-    engine = engines.open_engine(opened, threads)
-    with output.counting("predicting") as progress:
-        found = predict_values(engine, the_task, examples, row, opened.bounds, progress)
+    chosen = ChosenTask.of(task)
+    with _open(bundle, chosen, "label_words", on_long, engine, threads) as model:
+        load_chosen(model, run, values)
+        if text is not None:
+            names = model.task.template.names
+            if len(names) != 1:
+                raise DataError(f"--text needs a template with one field, this has {len(names)}")
+            examples = encode_rows(model.task, [Row({names[0]: text}, "--text")], labelled=False)
+        else:
+            examples = chosen.encode("test", data, model.task, labelled=False)
+        with output.counting("predicting") as progress:
+            found = model.predict(examples, progress)
     answers = [{"answer": item.answer, "scores": item.scores} for item in found]
     if json:
         output.result({"predictions": answers})
@@ -316,41 +310,34 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
-def _settings(run: Path, given: dict[str, Any], bundle: Bundle, task: Task) -> Settings | None:
-    """Settings of a new run, or the existing run's own with ``given`` in their place."""
-    from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
-    from seedtune.runtime.journal.replay import history_of
-    from seedtune.runtime.settings import Settings
+def _open(
+    bundle: Path,
+    chosen: ChosenTask,
+    objective: str,
+    on_long: str,
+    engine: str | None,
+    threads: int | None,
+) -> Model:
+    from seedtune.runtime.model import open_model
 
-    if not (run / JOURNAL_FILE).exists():
-        estimator = given.get("estimator") or _usual_estimator(bundle, task)
-        usual: dict[str, dict[str, Any]] = {
-            "readout": {"lr": "auto", "eval_every": 10},
-            "gauss-newton": {"lr": "auto", "steps": 40, "eval_every": 10},
-        }
-        return Settings(**{"estimator": estimator, **usual.get(estimator, {}), **given})
-    if not given:
-        return None
-    own = history_of(read_journal(run)).settings.to_dict()
-    return Settings(**{**own, **given})
-
-
-def _usual_estimator(bundle: Bundle, task: Task) -> str:
-    """What learns most from a forward, by what bundle and task allow."""
-    if not task.answers:
-        return "two-point"
-    if bundle.hidden_width:
-        return "readout"
-    return "two-point" if bundle.basis is None else "gauss-newton"
+    return open_model(
+        bundle,
+        task=chosen.spec,
+        objective=objective,  # type: ignore[arg-type]  # checked there, for users
+        on_long=on_long,  # type: ignore[arg-type]
+        engine=engine,
+        threads=threads or "auto",
+    )
 
 
-def _outcome(tuner: Tuner, bundle: Bundle, metric: str, seconds: float) -> dict[str, Any]:
+def _outcome(tuner: Tuner, model: Model, seconds: float) -> dict[str, Any]:
     """The run's result; writes the values that ship into the run folder."""
-    from seedtune.runtime.bundle.exported_values import export_values, values_sha256
+    from seedtune.runtime.bundle.exported_values import values_sha256
 
-    history, tuned = tuner.history, tuner.tuned()
+    history, tuned, metric = tuner.history, tuner.tuned(), model.task.metric_name
     file = tuner.folder / "values.safetensors"
-    export_values(file, tuned.values, bundle, step=tuned.step)
+    model.load(tuned)
+    model.save(file)
     start = next((item for item in history.evaluations if item.step == 0), None)
     return {
         "run": str(tuner.folder),

@@ -22,7 +22,7 @@ from .datasets import Row, normalised
 class TaskData:
     """Rows to train on, rows to test on (never the same text in both), and the task specification.
 
-    ``spec`` is what ``seedtune.runtime.tasks.task_from_spec`` takes.
+    ``spec`` is what ``seedtune.runtime.tasks.task_for`` takes.
     """
 
     name: str

@@ -16,6 +16,6 @@ def build_engine(sysroot: Path) -> Path:
     """
     executorch = sysroot / "usr/lib/python3/dist-packages/executorch"
     engine = native_build.built_path(executorch, _PLATFORM)
-    if not engine.is_file():
+    if not native_build.is_whole(engine):
         native_build.build(_COMPILER, executorch, engine)
     return engine

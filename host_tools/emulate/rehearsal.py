@@ -17,17 +17,18 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import Replay, replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks import Encoded, Observation, Task, encode_rows, task_from_spec
 from seedtune.runtime.tasks.rows import Row
 from seedtune.runtime.tuning.batches import batch_indices
+from seedtune.runtime.tuning.live_run import examples_sha256
 from seedtune.runtime.tuning.metrics import read_metrics
-from seedtune.runtime.tuning.run_state import examples_sha256
 
 from .followed import follow_command
 from .guest import Guest
@@ -59,7 +60,7 @@ class Job:
     """Step after which the first session is killed."""
 
     def __post_init__(self) -> None:
-        steps, longest = self.settings.steps, self.bundle.bounds.length
+        steps, longest = self.settings.resolved_steps, self.bundle.bounds.length
         if not 1 <= self.kill_after < steps:
             raise EmulatorError(f"a kill after step {self.kill_after} of {steps} is no kill")
         if not 2 <= self.length <= longest:
@@ -79,7 +80,7 @@ class Job:
         task = task_from_spec(
             self.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
         )
-        return task, [task.encode(row, row.where) for row in self.rows]
+        return task, encode_rows(task, self.rows)
 
 
 def rehearse(
@@ -147,7 +148,8 @@ def _write_job(job: Job, folder: Path) -> None:
         "kill_after": job.kill_after,
     }
     (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in job.rows]
+    # Fields that the task has no use for may be anything: dates and bytes of a Parquet file.
+    lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in job.rows]
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
@@ -181,6 +183,24 @@ def _last(lines: list[str]) -> str:
     return said[-1] if said else "no reason"
 
 
+@dataclass(frozen=True)
+class _Nudged:
+    """A look at the same batch under values that are all a little off."""
+
+    look: BatchLook
+    nudge: NDArray[np.float32]
+
+    @property
+    def at_once(self) -> int:
+        return self.look.at_once
+
+    def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        return self.look.losses(rows * self.nudge)
+
+    def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
+        return self.look.observe(values * self.nudge)
+
+
 def _compared(
     job: Job, task: Task, examples: list[Encoded], run: Path, replayed: Replay
 ) -> dict[str, float]:
@@ -190,18 +210,17 @@ def _compared(
         raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
     lengths = np.array([example.length for example in examples])
     labels = np.array([example.gold for example in examples])
-    loss = BatchLoss(open_engine(bundle), task, bundle.bounds)
-    nudge = 1 + _NUDGE * np.random.default_rng(0).standard_normal(bundle.K).astype(np.float32)
-    device, host, nudged = [], [], []
+    engine = open_engine(bundle)
+    entries = len(replayed.values)
+    nudge = 1 + _NUDGE * np.random.default_rng(0).standard_normal(entries).astype(np.float32)
+    device: list[Any] = []
+    host: list[Any] = []
+    nudged: list[Any] = []
     for line in read_metrics(run):
         if line["kind"] != "step":
             continue
         step = line["step"] - 1
         before = replay(run, start, until=step)
-        rows = np.empty((before.estimator.probes, bundle.K), np.float32)
-        before.estimator.perturb(
-            before.values, rows, seed=settings.seed, step=step, eps=settings.resolved_eps
-        )
         chosen = batch_indices(
             step,
             seed=settings.seed,
@@ -209,10 +228,15 @@ def _compared(
             batch_size=settings.batch_size,
             labels=labels if settings.stratified else None,
         )
-        batch = [examples[index] for index in chosen]
+        look = BatchLook(engine, task, bundle.bounds, [examples[index] for index in chosen])
         device.append(line["losses"])
-        host.append(loss(batch, rows))
-        nudged.append(loss(batch, rows * nudge))
+        for found, seen in ((host, look), (nudged, _Nudged(look, nudge))):
+            key = {"seed": settings.seed, "step": step}
+            measured = before.estimator.measure(
+                seen, before.values, eps=settings.resolved_eps, **key
+            )
+            found.append(measured.losses.mean(axis=1))
+    engine.close()
     apart, rounding = np.abs(np.subtract(device, host)), np.abs(np.subtract(nudged, host))
     return {
         "loss_mean": float(np.mean(host)),

@@ -36,27 +36,29 @@ def tune(
 
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.bundle.exported_values import values_sha256
-    from seedtune.runtime.engines.executorch_native import NativeEngine
+    from seedtune.runtime.engines import open_engine
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import task_from_spec
-    from seedtune.runtime.tasks.rows import read_rows
+    from seedtune.runtime.tasks import encode_rows, task_from_spec
     from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(bundle_path)
     bounds = dataclasses.replace(bundle.bounds, length=job["length"])
     spec = job["task"]
     task = task_from_spec(spec, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
-    examples = [task.encode(row, row.where) for row in read_rows(folder / "rows.jsonl")]
-    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=1)
-    with Tuner(
-        engine,
-        Start.of(bundle),
-        task,
-        examples,
-        folder=folder / "run",
-        settings=Settings(**job["settings"]),
-    ) as tuner:
+    examples = encode_rows(task, folder / "rows.jsonl")
+    with (
+        open_engine(bundle, 1) as engine,
+        Tuner(
+            engine,
+            Start.of(bundle),
+            task,
+            examples,
+            folder=folder / "run",
+            settings=Settings(**job["settings"]),
+        ) as tuner,
+    ):
         resumed_at = tuner.history.steps
         start_seconds = time.monotonic() - began
         for report in tuner:
@@ -69,7 +71,7 @@ def tune(
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
             "values_sha256": values_sha256(tuner.values),
-            "peak_rss_bytes": _kilobytes("/proc/self/status", "VmHWM"),
+            "peak_rss_bytes": peak_resident_bytes(),
             "architecture": platform.machine(),
             "torch": "torch" in sys.modules,
         }
@@ -133,7 +135,7 @@ def main() -> int:
 
 
 def _kilobytes(file: str, field: str) -> int:
-    """A field such as ``VmHWM:  123 kB``, in bytes."""
+    """A field such as ``MemTotal:  123 kB``, in bytes."""
     for line in Path(file).read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])

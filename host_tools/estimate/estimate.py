@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from seedtune.export.model.shape import ModelShape
 from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
-from seedtune.runtime.errors import ModelError
 
 MB = 10**6
 
 HOST_PROCESS = 466 * MB
 """Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
-TORCH_ENGINE_PROCESS = 366 * MB
-"""Resident size of Python with torch and the executorch binding, before any program."""
-NATIVE_ENGINE_PROCESS = 62 * MB
-"""The same without torch, the bundle's tokenizer and what reading it leaves included: what remains
-of SmolLM2's 141 MB with an open program without its packed weights."""
 LOGIT_BYTES = 22
 """Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
 GGUF_PEAK = 2.7
@@ -181,7 +175,7 @@ def estimate_tuning(
     *,
     rows: int,
     length: int,
-    engine: Literal["torch", "native"] = "native",
+    engine: str | None = None,
     fraction: float = 0.001,
     column_share: float = 0.004,
     embedding_bits: int = 8,
@@ -192,11 +186,13 @@ def estimate_tuning(
     Args:
         bounds: of the program: they decide how much of a batch goes into a pass.
         rows, length: of a batch, one answer position a row.
-        engine: ``torch`` for the executorch Python binding, which links torch, ``native`` for the
-            runtime library alone.
+        engine: its name; by default the one that is tried first.
+
+    Raises:
+        EngineError: there is no engine of that name.
     """
-    if engine not in ("torch", "native"):
-        raise ModelError(f"engine {engine!r} is not torch or native")
+    engine = engine or next(iter(ENGINES))
+    process = engine_module(engine).PROCESS_BYTES
     bundle = estimate_bundle(
         shape, fraction=fraction, column_share=column_share, embedding_bits=embedding_bits
     ).components
@@ -209,9 +205,7 @@ def estimate_tuning(
         vocabulary=shape.vocabulary,
     )
     components = {
-        f"process ({engine} engine)": (
-            TORCH_ENGINE_PROCESS if engine == "torch" else NATIVE_ENGINE_PROCESS
-        ),
+        f"process ({engine})": process,
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],

@@ -13,24 +13,18 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, SeedtuneError
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.files import default_cache, replace_file
 
-from ..estimate.process_memory import peak_resident_bytes
 from .child import Progress, run_in_child
 from .made_from import code_sha256
-
-if TYPE_CHECKING:
-    from seedtune.export.model.load_model import LoadedModel
-    from seedtune.export.profile.profile_file import Profile
-
-    from ..data.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,7 @@ class Prepared:
     bundle: Bundle
     profile_seconds: float
     export_seconds: float
-    profile_peak_bytes: int
     reused: bool
-
-    @property
-    def dense_program(self) -> Path:
-        """The same int4 program without the sparse term (see ``prepare(dense=True)``)."""
-        return self.folder / "dense.pte"
 
 
 def prepare(
@@ -55,17 +43,15 @@ def prepare(
     folder: Path | None = None,
     *,
     bounds: Bounds = DEFAULT_BOUNDS,
-    mask: str = "compact",
-    fraction: float = 0.001,
+    mask: str = DEFAULT_MASK,
+    fraction: float = DEFAULT_FRACTION,
     recipe: dict[str, Any] | None = None,
-    dense: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Prepared:
     """Profile and export ``model`` into ``folder`` (by default a place in the cache).
 
     Args:
-        recipe: fields of ``seedtune.export.export.Recipe`` that differ from its defaults.
-        dense: also lower the program without the sparse term, for comparison.
+        recipe: fields of ``seedtune.export.recipe.Recipe`` that differ from its defaults.
 
     Raises:
         SeedtuneError: as profiling and export raise them.
@@ -79,18 +65,18 @@ def prepare(
     }
     key = _key(job)
     folder = folder or default_cache() / "prepared" / key[:16]
-    done = _finished(folder, key, dense)
+    done = _finished(folder, key)
     if done is not None:
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    code = run_in_child(_prepare, job, key, folder, dense, progress=progress)
-    done = _finished(folder, key, dense)
+    code = run_in_child(_prepare, job, key, folder, progress=progress)
+    done = _finished(folder, key)
     if done is None:
         raise SeedtuneError(
             f"{folder}: preparing {model} ended early (exit code {code}); "
             "exit code -9 means that the machine ran out of memory"
         )
-    return Prepared(**{**done.__dict__, "reused": False})
+    return replace(done, reused=False)
 
 
 def _key(job: dict[str, Any]) -> str:
@@ -114,97 +100,46 @@ def _files(model: Path) -> list[tuple[str, int, int]]:
     return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
 
 
-def _finished(folder: Path, key: str, dense: bool) -> Prepared | None:
+def _finished(folder: Path, key: str) -> Prepared | None:
     try:
         record = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
         if record.pop("key") != key:
             return None
-        done = Prepared(folder=folder, bundle=open_bundle(folder / "bundle"), reused=True, **record)
+        return Prepared(folder=folder, bundle=open_bundle(folder / "bundle"), reused=True, **record)
     except (OSError, ValueError, TypeError, KeyError, BundleError):
         return None
-    return None if dense and not done.dense_program.is_file() else done
 
 
-def _prepare(job: dict[str, Any], key: str, folder: Path, dense: bool, progress: Progress) -> None:
-    from seedtune.export.export import Recipe, export_bundle, export_without_sparse_term
-    from seedtune.export.model.load_model import load_causal_lm
-    from seedtune.export.profile.masks import build_mask, mask_method
+def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) -> None:
+    from seedtune.export.export import export_model
+    from seedtune.export.recipe import Recipe
 
     from ..data.calibration import load_calibration
-    from ..reports.profile_report import draw, report
 
-    bounds = Bounds(**job["bounds"])
-    progress("load", 0, 1)
-    loaded = load_causal_lm(job["model"])
-    progress("load", 1, 1)
-    began = time.monotonic()
-    file = folder / "profile.safetensors"
-    calibration = load_calibration(loaded.tokenizer)
-    profile = _profile(loaded, calibration, file, progress)
-    profile_seconds, profile_peak = time.monotonic() - began, peak_resident_bytes()
-    weights = None
-    if job["mask"] == "magnitude":
-        weights = {name: loaded.model.get_submodule(name).weight.numpy() for name in profile.layers}
-    mask = build_mask(profile, job["fraction"], mask_method(job["mask"], weights=weights))
-    draw(profile, report(profile, mask), folder / "profile.png")
-    began = time.monotonic()
-    export_bundle(
-        loaded,
-        mask,
+    began = {"load": time.monotonic()}
+
+    def noted(stage: str, done: int, total: int) -> None:
+        began.setdefault(stage, time.monotonic())
+        progress(stage, done, total)
+
+    def calibrate(tokenizer: Any) -> tuple[Any, str]:
+        text = load_calibration(tokenizer)
+        return text.profile, text.sha256
+
+    export_model(
+        job["model"],
         folder / "bundle",
-        bounds=bounds,
+        calibrate=calibrate,
+        mask=job["mask"],
+        fraction=job["fraction"],
         recipe=Recipe(**job["recipe"]),
-        activity={name: layer.input_absmax for name, layer in profile.layers.items()},
-        calibration=calibration.profile,
-        mask_description={
-            "method": job["mask"],
-            "fraction": job["fraction"],
-            "profile_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        },
-        progress=progress,
+        bounds=Bounds(**job["bounds"]),
+        progress=noted,
     )
-    export_seconds = time.monotonic() - began
-    if dense:
-        program = export_without_sparse_term(
-            load_causal_lm(job["model"]),
-            bounds,
-            lambda stage, done, total: progress(f"{stage} without sparse term", done, total),
-        )
-        (folder / "dense.pte").write_bytes(program)
-    record = {
-        "key": key,
-        "profile_seconds": profile_seconds,
-        "export_seconds": export_seconds,
-        "profile_peak_bytes": profile_peak,
-    }
-    (folder / "prepared.json").write_text(json.dumps(record), encoding="utf-8")
-
-
-def _profile(
-    loaded: LoadedModel, calibration: Calibration, file: Path, progress: Progress
-) -> Profile:
-    """The one in ``file`` if the same model, text and code made it, else a new one, saved there."""
-    from seedtune.export.profile.fisher import compute_profile
-    from seedtune.export.profile.profile_file import load_profile, save_profile
-
-    note = file.with_suffix(".made-by")
-    made_by = code_sha256("seedtune.export.profile.fisher")
-    if file.is_file() and note.is_file() and note.read_text(encoding="utf-8") == made_by:
-        kept = load_profile(file)
-        if (kept.model_sha256, kept.text_sha256) == (loaded.sha256, calibration.sha256):
-            return kept
-    note.unlink(missing_ok=True)
-    found = compute_profile(
-        loaded.model,
-        calibration.profile,
-        model_name=loaded.name,
-        model_sha256=loaded.sha256,
-        text_sha256=calibration.sha256,
-        progress=lambda done, total: progress("profile", done, total),
-    )
-    save_profile(found, file)
-    note.write_text(made_by, encoding="utf-8")
-    return found
+    profiled = began["quantise"] - began.get("profile", began["quantise"])
+    exported = time.monotonic() - began["quantise"]
+    record = {"key": key, "profile_seconds": profiled, "export_seconds": exported}
+    replace_file(folder / "prepared.json", json.dumps(record).encode())
 
 
 def example_batch(rows: int, length: int, vocabulary: int) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ from seedtune.runtime.errors import JournalError, SeedtuneError
 from seedtune.runtime.estimators import forwards_a_step
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.history import History
-from seedtune.runtime.journal.replay import history_of
+from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.tuning.metrics import read_metrics
 
 _SMOOTHING = 0.95
@@ -38,7 +38,7 @@ def draw_run(run: Path, file: Path) -> None:
     ]
     if not losses and not history.evaluations:
         raise JournalError(f"{journal.path}: has neither evaluations nor steps to draw yet")
-    probes = forwards_a_step(history.settings)
+    probes = forwards_a_step(history.settings, journal.header.shape)
     # Without pyplot, so that no global state and no display are touched.
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,11 +1,11 @@
 """The bundle: everything that a device needs to tune and use one model.
 
-``manifest`` has the schema and its checks, ``parts`` the other files, ``archive`` the one-file
-form, ``write`` the way to the disk.
+``manifest`` has the schema and its checks, ``parts`` the other files, ``checked_file`` the large
+ones, ``archive`` the one-file form, ``write`` the way to the disk.
 """
 
 from .bundle import Bundle, open_bundle
-from .manifest import DEFAULT_BOUNDS, Bounds, Layer
+from .manifest import DEFAULT_BOUNDS, Bounds, Layer, Program
 from .write import pack_bundle, with_task, write_bundle
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Bounds",
     "Bundle",
     "Layer",
+    "Program",
     "open_bundle",
     "pack_bundle",
     "with_task",

@@ -4,26 +4,24 @@ import hashlib
 import os
 import shutil
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
 from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
-from .manifest import BASIS, MANIFEST, PROGRAM, TOKENIZER, VALUES, Manifest, parse_manifest
+from .manifest import MANIFEST, Manifest, parse_manifest
 
-_PARTS = (MANIFEST, PROGRAM, VALUES, TOKENIZER, BASIS)
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 1 << 24
 
 
-def pack_archive(folder: Path, file: Path) -> Path:
-    """Write the files of ``folder`` into ``file``, which appears whole or not at all."""
+def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
+    """Write the manifest and ``parts`` of ``folder`` into ``file``, whole or not at all."""
     try:
         with workplace(file) as work, (work / "archive").open("wb") as stream:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-                for part in _PARTS:
-                    if part == BASIS and not (folder / part).exists():
-                        continue
+                for part in (MANIFEST, *parts):
                     # A fixed date and mode: the same bundle packs to the same bytes.
                     info = zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0))
                     info.external_attr = 0o644 << 16
@@ -44,7 +42,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     """Check ``file`` against its own manifest and return the folder that holds its parts.
 
     The folder is named after the manifest's hash, so that every archive of one bundle shares it.
-    Entry names are never used as paths: only the known names are looked up.
+    Entry names are never used as paths: only the manifest's are, which are plain file names.
 
     Raises:
         BundleError: not a bundle archive, a part is missing or altered, or the cache cannot be
@@ -56,6 +54,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
             if entries[MANIFEST].file_size > _LARGEST_MANIFEST:
                 raise BundleError(f"{file}: {MANIFEST} has {entries[MANIFEST].file_size} bytes")
             manifest = parse_manifest(archive.read(entries[MANIFEST]), file)
+            _check_names(set(entries), manifest, file)
             folder = (cache or default_cache()) / "bundles" / manifest.sha256
             clean_up(folder.parent)
             if folder.is_dir():
@@ -74,19 +73,26 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
 
 
 def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
-    """The entries by name; anything else in the archive, or compression, is refused."""
+    """The entries by name; a name that stands there twice, or compression, is refused."""
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
-        if info.filename not in _PARTS or info.filename in entries:
+        if info.filename in entries:
             raise BundleError(f"{file}: unexpected entry {info.filename[:80]!r}")
         # No compression, hence no archive that unpacks to more than its own size.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise BundleError(f"{file}: entry {info.filename} is compressed or altered")
+            raise BundleError(f"{file}: entry {info.filename[:80]!r} is compressed or altered")
         entries[info.filename] = info
-    for name in set(_PARTS) - {BASIS}:
-        if name not in entries:
-            raise BundleError(f"{file}: {name} is missing")
+    if MANIFEST not in entries:
+        raise BundleError(f"{file}: {MANIFEST} is missing")
     return entries
+
+
+def _check_names(names: set[str], manifest: Manifest, file: Path) -> None:
+    wanted = {MANIFEST, *manifest.parts}
+    for name in sorted(wanted - names):
+        raise BundleError(f"{file}: {name} is missing")
+    for name in sorted(names - wanted):
+        raise BundleError(f"{file}: unexpected entry {name[:80]!r}")
 
 
 def _check_part(

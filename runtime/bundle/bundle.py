@@ -5,7 +5,8 @@ A bundle is a folder of these files, or the same files in one ``*.seedtune`` arc
 ==================  ===============================================================================
 manifest.json       what the parts are and how they fit together; its own ``sha256`` is the
                     SHA-256 of its canonical JSON (keys sorted, no spaces) without that field
-program.pte         the ExecuTorch program with the method ``score``
+program.pte, ...    programs, each the whole model with the method ``score`` for one kind of engine,
+                    and files that they share; the manifest lists them
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
@@ -13,13 +14,17 @@ basis.safetensors   directions for the bundle's task (see ``basis``); only where
 ==================  ===============================================================================
 
 ``manifest.layers`` lists the matrices in order, each owning ``values[offset : offset + count]``.
-Opening trusts nothing: every byte of every part is hashed, and parts that disagree are refused.
+
+**A bundle is code.** Opening hashes every byte of every part and refuses parts that disagree, so
+that damage never passes. But whoever wrote the bundle wrote the hashes too, and a program made to
+harm can do so in the library that runs it: take bundles from whom you trust, as you do programs.
 """
 
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,18 @@ from ..errors import BundleError
 from ..files import clean_up
 from .archive import unpack_archive
 from .basis import Basis, parse_basis
-from .manifest import BASIS, MANIFEST, PROGRAM, TOKENIZER, VALUES, Bounds, Layer, parse_manifest
+from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
+from .manifest import (
+    BASIS,
+    MANIFEST,
+    TOKENIZER,
+    VALUES,
+    Bounds,
+    Layer,
+    Part,
+    Program,
+    parse_manifest,
+)
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
 
 
@@ -41,7 +57,13 @@ class Bundle:
 
     path: Path
     manifest: Mapping[str, Any]
+    """As it stands, of whatever version; what programs are scored by has fields here."""
+    programs: tuple[Program, ...]
     bounds: Bounds
+    hidden_blocks: tuple[int, ...]
+    """Decoder blocks below each hidden state that programs return; none if they return none."""
+    mean_blocks: tuple[int, ...]
+    """The same of those that are means over the row so far, which come last."""
     layers: tuple[Layer, ...]
     values: NDArray[np.float16]
     """float16 ``[K]``, the exported sensitive weights, layer after layer."""
@@ -52,6 +74,9 @@ class Bundle:
     basis: Basis | None
     """Directions learned for ``task``, where the bundle has them."""
     _tokenizer: Tokenizer
+    _parts: Mapping[str, Part]
+    _stamps: Mapping[str, Stamp | None] = field(compare=False)
+    """By what to know each file of a program again."""
 
     @property
     def K(self) -> int:
@@ -77,14 +102,25 @@ class Bundle:
     @property
     def hidden_width(self) -> int:
         """Width D of the hidden states, side by side, that the program returns; 0 for none."""
-        program = self.manifest["program"]
-        states = sum(len(program.get(name, ())) for name in ("hidden_blocks", "mean_blocks"))
+        states = len(self.hidden_blocks) + len(self.mean_blocks)
         return states * int(self.manifest["model"]["hidden_size"])
 
     @property
     def program_path(self) -> Path:
-        """The ExecuTorch program."""
-        return self.path / PROGRAM
+        """The file of the first program."""
+        return self.path / self.programs[0].files[0]
+
+    def program(self, format: str) -> Program | None:
+        """The program of a format, if there is one."""
+        return next((each for each in self.programs if each.format == format), None)
+
+    def checked(self, name: str) -> AbstractContextManager[Path]:
+        """A name by which to open a part; entering proves it to be the file that was hashed.
+
+        Raises:
+            BundleError: (entering) there is another file since the bundle was opened.
+        """
+        return open_checked(self.path / name, self._parts[name], self._stamps.get(name))
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, without any truncation or padding that its file may switch on."""
@@ -121,23 +157,13 @@ def open_bundle(path: str | Path, *, cache: Path | None = None) -> Bundle:
 
 def open_folder(folder: Path) -> Bundle:
     manifest = parse_manifest(read_part(folder / MANIFEST), folder)
-    for name, part in manifest.parts.items():
-        file = folder / name
-        try:
-            size = file.stat().st_size
-            if size != part.bytes:
-                raise BundleError(
-                    f"{file}: has {size} bytes, the manifest says {part.bytes}: "
-                    f"{'truncated' if size < part.bytes else 'altered'}; copy the bundle again"
-                )
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
-        if digest != part.sha256:
-            raise BundleError(f"{file}: altered (its SHA-256 differs); copy the bundle again")
-    values, indices = parse_values(folder / VALUES, manifest.layers)
-    tokenizer = parse_tokenizer(read_part(folder / TOKENIZER), folder)
+    parts = manifest.parts
+    files = {name for program in manifest.programs for name in program.files}
+    stamps = {name: check_file(folder / name, parts[name]) for name in files}
+    # Read once, so that what is parsed is what was hashed.
+    data = {name: _read(folder / name, parts[name]) for name in parts if name not in files}
+    values, indices = parse_values(data[VALUES], folder / VALUES, manifest.layers)
+    tokenizer = parse_tokenizer(data[TOKENIZER], folder / TOKENIZER)
     vocabulary = vocabulary_of(tokenizer)
     if vocabulary != manifest.tokenizer_vocabulary:
         raise BundleError(
@@ -152,13 +178,26 @@ def open_folder(folder: Path) -> Bundle:
     return Bundle(
         path=folder,
         manifest=manifest.content,
+        programs=manifest.programs,
         bounds=manifest.bounds,
+        hidden_blocks=manifest.hidden_blocks,
+        mean_blocks=manifest.mean_blocks,
         layers=manifest.layers,
         values=values,
         indices=indices,
         sha256=manifest.sha256,
-        basis=None
-        if BASIS not in manifest.parts
-        else parse_basis(read_part(folder / BASIS), folder / BASIS, len(values)),
+        basis=None if BASIS not in data else parse_basis(data[BASIS], folder / BASIS, len(values)),
         _tokenizer=tokenizer,
+        _parts=parts,
+        _stamps=stamps,
     )
+
+
+def _read(file: Path, part: Part) -> bytes:
+    try:
+        check_size(file, file.stat().st_size, part)
+        data = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    check_digest(file, hashlib.sha256(data).hexdigest(), part)
+    return data

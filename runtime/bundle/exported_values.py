@@ -1,6 +1,6 @@
 """Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``.
 
-A readout's weights stand beside them as ``readout``, in float32: a few kilobytes.
+Weights that an estimator put behind them stand beside them as ``own``, in float32.
 
 The metadata name the bundle, the step and ``content_sha256``: the SHA-256 of the other metadata and
 of each tensor's name, dtype, shape and bytes. Loading checks them, so that neither damage nor
@@ -32,7 +32,7 @@ _METADATA = {
     "float32_sha256": SHA256,
 }
 """Beside ``content_sha256``."""
-_LARGEST_READOUT = 1 << 28
+_LARGEST_OWN = 1 << 28
 
 
 def values_sha256(values: NDArray[np.float32]) -> str:
@@ -43,7 +43,7 @@ def values_sha256(values: NDArray[np.float32]) -> str:
 def export_values(
     path: Path | str, values: NDArray[np.float32], bundle: Bundle, *, step: int
 ) -> str:
-    """Write values (float32 ``[K]``, or with a readout's weights behind them), atomically.
+    """Write values (float32 ``[K]``, or with an estimator's own weights behind them), atomically.
 
     Args:
         step: the step that they are of, noted in the file's metadata with their float32 hash.
@@ -71,7 +71,7 @@ def export_values(
     }
     tensors: dict[str, NDArray[Any]] = {"values": half, "indices": np.array(bundle.indices)}
     if len(values) > bundle.K:
-        tensors["readout"] = values[bundle.K :]
+        tensors["own"] = values[bundle.K :]
     metadata["content_sha256"] = _content_sha256(tensors, metadata)
     data = save_safetensors(tensors, metadata)
     try:
@@ -82,7 +82,7 @@ def export_values(
 
 
 def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
-    """Values that ``export_values`` wrote, as float32, a readout's weights behind them if any.
+    """Values that ``export_values`` wrote, as float32, an estimator's own weights behind them.
 
     Raises:
         BundleError: unreadable, damaged, or not of this bundle.
@@ -90,8 +90,8 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
     file = Path(path)
     try:
         size = file.stat().st_size
-        # Values and places; a readout; the header.
-        if size > bundle.K * 10 + _LARGEST_READOUT + (1 << 20):
+        # Values and places; an estimator's own weights; the header.
+        if size > bundle.K * 10 + _LARGEST_OWN + (1 << 20):
             raise BundleError(f"{path}: has {size} bytes, more than any values of {bundle.path}")
         data = file.read_bytes()
     except OSError as error:
@@ -106,16 +106,18 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
             f"not of {bundle.path} ({bundle.sha256[:12]}...)"
         )
     values, indices = tensors["values"], tensors["indices"]
-    readout = tensors.get("readout", np.zeros(0, np.float32))
+    # The version before named the tensor after its estimator.
+    others = [tensor for name, tensor in tensors.items() if name not in ("values", "indices")]
+    own = others[0] if others else np.zeros(0, np.float32)
     if values.dtype != np.float16 or not np.array_equal(indices, bundle.indices):
         raise BundleError(f"{path}: holds values of other entries than {bundle.path}")
-    if values.shape != indices.shape or readout.dtype != np.float32 or readout.ndim != 1:
+    if values.shape != indices.shape or own.dtype != np.float32 or own.ndim != 1:
         raise BundleError(f"{path}: damaged: its tensors have other forms than values have")
-    whole = np.concatenate([values.astype(np.float32), readout])
+    whole = np.concatenate([values.astype(np.float32), own])
     if not np.isfinite(whole).all():
         raise BundleError(f"{path}: holds values that are not finite")
     unproven_start = "content_sha256" not in metadata and metadata["step"] == "0"
-    if unproven_start and (values.tobytes() != bundle.values.tobytes() or readout.any()):
+    if unproven_start and (values.tobytes() != bundle.values.tobytes() or own.any()):
         raise BundleError(f"{path}: damaged: at step 0, but not the values of {bundle.path}")
     return whole
 
@@ -134,7 +136,7 @@ def _parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         tensors: dict[str, NDArray[Any]] = load_safetensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
-    if not {"values", "indices"} <= set(tensors) <= {"values", "indices", "readout"}:
+    if not {"values", "indices"} <= set(tensors) or len(tensors) > 3:
         raise ValueError(f"holds {sorted(tensors)}")
     stored = metadata.get("content_sha256")
     if stored is not None and stored != _content_sha256(tensors, metadata):

@@ -2,27 +2,33 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import BundleError
 from ..schema import SHA256, ListOf, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
-VERSION = 1
+VERSION = 2
+"""That is written. Version 1 knew one program, whose bounds and hidden states stood with it."""
 MANIFEST = "manifest.json"
-PROGRAM = "program.pte"
 VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
 BASIS = "basis.safetensors"
 """May be missing: directions for the bundle's task (see ``basis``)."""
+METHOD = "score"
+"""Every program has it."""
+_PROGRAM_FILE = re.compile(r"[a-z][a-z0-9_-]{0,63}\.(pte|onnx|safetensors|json)")
+"""Names of programs' files: plain, in one case, since a file system may know no other."""
 
 _Number = (int, float)
 _PART_SCHEMA = {"sha256": SHA256, "bytes": Whole()}
-# See ``schema``. A field that is not listed is allowed: readers of one version ignore
-# what a later writer of the same version adds.
+# See ``schema``. A field that is not listed is allowed: readers of one version ignore what a later
+# writer of the same version adds.
+_BOUNDS_SCHEMA = dict.fromkeys(("probes", "rows", "length", "positions", "candidates"), int)
 _SCHEMA: dict[str, Any] = {
     "model": {
         "name": Text(),
@@ -39,21 +45,26 @@ _SCHEMA: dict[str, Any] = {
         "profile_sha256": (str, type(None)),
     },
     "quantisation": {},
-    "program": {
-        "method": Text("[a-z_]{1,40}", "the name of a method"),
-        "bounds": {
-            "probes": int,
-            "rows": int,
-            "length": int,
-            "positions": int,
-            "candidates": int,
-        },
-    },
     "layers": list,
     "tokenizer": {"sha256": str, "pad_id": int, "vocab_size": int},
     "task": (dict, type(None)),
-    "parts": dict.fromkeys((PROGRAM, VALUES, TOKENIZER), _PART_SCHEMA),
+    "parts": dict.fromkeys((VALUES, TOKENIZER), _PART_SCHEMA),
     "sha256": str,
+}
+_OF_VERSION: dict[int, dict[str, Any]] = {
+    1: {
+        "program": {
+            "method": Text("[a-z_]{1,40}", "the name of a method"),
+            "bounds": _BOUNDS_SCHEMA,
+        }
+    },
+    2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
+}
+_PROGRAM_SCHEMA: dict[str, Any] = {
+    "format": Text(),
+    "files": list,
+    "methods": dict,
+    "activations": Text(),
 }
 _LAYER_SCHEMA: dict[str, Any] = {
     "name": Text(),
@@ -62,6 +73,13 @@ _LAYER_SCHEMA: dict[str, Any] = {
     "count": int,
 }
 _LARGEST = 2**31 - 1
+
+
+class Share(NamedTuple):
+    """What a probe can have in a pass."""
+
+    tokens: int
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -82,15 +100,34 @@ class Bounds:
     """Hidden states scored in one pass."""
     candidates: int
     """Candidate tokens at each position."""
+    most_probes: int = 0
+    """Probes of a pass in which each has rows of its own. Memory is planned for ``probes`` times
+    ``tokens``, so more probes work if they have fewer tokens each. 0: the program takes one set of
+    rows for all probes (older ones)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 2 if field.name == "length" else 1
+            least = {"length": 2, "most_probes": 0}.get(field.name, 1)
             if type(value) is not int or not least <= value <= _LARGEST:
                 raise BundleError(
-                    f"bounds.{field.name} is {value!r}, must be an integer of at least {least}"
+                    f"bounds.{field.name} is {value!r:.40}, must be an integer of at least {least}"
                 )
+
+    @property
+    def probes_at_most(self) -> int:
+        """Probes of a pass with few tokens each."""
+        return self.most_probes or self.probes
+
+    @property
+    def rows_by_probe(self) -> bool:
+        """Whether each probe has rows of its own: ``tokens [P, B, T]``, not ``[B, T]``."""
+        return self.most_probes > 0
+
+    def share(self, probes: int) -> "Share":
+        """What each of so many probes can have in a pass; fewer than ``probes`` have no more."""
+        part = self.probes / max(probes, self.probes)
+        return Share(int(self.tokens * part), int(self.positions * part))
 
     @property
     def tokens(self) -> int:
@@ -98,7 +135,7 @@ class Bounds:
         return self.rows * self.length
 
 
-DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16)
+DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16, most_probes=32)
 """Of an export. Passes of 256 tokens and two probes are as fast a token as passes of 1024 (measured
 on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the memory."""
 
@@ -123,12 +160,33 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Program:
+    """One form of the model that an engine runs. All of a bundle's take the same values."""
+
+    format: str
+    """What engines say that they run; no two programs of a bundle have the same."""
+    files: tuple[str, ...]
+    """Parts: the one that an engine opens, then those that it reads besides. Programs share."""
+    activations: str
+    """Their numbers, in words: losses of programs differ by this rounding."""
+    methods: Mapping[str, Mapping[str, Any]]
+    """Name to what is particular to it; ``score`` is always there."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A manifest that is consistent in itself; the parts are still to be checked against it."""
 
     content: Mapping[str, Any]
+    """As it was read."""
     sha256: str
+    programs: tuple[Program, ...]
     bounds: Bounds
+    """Of every program."""
+    hidden_blocks: tuple[int, ...]
+    """Decoder blocks below each hidden state that ``score`` returns, of whatever program."""
+    mean_blocks: tuple[int, ...]
+    """The same of those that are means over the row so far, which come last."""
     layers: tuple[Layer, ...]
     parts: Mapping[str, Part]
     vocabulary: int
@@ -164,7 +222,7 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
             f"{file}: bundle version {version} is newer than this seedtune reads ({VERSION}); "
             "update seedtune"
         )
-    _check_types(content, _SCHEMA, "", file)
+    _check_types(content, _SCHEMA | _OF_VERSION[version], "", file)
     digest = manifest_digest(content)
     if content["sha256"] != digest:
         raise BundleError(f"{file}: altered (its SHA-256 differs); copy the bundle again")
@@ -175,29 +233,37 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     def refuse(message: str) -> NoReturn:
         raise BundleError(f"{file}: {message}")
 
+    scoring = content["program"] if content["version"] == 1 else content
     try:
-        bounds = Bounds(**{f.name: content["program"]["bounds"][f.name] for f in fields(Bounds)})
+        given = scoring["bounds"]
+        bounds = Bounds(**{f.name: given[f.name] for f in fields(Bounds) if f.name in given})
     except BundleError as error:
         refuse(str(error))
     vocabulary = content["model"]["vocab_size"]
     if bounds.candidates > vocabulary:
         refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
-    if content["program"]["method"] != "score":
-        refuse(f"program.method is {content['program']['method']!r}, must be 'score'")
-    if set(content["parts"]) - {BASIS} != {PROGRAM, VALUES, TOKENIZER}:
-        refuse(f"parts are {str(sorted(content['parts']))[:200]}")
-    if BASIS in content["parts"]:
-        _check_types(content["parts"], {BASIS: _PART_SCHEMA}, "parts.", file)
+    if content["version"] == 1:
+        if scoring["method"] != METHOD:
+            refuse(f"program.method is {scoring['method']!r}, must be {METHOD!r}")
+        programs: tuple[Program, ...] = (_PROGRAM_OF_VERSION_1,)
+    else:
+        programs = _check_programs(content["programs"], file)
+    named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
+    if set(content["parts"]) - {BASIS} != named:
+        refuse(f"parts are {sorted(content['parts'])!r:.200}, must be {sorted(named)!r:.200}")
+    _check_types(content["parts"], dict.fromkeys(content["parts"], _PART_SCHEMA), "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:
         refuse(f"tokenizer.pad_id {content['tokenizer']['pad_id']} lies outside the vocabulary")
+    hidden = {}
     for name in ("hidden_blocks", "mean_blocks"):
-        blocks = content["program"].get(name, [])  # older programs return none
+        blocks = scoring.get(name, [])  # older programs return none
         if not isinstance(blocks, list) or not all(
             type(below) is int and 1 <= below <= content["model"]["layers"] for below in blocks
         ):
-            refuse(f"program.{name} is {blocks!r:.100}, must be a list of numbers of blocks")
+            refuse(f"{name} is {blocks!r:.100}, must be a list of numbers of blocks")
+        hidden[name] = tuple(blocks)
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
     if content["mask"]["entries"] != entries:
@@ -209,7 +275,10 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     return Manifest(
         content=content,
         sha256=digest,
+        programs=programs,
         bounds=bounds,
+        hidden_blocks=hidden["hidden_blocks"],
+        mean_blocks=hidden["mean_blocks"],
         layers=layers,
         parts={
             name: Part(part["sha256"], part["bytes"]) for name, part in content["parts"].items()
@@ -217,6 +286,35 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         vocabulary=vocabulary,
         tokenizer_vocabulary=content["tokenizer"]["vocab_size"],
     )
+
+
+_PROGRAM_OF_VERSION_1 = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
+
+
+def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:
+    programs: list[Program] = []
+    for number, item in enumerate(items):
+        where = f"programs[{number}]"
+        if not isinstance(item, dict):
+            raise BundleError(f"{file}: {where} must be an object")
+        _check_types(item, _PROGRAM_SCHEMA, f"{where}.", file)
+        files, methods = item["files"], item["methods"]
+        if not files or not all(_may_name_a_program(name) for name in files):
+            raise BundleError(f"{file}: {where}.files is {files!r:.100}, must be plain file names")
+        if METHOD not in methods or not all(isinstance(each, dict) for each in methods.values()):
+            raise BundleError(f"{file}: {where}.methods must have {METHOD!r}, and objects only")
+        if any(item["format"] == program.format for program in programs):
+            raise BundleError(f"{file}: {where}: format {item['format']!r} is listed twice")
+        programs.append(Program(item["format"], tuple(files), item["activations"], methods))
+    if not programs:
+        raise BundleError(f"{file}: programs is empty; export the bundle again")
+    return tuple(programs)
+
+
+def _may_name_a_program(name: Any) -> bool:
+    taken = (MANIFEST, VALUES, TOKENIZER, BASIS)
+    plain = isinstance(name, str) and _PROGRAM_FILE.fullmatch(name) is not None
+    return plain and name not in taken
 
 
 def _check_layers(items: list[Any], file: Path) -> tuple[Layer, ...]:

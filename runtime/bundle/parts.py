@@ -12,15 +12,15 @@ from safetensors.numpy import load as load_safetensors
 from tokenizers import Tokenizer
 
 from ..errors import BundleError
-from .manifest import TOKENIZER, Layer
+from .manifest import Layer
 
 
 def parse_values(
-    file: Path, layers: Sequence[Layer]
+    data: bytes, file: Path, layers: Sequence[Layer]
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
     """The two arrays of ``values.safetensors``, checked against the layers."""
     try:
-        tensors = load_safetensors(read_part(file))
+        tensors = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{file}: not a safetensors file ({error})") from error
     if set(tensors) != {"values", "indices"}:
@@ -62,9 +62,8 @@ _LARGEST_TOKENIZER = 1 << 28
 _PREFIXED = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 
-def parse_tokenizer(data: bytes, folder: Path) -> Tokenizer:
+def parse_tokenizer(data: bytes, file: Path) -> Tokenizer:
     """The tokenizer, without truncation and padding, once it has tokenised a few letters."""
-    file = folder / TOKENIZER
     if len(data) > _LARGEST_TOKENIZER:
         raise BundleError(f"{file}: has {len(data)} bytes, at most {_LARGEST_TOKENIZER} are read")
     try:

@@ -23,12 +23,12 @@ from .manifest import (
     BASIS,
     FORMAT,
     MANIFEST,
-    PROGRAM,
     TOKENIZER,
     VALUES,
     VERSION,
     Bounds,
     Layer,
+    Program,
     manifest_digest,
 )
 from .parts import parse_tokenizer, read_part, vocabulary_of
@@ -37,7 +37,8 @@ from .parts import parse_tokenizer, read_part, vocabulary_of
 def write_bundle(
     folder: str | Path,
     *,
-    program: Path | bytes,
+    programs: Sequence[Program],
+    files: Mapping[str, Path | bytes],
     values: NDArray[np.float16],
     indices: NDArray[np.int64],
     layers: Sequence[Layer],
@@ -59,15 +60,16 @@ def write_bundle(
     by a new one that passed; any other non-empty folder is refused.
 
     Args:
-        program: the ``.pte`` file or its bytes.
+        programs: in any order; engines have one of preference.
+        files: each file that they name, or its bytes.
         values: float16 ``[K]``.
         indices: int64 ``[K]``, strictly increasing inside each layer.
         layers: the matrices in order; their counts add up to ``K``.
         model: ``name, architecture, sha256, vocab_size, hidden_size, layers``.
         mask: ``method, fraction, profile_sha256``; ``entries`` is filled in.
         quantisation: free description of the number formats.
-        hidden_blocks: decoder blocks below each of the hidden states that the program returns
-            besides log-probabilities; none if it returns none.
+        hidden_blocks: decoder blocks below each of the hidden states that the programs return
+            besides log-probabilities; none if they return none.
         mean_blocks: the same of those that are means over the row so far; they come last.
         basis: directions for ``task``.
 
@@ -84,17 +86,18 @@ def write_bundle(
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = left.enter_context(workplace(folder)) / "bundle"
         work.mkdir()
-        if isinstance(program, bytes):
-            (work / PROGRAM).write_bytes(program)
-        else:
-            shutil.copyfile(program, work / PROGRAM)
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                (work / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, work / name)
         tensors: dict[str, NDArray[Any]] = {
             "values": np.ascontiguousarray(values),
             "indices": np.ascontiguousarray(indices),
         }
         (work / VALUES).write_bytes(save_safetensors(tensors))
         (work / TOKENIZER).write_bytes(tokenizer_json)
-        names = [PROGRAM, VALUES, TOKENIZER]
+        names = [*files, VALUES, TOKENIZER]
         if basis is not None:
             (work / BASIS).write_bytes(basis.to_bytes())
             names.append(BASIS)
@@ -105,17 +108,15 @@ def write_bundle(
             "model": dict(model),
             "mask": {**mask, "entries": len(values)},
             "quantisation": dict(quantisation),
-            "program": {
-                "method": "score",
-                "bounds": dataclasses.asdict(bounds),
-                "hidden_blocks": list(hidden_blocks),
-                "mean_blocks": list(mean_blocks),
-            },
+            "programs": [dataclasses.asdict(program) for program in programs],
+            "bounds": dataclasses.asdict(bounds),
+            "hidden_blocks": list(hidden_blocks),
+            "mean_blocks": list(mean_blocks),
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
                 "pad_id": pad_id,
-                "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, folder)),
+                "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, work / TOKENIZER)),
             },
             "task": None if task is None else dict(task),
             "parts": parts,
@@ -144,29 +145,32 @@ def with_task(
         BundleError: the folder cannot be written.
     """
     manifest = bundle.manifest
-    return write_bundle(
-        folder,
-        program=bundle.program_path,
-        values=bundle.values,
-        indices=bundle.indices,
-        layers=bundle.layers,
-        tokenizer_json=read_part(bundle.path / TOKENIZER),
-        model=manifest["model"],
-        mask=manifest["mask"],
-        quantisation=manifest["quantisation"],
-        bounds=bundle.bounds,
-        pad_id=bundle.pad_id,
-        hidden_blocks=manifest["program"].get("hidden_blocks", ()),
-        mean_blocks=manifest["program"].get("mean_blocks", ()),
-        basis=basis,
-        task=task,
-    )
+    with contextlib.ExitStack() as opened:
+        names = dict.fromkeys(name for program in bundle.programs for name in program.files)
+        return write_bundle(
+            folder,
+            programs=bundle.programs,
+            files={name: opened.enter_context(bundle.checked(name)) for name in names},
+            values=bundle.values,
+            indices=bundle.indices,
+            layers=bundle.layers,
+            tokenizer_json=read_part(opened.enter_context(bundle.checked(TOKENIZER))),
+            model=manifest["model"],
+            mask=manifest["mask"],
+            quantisation=manifest["quantisation"],
+            bounds=bundle.bounds,
+            pad_id=bundle.pad_id,
+            hidden_blocks=bundle.hidden_blocks,
+            mean_blocks=bundle.mean_blocks,
+            basis=basis,
+            task=task,
+        )
 
 
 def pack_bundle(folder: str | Path, file: str | Path) -> Path:
     """Check the bundle in ``folder`` and write it as one file (a zip without compression)."""
     bundle = open_folder(Path(folder))
-    return pack_archive(bundle.path, Path(file))
+    return pack_archive(bundle.path, bundle.manifest["parts"], Path(file))
 
 
 def _describe(file: Path) -> dict[str, Any]:

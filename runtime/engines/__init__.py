@@ -1,104 +1,96 @@
-"""Engines run a bundle's program. Each is one file, the only one to import its library."""
+"""Engines run a bundle's programs. Each is one module, the only one to import its library.
 
+``contract`` says what an engine is; importing this package loads none.
+"""
+
+import importlib
 import warnings
-from typing import Literal, Protocol
+from collections.abc import Iterator
+from typing import Literal, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..bundle import Bundle
+from ..bundle import Bundle, Program
 from ..errors import EngineError
+from .contract import Engine, EngineModule, EngineUnavailable, Scores
+from .threads import choose_threads
 
+__all__ = ["ENGINES", "Engine", "Scores", "engine_module", "engines_of", "open_engine"]
 
-class Engine(Protocol):
-    """Runs the method ``score`` of a bundle's program."""
-
-    @property
-    def entries(self) -> int:
-        """Number of sensitive values: K."""
-        ...
-
-    @property
-    def hidden_width(self) -> int:
-        """Width D of the hidden states of ``score_hidden``; 0 if the program returns none."""
-        ...
-
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """Log-probabilities of candidate next tokens under each row of ``values``.
-
-        Args:
-            tokens: int64 ``[B, T]``, right-padded rows; every probe sees the same tokens.
-            positions: int64 ``[N]``, flat indices ``b * T + t`` of the hidden states to score.
-            candidates: int64 ``[N, C]``, token ids whose log-probability is wanted there.
-            values: float32 ``[P, K]``, one row of sensitive values per probe.
-
-        Returns:
-            float32 ``[P, N, C]``, log-softmax over the whole vocabulary at the candidates.
-
-        Raises:
-            EngineError: a shape lies outside the bounds that the program was exported with.
-        """
-        ...
-
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As ``score``, from the same forward also states of the residual stream (see
-        ``export.block_tap``).
-
-        Returns:
-            log-probabilities float32 ``[P, N, C]`` and hidden states float32 ``[P, N, D]``.
-
-        Raises:
-            EngineError: also if the program returns no hidden states.
-        """
-        ...
+ENGINES = {
+    "executorch-native": ".executorch_native",
+    "executorch-binding": ".executorch_binding",
+}
+"""Name and module of each engine, in the order in which they are tried."""
 
 
 def open_engine(
     bundle: Bundle,
-    threads: int | Literal["auto"] | None = None,
+    threads: int | Literal["auto"] = "auto",
     *,
+    name: str | None = None,
     memory_limit: int | None = None,
 ) -> Engine:
-    """Open the program of ``bundle``: torch-free where a C++ compiler is there, else the binding.
+    """Open a program of ``bundle`` with the first engine that works here. Close it after use.
 
     Args:
-        threads: of XNNPACK's pool; by default one a core, with ``auto`` the count that is fastest
-            here (see ``thread_choice``; the binding has no such measurement).
-        memory_limit: bytes that this process may hold while it measures threads; see ``Tuner``.
+        threads: ``auto`` measures once which count is fastest here and remembers it (see
+            ``threads``), where the engine lets it be changed.
+        name: the engine to take, and no other.
+        memory_limit: bytes that this process may hold; see ``Tuner``.
 
     Raises:
-        EngineError: no engine can be loaded, or the program is refused.
+        EngineError: no engine runs a program of the bundle here, or its program is refused.
+        BundleError: a program's file is another one since the bundle was opened.
     """
-    from .executorch_native import NativeEngine
-    from .executorch_native_build import EngineUnavailable
-
-    try:
-        if threads == "auto":
-            from .threads import choose_threads
-
-            threads = choose_threads(bundle, memory_limit)
-        return NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
-    except EngineUnavailable as error:
-        from .executorch_binding import ExecutorchBinding
-
-        count = None if threads == "auto" else threads
+    reasons: list[str] = []
+    for engine, module, program in engines_of(bundle, name):
         try:
-            engine = ExecutorchBinding(
-                bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, count
+            count = (
+                choose_threads(bundle, engine, module, program, memory_limit)
+                if threads == "auto"
+                else threads
             )
-        except EngineError as other:
-            raise EngineError(f"{error} (or, with torch: {other})") from None
-        warnings.warn(f"falling back on executorch's Python binding: {error}", stacklevel=2)
-        return engine
+            opened = module.open(bundle, program, count, memory_limit)
+        except EngineUnavailable as error:
+            reasons.append(f"{engine}: {error}")
+            continue
+        if reasons:
+            warnings.warn(f"falling back on {engine} ({'; '.join(reasons)})", stacklevel=2)
+        return opened
+    raise EngineError(f"no engine runs {bundle.path} here: {'; '.join(reasons)}")
+
+
+def engine_module(name: str) -> EngineModule:
+    """The module of an engine, whose library is not loaded by that.
+
+    Raises:
+        EngineError: there is no engine of that name.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"engine {name!r} is unknown; engines: {', '.join(ENGINES)}")
+    return cast(EngineModule, importlib.import_module(ENGINES[name], __package__))
+
+
+def engines_of(
+    bundle: Bundle, name: str | None = None
+) -> Iterator[tuple[str, EngineModule, Program]]:
+    """Engines that run a program of the bundle, whether available here or not, best first.
+
+    Args:
+        name: that engine alone.
+
+    Raises:
+        EngineError: there is none, or no engine of that name.
+    """
+    fitting = False
+    for engine in ENGINES if name is None else [name]:
+        module = engine_module(engine)
+        program = bundle.program(module.FORMAT)
+        if program is not None:
+            fitting = True
+            yield engine, module, program
+    if not fitting:
+        formats = ", ".join(program.format for program in bundle.programs)
+        raise EngineError(
+            f"{bundle.path}: has programs for {formats}, none that "
+            f"{name or 'an engine of this seedtune'} runs; export one"
+        )

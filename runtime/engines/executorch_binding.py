@@ -1,94 +1,109 @@
 """Engine over executorch's own Python binding. Needs torch; the only file to import either."""
 
+import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds
+from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
-from .checks import check_request, need_hidden
+from ..tasks import Batch
+from .contract import Engine, EngineUnavailable, Scores, check_request, inputs_of
+
+FORMAT = "executorch"
+PROCESS_BYTES = 366 * 10**6
 
 
-class ExecutorchBinding:
-    """Runs the program through ``executorch.runtime``; see ``Engine`` for the contract."""
+def unavailable() -> str | None:
+    """See ``EngineModule``."""
+    for name, install in (("torch", "torch"), ("executorch", "'executorch>=1.5.1,<1.6'")):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed; pip install {install}"
+    return None
+
+
+def can_change_threads() -> bool:
+    """Never: a method keeps a pointer into the pool, and nothing says when it is freed."""
+    return False
+
+
+def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: int | None) -> Engine:
+    """See ``EngineModule``. Memory is kept to by the loop's passes alone."""
+    reason = unavailable()
+    if reason is not None:
+        raise EngineUnavailable(reason)
+    file = program.files[0]
+    with bundle.checked(file) as checked:
+        return ExecutorchBinding(
+            checked, bundle.bounds, bundle.K, bundle.hidden_width, threads, bundle.path / file
+        )
+
+
+class ExecutorchBinding(Engine):
+    """Runs the program through ``executorch.runtime``."""
 
     def __init__(
-        self, program: Path, bounds: Bounds, entries: int, hidden: int, threads: int | None
+        self,
+        program: Path,
+        bounds: Bounds,
+        entries: int,
+        hidden: int,
+        threads: int | None,
+        shown: Path | None = None,
     ) -> None:
         """Load ``program``. ``threads`` sets XNNPACK's pool, before any method is loaded.
 
         Args:
             entries: K of its values.
             hidden: width of the hidden states that it returns; 0 for none.
+            shown: its name in errors, if not ``program``.
 
         Raises:
-            EngineError: torch or executorch is missing, or the program cannot be loaded.
+            EngineUnavailable: torch or executorch cannot be imported.
+            EngineError: the program cannot be loaded.
         """
         try:
             import torch
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime, Verification
         except ImportError as error:
-            raise EngineError(
+            raise EngineUnavailable(
                 f"executorch's Python binding cannot be imported ({error}); install torch"
             ) from error
         if threads is not None:
             # Unsafe once a method is loaded; none is yet.
             portable_lib._unsafe_reset_threadpool(threads)
         self._torch: Any = torch
-        self._bounds, self._entries, self._hidden = bounds, entries, hidden
+        self._bounds, self._shown = bounds, shown or program
+        self.entries, self.hidden_width = entries, hidden
+        self._lock = threading.Lock()
         try:
-            self._program = Runtime.get().load_program(
+            self._program: Any = Runtime.get().load_program(
                 program, verification=Verification.InternalConsistency
             )
             self._method: Any = self._program.load_method("score")
         except RuntimeError as error:
-            raise EngineError(f"{program}: the program cannot be loaded: {error}") from error
+            raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
 
-    @property
-    def entries(self) -> int:
-        return self._entries
+    def close(self) -> None:
+        """Free the program. Safe to repeat."""
+        self._method = self._program = None
 
-    @property
-    def hidden_width(self) -> int:
-        return self._hidden
-
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        return self._run(tokens, positions, candidates, values)[0]
-
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        need_hidden(self._hidden)
-        logp, hidden = self._run(tokens, positions, candidates, values)
-        return logp, hidden
-
-    def _run(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> list[NDArray[np.float32]]:
-        check_request(self._bounds, tokens, positions, candidates, values, self._entries)
-        inputs = [
-            self._torch.from_numpy(np.ascontiguousarray(each))
-            for each in (tokens, positions, candidates, values)
-        ]
-        try:
-            outputs = self._method.execute(inputs)
-        except RuntimeError as error:
-            raise EngineError(f"the program failed: {error}") from error
-        return [output.numpy().copy() for output in outputs]
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        """See ``Engine``."""
+        check_request(self._bounds, batch, values, self.entries)
+        request = inputs_of(self._bounds, batch, values)
+        inputs = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in request]
+        with self._lock:  # results lie in memory that the next call overwrites
+            if self._method is None:
+                raise EngineError(f"{self._shown}: the program is closed")
+            try:
+                outputs = self._method.execute(inputs)
+            except RuntimeError as error:
+                raise EngineError(f"{self._shown}: the program failed: {error}") from error
+            wanted = outputs[: 2 if self.hidden_width else 1]
+            arrays = [output.numpy().copy() for output in wanted]
+        return Scores(arrays[0], arrays[1] if self.hidden_width else None)

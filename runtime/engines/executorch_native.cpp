@@ -1,4 +1,5 @@
-// Plain C interface over ExecuTorch's Module, for callers without torch. Loaded by native.py.
+// Plain C interface over ExecuTorch's Module, for callers without torch. Loaded by
+// executorch_native.py.
 //
 // Conventions: functions that can fail return nullptr or a negative number, and
 // seedtune_error() then tells why in one line (per thread). A handle serves one call at a time.
@@ -201,11 +202,16 @@ int32_t seedtune_threads() {
   return executorch::extension::threadpool::get_threadpool()->get_thread_count();
 }
 
+// Programs that are open in this process.
+int32_t seedtune_programs() {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  return open_programs;
+}
+
 // threads: size of the process's pool, at least 1; if not required, an open program overrides it.
 // fixed: 1 where others may have loaded methods in this process, so that the pool must stay.
-// map: 1 maps the file, 0 reads it into memory.
-void* seedtune_open(
-    const char* path, int32_t threads, int32_t required, int32_t fixed, int32_t map) {
+// The file is mapped, so that its pages are the kernel's to drop.
+void* seedtune_open(const char* path, int32_t threads, int32_t required, int32_t fixed) {
   register_log();
   Call call;
   try {
@@ -217,8 +223,7 @@ void* seedtune_open(
       return nullptr;
     }
     auto program = std::make_unique<Program>();
-    program->module = std::make_unique<Module>(
-        path, map ? Module::LoadMode::Mmap : Module::LoadMode::File);
+    program->module = std::make_unique<Module>(path, Module::LoadMode::Mmap);
     const auto error =
         program->module->load(runtime::Program::Verification::InternalConsistency);
     if (error != runtime::Error::Ok) {

@@ -5,6 +5,7 @@ that holds neither torch nor executorch's Python modules.
 """
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -15,11 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds
+from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
-from .checks import check_request, need_hidden
-from .executorch_native_build import load_library
+from ..tasks import Batch
+from .contract import Engine, Scores, check_request, check_sizes, inputs_of
+from .executorch_native_build import cannot_load, load_library
 
+FORMAT = "executorch"
+PROCESS_BYTES = 62 * 10**6
+"""Measured: what remains of SmolLM2's 141 MB with an open program without its packed weights."""
 METHOD = "score"
 _BINDING = "executorch.extension.pybindings._C"
 """Loaded here, its methods share the thread pool."""
@@ -39,6 +44,29 @@ class _Tensor(ctypes.Structure):
     )
 
 
+def unavailable() -> str | None:
+    """See ``EngineModule``."""
+    return cannot_load()
+
+
+def can_change_threads() -> bool:
+    """Only while no program is open: loaded methods keep a pointer into the pool."""
+    return _BINDING not in sys.modules and _interface().seedtune_programs() == 0
+
+
+def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: int | None) -> Engine:
+    """See ``EngineModule``. Memory is kept to by the loop's passes alone."""
+    file = program.files[0]
+    with bundle.checked(file) as checked:
+        engine = NativeEngine(checked, bundle.bounds, threads=threads, shown=bundle.path / file)
+    try:
+        check_sizes(bundle, file, engine.entries, engine.hidden_width)
+    except EngineError:
+        engine.close()
+        raise
+    return engine
+
+
 @dataclass(frozen=True)
 class Method:
     """What a program says about one method."""
@@ -53,13 +81,15 @@ class Method:
 class NativeProgram:
     """An open program. Any method; see ``NativeEngine`` for the one that bundles have."""
 
-    def __init__(self, path: Path, *, threads: int | None = None, mapped: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, threads: int | None = None, shown: Path | None = None
+    ) -> None:
         """Open ``path``.
 
         Args:
             threads: size of executorch's thread pool, which the whole process shares; by default
                 what an open program already set, else the cores that this process may run on.
-            mapped: map the file instead of reading it, so that its pages are the kernel's to drop.
+            shown: the file's name in errors, if not ``path``.
 
         Raises:
             EngineUnavailable: the C interface cannot be built or loaded.
@@ -70,13 +100,13 @@ class NativeProgram:
         if threads is not None and threads < 1:
             raise EngineError(f"threads is {threads}, must be at least 1")
         self._library = _interface()
-        self._path = path
+        self._path = shown or path
         self._lock = threading.Lock()
         if not path.is_file():
             raise EngineError(f"{path}: no such file")
         wanted = threads or len(os.sched_getaffinity(0))
         self._handle = self._library.seedtune_open(
-            os.fsencode(path), wanted, threads is not None, _BINDING in sys.modules, mapped
+            os.fsencode(path), wanted, threads is not None, _BINDING in sys.modules
         )
         if not self._handle:
             raise self._error()
@@ -160,32 +190,30 @@ class NativeProgram:
         return buffer.value.decode()
 
 
-class NativeEngine:
+class NativeEngine(Engine):
     """Runs the method ``score`` of a bundle's program; see ``Engine`` for the contract."""
 
-    def __init__(self, program: Path, bounds: Bounds, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        program: Path,
+        bounds: Bounds,
+        *,
+        threads: int | None = None,
+        shown: Path | None = None,
+    ) -> None:
         """Open ``program`` and load its method, weights mapped from the file.
 
         Args:
-            threads: see ``NativeProgram``.
+            threads, shown: see ``NativeProgram``.
 
         Raises:
             EngineError: as ``NativeProgram``, or the program takes less than ``bounds`` says.
         """
         self._bounds = bounds
-        self._program = NativeProgram(program, threads=threads)
-        self._entries, self._hidden = _check_program(
-            program, self._program.describe(METHOD), bounds
-        )
+        self._program = NativeProgram(program, threads=threads, shown=shown)
+        described = self._program.describe(METHOD)
+        self.entries, self.hidden_width = _check_program(shown or program, described, bounds)
         self._program.load(METHOD)
-
-    @property
-    def entries(self) -> int:
-        return self._entries
-
-    @property
-    def hidden_width(self) -> int:
-        return self._hidden
 
     @property
     def threads(self) -> int:
@@ -196,53 +224,40 @@ class NativeEngine:
         """Free the program. Safe to repeat."""
         self._program.close()
 
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        check_request(self._bounds, tokens, positions, candidates, values, self._entries)
-        shape = (values.shape[0], *candidates.shape)
-        return self._program.run(METHOD, [tokens, positions, candidates, values], shape)[0]
-
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        check_request(self._bounds, tokens, positions, candidates, values, self._entries)
-        need_hidden(self._hidden)
-        probes, scored = values.shape[0], len(positions)
-        shapes = (probes, *candidates.shape), (probes, scored, self._hidden)
-        inputs: list[NDArray[np.generic]] = [tokens, positions, candidates, values]
-        logp, hidden = self._program.run(METHOD, inputs, *shapes)
-        return logp, hidden
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        """See ``Engine``."""
+        check_request(self._bounds, batch, values, self.entries)
+        probes, width = len(values), self.hidden_width
+        shapes = [(probes, *batch.candidates.shape[-2:])]
+        if width:
+            shapes.append((probes, batch.positions.shape[-1], width))
+        logp, *hidden = self._program.run(METHOD, inputs_of(self._bounds, batch, values), *shapes)
+        return Scores(logp, hidden[0] if hidden else None)
 
 
 def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int]:
     """Compare a program with the bounds that its bundle declares; return K and D (0: none)."""
-    wanted = (*_INPUTS, _VALUES)
+    own = int(bounds.rows_by_probe)
+    wanted = [(name, kind, rank + own) for name, kind, rank in _INPUTS] + [_VALUES]
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
     outputs = [(kind, len(shape)) for kind, shape in method.outputs]
     if outputs not in ([("float32", 3)], [("float32", 3)] * 2):
         raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
+    entries = method.inputs[3][1][1]
+    shared = bounds.probes if own else 1
     least = (
-        (bounds.rows, bounds.length),
-        (bounds.positions,),
-        (bounds.positions, bounds.candidates),
-        (bounds.probes, 1),
+        shared * bounds.tokens,
+        shared * bounds.positions,
+        shared * bounds.positions * bounds.candidates,
+        bounds.probes_at_most * entries,
     )
     for (name, _, _), (_, shape), needed in zip(wanted, method.inputs, least, strict=True):
-        if any(size < bound for size, bound in zip(shape, needed, strict=True)):
+        if math.prod(shape) < needed:
             raise EngineError(
-                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
+                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed} numbers"
             )
-    return method.inputs[3][1][1], method.outputs[1][1][2] if len(outputs) == 2 else 0
+    return entries, method.outputs[1][1][2] if len(outputs) == 2 else 0
 
 
 def _tensor(array: NDArray[np.generic]) -> _Tensor:
@@ -256,7 +271,8 @@ def _interface() -> ctypes.CDLL:
     number, tensors = ctypes.c_int32, ctypes.POINTER(_Tensor)
     library.seedtune_error.argtypes, library.seedtune_error.restype = [], text
     library.seedtune_threads.argtypes, library.seedtune_threads.restype = [], number
-    library.seedtune_open.argtypes = [text, *[number] * 4]
+    library.seedtune_programs.argtypes, library.seedtune_programs.restype = [], number
+    library.seedtune_open.argtypes = [text, *[number] * 3]
     library.seedtune_open.restype = handle
     library.seedtune_close.argtypes, library.seedtune_close.restype = [handle], None
     library.seedtune_methods.argtypes, library.seedtune_methods.restype = [handle, text, size], size

@@ -1,4 +1,4 @@
-"""Build and load the C interface ``native.cpp`` against the libraries of the executorch wheel.
+"""Build and load the C interface ``executorch_native.cpp``, against the executorch wheel.
 
 The wheel's headers and libraries are used where they lie; executorch is not imported, and
 nothing here needs torch. The built library is kept in seedtune's cache.
@@ -15,8 +15,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from ..errors import EngineError
-from ..files import default_cache
+from ..files import default_cache, sync_folder
+from .contract import EngineUnavailable
 
 SOURCE = Path(__file__).with_name("executorch_native.cpp")
 
@@ -39,10 +39,6 @@ _FLAGS = (
     "-DET_USE_THREADPOOL",
 )
 _COMPILERS = ("c++", "g++", "clang++")
-
-
-class EngineUnavailable(EngineError):
-    """This machine lacks what the torch-free engine is made from; another engine may do."""
 
 
 def find_executorch() -> Path:
@@ -98,10 +94,11 @@ def built_path(executorch: Path, platform: str) -> Path:
 
 
 def build(compiler: list[str], executorch: Path, target: Path) -> None:
-    """Compile ``native.cpp`` into ``target``, which appears whole or not at all.
+    """Compile ``executorch_native.cpp`` into ``target``, and its hash into a file beside it.
 
-    The result names executorch's libraries without their folder, since ``load_library`` loads
-    them first: it stays good when the environment moves.
+    Each appears whole or not at all, after it reached the disk. The library names executorch's
+    without their folder, since ``load_library`` loads them first: it stays good when the
+    environment moves.
 
     Args:
         compiler: command of a C++17 compiler, a cross compiler for another machine's wheel.
@@ -131,7 +128,13 @@ def build(compiler: list[str], executorch: Path, target: Path) -> None:
                 errors = [line for line in done.stderr.splitlines() if "error" in line]
                 reason = (errors or done.stderr.splitlines() or ["no message"])[0]
                 raise EngineUnavailable(f"{compiler[0]} cannot build {SOURCE.name}: {reason}")
-            os.replace(work, target)
+            digest = hashlib.sha256(work.read_bytes()).hexdigest()
+            _hash_file(work).write_text(digest, encoding="ascii")
+            for made, place in ((work, target), (_hash_file(work), _hash_file(target))):
+                with made.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(made, place)
+        sync_folder(target.parent)
     except OSError as error:
         raise EngineUnavailable(
             f"{target}: cannot be written: {error}; set SEEDTUNE_CACHE"
@@ -146,7 +149,7 @@ def load_library() -> ctypes.CDLL:
     """
     executorch = find_executorch()
     target = built_path(executorch, sysconfig.get_platform())
-    if not target.is_file():
+    if not is_whole(target):
         build(find_compiler(), executorch, target)
     try:
         # With these in the process, the loader resolves the C interface's needs by name.
@@ -155,6 +158,33 @@ def load_library() -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise EngineUnavailable(f"{target}: cannot be loaded: {error}") from error
+
+
+def cannot_load() -> str | None:
+    """Why ``load_library`` would fail, as far as can be told without building; else None."""
+    try:
+        executorch = find_executorch()
+        if not is_whole(built_path(executorch, sysconfig.get_platform())):
+            find_compiler()
+    except EngineUnavailable as error:
+        return str(error)
+    return None
+
+
+def is_whole(target: Path) -> bool:
+    """Whether a library was built to ``target`` and every byte is as it was then.
+
+    A damaged one would be mapped all the same, and crash the process at every start.
+    """
+    try:
+        digest = hashlib.sha256(target.read_bytes()).hexdigest()
+        return _hash_file(target).read_bytes() == digest.encode()
+    except OSError:
+        return False
+
+
+def _hash_file(target: Path) -> Path:
+    return target.with_suffix(".sha256")
 
 
 def _library(executorch: Path, name: str) -> Path:

@@ -17,6 +17,11 @@ def resident_bytes() -> int | None:
     return _field("/proc/self/status", "VmRSS:")
 
 
+def peak_resident_bytes() -> int | None:
+    """The most memory that this process has held; ``getrusage`` gives a child its parent's peak."""
+    return _field("/proc/self/status", "VmHWM:")
+
+
 def available_bytes() -> int | None:
     """Memory that could still be had, of the machine and of this process's control groups."""
     known = [_field("/proc/meminfo", "MemAvailable:"), *_left_in_groups(_GROUPS)]

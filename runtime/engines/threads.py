@@ -1,7 +1,8 @@
 """How many threads to use, by measurement: more are not always faster.
 
 A phone's small cores hold its large ones up, a shared machine has fewer than it shows, and short
-passes leave little to share. The choice is kept in seedtune's cache for the bundle and the cores.
+passes leave little to share. The choice is kept in seedtune's cache for the bundle, the engine and
+the cores.
 """
 
 import json
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Program
 from ..errors import TuningError
 from ..files import default_cache
-from ..tasks import Encoded
-from .executorch_native import NativeEngine
+from ..tasks import Batch, Encoded
+from .contract import EngineModule
 from .memory import PassMemory, fit_passes
 
 WORTH = 0.97
@@ -24,25 +25,34 @@ WORTH = 0.97
 _TURNS = 3
 
 
-def choose_threads(bundle: Bundle, memory_limit: int | None = None) -> int:
+def choose_threads(
+    bundle: Bundle, name: str, module: EngineModule, program: Program, memory_limit: int | None
+) -> int | None:
     """The thread count with the fastest pass: measured the first time, then remembered.
 
-    No program may be open in this process: ExecuTorch's pool cannot change under one.
-
     Args:
+        name: of the engine, whose module is ``module``.
         memory_limit: bytes that this process may hold. Where not even a small pass fits, nothing
             is measured and one thread is the answer.
 
+    Returns:
+        None where the engine cannot change it now, so that its own number stands.
+
     Raises:
-        EngineError: the program cannot be opened, or another one is open.
+        EngineError: the program cannot be opened.
     """
+    if not module.can_change_threads():
+        return None
     cores = len(os.sched_getaffinity(0))
-    file = default_cache() / "threads" / f"{bundle.sha256[:16]}-{cores}.json"
+    file = default_cache() / "threads" / f"{bundle.sha256[:16]}-{name}-{cores}.json"
     known = _read(file, cores)
     if known is not None:
         return known
     try:
-        seconds = {count: _pass_seconds(bundle, count, memory_limit) for count in candidates(cores)}
+        seconds = {
+            count: _pass_seconds(bundle, module, program, count, memory_limit)
+            for count in candidates(cores)
+        }
     except TuningError:
         return 1
     chosen = fastest(seconds)
@@ -77,7 +87,9 @@ def _read(file: Path, cores: int) -> int | None:
     return threads if type(threads) is int and 1 <= threads <= cores else None
 
 
-def _pass_seconds(bundle: Bundle, threads: int, memory_limit: int | None) -> float:
+def _pass_seconds(
+    bundle: Bundle, module: EngineModule, program: Program, threads: int, memory_limit: int | None
+) -> float:
     """The least of some passes as the loop makes them: short rows, all probes that fit.
 
     Raises:
@@ -86,21 +98,21 @@ def _pass_seconds(bundle: Bundle, threads: int, memory_limit: int | None) -> flo
     length = min(32, bundle.bounds.length)
     last = np.array([[0, length - 1]])
     row = Encoded(np.zeros((1, length), np.int64), last, np.zeros((1, 1), np.int64), gold=0)
-    engine = NativeEngine(bundle.program_path, bundle.bounds, threads=threads)
-    try:
+    with module.open(bundle, program, threads, memory_limit) as engine:
         memory = PassMemory.of_bundle(bundle)
         passes = fit_passes(bundle.bounds, memory, [row], limit=memory_limit)
         rows = min(passes.tokens // length, passes.positions)
-        tokens = np.zeros((rows, length), np.int64)
-        last = np.arange(rows) * length + length - 1
-        candidate = np.zeros((rows, 1), np.int64)
+        batch = Batch(
+            tokens=np.zeros((rows, length), np.int64),
+            positions=np.arange(rows) * length + length - 1,
+            candidates=np.zeros((rows, 1), np.int64),
+            gold=np.zeros(rows, np.int64),
+        )
         values = np.repeat(bundle.values.astype(np.float32)[None], passes.probes, axis=0)
-        engine.score(tokens, last, candidate, values)
+        engine.score(batch, values)
         taken = []
         for _ in range(_TURNS):
             began = time.perf_counter()
-            engine.score(tokens, last, candidate, values)
+            engine.score(batch, values)
             taken.append(time.perf_counter() - began)
         return min(taken)
-    finally:
-        engine.close()

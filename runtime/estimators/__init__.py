@@ -1,204 +1,113 @@
-"""Estimators: how probe losses become a step. One file each, behind one interface.
+"""Estimators: how looks at a batch become a step. One file each, behind one interface.
 
-An estimator splits a step in three, so that a journal can stand between the last two:
-
-1. ``perturb``  values -> the rows that the program evaluates, in as many calls as it needs;
-2. ``scalars``  the rows' losses -> the few float16 numbers that the journal stores;
-3. ``apply``    those numbers -> the new values. Live steps and replays call the same code.
-
-``perturb`` and ``apply`` must depend on nothing but their arguments and ``state``, and only
-``apply`` may change ``state``: replaying a journal from its start so rebuilds a momentum to the
-bit, and ``compact`` carries it in the snapshot.
-
-``readout`` alone perturbs nothing and takes hidden states instead of losses: a ``Readout`` has the
-last two parts.
+A new one is a file with ``FACTS`` in it and a line in ``ESTIMATORS``.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from ..bundle.basis import Basis
 from ..errors import TuningError
-from ..scoring.readout import ReadoutShape
-from . import gauss_newton
-from .gauss_newton import GaussNewton
-from .leave_one_out import LeaveOneOut
-from .momentum import Momentum
-from .one_sided import OneSided
-from .readout import Readout
-from .two_point import TwoPoint
+from ..settings import Settings
+from . import gauss_newton, leave_one_out, momentum, one_sided, per_example, readout, two_point
+from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
 
-if TYPE_CHECKING:
-    from ..settings import Settings
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "Facts",
+    "Ground",
+    "Look",
+    "Measured",
+    "Shape",
+    "complete",
+    "facts_of",
+    "forwards_a_step",
+    "make_estimator",
+    "with_defaults",
+]
 
-
-class Estimator(Protocol):
-    """One way to turn probe losses into an update."""
-
-    @property
-    def probes(self) -> int:
-        """Rows (hence losses, hence forwards) of a step: P."""
-        ...
-
-    @property
-    def scalar_count(self) -> int:
-        """float16 numbers that the journal stores for a step: S. The first ``directions`` of them
-        move the values, which a guard watches."""
-        ...
-
-    @property
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What earlier ``apply`` calls left, by name; empty for most. Filling it restores it."""
-        ...
-
-    def perturb(
-        self,
-        values: NDArray[np.float32],
-        rows: NDArray[np.float32],
-        *,
-        seed: int,
-        step: int,
-        eps: float,
-        first: int = 0,
-    ) -> None:
-        """Write the values of the probes from number ``first`` on into ``rows``.
-
-        Args:
-            values: float32 ``[K]``.
-            rows: float32 ``[n, K]`` with ``first + n <= probes``.
-        """
-        ...
-
-    def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
-        """The step's numbers, float16 ``[S]``, from its losses, float64 ``[P, examples]``.
-
-        Losses that are not finite, or numbers beyond float16, give numbers that are not finite.
-        """
-        ...
-
-    def apply(
-        self,
-        values: NDArray[np.float32],
-        scalars: NDArray[np.float16],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
-        """Move ``values`` (float32 ``[K]``) in place."""
-        ...
-
-
-class Kind(NamedTuple):
-    """One of ``ESTIMATORS``."""
-
-    make: Callable[["Settings", Basis | None], Estimator] | None
-    """None for ``readout``."""
-    usual: int
-    """Directions of a step unless the settings say so."""
-    least: int
-    """Directions that it needs."""
-    lr: float | None = None
-    """What ``auto`` means as learning rate; None measures it."""
-    eps: float | None = None
-    """The same of eps."""
-    fixed: tuple[str, ...] = ()
-    """Further settings that a run cannot change."""
-    along_basis: bool = False
-    """Whether it moves along the bundle's directions, every example of a batch for itself."""
-
-    def fit(self, settings: "Settings", basis: Basis | None, examples: int) -> "Settings":
-        """``settings`` as a run with this basis and so many training examples can have them.
-
-        Raises:
-            TuningError: there is no basis, or it has fewer directions than were asked for.
-        """
-        if self.make is None:
-            size = _whole_batches(settings.batch_size, examples)
-            return replace(settings, steps=min(settings.steps, examples // size), batch_size=size)
-        if not self.along_basis:
-            return settings
-        if basis is None:
-            raise TuningError(
-                f"estimator {settings.estimator} needs a bundle with directions: export it with "
-                "its task, or add them with 'seedtune directions'"
-            )
-        directions = settings.directions
-        if directions > basis.size:
-            if directions != self.usual:
-                raise TuningError(
-                    f"directions is {directions}, the bundle has {basis.size}: lower it"
-                )
-            directions = basis.size
-        size = min(settings.batch_size, examples)
-        return replace(settings, directions=directions, batch_size=size)
-
-    def own(self, settings: "Settings") -> dict[str, Any]:
-        """Its own values of what is ``auto`` in the settings."""
-        known = {"lr": self.lr, "eps": self.eps}
-        return {
-            name: value
-            for name, value in known.items()
-            if value is not None and getattr(settings, name) == "auto"
-        }
-
-
-ESTIMATORS: dict[str, Kind] = {
-    "two-point": Kind(lambda its, _: TwoPoint(its.noise, its.directions), usual=1, least=1),
-    "one-sided": Kind(lambda its, _: OneSided(its.noise, its.directions), usual=8, least=2),
-    "leave-one-out": Kind(lambda its, _: LeaveOneOut(its.noise, its.directions), usual=8, least=2),
-    "momentum": Kind(
-        lambda its, _: Momentum(its.noise, its.directions, its.momentum, its.cone), usual=1, least=1
-    ),
-    "gauss-newton": Kind(
-        lambda its, basis: GaussNewton(
-            basis,
-            its.directions,
-            its.batch_size,
-            gauss_newton.EPS if its.eps == "auto" else its.eps,
-        ),
-        usual=16,
-        least=1,
-        lr=1.0,
-        eps=gauss_newton.EPS,
-        fixed=("batch_size", "eps"),
-        along_basis=True,
-    ),
-    "readout": Kind(None, usual=0, least=0, lr=1.0, eps=1.0, fixed=("batch_size", "eps")),
+ESTIMATORS: dict[str, Facts] = {
+    module.FACTS.name: module.FACTS
+    for module in (
+        readout,
+        gauss_newton,
+        two_point,
+        per_example,
+        one_sided,
+        leave_one_out,
+        momentum,
+    )
 }
+"""By name. The first that suits a run is its default."""
 
 
-def _whole_batches(most: int, examples: int) -> int:
-    """The largest batch up to ``most`` that leaves few examples, at most a sixteenth (or one), to a
-    short last batch, which no step sees. A size that it gave is kept, as a resumed run needs."""
-    few = max(1, examples // 16)
-    return next(size for size in range(min(most, examples), 0, -1) if examples % size <= few)
+def facts_of(settings: Settings) -> Facts:
+    """Of the estimator that ``settings`` name.
+
+    Raises:
+        TuningError: there is no such estimator, or it does not take so many directions.
+    """
+    facts = ESTIMATORS.get(settings.estimator or "")
+    if facts is None:
+        raise TuningError(
+            f"setting estimator={settings.estimator!r} must be one of {', '.join(ESTIMATORS)}"
+        )
+    count = settings.directions or facts.directions
+    if not facts.least_directions <= count <= facts.most_directions:
+        least, most = facts.least_directions, facts.most_directions
+        bounds = f"{least} to {most}" if least < most else str(most)
+        raise TuningError(f"setting directions={count} must be {bounds} for {facts.name}")
+    return facts
 
 
-def make_estimator(settings: "Settings", basis: Basis | None = None) -> Estimator:
-    """A fresh estimator for a run of these settings, other than ``readout``.
+def complete(settings: Settings, ground: Ground) -> Settings:
+    """``settings`` with everything that was left to the estimator, fitted to what a run has.
+
+    ``lr`` and ``eps`` may still be ``auto``, which calls for a measurement.
+
+    Raises:
+        TuningError: no such estimator, or it cannot run on this ground as asked.
+    """
+    if settings.estimator is None:
+        usual = next(facts for facts in ESTIMATORS.values() if facts.suits(ground))
+        settings = replace(settings, estimator=usual.name)
+    return with_defaults(facts_of(settings).fit(settings, ground))
+
+
+def with_defaults(settings: Settings) -> Settings:
+    """``settings`` with the estimator's own values of what was left to it, whatever the ground.
+
+    Raises:
+        TuningError: as ``facts_of``.
+    """
+    facts = facts_of(settings)
+    own: dict[str, Any] = {
+        name: getattr(facts, name)
+        for name in ("lr", "eps", "schedule", "steps", "eval_every")
+        if getattr(settings, name) is None
+    }
+    if facts.solves:
+        measured = [name for name in ("lr", "eps") if getattr(settings, name) == "auto"]
+        own |= {name: getattr(facts, name) for name in measured}
+    return replace(settings, directions=settings.directions or facts.directions, **own)
+
+
+def make_estimator(
+    settings: Settings, basis: Basis | None = None, shape: Shape | None = None
+) -> Estimator:
+    """A fresh estimator for a run of these settings.
 
     Args:
-        basis: of the bundle; ``gauss-newton`` cannot move values without it.
+        basis: of the bundle; one that moves along it cannot do so without it.
+        shape: sizes of its own weights (see ``Facts.shape``).
+
+    Raises:
+        ValueError: sizes that make no sense.
     """
-    make = ESTIMATORS[settings.estimator].make
-    assert make is not None, "a readout is made of its shape"
-    return make(settings, basis)
+    return facts_of(settings).make(settings, basis, shape)
 
 
-def make_for_run(
-    settings: "Settings", basis: Basis | None, shape: ReadoutShape | None
-) -> Estimator | Readout:
-    """The estimator of a run; ``shape`` of those with a readout."""
-    if shape is None:
-        return make_estimator(settings, basis)
-    return Readout(shape, settings.batch_size)
-
-
-def forwards_a_step(settings: "Settings") -> int:
+def forwards_a_step(settings: Settings, shape: Shape | None = None) -> int:
     """Forwards that a step of these settings takes."""
-    return 1 if settings.estimator == "readout" else make_estimator(settings).probes
+    return make_estimator(settings, None, shape).probes

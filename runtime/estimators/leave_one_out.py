@@ -12,24 +12,23 @@ leaves in (``L(v + eps z) - L(v)`` has ``eps^2 / 2`` times it). A two-point esti
 forwards a direction and halves the loss noise; where the noise is not the limit, directions are.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .directions import apply_mean, perturb_each
-from .noise import NoiseKind
+from ..settings import NoiseKind
+from .estimator import Facts
+from .probes import Perturbing, apply_mean, perturb_each
 
 
-@dataclass(frozen=True)
-class LeaveOneOut:
+@dataclass
+class LeaveOneOut(Perturbing):
     """Each probe's loss less the mean of the others' gives its scalar, a projected gradient."""
 
     noise: NoiseKind = "rademacher"
     directions: int = 8
     """q, at least 2."""
-    state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def probes(self) -> int:
@@ -72,3 +71,12 @@ class LeaveOneOut:
     ) -> None:
         """``v += float32(-lr * scalar_i / q) * z_i`` for each direction."""
         apply_mean(values, scalars, seed=seed, step=step, lr=lr, kind=self.noise)
+
+
+FACTS = Facts(
+    name="leave-one-out",
+    summary="one-sided probes against the mean of the others",
+    make=lambda its, basis, shape: LeaveOneOut(its.noise, its.directions or 8),
+    directions=8,
+    least_directions=2,
+)

@@ -18,20 +18,22 @@ same on all of them: it is summed in integers.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import NoiseKind, add_noise
+from ..settings import NoiseKind
+from .estimator import Facts
+from .noise import add_noise
+from .probes import Perturbing
 from .two_point import TwoPoint
 
 _BLOCK = 1 << 16
 
 
-@dataclass(frozen=True)
-class Momentum:
+@dataclass
+class Momentum(Perturbing):
     """As ``TwoPoint``, along other directions. Its state is ``momentum``, float32 ``[K]``."""
 
     noise: NoiseKind
@@ -41,7 +43,6 @@ class Momentum:
     """beta, 0 to below 1: share of the old momentum that a step keeps."""
     lean: float
     """cos(theta), 0 to below 1: the cosine between a direction and the momentum."""
-    state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def probes(self) -> int:
@@ -127,3 +128,12 @@ def norm(vector: NDArray[np.float32]) -> float:
         whole = block.astype(np.int64)
         total += int(np.dot(whole, whole))
     return math.sqrt(total) / scale
+
+
+FACTS = Facts(
+    name="momentum",
+    summary="ConMeZO: two-point steps in a cone around their momentum",
+    make=lambda its, basis, shape: Momentum(its.noise, its.directions or 1, its.momentum, its.cone),
+    directions=1,
+    least_directions=1,
+)

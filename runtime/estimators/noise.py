@@ -22,16 +22,14 @@ Work goes in blocks that stay in cache: no temporary grows with K.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
+from ..settings import NOISE_KINDS, NoiseKind
 from .gaussian_table import quantiles
-
-NoiseKind = Literal["rademacher", "gaussian"]
-NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
 MAX_STEP = 2**48 - 1
 MAX_PROBE = 2**16 - 1
@@ -82,15 +80,6 @@ def perturb(
             # "clip" skips a bounds check that cannot fail and lets numpy write into the room.
             np.take(table, indices, axis=0, out=room[: len(indices)], mode="clip")
             np.add(values[start:stop], noise, out=row[start:stop])
-
-
-def noise_vector(
-    count: int, *, seed: int, step: int, probe: int = 0, kind: NoiseKind = "rademacher"
-) -> NDArray[np.float32]:
-    """The noise itself, float32 ``[count]``; for tests and analysis, the loop never needs it."""
-    out = np.zeros(count, dtype=np.float32)
-    add_noise(out, 1.0, seed=seed, step=step, probe=probe, kind=kind)
-    return out
 
 
 def _blocks(

@@ -11,24 +11,23 @@ about what a value moves by, times the square root of N. Where all probe losses 
 is known and nothing moves. The paper runs probes and base in one batched call; so does the P axis.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .directions import apply_mean, perturb_each
-from .noise import NoiseKind
+from ..settings import NoiseKind
+from .estimator import Facts
+from .probes import Perturbing, apply_mean, perturb_each
 
 
-@dataclass(frozen=True)
-class OneSided:
+@dataclass
+class OneSided(Perturbing):
     """Each probe's loss less the base, in deviations, gives its scalar."""
 
     noise: NoiseKind = "rademacher"
     directions: int = 8
     """N, at least 2."""
-    state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def probes(self) -> int:
@@ -76,3 +75,12 @@ class OneSided:
     ) -> None:
         """``v += float32(-lr * scalar_i / N) * z_i`` for each direction."""
         apply_mean(values, scalars, seed=seed, step=step, lr=lr, kind=self.noise)
+
+
+FACTS = Facts(
+    name="one-sided",
+    summary="FZOO: probes against the base loss, in their deviations",
+    make=lambda its, basis, shape: OneSided(its.noise, its.directions or 8),
+    directions=8,
+    least_directions=2,
+)

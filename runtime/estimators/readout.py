@@ -1,22 +1,26 @@
 """Readout: learn the answer from a hidden state, with one forward a batch and no perturbation.
 
 Every forward computes, beside the loss, hidden states in which the answer stands. Weights that read
-it off (see ``runtime.readout``) have a convex loss, whose minimum over all examples so far is found
-without the program (``ridge_logistic``). The sensitive values stay as they are.
+it off (see ``scoring.answer_head``) have a convex loss, whose minimum over all examples so far is
+found without the program (``ridge_logistic``). The sensitive values stay as they are.
 
 On SmolLM2 and SST-2, one forward of 16 examples teaches more than 16 of ``gauss-newton``, which
 measures 17 numbers of an example where this sees 1728. Each example is needed once, so that a run
 is one pass over the training data at most.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..scoring.readout import ReadoutShape
+from ..bundle.basis import Basis
+from ..errors import TuningError
+from ..scoring.answer_head import AnswerHeadShape
+from ..settings import Settings
 from ..tasks import Observation
+from .estimator import Facts, Ground, Look, Measured, Shape
 from .ridge_logistic import Examples, choose_ridge, fit
 
 _GROWTH, _SETTLED = 1.3, 1000
@@ -24,17 +28,13 @@ _GROWTH, _SETTLED = 1.3, 1000
 so many: then it hardly matters, and choosing takes longer than a forward."""
 MEMORY = 2048
 """Examples that it learns from; older ones are forgotten, so that memory and time have a bound."""
+_LARGEST = 1 << 20
+"""Of a size that the journal's header may name."""
 _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
 
 
-def memory_bytes(shape: ReadoutShape, examples: int) -> int:
-    """What learning from so many examples takes at its peak: their features in float16, twice while
-    a batch joins them, and in float32 as they are, standardised, and in part for the ridge."""
-    return 16 * min(examples, MEMORY) * (shape.answers // shape.rows) * shape.width
-
-
-@dataclass(frozen=True)
+@dataclass
 class Readout:
     """One probe, which observes the hidden states at the values as they are.
 
@@ -43,7 +43,7 @@ class Readout:
     ``[2]``: the last choice and how many examples it was made of.
     """
 
-    shape: ReadoutShape
+    shape: AnswerHeadShape
     batch_size: int
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -57,6 +57,23 @@ class Readout:
         and the features: without these a resumed run could not go on to the same bits."""
         each = 1 + self.shape.answers + self._parts * self.shape.width
         return 1 + self.shape.entries + self.batch_size * each
+
+    @property
+    def own_entries(self) -> int:
+        """The head's weights."""
+        return self.shape.entries
+
+    def memory_bytes(self, examples: int) -> int:
+        """Features of the examples in float16, twice while a batch joins them, and in float32 as
+        they are, standardised, and in part for the ridge."""
+        return 16 * min(examples, MEMORY) * self._parts * self.shape.width
+
+    def measure(
+        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
+    ) -> Measured:
+        """One look at the values as they are; nothing is perturbed."""
+        losses, seen = look.observe(values)
+        return Measured(losses, self.scalars(seen))
 
     def scalars(self, seen: Observation) -> NDArray[np.float16]:
         """The step's numbers from its batch. Not finite if a score or feature is not."""
@@ -128,3 +145,62 @@ def _examples(known: dict[str, NDArray[Any]]) -> Examples:
     features = known["features"].astype(np.float32)
     one = np.ones((*features.shape[:2], 1), np.float32)
     return Examples(known["offset"], np.concatenate([features, one], axis=2), known["gold"])
+
+
+def _whole_batches(most: int, examples: int) -> int:
+    """The largest batch up to ``most`` that leaves few examples, at most a sixteenth (or one), to a
+    short last batch, which no step sees. A size that it gave is kept, as a resumed run needs."""
+    few = max(1, examples // 16)
+    return next(size for size in range(min(most, examples), 0, -1) if examples % size <= few)
+
+
+def _fit(settings: Settings, ground: Ground) -> Settings:
+    """One pass over the training examples at most."""
+    size = _whole_batches(settings.batch_size, ground.examples)
+    steps = min(settings.steps or FACTS.steps, ground.examples // size)
+    return replace(settings, steps=steps, batch_size=size)
+
+
+def _shape(ground: Ground) -> Shape:
+    if not ground.head_rows:
+        raise TuningError(
+            "estimator readout needs a task of choosing an answer, with the objective "
+            "label_words; take two-point"
+        )
+    if not ground.hidden_width:
+        raise TuningError(
+            "estimator readout needs a program that returns hidden states; export the model "
+            "again, or take another estimator"
+        )
+    return {"rows": ground.head_rows, "width": ground.hidden_width, "answers": ground.answers}
+
+
+def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> Readout:
+    sizes = {} if shape is None else dict(shape)
+    if set(sizes) != {"rows", "width", "answers"}:
+        raise ValueError(f"readout {sizes}")
+    if not all(type(size) is int and 1 <= size <= _LARGEST for size in sizes.values()):
+        raise ValueError(f"readout {sizes}")
+    if sizes["answers"] % sizes["rows"]:
+        raise ValueError(f"readout {sizes}")
+    return Readout(AnswerHeadShape(**sizes), settings.batch_size)
+
+
+FACTS = Facts(
+    name="readout",
+    summary="the answer from hidden states, one forward a batch; where an answer is to be chosen",
+    make=_make,
+    directions=0,
+    least_directions=0,
+    most_directions=0,
+    lr=1.0,
+    eps=1.0,
+    eval_every=10,
+    solves=True,
+    fixed=("batch_size", "eps"),
+    mends_bad_losses=True,
+    holds_examples=True,
+    suits=lambda ground: ground.head_rows > 0 and ground.hidden_width > 0,
+    fit=_fit,
+    shape=_shape,
+)

@@ -11,24 +11,24 @@ number format, one bit an entry). MeZO perturbs one copy in place three times; h
 program inputs, so the perturbed copies are rows of one call.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .directions import apply_mean
-from .noise import NoiseKind, perturb
+from ..settings import NoiseKind
+from .estimator import Facts
+from .noise import perturb
+from .probes import Perturbing, apply_mean
 
 
-@dataclass(frozen=True)
-class TwoPoint:
+@dataclass
+class TwoPoint(Perturbing):
     """Two losses of each direction give its scalar, the projected gradient."""
 
     noise: NoiseKind = "rademacher"
     directions: int = 1
     """q."""
-    state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def probes(self) -> int:
@@ -76,3 +76,13 @@ class TwoPoint:
     ) -> None:
         """``v += float32(-lr * scalar_i / q) * z_i`` for each direction."""
         apply_mean(values, scalars, seed=seed, step=step, lr=lr, kind=self.noise)
+
+
+FACTS = Facts(
+    name="two-point",
+    summary="MeZO's step along seeded noise, for any loss",
+    make=lambda its, basis, shape: TwoPoint(its.noise, its.directions or 1),
+    directions=1,
+    least_directions=1,
+    suits=lambda ground: True,
+)

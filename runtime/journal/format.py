@@ -92,11 +92,12 @@ _HEADER: dict[str, Any] = {
         }
     ),
     "parent": Maybe({"step": Whole(0, 2**47), "crc": Text()}),
-    "readout": Maybe(MapOf(Whole(1, 2**20))),
+    "shape": Maybe(MapOf(Whole(1, 2**20))),
+    "task": Maybe({"spec": dict, "objective": str, "on_long": str}),
     "extra": Maybe(dict),
 }
 _MAX_SHAPE = 1 << 28
-"""Product of the sizes of a readout: its weights then take 64 MiB at most."""
+"""Product of the sizes of an estimator's weights, which so take 1 GiB at most."""
 
 
 class JournalDamage(JournalError):
@@ -169,7 +170,7 @@ class Header:
     values_sha256: str
     """Of the bundle's starting values as float32."""
     entries: int
-    """K, and the weights of a readout."""
+    """K, and the weights that the estimator puts behind them."""
     scalar_count: int
     """S, the float16 numbers of a step."""
     settings: dict[str, Any]
@@ -182,8 +183,11 @@ class Header:
     """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
-    readout: dict[str, int] | None = None
-    """Sizes of a run with a readout: ``rows, width, answers``."""
+    shape: dict[str, int] | None = None
+    """Sizes of the estimator's own weights, if it has some."""
+    task: dict[str, Any] | None = None
+    """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None in
+    older journals."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
 
@@ -198,9 +202,10 @@ class Header:
         Raises:
             JournalError: a field is out of what ``decode_header`` accepts.
         """
-        fields = {name: value for name, value in self.__dict__.items() if name != "readout"}
-        if self.readout is not None:  # older versions, which do not know it, read all others
-            fields["readout"] = self.readout
+        fields = dict(self.__dict__)
+        for name in ("shape", "task"):  # left out where they say nothing, as in older versions
+            if fields[name] is None:
+                del fields[name]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         body = text.encode()
         try:
@@ -214,10 +219,14 @@ class Header:
 def _header_fields(body: bytes) -> dict[str, Any]:
     """The JSON of a header, of a form that is safe to work with; ValueError where it is not."""
     fields: dict[str, Any] = parse_json(body, most=_MAX_HEADER)
+    if isinstance(fields, dict) and isinstance(fields.get("settings"), dict):
+        own = fields["settings"].get("estimator")
+        if isinstance(own, str) and own in fields:  # as journals before named their shape
+            fields["shape"] = fields.pop(own)
     check(fields, _HEADER)
-    sizes = fields.get("readout") or {}
+    sizes = fields.get("shape") or {}
     if math.prod(sizes.values()) > _MAX_SHAPE:
-        raise ValueError(f"field readout is {sizes}, more than fits")
+        raise ValueError(f"field shape is {sizes}, more than fits")
     for item in (fields.get("snapshot") or {}).get("evaluations", ()):
         if len(item) != 3:
             raise ValueError("field snapshot.evaluations must hold [step, loss, metric]")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import JournalError, SeedtuneError
+from ..estimators import Facts, facts_of
 from ..settings import Settings
 from .format import Change, End, Evaluation, Header, Note, Record, Reference, Skip, Step
 
@@ -33,6 +34,10 @@ class History:
     def __init__(self, header: Header, name: str) -> None:
         try:
             self.settings = Settings.from_dict(header.settings)
+            self.settings.learning_rate(0)  # lr, eps, steps: chosen, and numbers
+            _ = self.settings.resolved_eps
+            self.facts: Facts = facts_of(self.settings)
+            """Of the run's estimator."""
             self.higher_is_better = bool(header.metric["higher_is_better"])
             self.steps = header.first_step
             """Steps done, skipped ones included; the number of the next step."""
@@ -112,7 +117,7 @@ class History:
         """Batch loss above which a step is skipped; None before there is anything to judge by."""
         # Only evaluations that every run of these settings makes: one that an app asked for, or
         # that a budget ended with, must not make this run skip what another would not.
-        every = self.settings.eval_every or self.settings.steps
+        every = self.settings.eval_every or self.settings.resolved_steps
         losses = [e.loss for e in self.evaluations if e.step % every == 0 and math.isfinite(e.loss)]
         if not losses and self.reference is not None:
             losses = [self.reference]

@@ -25,8 +25,9 @@ from .file import (
 from .format import Change, End, Record, Reference
 from .history import GUARD_WINDOW, Evaluated, History
 from .lock import RunLock
-from .replay import Replay, check_binding, history_of, need_step, replay
+from .replay import Replay, replay
 from .start import Start
+from .state import check_binding, estimator_of, history_of, need_step
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
     """
     with _locked(folder) as path:
         journal = read_journal(path)
-        check_binding(journal, start)
+        check_binding(
+            journal.header, start, estimator_of(journal.header, start, str(path)), str(path)
+        )
         old = journal.header.snapshot
         cut = history_of(journal).steps - max(tail, GUARD_WINDOW)
         if cut <= journal.header.first_step:
@@ -181,14 +184,14 @@ def share(source: Path | str, file: Path | str, start: Start) -> Replay:
     numbers only: no text, no tokens, nothing of the examples but a hash.
 
     Raises:
-        JournalError: the run was compacted, is damaged or of another bundle, has a readout, whose
-            journal holds hidden states of the examples, or ``file`` cannot be written.
+        JournalError: the run was compacted, is damaged or of another bundle, its journal holds
+            numbers of single examples, or ``file`` cannot be written.
     """
     done = replay(source, start)
-    if done.journal.header.readout is not None:
+    if done.history.facts.holds_examples:
         raise JournalError(
-            f"{done.journal.path}: holds hidden states, from which the training texts may be "
-            "guessed; share the tuned values instead ('seedtune journal export')"
+            f"{done.journal.path}: holds numbers of single examples, from which the training texts "
+            "may be guessed; share the tuned values instead ('seedtune journal export')"
         )
     if done.journal.header.snapshot is not None:
         raise JournalError(

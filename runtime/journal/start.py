@@ -9,7 +9,6 @@ from ..bundle import Bounds, Bundle
 from ..bundle.basis import Basis
 from ..engines.memory import PassMemory
 from ..errors import BundleError
-from ..scoring.readout import ReadoutShape
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Start:
     bundle_sha256: str
     bounds: Bounds
     basis: Basis | None = None
-    """Directions for the estimator ``gauss-newton``, if the bundle has them."""
+    """Directions along which estimators may move, if the bundle has them."""
     memory: PassMemory | None = None
     """What a pass of the bundle's program takes; None leaves memory unchecked."""
 
@@ -39,10 +38,11 @@ class Start:
         memory = PassMemory.of_bundle(bundle)
         return cls(values, bundle.sha256, bundle.bounds, bundle.basis, memory)
 
-    def with_readout(self, shape: ReadoutShape | None) -> "Start":
-        """The start of a run with a readout, whose weights begin at zero behind the values."""
-        if shape is None:
+    def extended(self, own_entries: int) -> "Start":
+        """The start of a run whose estimator puts so many weights, zeros at first, behind the
+        sensitive values."""
+        if not own_entries:
             return self
-        values = np.concatenate([self.values, np.zeros(shape.entries, np.float32)])
+        values = np.concatenate([self.values, np.zeros(own_entries, np.float32)])
         values.flags.writeable = False
         return replace(self, values=values)

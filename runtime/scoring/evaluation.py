@@ -10,8 +10,8 @@ from ..bundle import Bounds
 from ..engines import Engine
 from ..errors import DataError
 from ..tasks import Batch, Encoded, Prediction, Task
-from .batch_loss import split_batch
-from .readout import check_values, score_batch
+from .answer_head import check_values, score_batch
+from .batch_loss import passes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def evaluate(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate ``values`` (``[K]``, or with a readout's weights behind) on all of ``encoded``.
+    """Evaluate ``values`` (``[K]``, or with an answer head's weights behind) on all of ``encoded``.
 
     Args:
         progress: called with the examples done and their total after every forward.
@@ -80,16 +80,14 @@ def _forwards(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[list[int], Batch, NDArray[np.float32]]]:
-    """Indices, batch and log-probabilities ``[1, N, C]``; sorted by length, to pad less."""
+    """Indices, batch and log-probabilities ``[1, N, C]`` of each pass."""
     if not encoded:
         raise DataError("no examples to evaluate on")
     check_values(engine, task, values)
     row = values.astype(np.float32).reshape(1, -1)
-    order = sorted(range(len(encoded)), key=lambda index: encoded[index].length)
     done = 0
-    for part in split_batch([encoded[index] for index in order], bounds):
-        batch = task.collate(part)
-        yield order[done : done + len(part)], batch, score_batch(engine, batch, row)
-        done += len(part)
+    for numbers, batch in passes(task, encoded, bounds):
+        yield numbers, batch, score_batch(engine, batch, row)
+        done += len(numbers)
         if progress is not None:
             progress(done, len(encoded))

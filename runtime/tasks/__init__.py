@@ -7,18 +7,22 @@
 {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
-from ..bundle import Bounds
+from ..bundle import Bounds, Bundle
 from ..errors import DataError
 from .classification import Classification
 from .completion import Completion
+from .encode import encode_rows
+from .field_text import described
 from .multiple_choice import MultipleChoice
-from .task import Batch, Encoded, Observation, Prediction, Task
-from .template import Template
+from .rows import read_rows
+from .task import Batch, Encoded, Objective, Observation, OnLong, Prediction, Setting, Task
+from .traps import warn_of_examples
 
 __all__ = [
     "Batch",
@@ -28,17 +32,41 @@ __all__ = [
     "OnLong",
     "Prediction",
     "Task",
+    "check_spec",
+    "encode_rows",
+    "read_rows",
+    "task_for",
     "task_from_spec",
+    "warn_of_examples",
 ]
 
-Objective = Literal["label_words", "vocabulary"]
-OnLong = Literal["error", "truncate"]
-
-_FIELDS: dict[str, dict[str, type]] = {
-    "classification": {"template": str, "label_field": str, "verbalisers": dict},
-    "multiple_choice": {"template": str, "choice_fields": list, "label_field": str},
-    "completion": {"template": str, "completion_field": str},
+_KINDS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "multiple_choice": MultipleChoice,
+    "completion": Completion,
 }
+
+
+def task_for(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | None = None,
+    *,
+    objective: Objective = "label_words",
+    on_long: OnLong = "error",
+) -> Task:
+    """The task ``spec``, or the bundle's own, on the bundle's tokenizer and bounds.
+
+    Raises:
+        DataError: neither is there, or see ``task_from_spec``.
+    """
+    spec = bundle.task if spec is None else spec
+    if spec is None:
+        raise DataError(
+            f"{bundle.path}: the bundle has no task; give one (--task NAME or --task FILE)"
+        )
+    return task_from_spec(
+        spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, objective, on_long
+    )
 
 
 def task_from_spec(
@@ -59,37 +87,49 @@ def task_from_spec(
             that exceeds ``bounds.length``, and keeps the template's own text.
 
     Raises:
-        DataError: the specification lacks a field, has one too many or of the wrong type.
+        DataError: see ``check_spec``; or two answers begin alike to the tokenizer.
     """
-    kind = spec.get("kind")
-    if kind not in _FIELDS:
-        raise DataError(f"task: kind {kind!r} is unknown; kinds: {', '.join(_FIELDS)}")
-    for name in set(spec) ^ {"kind", *_FIELDS[kind]}:
-        problem = "is unknown" if name in spec else "is missing"
-        raise DataError(f"task: field {name!r} of a {kind} task {problem}")
-    for name, expected in _FIELDS[kind].items():
-        if not isinstance(spec[name], expected):
-            raise DataError(f"task: field {name!r} must be a {expected.__name__}")
-    for name in ("verbalisers", "choice_fields"):
-        value = spec.get(name, [])
-        items = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        if not all(isinstance(item, str) for item in items):
-            raise DataError(f"task: field {name!r} must hold text only")
-    if objective not in ("label_words", "vocabulary"):
-        raise DataError(f"objective {objective!r} is unknown; use label_words or vocabulary")
-    if on_long not in ("error", "truncate"):
-        raise DataError(f"on_long {on_long!r} is unknown; use error or truncate")
-    template = Template(spec["template"])
-    common = (template, tokenizer, bounds, pad_id, on_long == "truncate")
-    if kind == "classification":
-        return Classification(
-            *common,
-            label_field=spec["label_field"],
-            verbalisers=spec["verbalisers"],
-            whole_vocabulary=objective == "vocabulary",
-        )
-    if kind == "multiple_choice":
-        return MultipleChoice(
-            *common, choice_fields=spec["choice_fields"], label_field=spec["label_field"]
-        )
-    return Completion(*common, completion_field=spec["completion_field"])
+    check_spec(spec)
+    for name, value, known in (
+        ("objective", objective, get_args(Objective)),
+        ("on_long", on_long, get_args(OnLong)),
+    ):
+        if value not in known:
+            raise DataError(f"{name} {value!r} is unknown; use {' or '.join(known)}")
+    return _KINDS[spec["kind"]](spec, Setting(tokenizer, bounds, pad_id, objective, on_long))
+
+
+def check_spec(spec: object) -> None:
+    """Check a specification as far as that goes without a tokenizer: before a model is loaded.
+
+    Raises:
+        DataError: it is no object, lacks a field, or has one too many or of the wrong type. One
+            line that names the field, and for a misspelt one the nearest.
+    """
+    if not isinstance(spec, Mapping):
+        raise DataError(f"task: must be an object with a field 'kind', not {described(spec)}")
+    kinds = f"kinds: {', '.join(_KINDS)}"
+    if "kind" not in spec:
+        raise DataError(f"task: field 'kind' is missing; {kinds}")
+    kind = spec["kind"]
+    if not isinstance(kind, str):
+        raise DataError(f"task: field 'kind' must be text, not {described(kind)}; {kinds}")
+    if kind not in _KINDS:
+        raise DataError(f"task: kind {kind[:40]!r} is unknown{_meant(kind, _KINDS)}; {kinds}")
+    fields = _KINDS[kind].fields
+    for name in spec:
+        if name != "kind" and name not in fields:
+            missing = [field for field in fields if field not in spec]
+            raise DataError(
+                f"task: field {str(name)[:40]!r} of a {kind} task is unknown"
+                f"{_meant(str(name), missing)}; fields: {', '.join(fields)}"
+            )
+    for name, check in fields.items():
+        if name not in spec:
+            raise DataError(f"task: field {name!r} of a {kind} task is missing")
+        check(name, spec[name])
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name[:40].lower(), known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

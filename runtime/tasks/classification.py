@@ -3,118 +3,128 @@
 Prompts and label words as in MeZO (Malladi et al. 2023, arXiv 2305.17333, appendix E.2).
 """
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from ..bundle import Bounds
-from ..errors import DataError
-from .task import Batch, Encoded, Observation, Prediction, Task
-from .template import Template, field_text
+from ..errors import DataError, warn
+from . import spec_fields
+from .choosing import Choosing, gold_scores
+from .task import Batch, Encoded, Observation, Setting
+
+_WORDS_SHOWN = 5
 
 
-class Classification(Task):
+class Classification(Choosing):
     """One row an example; its last token's hidden state is scored at every label's first token.
 
-    Args:
-        label_field: field with the label, compared as text.
-        verbalisers: label to the text that continues the prompt, such as ``{"1": " great"}``.
-        whole_vocabulary: loss is the negative log-likelihood of the label word among all tokens
-            instead of among the label words.
+    ``verbalisers`` maps each label to the text that continues the prompt, such as
+    ``{"1": " great"}``. With the objective ``vocabulary`` the loss is the negative log-likelihood
+    of the label word among all tokens instead of among the label words.
     """
 
-    metric_name: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    fields: ClassVar = {
+        "template": spec_fields.template,
+        "label_field": spec_fields.name,
+        "verbalisers": spec_fields.words,
+    }
 
-    def __init__(
-        self,
-        template: Template,
-        tokenizer: Tokenizer,
-        bounds: Bounds,
-        pad_id: int,
-        truncate: bool,
-        *,
-        label_field: str,
-        verbalisers: Mapping[str, str],
-        whole_vocabulary: bool,
-    ) -> None:
-        super().__init__(template, tokenizer, bounds, pad_id, truncate)
-        if len(verbalisers) < 2:
-            raise DataError("task: verbalisers must name at least two labels")
-        self.labels = tuple(verbalisers)
-        self._label_field = label_field
-        self._words = tuple(verbalisers.values())
-        self._whole_vocabulary = whole_vocabulary
-        self.answers = self.readout_rows = 0 if whole_vocabulary else len(self.labels)
+    def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
+        words: Mapping[str, str] = spec["verbalisers"]
+        super().__init__(spec, setting, spec["label_field"], tuple(words))
+        self._words = tuple(words.values())
+        self._whole_vocabulary = setting.objective == "vocabulary"
+        self.answers = self.head_rows = 0 if self._whole_vocabulary else len(self.labels)
+        self._look_at_words()
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
-        gold = -1
-        if labelled:
-            label = field_text(row, self._label_field, where)
-            if label not in self.labels:
-                raise DataError(
-                    f"{where}: unknown label {label!r}; known labels: {', '.join(self.labels)}"
-                )
-            gold = self.labels.index(label)
+        gold = self._gold(row, where, labelled)
         fields = self._fit(row, where, lambda fields: len(self._ids(self.template.render(fields))))
         prompt = self.template.render(fields)
         tokens = self._ids(prompt)
         if not tokens:
             raise DataError(f"{where}: the prompt is empty")
-        candidates = [self._first_token(prompt, tokens, word, where) for word in self._words]
+        own = [self._tokens_after(prompt, tokens, word) for word in self._words]
+        for word, ids in zip(self._words, own, strict=True):
+            if not ids:
+                raise DataError(
+                    f"{where}: verbaliser {word!r} merges with the end of the prompt "
+                    f"{prompt[-20:]!r}; begin it with a space, or end the template without one"
+                )
+        candidates = [ids[0] for ids in own]
         if len(set(candidates)) < len(candidates):
-            raise DataError(
-                f"{where}: two labels begin with the same token "
-                f"({', '.join(map(repr, self._words))}); choose verbalisers that differ at once"
-            )
+            self._refuse_equal_words(where)
         return self._encoded([tokens], [(0, len(tokens) - 1)], [candidates], gold, where)
 
     def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        scores = logp.astype(np.float64)
-        gold = np.take_along_axis(scores, batch.gold[None, :, None], axis=2)[:, :, 0]
         if self._whole_vocabulary:
-            return -gold
-        # Log-softmax over the label words alone: their probabilities, renormalised.
-        return np.asarray(np.logaddexp.reduce(scores, axis=2) - gold)
-
-    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        # argmax would call the first not-a-number an answer.
-        right = (logp.argmax(axis=1) == batch.gold) & ~np.isnan(logp).any(axis=1)
-        return np.stack([right, np.ones(batch.examples)], axis=1).astype(np.float64)
-
-    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
-        scores = logp.astype(np.float64)
-        shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
-        return [
-            Prediction(
-                self.labels[int(row.argmax())],
-                {label: float(share) for label, share in zip(self.labels, row, strict=True)},
-            )
-            for row in shares
-        ]
+            return -gold_scores(self._scores(logp, batch), batch)
+        return super().losses(logp, batch)
 
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
     ) -> Observation:
         return Observation(logp.astype(np.float64), inputs[:, None], batch.gold)
 
+    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
+        row = super().made_up_row(texts, chosen)
+        return row | {self._label_field: chosen.choice(self.labels)}
+
+    def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        return logp.astype(np.float64)
+
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
 
-    def _first_token(self, prompt: str, tokens: list[int], word: str, where: str) -> int:
-        """The token that follows the prompt when ``word`` does.
+    def _tokens_after(self, prompt: str, tokens: list[int], word: str) -> list[int]:
+        """The tokens that follow the prompt's when ``word`` follows the prompt.
 
-        Raises:
-            DataError: the tokenizer merges the word into the prompt's last token, so that the
-                prompt alone could never be followed by it.
+        None of them if the tokenizer merges the word into the prompt's last token, so that the
+        prompt alone could never be followed by it.
         """
         both = self._ids(prompt + word)
-        if both[: len(tokens)] != tokens or len(both) == len(tokens):
-            raise DataError(
-                f"{where}: verbaliser {word!r} merges with the end of the prompt {prompt[-20:]!r}; "
-                "begin it with a space, or end the template without one"
+        return both[len(tokens) :] if both[: len(tokens)] == tokens else []
+
+    def _look_at_words(self) -> None:
+        """Warn of words that are not scored as they stand, after a prompt of short texts.
+
+        Raises:
+            DataError: two of them begin with the same token.
+        """
+        prompt = self.template.render(dict.fromkeys(self.template.names, "a"))
+        tokens = self._ids(prompt)
+        own = {word: self._tokens_after(prompt, tokens, word) for word in self._words}
+        firsts = [ids[0] for ids in own.values() if ids]
+        if len(set(firsts)) < len(firsts):
+            self._refuse_equal_words("task")
+        glued = [word for word in own if _needs_space(prompt, word)]
+        if glued:
+            warn(
+                f"task: verbaliser {glued[0]!r} follows {prompt[-20:]!r} without a space; write "
+                + ", ".join(repr(" " + word) for word in glued[:_WORDS_SHOWN])
             )
-        return both[len(tokens)]
+        cut = [word for word, ids in own.items() if len(ids) > 1]
+        if cut:
+            shown = ", ".join(
+                f"{self._tokenizer.decode(own[word][:1])!r} of {word!r}"
+                for word in cut[:_WORDS_SHOWN]
+            )
+            warn(
+                f"task: of a verbaliser only the first token is scored: {shown}; choose words of "
+                "one token, or let the rows hold the answers and make it a multiple_choice task"
+            )
+
+    def _refuse_equal_words(self, where: str) -> None:
+        raise DataError(
+            f"{where}: two labels begin with the same token "
+            f"({', '.join(map(repr, self._words))}); choose verbalisers that differ at once"
+        )
+
+
+def _needs_space(prompt: str, word: str) -> bool:
+    """Whether two words run together, in a script that puts spaces between them and has case."""
+    cased = word[0].lower() != word[0].upper()
+    return cased and prompt != "" and (prompt[-1].isalnum() or prompt[-1] in ".,:;!?)")

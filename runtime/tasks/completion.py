@@ -1,43 +1,37 @@
 """Completion: plain language modelling of a text that follows a prompt."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from ..bundle import Bounds
+from . import spec_fields
 from .continuation import Continuation, continuation
-from .task import Batch, Encoded, Prediction, Task
-from .template import Template, field_text, shorten
+from .field_text import field_text
+from .task import Batch, Encoded, Prediction, Setting, Task
+from .template import shorten
 
 
 class Completion(Task):
     """One row an example; the loss is the mean negative log-likelihood of the completion's tokens.
 
-    Nothing is put between prompt and completion. With ``truncate``, a completion that alone takes
-    more than half of the bound gives way before the prompt does.
-
-    Args:
-        completion_field: field with the text to learn.
+    ``completion_field`` holds the text to learn; nothing is put between prompt and completion. With
+    ``truncate``, a completion that alone takes more than half of the bound gives way before the
+    prompt does.
     """
 
+    fields: ClassVar = {
+        "template": spec_fields.template,
+        "completion_field": spec_fields.name,
+    }
     metric_name: ClassVar[str] = "perplexity"
     higher_is_better: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        template: Template,
-        tokenizer: Tokenizer,
-        bounds: Bounds,
-        pad_id: int,
-        truncate: bool,
-        *,
-        completion_field: str,
-    ) -> None:
-        super().__init__(template, tokenizer, bounds, pad_id, truncate)
-        self._completion_field = completion_field
+    def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
+        super().__init__(spec, setting)
+        self._completion_field: str = spec["completion_field"]
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
         text = field_text(row, self._completion_field, where)
@@ -70,6 +64,10 @@ class Completion(Task):
             Prediction(None, {"nll": float(nll / tokens), "tokens": float(tokens)})
             for nll, tokens in self._totals(logp, batch)
         ]
+
+    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
+        row = super().made_up_row(texts, chosen)
+        return row | {self._completion_field: " " + chosen.choice(texts)}
 
     def _within_half(self, text: str) -> str:
         """``text`` cut to half of the length bound, all of it if the template has no field."""

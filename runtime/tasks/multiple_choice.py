@@ -3,60 +3,38 @@
 The score of a choice is the mean log-probability of its tokens, as MeZO scores COPA.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from ..bundle import Bounds
-from ..errors import DataError
+from . import spec_fields
+from .choosing import Choosing
 from .continuation import Continuation, continuation
-from .task import Batch, Encoded, Observation, Prediction, Task
-from .template import Template, field_text
+from .field_text import field_text
+from .task import Batch, Encoded, Observation, Setting
 
 
-class MultipleChoice(Task):
-    """One row a choice; the loss is the cross-entropy over the choices' scores.
+class MultipleChoice(Choosing):
+    """One row a choice. ``choice_fields`` hold the choices, and the label is the index of the right
+    one, from 0."""
 
-    Args:
-        choice_fields: the fields that hold the choices.
-        label_field: field with the index of the right choice, from 0.
-    """
+    fields: ClassVar = {
+        "template": spec_fields.template,
+        "choice_fields": spec_fields.names,
+        "label_field": spec_fields.name,
+    }
+    head_rows = 1
 
-    metric_name: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
-    readout_rows = 1
-
-    def __init__(
-        self,
-        template: Template,
-        tokenizer: Tokenizer,
-        bounds: Bounds,
-        pad_id: int,
-        truncate: bool,
-        *,
-        choice_fields: Sequence[str],
-        label_field: str,
-    ) -> None:
-        super().__init__(template, tokenizer, bounds, pad_id, truncate)
-        if len(choice_fields) < 2:
-            raise DataError("task: choice_fields must name at least two fields")
-        self._choice_fields = tuple(choice_fields)
-        self.answers = len(self._choice_fields)
-        self._label_field = label_field
+    def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
+        self._choice_fields = tuple(spec["choice_fields"])
+        labels = [str(index) for index in range(len(self._choice_fields))]
+        super().__init__(spec, setting, spec["label_field"], labels)
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
-        gold = -1
-        if labelled:
-            label = field_text(row, self._label_field, where)
-            known = [str(index) for index in range(len(self._choice_fields))]
-            if label not in known:
-                raise DataError(
-                    f"{where}: unknown label {label!r}; known labels: {', '.join(known)}"
-                )
-            gold = int(label)
+        gold = self._gold(row, where, labelled)
         choices = [field_text(row, name, where) for name in self._choice_fields]
 
         def rows_of(fields: Mapping[str, str]) -> list[Continuation]:
@@ -78,32 +56,10 @@ class MultipleChoice(Task):
             candidates += ids
         return self._encoded([choice.tokens for choice in rows], positions, candidates, gold, where)
 
-    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        scores = self._scores(logp, batch)
-        gold = np.take_along_axis(scores, batch.gold[None, :, None], axis=2)[:, :, 0]
-        return np.asarray(np.logaddexp.reduce(scores, axis=2) - gold)
-
-    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        scores = self._scores(logp[None], batch)[0]
-        # argmax would call the first not-a-number an answer.
-        right = (scores.argmax(axis=1) == batch.gold) & ~np.isnan(scores).any(axis=1)
-        return np.stack([right, np.ones(batch.examples)], axis=1).astype(np.float64)
-
-    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
-        scores = self._scores(logp[None], batch)[0]
-        shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
-        return [
-            Prediction(
-                str(int(row.argmax())),
-                {str(index): float(share) for index, share in enumerate(row)},
-            )
-            for row in shares
-        ]
-
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
     ) -> Observation:
-        # A choice's score is a mean over its tokens, and so is what the readout adds to it.
+        # A choice's score is a mean over its tokens, and so is what an answer head adds to it.
         rows, width = len(batch.tokens), inputs.shape[1]
         means = np.zeros((rows, width), np.float32)
         np.add.at(means, batch.row_of, inputs)
@@ -111,14 +67,19 @@ class MultipleChoice(Task):
         features = means.reshape(batch.examples, self.answers, width)
         return Observation(self._scores(logp[None], batch)[0], features, batch.gold)
 
+    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
+        row = super().made_up_row(texts, chosen)
+        row |= {name: " " + chosen.choice(texts) for name in self._choice_fields}
+        return row | {self._label_field: chosen.randrange(self.answers)}
+
     def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        """Mean log-probability of each choice, float64 ``[P, examples, choices]``."""
+        """Mean log-probability of each choice."""
         rows = len(batch.tokens)
         count = np.bincount(batch.row_of, minlength=rows)
         sums = np.stack(
             [np.bincount(batch.row_of, weights=probe, minlength=rows) for probe in logp[:, :, 0]]
         )
-        return (sums / count).reshape(len(logp), batch.examples, len(self._choice_fields))
+        return (sums / count).reshape(len(logp), batch.examples, self.answers)
 
 
 def _joined(prompt: str, choice: str) -> str:

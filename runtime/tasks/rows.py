@@ -1,97 +1,108 @@
-"""Rows of training and evaluation data from JSONL or CSV files."""
+"""Rows of data: from files of many formats, from standard input, or as dicts."""
 
-import csv
-import io
-import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from . import Encoded, Task
+from .field_text import described
+from .row_formats import FORMATS, jsonl_rows
+from .row_tables import dataset_rows, parquet_rows
+
+MAX_ROWS = 1_000_000
+"""All rows are held in memory, encoded; a run sees ``batch_size`` of them a step."""
 
 
 class Row(dict[str, Any]):
     """The fields of one row, and where it stands."""
 
     where: str
-    """``file:line``, for messages."""
+    """``file:line`` or ``file row number``, for messages."""
 
-    def __init__(self, fields: dict[str, Any], where: str) -> None:
+    def __init__(self, fields: Mapping[str, Any], where: str) -> None:
         super().__init__(fields)
         self.where = where
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """Read a ``.jsonl`` file (one object a line) or a ``.csv`` file (with a header).
+def read_rows(source: str | Path | Iterable[Mapping[str, Any]], name: str = "row") -> list[Row]:
+    """Read rows from a file, or take those that are given.
+
+    Args:
+        source: a file, told by its ending: ``.jsonl`` (one object a line), ``.json`` (a list of
+            objects), ``.csv`` (with a header; comma, semicolon or tab), ``.tsv``, ``.txt`` (one
+            text a line, as the field ``text``), ``.parquet``; a folder that Hugging Face's
+            ``datasets`` saved; ``-`` for JSON lines on standard input; or dicts.
+        name: what a dict is called in messages, before its number; a ``Row`` has its own.
 
     Raises:
-        DataError: unreadable, empty, another suffix, or a row that is not an object or has
-            another number of cells than the header; the message names file and line.
+        DataError: unreadable, empty, another ending, more than ``MAX_ROWS``, or a row that is not
+            an object or has another number of cells than the header; the message names file and
+            line.
     """
-    path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: cannot tell the format; name it {' or '.join(readers)}")
+    if not isinstance(source, str | Path):
+        return _within_cap(_given(source, name), "the rows")
+    file = str(source)
+    rows = _within_cap(_read(Path(source)), file)
+    if not rows:
+        raise DataError(f"{file}: no rows; the file is empty")
+    return rows
+
+
+def _within_cap(rows: Iterator[Row], what: str) -> list[Row]:
+    found: list[Row] = []
+    for row in rows:
+        if len(found) == MAX_ROWS:
+            raise DataError(
+                f"{what}: more than {MAX_ROWS} rows, all of which would be held in memory; "
+                "draw a part of them at random, such as with shuf -n"
+            )
+        found.append(row)
+    return found
+
+
+def _given(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
+    if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
+        raise DataError(
+            f"rows must be a list of dicts or a file, not {described(rows)}; put a single row in "
+            "brackets"
+        )
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Row):
+            yield row
+            continue
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"{name} {number}: must be a dict with the task's fields, not {described(row)}"
+            )
+        yield Row(row, f"{name} {number}")
+
+
+def _read(path: Path) -> Iterator[Row]:
+    ending = path.suffix.lower()
+    if str(path) == "-":
+        fields = jsonl_rows(_text(sys.stdin.buffer.read(), "stdin"), "stdin")
+    elif path.is_dir():
+        fields = dataset_rows(path)
+    elif ending == ".parquet":
+        fields = parquet_rows(path)
+    elif ending in FORMATS:
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: cannot be read: {reason}") from error
+        fields = FORMATS[ending](_text(data, str(path)), str(path))
+    else:
+        known = ", ".join([*FORMATS, ".parquet"])
+        raise DataError(f"{path}: cannot tell the format; name it by one of {known}")
+    for found, where in fields:
+        yield Row(found, where)
+
+
+def _text(data: bytes, what: str) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8 text; convert the file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    rows = reader(text, path)
-    if not rows:
-        raise DataError(f"{path}: no rows; the file is empty")
-    return rows
-
-
-def encode_file(path: str | Path, task: Task, *, labelled: bool = True) -> list[Encoded]:
-    """Read a file and encode all of its rows.
-
-    Raises:
-        DataError: see ``read_rows`` and ``Task.encode``.
-    """
-    return [task.encode(row, row.where, labelled=labelled) for row in read_rows(path)]
-
-
-def _read_jsonl(text: str, path: Path) -> list[Row]:
-    rows = []
-    # Not splitlines(): JSON strings may hold the other characters that it splits at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON ({error})") from error
-        if not isinstance(fields, dict):
-            raise DataError(f"{where}: must be a JSON object, one a line")
-        rows.append(Row(fields, where))
-    return rows
-
-
-def _read_csv(text: str, path: Path) -> list[Row]:
-    # strict: an unclosed quote is an error, not a cell that swallows the rest of the file.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows = []
-    header: list[str] | None = None
-    number = 1
-    try:
-        for cells in reader:
-            where = f"{path}:{number}"  # where the row begins; cells may span lines
-            number = reader.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = cells
-                if len(set(header)) < len(header) or not all(header):
-                    raise DataError(f"{where}: the header has an empty or repeated column name")
-                continue
-            if len(cells) != len(header):
-                raise DataError(f"{where}: has {len(cells)} cells, the header {len(header)}")
-            rows.append(Row(dict(zip(header, cells, strict=True)), where))
-    except csv.Error as error:
-        raise DataError(f"{path}:{number}: not CSV ({error})") from error
-    return rows
+        raise DataError(f"{what}:{line}: not UTF-8 text; save the file as UTF-8") from error

@@ -1,17 +1,34 @@
 """What every task shares: examples, batches, and the interface of a task."""
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ..bundle import Bounds
-from ..errors import DataError
+from ..errors import DataError, warn
+from .spec_fields import Check
 from .template import Template, shorten
+
+Objective = Literal["label_words", "vocabulary"]
+OnLong = Literal["error", "truncate"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a task is built on, and how it is to treat what may be treated in two ways."""
+
+    tokenizer: Tokenizer
+    bounds: Bounds
+    """Of the program that will score its examples."""
+    pad_id: int
+    objective: Objective
+    on_long: OnLong
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,8 @@ class Batch:
     """Examples padded on the right into one program input."""
 
     tokens: NDArray[np.int64]
-    """int64 ``[B, T]``, ``T`` the longest row, at least 2."""
+    """int64 ``[B, T]``, ``T`` the longest row, at least 2; with an axis ``P`` before, rows of each
+    probe's own, and so for the next two."""
     positions: NDArray[np.int64]
     """int64 ``[N]``, flat indices ``b * T + t``, in order of the rows."""
     candidates: NDArray[np.int64]
@@ -75,11 +93,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a readout with weights ``[R, D + 1]`` learns from: the scores of an example's A answers
-    are ``scores + (features @ weights.T).reshape(A)``, where A is F times R."""
+    """What an answer head with weights ``[R, D + 1]`` learns from: the scores of an example's A
+    answers are ``scores + (features @ weights.T).reshape(A)``, where A is F times R."""
 
     scores: NDArray[np.float64]
-    """float64 ``[examples, A]``, without the readout."""
+    """float64 ``[examples, A]``, without the answer head."""
     features: NDArray[np.float32]
     """float32 ``[examples, F, D + 1]``, the last of each 1."""
     gold: NDArray[np.int64]
@@ -87,23 +105,35 @@ class Observation:
 
 
 class Task(ABC):
-    """Turns rows of data into examples, and log-probabilities into losses and answers."""
+    """Turns rows of data into examples, and log-probabilities into losses and answers.
 
+    Args:
+        spec: a specification that ``check_spec`` has seen.
+    """
+
+    fields: ClassVar[Mapping[str, Check]]
+    """Fields of a specification beside ``kind``, each with what it may hold; all are needed."""
     metric_name: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    labels: tuple[str, ...] = ()
+    """What an example's ``gold`` counts; empty where there is nothing to choose."""
     answers: int = 0
     """Answers A that it chooses between; 0 where there is nothing to choose, or another loss."""
-    readout_rows: int = 0
-    """Rows R of a readout's weights (see ``runtime.readout``); 0 if the task takes none."""
+    head_rows: int = 0
+    """Rows R of an answer head, a linear map of hidden states whose scores are added to the
+    answers'; 0 if the task takes none."""
 
-    def __init__(
-        self, template: Template, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, truncate: bool
-    ) -> None:
-        self.template = template
-        self._tokenizer = tokenizer
-        self._bounds = bounds
-        self._pad_id = pad_id
-        self._truncate = truncate
+    def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
+        self.template = Template(spec["template"])
+        self._tokenizer = setting.tokenizer
+        self._bounds = setting.bounds
+        self.pad_id = setting.pad_id
+        self._truncate = setting.on_long == "truncate"
+        if self.template.text[-1:] in (" ", "\t"):
+            warn(
+                f"task: the template ends in a blank, {self.template.text[-20:]!r}; end it without "
+                "one: to the model a word's own token begins with its space"
+            )
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
@@ -136,11 +166,11 @@ class Task(ABC):
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
     ) -> Observation:
-        """What a readout learns from, where ``readout_rows`` is not 0.
+        """What an answer head learns from, where ``head_rows`` is not 0.
 
         Args:
-            logp: float32 ``[N, C]``, without the readout's part.
-            inputs: float32 ``[N, D + 1]``, what the readout sees at each position.
+            logp: float32 ``[N, C]``, without the answer head's part.
+            inputs: float32 ``[N, D + 1]``, what the answer head sees at each position.
         """
         raise NotImplementedError
 
@@ -149,11 +179,15 @@ class Task(ABC):
         """The metric from the sum ``[2]`` of ``metric`` over examples."""
         return float(totals[0] / totals[1])
 
+    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
+        """A row of random ``texts`` with a random answer, for what learns from the prompt alone."""
+        return {name: chosen.choice(texts) for name in self.template.names}
+
     def collate(self, examples: Sequence[Encoded]) -> Batch:
         """Pad examples on the right to the longest row and flatten their positions."""
         length = max(2, *(example.length for example in examples))
         height = sum(example.rows for example in examples)
-        tokens = np.full((height, length), self._pad_id, dtype=np.int64)
+        tokens = np.full((height, length), self.pad_id, dtype=np.int64)
         positions = []
         first = 0
         for example in examples:
@@ -189,15 +223,15 @@ class Task(ABC):
             return fields
         if not self._truncate:
             raise DataError(
-                f"{where}: {count} tokens exceed the program's bound of {bound}; shorten the "
-                'text, pass on_long="truncate" (--on-long truncate), or export a longer bound'
+                f"{where}: {count} tokens exceed the program's bound of {bound}; shorten "
+                f'it, pass on_long="truncate" (--on-long truncate), or export with --length {count}'
             )
         while count > bound:
             name = max(fields, key=lambda name: len(fields[name]), default=None)
             if name is None or not fields[name]:
                 raise DataError(
                     f"{where}: the template and the answer alone have {count} tokens, "
-                    f"the program's bound is {bound}; shorten them or export a longer bound"
+                    f"the program's bound is {bound}; shorten them or export with --length {count}"
                 )
             fields[name] = shorten(fields[name], count - bound, self._tokenizer)
             count = longest(fields)
@@ -212,7 +246,7 @@ class Task(ABC):
         where: str,
     ) -> Encoded:
         """Token rows of any length, padded and checked, as an example."""
-        tokens = np.full((len(rows), max(map(len, rows))), self._pad_id, dtype=np.int64)
+        tokens = np.full((len(rows), max(map(len, rows))), self.pad_id, dtype=np.int64)
         for index, row in enumerate(rows):
             tokens[index, : len(row)] = row
         example = Encoded(
@@ -231,9 +265,11 @@ class Task(ABC):
             ("candidates", example.candidates.shape[1], self._bounds.candidates),
         ):
             if count > bound:
-                what = "tokens in its rows" if name == "rows" else name
+                what, wanted = name, count
+                if name == "rows":
+                    what, wanted = "tokens in its rows", -(-count // self._bounds.length)
                 raise DataError(
                     f"{where}: needs {count} {what}, the program's bound is {bound}; "
-                    f"export with a larger bounds.{name}"
+                    f"export with --{name} {wanted}"
                 )
         return example

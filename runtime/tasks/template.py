@@ -1,4 +1,4 @@
-"""Prompt templates, the text of a field, and shortening a text by a number of tokens."""
+"""Prompt templates, and shortening a text by a number of tokens."""
 
 import string
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..errors import DataError
+from .field_text import field_text
 
 
 class Template:
@@ -24,10 +25,10 @@ class Template:
                 if name is None:
                     continue
                 if not name.isidentifier() or format_spec or conversion:
-                    raise ValueError(f"{{{name}}} is not a plain field name")
+                    raise ValueError(f"{name[:40]!r} in braces is not a plain field name")
                 names.append(name)
         except ValueError as error:
-            raise DataError(f"template {text!r}: {error}") from error
+            raise DataError(f"task: template {text[:60]!r}: {error}") from error
         self.names: tuple[str, ...] = tuple(dict.fromkeys(names))
 
     def fields_of(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -41,23 +42,6 @@ class Template:
     def render(self, fields: Mapping[str, str]) -> str:
         """The text with every field in its place."""
         return self.text.format_map(fields)
-
-
-def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A field as text: strings as they are, numbers and booleans as JSON writes them.
-
-    Raises:
-        DataError: the field is missing, null, or an array or object.
-    """
-    value = row.get(name)
-    if value is None:
-        have = ", ".join(sorted(map(str, row))) or "none"
-        raise DataError(f"{where}: field {name!r} is missing (fields there: {have})")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, (str, int, float)):
-        raise DataError(f"{where}: field {name!r} must be text or a number, not {value!r:.40}")
-    return str(value)
 
 
 def shorten(text: str, tokens: int, tokenizer: Tokenizer) -> str:

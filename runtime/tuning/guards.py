@@ -23,14 +23,12 @@ _ADVICE = {
 
 
 def judge_losses(losses: NDArray[np.float64], history: History) -> Skip | None:
-    """Skip on a probe loss (float64 ``[P]``) that is not finite, or on a jump of their mean (but
-    for ``readout``)."""
+    """Skip on a probe loss (float64 ``[P]``) that is not finite, or on a jump of their mean."""
     if not np.isfinite(losses).all():
         return Skip(NOT_FINITE)
     limit = history.loss_limit
-    # A readout's step is the remedy: left out, the batch that surprised it would teach nothing.
-    steps_can_explode = history.settings.estimator != "readout"
-    if steps_can_explode and limit is not None and float(losses.mean()) > limit:
+    # Where the step is the remedy, the batch that surprised the estimator would teach nothing.
+    if not history.facts.mends_bad_losses and limit is not None and float(losses.mean()) > limit:
         return Skip(LOSS_JUMP)
     return None
 

@@ -15,16 +15,14 @@ for leave-one-out with 8 directions; hand-chosen peaks that learnt well were 0.1
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..estimators import make_estimator
+from ..estimators import Look, make_estimator
 from ..estimators.noise import MAX_STEP
-from ..estimators.probe_losses import probe_losses
 from ..settings import Settings
 
 SHARE = 1 / 6
@@ -56,10 +54,7 @@ class StepSize:
 
 
 def measure_step_size(
-    batch_loss: Callable[[int, NDArray[np.float32]], NDArray[np.float64]],
-    values: NDArray[np.float32],
-    settings: Settings,
-    at_once: int,
+    look_at: Callable[[int], Look], values: NDArray[np.float32], settings: Settings
 ) -> StepSize:
     """Choose the learning rate for a run of ``settings`` from ``values``. Deterministic.
 
@@ -67,11 +62,9 @@ def measure_step_size(
     first step: further off, nothing was looked at.
 
     Args:
-        batch_loss: losses float64 ``[n]`` of the run's batch of that number under rows float32
-            ``[n, K]``.
+        look_at: the run's batch of that number, to be looked at.
         values: float32 ``[K]``.
         settings: with ``eps`` a number.
-        at_once: rows that one pass takes.
 
     Raises:
         TuningError: a loss is not finite, or no step from one batch lowers the loss of another.
@@ -82,18 +75,17 @@ def measure_step_size(
     for trial in range(TRIALS):
         estimator = make_estimator(settings)
         probes = estimator.probes
-        rows = np.empty((min(at_once, probes), len(values)), dtype=np.float32)
         key = {"seed": settings.seed, "step": _FIRST + trial}
-        seen = partial(_as_one_example, batch_loss, 2 * trial)
-        losses = _need_finite(probe_losses(estimator, seen, values, rows, eps=eps, **key))
+        measured = estimator.measure(look_at(2 * trial), values, eps=eps, **key)
+        _need_finite(measured.losses)
         estimate = np.zeros_like(values)
-        estimator.apply(estimate, estimator.scalars(losses, eps=eps), lr=-1.0, **key)
+        estimator.apply(estimate, measured.scalars, lr=-1.0, **key)
         lengths[trial] = np.sqrt(np.mean(np.square(estimate, dtype=np.float64)))
         if lengths[trial] == 0:
             continue
         reach = eps / lengths[trial]
         looks = np.stack([values - np.float32(along) * estimate for along in (reach, 0.0, -reach)])
-        ahead, here, behind = _need_finite(batch_loss(2 * trial + 1, looks))
+        ahead, here, behind = _need_finite(look_at(2 * trial + 1).losses(looks)).mean(axis=1)
         slopes[trial] = (behind - ahead) / (2 * reach)
         curvatures[trial] = (ahead + behind - 2 * here) / reach**2
     slope, curvature, length = slopes.mean(), curvatures.mean(), lengths.mean()
@@ -112,14 +104,6 @@ def measure_step_size(
         lr=float(f"{SHARE * best:.2g}"),
         forwards=TRIALS * (probes + 3),
     )
-
-
-def _as_one_example(
-    batch_loss: Callable[[int, NDArray[np.float32]], NDArray[np.float64]],
-    number: int,
-    rows: NDArray[np.float32],
-) -> NDArray[np.float64]:
-    return batch_loss(number, rows)[:, None]
 
 
 def _need_finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,24 +22,21 @@ from ..bundle.exported_values import values_sha256
 from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError
-from ..estimators import ESTIMATORS, make_for_run
-from ..estimators.probe_losses import probe_losses
-from ..estimators.readout import Readout, memory_bytes
+from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import History, rounded
 from ..journal.start import Start
-from ..scoring.batch_loss import BatchLoss
+from ..scoring.batch_loss import BatchLook
 from ..scoring.evaluation import Evaluation, evaluate
-from ..scoring.readout import ReadoutShape
 from ..settings import Settings
 from ..tasks import Encoded, Task
 from .batches import batch_indices
 from .budget import Budget, Control
 from .guards import giving_up, judge_losses, judge_scalars
+from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
 from .metrics import MetricsLog
-from .run_state import RunState, Tuned, examples_sha256
 from .step_size import StepSize, measure_step_size
 
 
@@ -78,7 +75,8 @@ class Tuner:
         train: encoded training examples; their order is part of the run.
         folder: run folder.
         settings: of a new run, by default ``Settings()``. On resume, None keeps the run's own;
-            others are refused unless ``allow_changes`` (``steps`` may always change).
+            others are refused unless ``allow_changes`` (``steps`` may always change). Of a mapping
+            only what it names counts.
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
@@ -87,6 +85,8 @@ class Tuner:
         memory_limit: bytes that this process may hold; passes are cut to fit (see ``memory``). By
             default what the system has left.
         on_evaluation: called with the examples done and their total during evaluations.
+        task_spec: what the journal is to say of ``task``, for whoever uses the run without it;
+            another than a resumed run's is refused.
 
     Raises:
         JournalError: the folder cannot be written, is in use, damaged, or of another bundle.
@@ -102,7 +102,7 @@ class Tuner:
         train: Sequence[Encoded],
         *,
         folder: Path | str,
-        settings: Settings | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
@@ -110,6 +110,7 @@ class Tuner:
         allow_changes: bool = False,
         memory_limit: int | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
+        task_spec: Mapping[str, Any] | None = None,
     ) -> None:
         if not train:
             raise TuningError("no training examples")
@@ -123,66 +124,77 @@ class Tuner:
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
         self._train, self._eval = list(train), list(eval_examples or ())
-        if settings is not None:
-            settings = self._fitted(settings)
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
-        shape = None
-        if settings is not None and settings.estimator == "readout":
-            shape = ReadoutShape.of(engine, task)
-        self._fit_passes(memory_limit, shape)
         self._on_evaluation = on_evaluation
         self._active = 0.0
+        self._memory_limit = memory_limit
         if (self.folder / JOURNAL_FILE).exists():
-            data = {
-                "train_sha256": examples_sha256(self._train),
-                "eval_sha256": examples_sha256(self._eval),
-            }
-            self._state = RunState.resume(
-                self.folder,
-                start,
-                settings=settings,
-                data=data,
-                examples=len(self._train),
-                durability=durability,
-                allow_changes=allow_changes,
-            )
+            self._run = self._resumed(settings, durability, allow_changes, task_spec)
         else:
-            header = self._new_header(settings or self._fitted(Settings()))
-            self._state = RunState.begin(self.folder, header, start, durability)
-        if shape is None and isinstance(self._state.estimator, Readout):
-            try:
-                self._fit_passes(memory_limit, self._state.estimator.shape)
-            except TuningError:
-                self._state.close()
-                raise
-        at_once = min(self._state.estimator.probes, self._bounds.probes)
-        self._rows = np.empty((at_once, len(self.values)), dtype=np.float32)
+            header = self._new_header(_new_settings(settings), task_spec)
+            self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
 
-    def _fit_passes(self, limit: int | None, shape: ReadoutShape | None) -> None:
-        """Cut passes to the memory that a readout of ``shape``, if there is one, leaves."""
+    def _resumed(
+        self,
+        settings: Settings | Mapping[str, Any] | None,
+        durability: Durability | None,
+        allow_changes: bool,
+        task_spec: Mapping[str, Any] | None,
+    ) -> LiveRun:
+        data = {
+            "train_sha256": examples_sha256(self._train),
+            "eval_sha256": examples_sha256(self._eval),
+        }
+        run = LiveRun.resume(
+            self.folder,
+            self._start,
+            asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
+            data=data,
+            task_spec=task_spec,
+            ground=self._ground,
+            durability=durability,
+            allow_changes=allow_changes,
+        )
+        try:
+            self._fit_passes(run.estimator)
+        except TuningError:
+            run.close()
+            raise
+        return run
+
+    @property
+    def _ground(self) -> Ground:
+        return Ground.of(self._engine, self._task, self._start.basis, len(self._train))
+
+    def _fit_passes(self, estimator: Estimator) -> None:
+        """Cut passes to the memory that the estimator leaves."""
         self._bounds = self._start.bounds
         if self._start.memory is not None:
-            examples = [*self._train, *self._eval]
-            reserve = 0 if shape is None else memory_bytes(shape, len(self._train))
             self._bounds = fit_passes(
-                self._bounds, self._start.memory, examples, limit=limit, reserve=reserve
+                self._bounds,
+                self._start.memory,
+                [*self._train, *self._eval],
+                limit=self._memory_limit,
+                reserve=estimator.memory_bytes(len(self._train)),
             )
-        self._batch_loss = BatchLoss(self._engine, self._task, self._bounds)
 
-    def _fitted(self, settings: Settings) -> Settings:
-        kind = ESTIMATORS[settings.estimator]
-        return kind.fit(settings, self._start.basis, len(self._train))
+    def _look(self, examples: Sequence[Encoded]) -> BatchLook:
+        return BatchLook(self._engine, self._task, self._bounds, examples)
 
-    def _new_header(self, settings: Settings) -> journal.Header:
+    def _new_header(
+        self, settings: Settings, task_spec: Mapping[str, Any] | None
+    ) -> journal.Header:
         extra: dict[str, Any] = {}
-        settings = replace(settings, **ESTIMATORS[settings.estimator].own(settings))
+        settings = complete(settings, self._ground)
+        shape = facts_of(settings).shape(self._ground)
+        estimator = make_estimator(settings, self._start.basis, shape)
+        self._fit_passes(estimator)
         if settings.eps == "auto":
-            batch = self._batch(settings, 0)
             self.loss_noise = measure_loss_noise(
-                lambda rows: self._batch_loss(batch, rows),
+                self._look(self._batch(settings, 0)).mean_losses,
                 self._start.values,
                 seed=settings.seed,
                 kind=settings.noise,
@@ -194,24 +206,18 @@ class Tuner:
             half = max(1, len(self._train) // 2)
             trial = replace(settings, batch_size=min(settings.batch_size, half))
             self.step_size = measure_step_size(
-                lambda number, rows: self._batch_loss(self._batch(trial, number), rows),
-                self._start.values,
-                settings,
-                self._bounds.probes,
+                lambda number: self._look(self._batch(trial, number)), self._start.values, settings
             )
             settings = replace(settings, lr=self.step_size.lr)
             extra["step_size"] = self.step_size.to_dict()
-        shape = None
-        if settings.estimator == "readout":
-            shape = ReadoutShape.of(self._engine, self._task)
-        start = self._start.with_readout(shape)
+        start = self._start.extended(estimator.own_entries)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
             bundle_sha256=self._start.bundle_sha256,
             values_sha256=values_sha256(start.values),
             entries=len(start.values),
-            scalar_count=make_for_run(settings, start.basis, shape).scalar_count,
+            scalar_count=estimator.scalar_count,
             settings=settings.to_dict(),
             train_sha256=train_sha256,
             eval_sha256=examples_sha256(self._eval),
@@ -219,34 +225,35 @@ class Tuner:
                 "name": str(self._task.metric_name),
                 "higher_is_better": bool(self._task.higher_is_better),
             },
-            readout=None if shape is None else asdict(shape),
+            shape=None if shape is None else dict(shape),
+            task=None if task_spec is None else dict(task_spec),
             extra=extra,
         )
 
     @property
     def history(self) -> History:
         """Settings in force, steps done, evaluations, skips."""
-        return self._state.history
+        return self._run.history
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` after the last step, with a readout's weights behind them if the run has
-        one: the live array, copy it to keep it."""
-        return self._state.values
+        """float32 ``[K]`` after the last step, with the estimator's own weights behind them. The
+        live array: copy it to keep it."""
+        return self._run.values
 
     @property
     def cut_bytes(self) -> int:
         """Bytes of a torn tail that resuming cut off the journal."""
-        return self._state.writer.cut_bytes
+        return self._run.writer.cut_bytes
 
     @property
     def forwards(self) -> int:
         """Forward passes of all steps of the run so far, one a probe."""
-        return self.history.steps * self._state.estimator.probes
+        return self.history.steps * self._run.estimator.probes
 
     def tuned(self) -> Tuned:
         """The state to ship: the best evaluated step, or the start if nothing beat it."""
-        return self._state.tuned()
+        return self._run.tuned()
 
     def __iter__(self) -> Iterator[StepReport]:
         """Run steps until the run, the budget or the control ends; ``stop_reason`` says which.
@@ -262,7 +269,7 @@ class Tuner:
             yield report
         if reason.evaluate and self._eval and not self._evaluated_now():
             self.evaluate()
-        self._state.end(reason.text)
+        self._run.end(reason.text)
         self.stop_reason = reason.text
 
     def step(self) -> StepReport:
@@ -270,15 +277,21 @@ class Tuner:
         began = time.monotonic()
         history, settings = self.history, self.history.settings
         number = history.steps
-        losses, scalars = self._measure(settings, number)
-        losses = losses.mean(axis=1)
+        measured = self._run.estimator.measure(
+            self._look(self._batch(settings, number)),
+            self.values,
+            seed=settings.seed,
+            step=number,
+            eps=settings.resolved_eps,
+        )
+        losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
         skip = judge_losses(losses, history)
         skip = skip or judge_scalars(scalars, history)
         if skip is None and history.loss_limit is None:
-            self._state.commit(journal.Reference(rounded(mean)))
+            self._run.commit(journal.Reference(rounded(mean)))
         exact = tuple(float(scalar) for scalar in scalars) if skip is None else ()
-        self._state.commit(skip or journal.Step(exact))
+        self._run.commit(skip or journal.Step(exact))
         seconds = time.monotonic() - began
         self._active += seconds
         self._metrics.append(
@@ -286,15 +299,15 @@ class Tuner:
             step=history.steps,
             loss=mean,
             losses=[float(loss) for loss in losses],
-            scalars=exact[: settings.directions],
+            scalars=exact[: settings.directions or 0],
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
         advice = skip and giving_up(skip, history)
         if advice:
-            self._state.end(advice)
+            self._run.end(advice)
             self.stop_reason = advice
-            raise TuningError(f"{self._state.writer.path}: {advice}")
+            raise TuningError(f"{self._run.writer.path}: {advice}")
         return StepReport(
             step=history.steps,
             losses=tuple(float(loss) for loss in losses),
@@ -306,26 +319,6 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             evaluation=self._evaluate_if_due(),
         )
-
-    def _measure(
-        self, settings: Settings, number: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float16]]:
-        """Losses float64 ``[P, examples]`` of the batch of a step, and the step's scalars."""
-        estimator, batch = self._state.estimator, self._batch(settings, number)
-        if isinstance(estimator, Readout):
-            losses, seen = self._batch_loss.observe(batch, self.values)
-            return losses, estimator.scalars(seen)
-        eps = settings.resolved_eps
-        losses = probe_losses(
-            estimator,
-            lambda rows: self._batch_loss.each(batch, rows),
-            self.values,
-            self._rows,
-            seed=settings.seed,
-            step=number,
-            eps=eps,
-        )
-        return losses, estimator.scalars(losses, eps=eps)
 
     def evaluate(self) -> Evaluation:
         """Evaluate the current values on the held-out examples, now, and journal the result.
@@ -343,12 +336,12 @@ class Tuner:
                 self._on_evaluation(done, total)
             between(done, total)
 
-        self._state.writer.sync()  # an evaluation can take long
+        self._run.writer.sync()  # an evaluation can take long
         began = time.monotonic()
         found = evaluate(self._engine, self._task, self._eval, self.values, self._bounds, progress)
         seconds = time.monotonic() - began
         self._active += seconds
-        self._state.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))
+        self._run.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))
         self._metrics.append(
             kind="evaluation",
             step=self.history.steps,
@@ -362,12 +355,12 @@ class Tuner:
         """Journal a remark of 1 to 255 bytes."""
         if not 1 <= len(text.encode()) <= 255:
             raise TuningError("a note has 1 to 255 bytes")
-        self._state.commit(journal.Note(text))
+        self._run.commit(journal.Note(text))
 
     def close(self) -> None:
         """Sync the journal and release the run. Calling it again does nothing."""
         self._metrics.close()
-        self._state.close()
+        self._run.close()
 
     def __enter__(self) -> "Tuner":
         return self
@@ -397,8 +390,8 @@ class Tuner:
     def _evaluate_if_due(self) -> Evaluation | None:
         """Evaluate at the start, at the end and at multiples of ``eval_every``, once each."""
         steps, settings = self.history.steps, self.history.settings
-        due = steps in (0, settings.steps) or (
-            settings.eval_every > 0 and steps % settings.eval_every == 0
+        due = steps in (0, settings.resolved_steps) or (
+            settings.eval_every and steps % settings.eval_every == 0
         )
         if not (self._eval and due) or self._evaluated_now():
             return None
@@ -416,21 +409,33 @@ class Tuner:
     def _why_stop(self) -> "_Stop | None":
         """Why no step follows, after waiting while paused."""
         if self.control.paused:
-            self._state.writer.sync()
+            self._run.writer.sync()
             self.control.wait()
         if self.control.stop_reason is not None:
             return _Stop(self.control.stop_reason, evaluate=False)
-        if self.history.steps >= self.history.settings.steps:
+        if self.history.steps >= self.history.settings.resolved_steps:
             return _Stop(f"all {self.history.settings.steps} steps done", evaluate=True)
         spent = self._budget.exhausted(
             seconds=self._active,
             forwards=self.forwards,
-            step_forwards=self._state.estimator.probes,
+            step_forwards=self._run.estimator.probes,
         )
         if spent is not None:
             return _Stop(spent, evaluate=True)
         asked = self._budget.check() if self._budget.check else None
         return None if asked is None else _Stop(asked, evaluate=False)
+
+
+def _new_settings(given: Settings | Mapping[str, Any] | None) -> Settings:
+    if isinstance(given, Settings):
+        return given
+    try:
+        return Settings(**(given or {}))
+    except TypeError:
+        odd = next(name for name in given or () if name not in Settings.__dataclass_fields__)
+        raise TuningError(
+            f"there is no setting {odd!r}; settings: {', '.join(Settings.__dataclass_fields__)}"
+        ) from None
 
 
 class _Abandoned(Exception):

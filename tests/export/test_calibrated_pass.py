@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seedtune.export.export import Recipe, prepare_program, quantise_program
-from seedtune.export.lower.lower import example_inputs, lower, trace
+from seedtune.export.lower.lower import lower, trace
+from seedtune.export.program.prepare_program import prepare_program
+from seedtune.export.program.score_program import example_inputs, for_each_probe
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise import calibrated_pass
 from seedtune.export.quantise.calibrated_pass import round_by_calibration_
+from seedtune.export.quantise.quantise_program import quantise_program
+from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 from torch import nn
@@ -37,7 +40,8 @@ def log_probabilities(program, surgery) -> torch.Tensor:
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     candidates = torch.arange(300).expand(tokens.numel(), 300)
     with torch.no_grad():
-        return program(tokens, torch.arange(tokens.numel()), candidates, values)[0]
+        request = tokens, torch.arange(tokens.numel()), candidates
+        return program(*for_each_probe(len(values), *request), values)[0]
 
 
 def test_less_is_lost_than_by_rounding_to_the_nearest(tiny_llama_folder):
@@ -77,7 +81,7 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     one = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
-        program(torch.from_numpy(TOKENS), one, one[:, None], values)
+        program(*for_each_probe(1, torch.from_numpy(TOKENS), one, one[:, None]), values)
     assert len(set(order)) == len(order) == len(linears) == 14
     apart = []
     for x, moment in zip(inputs, seen, strict=False):
@@ -106,7 +110,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, mo
             for weight in eager
         )
     example = example_inputs(BOUNDS, len(surgery.values), 300)
-    stored = lower(trace(program, example, BOUNDS), lambda done, total: None)
+    stored = lower(trace(program, example, BOUNDS), BOUNDS, lambda done, total: None)
     for integers, scales in chosen:
         nibbles = (integers.to(torch.uint8) + 8).view(-1)
         assert bytes((nibbles[1::2] << 4 | nibbles[::2]).numpy()) in stored

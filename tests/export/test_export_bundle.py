@@ -7,10 +7,14 @@ import pytest
 import torch
 from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle, request
-from seedtune.export.export import Recipe, export_bundle, prepare_program
+from seedtune.export.export import export_bundle, export_model
+from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.program.block_tap import tapped_blocks
+from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
+from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds, open_bundle
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
 
@@ -43,20 +47,16 @@ def test_recipes_of_older_manifests():
 def test_the_program_answers_to_every_value(tmp_path_factory):
     """Each matrix's slice of the values reaches the matrix: moving it alone moves the scores."""
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    engine = ExecutorchBinding(
-        bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
-    )
-    tokens, positions, candidates, values = request(
-        bundle, rows=2, length=20, scored=6, choices=3, probes=2
-    )
+    engine = open_engine(bundle, name="executorch-binding")
+    batch, values = request(bundle, rows=2, length=20, scored=6, choices=3, probes=2)
     values[:] = bundle.values
     for layer in bundle.layers:
         moved = values.copy()
         moved[1, layer.offset : layer.offset + layer.count] += 2.0
-        found = engine.score(tokens, positions, candidates, moved)
+        found = engine.score(batch, moved).logp
         assert np.abs(found[1] - found[0]).max() > 1e-3, layer.name
     with pytest.raises(EngineError, match="values"):
-        engine.score(tokens, positions, candidates, values[:, :-1].copy())
+        engine.score(batch, values[:, :-1].copy())
 
 
 @pytest.mark.parametrize(("rows", "length"), [(3, 20), (20, 12)])  # bounds: 8 rows of 32
@@ -65,25 +65,19 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(
 ):
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
     blocks, means = tapped_blocks(2)
-    assert bundle.manifest["program"]["hidden_blocks"] == blocks
-    assert bundle.manifest["program"]["mean_blocks"] == means
+    assert (list(bundle.hidden_blocks), list(bundle.mean_blocks)) == (blocks, means)
     states = [(below, False) for below in blocks] + [(below, True) for below in means]
-    engine = ExecutorchBinding(
-        bundle.program_path, bundle.bounds, bundle.K, bundle.hidden_width, None
-    )
-    asked = tokens, positions, _, values = request(
-        bundle, rows=rows, length=length, scored=9, choices=2, probes=2
-    )
+    engine = open_engine(bundle, name="executorch-binding")
+    batch, values = request(bundle, rows=rows, length=length, scored=9, choices=2, probes=2)
     values[:] = bundle.values
-    logp, hidden = engine.score_hidden(*asked)
+    hidden = engine.score(batch, values).hidden
     assert hidden.dtype == np.float32 and hidden.shape == (2, 9, 32 * len(states))
     np.testing.assert_array_equal(hidden[0], hidden[1])
-    np.testing.assert_array_equal(logp, engine.score(*asked))
-    own = block_states(tiny_llama.model, torch.from_numpy(tokens))
+    own = block_states(tiny_llama.model, torch.from_numpy(batch.tokens))
     for (below, mean), part in zip(states, np.split(hidden[0], len(states), axis=1), strict=True):
         apart = []
         for state in own:
-            flat = (mean_so_far(state) if mean else state).flatten(0, 1)[positions].numpy()
+            flat = (mean_so_far(state) if mean else state).flatten(0, 1)[batch.positions].numpy()
             wanted = flat / np.sqrt(np.square(flat).mean(axis=1, keepdims=True))
             apart.append(np.sqrt(np.square(part - wanted).mean()))
         nearest, second = np.argsort(apart)[:2]
@@ -92,12 +86,13 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(
 
 def test_a_binding_told_of_no_hidden_states_gives_none(tmp_path_factory):
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    engine = ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, 0, None)
-    assert engine.hidden_width == 0
-    asked = request(bundle, rows=1, length=4, scored=1, choices=1, probes=1)
-    assert engine.score(*asked).shape == (1, 1, 1)
-    with pytest.raises(EngineError, match="returns no hidden states"):
-        engine.score_hidden(*asked)
+    with ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, 0, None) as engine:
+        assert engine.hidden_width == 0
+        asked = request(bundle, rows=1, length=4, scored=1, choices=1, probes=1)
+        scores = engine.score(*asked)
+        assert scores.logp.shape == (1, 1, 1) and scores.hidden is None
+    with pytest.raises(EngineError, match=r"program\.pte: the program is closed"):
+        engine.score(*asked)
 
 
 def test_matrices_without_entries_stay_plain(tiny_llama):
@@ -163,8 +158,6 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
         export(tiny_llama, tmp_path / "b", {Q: np.zeros(0, np.int64)})
     with pytest.raises(ModelError, match="index lies outside"):
         export(tiny_llama, tmp_path / "b", {Q: np.array([32 * 32])})
-    with pytest.raises(ModelError, match="profile was made of another model"):
-        export(tiny_llama, tmp_path / "b", profiled_sha256="0" * 64)
     with pytest.raises(ModelError, match="length bound 4096 exceeds"):
         export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 2, 4096, 2, 2))
     with pytest.raises(ModelError, match="activation statistics"):
@@ -172,6 +165,18 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
     with pytest.raises(ModelError, match="gptq needs calibration text"):
         export(tiny_llama, tmp_path / "b", calibration=None)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_profile_of_another_model_is_refused(tiny_llama, tmp_path):
+    names = {"model_name": "x", "model_sha256": "0" * 64, "text_sha256": "t"}
+    profile = compute_profile(tiny_llama.model, CALIBRATION[:1], **names)
+    with pytest.raises(ModelError, match="profile was made of another model"):
+        export_model(
+            tiny_llama,
+            tmp_path / "b",
+            calibrate=lambda tokenizer: (CALIBRATION, "t"),
+            profile=profile,
+        )
 
 
 def test_nan_weights_are_refused_by_layer(tiny_llama, tmp_path):

@@ -17,7 +17,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import DataError, ModelError
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_for
 
 WORDS = ["the rain", "a small town", "patience", "it was great", "numbers", "yes or no", "the mat"]
 CLASSES = {
@@ -83,9 +83,9 @@ def test_learned_for_every_kind_of_task(kind: str, bundle: Bundle, loaded: Loade
 def test_the_program_moves_as_the_host_says(bundle: Bundle, loaded: LoadedModel) -> None:
     """A probe along a direction shifts the logits of the exported program as far as expected."""
     basis = learn_basis(loaded, bundle, CLASSES, WORDS, directions=3, examples=40)
-    task = task_from_spec(CLASSES, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+    task = task_for(bundle, CLASSES)
     rows = [{"text": text, "label": "1"} for text in WORDS]
-    batch = task.collate([task.encode(row, "row") for row in rows])
+    batch = task.collate(encode_rows(task, rows))
     engine = open_engine(bundle)
     values = np.repeat(bundle.values.astype(np.float32)[None], 2, axis=0)
     for number in range(3):
@@ -93,7 +93,7 @@ def test_the_program_moves_as_the_host_says(bundle: Bundle, loaded: LoadedModel)
         for sign in (1, -1):
             values[1] = values[0]
             basis.add_one(values[1], number, sign * 0.5 / float(basis.shifts[number]))
-            logp = engine.score(batch.tokens, batch.positions, batch.candidates, values)
+            logp = engine.score(batch, values).logp
             ends.append((logp[1, :, 1] - logp[1, :, 0]).astype(np.float64))
         shift = (ends[0] - ends[1]) / 2
         assert 0.2 < np.sqrt(np.mean(shift**2)) < 1.2
@@ -102,12 +102,12 @@ def test_the_program_moves_as_the_host_says(bundle: Bundle, loaded: LoadedModel)
 def test_losses_are_those_of_the_task(bundle: Bundle) -> None:
     rng = np.random.default_rng(1)
     for spec in SPECS.values():
-        task = task_from_spec(spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
+        task = task_for(bundle, spec)
         rows = [
             {"text": text, "label": n % 2, "a": " yes", "b": " no or 1", "answer": " the mat"}
             for n, text in enumerate(WORDS[:4])
         ]
-        batch = task.collate([task.encode(row, "row") for row in rows])
+        batch = task.collate(encode_rows(task, rows))
         logp = -rng.exponential(size=batch.candidates.shape).astype(np.float32)
         found = task_losses(task, torch.from_numpy(logp), batch)
         assert np.allclose(found.numpy(), task.losses(logp[None], batch)[0], rtol=1e-5)
@@ -167,10 +167,9 @@ def test_answers_that_do_not_react(bundle: Bundle, loaded: LoadedModel) -> None:
 
 def test_texts_too_long_together_are_drawn_again(bundle: Bundle) -> None:
     spec = SPECS["multiple_choice"]
-    bounds = (bundle.bounds, bundle.pad_id)
-    task = task_from_spec(spec, bundle.tokenizer(), *bounds, on_long="truncate")
+    task = task_for(bundle, spec, on_long="truncate")
     long = "the rain " * (bundle.bounds.positions // 2)
-    found = generic_examples(task, spec, [*WORDS, long], examples=50)
+    found = generic_examples(task, [*WORDS, long], examples=50)
     assert len(found) == 50
     with pytest.raises(DataError, match="a generic text: "):
-        generic_examples(task, spec, [long], examples=1)
+        generic_examples(task, [long], examples=1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +95,7 @@ def test_the_engine_scores_as_the_model_does(toy, data):
 
     cell = toy(data)
     batch = cell.task.collate(cell.train[:5])
-    found = TorchEngine(cell.model).score(
-        batch.tokens, batch.positions, batch.candidates, np.zeros((2, 0), np.float32)
-    )
+    found = TorchEngine(cell.model).score(batch, np.zeros((2, 0), np.float32)).logp
     rows, columns = np.divmod(batch.positions, batch.tokens.shape[1])
     for at, (row, column) in enumerate(zip(rows, columns, strict=True)):
         with torch.no_grad():  # without the padding behind the position
@@ -110,10 +109,12 @@ def test_the_engines_hidden_states_are_the_models_own(toy):
 
     cell = toy()
     batch = cell.task.collate(cell.train[:5])
-    request = batch.tokens, batch.positions, batch.candidates, np.zeros((1, 0), np.float32)
-    engine = TorchEngine(cell.model)
-    logp, hidden = engine.score_hidden(*request)
-    np.testing.assert_array_equal(logp, engine.score(*request))
+    request = batch, np.zeros((1, 0), np.float32)
+    engine = TorchEngine(cell.model, hidden=True)
+    scores, plain = engine.score(*request), TorchEngine(cell.model).score(*request)
+    np.testing.assert_array_equal(scores.logp, plain.logp)
+    assert plain.hidden is None
+    hidden = scores.hidden
     own = block_states(cell.model, torch.from_numpy(batch.tokens))
     blocks, means = tapped_blocks(2)
     states = [own[below] for below in blocks] + [mean_so_far(own[below]) for below in means]
@@ -132,9 +133,7 @@ def test_values_go_to_their_places_and_rows_do_not_mix(toy):
     values = engine.values
     assert len(values) == 50
     batch = cell.task.collate(cell.train[:3])
-    arguments = (batch.tokens, batch.positions, batch.candidates)
-    rows = np.stack([values, values + 1, values])
-    first, moved, again = engine.score(*arguments, rows)
+    first, moved, again = engine.score(batch, np.stack([values, values + 1, values])).logp
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - moved).max() > 1e-3
     np.testing.assert_array_equal(engine.values, values)
@@ -302,8 +301,8 @@ def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
     cell = quality.Cell("int4-gauss-newton", "sst2", 0, settings, None)
     key, folder = cell.key, cell.folder(tmp_path)
     assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (gauss_newton.EPS, 1.0)
-    kind = ESTIMATORS["gauss-newton"]._replace(eps=2.0)
-    monkeypatch.setitem(ESTIMATORS, "gauss-newton", kind)
+    facts = replace(ESTIMATORS["gauss-newton"], eps=2.0)
+    monkeypatch.setitem(ESTIMATORS, "gauss-newton", facts)
     assert cell.tuner_settings["eps"] == 2.0
     assert cell.key == key and cell.folder(tmp_path) != folder
     assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None

@@ -5,14 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench import learning, seeds
+from seedtune.host_tools.bench import seeds, tuning_run
 from seedtune.host_tools.bench.fidelity import difference, perplexity
-from seedtune.host_tools.bench.figures import RESULTS, draw_curves, machine, write_figures
-from seedtune.host_tools.bench.learning import mean_and_deviation
 from seedtune.host_tools.bench.recipes import DEFAULT, EPS, RECIPES, noise_figures
+from seedtune.host_tools.bench.results_files import RESULTS, draw_curves, machine, write_figures
 from seedtune.host_tools.bench.seeds import bench_seeds, summarise
+from seedtune.host_tools.bench.tuning_run import mean_and_deviation
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.tuning.loss_noise import measure_loss_noise
 from tiny_bundle import TASK, write_tiny_bundle
@@ -89,11 +90,11 @@ def test_perplexity_scores_every_next_token_once():
     text = np.arange(20).reshape(5, 4)
     seen: list[tuple[int, int]] = []
 
-    def score(tokens, positions, candidates, values):
-        assert len(tokens) <= bounds.rows and len(positions) <= bounds.positions
-        here = tokens.reshape(-1)[positions]
-        seen.extend(zip(here.tolist(), candidates[:, 0].tolist(), strict=True))
-        return np.full((1, *candidates.shape), -math.log(7), np.float32)
+    def score(batch, values):
+        assert len(batch.tokens) <= bounds.rows and len(batch.positions) <= bounds.positions
+        here = batch.tokens.reshape(-1)[batch.positions]
+        seen.extend(zip(here.tolist(), batch.candidates[:, 0].tolist(), strict=True))
+        return np.full((1, *batch.candidates.shape), -math.log(7), np.float32)
 
     found = perplexity(score, text, np.zeros((1, 1), np.float32), bounds)
     assert found == pytest.approx(7, rel=1e-6)
@@ -120,7 +121,7 @@ def test_noise_figures_are_by_eps():
 def test_recipes_differ_from_the_default_in_what_can_be_chosen():
     from inspect import signature
 
-    from seedtune.export.export import Recipe
+    from seedtune.export.recipe import Recipe
     from seedtune.host_tools.prepare.prepare import prepare
 
     assert RECIPES[DEFAULT] == {}
@@ -141,26 +142,26 @@ def test_committed_figures_name_their_machine():
 
 
 def test_every_committed_picture_is_shown():
-    page = (RESULTS / "README.md").read_text()
+    pages = "".join(page.read_text() for page in RESULTS.glob("*.md"))
     for picture in RESULTS.glob("*.png"):
-        assert f"]({picture.name})" in page
+        assert f"]({picture.name})" in pages
 
 
-class CountingEngine:
+class CountingEngine(Engine):
     """Prefers the label that the first value names, and counts its calls."""
 
     entries, hidden_width = 12, 0
     calls = 0
 
-    def score(self, tokens, positions, candidates, values):
+    def score(self, batch, values):
         CountingEngine.calls += 1
         first = np.tanh(values[:, :1, None])
         found = np.concatenate([-first, first], axis=2) - 2
-        return np.tile(found, (1, len(positions), 1)).astype(np.float32)
+        return Scores(np.tile(found, (1, len(batch.positions), 1)).astype(np.float32), None)
 
 
 def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "open_engine", lambda bundle, threads: CountingEngine())
+    monkeypatch.setattr(tuning_run, "open_engine", lambda bundle, threads: CountingEngine())
     # The quickstart's own need hidden states, which this program lacks.
     monkeypatch.setattr(seeds, "SETTINGS", {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2})
     bundle = write_tiny_bundle(tmp_path / "bundle")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,32 +15,31 @@ import pytest
 from command_line import bad, call, good
 from fakes import fake_basis
 from numpy.typing import NDArray
+from seedtune import host_tools
 from seedtune.host_tools.cli import app
-from seedtune.host_tools.commands import tuning
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
-from seedtune.runtime.tasks import task_from_spec
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.estimators import Ground, complete
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.tasks import Batch, task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
 
 
-class ValueEngine:
+class ValueEngine(Engine):
     """A toy program whose label words depend on the last word and on the values."""
 
     entries, hidden_width = 12, 0
 
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        tokens = batch.tokens
         assert len(values) <= BOUNDS.probes and tokens.size <= BOUNDS.tokens
-        rows = positions // tokens.shape[1]
+        rows = batch.positions // tokens.shape[1]
         hint = np.cos(tokens.sum(axis=1)[rows].astype(np.float64))
         first = np.tanh(values[:, :1] * hint[None] + values[:, 1:2])
         logits = np.stack([first, -first], axis=2)
-        return (logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5).astype(np.float32)
+        logp = logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5
+        return Scores(logp.astype(np.float32), None)
 
 
 class HiddenEngine(ValueEngine):
@@ -48,17 +48,11 @@ class HiddenEngine(ValueEngine):
     hidden_width = 8
     _bad = tiny_tokenizer().encode(" bad").ids[0]
 
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        seen = tokens[positions // tokens.shape[1]]
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        seen = batch.tokens[batch.positions // batch.tokens.shape[1]]
         hidden = np.cos(seen.sum(axis=1)[:, None] * np.arange(1, 9)).astype(np.float32)
         hidden[:, 0] += 3 * (seen == self._bad).any(axis=1)
-        return self.score(tokens, positions, candidates, values), np.stack([hidden] * len(values))
+        return Scores(super().score(batch, values).logp, np.stack([hidden] * len(values)))
 
 
 @pytest.fixture
@@ -293,8 +287,32 @@ class TestReadout:
         three = TASK | {"verbalisers": {"0": " terrible", "1": " great", "2": " so"}}
         task = tmp_path / "task.json"
         task.write_text(json.dumps(three))
-        asked = ["evaluate", learned, "--data", rows, "--task", task, "--run", tmp_path / "run"]
-        assert "30 values are neither the 12 of this program" in bad(7, *asked)
+        asked = ["evaluate", learned, "--data", rows, "--task", task]
+        assert "was tuned for another task" in bad(7, *asked, "--run", tmp_path / "run")
+        values = tmp_path / "run" / "values.safetensors"
+        assert "30 values are neither the 12 of this program" in bad(7, *asked, "--values", values)
+
+    def test_a_run_knows_its_task(self, tmp_path: Path, learned: Path, rows: Path) -> None:
+        """With as many labels as another the values would fit, and the answers be wrong."""
+        other = TASK | {"verbalisers": {"no": " terrible", "yes": " great"}}
+        task = tmp_path / "task.json"
+        task.write_text(json.dumps(other))
+        run = tmp_path / "run-other"
+        theirs = tmp_path / "other.jsonl"
+        words = {"0": "no", "1": "yes"}
+        lines = [json.loads(line) for line in rows.read_text().splitlines()]
+        theirs.write_text(
+            "".join(json.dumps(row | {"label": words[str(row["label"])]}) + "\n" for row in lines)
+        )
+        tune = ["tune", learned, run, "--train", theirs, "--batch-size", 4]
+        good(*tune, "--task", task)
+        told = good("predict", learned, "--run", run, "--text", "the plot was good")
+        assert told["predictions"][0]["answer"] in ("no", "yes")
+        assert good(*tune)["steps"] > 0  # resumed: the run's task, not the bundle's
+        (tmp_path / "third.json").write_text(json.dumps(other | {"template": "{text} So"}))
+        asked = ["predict", learned, "--text", "the", "--run", run, "--task"]
+        assert "was tuned for another task" in bad(7, *asked, tmp_path / "third.json")
+        assert "the run has the task spec" in bad(7, *tune, "--task", tmp_path / "third.json")
 
     def test_directions_are_not_for_it(self, tmp_path: Path, learned: Path, rows: Path) -> None:
         asked = ["tune", learned, tmp_path / "other", "--train", rows, "--directions", 3]
@@ -308,7 +326,7 @@ class TestReadout:
 
     def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
         asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
-        assert "hidden states, from which the training texts may be guessed" in bad(5, *asked)
+        assert "single examples, from which the training texts may be guessed" in bad(5, *asked)
 
 
 class TestJournal:
@@ -363,6 +381,25 @@ class TestBench:
         result = call("bench", "speed")
         assert result.exit_code == 2
         assert "unknown benchmark 'speed'" in result.stderr
+        result = call("bench", "journal", "--output", "x")
+        assert result.exit_code == 2
+        assert "journal takes no --output" in result.stderr
+
+    def test_figures_go_where_the_user_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from seedtune.host_tools.bench import operators
+
+        monkeypatch.setattr(operators, "prepare", lambda model: SimpleNamespace(bundle=None))
+        monkeypatch.setattr(operators, "fetch", lambda name: name)
+        monkeypatch.setattr(operators, "_profile", lambda bundle: {"pass_seconds": 1.0})
+        found = good("bench", "operators", "--output", tmp_path / "new")
+        assert json.loads((tmp_path / "new" / "operators.json").read_text()) == found
+
+    def test_without_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(host_tools, "bench", raising=False)
+        monkeypatch.setitem(sys.modules, "seedtune.host_tools.bench", None)
+        assert "run this in a checkout of seedtune" in bad(1, "bench", "list")
 
 
 class TestInspect:
@@ -543,16 +580,16 @@ def test_the_estimator_is_the_best_that_task_and_bundle_allow(
         hidden_blocks=[1] if hidden else [],
         basis=fake_basis(12) if directions else None,
     )
-    task = task_from_spec(spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    settings = tuning._settings(tmp_path / "run", {}, bundle, task)
-    assert settings.estimator == estimator
-    asked = {"estimator": "gauss-newton"}
-    settings = tuning._settings(tmp_path / "run", asked, bundle, task)
-    assert (settings.estimator, settings.steps) == ("gauss-newton", 40)
+    engine = HiddenEngine() if hidden else ValueEngine()
+    ground = Ground.of(engine, task_for(bundle, spec), bundle.basis, 64)
+    assert complete(Settings(), ground).estimator == estimator
+    if directions:
+        found = complete(Settings(estimator="gauss-newton"), ground)
+        assert (found.estimator, found.steps, found.lr) == ("gauss-newton", 40, 1.0)
 
 
 def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
-    common = bundle.tokenizer(), bundle.bounds, bundle.pad_id
-    task = task_from_spec(TASK, *common, objective="vocabulary")
-    assert tuning._settings(tmp_path / "run", {}, bundle, task).estimator == "two-point"
+    task = task_for(bundle, TASK, objective="vocabulary")
+    found = complete(Settings(), Ground.of(HiddenEngine(), task, bundle.basis, 64))
+    assert (found.estimator, found.lr, found.eps) == ("two-point", 2e-5, "auto")

@@ -131,13 +131,13 @@ def test_bad_tasks_are_refused_before_the_export(
     code: int,
     message: str,
 ) -> None:
-    monkeypatch.setattr(exporting, "export_bundle", never)
+    monkeypatch.setattr(exporting, "export_model", never)
     (tmp_path / "short.txt").write_text("too short")
     options = [tmp_path / one if one == "short.txt" else one for one in options]
     task = json.loads(write_task(tmp_path / "task.json", " It was").read_text())
     file = changed(tmp_path / "task.json", task, **fields)
-    arguments = ("export", model, profile, tmp_path / "out.seedtune", "--task", file, "--text",
-                 text, "--length", 32, "--fraction", 0.01, *options)  # fmt: skip
+    arguments = ("export", model, tmp_path / "out.seedtune", "--profile", profile, "--task", file,
+                 "--text", text, "--length", 32, "--fraction", 0.01, *options)  # fmt: skip
     assert message in bad(code, *arguments)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
@@ -152,10 +152,10 @@ def test_targets_that_are_something_else_are_refused_before_the_export(
     monkeypatch.setattr(loading, "load_causal_lm", never)
     other = tmp_path / "other.seedtune"
     other.mkdir()
-    assert "exists and is not a bundle" in bad(1, "export", model, profile, model)
-    assert "exists and is not a bundle" in bad(1, "export", model, profile, profile)
-    assert "is a folder" in bad(1, "export", model, profile, other)
-    assert "no such folder" in bad(1, "export", model, profile, tmp_path / "a" / "b")
+    assert "exists and is not a bundle" in bad(1, "export", model, model, "--profile", profile)
+    assert "exists and is not a bundle" in bad(1, "export", model, profile)
+    assert "is a folder" in bad(1, "export", model, other)
+    assert "no such folder" in bad(1, "export", model, tmp_path / "a" / "b")
     bundle = write_tiny_bundle(tmp_path / "bundle")
     monkeypatch.setattr(task_bundle, "write_task_bundle", never)
     learn = ("directions", bundle.path, model)
@@ -172,13 +172,13 @@ def test_a_finished_export_is_kept_when_directions_fail(
         raise DataError("the answers do not react")
 
     monkeypatch.setattr(
-        exporting, "export_bundle", lambda loaded, mask, folder, **more: write_tiny_bundle(folder)
+        exporting, "export_model", lambda loaded, folder, **more: write_tiny_bundle(folder)
     )
     monkeypatch.setattr(task_bundle, "write_task_bundle", fails)
     task = write_task(tmp_path / "task.json", " It was")
     for name in ("b", "b.seedtune"):
-        result = call("export", model, profile, tmp_path / name, "--task", task, "--text", text,
-                      "--fraction", 0.01, "--length", 32, "--rounding", "nearest",
+        result = call("export", model, tmp_path / name, "--profile", profile, "--task", task,
+                      "--text", text, "--fraction", 0.01, "--length", 32, "--rounding", "nearest",
                       *DIRECTIONS)  # fmt: skip
         assert result.exit_code == 3
         assert "written with its task, but without directions" in " ".join(result.stderr.split())
@@ -209,8 +209,8 @@ def test_export_to_one_file_beside_a_model_of_that_name(
     loads: list[Any] = []
     monkeypatch.setattr(loading, "load_causal_lm", watched(loading.load_causal_lm, loads))
     task = write_task(text.parent / "task.json", " It was")
-    found = good("export", tmp_path / "tiny", profile, bundle, *options, "--task", task,
-                 "--directions", 3)  # fmt: skip
+    found = good("export", tmp_path / "tiny", bundle, "--profile", profile, *options, "--task",
+                 task, "--directions", 3)  # fmt: skip
     assert len(loads) == 2
     opened = open_bundle(bundle, cache=tmp_path / "cache")
     assert opened.K == found["values"] > 0

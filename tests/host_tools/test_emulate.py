@@ -23,9 +23,11 @@ from seedtune.host_tools.emulate.followed import follow_command
 from seedtune.host_tools.emulate.host import EmulatorError, run_command
 from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
-from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _write_job
+from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _compared, _write_job
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks.rows import Row
 from tiny_bundle import TASK, write_tiny_bundle
@@ -212,15 +214,22 @@ def test_the_device_script_imports_the_runtime_alone() -> None:
 class TestDeviceScript:
     """What runs on the device, run here."""
 
+    def job(self, bundle: Bundle, kill_after: int, labels: str, estimator: str) -> Job:
+        rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
+        settings = Settings(
+            steps=6, batch_size=2, lr=1e-3, eps=1e-2, eval_every=0, estimator=estimator
+        )
+        return Job(bundle, TASK, rows, 16, settings, kill_after)
+
     @pytest.fixture
     def tune(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         """A function: the finished script, for so many steps of rows with these labels."""
         bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
 
-        def run(kill_after: int, labels: str) -> subprocess.CompletedProcess[str]:
-            rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
-            settings = Settings(steps=6, batch_size=2, lr=1e-3, eps=1e-2, eval_every=0)
-            _write_job(Job(bundle, TASK, rows, 16, settings, kill_after), tmp_path)
+        def run(
+            kill_after: int, labels: str, estimator: str = "two-point"
+        ) -> subprocess.CompletedProcess[str]:
+            _write_job(self.job(bundle, kill_after, labels, estimator), tmp_path)
             command = [sys.executable, str(_SCRIPT), str(bundle.path), str(tmp_path)]
             return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -233,6 +242,23 @@ class TestDeviceScript:
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / "result.json").read_text())["resumed_at_step"] == 5
         assert done.stdout.count("step 5:") == 1 and "killed; resuming\nstep 6:" in done.stdout
+
+    @pytest.mark.parametrize("estimator", ["two-point", "readout"])
+    def test_the_host_finds_the_losses_that_the_device_had(
+        self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tune: Any, estimator: str
+    ) -> None:
+        """Here the device is this machine, so that nothing lies between the two."""
+        labels = "01" * 6
+        done = tune(3, labels, estimator)
+        assert done.returncode == 0, done.stderr
+        bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+        job = self.job(bundle, 3, labels, estimator)
+        found = _compared(
+            job, *job.encode(), tmp_path / "run", replay(tmp_path / "run", Start.of(bundle))
+        )
+        assert found["loss_mean"] > 0.1
+        assert found["loss_difference_max"] < 1e-6
+        assert 0 < found["rounding_difference_mean"] <= found["rounding_difference_max"] < 0.3
 
     def test_the_reason_of_a_failure_is_the_last_line(self, tune: Any) -> None:
         done = tune(5, "01x1")

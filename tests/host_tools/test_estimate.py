@@ -16,7 +16,7 @@ from seedtune.host_tools.estimate.estimate import (
     measure_speed,
 )
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.errors import ModelError
+from seedtune.runtime.errors import EngineError, ModelError
 
 BOUNDS = Bounds(probes=2, rows=16, length=64, positions=16, candidates=2)
 SPEED = 1e11
@@ -112,8 +112,8 @@ def test_larger_batches_take_longer_but_passes_stay_as_large(shape):
 
 
 def test_engine_without_torch_is_smaller(shape):
-    assert tuning(shape).bytes < tuning(shape, engine="torch").bytes
-    with pytest.raises(ModelError, match="engine 'gpu'"):
+    assert tuning(shape).bytes < tuning(shape, engine="executorch-binding").bytes
+    with pytest.raises(EngineError, match="engine 'gpu'"):
         tuning(shape, engine="gpu")
 
 

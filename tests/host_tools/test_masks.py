@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -24,7 +25,6 @@ def profile_of(fishers):
         name: LayerProfile(
             np.asarray(fisher, np.float32),
             np.zeros(np.shape(fisher)[1], np.float32),
-            np.zeros(np.shape(fisher)[1], np.float32),
         )
         for name, fisher in fishers.items()
     }
@@ -41,6 +41,16 @@ profiles = st.lists(fisher, min_size=1, max_size=5).map(
     lambda found: profile_of({f"layer{number}": one for number, one in enumerate(found)})
 )
 fractions = st.floats(1e-4, 1.0)
+
+
+def model_of(weights):
+    """A model with linear layers of these weights."""
+    model = torch.nn.Module()
+    for name, weight in weights.items():
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        linear.weight = torch.nn.Parameter(torch.from_numpy(weight))
+        model.add_module(name, linear)
+    return model
 
 
 def brute_force(scores, count):
@@ -85,7 +95,7 @@ def test_magnitude_equals_brute_force(profile, fraction, seed):
     }
     scores = {name: np.abs(weight) for name, weight in weights.items()}
     expected = brute_force(scores, entry_count(profile, fraction))
-    assert as_lists(build_mask(profile, fraction, magnitude_mask(weights))) == expected
+    assert as_lists(build_mask(profile, fraction, magnitude_mask(model_of(weights)))) == expected
 
 
 @given(profiles, fractions, st.integers(0, 2**63))
@@ -108,14 +118,20 @@ def test_random_is_uniform_over_the_model_and_depends_on_the_seed():
 
 def test_layers_without_entry_stay_in_the_mask_as_empty():
     profile = profile_of({"a": np.zeros((2, 2)), "b": np.full((2, 2), 3.0)})
-    mask = build_mask(profile, 0.5)
+    mask = build_mask(profile, 0.5, global_top_k)
     assert as_lists(mask) == {"a": [], "b": [0, 1, 2, 3]}
     assert all(indices.dtype == np.int64 for indices in mask.values())
 
 
-def test_default_fraction_is_one_in_a_thousand():
-    profile = profile_of({"a": np.arange(10_000.0).reshape(100, 100)})
-    assert build_mask(profile)["a"].tolist() == list(range(9_990, 10_000))
+def test_the_default_is_one_in_a_thousand_gathered_in_columns():
+    fisher = np.random.default_rng(0).random((100, 100))
+    fisher[::2, 7] += 1
+    fisher[3, np.arange(40, 60)] += 3  # larger, each alone in its column
+    profile = profile_of({"a": fisher})
+    mask = build_mask(profile, 40 / 10_000)
+    assert set(mask["a"] % 100) == {7}
+    assert as_lists(mask) == as_lists(build_mask(profile, 40 / 10_000, compact_top_k))
+    assert build_mask(profile)["a"].size == 10
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.0001, float("nan"), 5])
@@ -145,8 +161,11 @@ def test_methods_by_name(tmp_path, monkeypatch):
         mask_method("no_such_module_here:f")
     with pytest.raises(ModelError, match="unknown mask 'fisher'; take compact"):
         mask_method("fisher")
-    with pytest.raises(ModelError, match="needs the weights"):
-        mask_method("magnitude")
+    weights = {"a": np.float32([[1, -9], [3, 4]]), "b": np.float32([[5, 6], [-7, 8]])}
+    found = build_mask(profile, 0.25, mask_method("magnitude", model=model_of(weights)))
+    assert as_lists(found) == {"a": [1], "b": [3]}
+    with pytest.raises(ModelError, match="use it where a model is given"):
+        build_mask(profile, 0.25, mask_method("magnitude"))
 
 
 @pytest.mark.parametrize(
@@ -170,9 +189,9 @@ def test_result_of_a_users_method_is_checked(result, message):
 
 def test_weights_of_another_model():
     profile = profile_of({"a": np.ones((2, 2))})
-    for weights in ({}, {"a": np.ones((2, 3))}):
+    for weights in ({}, {"a": np.ones((2, 3), np.float32)}):
         with pytest.raises(ModelError, match="layer a: the weights do not match"):
-            build_mask(profile, 0.1, magnitude_mask(weights))
+            build_mask(profile, 0.1, magnitude_mask(model_of(weights)))
 
 
 def test_compact_gathers_entries_in_few_columns_and_matrices() -> None:

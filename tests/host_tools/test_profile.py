@@ -3,7 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from seedtune.export.profile.fisher import compute_profile, decoder_linears
+from seedtune.export.model.decoder_linears import decoder_linears
+from seedtune.export.profile import fisher
+from seedtune.export.profile.fisher import compute_profile
+from seedtune.export.profile.kept_profile import kept_profile
 from seedtune.export.profile.profile_file import load_profile, save_profile
 from seedtune.runtime.errors import ModelError
 
@@ -69,14 +72,13 @@ def test_input_statistics_equal_those_of_a_plain_forward(tiny_llama, profile):
     x = seen[0].numpy()
     assert x.shape == (SEQUENCES.size, 64)
     np.testing.assert_allclose(profile.layers[name].input_absmax, np.abs(x).max(0), rtol=1e-5)
-    np.testing.assert_allclose(profile.layers[name].input_meansq, (x**2).mean(0), rtol=1e-4)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tiny_llama, profile):
     again = compute_profile(tiny_llama.model, SEQUENCES, gradient_checkpointing=True, **NAMES)
     for name, layer in profile.layers.items():
         np.testing.assert_allclose(again.layers[name].fisher, layer.fisher, rtol=1e-4, atol=1e-12)
-        np.testing.assert_allclose(again.layers[name].input_meansq, layer.input_meansq, rtol=1e-5)
+        np.testing.assert_allclose(again.layers[name].input_absmax, layer.input_absmax, rtol=1e-5)
     assert not tiny_llama.model.training
     assert not tiny_llama.model.is_gradient_checkpointing
 
@@ -159,6 +161,46 @@ def test_file_round_trip(profile, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+def test_the_cache_keeps_a_profile_until_its_text_or_the_code_changes(
+    tiny_llama, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+    counted = []
+
+    def ask(text_sha256, tokens=SEQUENCES):
+        counted.append(0)
+
+        def count(done, total):
+            counted[-1] = done
+
+        return kept_profile(tiny_llama, tokens, text_sha256, count)
+
+    first = ask("a" * 64)
+    again = ask("a" * 64)
+    assert first.sha256 == again.sha256
+    ask("b" * 64)
+    ask("b" * 64, SEQUENCES[:3])
+    other = tmp_path / "other_code.py"
+    other.write_text("# changed")
+    monkeypatch.setattr(fisher, "__file__", str(other))
+    ask("b" * 64, SEQUENCES[:3])
+    (file,) = (tmp_path / "profiles").iterdir()
+    file.write_bytes(file.read_bytes()[:-10])
+    ask("b" * 64, SEQUENCES[:3])
+    assert counted == [5, 0, 5, 3, 3, 3]
+
+
+def test_the_hash_of_a_profile_follows_what_was_measured(profile, tmp_path):
+    file = tmp_path / "p.safetensors"
+    save_profile(profile, file)
+    assert load_profile(file).sha256 == profile.sha256
+    name = "model.layers.0.mlp.up_proj"
+    moved = dataclasses.replace(profile.layers[name], fisher=profile.layers[name].fisher * 2)
+    layers = {**profile.layers, name: moved}
+    assert dataclasses.replace(profile, layers=layers).sha256 != profile.sha256
+    assert dataclasses.replace(profile, text_sha256="u" * 64).sha256 != profile.sha256
+
+
 def test_unwritable_and_unreadable_files(profile, tmp_path):
     with pytest.raises(ModelError, match="cannot write the profile"):
         save_profile(profile, tmp_path / "absent" / "p.safetensors")
@@ -178,10 +220,10 @@ def test_files_that_are_no_profile_of_this_version(profile, tmp_path, monkeypatc
     save_file({"x": np.zeros(2)}, file)
     with pytest.raises(ModelError, match="not a sensitivity profile"):
         load_profile(file)
-    monkeypatch.setattr("seedtune.export.profile.profile_file.VERSION", 2)
+    monkeypatch.setattr("seedtune.export.profile.profile_file.VERSION", 3)
     save_profile(profile, file)
     monkeypatch.undo()
-    with pytest.raises(ModelError, match="version 2 is newer than 1"):
+    with pytest.raises(ModelError, match="version 3 is newer than 2"):
         load_profile(file)
 
 

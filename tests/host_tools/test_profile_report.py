@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from seedtune.export.profile.masks import build_mask
+from seedtune.export.profile.masks import build_mask, global_top_k
 from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.reports.profile_report import draw, mass_curve, report, summary, tables
 from seedtune.runtime.errors import ModelError
@@ -21,7 +21,6 @@ def profile():
     layers = {
         name: LayerProfile(
             np.array(values, np.float32),
-            np.zeros(len(values[0]), np.float32),
             np.zeros(len(values[0]), np.float32),
         )
         for name, values in FISHER.items()
@@ -68,7 +67,7 @@ def test_tables_name_kinds_and_matrices(found):
 
 
 def test_profile_of_zeros_has_no_share_and_still_draws(tmp_path):
-    zeros = LayerProfile(np.zeros((2, 2), np.float32), *[np.zeros(2, np.float32)] * 2)
+    zeros = LayerProfile(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
     profile = Profile({"only": zeros}, "m", "", "", {})
     found = report(profile, build_mask(profile, 0.5))
     assert found.covered_share == 0.0
@@ -77,9 +76,7 @@ def test_profile_of_zeros_has_no_share_and_still_draws(tmp_path):
 
 def test_mass_curve_agrees_with_a_sort():
     values = np.random.default_rng(0).lognormal(-20, 3, (100, 200)).astype(np.float32)
-    profile = Profile(
-        {"only": LayerProfile(values, *[np.zeros(200, np.float32)] * 2)}, "m", "", "", {}
-    )
+    profile = Profile({"only": LayerProfile(values, np.zeros(200, np.float32))}, "m", "", "", {})
     share, mass = mass_curve(profile)
     assert np.all(np.diff(share) >= 0)
     assert np.all(np.diff(mass) >= 0)
@@ -112,7 +109,7 @@ def test_smollm2_mask_sits_in_few_columns(smollm2):
         model_sha256=smollm2.sha256,
         text_sha256=text.sha256,
     )
-    found = report(profile, build_mask(profile))
+    found = report(profile, build_mask(profile, method=global_top_k))
     assert found.weights == 106_168_320
     assert found.entries == 106_168
     assert 0.55 < found.covered_share < 0.80

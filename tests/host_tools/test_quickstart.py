@@ -1,6 +1,7 @@
 """The quickstart's loop on a tiny bundle: a second call goes on, a new bundle gets a new run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from seedtune.host_tools.commands.output import Output
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.host_tools.prepare.prepare import Prepared
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.replay import history_of
+from seedtune.runtime.tasks import Batch
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(
@@ -21,15 +26,15 @@ DATA = TaskData(
 )
 
 
-class FirstValueEngine:
+class FirstValueEngine(Engine):
     """Prefers the label that the first value names."""
 
     entries, hidden_width = 12, 0
 
-    def score(self, tokens: Any, positions: Any, candidates: Any, values: Any) -> Any:
+    def score(self, batch: Batch, values: Any) -> Scores:
         first = np.tanh(values[:, :1, None])
         found = np.concatenate([-first, first], axis=2) - 2
-        return np.tile(found, (1, len(positions), 1)).astype(np.float32)
+        return Scores(np.tile(found, (1, len(batch.positions), 1)).astype(np.float32), None)
 
 
 @pytest.fixture
@@ -40,10 +45,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bundle, in
     monkeypatch.setattr(module, "load_task", lambda name: DATA)
     monkeypatch.setattr(module, "fetch", lambda name, progress: tmp_path / "model")
     monkeypatch.setattr(module, "open_engine", lambda bundle, threads: FirstValueEngine())
-    monkeypatch.setattr(module, "sparse_overhead", lambda prepared: 1.0)
 
     def quickstart(bundle: Bundle, steps: int) -> dict[str, Any]:
-        prepared = Prepared(tmp_path, bundle, 0.0, 0.0, 0, True)
+        prepared = Prepared(tmp_path, bundle, 0.0, 0.0, True)
         monkeypatch.setattr(module, "prepare", lambda *asked, **more: prepared)
         monkeypatch.setattr(module, "task_bundle", lambda *asked, **more: bundle)
         asked = {"seed": 0, "threads": 1, "output": Output(True), "task": "tiny"}
@@ -69,3 +73,16 @@ def test_another_bundle_gets_a_run_of_its_own(
     values = np.arange(12, dtype=np.float16)
     second = run(write_tiny_bundle(tmp_path / "two", values=values), 2)
     assert first["run"] != second["run"]
+
+
+def test_a_part_is_watched_and_all_are_judged(
+    tmp_path: Path, run: Callable[[Bundle, int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one sentence with the other label is not among those that are watched."""
+    test = [{"text": f"the film was bad {n}", "label": str(int(n != 4))} for n in range(5)]
+    monkeypatch.setattr(module, "load_task", lambda name: replace(DATA, test=test))
+    monkeypatch.setattr(module, "WATCHED", 2)
+    found = run(write_tiny_bundle(tmp_path / "bundle"), 4)
+    evaluations = history_of(read_journal(Path(found["run"]))).evaluations
+    assert {item.metric for item in evaluations} <= {0.0, 1.0}
+    assert found["accuracy_before"] in (0.2, 0.8) and found["accuracy_after"] in (0.2, 0.8)

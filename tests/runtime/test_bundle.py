@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,10 +16,19 @@ import numpy as np
 import pytest
 from faults import damaged, read_only
 from seedtune.runtime import files
-from seedtune.runtime.bundle import Bounds, Layer, open_bundle, pack_bundle, with_task, write_bundle
+from seedtune.runtime.bundle import (
+    Bounds,
+    Layer,
+    Program,
+    checked_file,
+    open_bundle,
+    pack_bundle,
+    with_task,
+    write_bundle,
+)
 from seedtune.runtime.bundle.manifest import manifest_digest
 from seedtune.runtime.errors import BundleError
-from tiny_bundle import BOUNDS, LAYERS, TASK, bundle_parts, write_tiny_bundle
+from tiny_bundle import BOUNDS, LAYERS, PROGRAM, TASK, bundle_parts, write_tiny_bundle
 
 PARTS = ("manifest.json", "program.pte", "values.safetensors", "tokenizer.json")
 
@@ -57,7 +67,8 @@ def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
     assert opened.values.dtype == np.float16
     assert np.array_equal(opened.values, parts["values"])
     assert np.array_equal(opened.indices, parts["indices"])
-    assert opened.program_path.read_bytes() == parts["program"]
+    assert opened.program_path.read_bytes() == parts["files"]["program.pte"]
+    assert opened.programs == (PROGRAM,)
     assert opened.tokenizer().encode("the film").ids
 
 
@@ -70,18 +81,89 @@ def test_hidden_states_stand_side_by_side(
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=blocks, mean_blocks=means)
     assert bundle.hidden_width == open_bundle(tmp_path / "b").hidden_width == width
     for written in (bundle, with_task(bundle, tmp_path / "c", TASK, None)):
-        assert written.manifest["program"]["hidden_blocks"] == blocks
-        assert written.manifest["program"]["mean_blocks"] == means
+        assert (list(written.hidden_blocks), list(written.mean_blocks)) == (blocks, means)
+
+
+def as_version_1(manifest: dict[str, Any]) -> None:
+    """Change a manifest to what was written when there was one program."""
+    (program,) = manifest.pop("programs")
+    assert program["files"] == ["program.pte"]
+    moved = {name: manifest.pop(name) for name in ("bounds", "hidden_blocks", "mean_blocks")}
+    manifest.update(version=1, program={"method": "score", **moved})
+
+
+def test_bundles_of_version_1_open(tmp_path: Path) -> None:
+    new = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1], mean_blocks=[1, 2])
+    resigned(tmp_path / "b", as_version_1)
+    old = open_bundle(tmp_path / "b")
+    pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    packed = open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache")
+    for each in (old, packed):
+        assert each.manifest["version"] == 1 and each.sha256 != new.sha256
+        for name in ("programs", "bounds", "hidden_blocks", "mean_blocks", "layers", "task"):
+            assert getattr(each, name) == getattr(new, name)
+    assert same(old, packed)
+    # With another task it is a new bundle, hence of the new version.
+    changed = with_task(old, tmp_path / "c", {**TASK, "template": "{text} was"}, None)
+    assert changed.manifest["version"] == 2 and changed.hidden_width == 3 * 8
+    assert with_task(old, tmp_path / "d", TASK, None).sha256 == new.sha256
 
 
 def test_bundles_of_before_there_were_hidden_states_have_none(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "b", hidden_blocks=[1], mean_blocks=[1])
+    resigned(tmp_path / "b", as_version_1)
     resigned(tmp_path / "b", lambda m: m["program"].pop("mean_blocks"))
     assert open_bundle(tmp_path / "b").hidden_width == 8
     resigned(tmp_path / "b", lambda m: m["program"].pop("hidden_blocks"))
     bundle = open_bundle(tmp_path / "b")
     assert bundle.hidden_width == 0
     assert with_task(bundle, tmp_path / "c", TASK, None).hidden_width == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["program"].update(method="forward"), "must be 'score'"),
+        (lambda m: m["program"]["bounds"].update(rows=2.5), "program.bounds.rows has the wrong"),
+        (lambda m: m["program"].update(hidden_blocks=3), "hidden_blocks is 3, must be a list"),
+        (lambda m: m.pop("program"), "field program is missing"),
+        (lambda m: m["parts"].pop("program.pte"), "parts are"),
+    ],
+)
+def test_damaged_bundles_of_version_1_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", as_version_1)
+    resigned(tmp_path / "b", change)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "b")
+
+
+def test_several_programs_share_files(tmp_path: Path) -> None:
+    """And go through the one-file form and a change of task."""
+    programs = [
+        PROGRAM,
+        Program("onnx", ("model.onnx", "weights.safetensors"), "float32", {"score": {}}),
+        Program("torch", ("weights.safetensors",), "bf16", {"score": {}, "generate": {"rows": 1}}),
+    ]
+    files: dict[str, bytes | Path] = {
+        "program.pte": b"one",
+        "model.onnx": b"two",
+        "weights.safetensors": b"shared",
+    }
+    bundle = write_tiny_bundle(tmp_path / "b", programs=programs, files=files)
+    assert bundle.programs == tuple(programs)
+    assert bundle.program("torch") == programs[2] and bundle.program("coreml") is None
+    pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
+    packed = open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache")
+    changed = with_task(packed, tmp_path / "c", {**TASK, "template": "{text} was"}, None)
+    for each in (packed, changed):
+        assert each.programs == bundle.programs
+        assert {name: (each.path / name).read_bytes() for name in files} == files
+    (tmp_path / "c" / "weights.safetensors").write_bytes(b"sharef")
+    with pytest.raises(BundleError, match=r"weights.safetensors: altered"):
+        open_bundle(tmp_path / "c")
 
 
 def test_the_exported_values_cannot_be_written_to(tmp_path: Path) -> None:
@@ -127,8 +209,8 @@ def test_no_bundle_there(tmp_path: Path) -> None:
 
 def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "b")
-    resigned(tmp_path / "b", lambda m: m.update(version=2))
-    with pytest.raises(BundleError, match=r"version 2 is newer.*update seedtune"):
+    resigned(tmp_path / "b", lambda m: m.update(version=3))
+    with pytest.raises(BundleError, match=r"version 3 is newer.*update seedtune"):
         open_bundle(tmp_path / "b")
     resigned(tmp_path / "b", lambda m: m.update(version=True))
     with pytest.raises(BundleError, match="version is True"):
@@ -150,20 +232,50 @@ def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
         (lambda m: m["mask"].update(entries=13), "mask.entries is 13"),
         (lambda m: m["mask"].update(fraction=1.5), "mask.fraction"),
         (lambda m: m["mask"].pop("method"), "mask.method is missing"),
-        (lambda m: m["program"]["bounds"].update(length=1), "bounds.length is 1"),
-        (lambda m: m["program"]["bounds"].update(rows=0), "bounds.rows is 0"),
-        (lambda m: m["program"]["bounds"].update(probes=2**40), "bounds.probes"),
-        (lambda m: m["program"]["bounds"].update(rows=2.5), "program.bounds.rows has the wrong"),
-        (lambda m: m["program"]["bounds"].update(candidates=385), "bounds.candidates 385"),
-        (lambda m: m["program"].update(method="forward"), "must be 'score'"),
+        (lambda m: m["bounds"].update(length=1), "bounds.length is 1"),
+        (lambda m: m["bounds"].update(rows=0), "bounds.rows is 0"),
+        (lambda m: m["bounds"].update(probes=2**40), "bounds.probes"),
+        (lambda m: m["bounds"].update(rows=2.5), "field bounds.rows has the wrong"),
+        (lambda m: m["bounds"].update(candidates=385), "bounds.candidates 385"),
         *[
             (
-                lambda m, bad=bad, name=name: m["program"].update({name: bad}),
-                f"{name} is {re.escape(repr(bad))}, must be a list of numbers of blocks",
+                lambda m, bad=bad, name=name: m.update({name: bad}),
+                f"{name} is {re.escape(repr(bad))}, must be a list of numbers of blocks"
+                if isinstance(bad, list)
+                else f"{name} has the wrong type",
             )
             for name in ("hidden_blocks", "mean_blocks")
             for bad in (None, 1, {}, [0], [1, 3], [-1], ["1"], [1.0], [True])
         ],
+        (lambda m: m.update(programs=[]), "programs is empty"),
+        (lambda m: m["programs"].append(3), r"programs\[1\] must be an object"),
+        (lambda m: m["programs"].append(m["programs"][0]), "'executorch' is listed twice"),
+        (lambda m: m["programs"][0].pop("format"), r"programs\[0\].format is missing"),
+        (lambda m: m["programs"][0].update(methods={}), r"programs\[0\].methods must have 'score'"),
+        (lambda m: m["programs"][0].update(methods={"score": 1}), "objects only"),
+        *[
+            (
+                lambda m, bad=bad: m["programs"][0].update(files=bad),
+                r"programs\[0\].files is .*, must be plain file names",
+            )
+            for bad in (
+                [],
+                [3],
+                ["../program.pte"],
+                ["/tmp/program.pte"],
+                ["a/b.pte"],
+                ["a\\b.pte"],
+                ["Program.pte"],
+                [".pte"],
+                ["program.pte\n"],
+                ["program.so"],
+                ["manifest.json"],
+                ["values.safetensors"],
+                ["program.pte", "tokenizer.json"],
+            )
+        ],
+        (lambda m: m["programs"][0].update(files=["other.pte"]), "parts are"),
+        (lambda m: m["parts"]["program.pte"].pop("bytes"), "parts.program.pte.bytes is missing"),
         (lambda m: m["model"].update(vocab_size=100), "it is another model's tokenizer"),
         (lambda m: m["model"].update(vocab_size=True), "model.vocab_size has the wrong type"),
         (lambda m: m["tokenizer"].update(vocab_size=12), "the manifest says 12"),
@@ -302,6 +414,63 @@ def test_a_damaged_bundle_is_not_packed(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"program\.pte"):
         pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     assert not (tmp_path / "b.seedtune").exists()
+
+
+def _overwrite(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+
+
+def _swap(file: Path, data: bytes) -> None:
+    """Another file of the same size and, as far as a program can set them, the same times."""
+    status = file.stat()
+    other = file.with_name("other")
+    other.write_bytes(data)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, file)
+
+
+class TestTheCheckedFile:
+    @pytest.mark.parametrize("change", [_overwrite, _swap])
+    @pytest.mark.parametrize("settled", [False, True])
+    def test_a_program_that_changed_since_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, settled: bool
+    ) -> None:
+        if settled:  # as for a bundle written longer ago, whose times are believed
+            monkeypatch.setattr(checked_file, "_SETTLED_NS", -1)
+            time.sleep(0.05)
+        bundle = write_tiny_bundle(tmp_path / "b")
+        bundle = open_bundle(tmp_path / "b")
+        assert (bundle._stamps["program.pte"] is not None) == settled
+        time.sleep(0.05 if settled else 0)
+        data = bundle.program_path.read_bytes()
+        change(bundle.program_path, data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(BundleError, match=r"b/program.pte: altered"):
+            bundle.checked("program.pte").__enter__()
+        with pytest.raises(BundleError, match=r"b/program.pte: altered"):
+            with_task(bundle, tmp_path / "c", TASK, None)
+        change(bundle.program_path, data)  # touched, but the same again
+        with bundle.checked("program.pte") as opened:
+            assert opened.read_bytes() == data
+        bundle.program_path.unlink()
+        with pytest.raises(BundleError, match=r"program\.pte: cannot be read: No such file"):
+            bundle.checked("program.pte").__enter__()
+
+    def test_what_was_checked_stays_open(self, tmp_path: Path) -> None:
+        bundle = write_tiny_bundle(tmp_path / "b")
+        data = bundle.program_path.read_bytes()
+        with bundle.checked("program.pte") as opened:
+            _swap(bundle.program_path, bytes(len(data)))
+            assert opened.read_bytes() == data
+
+    def test_an_unchanged_program_is_not_hashed_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_tiny_bundle(tmp_path / "b")
+        monkeypatch.setattr(checked_file, "_SETTLED_NS", -1)
+        bundle = open_bundle(tmp_path / "b")
+        monkeypatch.setattr(checked_file, "_check", None)
+        with bundle.checked("program.pte") as opened:
+            assert opened.read_bytes() == bundle.program_path.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "sub/../../evil", "program.pte"])

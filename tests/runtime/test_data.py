@@ -1,11 +1,20 @@
-"""Data files: every defect is named with its file and line."""
+"""Data files: every format is read, every defect is named with its file and line."""
 
+import io
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.tasks import task_from_spec
-from seedtune.runtime.tasks.rows import encode_file, read_rows
+from seedtune.runtime.tasks import encode_rows, read_rows, rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 
@@ -15,23 +24,133 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
     return file
 
 
+def write_parquet(file: Path, columns: dict[str, Any]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file
+
+
+def write_dataset(folder: Path, *tables: Any) -> Path:
+    """What ``Dataset.save_to_disk`` writes, as far as reading needs it."""
+    folder.mkdir(parents=True)
+    names = [f"data-{n:05}-of-{len(tables):05}.arrow" for n in range(len(tables))]
+    for name, table in zip(names, tables, strict=True):
+        with pyarrow.ipc.new_stream(str(folder / name), table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
 def test_jsonl(tmp_path: Path) -> None:
     file = write(
         tmp_path, "d.jsonl", '{"a": "x\\u2028y", "b": 1}\n\n{"a": "\u2028", "b": null}\r\n'
     )
-    rows = read_rows(file)
-    assert rows == [{"a": "x\u2028y", "b": 1}, {"a": "\u2028", "b": None}]
-    assert [row.where for row in rows] == [f"{file}:1", f"{file}:3"]
+    found = read_rows(file)
+    assert found == [{"a": "x\u2028y", "b": 1}, {"a": "\u2028", "b": None}]
+    assert [row.where for row in found] == [f"{file}:1", f"{file}:3"]
+
+
+def test_json(tmp_path: Path) -> None:
+    file = write(tmp_path, "d.json", '[{"a": "x", "b": 1},\n {"a": "y"}]')
+    found = read_rows(file)
+    assert found == [{"a": "x", "b": 1}, {"a": "y"}]
+    assert [row.where for row in found] == [f"{file} row 1", f"{file} row 2"]
 
 
 def test_csv(tmp_path: Path) -> None:
     file = write(tmp_path, "d.CSV", '\ufefftext,label\n"two\nlines, ""quoted""",1\n\nx\u2028y,0\n')
-    rows = read_rows(str(file))
-    assert rows == [
+    found = read_rows(str(file))
+    assert found == [
         {"text": 'two\nlines, "quoted"', "label": "1"},
         {"text": "x\u2028y", "label": "0"},
     ]
-    assert [row.where for row in rows] == [f"{file}:2", f"{file}:5"]
+    assert [row.where for row in found] == [f"{file}:2", f"{file}:5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("d.csv", "text;label\na, b;1\n"),
+        ("d.csv", "text\tlabel\r\na, b\t1\r\n"),
+        ("d.csv", 'text;label\n"a, b";1\n'),
+        ("d.csv", 'text,label\r"a, b",1\r'),
+        ("d.tsv", "text\tlabel\na, b\t1\n"),
+        ("d.tsv", 'text\tlabel\n"a, b"\t1\n'),
+    ],
+)
+def test_delimiters_are_found_by_the_header(tmp_path: Path, name: str, text: str) -> None:
+    assert read_rows(write(tmp_path, name, text)) == [{"text": "a, b", "label": "1"}]
+
+
+def test_a_header_with_a_quoted_delimiter_or_of_one_column(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path, "d.csv", '"a;b",c\n1,2\n')) == [{"a;b": "1", "c": "2"}]
+    assert read_rows(write(tmp_path, "d.csv", "text\nso; it is\n")) == [{"text": "so; it is"}]
+
+
+def test_txt(tmp_path: Path) -> None:
+    file = write(tmp_path, "d.txt", "\ufeffone, text\r\n\n  {two} \u2028\n")
+    found = read_rows(file)
+    assert found == [{"text": "one, text"}, {"text": "  {two} \u2028"}]
+    assert [row.where for row in found] == [f"{file}:1", f"{file}:3"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    columns = {"text": [f"t{n}" for n in range(2000)], "label": [n % 2 for n in range(2000)]}
+    file = write_parquet(tmp_path / "d.parquet", columns)
+    found = read_rows(file)
+    assert found[1500] == {"text": "t1500", "label": 0}
+    assert (len(found), found[1500].where) == (2000, f"{file} row 1501")
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    tables = [pyarrow.table({"text": list(part), "label": [0, 1, 1]}) for part in ("abc", "def")]
+    folder = write_dataset(tmp_path / "saved" / "train", *tables)
+    found = read_rows(folder)
+    assert [row["text"] for row in found] == list("abcdef")
+    assert found[4] == {"text": "e", "label": 1}
+    assert found[4].where == f"{folder} row 5"
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(DataError, match=f"holds several splits; give the folder of one: {folder}$"):
+        read_rows(tmp_path / "saved")
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def given_input(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+    given_input(b'{"text": "a"}\n{"text": "b"}\n')
+    found = read_rows("-")
+    assert (found, found[1].where) == ([{"text": "a"}, {"text": "b"}], "stdin:2")
+    given_input(b'{"text": "a"}\n{"text": "\xff"}\n')
+    with pytest.raises(DataError, match="stdin:2: not UTF-8"):
+        read_rows(Path("-"))
+    given_input(b"")
+    with pytest.raises(DataError, match="-: no rows"):
+        read_rows("-")
+
+
+def test_dicts() -> None:
+    found = read_rows({"text": text} for text in "ab")
+    assert found == [{"text": "a"}, {"text": "b"}]
+    assert [row.where for row in found] == ["row 1", "row 2"]
+    assert read_rows(found)[1].where == "row 2"
+    assert read_rows([]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text": "a"}, "must be a list of dicts or a file, not an object; put a single row in br"),
+        (3, "must be a list of dicts or a file, not the number 3"),
+        (None, "not null"),
+        ([{"text": "a"}, "b"], "row 2: must be a dict with the task's fields, not 'b'"),
+        ([["a"]], "row 1: must be a dict with the task's fields, not a list"),
+    ],
+)
+def test_what_is_no_dicts(given: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_rows(given)
 
 
 @pytest.mark.parametrize(
@@ -39,17 +158,36 @@ def test_csv(tmp_path: Path) -> None:
     [
         ("d.jsonl", "", "no rows; the file is empty"),
         ("d.jsonl", "\n \n", "no rows"),
+        ("d.json", " ", "no rows"),
+        ("d.json", "[]", "no rows"),
+        ("d.txt", "\n", "no rows"),
         ("d.csv", "", "no rows"),
         ("d.csv", "text,label\n", "no rows"),
         ("d.jsonl", '{"a": 1}\n{"a": \n', r"d\.jsonl:2: not JSON"),
         ("d.jsonl", '{"a": 1}\n[1]\n', r"d\.jsonl:2: must be a JSON object"),
-        ("d.jsonl", "[" * 100_000, r"d\.jsonl:1: not JSON"),
-        ("d.jsonl", b'{"a": 1}\n\n\xff', r"d\.jsonl:3: not UTF-8"),
+        ("d.jsonl", "[" * 100_000, r"d\.jsonl:1: not JSON that can be read: nested too deeply"),
+        ("d.jsonl", '{"a":' * 100_000, r"d\.jsonl:1: not JSON that can be read: nested too deep"),
+        ("d.jsonl", '{"a": NaN}', r"d\.jsonl:1: not JSON \(NaN is no number; write null"),
+        ("d.jsonl", '{"a": -Infinity}', r"d\.jsonl:1: not JSON \(-Infinity is no number"),
+        ("d.jsonl", '{"a": 1e999}', r"d\.jsonl:1: not JSON \(number 1e999 is too large"),
+        ("d.jsonl", '{"a": ' + "9" * 9000 + "}", r"d\.jsonl:1: .*9000 digits; write it as text"),
+        ("d.jsonl", b'{"a": 1}\n\n\xff', r"d\.jsonl:3: not UTF-8 text; save the file as UTF-8"),
+        ("d.json", '{"a": 1}\n{"a": 2}', r"d\.json: not JSON .*; .*, name it \.jsonl"),
+        ("d.json", '{"a": 1}', r"d\.json: must be a list of objects"),
+        ("d.json", '[{"a": 1}, 2]', r"d\.json row 2: must be an object"),
         ("d.csv", "a,b\n1,2\n1,2,3\n", r"d\.csv:3: has 3 cells, the header 2"),
         ("d.csv", "a,b\n1\n", r"d\.csv:2: has 1 cells"),
         ("d.csv", "a,a\n1,2\n", r"d\.csv:1: the header has an empty or repeated"),
         ("d.csv", 'a,b\n1,2\n"open,2\n3,4\n', r"d\.csv:3: not CSV"),
-        ("d.txt", "a", r"d\.txt: cannot tell the format; name it \.jsonl or \.csv"),
+        ("d.csv", "a,b;c\n1,2;3\n", r"d\.csv:1: the header can be split at comma and at semicolon"),
+        ("d.csv", "a\tb;c\n", r"d\.csv:1: the header can be split at semicolon and at tab"),
+        ("d.tsv", 'a\tb\n"so" it is\t2\n', r"d\.tsv:2: not CSV .*begins with a double quote must"),
+        ("d.parquet", b"PAR1 not", r"d\.parquet: damaged, or of an unknown kind"),
+        (
+            "d.xlsx",
+            "a",
+            r"d\.xlsx: cannot tell the format; name it by one of \.jsonl, ",
+        ),
     ],
 )
 def test_defects_are_named(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
@@ -58,14 +196,141 @@ def test_defects_are_named(tmp_path: Path, name: str, text: str | bytes, message
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"d\.csv: cannot be read: No such file"):
-        read_rows(tmp_path / "d.csv")
+@pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}: cannot be read: .*[Nn]o such file"):
+        read_rows(tmp_path / name)
+
+
+def test_text_in_a_table_that_is_no_utf8_names_row_and_field(tmp_path: Path) -> None:
+    texts = pyarrow.array([b"good", b"\xff\xfe"]).view(pyarrow.string())
+    file = write_parquet(tmp_path / "d.parquet", {"label": [1, 0], "text": texts})
+    with pytest.raises(DataError, match=r"d\.parquet row 2: field 'text' is no UTF-8 text"):
+        read_rows(file)
+
+
+def without_state(folder: Path) -> None:
+    (folder / "state.json").unlink()
+
+
+def break_state(folder: Path) -> None:
+    (folder / "state.json").write_text('{"_data_files": 3}')
+
+
+def break_out(folder: Path) -> None:
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "../d.arrow"}]}')
+
+
+def break_table(folder: Path) -> None:
+    file = next(folder.glob("*.arrow"))
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def break_file(folder: Path) -> None:
+    next(folder.glob("*.arrow")).unlink()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (without_state, "is a folder; give a file, or what Dataset.save_to_disk"),
+        (break_state, "state.json: does not list the data's files"),
+        (break_out, "state.json: does not list the data's files"),
+        (break_table, "damaged, or of an unknown kind"),
+        (break_file, "cannot be read"),
+    ],
+)
+def test_broken_folders(tmp_path: Path, broken: Callable[[Path], None], message: str) -> None:
+    folder = write_dataset(tmp_path / "d", pyarrow.table({"text": ["a"] * 50}))
+    broken(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        read_rows(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_repeated_columns_of_a_table_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+    with pytest.raises(DataError, match="has a repeated column name"):
+        read_rows(write_dataset(tmp_path / "d", table))
+
+
+def test_without_pyarrow_the_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_parquet(tmp_path / "d.parquet", {"text": ["a"]})
+    folder = write_dataset(tmp_path / "d", pyarrow.table({"text": ["a"]}))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for path in (file, folder):
+        with pytest.raises(DataError, match=f"^{path}: to read it, pip install pyarrow$"):
+            read_rows(path)
+
+
+def test_more_rows_than_memory_should_hold_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows.MAX_ROWS == 1_000_000
+    monkeypatch.setattr(rows, "MAX_ROWS", 3)
+    assert len(read_rows(write(tmp_path, "d.txt", "a\n" * 3))) == 3
+    with pytest.raises(DataError, match=r"d\.txt: more than 3 rows, .*; draw a part of them"):
+        read_rows(write(tmp_path, "d.txt", "a\n" * 4))
+
+    def endless() -> Any:
+        while True:
+            yield {"text": "a"}
+
+    with pytest.raises(DataError, match="the rows: more than 3 rows"):
+        read_rows(endless())
 
 
 def test_a_row_that_cannot_be_encoded_is_named_by_its_line(tmp_path: Path) -> None:
     task = task_from_spec(TASK, tiny_tokenizer(), BOUNDS, 0)
     file = write(tmp_path, "d.csv", "text,label\nthe film,1\n\nthe plot,2\n")
     with pytest.raises(DataError, match=rf"{file}:4: unknown label '2'"):
-        encode_file(file, task)
-    assert [e.gold for e in encode_file(file, task, labelled=False)] == [-1, -1]
+        encode_rows(task, file)
+    assert [e.gold for e in encode_rows(task, file, labelled=False)] == [-1, -1]
+
+
+def test_half_an_emoji_is_named_with_file_row_and_field(tmp_path: Path) -> None:
+    task = task_from_spec(TASK, tiny_tokenizer(), BOUNDS, 0)
+    file = write(tmp_path, "d.jsonl", '{"text": "a", "label": 1}\n{"text": "\\ud83d", "label": 1}')
+    with pytest.raises(DataError, match=rf"^{file}:2: field 'text' holds half a character"):
+        encode_rows(task, file)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".txt"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_any_bytes_are_rows_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, data: st.DataObject
+) -> None:
+    text = st.text(st.sampled_from('ab1,;\t\n\r" {}[]:\\ud83d\ufeff\0'), max_size=40)
+    content = data.draw(text.map(str.encode) | st.binary(max_size=40))
+    file = write(tmp_path_factory.getbasetemp(), f"any{ending}", content)
+    try:
+        found = read_rows(file)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found and all(isinstance(row, dict) and row.where for row in found)
+
+
+@given(
+    cut=st.integers(0, 2000), flip=st.integers(0, 2000), kind=st.sampled_from(["file", "folder"])
+)
+@settings(deadline=None, max_examples=100)
+def test_damaged_tables_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int, kind: str
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    columns = {"text": ["a film", "a plot", None], "label": [0, 1, 1]}
+    path = file = write_parquet(folder / "d.parquet", columns)
+    if kind == "folder":
+        path = write_dataset(folder / "d", pyarrow.table(columns))
+        file = next(path.glob("*.arrow"))
+    content = bytearray(file.read_bytes())
+    content[flip % len(content)] ^= 1 << flip % 8
+    file.write_bytes(content[: len(content) - cut % 50])
+    try:
+        read_rows(path)
+    except DataError as error:
+        assert "\n" not in str(error)

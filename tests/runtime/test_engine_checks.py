@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines.checks import check_request, need_hidden
+from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.engines.contract import check_request
 from seedtune.runtime.errors import EngineError
+from seedtune.runtime.scoring.readout import score_batch, score_with_inputs
+from seedtune.runtime.tasks import Batch
 
 BOUNDS = Bounds(probes=2, rows=4, length=8, positions=6, candidates=3)
 K = 5
@@ -23,7 +26,8 @@ def sizes(**changes: int) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any]) -> None:
-    check_request(BOUNDS, **request, entries=K)
+    values = request.pop("values")
+    check_request(BOUNDS, Batch(**request, gold=np.zeros(1, np.int64)), values, K)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,15 @@ def test_positions_are_held_against_the_tokens_given_not_the_bound() -> None:
 
 
 def test_hidden_states_that_a_program_does_not_return_are_refused() -> None:
-    need_hidden(1)
+    class Plain(Engine):
+        entries, hidden_width = K, 0
+
+        def score(self, batch: Batch, values: Any) -> Scores:
+            return Scores(np.zeros((len(values), *batch.candidates.shape), np.float32), None)
+
+    request = sizes()
+    values = request.pop("values")
+    batch = Batch(**request, gold=np.zeros(1, np.int64))
+    assert score_batch(Plain(), batch, values).shape == (2, 6, 3)
     with pytest.raises(EngineError, match="returns no hidden states; export the bundle again"):
-        need_hidden(0)
+        score_with_inputs(Plain(), batch, values)

@@ -2,18 +2,25 @@
 
 import numpy as np
 import pytest
-from fakes import fake_basis
+from fakes import fake_basis, noise_vector
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators import ESTIMATORS, Estimator, make_estimator
+from seedtune.runtime.estimators import (
+    ESTIMATORS,
+    Ground,
+    complete,
+    facts_of,
+    make_estimator,
+    with_defaults,
+)
 from seedtune.runtime.estimators.momentum import norm
-from seedtune.runtime.estimators.noise import NOISE_KINDS, noise_vector
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.estimators.probes import Perturbing
+from seedtune.runtime.settings import NOISE_KINDS, Settings
 
 KEY = {"seed": 11, "step": 4}
 K = 64
-PERTURBING = [name for name, kind in ESTIMATORS.items() if kind.make is not None]
+PERTURBING = [name for name, facts in ESTIMATORS.items() if facts.directions]
 
 
 def alone(losses):
@@ -21,8 +28,11 @@ def alone(losses):
     return losses[:, None]
 
 
-def made(name: str, entries: int = K, **settings) -> Estimator:
-    return make_estimator(Settings(estimator=name, batch_size=1, **settings), fake_basis(entries))
+def made(name: str, entries: int = K, **settings) -> Perturbing:
+    its = Settings(estimator=name, batch_size=1, **settings)
+    estimator = make_estimator(its, fake_basis(entries))
+    assert isinstance(estimator, Perturbing)
+    return estimator
 
 
 @pytest.mark.parametrize("kind", NOISE_KINDS)
@@ -231,11 +241,46 @@ def test_norm_takes_ten_million_entries():
 
 
 def test_each_estimator_has_its_own_number_of_directions():
-    assert [Settings(estimator=name).directions for name in ESTIMATORS] == [1, 8, 8, 1, 16, 0]
+    usual = {
+        "readout": 0,
+        "gauss-newton": 16,
+        "two-point": 1,
+        "one-sided": 8,
+        "leave-one-out": 8,
+        "momentum": 1,
+    }
+    assert usual.keys() == ESTIMATORS.keys()
+    for name, directions in usual.items():
+        for left in (None, 0):
+            its = Settings(estimator=name, directions=left)
+            assert with_defaults(its).directions == directions
     with pytest.raises(TuningError, match="directions=1 must be 2 to 32768 for leave-one-out"):
-        Settings(estimator="leave-one-out", directions=1)
+        facts_of(Settings(estimator="leave-one-out", directions=1))
     with pytest.raises(TuningError, match="directions=3 must be 0 for readout"):
-        Settings(estimator="readout", directions=3)
+        facts_of(Settings(estimator="readout", directions=3))
+
+
+ANYTHING = Ground(answers=2, head_rows=2, hidden_width=6, basis=fake_basis(K), examples=64)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_is_left_open_is_the_estimator_s_own_choice_and_no_more(name):
+    facts = ESTIMATORS[name]
+    found = complete(Settings(estimator=name), ANYTHING)
+    assert None not in found.to_dict().values()
+    assert (found.lr, found.eps, found.eval_every) == (facts.lr, facts.eps, facts.eval_every)
+    given = Settings(estimator=name, lr=0.5, eps=0.25, steps=3, eval_every=0, batch_size=8)
+    found = complete(given, ANYTHING)
+    assert (found.lr, found.eps, found.steps, found.eval_every) == (0.5, 0.25, 3, 0)
+    auto = complete(Settings(estimator=name, lr="auto", eps="auto"), ANYTHING)
+    measured = ("auto", "auto")
+    assert (auto.lr, auto.eps) == ((facts.lr, facts.eps) if facts.solves else measured)
+
+
+def test_an_estimator_that_there_is_not_is_refused_by_name():
+    for settings in (Settings(estimator="adam"), Settings(estimator="")):
+        with pytest.raises(TuningError, match=r"estimator='(adam)?' must be one of readout, "):
+            complete(settings, ANYTHING)
 
 
 @pytest.mark.parametrize(
@@ -248,13 +293,14 @@ def test_each_estimator_has_its_own_number_of_directions():
         ("lr", 0.0),
         ("lr", float("nan")),
         ("lr", "large"),
+        ("lr", True),
         ("eps", 0.0),
         ("eps", "small"),
         ("schedule", "step"),
         ("warmup", -1),
         ("eval_every", -1),
         ("noise", "uniform"),
-        ("estimator", "adam"),
+        ("estimator", 3),
         ("directions", -1),
         ("directions", 1 << 16),
         ("directions", 2.0),

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.tasks import Task, task_from_spec
+from seedtune.runtime.tasks import Batch, Task, encode_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -25,7 +26,7 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-class HashEngine:
+class HashEngine(Engine):
     """A causal toy program: the log-probability depends on the row up to the position, the
     candidate and the values; it refuses whatever exceeds the bounds."""
 
@@ -34,36 +35,18 @@ class HashEngine:
     def __init__(self) -> None:
         self.calls = 0
 
-    def score(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         self.calls += 1
-        rows, length = tokens.shape
+        rows, length = batch.tokens.shape
         assert rows * length <= BOUNDS.tokens and 2 <= length <= BOUNDS.length
-        assert len(positions) <= BOUNDS.positions
+        assert len(batch.positions) <= BOUNDS.positions
         assert values.dtype == np.float32 and values.shape == (1, 3)
-        out = np.empty((1, *candidates.shape), dtype=np.float32)
-        for n, flat in enumerate(positions):
-            row, column = divmod(int(flat), length)
-            history = self._history(tokens[row, : column + 1])
-            out[0, n] = -np.abs(np.sin(candidates[n] * history + values.sum())) - 0.1
-        return out
-
-    def score_hidden(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        values: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        places = [divmod(int(flat), tokens.shape[1]) for flat in positions]
-        history = np.array([self._history(tokens[row, : column + 1]) for row, column in places])
-        hidden = np.stack([np.cos(history), np.sin(history)], axis=1)[None].astype(np.float32)
-        return self.score(tokens, positions, candidates, values), hidden
+        places = [divmod(int(flat), length) for flat in batch.positions]
+        seen = [self._history(batch.tokens[row, : column + 1]) for row, column in places]
+        history = np.array(seen)[:, None]
+        logp = -np.abs(np.sin(batch.candidates * history + values.sum())) - 0.1
+        hidden = np.concatenate([np.cos(history), np.sin(history)], axis=1)
+        return Scores(logp[None].astype(np.float32), hidden[None].astype(np.float32))
 
     def _history(self, tokens: NDArray[np.int64]) -> float:
         return float(np.cos(tokens * np.arange(1, len(tokens) + 1)).sum())
@@ -91,8 +74,8 @@ def task_of(kind: str) -> Task:
 )
 def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     task = task_of(kind)
-    encoded = [task.encode(row, "f") for row in rows(45)]
-    weights = np.random.default_rng(0).standard_normal((task.readout_rows, 3)) if readout else []
+    encoded = encode_rows(task, rows(45))
+    weights = np.random.default_rng(0).standard_normal((task.head_rows, 3)) if readout else []
     values = np.array([0.5, -1.0, 2.0, *np.reshape(weights, -1)], dtype=np.float16)
     steps: list[tuple[int, int]] = []
     engine = HashEngine()
@@ -107,11 +90,10 @@ def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     losses, totals, answers = [], np.zeros(2), []
     for example in encoded:
         batch = task.collate([example])
-        logp, hidden = HashEngine().score_hidden(
-            batch.tokens, batch.positions, batch.candidates, values[None, :3].astype(np.float32)
-        )
+        scores = HashEngine().score(batch, values[None, :3].astype(np.float32))
+        logp = scores.logp
         for row, own in enumerate(values[3:].astype(np.float32).reshape(-1, 3)):
-            logp[0, :, row] += hidden[0] @ own[:2] + own[2]
+            logp[0, :, row] += scores.hidden[0] @ own[:2] + own[2]
         losses.append(task.losses(logp, batch)[0, 0])
         totals += task.metric(logp[0], batch)[0]
         answers += task.predict(logp[0], batch)
@@ -130,14 +112,14 @@ def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
 def test_examples_of_like_length_run_together() -> None:
     """Sorting by length saves padding: fewer token places than in the given order."""
     task = task_of("classification")
-    encoded = [task.encode(row, "f") for row in rows(64)]
+    encoded = encode_rows(task, rows(64))
     places = 0
 
     class Counting(HashEngine):
-        def score(self, tokens: Any, *rest: Any) -> Any:
+        def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
             nonlocal places
-            places += tokens.size
-            return super().score(tokens, *rest)
+            places += batch.tokens.size
+            return super().score(batch, values)
 
     evaluate(Counting(), task, encoded, np.zeros(3, np.float32), BOUNDS)
     unsorted = sum(task.collate(part).tokens.size for part in split_batch(encoded, BOUNDS))

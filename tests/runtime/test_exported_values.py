@@ -35,7 +35,7 @@ def of_the_version_before(bundle: Bundle, values: np.ndarray, step: int) -> byte
         "indices": np.array(bundle.indices),
     }
     if len(values) > bundle.K:
-        tensors["readout"] = values[bundle.K :]
+        tensors["own"] = values[bundle.K :]
     metadata = {
         "format": "seedtune-values",
         "bundle_sha256": bundle.sha256,
@@ -132,8 +132,8 @@ def test_the_start_of_the_version_before_is_checked_against_the_bundle(
         {"values": np.zeros((12, 1), np.float16)},
         {"values": np.zeros(12, np.float32)},
         {"values": np.zeros(11, np.float16)},
-        {"readout": np.zeros(3, np.float16)},
-        {"readout": np.zeros((3, 1), np.float32)},
+        {"own": np.zeros(3, np.float16)},
+        {"own": np.zeros((3, 1), np.float32)},
         {"indices": np.zeros(12, np.int64)},
         {"more": np.zeros(12, np.int64)},
         {"values": np.full(12, np.nan, np.float16)},

@@ -12,7 +12,7 @@ from fakes import FakeEngine
 from faults import failing_writes, fill, read_only, run_and_kill, small_disk
 from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import EngineError, JournalError
-from seedtune.runtime.estimators import TwoPoint
+from seedtune.runtime.estimators.two_point import TwoPoint
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, read_journal
 from seedtune.runtime.journal.operations import branch
 from seedtune.runtime.journal.replay import replay

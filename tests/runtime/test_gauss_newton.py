@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.errors import TuningError
+from seedtune.runtime.estimators import with_defaults
 from seedtune.runtime.estimators.gauss_newton import RIDGE, GaussNewton, solve
 from seedtune.runtime.journal.format import Header, Skip, Step
 from seedtune.runtime.journal.history import History
@@ -132,7 +133,7 @@ def test_fewer_examples_than_a_batch(tmp_path):
 
 
 def test_the_runaway_guard_looks_at_the_step_not_at_the_logits():
-    settings = replace(GN, steps=100, directions=2)
+    settings = with_defaults(replace(GN, steps=100, directions=2))
     metric = {"name": "accuracy", "higher_is_better": True}
     header = Header("0" * 64, "0" * 64, 2, 26, settings.to_dict(), "0" * 64, None, metric)
     history = History(header, "here")

@@ -12,6 +12,7 @@ from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import (
+    MAGIC,
     VERSION,
     Change,
     Encoder,
@@ -166,9 +167,25 @@ def test_a_header_without_a_readout_has_the_bytes_that_it_always_had():
 
 
 def test_a_header_with_a_readout_survives():
-    head = header(24, readout={"rows": 2, "width": 6, "answers": 2})
+    head = header(24, shape={"rows": 2, "width": 6, "answers": 2})
     records: list[Record] = [Step(tuple(map(float, range(24)))), Evaluation(0.5, 0.75)]
     assert decode(encode(head, records)) == (head, records, 0)
+
+
+def test_an_older_header_named_the_shape_after_its_estimator():
+    sizes = {"rows": 2, "width": 6, "answers": 2}
+    head = header(24, shape=sizes, settings={"estimator": "readout"})
+    old = head.encode()[14:-4].replace(b'"shape":', b'"readout":')
+    assert b'"readout":{"answers":2,"rows":2,"width":6}' in old
+    data = struct.pack("<8sHI", MAGIC, VERSION, len(old)) + old
+    found, _, _ = decode_header(data + struct.pack("<I", crc32c(data)), "j")
+    assert found == head
+
+
+@pytest.mark.parametrize("settings", [[], None, "lr", 3, {"estimator": []}])
+def test_a_header_whose_settings_make_no_sense_is_malformed(settings):
+    with pytest.raises(JournalError, match="header of version 1 is malformed"):
+        decode(header(settings=settings).encode())
 
 
 def test_damage_names_the_offset_of_the_record():

@@ -11,9 +11,9 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import memory
 from seedtune.runtime.engines.memory import PassMemory, fit_passes
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators.readout import MEMORY, memory_bytes
+from seedtune.runtime.estimators.readout import MEMORY, Readout
+from seedtune.runtime.scoring.answer_head import AnswerHeadShape
 from seedtune.runtime.scoring.batch_loss import split_batch
-from seedtune.runtime.scoring.readout import ReadoutShape
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded
 from tiny_run import START, K, tuner
@@ -130,7 +130,8 @@ def test_the_loop_keeps_to_a_limit_and_learns_the_same(tmp_path):
 
 def test_what_a_readout_will_remember_is_left_free(tmp_path):
     start = replace(START, memory=NEED)
-    learnt = memory_bytes(ReadoutShape(rows=2, width=FakeEngine.hidden_width, answers=2), 64)
+    shape = AnswerHeadShape(rows=2, width=FakeEngine.hidden_width, answers=2)
+    learnt = Readout(shape, 8).memory_bytes(64)
     limit = HELD + 7000 + 7 * 1000 + 500
     asked = {"start": start, "settings": Settings(estimator="readout", lr="auto", batch_size=8)}
     for bytes_left, fits in ((limit + learnt, True), (limit + learnt - 7500, False)):
@@ -151,6 +152,6 @@ def test_what_a_readout_will_remember_is_left_free(tmp_path):
 
 
 def test_a_readout_remembers_so_many_examples_and_no_more():
-    shape = ReadoutShape(rows=1, width=10, answers=3)
-    assert memory_bytes(shape, 5) == 5 * memory_bytes(shape, 1)
-    assert memory_bytes(shape, 10**6) == memory_bytes(shape, MEMORY)
+    memory_bytes = Readout(AnswerHeadShape(rows=1, width=10, answers=3), 4).memory_bytes
+    assert memory_bytes(5) == 5 * memory_bytes(1)
+    assert memory_bytes(10**6) == memory_bytes(MEMORY)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from exported_bundle import BOUNDS, request
-from seedtune.runtime.bundle import Bounds, Bundle
+from exported_bundle import BOUNDS, arrays, request
+from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
 from seedtune.runtime.engines import executorch_native as native
 from seedtune.runtime.engines import executorch_native_build as native_build
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.contract import EngineUnavailable
 from seedtune.runtime.engines.executorch_native import NativeEngine, NativeProgram
-from seedtune.runtime.engines.executorch_native_build import EngineUnavailable
-from seedtune.runtime.errors import EngineError
+from seedtune.runtime.errors import BundleError, EngineError
+from seedtune.runtime.tasks import Batch
 
 pytestmark = needs_compiler
 
@@ -32,12 +35,14 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines.native import NativeEngine
+from seedtune.runtime.engines.executorch_native import NativeEngine
+from seedtune.runtime.tasks import Batch
 program, bounds, arguments, results, threads = sys.argv[1:]
 engine = NativeEngine(Path(program), Bounds(**json.loads(bounds)), threads=int(threads))
 with np.load(arguments) as file:
     requests = [[file[f"{i}_{j}"] for j in range(4)] for i in range(len(file) // 4)]
-np.savez(results, *[each for request in requests for each in engine.score_hidden(*request)])
+found = [engine.score(Batch(*request[:3], gold=None), request[3]) for request in requests]
+np.savez(results, *[each for scores in found for each in (scores.logp, scores.hidden)])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "modules": sorted(sys.modules),
@@ -70,7 +75,7 @@ def binding_results(bundle: Bundle) -> list[Any]:
         [
             result.numpy().copy()
             for result in method.execute(
-                [torch.from_numpy(each) for each in request(bundle, **size)]
+                [torch.from_numpy(each) for each in arrays(*request(bundle, **size))]
             )
         ]
         for size in SIZES
@@ -80,7 +85,7 @@ def binding_results(bundle: Bundle) -> list[Any]:
 def run_alone(bundle: Bundle, folder: Path, threads: int) -> tuple[list[Any], dict[str, Any]]:
     """Results for ``SIZES`` from a fresh process, and what that process says of itself."""
     arguments, results = folder / "arguments.npz", folder / "results.npz"
-    requests = [request(bundle, **size) for size in SIZES]
+    requests = [arrays(*request(bundle, **size)) for size in SIZES]
     np.savez(arguments, **{f"{i}_{j}": a for i, r in enumerate(requests) for j, a in enumerate(r)})
     bounds = json.dumps(vars(BOUNDS))
     done = subprocess.run(
@@ -122,10 +127,9 @@ def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     for _ in range(2):
         for size, (logp, hidden) in zip(SIZES, binding_results, strict=True):
-            asked = request(bundle, **size)
-            np.testing.assert_array_equal(engine.score(*asked), logp)
-            for ours, theirs in zip(engine.score_hidden(*asked), (logp, hidden), strict=True):
-                np.testing.assert_array_equal(ours, theirs)
+            scores = engine.score(*request(bundle, **size))
+            np.testing.assert_array_equal(scores.logp, logp)
+            np.testing.assert_array_equal(scores.hidden, hidden)
     used = engine.threads
     engine.close()
     # The binding's method still uses the pool, which must stay as it is.
@@ -135,43 +139,42 @@ def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list
 
 def test_values_matter_and_equal_probes_give_equal_bits(bundle: Bundle) -> None:
     engine = NativeEngine(bundle.program_path, bundle.bounds)
-    tokens, positions, candidates, values = request(bundle, **MOST)
-    different = engine.score(tokens, positions, candidates, values)
+    batch, values = request(bundle, **MOST)
+    different = engine.score(batch, values).logp
     assert (different[0] != different[1]).any()
     values[1] = values[0]
-    same = engine.score(tokens, positions, candidates, values)
-    np.testing.assert_array_equal(same[0], same[1])
-    np.testing.assert_array_equal(same[0], different[0])
-    _, hidden = engine.score_hidden(tokens, positions, candidates, values)
-    np.testing.assert_array_equal(hidden[0], hidden[1])
+    same = engine.score(batch, values)
+    np.testing.assert_array_equal(same.logp[0], same.logp[1])
+    np.testing.assert_array_equal(same.logp[0], different[0])
+    np.testing.assert_array_equal(same.hidden[0], same.hidden[1])
     values[1] += np.float32(0.1)
-    _, moved = engine.score_hidden(tokens, positions, candidates, values)
-    np.testing.assert_array_equal(moved[0], hidden[0])
-    assert (moved[1] != hidden[1]).any()
+    moved = engine.score(batch, values).hidden
+    np.testing.assert_array_equal(moved[0], same.hidden[0])
+    assert (moved[1] != same.hidden[1]).any()
 
 
 def test_views_are_read_as_they_appear_and_results_are_the_callers(bundle: Bundle) -> None:
     engine = NativeEngine(bundle.program_path, bundle.bounds)
-    tokens, positions, candidates, values = request(bundle, **MOST)
-    first, states = engine.score_hidden(tokens, positions, candidates, values)
-    kept, kept_states = first.copy(), states.copy()
-    turned = [np.asfortranarray(each) for each in (tokens, positions, candidates, values)]
-    np.testing.assert_array_equal(engine.score(*turned), kept)
-    reverse = engine.score(tokens[::-1], positions, candidates, values[::-1])
-    assert (reverse != kept).any()
-    np.testing.assert_array_equal(first, kept)
-    np.testing.assert_array_equal(states, kept_states)
+    batch, values = request(bundle, **MOST)
+    first = engine.score(batch, values)
+    kept, kept_states = first.logp.copy(), first.hidden.copy()
+    turned = Batch(*map(np.asfortranarray, arrays(batch, values)[:3]), gold=batch.gold)
+    np.testing.assert_array_equal(engine.score(turned, np.asfortranarray(values)).logp, kept)
+    reverse = engine.score(replace(batch, tokens=batch.tokens[::-1]), values[::-1])
+    assert (reverse.logp != kept).any()
+    np.testing.assert_array_equal(first.logp, kept)
+    np.testing.assert_array_equal(first.hidden, kept_states)
 
 
 def test_calls_from_several_threads_wait_for_each_other(bundle: Bundle) -> None:
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     requests = [request(bundle, **size) for size in SIZES]
-    alone = [engine.score(*each) for each in requests]
+    alone = [engine.score(*each).logp for each in requests]
     wrong = []
 
     def work(which: int) -> None:
         for _ in range(50):
-            if not np.array_equal(engine.score(*requests[which]), alone[which]):
+            if not np.array_equal(engine.score(*requests[which]).logp, alone[which]):
                 wrong.append(which)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(len(requests))]
@@ -180,16 +183,6 @@ def test_calls_from_several_threads_wait_for_each_other(bundle: Bundle) -> None:
     for each in workers:
         each.join()
     assert not wrong
-
-
-def test_reading_the_file_gives_the_same_as_mapping_it(bundle: Bundle) -> None:
-    size = SIZES[2]
-    mapped, read = (NativeProgram(bundle.program_path, mapped=each) for each in (True, False))
-    shape = (size["probes"], size["scored"], size["choices"])
-    arguments: list[Any] = list(request(bundle, **size))
-    np.testing.assert_array_equal(
-        mapped.run("score", arguments, shape), read.run("score", arguments, shape)
-    )
 
 
 def test_a_program_describes_itself(bundle: Bundle) -> None:
@@ -229,7 +222,7 @@ def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:
     script = """
 import sys
 from pathlib import Path
-from seedtune.runtime.engines.native import NativeProgram
+from seedtune.runtime.engines.executorch_native import NativeProgram
 from seedtune.runtime.errors import EngineError
 path = Path(sys.argv[1])
 first = NativeProgram(path, threads=3)
@@ -263,11 +256,12 @@ def test_errors_of_the_runtime_are_told_not_printed(
     bundle: Bundle, capfd: pytest.CaptureFixture[str]
 ) -> None:
     engine = NativeEngine(bundle.program_path, bundle.bounds)
-    tokens, positions, candidates, values = request(bundle, **MOST)
+    batch, values = request(bundle, **MOST)
+    wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
     with pytest.raises(EngineError, match=r"program.pte: method score failed: .*100000"):
-        engine.score(np.full_like(tokens, 100_000), positions, candidates, values)
+        engine.score(wrong, values)
     # The engine survives.
-    assert np.isfinite(engine.score(tokens, positions, candidates, values)).all()
+    assert np.isfinite(engine.score(batch, values).logp).all()
     out, err = capfd.readouterr()
     assert not out
     assert not err
@@ -309,18 +303,57 @@ class TestBuild:
     def test_built_once_and_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "new"))
         native_build.load_library()
-        (built,) = (tmp_path / "new" / "engines").iterdir()
+        (built,) = (tmp_path / "new" / "engines").glob("*.so")
         stamp = built.stat().st_mtime_ns
         monkeypatch.setenv("CXX", "false")  # would fail if it were called
         native_build.load_library()
         assert built.stat().st_mtime_ns == stamp
+
+    @pytest.mark.parametrize("damage", ["zeros", "cut", "no hash", "hash cut"])
+    def test_a_damaged_library_is_built_again_and_never_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    ) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+        made = b"what a compiler makes" * 1000
+        compiler = tmp_path / "c++"
+        compiler.write_text(
+            f"#!{sys.executable}\nimport sys\nopen(sys.argv[-1], 'wb').write({made})"
+        )
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        loaded: list[bytes] = []
+        monkeypatch.setattr(
+            native_build.ctypes, "CDLL", lambda name: loaded.append(Path(name).read_bytes())
+        )
+        native_build.load_library()
+        (library,) = (tmp_path / "engines").glob("*.so")
+        (digest,) = (tmp_path / "engines").glob("*.sha256")
+        assert loaded.pop() == made and native_build.is_whole(library)
+        if damage == "zeros":
+            library.write_bytes(made[:4096] + bytes(len(made) - 4096))
+        elif damage == "cut":
+            library.write_bytes(made[:4096])
+        elif damage == "no hash":
+            digest.unlink()
+        else:
+            digest.write_bytes(digest.read_bytes()[:9])
+        assert not native_build.is_whole(library)
+        native_build.load_library()
+        assert loaded.pop() == made and native_build.is_whole(library)
+        assert sorted((tmp_path / "engines").iterdir()) == sorted((library, digest))
+        # Without a compiler, another engine's turn comes.
+        library.write_bytes(made[:4096])
+        monkeypatch.setenv("CXX", str(tmp_path / "none"))
+        assert "no such compiler" in str(native_build.cannot_load())
+        with pytest.raises(EngineUnavailable, match="no such compiler"):
+            native_build.load_library()
 
     def test_a_failing_compiler_leaves_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
         monkeypatch.setenv("CXX", "false")
-        with pytest.raises(EngineUnavailable, match=r"false cannot build native.cpp"):
+        with pytest.raises(EngineUnavailable, match=r"false cannot build executorch_native.cpp"):
             native_build.load_library()
         assert not list((tmp_path / "engines").iterdir())
 
@@ -360,3 +393,47 @@ class TestBuild:
         monkeypatch.setattr(native_build, "SOURCE", source)
         names.add(native_build.built_path(tmp_path, "linux-a").name)
         assert len(names) == 4
+
+
+class TestOpening:
+    def test_what_is_mapped_is_the_file_that_was_checked(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Swapped between the check and the mapping, and before the check."""
+        shutil.copytree(bundle.path, tmp_path / "b")
+        copy = open_bundle(tmp_path / "b")
+        asked = request(copy, **MOST)
+        with open_engine(bundle, name="executorch-native") as engine:
+            wanted = engine.score(*asked).logp
+        real, data = native.NativeEngine, copy.program_path.read_bytes()
+
+        def swapped(*arguments: Any, **more: Any) -> NativeEngine:
+            copy.program_path.rename(tmp_path / "away")
+            copy.program_path.write_bytes(data[:-9] + bytes(9))
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(native, "NativeEngine", swapped)
+        with open_engine(copy, name="executorch-native") as engine:
+            np.testing.assert_array_equal(engine.score(*asked).logp, wanted)
+        with pytest.raises(BundleError, match=r"b/program.pte: altered"):
+            open_engine(copy, name="executorch-native")
+
+    @pytest.mark.parametrize("name", ["executorch-native", "executorch-binding"])
+    def test_errors_name_the_file_and_not_how_it_was_opened(
+        self, bundle: Bundle, name: str
+    ) -> None:
+        batch, values = request(bundle, **MOST)
+        wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
+        with open_engine(bundle, name=name) as engine:
+            with pytest.raises(EngineError, match=rf"{bundle.program_path}: .*failed") as told:
+                engine.score(wrong, values)
+            assert "/proc" not in str(told.value)
+            assert engine.score(batch, values).hidden is not None
+
+    def test_a_program_of_other_sizes_than_the_bundle_says(self, bundle: Bundle) -> None:
+        fewer = replace(bundle, hidden_blocks=bundle.hidden_blocks[1:])
+        with pytest.raises(EngineError, match="hidden states of width 96, the bundle says 64"):
+            open_engine(fewer, name="executorch-native")
+        fewer = replace(bundle, values=bundle.values[1:])
+        with pytest.raises(EngineError, match=f"takes {bundle.K} values, the bundle says"):
+            open_engine(fewer, name="executorch-native")

@@ -14,9 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import Scores, open_engine
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS
+from seedtune.runtime.estimators import ESTIMATORS, Ground
 from seedtune.runtime.estimators import readout as estimator_module
 from seedtune.runtime.estimators.readout import Readout
 from seedtune.runtime.estimators.ridge_logistic import Examples, fit
@@ -24,11 +24,23 @@ from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_jour
 from seedtune.runtime.journal.operations import branch, compact, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.batch_loss import BatchLoss
+from seedtune.runtime.scoring.answer_head import (
+    AnswerHeadShape,
+    add_head,
+    check_values,
+    score_batch,
+)
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.scoring.readout import ReadoutShape, add_readout, check_values, score_batch
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Batch, Observation, task_from_spec
+from seedtune.runtime.tasks import (
+    Batch,
+    Encoded,
+    Observation,
+    encode_rows,
+    task_for,
+    task_from_spec,
+)
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
@@ -36,7 +48,7 @@ from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 SETTINGS = Settings(
     seed=3, steps=60, batch_size=4, lr="auto", eval_every=4, estimator="readout", best_by="loss"
 )
-SHAPE = ReadoutShape(rows=2, width=6, answers=2)
+SHAPE = AnswerHeadShape(rows=2, width=6, answers=2)
 LONG = replace(SETTINGS, batch_size=1, steps=150, eval_every=25)
 MANY = fake_examples(150)
 
@@ -95,10 +107,7 @@ class TestRun:
             assert len(list(live)) == 16 and live.stop_reason == "all 16 steps done"
         features = replay(tmp_path, START).estimator.state["features"]
         batch = FakeTask().collate(TRAIN)
-        _, hidden = ENGINE.score_hidden(
-            batch.tokens, batch.positions, batch.candidates, START.values[None]
-        )
-        wanted = hidden[0].astype(np.float16)
+        wanted = ENGINE.score(batch, START.values[None]).hidden[0].astype(np.float16)
         assert sorted(map(bytes, features)) == sorted(map(bytes, wanted))
 
     def test_the_sensitive_values_stay_as_they_are(self, tmp_path: Path) -> None:
@@ -257,9 +266,15 @@ class TestOperations:
     def test_sharing_is_refused_for_what_the_journal_holds(
         self, tmp_path: Path, done: tuple[Path, str]
     ) -> None:
-        with pytest.raises(JournalError, match=r"holds hidden states.*share the tuned values"):
+        with pytest.raises(
+            JournalError, match=r"holds numbers of single examples.*share the tuned values"
+        ):
             share(done[0], tmp_path / "sent.journal", START)
         assert not (tmp_path / "sent.journal").exists()
+
+
+def ground(examples: int) -> Ground:
+    return Ground(answers=2, head_rows=2, hidden_width=6, basis=None, examples=examples)
 
 
 class TestBatchSize:
@@ -268,7 +283,7 @@ class TestBatchSize:
         self, size: int, examples: int, steps: int
     ) -> None:
         asked = replace(SETTINGS, batch_size=size, steps=steps)
-        fitted = ESTIMATORS["readout"].fit(asked, None, examples)
+        fitted = ESTIMATORS["readout"].fit(asked, ground(examples))
         assert fitted.batch_size <= min(size, examples)
         assert fitted.steps == min(steps, examples // fitted.batch_size)
         assert examples % fitted.batch_size <= max(1, examples // 16)
@@ -277,8 +292,8 @@ class TestBatchSize:
     def test_a_fitted_size_fits(self, size: int, examples: int) -> None:
         """So that a run can be resumed with its own settings."""
         fit_again = ESTIMATORS["readout"].fit
-        once = fit_again(replace(SETTINGS, batch_size=size), None, examples)
-        assert fit_again(once, None, examples) == once
+        once = fit_again(replace(SETTINGS, batch_size=size), ground(examples))
+        assert fit_again(once, ground(examples)) == once
 
 
 class Spoilt(FakeEngine):
@@ -288,12 +303,12 @@ class Spoilt(FakeEngine):
         super().__init__(K)
         self.at, self.logp, self.hidden = at, np.float32(logp), np.float32(hidden)
 
-    def score_hidden(self, *request: Any) -> tuple[np.ndarray, np.ndarray]:
-        logp, hidden = super().score_hidden(*request)
+    def score(self, batch: Batch, values: np.ndarray) -> Scores:
+        scores = super().score(batch, values)
         if len(self.calls) == self.at:
-            logp[0, 1, 0] += self.logp
-            hidden[0, 1, 3] += self.hidden
-        return logp, hidden
+            scores.logp[0, 1, 0] += self.logp
+            scores.hidden[0, 1, 3] += self.hidden
+        return scores
 
 
 SPOILT = [{"logp": np.nan}, {"logp": -np.inf}, {"hidden": np.nan}, {"hidden": np.inf}]
@@ -343,9 +358,9 @@ class TestNotFinite:
         assert estimator.state == {}
 
 
-class TestBatchLoss:
-    def losses(self, rows: int) -> BatchLoss:
-        return BatchLoss(FakeEngine(K), FakeTask(), replace(BOUNDS, rows=rows))
+class TestBatchLook:
+    def look(self, rows: int, examples: list[Encoded]) -> BatchLook:
+        return BatchLook(FakeEngine(K), FakeTask(), replace(BOUNDS, rows=rows), examples)
 
     @given(st.integers(1, 16), st.integers(1, 40), st.integers(0, 99))
     @hypothesis_settings(deadline=None)
@@ -353,11 +368,11 @@ class TestBatchLoss:
         self, rows: int, count: int, seed: int
     ) -> None:
         examples = fake_examples(count, seed=seed)
-        losses, seen = self.losses(rows).observe(examples, random_weights(seed))
+        losses, seen = self.look(rows, examples).observe(random_weights(seed))
         assert losses.shape == (1, count)
         assert seen.gold.tolist() == [example.gold for example in examples]
         for place, example in enumerate(examples):
-            alone, own = self.losses(16).observe([example], random_weights(seed))
+            alone, own = self.look(16, [example]).observe(random_weights(seed))
             assert np.isclose(losses[0, place], alone[0, 0], rtol=1e-5)
             assert np.allclose(seen.scores[place], own.scores[0], rtol=1e-5)
             assert (seen.features[place] == own.features[0]).all()
@@ -368,8 +383,8 @@ class TestBatchLoss:
         self, rows: int, count: int, seed: int
     ) -> None:
         examples, values = fake_examples(count, seed=seed), random_weights(seed)
-        losses, seen = self.losses(rows).observe(examples, values)
-        assert (losses == self.losses(rows).each(examples, values[None])).all()
+        losses, seen = self.look(rows, examples).observe(values)
+        assert (losses == self.look(rows, examples).losses(values[None])).all()
         weights = values[K:].reshape(2, 7)
         scored = seen.scores + (seen.features @ weights.T).reshape(seen.scores.shape)
         right = scored[np.arange(count), seen.gold]
@@ -391,7 +406,7 @@ class TestBatchLoss:
         logp = np.zeros((2, 3, 2), np.float32)
         weights = np.arange(28, dtype=np.float32).reshape(2, 14)
         wanted = weights[1].reshape(2, 7).sum(axis=1)
-        assert (add_readout(logp, inputs, weights)[1] == wanted).all()
+        assert (add_head(logp, inputs, weights)[1] == wanted).all()
 
 
 def real_task(**changes: Any) -> Any:
@@ -405,12 +420,14 @@ COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": 
 class TestRefusals:
     def test_sizes_follow_task_and_program(self) -> None:
         three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
-        assert ReadoutShape.of(ENGINE, three) == ReadoutShape(3, 6, 3)
-        assert ReadoutShape(3, 6, 3).entries == 21
+        shape = ESTIMATORS["readout"].shape
+        sizes = {"rows": 3, "width": 6, "answers": 3}
+        assert shape(Ground.of(ENGINE, three, None, 1)) == sizes
+        assert AnswerHeadShape(**sizes).entries == 21
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
-        assert ReadoutShape.of(ENGINE, task) == ReadoutShape(1, 6, 3)
+        assert shape(Ground.of(ENGINE, task, None, 1)) == {"rows": 1, "width": 6, "answers": 3}
 
     @pytest.mark.parametrize(
         "task",
@@ -421,7 +438,7 @@ class TestRefusals:
         ids=["vocabulary", "completion"],
     )
     def test_tasks_without_a_choice(self, tmp_path: Path, task: Any) -> None:
-        with pytest.raises(TuningError, match=r"needs a task of choosing .*; take two-point"):
+        with pytest.raises(TuningError, match=r"needs a task of choosing .*; take another"):
             tuner(tmp_path / "run", task=task, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
 
@@ -452,11 +469,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("estimator", "sizes", "message"),
         [
-            ("readout", None, "estimator readout and its readout"),
-            ("two-point", {"rows": 2, "width": 6, "answers": 2}, "estimator two-point and its"),
-            ("readout", {"rows": 2, "width": 6}, "answers"),
+            ("readout", None, r"make sense: readout \{\}"),
+            ("two-point", {"rows": 2, "width": 6, "answers": 2}, "two-point has no weights of its"),
+            ("two-point", None, "51 scalars a step do not fit two-point"),
+            ("readout", {"rows": 2, "width": 6}, r"make sense: readout .*'width': 6\}"),
             ("readout", {"rows": 2, "width": 6, "answers": 2, "depth": 1}, "depth"),
-            ("readout", {"rows": 2, "width": 5, "answers": 2}, "has 78 values, the bundle 76"),
+            ("readout", {"rows": 2, "width": 5, "answers": 2}, "51 scalars .* do not fit readout"),
             ("readout", {"rows": 2, "width": 6, "answers": 3}, "readout .*'answers': 3"),
         ],
     )
@@ -467,13 +485,21 @@ class TestRefusals:
         own = {**journal.header.settings, "estimator": estimator}
         if estimator != "readout":
             own["directions"] = 1
-        forged = replace(journal.header, readout=sizes, settings=own)
+        forged = replace(journal.header, shape=sizes, settings=own)
         records = [placed.record for placed in journal.records]
         JournalWriter.create(tmp_path, forged, records=records).close()
         with pytest.raises(JournalError, match=message):
             replay(tmp_path, START)
         with pytest.raises(JournalError, match=message):
             tuner(tmp_path, settings=None)
+
+    def test_a_journal_of_another_number_of_values(
+        self, tmp_path: Path, done: tuple[Path, str]
+    ) -> None:
+        forged = replace(read_journal(done[0]).header, entries=K + 12)
+        JournalWriter.create(tmp_path, forged).close()
+        with pytest.raises(JournalError, match="has 76 values, the bundle 78"):
+            replay(tmp_path, START)
 
     def test_a_resumed_run_keeps_its_estimator(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
@@ -515,8 +541,8 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
     bundle: Bundle, tmp_path: Path
 ) -> None:
     engine = open_engine(bundle)
-    task = task_from_spec(TASK, bundle.tokenizer(), bundle.bounds, bundle.pad_id)
-    examples = [task.encode(row, f"row {n}") for n, row in enumerate(ROWS)]
+    task = task_for(bundle, TASK)
+    examples = encode_rows(task, ROWS)
     arguments = engine, Start.of(bundle), task, examples
     options = {"folder": tmp_path / "run", "eval_examples": examples}
     its = replace(SETTINGS, batch_size=4, eval_every=1)

@@ -1,6 +1,7 @@
 """The learning rate from trial steps, on functions whose best rate is known."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,23 @@ def quadratic(curvature: float, *, scatter: float = 0.0):
     return losses
 
 
-MEASURED = [name for name, kind in ESTIMATORS.items() if kind.lr is None]
+@dataclass(frozen=True)
+class Seen:
+    """A look at batch ``number``, whose mean loss under rows is ``loss(number, rows)``."""
+
+    loss: Any
+    number: int
+    at_once: int
+
+    def losses(self, rows):
+        return self.loss(self.number, rows)[:, None]
+
+
+def measured(loss, its: Settings, at_once: int = 2):
+    return measure_step_size(lambda number: Seen(loss, number, at_once), VALUES, its)
+
+
+MEASURED = [name for name, facts in ESTIMATORS.items() if not facts.solves]
 
 
 def settings(name: str, **more) -> Settings:
@@ -42,7 +59,7 @@ def test_takes_its_share_of_the_rate_that_is_best_for_a_step(name):
     """Against a search over rates of what 200 other steps gain on average."""
     loss = quadratic(30.0)
     its = settings(name)
-    found = measure_step_size(loss, VALUES, its, 2)
+    found = measured(loss, its)
     rates = np.geomspace(0.1, 10, 81) * found.lr / SHARE
     gains = np.zeros(len(rates))
     for step in range(200):
@@ -61,24 +78,21 @@ def test_takes_its_share_of_the_rate_that_is_best_for_a_step(name):
 
 
 def test_two_point_on_a_bowl_is_one_over_the_trace():
-    found = measure_step_size(quadratic(30.0), VALUES, settings("two-point"), 2)
+    found = measured(quadratic(30.0), settings("two-point"))
     assert np.isclose(found.lr, SHARE / (30.0 * K), rtol=0.06)  # two digits are kept
 
 
 @pytest.mark.parametrize("name", ["two-point", "leave-one-out"])
 def test_more_directions_allow_longer_steps_and_batches_that_differ_shorter_ones(name):
-    few, many = (
-        measure_step_size(quadratic(30.0), VALUES, settings(name, directions=d), 2).lr
-        for d in (2, 16)
-    )
+    few, many = (measured(quadratic(30.0), settings(name, directions=d)).lr for d in (2, 16))
     assert many > 4 * few
-    noisy = measure_step_size(quadratic(30.0, scatter=2.0), VALUES, settings(name, directions=2), 2)
+    noisy = measured(quadratic(30.0, scatter=2.0), settings(name, directions=2))
     assert noisy.lr < 0.7 * few
 
 
 def test_without_curvature_a_step_stays_where_the_loss_was_seen():
     for curvature in (0.0, -1.0):
-        found = measure_step_size(quadratic(curvature), VALUES, settings("two-point"), 2)
+        found = measured(quadratic(curvature), settings("two-point"))
         assert np.isclose(found.lr * found.length, SHARE * 0.01, rtol=0.06)
 
 
@@ -92,9 +106,9 @@ def test_it_is_deterministic_and_counts_its_forwards(name, at_once):
         forwards += len(rows)
         return quadratic(30.0)(number, rows)
 
-    found = measure_step_size(counted, VALUES, settings(name), at_once)
+    found = measured(counted, settings(name), at_once)
     assert found.forwards == forwards == TRIALS * (make_estimator(settings(name)).probes + 3)
-    assert measure_step_size(quadratic(30.0), VALUES, settings(name), 2) == found
+    assert measured(quadratic(30.0), settings(name)) == found
 
 
 def test_no_descent_and_losses_that_are_not_finite_are_errors():
@@ -103,33 +117,35 @@ def test_no_descent_and_losses_that_are_not_finite_are_errors():
         return moved @ SLOPE * (-1) ** number
 
     with pytest.raises(TuningError, match=r"lr 'auto' found no descent: .*; raise batch_size"):
-        measure_step_size(opposed, VALUES, settings("two-point"), 2)
+        measured(opposed, settings("two-point"))
     with pytest.raises(TuningError, match="not finite near the start"):
-        measure_step_size(lambda n, r: np.full(len(r), np.nan), VALUES, settings("two-point"), 2)
+        measured(lambda n, r: np.full(len(r), np.nan), settings("two-point"))
 
 
 @pytest.mark.parametrize("estimator", MEASURED)
 def test_a_run_with_lr_auto_measures_and_journals_it(tmp_path, estimator):
     auto = replace(SETTINGS, estimator=estimator, directions=0, lr="auto", steps=30)
     with tuner(tmp_path, settings=auto) as live:
-        measured = live.step_size
+        found = live.step_size
         list(live)
         first, last = live.history.evaluations[0], live.history.evaluations[-1]
         assert last.loss < first.loss
     header = read_journal(tmp_path).header
-    assert header.settings["lr"] == measured.lr == live.history.settings.lr
-    assert header.extra["step_size"] == measured.to_dict()
+    assert header.settings["lr"] == found.lr == live.history.settings.lr
+    assert header.extra["step_size"] == found.to_dict()
     engine = FakeEngine(64)
     with tuner(tmp_path, settings=auto, engine=engine) as live:
         assert live.step_size is None and engine.calls == []
-    given = replace(auto, lr=measured.lr)
+    given = replace(auto, lr=found.lr)
     assert run(tmp_path / "given", settings=given) == replay(tmp_path, START).sha256
 
 
 def test_eps_is_chosen_first(tmp_path):
     with tuner(tmp_path, settings=replace(SETTINGS, lr="auto", eps="auto", steps=1)) as live:
         assert live.history.settings.eps == live.loss_noise.eps
-        with pytest.raises(TuningError, match="lr is 'auto'; choose it"):
+        with pytest.raises(
+            TuningError, match="setting lr is 'auto': it is measured when a run starts"
+        ):
             Settings(lr="auto").learning_rate(0)
 
 

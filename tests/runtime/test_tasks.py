@@ -1,5 +1,9 @@
 """Tasks: rows become the right tokens, losses and metrics equal their definitions."""
 
+import random
+import string
+import warnings
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,10 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.errors import DataError
-from seedtune.runtime.scoring.readout import add_readout
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
-from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
+from seedtune.runtime.errors import DataError, SeedtuneWarning
+from seedtune.runtime.scoring.answer_head import add_head
+from seedtune.runtime.tasks import (
+    Encoded,
+    Task,
+    check_spec,
+    encode_rows,
+    read_rows,
+    task_for,
+    task_from_spec,
+    warn_of_examples,
+)
+from seedtune.runtime.tasks.rows import Row
+from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
 from tokenizers import Tokenizer, processors
 
 TOKENIZER = tiny_tokenizer()
@@ -74,18 +88,38 @@ class TestClassification:
         logp = np.full((1, 2), np.nan, dtype=np.float32)
         assert task.metric(logp, batch).tolist() == [[0, 1]]
 
-    @pytest.mark.parametrize(("label", "gold"), [(1, 1), ("1", 1), (0, 0)])
-    def test_labels_compare_as_text(self, label: Any, gold: int) -> None:
+    @pytest.mark.parametrize(
+        ("label", "gold"),
+        [(1, 1), ("1", 1), (0, 0), (1.0, 1), ("1.0", 1), ("0.00", 0), (np.int64(1), 1)],
+    )
+    def test_labels_compare_as_text_and_whole_numbers_as_integers(
+        self, label: Any, gold: int
+    ) -> None:
         assert make(TASK).encode({"text": "the", "label": label}, "f:1").gold == gold
 
-    @pytest.mark.parametrize("label", [1.0, "01", " 1", True])
+    def test_a_label_that_looks_like_a_number_is_first_of_all_text(self) -> None:
+        spec = TASK | {"verbalisers": {"1": " bad", "1.0": " good"}}
+        assert make(spec).encode({"text": "the", "label": 1.0}, "f:1").gold == 1
+
+    @pytest.mark.parametrize("label", [None, float("nan"), np.float64("nan")])
+    def test_a_label_that_is_left_empty_is_refused_with_the_remedy(self, label: Any) -> None:
+        with pytest.raises(DataError, match=r"^f:1: field 'label' is .*leave the row out$"):
+            make(TASK).encode({"text": "the", "label": label}, "f:1")
+
+    def test_many_labels_are_not_all_shown(self) -> None:
+        spec = TASK | {"verbalisers": {f"l{n}": string.punctuation[n] for n in range(30)}}
+        with pytest.raises(DataError, match=r"known labels: l0, .*, l19, and 10 more$"):
+            make(spec).encode({"text": "the", "label": "x"}, "f:1")
+
+    @pytest.mark.parametrize("label", ["01", " 1", True, 1.5, "1.00.0", -1.0])
     def test_labels_that_only_mean_the_same_are_unknown(self, label: Any) -> None:
         with pytest.raises(DataError, match="unknown label"):
             make(TASK).encode({"text": "the", "label": label}, "f:1")
 
     def test_booleans_are_written_as_json_does(self) -> None:
         spec = TASK | {"verbalisers": {"false": " terrible", "true": " great"}}
-        assert make(spec).encode({"text": "the", "label": True}, "f:1").gold == 1
+        for label in (True, "True", "TRUE", "true", np.bool_(True)):
+            assert make(spec).encode({"text": "the", "label": label}, "f:1").gold == 1
 
     def test_unknown_label_names_row_label_and_known_labels(self) -> None:
         with pytest.raises(DataError, match=r"^f:7: unknown label 'x'; known labels: 0, 1$"):
@@ -109,8 +143,10 @@ class TestClassification:
     def test_a_verbaliser_that_merges_into_the_prompt_is_refused(self) -> None:
         spec = TASK | {"template": "{text} It was grea", "verbalisers": {"0": "t", "1": " bad"}}
         assert ids("It was great")[-1] == ids(" great")[0]  # the trap is real
-        with pytest.raises(DataError, match="verbaliser 't' merges"):
-            make(spec).encode({"text": "the", "label": "1"}, "f:1")
+        with pytest.warns(SeedtuneWarning, match="'t' follows 'a It was grea' without a space"):
+            task = make(spec)
+        with pytest.raises(DataError, match="f:1: verbaliser 't' merges"):
+            task.encode({"text": "the", "label": "1"}, "f:1")
 
     def test_leading_special_tokens_are_kept(self) -> None:
         with_bos = Tokenizer.from_str(TOKENIZER.to_str())
@@ -173,7 +209,9 @@ class TestMultipleChoice:
         assert answers[1].scores["1"] == pytest.approx(share[0, 1, 1])
 
     def test_a_space_is_put_only_where_none_is(self) -> None:
-        spaced = make(CHOICE | {"template": "{premise} so "}).encode(self.row | {"label": 0}, "f:1")
+        with pytest.warns(SeedtuneWarning, match="ends in a blank"):
+            task = make(CHOICE | {"template": "{premise} so "})
+        spaced = task.encode(self.row | {"label": 0}, "f:1")
         end = spaced.positions[spaced.positions[:, 0] == 0][-1, 1] + 2
         assert TOKENIZER.decode(spaced.tokens[0, :end]) == "the film was bad so I left"
 
@@ -257,13 +295,13 @@ class TestObserve:
         logp = -rng.exponential(2.0, (1, *batch.candidates.shape)).astype(np.float32)
         inputs = rng.standard_normal((1, len(batch.positions), 6)).astype(np.float32)
         inputs[:, :, -1] = 1
-        weights = rng.standard_normal((task.readout_rows, 6)).astype(np.float32)
+        weights = rng.standard_normal((task.head_rows, 6)).astype(np.float32)
         seen = task.observe(logp[0], inputs[0], batch)
         assert seen.gold.tolist() == batch.gold.tolist()
-        assert seen.features.shape == (count, task.answers // task.readout_rows, 6)
+        assert seen.features.shape == (count, task.answers // task.head_rows, 6)
         np.testing.assert_allclose(seen.features[:, :, -1], 1, rtol=1e-6)
         scores = seen.scores + (seen.features @ weights.T).reshape(count, task.answers)
-        whole = add_readout(logp, inputs, weights.reshape(1, -1))
+        whole = add_head(logp, inputs, weights.reshape(1, -1))
         losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(count), batch.gold]
         np.testing.assert_allclose(task.losses(whole, batch)[0], losses, atol=1e-4)
         shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
@@ -283,14 +321,14 @@ class TestObserve:
 
     def test_tasks_without_a_choice_have_nothing_to_observe(self) -> None:
         for task in (make(COMPLETION), make(TASK, objective="vocabulary")):
-            assert (task.answers, task.readout_rows) == (0, 0)
+            assert (task.answers, task.head_rows) == (0, 0)
 
 
 class TestBounds:
     def test_too_long_names_row_tokens_bound_and_remedy(self) -> None:
         text = "the film was great and " * 10
         count = len(ids(text + " It was"))
-        with pytest.raises(DataError, match=rf"f:4: {count} tokens exceed.*32.*on_long=.truncate"):
+        with pytest.raises(DataError, match=rf"f:4: {count} tokens .*truncate.*length {count}"):
             make(TASK).encode({"text": text, "label": "1"}, "f:4")
 
     def test_truncation_keeps_the_template_and_the_start_of_the_text(self) -> None:
@@ -367,26 +405,276 @@ class TestSpecification:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"kind": "regression"}, "kind 'regression' is unknown"),
-            ({"extra": 1}, "field 'extra' .* is unknown"),
-            ({"template": 3}, "'template' must be a str"),
+            ({"kind": "regression"}, "kind 'regression' is unknown; kinds: classification, mult"),
+            ({"kind": "Multiple choice"}, "is unknown; did you mean 'multiple_choice'"),
+            ({"kind": []}, "field 'kind' must be text, not a list; kinds: "),
+            ({"kind": None}, "field 'kind' must be text, not null"),
+            ({"extra": 1}, "field 'extra' of a classification task is unknown; fields: template"),
+            ({3: 1}, "field '3' of a classification task is unknown"),
+            ({"template": 3}, "'template' must be text, not the number 3"),
+            ({"template": None}, "'template' must be text, not null"),
             ({"template": "{text"}, "template '{text'"),
             ({"template": "{text!r}"}, "not a plain field name"),
             ({"template": "{text.__class__}"}, "not a plain field name"),
             ({"template": "{}"}, "not a plain field name"),
+            ({"template": "\ud83d {text}"}, "'template' holds half a character, .* at place 0"),
+            ({"label_field": " "}, "'label_field' is empty; name a field"),
+            ({"label_field": {"a": 1}}, "'label_field' must be text, not an object"),
+            ({"verbalisers": [" a", " b"]}, "'verbalisers' must be an object such as .*not a list"),
+            ({"verbalisers": {}}, "at least two labels"),
             ({"verbalisers": {"0": " a"}}, "at least two labels"),
-            ({"verbalisers": {"0": " a", "1": 2}}, "must hold text only"),
+            ({"verbalisers": {"0": " a", "1": 2}}, "must hold text only, not the number 2"),
+            ({"verbalisers": {"0": " a", "1": ""}}, "the word for label '1' .* is empty"),
+            ({"verbalisers": {"0": " a", "1": " "}}, "the word for label '1' .* is empty"),
+            ({"verbalisers": {"0": " a", "1": " a"}}, "'1' .* is that of label '0', too: ' a'"),
+            ({"verbalisers": {"0": " a", "1": "\udc00"}}, "label '1' .* holds half a character"),
         ],
     )
-    def test_a_wrong_field_is_named(self, change: dict[str, Any], message: str) -> None:
+    def test_a_wrong_field_is_named(self, change: dict[Any, Any], message: str) -> None:
+        with pytest.raises(DataError, match=rf"^task: .*{message}"):
+            check_spec(TASK | change)
         with pytest.raises(DataError, match=message):
             make(TASK | change)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ("choice1", "'choice_fields' must be a list, not 'choice1'"),
+            (["a"], "at least two fields"),
+            (["a", ""], "'choice_fields' is empty"),
+            (["a", 1], "must hold text only, not the number 1"),
+            (["a", "b", "a"], "names 'a' twice"),
+        ],
+    )
+    def test_wrong_choices(self, fields: Any, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            check_spec(CHOICE | {"choice_fields": fields})
 
     def test_a_missing_field_is_named(self) -> None:
         with pytest.raises(DataError, match="field 'template' of a classification task is missing"):
             make({name: value for name, value in TASK.items() if name != "template"})
+        with pytest.raises(DataError, match="field 'kind' is missing; kinds: classification"):
+            check_spec({})
+
+    @pytest.mark.parametrize("field", ["template", "label_field", "verbalisers"])
+    def test_a_misspelt_field_gets_the_right_one(self, field: str) -> None:
+        wrong = field.replace("s", "z").replace("la", "al").replace("temp", "Temp")
+        spec = {name: value for name, value in TASK.items() if name != field}
+        with pytest.raises(DataError, match=f"'{wrong}' .* is unknown; did you mean '{field}'?"):
+            check_spec(spec | {wrong: TASK[field]})
 
     @pytest.mark.parametrize("options", [{"objective": "loss"}, {"on_long": "cut"}])
     def test_unknown_options(self, options: dict[str, Any]) -> None:
         with pytest.raises(DataError, match="is unknown; use"):
             make(TASK, **options)
+
+    def test_a_bundle_brings_its_task_or_another_is_given(self, tmp_path: Path) -> None:
+        bundle = write_tiny_bundle(tmp_path / "own")
+        assert task_for(bundle).labels == ("0", "1")
+        assert task_for(bundle, COMPLETION).metric_name == "perplexity"
+        assert task_for(bundle, objective="vocabulary").answers == 0
+        with pytest.raises(DataError, match=r"has no task; give one .--task NAME"):
+            task_for(write_tiny_bundle(tmp_path / "none", task=None))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=20)
+    | st.sampled_from(["", "\ud83d", "{text}", "{", "1", 10**400, 1e308, "kind", "completion"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(), max_size=5) | st.sampled_from(["text", "label", "0", "1"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+"""What a JSON parser may give, half characters and numbers of many digits included."""
+
+
+def one_line(error: DataError) -> None:
+    assert "\n" not in str(error) and len(str(error)) < 1000
+
+
+class TestAnyValue:
+    """Any JSON at all is a task or an example, or refused in one line."""
+
+    @given(JSON)
+    @settings(deadline=None, max_examples=200)
+    def test_as_a_specification(self, spec: Any) -> None:
+        with pytest.raises(DataError) as caught:
+            check_spec(spec)
+        one_line(caught.value)
+
+    @pytest.mark.parametrize("kind", [TASK, CHOICE, COMPLETION])
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=150)
+    def test_as_a_field_of_a_specification(self, kind: dict[str, Any], data: st.DataObject) -> None:
+        changed = {data.draw(st.sampled_from([*kind, "more"])): data.draw(JSON)}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SeedtuneWarning)
+                assert isinstance(make(kind | changed), Task)
+        except DataError as error:
+            one_line(error)
+
+    @given(JSON)
+    @settings(deadline=None, max_examples=150)
+    def test_as_rows(self, rows: Any) -> None:
+        for task in (make(TASK), make(CHOICE), make(COMPLETION)):
+            try:
+                assert encode_rows(task, rows if not isinstance(rows, str) else [rows]) == []
+            except DataError as error:
+                one_line(error)
+
+    @pytest.mark.parametrize("kind", [TASK, CHOICE, COMPLETION])
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=150)
+    def test_as_a_field_of_a_row(self, kind: dict[str, Any], data: st.DataObject) -> None:
+        row: dict[str, Any] = {"text": "the", "label": 1, "premise": "the", "choice1": "a"}
+        row |= {"choice2": "b", "prompt": "the", "completion": " plot"}
+        row[data.draw(st.sampled_from([*row]))] = data.draw(JSON)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SeedtuneWarning)
+                found = encode_rows(make(kind, on_long="truncate"), [row])
+            assert len(found) == 1 and isinstance(found[0], Encoded)
+        except DataError as error:
+            one_line(error)
+
+
+class TestRows:
+    def test_a_row_is_named_by_its_number_or_by_where_it_stands(self) -> None:
+        task = make(TASK)
+        good, bad = {"text": "the", "label": 1}, {"text": "the", "label": 7}
+        assert [example.gold for example in encode_rows(task, iter([good, good]))] == [1, 1]
+        assert encode_rows(task, [good], labelled=False)[0].gold == -1
+        with pytest.raises(DataError, match=r"^row 2: unknown label '7'"):
+            encode_rows(task, [good, bad])
+        with pytest.raises(DataError, match=r"^--text: unknown label '7'"):
+            encode_rows(task, [Row(bad, "--text")])
+        with pytest.raises(DataError, match=r"^sst2 row 2: unknown label '7'"):
+            encode_rows(task, read_rows([good, bad], "sst2 row"))
+
+    def test_half_an_emoji_names_row_and_field(self) -> None:
+        for task, row, field in (
+            (make(TASK), {"text": "so \ud83d", "label": 1}, "text"),
+            (make(TASK), {"text": "so", "label": "\ud83d"}, "label"),
+            (make(COMPLETION), {"prompt": "", "completion": "\udc80"}, "completion"),
+        ):
+            message = rf"^row 1: field '{field}' holds half a character, '.u\w{{4}}' at place \d"
+            with pytest.raises(DataError, match=message):
+                encode_rows(task, [row])
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (float("inf"), "must be text or a number, not the number inf"),
+            (10**400, "not a number of many digits"),
+            ([[[]]], "not a list"),
+            ({"a": 1}, "not an object"),
+            (b"the", "not of type bytes"),
+        ],
+    )
+    def test_what_is_no_text(self, value: Any, message: str) -> None:
+        with pytest.raises(DataError, match=rf"^row 1: field 'text' .*{message}$"):
+            encode_rows(make(TASK), [{"text": value, "label": 1}])
+
+    def test_numpy_numbers_are_text_as_pythons(self) -> None:
+        task = make(TASK)
+        rows: list[dict[str, Any]] = [
+            {"text": np.float32(0.5), "label": np.int8(1)},
+            {"text": 0.5, "label": 1},
+        ]
+        first, second = encode_rows(task, rows)
+        assert first.tokens.tolist() == second.tokens.tolist()
+
+    def test_a_missing_field_says_what_is_there(self) -> None:
+        row = {f"f{n:02}": 1 for n in range(20)} | {"a\nb": 1}
+        with pytest.raises(DataError, match=r"fields there: 'a.nb', f00, .*, f10 and 9 more\)$"):
+            encode_rows(make(TASK), [row])
+
+
+class TestTraps:
+    def told(self, spec: dict[str, Any]) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make(spec)
+        assert all(one.category is SeedtuneWarning for one in caught)
+        return [str(one.message) for one in caught]
+
+    def test_sound_tasks_are_silent(self) -> None:
+        for spec in (TASK, CHOICE, COMPLETION, COMPLETION | {"template": "{prompt}\n"}):
+            assert self.told(spec) == []
+        template = "{text}\nYes or No?\n"
+        assert self.told(TASK | {"template": template, "verbalisers": {"0": "N", "1": "Y"}}) == []
+        assert self.told(TASK | {"template": "{text} (", "verbalisers": {"0": "N", "1": "Y"}}) == []
+
+    def test_words_of_several_tokens(self) -> None:
+        (told,) = self.told(TASK | {"verbalisers": {"0": " terrible", "1": " great film"}})
+        assert "only the first token is scored: ' great' of ' great film'; choose words of" in told
+
+    def test_words_that_begin_alike_are_refused(self) -> None:
+        with pytest.raises(DataError, match=r"^task: two labels begin with the same token"):
+            make(TASK | {"verbalisers": {"0": " great", "1": " great film"}})
+
+    def test_words_without_their_space(self) -> None:
+        (told, *_) = self.told(TASK | {"verbalisers": {"0": "B", "1": "G"}})
+        assert "'B' follows 'a It was' without a space; write ' B', ' G'" in told
+
+    def test_scripts_without_spaces_between_words(self) -> None:
+        spec = TASK | {"template": "{text}这部电影", "verbalisers": {"0": "烂", "1": "好"}}
+        assert not any("without a space" in told for told in self.told(spec))
+
+    @pytest.mark.parametrize("spec", [TASK, CHOICE, COMPLETION])
+    def test_a_template_that_ends_in_a_blank(self, spec: dict[str, Any]) -> None:
+        (told,) = self.told(spec | {"template": spec["template"] + " "})
+        assert told.startswith("task: the template ends in a blank, ")
+
+    def test_empty_texts(self) -> None:
+        spec = TASK | {"template": "{text} {more} It was"}
+        rows = [{"text": "the", "more": ""}, {"text": " ", "more": ""}, {"text": "", "more": "\n"}]
+        with pytest.warns(SeedtuneWarning, match="^row 2 and 1 more rows: no text in text, more;"):
+            encode_rows(make(spec), rows, labelled=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            encode_rows(make(COMPLETION | {"template": ""}), [{"completion": "the plot"}])
+
+    def test_one_label_only(self) -> None:
+        for spec, label in ((TASK, "1"), (CHOICE, "1")):
+            row = {"text": "a", "premise": "a", "choice1": "b", "choice2": "c", "label": 1}
+            task = make(spec)
+            train = encode_rows(task, [row, row])
+            with pytest.warns(SeedtuneWarning, match=f"all 2 training rows have .* '{label}'"):
+                warn_of_examples(task, train, [])
+
+    def test_training_rows_among_the_held_out_ones(self) -> None:
+        task = make(TASK)
+        rows = [{"text": text, "label": n % 2} for n, text in enumerate(["the", "a", "plot", "so"])]
+        with pytest.warns(SeedtuneWarning, match="1 of 2 held-out rows are training rows, too"):
+            warn_of_examples(task, encode_rows(task, rows[:3]), encode_rows(task, rows[2:]))
+
+    def test_sound_rows_are_silent(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            task = make(TASK)
+            rows = [{"text": text, "label": n} for n, text in enumerate(["the", "a"])]
+            warn_of_examples(task, encode_rows(task, rows), [])
+            warn_of_examples(task, [], encode_rows(task, rows[:1]))
+            replies = [{"prompt": "a", "completion": " b"}, {"prompt": "a", "completion": " c"}]
+            answers = make(COMPLETION)
+            warn_of_examples(answers, encode_rows(answers, replies[:1]), [])
+            one, other = encode_rows(answers, replies)
+            warn_of_examples(answers, [one], [other])
+
+
+def test_a_made_up_row_can_be_encoded() -> None:
+    for spec in (TASK, CHOICE, COMPLETION):
+        task = make(spec)
+        row = task.made_up_row(["the plot", "a film"], random.Random(0))
+        assert task.encode(row, "f:1").gold in (0, 1)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from compiler import needs_compiler
@@ -33,17 +35,23 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
     times = {1: 3.0, 2: 1.0, 3: 2.0}
     asked = []
 
-    def measured(_: Bundle, threads: int, limit: int | None) -> float:
-        asked.append(threads)
-        return times[threads]
+    def measured(*request: Any) -> float:
+        asked.append(request[3])
+        return times[request[3]]
+
+    def choose(name: str, changeable: bool = True) -> int | None:
+        module: Any = SimpleNamespace(can_change_threads=lambda: changeable)
+        return choose_threads(bundle, name, module, bundle.programs[0], None)
 
     monkeypatch.setattr(thread_choice, "_pass_seconds", measured)
-    assert choose_threads(bundle) == choose_threads(bundle) == 2
+    assert choose("a") == choose("a") == 2
     assert asked == [1, 2, 3]
     (file,) = (tmp_path / "threads").iterdir()
     file.write_text('{"threads": 9}')
-    assert choose_threads(bundle) == 2
+    assert choose("a") == 2
     assert asked == [1, 2, 3] * 2
+    assert choose("b") == 2 and asked == [1, 2, 3] * 3  # another engine may want another count
+    assert choose("a", changeable=False) is None
 
 
 @needs_compiler
@@ -51,10 +59,14 @@ def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
     "case",
     [
         # Nothing fits: it is left at one, and measured another time.
-        "assert choose(bundle, memory_limit=1) == 1; assert not (cache / 'threads').exists()",
-        "assert open_engine(bundle, 'auto').threads == choose(bundle)",
+        "assert choose(1) == 1; assert not (cache / 'threads').exists()",
+        "assert open_engine(bundle).threads == choose(); assert (cache / 'threads').exists()",
+        # The pool stays as it is while a program is open, and is free when it is closed.
+        """with open_engine(bundle, 3):
+    assert choose() is None and open_engine(bundle).threads == 3
+assert choose() in (1, 2)""",
     ],
-    ids=["nothing fits", "opens"],
+    ids=["nothing fits", "opens", "beside another"],
 )
 def test_on_a_real_program(case: str, bundle: Bundle, tmp_path: Path) -> None:
     """In a process of its own: no other program may be open."""
@@ -64,11 +76,13 @@ def test_on_a_real_program(case: str, bundle: Bundle, tmp_path: Path) -> None:
 
 
 _SETUP = """
-import sys
+import os, sys
 from pathlib import Path
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.engines import open_engine, thread_choice
+from seedtune.runtime.engines import engines_of, open_engine, threads
 bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
-thread_choice.default_cache = lambda: cache
-choose = thread_choice.choose_threads
+threads.default_cache = lambda: cache
+os.sched_getaffinity = lambda pid: {0, 1}
+(name, module, program), *_ = engines_of(bundle)
+choose = lambda limit=None: threads.choose_threads(bundle, name, module, program, limit)
 """

@@ -9,6 +9,7 @@ from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.operations import compact, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
@@ -126,6 +127,111 @@ def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
         resumed = again.tuned()
         assert resumed.step == tuned.step and (resumed.values == tuned.values).all()
         assert list(again) == []
+
+
+class Contrary(LostTask):
+    """The share of wrong answers is its metric, so that metric and loss disagree on the best."""
+
+    def __init__(self, batches: int = 0) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def metric(self, logp, batch):
+        right, one = super().metric(logp, batch).T
+        return np.stack([one - right, one], axis=1)
+
+
+@pytest.mark.parametrize("rules", [("metric", "loss"), ("loss", "metric")])
+def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_path, rules):
+    its = replace(SETTINGS, eval_every=5, best_by=rules[0])
+    with tuner(tmp_path, settings=its, task=Contrary()) as live:
+        states = {0: START.values}
+        for report in live:
+            states[report.step] = live.values.copy()
+            if report.step == 50:
+                break
+        old = live.tuned()
+    assert (old.values == states[old.step]).all()
+    with pytest.raises(TuningError, match=f"best_by={rules[0]}, not {rules[1]}; give the same, or"):
+        tuner(tmp_path, settings={"best_by": rules[1]})
+    with tuner(
+        tmp_path, settings={"best_by": rules[1]}, task=Contrary(50), allow_changes=True
+    ) as live:
+        new = live.tuned()
+        assert new.step != old.step and new.step == live.history.best.step
+        assert (new.values == states[new.step]).all()
+        for report in live:
+            states[report.step] = live.values.copy()
+        last = live.tuned()
+        assert (last.values == states[last.step]).all()
+    assert {old.step, new.step} & set(range(5, 50, 5))
+    found = replay(tmp_path, START)
+    assert found.best.step == last.step and (found.best_values == last.values).all()
+    with tuner(tmp_path, settings=None, task=Contrary(60)) as live:
+        assert (live.tuned().values == last.values).all()
+
+
+def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
+    long = replace(SETTINGS, steps=120, eval_every=10)
+    with tuner(tmp_path, settings=long, task=Contrary()) as live:
+        list(live)
+        assert live.tuned().step > 40
+    assert compact(tmp_path, START).header.first_step == 56
+    asked = {"settings": {"best_by": "loss"}, "task": Contrary(120), "allow_changes": True}
+    with (
+        tuner(tmp_path, **asked) as live,
+        pytest.raises(JournalError, match=r"step \d\d cannot be reached; it starts at step 56"),
+    ):
+        live.tuned()
+    found = verify(tmp_path, START)  # the run itself is sound
+    assert (found.steps, found.sha256) == (120, replay(tmp_path, START).sha256)
+    with pytest.raises(JournalError, match="cannot be reached; it starts at step 56"):
+        _ = replay(tmp_path, START).best_values
+
+
+@pytest.mark.parametrize("estimator", ["readout", "gauss-newton"])
+@pytest.mark.parametrize("lr", [None, "auto"])
+def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path, estimator, lr):
+    with tuner(tmp_path, settings=Settings(estimator=estimator, lr=lr)) as live:
+        list(live)
+        first, last = live.history.evaluations[0], live.history.evaluations[-1]
+        assert live.history.settings.lr == 1.0 and live.step_size is live.loss_noise is None
+    assert last.loss < first.loss - 0.1 and last.metric > first.metric
+    with tuner(tmp_path, settings=Settings(estimator=estimator, lr=lr)) as live:
+        assert list(live) == [] and live.history.changes == []
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
+    """Directions 0 and None both leave their number to the estimator."""
+    own = {"lr": 0.1, "eps": 0.02} if not ESTIMATORS[estimator].solves else {}
+    for directions in (None, 0):
+        asked = Settings(estimator=estimator, directions=directions, batch_size=8, steps=4, **own)
+        run(tmp_path / str(directions), settings=asked)
+        for again in (None, 0):
+            with tuner(
+                tmp_path / str(directions), settings=replace(asked, directions=again)
+            ) as live:
+                assert live.history.changes == [] and list(live) == []
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_another_estimator_is_refused_whatever_it_would_need(tmp_path, estimator):
+    run(tmp_path, settings=replace(SETTINGS, estimator=estimator, steps=1))
+    for other in set(ESTIMATORS) - {estimator}:
+        message = f"the run has estimator={estimator}, not {other}; give the same, or start"
+        with pytest.raises(TuningError, match=message):
+            tuner(tmp_path, settings={"estimator": other}, allow_changes=True)
+        with pytest.raises(TuningError, match=message):
+            tuner(tmp_path, settings=replace(SETTINGS, estimator=other), allow_changes=True)
+
+
+def test_a_setting_that_there_is_not_is_refused_by_name(tmp_path):
+    with pytest.raises(TuningError, match="no setting 'rate'; settings: seed, steps"):
+        tuner(tmp_path / "new", settings={"rate": 1.0})
+    run(tmp_path / "old")
+    with pytest.raises(TuningError, match="'rate'"):
+        tuner(tmp_path / "old", settings={"rate": 1.0})
 
 
 def test_a_run_that_never_beats_the_start_ships_the_start(tmp_path):

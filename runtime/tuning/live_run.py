@@ -1,7 +1,6 @@
-"""A run in progress: its journal, what the journal adds up to, and the values that go with it.
+"""A run in progress: its journal and the state that goes with it.
 
-Every change goes through ``commit``: the record is written, then history and values follow. What
-is in memory is so always what a replay of the file gives.
+Every change goes through ``commit``: the record is written, then the state follows.
 """
 
 import hashlib
@@ -13,15 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.exported_values import values_sha256
 from ..errors import JournalError, TuningError
-from ..estimators import ESTIMATORS, Estimator, make_for_run
-from ..estimators.readout import Readout
-from ..journal.file import Durability, JournalWriter
-from ..journal.format import Change, End, Evaluation, Header, Record, Step
+from ..estimators import Estimator, Ground, facts_of
+from ..journal.file import Durability, JournalWriter, read_journal
+from ..journal.format import Change, End, Header, Record
 from ..journal.history import History
-from ..journal.replay import readout_shape, replay
+from ..journal.replay import best_values_of
 from ..journal.start import Start
+from ..journal.state import RunState
 from ..settings import FIXED, Settings
 from ..tasks import Encoded
 
@@ -33,7 +31,7 @@ class Tuned:
     """The state to ship."""
 
     values: NDArray[np.float32]
-    """float32 ``[K]``, or with a readout's weights behind them."""
+    """float32 ``[K]``, or with the estimator's own weights behind them."""
     step: int
     """Steps behind it; 0 is the start."""
     loss: float | None
@@ -43,36 +41,38 @@ class Tuned:
     """One sentence for the user, which says so if the run did not beat its start."""
 
 
-class RunState:
+class LiveRun:
     """Made by ``begin`` or ``resume``; holds the run's lock until closed."""
 
-    def __init__(
-        self,
-        writer: JournalWriter,
-        history: History,
-        estimator: Estimator | Readout,
-        values: NDArray[np.float32],
-        best_values: NDArray[np.float32],
-    ) -> None:
+    def __init__(self, writer: JournalWriter, state: RunState, start: Start) -> None:
         self.writer = writer
-        self.history = history
-        self.estimator = estimator
-        self.values = values
-        """float32 ``[K]``, or with a readout's weights behind them; live."""
-        self._best_values = best_values
+        self._state, self._start = state, start
         self._broken = False
+
+    @property
+    def history(self) -> History:
+        """Settings in force, steps done, evaluations, skips."""
+        return self._state.history
+
+    @property
+    def estimator(self) -> Estimator:
+        """The run's estimator."""
+        return self._state.estimator
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+        return self._state.values
 
     @classmethod
     def begin(
         cls, folder: Path, header: Header, start: Start, durability: Durability | None
-    ) -> "RunState":
+    ) -> "LiveRun":
         """Start a run in a folder that has none."""
-        settings = Settings.from_dict(header.settings)
-        shape = readout_shape(header, str(folder))
-        estimator, start = make_for_run(settings, start.basis, shape), start.with_readout(shape)
+        state = RunState(folder, header, start)
         writer = JournalWriter.create(folder, header, durability=durability)
-        history = History(header, str(writer.path))
-        return cls(writer, history, estimator, start.values.copy(), start.values)
+        state.path = writer.path
+        return cls(writer, state, start)
 
     @classmethod
     def resume(
@@ -80,17 +80,20 @@ class RunState:
         folder: Path,
         start: Start,
         *,
-        settings: Settings | None,
+        asked: Mapping[str, Any],
         data: Mapping[str, str | None],
-        examples: int,
+        task_spec: Mapping[str, Any] | None,
+        ground: Ground,
         durability: Durability | None,
         allow_changes: bool,
-    ) -> "RunState":
+    ) -> "LiveRun":
         """Go on with a run; a torn tail is cut and the values are replayed.
 
         Args:
+            asked: settings by name; a missing one, None and ``auto`` keep the run's own.
             data: hashes of the encoded examples, as the header names them.
-            examples: how many there are to train on.
+            task_spec: as in ``Tuner``.
+            ground: what the run now stands on.
 
         Raises:
             JournalError: damaged, in use, or of another bundle.
@@ -98,78 +101,69 @@ class RunState:
         """
         writer, journal = JournalWriter.open(folder, durability=durability)
         try:
-            done = replay(journal, start)
-            state = cls(writer, done.history, done.estimator, done.values, done.best_values)
-            own = ESTIMATORS[done.history.settings.estimator].fixed
-            size = done.history.settings.batch_size
-            if "batch_size" in own and examples < size:
+            state = RunState(journal.path, journal.header, start)
+            for placed in journal.records:
+                state.advance(placed.record)
+            run = cls(writer, state, start)
+            fixed = (*FIXED, *state.history.facts.fixed)
+            size = state.history.settings.batch_size
+            if "batch_size" in fixed and ground.examples < size:
                 raise TuningError(
-                    f"{writer.path}: a step of the run takes {size} training examples, {examples} "
-                    "are given: give more, or start a new run in another folder"
+                    f"{writer.path}: a step of the run takes {size} training examples, "
+                    f"{ground.examples} are given: give more, or start a new run in another folder"
                 )
-            changes = state._changes(settings, data)
+            _same_task(journal.header.task, task_spec, writer.path)
+            changes = run._changes(asked, data, ground)
             for field, before, now in changes:
-                fixed = field in FIXED or field in own
-                if field not in _ALWAYS and (fixed or not allow_changes):
-                    advice = "give the same, or allow changes"
-                    if fixed:
+                if field not in _ALWAYS and (field in fixed or not allow_changes):
+                    advice = "give the same, or allow changes (--allow-changes)"
+                    if field in fixed:
                         advice = "give the same, or start a new run in another folder"
                     raise TuningError(
                         f"{writer.path}: the run has {field}={_short(before)}, not {_short(now)}; "
                         + advice
                     )
             for field, _, now in changes:
-                state.commit(Change(field, now))
+                run.commit(Change(field, now))
         except BaseException:
             writer.close()
             raise
-        return state
+        return run
 
     def _changes(
-        self, settings: Settings | None, data: Mapping[str, str | None]
+        self, asked: Mapping[str, Any], data: Mapping[str, str | None], ground: Ground
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
-        if settings is not None:
-            want.update(settings.to_dict())
-            for field in ("lr", "eps"):
-                if want[field] == "auto":
-                    want[field] = have[field]
+        asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
+        if asked.get("directions") == 0:  # no wish either
+            del asked["directions"]
+        if asked:
+            own = self.history.settings
+            merged = Settings.from_dict({**own.to_dict(), **asked})
+            if merged.estimator == own.estimator:  # another is refused, whatever would fit it
+                merged = facts_of(merged).fit(merged, ground)
+            want.update(merged.to_dict())
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
 
     def commit(self, record: Record) -> None:
-        """Write a record, then let history and values follow.
+        """Write a record, then let the state follow.
 
         Raises:
-            JournalError: it could not be written; nothing changed, and the state takes no more.
+            JournalError: it could not be written; nothing changed, and the run takes no more.
         """
         if self._broken:
             raise JournalError(f"{self.writer.path}: interrupted while recording; open it again")
         self._broken = True  # an interrupt from here to the end leaves memory behind the file
         self.writer.append(record)
-        step = self.history.steps
-        self.history.add(record)
-        if isinstance(record, Step):
-            settings = self.history.settings
-            self.estimator.apply(
-                self.values,
-                np.array(record.scalars, dtype=np.float16),
-                seed=settings.seed,
-                step=step,
-                lr=settings.learning_rate(step),
-            )
-        elif isinstance(record, Evaluation):
-            best = self.history.best
-            if best is not None and best is self.history.evaluations[-1]:
-                self._best_values = self.values.copy()
+        self._state.advance(record)
         self._broken = False
         self.writer.sync_if_due()
 
     def end(self, reason: str) -> None:
         """Record why the loop ends, with the hash of the values, and sync."""
-        digest = bytes.fromhex(values_sha256(self.values))[:16]
-        self.commit(End(digest, reason))
+        self.commit(End(bytes.fromhex(self._state.sha256)[:16], reason))
         self.writer.sync()
 
     def tuned(self) -> Tuned:
@@ -182,7 +176,10 @@ class RunState:
             message = f"no evaluated step up to {history.steps} beat the start: the start ships"
         else:
             message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
-        return Tuned(self._best_values, best.step, best.loss, best.metric, message)
+        values = self._state.best_values
+        if values is None:  # what is best was changed since
+            values = best_values_of(self._state, read_journal(self.writer.path), self._start)
+        return Tuned(values, best.step, best.loss, best.metric, message)
 
     def close(self) -> None:
         """Sync and release the run. Calling it again does nothing."""
@@ -203,6 +200,20 @@ def examples_sha256(examples: Sequence[Encoded]) -> str | None:
             digest.update(f"{field}{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _same_task(
+    known: Mapping[str, Any] | None, given: Mapping[str, Any] | None, path: Path
+) -> None:
+    """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
+    if known is None or given is None:
+        return
+    for field in ("spec", "objective"):
+        if known[field] != given[field]:
+            raise TuningError(
+                f"{path}: the run has the task {field} {known[field]}, not {given[field]}; give "
+                "the same (or no --task), or start a new run in another folder"
+            )
 
 
 def _short(value: Any) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,35 +10,17 @@ from typing import TYPE_CHECKING, Any
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
 
+from ..this_machine import machine
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 
-_LIBRARIES = ("numpy", "torch", "torchao", "executorch", "transformers")
-
 
 def say(line: str) -> None:
     """Progress of a long benchmark, for whoever waits: standard output is for the figures."""
     print(line, file=sys.stderr, flush=True)
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GiB, system and library versions."""
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = None
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "memory_gib": round(_memory_bytes() / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        **versions,
-    }
 
 
 def write_figures(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> dict[str, Any]:
@@ -68,7 +47,7 @@ def draw_curves(
     """Held-out loss and accuracy over forward passes, one line a run, as ``NAME.png``.
 
     Args:
-        curves: label to ``[{"forwards", "loss", "accuracy"}, ...]`` (see ``learning.learn``).
+        curves: label to ``[{"forwards", "loss", "accuracy"}, ...]`` (see ``tuning_run.learn``).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -91,20 +70,3 @@ def draw_curves(
         figure.savefig(folder / f"{name}.png", format="png", dpi=100)
     except OSError as error:
         raise SeedtuneError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 0

@@ -14,14 +14,14 @@ from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Encoded, Task, task_from_spec
+from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
+from seedtune.runtime.tuning.live_run import examples_sha256
 from seedtune.runtime.tuning.metrics import read_metrics
-from seedtune.runtime.tuning.run_state import examples_sha256
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 
 from ..data.named_tasks import TaskData
-from .figures import say
+from .results_files import say
 
 Progress = Callable[[str], None]
 
@@ -50,8 +50,8 @@ def learn(
     """
     task, train, test = encode(data, bundle.tokenizer(), bundle.bounds, bundle.pad_id, test_rows)
     folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
-    engine = open_engine(bundle, threads)
-    found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
+    with open_engine(bundle, threads or "auto") as engine:
+        found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
     return {**found, **described(bundle)}
 
 
@@ -63,11 +63,7 @@ def encode(
     Texts over ``bounds.length`` are cut.
     """
     task = task_from_spec(data.spec, tokenizer, bounds, pad_id, on_long="truncate")
-    train, test = (
-        [task.encode(row, f"{data.name} {part}:{n}") for n, row in enumerate(rows, 1)]
-        for part, rows in (("train", data.train), ("test", data.test[:test_rows]))
-    )
-    return task, train, test
+    return task, encode_rows(task, data.train), encode_rows(task, data.test[:test_rows])
 
 
 def tune(

@@ -39,6 +39,18 @@ def check_bundle_folder(folder: Path) -> None:
         raise SeedtuneError(f"{folder}: exists and is not a bundle; choose another output folder")
 
 
+def check_spec(spec: Mapping[str, Any], bounds: Bounds) -> None:
+    """See that ``spec`` is a task specification, before there is a tokenizer to encode with.
+
+    Raises:
+        DataError: as ``task_from_spec``.
+    """
+    from seedtune.runtime.tasks import task_from_spec
+    from tokenizers import Tokenizer, models
+
+    task_from_spec(spec, Tokenizer(models.BPE()), bounds, 0)
+
+
 def check_task(
     spec: Mapping[str, Any],
     tokenizer: Tokenizer,
@@ -63,7 +75,7 @@ def check_task(
 
     task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
     if not directions:  # the shortest text says whether the template leaves room for any
-        generic_examples(task, spec, ["a"], examples=1)
+        generic_examples(task, ["a"], examples=1)
         return
     from ..data.sentences import load_sentences
 
@@ -72,7 +84,7 @@ def check_task(
             f"{directions} directions are more than the {EXAMPLES} texts that they are learned "
             f"from; ask for at most {EXAMPLES}"
         )
-    generic_examples(task, spec, load_sentences(text))
+    generic_examples(task, load_sentences(text))
 
 
 def _check_parent(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A readout: the answer also follows, linearly, from a hidden state that every forward computes.
+"""An answer head: the answer also follows, linearly, from a hidden state that every forward has.
 
 A loss is one number of an example. The hidden state behind it is hundreds, and what the answer is
 can be read off it with weights that need no backward pass: the loss is convex in them and all of
@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Engine
-from ..errors import TuningError
+from ..errors import EngineError, TuningError
 from ..tasks import Batch, Task
 
 
 @dataclass(frozen=True)
-class ReadoutShape:
-    """Sizes of a readout, fixed by the task and the program."""
+class AnswerHeadShape:
+    """Sizes of an answer head, fixed by the task and the program."""
 
     rows: int
     """R."""
@@ -39,66 +39,52 @@ class ReadoutShape:
         """Number of weights: ``R * (D + 1)``."""
         return self.rows * (self.width + 1)
 
-    @classmethod
-    def of(cls, engine: Engine, task: Task) -> "ReadoutShape":
-        """The sizes for ``task``.
-
-        Raises:
-            TuningError: the task or the program has no use for a readout.
-        """
-        if not task.readout_rows:
-            raise TuningError(
-                "estimator readout needs a task of choosing an answer, with the objective "
-                "label_words; take two-point"
-            )
-        if not engine.hidden_width:
-            raise TuningError(
-                "estimator readout needs a program that returns hidden states; export the model "
-                "again, or take another estimator"
-            )
-        return cls(task.readout_rows, engine.hidden_width, task.answers)
-
 
 def check_values(engine: Engine, task: Task, values: NDArray[Any]) -> None:
-    """Refuse values (``[n]``) that are neither the program's alone nor with a readout for ``task``.
+    """Refuse values (``[n]``) that are neither the program's nor with an answer head for ``task``.
 
     Raises:
-        TuningError: they are of another bundle, or their readout is for another task.
+        TuningError: they are of another bundle, or their head is for another task.
     """
     more = len(values) - engine.entries
-    if more and (not engine.hidden_width or more != task.readout_rows * (engine.hidden_width + 1)):
+    if more and (not engine.hidden_width or more != task.head_rows * (engine.hidden_width + 1)):
         raise TuningError(
             f"{len(values)} values are neither the {engine.entries} of this program nor those and "
-            "a readout for this task: give the bundle and the task that they were tuned with"
+            "an answer head for this task: give the bundle and the task that they were tuned with"
         )
 
 
 def score_batch(engine: Engine, batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities ``[P, N, C]`` of a batch, with the readout's part where there is one.
+    """Log-probabilities ``[P, N, C]`` of a batch, with the head's part where there is one.
 
     Args:
         values: float32 ``[P, K]`` or ``[P, K + R * (D + 1)]``.
     """
     entries = engine.entries
     if values.shape[1] == entries:
-        return engine.score(batch.tokens, batch.positions, batch.candidates, values)
+        return engine.score(batch, values).logp
     logp, inputs = score_with_inputs(engine, batch, values[:, :entries])
-    return add_readout(logp, inputs, values[:, entries:])
+    return add_head(logp, inputs, values[:, entries:])
 
 
 def score_with_inputs(
     engine: Engine, batch: Batch, values: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Log-probabilities ``[P, N, C]`` without a readout, and what one sees: ``[P, N, D + 1]``."""
-    request = batch.tokens, batch.positions, batch.candidates
-    logp, hidden = engine.score_hidden(*request, np.ascontiguousarray(values))
-    one = np.ones((*hidden.shape[:2], 1), np.float32)
-    return logp, np.concatenate([hidden, one], axis=2)
+    """Log-probabilities ``[P, N, C]`` without a head, and what one sees: ``[P, N, D + 1]``.
+
+    Raises:
+        EngineError: also if the program returns no hidden states.
+    """
+    scores = engine.score(batch, values)
+    if scores.hidden is None:
+        raise EngineError("the program returns no hidden states; export the bundle again")
+    one = np.ones((*scores.hidden.shape[:2], 1), np.float32)
+    return scores.logp, np.concatenate([scores.hidden, one], axis=2)
 
 
-def add_readout(
+def add_head(
     logp: NDArray[np.float32], inputs: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """``logp`` ``[P, N, C]`` and the readout's part of it, from weights ``[P, R * (D + 1)]``."""
+    """``logp`` ``[P, N, C]`` and the head's part of it, from weights ``[P, R * (D + 1)]``."""
     shaped = weights.reshape(len(weights), -1, inputs.shape[2])
     return logp + inputs @ shaped.transpose(0, 2, 1)

@@ -1,0 +1,52 @@
+"""Quantises a prepared program as a recipe says."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from seedtune.runtime.errors import ModelError
+
+from ..program.score_program import ScoreProgram
+from ..program.sensitive_linear import Surgery
+from ..recipe import Recipe
+from .calibrated_pass import round_by_calibration_
+from .int4 import quantise_linears_
+
+
+def quantise_program(
+    program: ScoreProgram,
+    surgery: Surgery,
+    recipe: Recipe,
+    calibration: npt.NDArray[np.int64] | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Quantise, in place, what ``prepare_program`` gave, as ``recipe.rounding`` says.
+
+    Raises:
+        ModelError: the recipe and the calibration text do not suit each other or the model.
+    """
+    check_rounding(recipe, calibration)
+    if recipe.rounding == "nearest":
+        quantise_linears_(program)
+        progress(1, 1)
+        return
+    assert calibration is not None
+    vocabulary = program.embedding.weight.shape[0]
+    if calibration.min() < 0 or calibration.max() >= vocabulary:
+        raise ModelError(
+            f"calibration holds tokens outside the model's vocabulary of {vocabulary}; "
+            "tokenise it with the tokenizer of this model"
+        )
+    values = torch.from_numpy(surgery.values.astype(np.float32))[None]
+    round_by_calibration_(program, torch.from_numpy(calibration), values, progress)
+
+
+def check_rounding(recipe: Recipe, calibration: npt.NDArray[np.int64] | None) -> None:
+    """Refuse before minutes of work."""
+    if recipe.rounding == "nearest":
+        return
+    if calibration is None:
+        raise ModelError("rounding by gptq needs calibration text; give some or take nearest")
+    if calibration.ndim != 2 or calibration.size == 0:
+        raise ModelError(f"calibration must be tokens [n, length], not {calibration.shape}")

@@ -1,0 +1,43 @@
+"""The quickstart's int4 program without the sparse term: what its cost is measured against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seedtune.runtime.bundle import Bounds
+
+from ..data.fetch import fetch
+from ..prepare.child import Progress, run_in_child
+from ..prepare.prepare import Prepared
+from ..quickstart import MODEL
+
+
+def dense_program(base: Prepared) -> Path:
+    """The program of ``base`` with every linear whole; lowered once, in a child process.
+
+    Its weights are rounded to the nearest step, which changes no time. Its ``values`` are
+    ``[P, 1]`` and only say how many probes there are.
+    """
+    file = base.folder / "dense.pte"
+    if not file.is_file():
+        run_in_child(_lower, str(fetch(MODEL)), base.bundle.bounds, file)
+    return file
+
+
+def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
+    import torch
+    from seedtune.export.lower.lower import lower, trace
+    from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.export.program.score_program import ScoreProgram, example_inputs
+    from seedtune.export.program.sensitive_linear import ProbeValues
+    from seedtune.export.quantise.int4 import quantise_linears_
+    from seedtune.runtime.files import replace_file
+
+    loaded = load_causal_lm(model)
+    program = ScoreProgram(loaded.model, ProbeValues(), bounds).eval()
+    example = example_inputs(bounds, 1, loaded.model.config.vocab_size)
+    with torch.no_grad():
+        program(*example)
+    quantise_linears_(program)
+    traced = trace(program, example, bounds)
+    replace_file(file, lower(traced, bounds, lambda done, total: progress("lower", done, total)))

@@ -1,0 +1,92 @@
+"""``seedtune estimate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from seedtune.export.profile import DEFAULT_FRACTION
+
+from .inputs import model_source
+from .options import EngineName, Fraction, Json, Source
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..estimate.estimate import Estimate
+
+
+def estimate(
+    model: Source,
+    probes: Annotated[int, typer.Option(min=1, help="Value rows in one pass.")] = 2,
+    rows: Annotated[int, typer.Option(min=1, help="Token rows of a batch.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
+    fraction: Fraction = DEFAULT_FRACTION,
+    engine: EngineName = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="While profiling.")
+    ] = False,
+    gflops: Annotated[
+        float | None,
+        typer.Option(help="Float32 speed of the target. Default: measured on this machine."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Memory and time that a model takes in each stage, before anything is loaded."""
+    from dataclasses import replace
+
+    from seedtune.export.model.shape import read_shape
+    from seedtune.runtime.bundle import DEFAULT_BOUNDS
+
+    from ..estimate import estimate as estimates
+
+    output = Output(json)
+    shape = read_shape(model_source(model, output))
+    speed = gflops * 1e9 if gflops is not None else estimates.measure_speed()
+    bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
+    stages = [
+        estimates.estimate_profile(
+            shape,
+            sequences=sequences,
+            length=length,
+            gradient_checkpointing=gradient_checkpointing,
+            speed=speed,
+        ),
+        estimates.estimate_export(shape, fraction=fraction),
+        estimates.estimate_directions(shape, fraction=fraction, speed=speed),
+        estimates.estimate_bundle(shape, fraction=fraction),
+        estimates.estimate_tuning(
+            shape,
+            bounds,
+            rows=rows,
+            length=length,
+            engine=engine,
+            fraction=fraction,
+            speed=speed,
+        ),
+    ]
+    if shape.gguf:
+        stages.insert(0, estimates.estimate_gguf(shape))
+    data = {
+        stage.stage: {
+            "bytes": stage.bytes,
+            "seconds": stage.seconds,
+            "components": stage.components,
+        }
+        for stage in stages
+    }
+    about = {"model": shape.name, "architecture": shape.architecture, "gflops": speed / 1e9}
+    output.result({**about, "stages": data}, _estimate_table(stages, shape.name))
+
+
+def _estimate_table(stages: list[Estimate], name: str) -> Table:
+    table = Table("stage", title=f"Estimate for {name}", box=None, title_justify="left")
+    table.add_column("memory (bundle: disk), MB", justify="right")
+    table.add_column("seconds (tuning: one step)", justify="right")
+    for stage in stages:
+        seconds = f"{stage.seconds:.3g}" if stage.seconds else "-"
+        table.add_row(stage.stage, f"{stage.bytes / 1e6:,.0f}", seconds, style="bold")
+        for component, size in stage.components.items():
+            table.add_row(f"  {component}", f"{size / 1e6:,.0f}", "")
+    return table

@@ -1,0 +1,189 @@
+"""``seedtune export``."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
+from seedtune.runtime.errors import SeedtuneError
+
+from .early_checks import check_bundle_folder, check_file, check_spec, check_task
+from .inputs import ChosenTask, model_source
+from .options import Fraction, Json, MaskName, Source
+from .output import Output
+
+
+def export(
+    model: Source,
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Folder to write, or *.seedtune file.")
+    ],
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="What 'profile' wrote. Default: made from the calibration text, kept in the cache."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Task to store: a named one or a JSON file."),
+    ] = None,
+    mask: MaskName = DEFAULT_MASK,
+    fraction: Fraction = DEFAULT_FRACTION,
+    outliers: Annotated[
+        float,
+        typer.Option(min=0, max=0.5, help="Share of most active columns kept out of int8."),
+    ] = 0.0,
+    rounding: Annotated[
+        str,
+        typer.Option(
+            metavar="gptq|nearest",
+            help="How weights become int4: with calibration text, or each by itself.",
+        ),
+    ] = "gptq",
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration text, .txt or .jsonl; as much is used as in the profile. "
+            "Default: Wikipedia passages."
+        ),
+    ] = None,
+    directions: Annotated[
+        int,
+        typer.Option(
+            min=0, help="To learn for the task's prompt, for the estimator gauss-newton; 0: none."
+        ),
+    ] = 0,
+    probes: Annotated[
+        int | None, typer.Option(min=1, help="Bound: value rows in one pass. Default: 2.")
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Bound: rows of full length in one pass; more if shorter. Not the batch. "
+            "Default: 2.",
+        ),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Bound: tokens of a row. Default: 128.")
+    ] = None,
+    positions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Bound: scored positions in one pass. Default: the length."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Bound: tokens scored a position. Default: 16.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
+    from seedtune.runtime.bundle import DEFAULT_BOUNDS
+
+    output = Output(json)
+    given = {
+        "probes": probes,
+        "rows": rows,
+        "length": length,
+        "positions": positions or length,
+        "candidates": candidates,
+    }
+    bounds = replace(
+        DEFAULT_BOUNDS, **{name: size for name, size in given.items() if size is not None}
+    )
+    spec = None if task is None else ChosenTask.of(task, None).spec
+    if spec is not None:
+        check_spec(spec, bounds)
+    (check_file if bundle.suffix == ".seedtune" else check_bundle_folder)(bundle)
+    from seedtune.export.profile.masks import mask_method
+    from seedtune.export.profile.profile_file import load_profile
+
+    mask_method(mask)  # an unknown one is refused before minutes of work
+    profiled = None if profile is None else load_profile(profile)
+    from seedtune.export.export import export_model
+    from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.export.recipe import Recipe
+    from tokenizers import Tokenizer
+
+    from ..data.calibration import load_calibration
+
+    source = model_source(model, output)
+    loaded = load_causal_lm(source)
+    if spec is not None:
+        tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
+        tokenizer.no_truncation()  # as the bundle's will be
+        tokenizer.no_padding()
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        check_task(spec, tokenizer, bounds, pad_id, directions=directions, text=text)
+    amount = {"sequences": 32, "length": 128} if profiled is None else profiled.settings
+    read = {name: amount[name] for name in ("sequences", "length")}
+
+    def calibrate(tokenizer: Any) -> tuple[Any, str]:
+        found = load_calibration(tokenizer, **read, held_out=0, text=text)
+        return found.profile, found.sha256
+
+    began = time.monotonic()
+    with output.stages() as progress, _written_to(bundle) as folder:
+        written = export_model(
+            loaded,
+            folder,
+            calibrate=calibrate,
+            profile=profiled,
+            mask=mask,
+            fraction=fraction,
+            recipe=Recipe(outlier_share=outliers, rounding=rounding),
+            bounds=bounds,
+            task=spec,
+            progress=progress,
+        )
+        del loaded, profiled  # before the model is loaded again, in float32
+        if spec is not None and directions:
+            from ..prepare.task_bundle import write_task_bundle
+
+            more: dict[str, Any] = {"directions": directions, "text": text, "progress": progress}
+            try:
+                written = write_task_bundle(source, written, spec, folder, **more)
+            except SeedtuneError:
+                output.note(
+                    f"{bundle}: written with its task, but without directions; "
+                    "'seedtune directions' adds them"
+                )
+                raise
+    output.result(
+        {
+            "bundle": str(bundle),
+            "sha256": written.sha256,
+            "values": written.K,
+            "bytes": sum(part["bytes"] for part in written.manifest["parts"].values()),
+            "seconds": time.monotonic() - began,
+        }
+    )
+
+
+@contextmanager
+def _written_to(bundle: Path) -> Iterator[Path]:
+    """The folder to write: ``bundle``, or what is packed into it at the end if that is a file.
+
+    A bundle that was finished there is packed even if what should come after it fails.
+    """
+    from seedtune.runtime.bundle import pack_bundle
+    from seedtune.runtime.bundle.manifest import MANIFEST
+
+    if bundle.suffix != ".seedtune":
+        yield bundle
+        return
+    # A folder that nobody else can have the name of.
+    with tempfile.TemporaryDirectory(prefix=f".{bundle.stem}.", dir=bundle.parent) as work:
+        folder = Path(work) / "bundle"
+        try:
+            yield folder
+        finally:
+            if (folder / MANIFEST).is_file():
+                pack_bundle(folder, bundle)

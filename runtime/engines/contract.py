@@ -1,0 +1,198 @@
+"""What an engine is: a module that says which programs it runs, and what it opens runs one.
+
+An engine is one module of this folder and one line in ``engines.ENGINES``. It alone imports its
+library, and only inside functions: ``inspect`` asks engines whether they are available.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bounds, Bundle, Program
+from ..errors import EngineError
+from ..tasks import Batch
+
+
+class EngineUnavailable(EngineError):
+    """This machine lacks what the engine is made from; another engine may do."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one pass returns. The arrays are the caller's."""
+
+    logp: NDArray[np.float32]
+    """float32 ``[P, N, C]``, log-softmax over the whole vocabulary at the candidates."""
+    hidden: NDArray[np.float32] | None
+    """float32 ``[P, N, D]``, states of the residual stream at the positions (see
+    ``export.program.block_tap``); None if the program returns none. The same forward computes
+    them, and handing them out costs a copy."""
+
+
+class Engine(Protocol):
+    """An open program. A call from another thread waits for the one before."""
+
+    entries: int
+    """Number of sensitive values: K."""
+    hidden_width: int
+    """Width D of the hidden states; 0 if the program returns none."""
+
+    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        """Score the batch's positions under each row of ``values``.
+
+        Args:
+            batch: ``tokens``, ``positions`` and ``candidates`` are read, the same for every probe
+                or each probe's own.
+            values: float32 ``[P, K]``, one row of sensitive values per probe; may be a view.
+
+        Raises:
+            EngineError: a shape lies outside the bounds that the program was exported with, or the
+                program fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class EngineModule(Protocol):
+    """What a module of an engine has."""
+
+    FORMAT: str
+    """Of the programs that it runs, as manifests say it."""
+    PROCESS_BYTES: int
+    """What a process holds with its library and a bundle, before weights and activations."""
+
+    def unavailable(self) -> str | None:
+        """Why this machine cannot run it, and what to do; None if it can. Loads no library."""
+        ...
+
+    def can_change_threads(self) -> bool:
+        """Whether programs can now be opened with one thread count after another, to measure."""
+        ...
+
+    def open(
+        self, bundle: Bundle, program: Program, threads: int | None, memory_limit: int | None
+    ) -> Engine:
+        """Open ``program``, of ``FORMAT``, from the files that were checked (``bundle.checked``).
+
+        Args:
+            threads: to use; None: the engine's own number, or what the process already has.
+            memory_limit: bytes that this process may hold, for engines that can keep to it.
+
+        Raises:
+            EngineUnavailable: this machine lacks what it takes; the next engine is tried.
+            EngineError: the program is refused.
+            BundleError: its file is another one since the bundle was opened.
+        """
+        ...
+
+
+def check_sizes(bundle: Bundle, file: str, entries: int, hidden: int) -> None:
+    """Refuse a program that takes or returns other sizes than its bundle says.
+
+    Args:
+        entries: K that it takes.
+        hidden: D that it returns; 0 for none.
+    """
+    for what, found, wanted in (
+        ("takes {} values", entries, bundle.K),
+        ("returns hidden states of width {}", hidden, bundle.hidden_width),
+    ):
+        if found != wanted:
+            raise EngineError(
+                f"{bundle.path / file}: {what.format(found)}, the bundle says {wanted}; "
+                "export the bundle again"
+            )
+
+
+def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], entries: int) -> None:
+    """Refuse arguments of ``Engine.score`` that the program was not exported for.
+
+    A program given larger sizes than it was planned for, or an index outside a tensor, fails deep
+    inside a kernel at best; here the message names the bound.
+
+    Args:
+        entries: K, the number of sensitive values of the bundle.
+
+    Raises:
+        EngineError: a type, rank, size or index is wrong.
+    """
+    tokens, positions, candidates = batch.tokens, batch.positions, batch.candidates
+    own = int(tokens.ndim == 3)
+    if own and not bounds.rows_by_probe:
+        raise EngineError(
+            "the program takes one set of rows for all probes; export the model again for rows of "
+            "each probe's own"
+        )
+    _check_array("tokens", tokens, np.int64, 2 + own)
+    _check_array("positions", positions, np.int64, 1 + own)
+    _check_array("candidates", candidates, np.int64, 2 + own)
+    _check_array("values", values, np.float32, 2)
+
+    probes = len(values)
+    rows, length = tokens.shape[-2:]
+    scored, choices = candidates.shape[-2:]
+    _check_size("probes", probes, 1, bounds.probes_at_most, "values has {} rows")
+    share = bounds.share(probes)
+    _check_size("length", length, 2, bounds.length, "tokens has rows of {} tokens")
+    _check_size("rows", rows * length, 2, share.tokens, "{} tokens are given")
+    _check_size("positions", positions.shape[-1], 1, share.positions, "{} positions are given")
+    _check_size("candidates", choices, 1, bounds.candidates, "candidates has {} columns")
+    if scored != positions.shape[-1]:
+        raise EngineError(f"candidates has {scored} rows for {positions.shape[-1]} positions")
+    if values.shape[1] != entries:
+        raise EngineError(f"values has {values.shape[1]} columns, the program takes {entries}")
+    for name, array in (("tokens", tokens), ("positions", positions), ("candidates", candidates)):
+        if own and len(array) != probes:
+            raise EngineError(f"{name} is for {len(array)} probes, values has {probes} rows")
+
+    _check_range("tokens", tokens, None)
+    _check_range("positions", positions, rows * length)
+    _check_range("candidates", candidates, None)
+
+
+def inputs_of(
+    bounds: Bounds, batch: Batch, values: NDArray[np.float32]
+) -> list[NDArray[np.generic]]:
+    """Tokens, positions, candidates and values as the program takes them: rows that all probes
+    share are repeated for each where the program has rows by probe."""
+    request = (batch.tokens, batch.positions, batch.candidates)
+    if bounds.rows_by_probe and batch.tokens.ndim == 2:
+        return [*(np.repeat(each[None], len(values), axis=0) for each in request), values]
+    return [*request, values]
+
+
+def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:
+    if array.dtype != dtype:
+        raise EngineError(f"{name} is {array.dtype}, must be {np.dtype(dtype)}")
+    if array.ndim != rank:
+        raise EngineError(f"{name} has {array.ndim} axes, must have {rank}")
+
+
+def _check_size(bound: str, size: int, least: int, most: int, what: str) -> None:
+    if not least <= size <= most:
+        allowed = f"{least} to {most}" if least < most else f"{most}"
+        raise EngineError(f"{what.format(size)}, the program takes {allowed} (bounds.{bound})")
+
+
+def _check_range(name: str, array: NDArray[np.int64], end: int | None) -> None:
+    lowest, highest = int(array.min()), int(array.max())
+    if lowest < 0:
+        raise EngineError(f"{name} holds {lowest}, must not be negative")
+    if end is not None and highest >= end:
+        raise EngineError(f"{name} holds {highest}, outside the {end} tokens given")

@@ -1,0 +1,165 @@
+"""What an estimator is: how losses of looks at a batch become a step, and what others ask of it.
+
+A step has two parts, so that a journal can stand between them:
+
+1. ``measure``  looks at a batch -> its losses and the few float16 numbers that the journal stores;
+2. ``apply``    those numbers -> the new values. Live steps and replays call the same code.
+
+Both depend on nothing but their arguments and ``state``, and only ``apply`` may change ``state``:
+replaying a journal from its start so rebuilds a momentum to the bit, and ``compact`` carries it in
+the snapshot.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.basis import Basis
+from ..engines import Engine
+from ..settings import Schedule, Settings
+from ..tasks import Observation, Task
+
+Shape = Mapping[str, int]
+"""Sizes of an estimator's own weights by name, as the journal's header keeps them."""
+
+
+class Look(Protocol):
+    """One batch, as an estimator may look at it."""
+
+    @property
+    def at_once(self) -> int:
+        """Rows of values that one pass takes."""
+        ...
+
+    def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Loss float64 ``[n, examples]`` of each example under ``rows`` (float32 ``[n, K]``)."""
+        ...
+
+    def groups(self, copies: int) -> Iterator[list[int]]:
+        """Numbers of the batch's examples in groups to be handed to ``own_losses`` together, each
+        ``copies`` times: alike in length, and few enough to keep their rows in memory."""
+        ...
+
+    def own_losses(self, rows: NDArray[np.float32], numbers: Sequence[int]) -> NDArray[np.float64]:
+        """Loss float64 ``[n]`` of example ``numbers[i]`` under ``rows[i]`` (float32 ``[n, K]``)."""
+        ...
+
+    def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
+        """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K]`` and an answer head's
+        weights), and from the same forwards what such a head learns from."""
+        ...
+
+
+class Measured(NamedTuple):
+    """What a step measured."""
+
+    losses: NDArray[np.float64]
+    """float64 ``[P, examples]``."""
+    scalars: NDArray[np.float16]
+    """float16 ``[S]``: what the journal stores. Not finite where a loss is not, or where float16
+    cannot hold a number."""
+
+
+class Estimator(Protocol):
+    """One way to turn losses into an update."""
+
+    @property
+    def probes(self) -> int:
+        """Forwards of a step: P."""
+        ...
+
+    @property
+    def scalar_count(self) -> int:
+        """float16 numbers that the journal stores for a step: S. The first ``directions`` of them
+        move the values, which a guard watches."""
+        ...
+
+    @property
+    def own_entries(self) -> int:
+        """Weights of its own that it puts behind the K sensitive values; 0 for most."""
+        ...
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What earlier ``apply`` calls left, by name; empty for most. Filling it restores it."""
+        ...
+
+    def memory_bytes(self, examples: int) -> int:
+        """What it takes at its peak besides the rows of a pass, to learn from ``examples``."""
+        ...
+
+    def measure(
+        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
+    ) -> Measured:
+        """Look at the batch of step ``step`` from ``values`` (float32 ``[K + own_entries]``)."""
+        ...
+
+    def apply(
+        self,
+        values: NDArray[np.float32],
+        scalars: NDArray[np.float16],
+        *,
+        seed: int,
+        step: int,
+        lr: float,
+    ) -> None:
+        """Move ``values`` (float32 ``[K + own_entries]``) in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on, as far as an estimator asks."""
+
+    answers: int
+    """Answers that the task chooses between; 0 where there is nothing to choose."""
+    head_rows: int
+    """Rows of an answer head for the task; 0 if it takes none."""
+    hidden_width: int
+    """Width of the hidden states that the program returns; 0 for none."""
+    basis: Basis | None
+    examples: int
+    """Training examples."""
+
+    @classmethod
+    def of(cls, engine: Engine, task: Task, basis: Basis | None, examples: int) -> "Ground":
+        """From what is open."""
+        return cls(task.answers, task.head_rows, engine.hidden_width, basis, examples)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rest of the runtime asks of an estimator; each states its own in its own file."""
+
+    name: str
+    summary: str
+    """Half a line for help texts."""
+    make: Callable[[Settings, Basis | None, Shape | None], Estimator]
+    """A fresh one for a run of complete settings. ValueError: sizes that make no sense."""
+    directions: int
+    """Directions of a step unless the settings say so."""
+    least_directions: int
+    most_directions: int = 32768
+    lr: float | Literal["auto"] = 2e-5
+    """Peak learning rate unless the settings say so; ``auto`` measures it."""
+    eps: float | Literal["auto"] = "auto"
+    schedule: Schedule = "constant"
+    steps: int = 1000
+    eval_every: int = 100
+    solves: bool = False
+    """Whether it solves for its step: then ``auto`` means its own ``lr`` and ``eps``."""
+    fixed: tuple[str, ...] = ()
+    """Further settings that a run cannot change."""
+    mends_bad_losses: bool = False
+    """Whether its step is the remedy for a batch with a bad loss, which so must not be skipped."""
+    holds_examples: bool = False
+    """Whether its journal holds numbers of single examples, from which texts may be guessed."""
+    suits: Callable[[Ground], bool] = lambda ground: False
+    """Whether it is what learns most from a forward there."""
+    fit: Callable[[Settings, Ground], Settings] = lambda settings, ground: settings
+    """Settings as a run on that ground can have them. TuningError: it cannot run there."""
+    shape: Callable[[Ground], Shape | None] = lambda ground: None
+    """Sizes of its own weights on that ground, which the journal's header keeps."""

@@ -1,0 +1,168 @@
+"""The state that a journal's records add up to: history, values, best values, estimator.
+
+One state machine: the live loop feeds it each record that it has written, a replay the records that
+it reads. What is in memory is so always what a replay of the file gives.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from ..bundle.exported_values import values_sha256
+from ..errors import JournalError, TuningError
+from ..estimators import Estimator, make_estimator
+from ..settings import Settings
+from .file import Journal
+from .format import End, Evaluation, Header, Record, Step
+from .history import Evaluated, History
+from .start import Start
+
+
+class RunState:
+    """Begins at a journal's header; ``advance`` takes its records, one after another."""
+
+    def __init__(self, path: Path, header: Header, start: Start) -> None:
+        """
+        Args:
+            path: of the journal, beside which a compacted one has its snapshot.
+
+        Raises:
+            JournalError: of another bundle, a header that makes no sense, or a snapshot that is
+                missing or altered.
+        """
+        self.path = path
+        self.history = History(header, str(path))
+        self.estimator = estimator_of(header, start, str(path))
+        start = check_binding(header, start, self.estimator, str(path))
+        self.values, best, state = _first_values(path, header, start)
+        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+        self.estimator.state.update(state)
+        self._best = self.history.best, best
+
+    def advance(self, record: Record) -> None:
+        """Let history and values follow the next record.
+
+        Raises:
+            JournalError: the values are not those whose hash the record holds, or the record makes
+                no sense here.
+        """
+        if isinstance(record, Step):
+            settings = self.history.settings
+            self.estimator.apply(
+                self.values,
+                np.array(record.scalars, dtype=np.float16),
+                seed=settings.seed,
+                step=self.history.steps,
+                lr=settings.learning_rate(self.history.steps),
+            )
+        elif isinstance(record, End) and record.digest.hex() != self.sha256[:32]:
+            raise JournalError(
+                f"{self.path}: values after step {self.history.steps} are not those that were "
+                f"recorded ({self.sha256[:12]}... against {record.digest.hex()[:12]}...)"
+            )
+        self.history.add(record)
+        if isinstance(record, Evaluation):
+            best = self.history.best
+            if best is not None and best is self.history.evaluations[-1]:
+                self._best = best, self.values.copy()
+
+    @property
+    def best(self) -> Evaluated | None:
+        """The best evaluation; None if nothing was evaluated."""
+        return self.history.best
+
+    @property
+    def best_values(self) -> NDArray[np.float32] | None:
+        """Values of the best evaluated step, the last ones if nothing was evaluated; None where a
+        change of what is best calls for those of an earlier step, which only a replay can give."""
+        best, values = self._best
+        if self.best is None:
+            return self.values
+        return values if best == self.best else None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of ``values``."""
+        return values_sha256(self.values)
+
+
+def estimator_of(header: Header, start: Start, name: str) -> Estimator:
+    """A fresh estimator of the run; ``name`` is what errors call its journal."""
+    try:
+        estimator = make_estimator(Settings.from_dict(header.settings), start.basis, header.shape)
+    except (TuningError, ValueError) as error:
+        raise JournalError(f"{name}: header does not make sense: {error}") from None
+    kind = header.settings["estimator"]
+    if header.shape is not None and not estimator.own_entries:
+        raise JournalError(f"{name}: header does not make sense: {kind} has no weights of its own")
+    if estimator.scalar_count != header.scalar_count:
+        raise JournalError(f"{name}: {header.scalar_count} scalars a step do not fit {kind}")
+    return estimator
+
+
+def check_binding(header: Header, start: Start, estimator: Estimator, name: str) -> Start:
+    """Refuse a journal of another bundle, or starting values that are not the journal's.
+
+    Returns:
+        the start with the estimator's own weights.
+    """
+    if header.bundle_sha256 != start.bundle_sha256:
+        raise JournalError(
+            f"{name}: belongs to bundle {header.bundle_sha256[:12]}..., "
+            f"not {start.bundle_sha256[:12]}..."
+        )
+    entries = len(start.values) + estimator.own_entries
+    if header.entries != entries:
+        raise JournalError(f"{name}: has {header.entries} values, the bundle {entries}")
+    start = start.extended(estimator.own_entries)
+    if header.values_sha256 != values_sha256(start.values):
+        raise JournalError(f"{name}: the bundle's values are not those of the run's start")
+    return start
+
+
+def _first_values(
+    path: Path, header: Header, start: Start
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """Fresh copies of the values that the first record applies to, of the best until then, and
+    of the estimator's state."""
+    snapshot = header.snapshot
+    if snapshot is None:
+        return start.values.copy(), start.values, {}
+    file = path.parent / Path(str(snapshot["file"])).name
+    try:
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
+            raise JournalError(f"{file}: is not the snapshot that {path} was cut at")
+        tensors = load_safetensors(data)
+        values, best = tensors["values"], tensors.get("best", start.values)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise JournalError(f"{file}: snapshot of {path} cannot be read ({error})") from None
+    for tensor in (values, best):
+        if tensor.dtype != np.float32 or tensor.shape != start.values.shape:
+            raise JournalError(f"{file}: snapshot has {tensor.dtype} {tensor.shape} values")
+    prefix = "state."
+    state = {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
+    return values.copy(), best.copy(), state
+
+
+def history_of(journal: Journal, *, until: int | None = None) -> History:
+    """The history that a journal's records add up to, without any values."""
+    history = History(journal.header, str(journal.path))
+    for placed in journal.records:
+        if placed.is_step and until is not None and history.steps == until:
+            break
+        history.add(placed.record)
+    return history
+
+
+def need_step(journal: Journal, step: int, last: int) -> None:
+    """Refuse a step that the journal, which goes on to step ``last``, cannot give."""
+    first = journal.header.first_step
+    if not first <= step <= last:
+        held = f"starts at step {first}" if step < first else f"ends at step {last}"
+        raise JournalError(f"{journal.path}: step {step} cannot be reached; it {held}")

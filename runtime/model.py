@@ -1,0 +1,277 @@
+"""What an app opens: a bundle with its task and engine, to tune, to evaluate and to use."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import engines
+from .bundle import Bundle, open_bundle
+from .bundle.exported_values import export_values, load_values
+from .engines import Engine
+from .errors import TuningError
+from .journal.file import Durability
+from .journal.replay import replay
+from .journal.start import Start
+from .scoring import evaluation
+from .scoring.evaluation import Evaluation
+from .settings import Settings
+from .tasks import Encoded, Objective, OnLong, Prediction, Task, encode_rows, read_rows, task_for
+from .tuning.budget import Budget, Control
+from .tuning.live_run import Tuned
+from .tuning.tuner import Tuner
+
+Rows = str | Path | Iterable[Mapping[str, Any]]
+"""A file of rows (see ``tasks.rows``), or the rows themselves as dicts."""
+
+
+class Model:
+    """Made by ``open_model``. Use it as a context manager, or call ``close``."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        task_spec: Mapping[str, Any] | None,
+        *,
+        objective: Objective,
+        on_long: OnLong,
+        engine: str | None,
+        threads: int | Literal["auto"],
+        memory_limit: int | None,
+    ) -> None:
+        self.bundle = bundle
+        self.values: NDArray[np.float32] = Start.of(bundle).values
+        """float32 ``[K]``, or with an estimator's own weights behind: what evaluates and predicts.
+        As exported until ``load``."""
+        self.step = 0
+        """Of the run that they are from; 0 as exported."""
+        self._asked = task_spec is not None
+        self._spec = bundle.task if task_spec is None else dict(task_spec)
+        self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
+        self._opening: dict[str, Any] = {"name": engine, "threads": threads}
+        self._memory_limit = memory_limit
+        self._task: Task | None = None
+        self._engine: Engine | None = None
+
+    @property
+    def task(self) -> Task:
+        """What is asked of the model.
+
+        Raises:
+            DataError: neither the bundle nor ``open_model`` named one, or it makes no sense.
+        """
+        if self._task is None:
+            self._task = task_for(self.bundle, self._spec, **self._how)
+        return self._task
+
+    @property
+    def engine(self) -> Engine:
+        """Runs the program; opened when first asked for.
+
+        Raises:
+            EngineError: none can be opened here.
+        """
+        if self._engine is None:
+            limit = self._memory_limit
+            self._engine = engines.open_engine(self.bundle, memory_limit=limit, **self._opening)
+        return self._engine
+
+    def encode(self, rows: Rows, *, labelled: bool = True) -> list[Encoded]:
+        """Rows as the task's examples.
+
+        Raises:
+            DataError: a file or row is unusable; the message names it.
+        """
+        given = read_rows(rows) if isinstance(rows, str | Path) else rows
+        return encode_rows(self.task, given, labelled=labelled)
+
+    def tuner(
+        self,
+        folder: str | Path,
+        train: Rows | Sequence[Encoded],
+        held_out: Rows | Sequence[Encoded] | None = None,
+        *,
+        settings: Settings | None = None,
+        budget: Budget | None = None,
+        control: Control | None = None,
+        durability: Durability | None = None,
+        allow_changes: bool = False,
+        on_evaluation: Callable[[int, int], None] | None = None,
+        **chosen: Any,
+    ) -> Tuner:
+        """Start a run in ``folder``, or resume the one that is there.
+
+        Args:
+            train: rows with labels, or encoded examples.
+            held_out: the same, which decide the best step.
+            settings: all of them. Those that are None suit bundle, task and data.
+            chosen: single settings by name in place of ``settings``; the others are the run's own
+                or, for a new run, the defaults.
+
+        Raises:
+            DataError: a row is unusable.
+            TuningError, JournalError: see ``Tuner``.
+        """
+        if settings is not None and chosen:
+            raise TuningError(f"give settings or {', '.join(chosen)}, not both")
+        return Tuner(
+            self.engine,
+            Start.of(self.bundle),
+            self.task,
+            self._examples(train),
+            folder=folder,
+            settings=chosen if settings is None else settings,
+            eval_examples=None if held_out is None else self._examples(held_out),
+            budget=budget,
+            control=control,
+            durability=durability,
+            allow_changes=allow_changes,
+            memory_limit=self._memory_limit,
+            on_evaluation=on_evaluation,
+            task_spec={"spec": self._spec, **self._how},
+        )
+
+    def load(self, source: Tuned | str | Path) -> None:
+        """Use tuned values from now on.
+
+        Args:
+            source: what ``Tuner.tuned`` gave, a file that ``save`` wrote, or a run folder, whose
+                best evaluated step is taken, and whose task unless ``open_model`` named one.
+
+        Raises:
+            BundleError, JournalError: damaged, or of another bundle.
+            TuningError: a run of another task than ``open_model`` named.
+        """
+        if isinstance(source, Tuned):
+            self.values, self.step = source.values.copy(), source.step
+        elif Path(source).is_dir():
+            done = replay(source, Start.of(self.bundle))
+            self._take_task(done.journal.header.task, Path(source))
+            self.values = done.best_values
+            self.step = done.history.steps if done.best is None else done.best.step
+        else:
+            self.values, self.step = load_values(source, self.bundle), 0
+
+    def _take_task(self, known: Mapping[str, Any] | None, run: Path) -> None:
+        if known is None:  # a run of an older version
+            return
+        if self._asked and known["spec"] != self._spec:
+            raise TuningError(
+                f"{run}: was tuned for another task ({known['spec']}); leave --task away, or give "
+                "the run that was tuned for this one"
+            )
+        if not self._asked:
+            self._spec, self._task = dict(known["spec"]), None
+            self._how = {**self._how, "objective": known["objective"]}
+
+    def save(self, file: str | Path) -> str:
+        """Write the values in use as float16 safetensors; returns their SHA-256.
+
+        Raises:
+            BundleError: the file cannot be written.
+            TuningError: a value exceeds float16.
+        """
+        return export_values(file, self.values, self.bundle, step=self.step)
+
+    def evaluate(
+        self,
+        rows: Rows | Sequence[Encoded],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        """Loss and metric of the values in use on labelled rows.
+
+        Raises:
+            DataError: no rows, or one is unusable.
+        """
+        encoded = self._examples(rows)
+        return evaluation.evaluate(
+            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+        )
+
+    @overload
+    def predict(self, rows: Mapping[str, Any]) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        rows: Rows | Sequence[Encoded],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        rows: Mapping[str, Any] | Rows | Sequence[Encoded],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Prediction | list[Prediction]:
+        """The answer to one row, or the answers to many, in their order.
+
+        Raises:
+            DataError: no rows, or one is unusable.
+        """
+        one = isinstance(rows, Mapping)
+        encoded = self._examples([rows] if one else rows, labelled=False)
+        found = evaluation.predict(
+            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+        )
+        return found[0] if one else found
+
+    def close(self) -> None:
+        """Free the program. Safe to repeat."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _examples(self, rows: Any, *, labelled: bool = True) -> list[Encoded]:
+        if isinstance(rows, str | Path):
+            return self.encode(rows, labelled=labelled)
+        given = list(rows)
+        if all(isinstance(row, Encoded) for row in given):
+            return given
+        return self.encode(given, labelled=labelled)
+
+
+def open_model(
+    bundle: str | Path | Bundle,
+    *,
+    task: Mapping[str, Any] | None = None,
+    objective: Objective = "label_words",
+    on_long: OnLong = "error",
+    engine: str | None = None,
+    threads: int | Literal["auto"] = "auto",
+    memory_limit: int | None = None,
+) -> Model:
+    """Open a bundle and check all of it; its program is opened when first needed.
+
+    Args:
+        bundle: folder or ``.seedtune`` file.
+        task: a task specification (see ``runtime.tasks``); by default the bundle's.
+        objective, on_long: see ``tasks.task_from_spec``.
+        engine: name in ``engines.ENGINES``; by default the first that works here.
+        threads: CPU threads; ``auto`` takes the count that is fastest here.
+        memory_limit: bytes that this process may hold; by default what the system has left.
+
+    Raises:
+        BundleError: truncated, altered, or newer than this version.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return Model(
+        opened,
+        task,
+        objective=objective,
+        on_long=on_long,
+        engine=engine,
+        threads=threads,
+        memory_limit=memory_limit,
+    )

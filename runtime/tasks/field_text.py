@@ -1,0 +1,79 @@
+"""The text of a field of a row, and values as messages name them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+_FIELDS_SHOWN = 12
+_DIGITS = 40
+
+
+def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
+    """A field as text: strings as they are, numbers and booleans as JSON writes them.
+
+    Raises:
+        DataError: the field is missing, null, not a number, an array or an object, or its text
+            is no UTF-8.
+    """
+    if name not in row:
+        have = [field if _plain(field) else repr(field[:40]) for field in sorted(map(str, row))]
+        more = f" and {len(have) - _FIELDS_SHOWN} more" if len(have) > _FIELDS_SHOWN else ""
+        shown = ", ".join(have[:_FIELDS_SHOWN]) or "none"
+        raise DataError(f"{where}: field {name!r} is missing (fields there: {shown}{more})")
+    value = row[name]
+    if isinstance(value, np.generic):
+        value = value.item()
+    what = f"{where}: field {name!r}"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        state = "null" if value is None else "not a number, as tables write an empty cell"
+        raise DataError(f"{what} is {state}; fill it in or leave the row out")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        check_characters(value, what)
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) < 10**_DIGITS:  # str() refuses thousands of digits
+        return str(value)
+    raise DataError(f"{what} must be text or a number, not {described(value)}")
+
+
+def check_characters(text: str, what: str) -> None:
+    """Refuse text that is no UTF-8: half of a surrogate pair, which tokenizers do not survive.
+
+    Raises:
+        DataError: names the place; ``what`` begins the message.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what} holds half a character, {text[error.start]!r} at place {error.start}, which "
+            "is no UTF-8; mend it or leave it out"
+        ) from error
+
+
+def described(value: Any) -> str:
+    """A value for messages, in a few words: the ``repr`` of one may be endless."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return repr(value[:40])
+    if isinstance(value, float):
+        return f"the number {value!r}"
+    if isinstance(value, int):
+        return f"the number {value}" if abs(value) < 10**_DIGITS else "a number of many digits"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
+
+
+def _plain(text: str) -> bool:
+    return text.isprintable() and len(text) <= 40

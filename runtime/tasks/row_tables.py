@@ -1,0 +1,117 @@
+"""Rows in Arrow tables: Parquet files, and folders that Hugging Face's ``datasets`` saved.
+
+Needs pyarrow, which a device need not have. Yields the fields of each row with ``file row number``.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .row_formats import Fields, strict_json
+
+_ROWS_AT_ONCE = 1024
+_NO_UTF8 = re.compile(r"Invalid UTF8 sequence at string index (\d+)")
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+
+
+def parquet_rows(path: Path) -> Fields:
+    """Rows of a Parquet file.
+
+    Raises:
+        DataError: pyarrow is missing, or the file is missing, damaged, or holds text that is no
+            UTF-8.
+    """
+    pyarrow = _pyarrow(path)
+    from pyarrow.parquet import ParquetFile
+
+    def batches() -> Iterator[Any]:
+        with ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=_ROWS_AT_ONCE)
+
+    return _rows(batches(), path, pyarrow)
+
+
+def dataset_rows(folder: Path) -> Fields:
+    """Rows of one split that ``Dataset.save_to_disk`` wrote.
+
+    Raises:
+        DataError: as ``parquet_rows``, or ``folder`` is another one, or holds several splits.
+    """
+    if (folder / _SPLITS).is_file():
+        splits = sorted(item.parent.name for item in folder.glob(f"*/{_STATE}"))
+        shown = ", ".join(str(folder / split) for split in splits) or "none is there"
+        raise DataError(f"{folder}: holds several splits; give the folder of one: {shown}")
+    if not (folder / _STATE).is_file():
+        raise DataError(
+            f"{folder}: is a folder; give a file, or what Dataset.save_to_disk of Hugging Face's "
+            "datasets wrote"
+        )
+    files = _data_files(folder)
+    pyarrow = _pyarrow(folder)
+
+    def batches() -> Iterator[Any]:
+        for file in files:
+            with pyarrow.memory_map(str(file)) as data, pyarrow.ipc.open_stream(data) as stream:
+                yield from stream
+
+    return _rows(batches(), folder, pyarrow)
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: to read it, pip install pyarrow") from None
+    return pyarrow
+
+
+def _data_files(folder: Path) -> list[Path]:
+    state_file = folder / _STATE
+    try:
+        state = strict_json(state_file.read_text(encoding="utf-8"), str(state_file))
+        names = [item["filename"] for item in state["_data_files"]]
+        if not all(isinstance(name, str) and name == Path(name).name for name in names):
+            raise ValueError("a file name with a folder")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{state_file}: does not list the data's files; save it again") from error
+    return [folder / name for name in names]
+
+
+def _rows(batches: Iterable[Any], path: Path, pyarrow: Any) -> Fields:
+    number = 0
+    try:
+        for batch in batches:
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                raise DataError(f"{path}: has a repeated column name")
+            for name, column in zip(names, batch.columns, strict=True):
+                _check(column, f"field {name!r}", path, number, pyarrow)
+            for fields in batch.to_pylist():
+                number += 1
+                yield fields, f"{path} row {number}"
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: damaged, or of an unknown kind ({_reason(error)})") from error
+
+
+def _check(column: Any, what: str, path: Path, before: int, pyarrow: Any) -> None:
+    """Refuse a column that is no UTF-8, or that arrow would read outside its memory for."""
+    try:
+        column.validate(full=True)
+    except pyarrow.ArrowException as error:
+        found = _NO_UTF8.search(str(error))
+        if found is None:
+            rows = f"rows {before + 1} to {before + len(column)}"
+            raise DataError(f"{path} {rows}: {what} is damaged ({_reason(error)})") from error
+        raise DataError(
+            f"{path} row {before + int(found[1]) + 1}: {what} is no UTF-8 text; mend it or leave "
+            "the row out"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,72 @@
+"""What the fields of a task specification may hold, checked without a tokenizer.
+
+A kind lists its fields with one of these checks each. A check takes the field's name and value and
+raises a one-line ``DataError`` that names the field.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import DataError
+from .field_text import check_characters, described
+from .template import Template
+
+Check = Callable[[str, Any], None]
+
+
+def name(field: str, value: Any) -> None:
+    """The name of a row's field: text that is not blank."""
+    _text(f"task: field {field!r}", value)
+    if not value.strip():
+        raise DataError(f"task: field {field!r} is empty; name a field of the rows")
+
+
+def template(field: str, value: Any) -> None:
+    """A prompt with ``{field}`` places (see ``Template``); may be empty."""
+    _text(f"task: field {field!r}", value)
+    Template(value)
+
+
+def names(field: str, value: Any) -> None:
+    """A list of at least two field names, none twice."""
+    if not isinstance(value, list | tuple):
+        raise DataError(f"task: field {field!r} must be a list, not {described(value)}")
+    for item in value:
+        if not isinstance(item, str):
+            raise DataError(f"task: field {field!r} must hold text only, not {described(item)}")
+        name(field, item)
+    if len(value) < 2:
+        raise DataError(f"task: {field} must name at least two fields")
+    for number, item in enumerate(value):
+        if item in value[:number]:
+            raise DataError(f"task: {field} names {item[:40]!r} twice")
+
+
+def words(field: str, value: Any) -> None:
+    """At least two labels with the text that stands for each, none blank and no two alike."""
+    if not isinstance(value, Mapping):
+        raise DataError(
+            f'task: field {field!r} must be an object such as {{"0": " no", "1": " yes"}}, '
+            f"not {described(value)}"
+        )
+    label_of: dict[str, str] = {}
+    for label, word in value.items():
+        for item in (label, word):
+            if not isinstance(item, str):
+                raise DataError(f"task: field {field!r} must hold text only, not {described(item)}")
+        _text(f"task: a label of {field}", label)
+        what = f"task: the word for label {label[:40]!r} of {field}"
+        _text(what, word)
+        if not word.strip():
+            raise DataError(f"{what} is empty; write the text that continues the prompt")
+        if word in label_of:
+            raise DataError(f"{what} is that of label {label_of[word][:40]!r}, too: {word[:40]!r}")
+        label_of[word] = label
+    if len(value) < 2:
+        raise DataError(f"task: {field} must name at least two labels")
+
+
+def _text(what: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"{what} must be text, not {described(value)}")
+    check_characters(value, what)

@@ -1,0 +1,110 @@
+"""What a command is given: tasks and rows are refused, and traps told, before anything is loaded.
+
+The bundle's program is only bytes: no engine opens it, which is the last that these commands do.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import bad, call
+from seedtune.host_tools.cli import app
+from seedtune.runtime.bundle import Bundle
+from tiny_bundle import TASK, write_tiny_bundle
+from typer.testing import CliRunner
+
+NO_ENGINE = 6
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_tiny_bundle(tmp_path / "bundle").path
+
+
+def task_file(folder: Path, spec: Any) -> Path:
+    file = folder / "task.json"
+    file.write_text(json.dumps(spec))
+    return file
+
+
+def rows_file(folder: Path, name: str, *rows: tuple[str, int]) -> Path:
+    file = folder / name
+    file.write_text("".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows))
+    return file
+
+
+def warnings_of(*arguments: object) -> list[str]:
+    """Of a command whose input is sound, so that it comes to opening the program."""
+    result = call(*arguments)
+    assert result.exit_code == NO_ENGINE, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    return [line.removeprefix("warning: ") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ([], "task: must be an object with a field 'kind', not a list"),
+        ({"kind": []}, "task: field 'kind' must be text, not a list; kinds: classification, "),
+        ({"kind": "clasification"}, "is unknown; did you mean 'classification'?"),
+        (
+            {"kind": "completion", "template": "", "completion": "reply"},
+            "'completion' of a completion task is unknown; did you mean 'completion_field'?",
+        ),
+        (float("nan"), "not JSON (NaN is no number; write null or leave the row out)"),
+    ],
+)
+def test_a_wrong_task_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, spec: Any, message: str
+) -> None:
+    file = task_file(tmp_path, spec)
+    monkeypatch.setattr(Bundle, "tokenizer", lambda self: pytest.fail("loaded"))
+    error = bad(3, "evaluate", bundle, "--task", file)
+    assert error.startswith(f"{file}: ") and message in error
+
+
+def test_traps_are_told_once_each(tmp_path: Path, bundle: Path) -> None:
+    spec = TASK | {"template": "{text} It was ", "verbalisers": {"0": " bad", "1": " good film"}}
+    train = rows_file(tmp_path, "train.jsonl", ("the", 1), ("a plot", 1), ("", 1))
+    held_out = rows_file(tmp_path, "held_out.jsonl", ("the", 1), ("a film", 0))
+    found = warnings_of("tune", bundle, tmp_path / "run", "--task", task_file(tmp_path, spec),
+                        "--train", train, "--data", held_out)  # fmt: skip
+    assert [line.split(": ")[0] for line in found[:2]] == ["task", "task"]
+    for part, line in zip(
+        (
+            "the template ends in a blank",
+            "only the first token is scored: ' good' of ' good film'",
+            f"{train}:3: no text in text; leave such rows out",
+            "all 3 training rows have the label '1'",
+            "1 of 2 held-out rows are training rows, too",
+        ),
+        found,
+        strict=True,
+    ):
+        assert part in line
+
+
+def test_sound_input_is_silent(tmp_path: Path, bundle: Path) -> None:
+    train = rows_file(tmp_path, "train.jsonl", ("the", 1), ("a plot", 0))
+    assert warnings_of("tune", bundle, tmp_path / "run", "--train", train) == []
+
+
+def test_half_a_character_is_refused_wherever_it_stands(tmp_path: Path, bundle: Path) -> None:
+    error = bad(3, "predict", bundle, "--text", "so \udce9")
+    assert error.startswith("--text: field 'text' holds half a character, '\\udce9' at place 3")
+    rows = rows_file(tmp_path, "rows.jsonl", ("the", 1), ("\ud83d", 1))
+    error = bad(3, "evaluate", bundle, "--data", rows)
+    assert error.startswith(f"{rows}:2: field 'text' holds half a character")
+
+
+def test_rows_from_standard_input(bundle: Path) -> None:
+    given = b'{"text": "the", "label": 1}\n{"text": "the", "label": 8}\n'
+    result = CliRunner().invoke(app, ["evaluate", str(bundle), "--data", "-"], input=given)
+    assert result.exit_code == 3
+    assert "error: stdin:2: unknown label '8'; known labels: 0, 1" in result.stderr
+
+
+def test_without_rows_the_option_is_named(tmp_path: Path, bundle: Path) -> None:
+    error = bad(3, "tune", bundle, tmp_path / "run")
+    assert error == "no examples; give a file of rows with --train"

@@ -1,0 +1,201 @@
+"""Engines are found by name and format, in order; adding one takes a module and a line."""
+
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import toy_engine
+from command_line import bad, good
+from seedtune.runtime import engines
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import ENGINES, Scores, engine_module, open_engine
+from seedtune.runtime.engines.contract import EngineUnavailable
+from seedtune.runtime.errors import BundleError, EngineError
+from tiny_bundle import PROGRAM, bundle_parts, write_tiny_bundle
+from toy_engine import ToyEngine
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
+    """A bundle with a toy program beside its first, and the toy engine registered."""
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(ENGINES, "toy", "toy_engine")
+    files = bundle_parts()["files"] | toy_engine.FILES
+    programs = [PROGRAM, toy_engine.PROGRAM]
+    return write_tiny_bundle(tmp_path / "b", programs=programs, files=files, hidden_blocks=[1])
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
+    lines = [json.dumps({"text": words[n % 6] * (1 + n % 3), "label": n % 2}) for n in range(24)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_has_what_a_module_of_one_has(name: str) -> None:
+    module = engine_module(name)
+    assert module.FORMAT and module.PROCESS_BYTES > 0
+    assert module.unavailable() is None or "\n" not in str(module.unavailable())
+    assert callable(module.can_change_threads) and callable(module.open)
+
+
+def test_importing_the_registry_loads_no_engine() -> None:
+    script = "import sys, seedtune.runtime.engines; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/")
+    modules = [f"seedtune.runtime.engines{module}" for module in ENGINES.values()]
+    assert not set(modules) & set(done.stdout.split())
+    assert "seedtune.runtime.engines.contract" in done.stdout.split()
+
+
+class TestToy:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ["--estimator", "two-point", "--lr", "1e-2", "--eps", "1e-2", "--steps", "12"],
+            ["--estimator", "readout", "--steps", "6"],
+        ],
+        ids=["two-point", "readout"],
+    )
+    def test_it_tunes_resumes_and_predicts(
+        self, toy: Bundle, rows: Path, tmp_path: Path, options: list[str]
+    ) -> None:
+        given = ["--train", rows, "--data", rows, "--engine", "toy", "--batch-size", 4, *options]
+        whole = good("tune", toy.path, tmp_path / "whole", *given)
+        assert whole["after"]["loss"] < whole["before"]["loss"]
+        part = good("tune", toy.path, tmp_path / "run", *given, "--forwards", 3)
+        assert 0 < part["steps"] < whole["steps"]
+        resumed = good("tune", toy.path, tmp_path / "run", *given)
+        assert resumed["values_sha256"] == whole["values_sha256"]
+        verified = good("journal", "verify", tmp_path / "run", toy.path)
+        assert verified["steps"] == whole["steps"]
+        asked = [toy.path, "--data", rows, "--run", tmp_path / "run", "--engine", "toy"]
+        assert good("evaluate", *asked)["loss"] == pytest.approx(whole["after"]["loss"])
+        assert len(good("predict", *asked)["predictions"]) == 24
+        assert ToyEngine.live == 0  # every command closes what it opened
+
+    def test_its_threads_are_measured(self, toy: Bundle, tmp_path: Path) -> None:
+        with open_engine(toy, name="toy") as engine:
+            assert isinstance(engine, ToyEngine) and engine.threads is not None
+            (file,) = (tmp_path / "cache" / "threads").iterdir()
+            assert "-toy-" in file.name
+            assert json.loads(file.read_text())["threads"] == engine.threads
+        with open_engine(toy, 3, name="toy") as engine:
+            assert isinstance(engine, ToyEngine) and engine.threads == 3
+        with pytest.raises(EngineError, match="closed"):
+            engine.score(None, None)  # type: ignore[arg-type]
+
+    def test_inspect_shows_programs_and_engines(
+        self, toy: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ENGINES:
+            reason = {"toy": None}.get(name, f"no {name}")
+            monkeypatch.setattr(engine_module(name), "unavailable", lambda reason=reason: reason)
+        found = good("inspect", toy.path)
+        assert [program["format"] for program in found["programs"]] == ["executorch", "toy"]
+        assert found["programs"][1]["files"] == ["toy.json"]
+        assert found["bounds"]["length"] == 32 and found["hidden_width"] == 8
+        assert found["engines"] == {
+            "executorch-native": "not here: no executorch-native",
+            "executorch-binding": "not here: no executorch-binding",
+            "toy": "runs the toy program",
+        }
+        monkeypatch.setattr(engine_module("executorch-binding"), "unavailable", lambda: None)
+        told = good("inspect", toy.path)["engines"]
+        assert told["executorch-binding"] == "runs the executorch program"
+        assert told["toy"] == "could run the toy program"
+
+    def test_an_altered_program_is_noticed(self, toy: Bundle) -> None:
+        (toy.path / "toy.json").write_bytes(b'{"slope": 0.6}')
+        with pytest.raises(BundleError, match=r"toy.json: altered"):
+            open_engine(toy, name="toy")
+
+    def test_other_formats_and_names_are_refused(
+        self, toy: Bundle, rows: Path, tmp_path: Path
+    ) -> None:
+        told = bad(6, "evaluate", toy.path, "--data", rows, "--engine", "tpu")
+        assert told == (
+            "engine 'tpu' is unknown; engines: executorch-native, executorch-binding, toy"
+        )
+        plain = write_tiny_bundle(tmp_path / "plain").path
+        told = bad(6, "evaluate", plain, "--data", rows, "--engine", "toy")
+        assert "has programs for executorch, none that toy runs; export one" in told
+        foreign = replace(toy, programs=(replace(PROGRAM, format="coreml"),))
+        with pytest.raises(EngineError, match="for coreml, none that an engine of this seedtune"):
+            open_engine(foreign)
+
+
+class TestOrder:
+    @pytest.fixture
+    def lacking(self, monkeypatch: pytest.MonkeyPatch, toy: Bundle) -> set[str]:
+        """Engines that this machine lacks; the others open."""
+        lacks: set[str] = set()
+
+        def module_of(name: str) -> Any:
+            def opened(*arguments: Any) -> Any:
+                if name in lacks:
+                    raise EngineUnavailable(f"needs {name}'s library; pip install it")
+                return SimpleNamespace(name=name, arguments=arguments)
+
+            return SimpleNamespace(
+                FORMAT=toy_engine.FORMAT if name == "c" else PROGRAM.format,
+                can_change_threads=lambda: False,
+                open=opened,
+            )
+
+        modules = {name: module_of(name) for name in "abc"}
+        monkeypatch.setattr(engines, "ENGINES", {name: name for name in "abc"})
+        monkeypatch.setattr(engines, "engine_module", modules.__getitem__)
+        return lacks
+
+    def test_the_first_that_works_is_taken(self, toy: Bundle, lacking: set[str]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            first: Any = open_engine(toy, 2, memory_limit=9)
+        assert first.name == "a" and first.arguments == (toy, PROGRAM, 2, 9)
+        lacking.add("a")
+        with pytest.warns(UserWarning) as told:
+            second: Any = open_engine(toy)
+        assert second.name == "b" and second.arguments == (toy, PROGRAM, None, None)
+        assert [str(each.message) for each in told] == [
+            "falling back on b (a: needs a's library; pip install it)"
+        ]
+        lacking.add("b")
+        with pytest.warns(UserWarning, match=r"falling back on c \(a: .*; b: needs b's"):
+            third: Any = open_engine(toy)
+        assert third.arguments[1] == toy_engine.PROGRAM
+
+    def test_where_none_works_each_says_why(self, toy: Bundle, lacking: set[str]) -> None:
+        lacking.update("abc")
+        with pytest.raises(EngineError, match=r"a: needs a's .*; b: needs b's .*; c: needs c's"):
+            open_engine(toy)
+
+    def test_a_name_forces_one(self, toy: Bundle, lacking: set[str]) -> None:
+        chosen: Any = open_engine(toy, name="b")
+        assert chosen.name == "b"
+        lacking.add("b")
+        with pytest.raises(EngineError, match=r"no engine runs .* here: b: needs b's library"):
+            open_engine(toy, name="b")
+
+    def test_a_program_that_is_refused_is_no_reason_to_try_another(
+        self, toy: Bundle, lacking: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refusing(*arguments: Any) -> Any:
+            raise EngineError("program.pte: damaged")
+
+        monkeypatch.setattr(engines.engine_module("a"), "open", refusing)
+        with pytest.raises(EngineError, match="damaged"):
+            open_engine(toy)
+
+
+def test_scores_are_a_record() -> None:
+    with pytest.raises(AttributeError):
+        Scores(None, None).logp = None  # type: ignore
