@@ -188,7 +188,7 @@ def test_loading_prints_nothing(tiny_llama_folder):
 
 
 def test_quiet_gives_stderr_back():
-    from seedtune.export.lower.quiet import quiet
+    from seedtune.export.quiet import quiet
 
     before = sys.stderr
     with pytest.raises(ValueError), quiet():
