@@ -68,7 +68,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile answers damaged archives with many kinds of exception
-        raise BundleError(f"{file}: truncated or altered archive ({error})") from error
+        raise BundleError(f"{file}: truncated or altered archive ({str(error)[:200]})") from error
     return folder
 
 
@@ -77,10 +77,10 @@ def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.Zi
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         if info.filename in entries:
-            raise BundleError(f"{file}: unexpected entry {info.filename!r}")
+            raise BundleError(f"{file}: unexpected entry {info.filename[:80]!r}")
         # No compression, hence no archive that unpacks to more than its own size.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise BundleError(f"{file}: entry {info.filename!r} is compressed or altered")
+            raise BundleError(f"{file}: entry {info.filename[:80]!r} is compressed or altered")
         entries[info.filename] = info
     if MANIFEST not in entries:
         raise BundleError(f"{file}: {MANIFEST} is missing")
@@ -92,7 +92,7 @@ def _check_names(names: set[str], manifest: Manifest, file: Path) -> None:
     for name in sorted(wanted - names):
         raise BundleError(f"{file}: {name} is missing")
     for name in sorted(names - wanted):
-        raise BundleError(f"{file}: unexpected entry {name!r}")
+        raise BundleError(f"{file}: unexpected entry {name[:80]!r}")
 
 
 def _check_part(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import BundleError
-from ..schema import SHA256, Text, Whole, check, parse_json
+from ..schema import SHA256, ListOf, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
 VERSION = 2
@@ -52,7 +52,12 @@ _SCHEMA: dict[str, Any] = {
     "sha256": str,
 }
 _OF_VERSION: dict[int, dict[str, Any]] = {
-    1: {"program": {"method": str, "bounds": _BOUNDS_SCHEMA}},
+    1: {
+        "program": {
+            "method": Text("[a-z_]{1,40}", "the name of a method"),
+            "bounds": _BOUNDS_SCHEMA,
+        }
+    },
     2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
 }
 _PROGRAM_SCHEMA: dict[str, Any] = {
@@ -61,7 +66,12 @@ _PROGRAM_SCHEMA: dict[str, Any] = {
     "methods": dict,
     "activations": Text(),
 }
-_LAYER_SCHEMA: dict[str, Any] = {"name": Text(), "shape": list, "offset": int, "count": int}
+_LAYER_SCHEMA: dict[str, Any] = {
+    "name": Text(),
+    "shape": ListOf(Whole(1, 2**31 - 1)),
+    "offset": int,
+    "count": int,
+}
 _LARGEST = 2**31 - 1
 
 
@@ -101,7 +111,7 @@ class Bounds:
             least = {"length": 2, "most_probes": 0}.get(field.name, 1)
             if type(value) is not int or not least <= value <= _LARGEST:
                 raise BundleError(
-                    f"bounds.{field.name} is {value!r}, must be an integer of at least {least}"
+                    f"bounds.{field.name} is {value!r:.40}, must be an integer of at least {least}"
                 )
 
     @property
@@ -206,7 +216,7 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
         raise BundleError(f"{file}: not a seedtune bundle (format must be {FORMAT!r})")
     version = content.get("version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"{file}: version is {version!r}, must be a positive integer")
+        raise BundleError(f"{file}: version is {version!r:.40}, must be a positive integer")
     if version > VERSION:
         raise BundleError(
             f"{file}: bundle version {version} is newer than this seedtune reads ({VERSION}); "
@@ -240,7 +250,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         programs = _check_programs(content["programs"], file)
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
     if set(content["parts"]) - {BASIS} != named:
-        refuse(f"parts are {sorted(content['parts'])}, must be {sorted(named)}")
+        refuse(f"parts are {sorted(content['parts'])!r:.200}, must be {sorted(named)!r:.200}")
     _check_types(content["parts"], dict.fromkeys(content["parts"], _PART_SCHEMA), "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
         refuse("tokenizer.sha256 differs from the tokenizer part's")
@@ -252,7 +262,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         if not isinstance(blocks, list) or not all(
             type(below) is int and 1 <= below <= content["model"]["layers"] for below in blocks
         ):
-            refuse(f"{name} is {blocks!r}, must be a list of numbers of blocks")
+            refuse(f"{name} is {blocks!r:.100}, must be a list of numbers of blocks")
         hidden[name] = tuple(blocks)
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
@@ -290,7 +300,7 @@ def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:
         _check_types(item, _PROGRAM_SCHEMA, f"{where}.", file)
         files, methods = item["files"], item["methods"]
         if not files or not all(_may_name_a_program(name) for name in files):
-            raise BundleError(f"{file}: {where}.files is {files!r}, must be plain file names")
+            raise BundleError(f"{file}: {where}.files is {files!r:.100}, must be plain file names")
         if METHOD not in methods or not all(isinstance(each, dict) for each in methods.values()):
             raise BundleError(f"{file}: {where}.methods must have {METHOD!r}, and objects only")
         if any(item["format"] == program.format for program in programs):

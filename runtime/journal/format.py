@@ -222,7 +222,7 @@ def _header_fields(body: bytes) -> dict[str, Any]:
         if isinstance(own, str) and own in fields:  # as journals before named their shape
             fields["shape"] = fields.pop(own)
     check(fields, _HEADER)
-    for item in (fields["snapshot"] or {}).get("evaluations", ()):
+    for item in (fields.get("snapshot") or {}).get("evaluations", ()):
         if len(item) != 3:
             raise ValueError("field snapshot.evaluations must hold [step, loss, metric]")
         for value, kind in zip(item, (Whole(0, 2**47), Real(), Real()), strict=True):

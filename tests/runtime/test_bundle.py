@@ -537,3 +537,83 @@ def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None
         target.write_bytes(original)
     # Whitespace in the manifest and dates in the archive are all that may differ unnoticed.
     assert refused > 17_000
+
+
+def _tokenizer(change: Callable[[dict[str, Any]], None]) -> bytes:
+    content = json.loads(bundle_parts()["tokenizer_json"])
+    change(content)
+    return json.dumps(content).encode()
+
+
+def _prefixed(content: dict[str, Any]) -> None:
+    content["model"]["vocab"] = {"a": 0, "é": 1, "aé": 2}
+    content["model"]["continuing_subword_prefix"] = "x"
+    content["model"]["merges"] = [["a", "é"]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}),
+        lambda t: t["model"].update(continuing_subword_prefix="####"),
+        _prefixed,  # the library aborts the process
+        lambda t: t.update(
+            normalizer={"type": "Replace", "pattern": {"String": ""}, "content": "x"}
+        ),
+        lambda t: t.update(pre_tokenizer={"type": "FixedLength", "length": 0}),
+        lambda t: t.update(
+            post_processor={
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "q", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            }
+        ),
+    ],
+)
+def test_tokenizers_that_panic_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer file \(") as caught:
+        write_tiny_bundle(tmp_path / "b", tokenizer_json=_tokenizer(change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["mask"].update(fraction=10**400), "a number is beyond 64 bits"),
+        (lambda m: m["model"].update(name="\ud83d"), "half a character"),
+        (lambda m: m["model"].update(name="a\x1b[2J"), "model.name is 'a.*must be one line"),
+        (lambda m: m["model"].update(vocab_size=2**31), "model.vocab_size is 2147483648"),
+        (lambda m: m["parts"]["tokenizer.json"].update(bytes=-1), "bytes is -1"),
+        (lambda m: m["parts"]["tokenizer.json"].update(sha256="x"), "must be a SHA-256"),
+        (lambda m: m.update(task=json.loads("[" * 100 + "]" * 100)), "JSON nested too deeply"),
+    ],
+)
+def test_crafted_manifests_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    resigned(tmp_path / "b", change)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "b")
+
+
+def test_an_archive_is_unpacked_no_further_than_its_manifest_says(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    bomb = tmp_path / "bomb.seedtune"
+    with zipfile.ZipFile(bomb, "w") as archive:
+        for name in PARTS:
+            data = (tmp_path / "b" / name).read_bytes()
+            archive.writestr(name, data + bytes(50 << 20) if name == "program.pte" else data)
+    with pytest.raises(
+        BundleError, match=r"program\.pte has 52429300 bytes, the manifest says 500"
+    ):
+        open_bundle(bomb, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache" / "bundles").iterdir()) == []
+    with zipfile.ZipFile(bomb, "w") as archive:
+        for name in PARTS:
+            archive.writestr(name, bytes(20 << 20))
+    with pytest.raises(BundleError, match=r"manifest\.json has 20971520 bytes"):
+        open_bundle(bomb, cache=tmp_path / "cache")

@@ -28,7 +28,6 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
-from seedtune.runtime.journal.operations import rewind
 from seedtune.runtime.settings import Settings
 
 
@@ -185,7 +184,7 @@ def test_an_older_header_named_the_shape_after_its_estimator():
 @pytest.mark.parametrize("settings", [[], None, "lr", 3, {"estimator": []}])
 def test_a_header_whose_settings_make_no_sense_is_malformed(settings):
     with pytest.raises(JournalError, match="header of version 1 is malformed"):
-        decode(header(settings=settings).encode())
+        decode(crafted(lambda fields: fields.update(settings=settings)))
 
 
 def test_damage_names_the_offset_of_the_record():
@@ -279,7 +278,7 @@ def test_zeros_from_any_byte_on_are_torn(count, behind):
 def test_every_page_border_of_a_long_journal(page):
     head, records = header(1), _mixed(1, 2000)
     whole = encode(head, records)
-    for cut in range(-len(head.encode()) // -page * page, len(whole), page):
+    for cut in range(-(-len(head.encode()) // page) * page, len(whole), page):
         _, found, _ = decode(whole[:cut] + bytes(-len(whole) % page + len(whole) - cut))
         assert found == records[: len(found)]
         assert cut - len(encode(head, found)) < 270
@@ -316,7 +315,6 @@ def test_damage_names_the_last_good_step_and_leaves_what_is_before_it_readable(t
     assert found.damage is not None and (found.damage.position, found.damage.step) == (at, steps)
     assert found.end == at and found.torn_bytes == 0
     assert read_journal(path, until=steps).end == at  # as rewinding there reads it
-    assert rewind(tmp_path, steps).damage is None
 
 
 def crafted(change: object) -> bytes:
@@ -348,13 +346,13 @@ def crafted(change: object) -> bytes:
         (lambda f: f.update(snapshot={"step": 1}), "snapshot.file is missing"),
         (lambda f: f.update(extra=None), None),
         (lambda f: f.update(extra=[]), "extra has the wrong type"),
-        (lambda f: f.update(readout={"rows": 1, "width": 2**31, "answers": 1}), "readout.width is"),
+        (lambda f: f.update(shape={"rows": 1, "width": 2**31, "answers": 1}), "shape.width is"),
         (
-            lambda f: f.update(readout={"rows": 2**10, "width": 2**20, "answers": 2**10}),
+            lambda f: f.update(shape={"rows": 2**10, "width": 2**20, "answers": 2**10}),
             "more than fits",
         ),
         *[
-            (lambda f, odd=odd: f.update(readout={"rows": 1, "width": 6} | odd), "readout.rows")
+            (lambda f, odd=odd: f.update(shape={"rows": 1, "width": 6} | odd), "shape.rows")
             for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": 0}, {"rows": None}, {"rows": True})
         ],
         (lambda f: f.update(surprise=1), "surprise"),

@@ -170,6 +170,8 @@ def test_rewind_and_branch_mend_a_journal_damaged_behind_the_step(tmp_path, done
         replay(tmp_path / "b", START)
     branch(tmp_path / "b", tmp_path / "c", step=98)
     assert replay(tmp_path / "c", START).sha256 == hashes[98]
+    branch(tmp_path / "b", tmp_path / "d", step=99)  # the last good step, as the message says
+    assert replay(tmp_path / "d", START).sha256 == hashes[99]
     rewind(tmp_path / "b", 98)
     assert replay(tmp_path / "b", START).sha256 == hashes[98]
     assert go_on(tmp_path / "b") == done[1]
