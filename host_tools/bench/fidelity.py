@@ -7,14 +7,12 @@ quantisation; float32 is the model as loaded, with every linear and its embeddin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.scoring.batch_loss import split_batch
@@ -166,15 +164,15 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     from seedtune.export.profile.kept_profile import kept_profile
     from seedtune.export.profile.masks import build_mask, mask_method
     from seedtune.export.program.prepare_program import prepare_program
-    from seedtune.export.program.score_program import for_each_probe
     from seedtune.export.quantise.quantise_program import quantise_program
+    from seedtune.export.recipe import Recipe
 
     manifest = base.bundle.manifest
     text = load_calibration(loaded.tokenizer)
     profile = kept_profile(loaded, text.profile, text.sha256)
     method = mask_method(manifest["mask"]["method"], model=loaded.model)
     mask = build_mask(profile, manifest["mask"]["fraction"], method)
-    recipe = recipe_of(manifest["quantisation"])
+    recipe = Recipe.of(manifest["quantisation"])
     activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
@@ -182,17 +180,11 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
 
     @torch.no_grad()
     def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        request = map(torch.from_numpy, (batch.tokens, batch.positions, batch.candidates))
-        rows = torch.from_numpy(values)
-        found: NDArray[np.float32] = program(*for_each_probe(len(rows), *request), rows)[0].numpy()
+        arguments = (batch.tokens, batch.positions, batch.candidates, values)
+        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
         return found
 
     return score
-
-
-def recipe_of(quantisation: Mapping[str, Any]) -> Recipe:
-    """The recipe that a bundle's manifest states under ``quantisation``."""
-    return Recipe(**{field.name: quantisation[field.name] for field in fields(Recipe)})
 
 
 def _same_entries(indices: NDArray[np.int64], bundle: Bundle) -> None:
