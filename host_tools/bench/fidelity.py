@@ -7,12 +7,14 @@ quantisation; float32 is the model as loaded, with every linear and its embeddin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.scoring.batch_loss import split_batch
@@ -165,14 +167,13 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     from seedtune.export.profile.masks import build_mask, mask_method
     from seedtune.export.program.prepare_program import prepare_program
     from seedtune.export.quantise.quantise_program import quantise_program
-    from seedtune.export.recipe import Recipe
 
     manifest = base.bundle.manifest
     text = load_calibration(loaded.tokenizer)
     profile = kept_profile(loaded, text.profile, text.sha256)
     method = mask_method(manifest["mask"]["method"], model=loaded.model)
     mask = build_mask(profile, manifest["mask"]["fraction"], method)
-    recipe = Recipe.of(manifest["quantisation"])
+    recipe = recipe_of(manifest["quantisation"])
     activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
@@ -185,6 +186,11 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
         return found
 
     return score
+
+
+def recipe_of(quantisation: Mapping[str, Any]) -> Recipe:
+    """The recipe that a bundle's manifest states under ``quantisation``."""
+    return Recipe(**{field.name: quantisation[field.name] for field in fields(Recipe)})
 
 
 def _same_entries(indices: NDArray[np.int64], bundle: Bundle) -> None:
