@@ -162,7 +162,7 @@ def test_path_that_does_not_exist_is_not_taken_for_a_hub_id(source):
 
 def test_loading_prints_nothing(tiny_llama_folder):
     """In a fresh process, since the libraries complain when they are imported."""
-    script = "import sys; from seedtune.export.load_model import load_causal_lm as load"
+    script = "import sys; from seedtune.export.model.load_model import load_causal_lm as load"
     done = subprocess.run(
         [sys.executable, "-c", f"{script}; load(sys.argv[1])", str(tiny_llama_folder)],
         capture_output=True,

@@ -128,10 +128,10 @@ def test_speed_is_plausible():
 MEASURE = """
 import re, sys
 from pathlib import Path
-from seedtune.export.load_model import load_causal_lm
-from seedtune.host_tools.calibration import load_calibration
-from seedtune.host_tools.fetch import fetch
-from seedtune.host_tools.profile import compute_profile
+from seedtune.export.model.load_model import load_causal_lm
+from seedtune.host_tools.data.calibration import load_calibration
+from seedtune.host_tools.data.fetch import fetch
+from seedtune.export.profile.fisher import compute_profile
 length, checkpointing = int(sys.argv[1]), sys.argv[2] == "1"
 loaded = load_causal_lm(fetch("smollm2-135m"))
 text = load_calibration(loaded.tokenizer, sequences=2, length=length, held_out=1)
