@@ -38,7 +38,7 @@ def draw_run(run: Path, file: Path) -> None:
     ]
     if not losses and not history.evaluations:
         raise JournalError(f"{journal.path}: has neither evaluations nor steps to draw yet")
-    probes = forwards_a_step(history.settings, journal.header.shape)
+    probes = forwards_a_step(history.settings)
     # Without pyplot, so that no global state and no display are touched.
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     FigureCanvasAgg(figure)

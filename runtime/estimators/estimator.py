@@ -134,6 +134,8 @@ class Facts:
     """Half a line for help texts."""
     make: Callable[[Settings, Basis | None, Shape | None], Estimator]
     """A fresh one for a run of complete settings. ValueError: sizes that make no sense."""
+    forwards: Callable[[int], int]
+    """Forwards of a step of so many directions."""
     directions: int
     """Directions of a step unless the settings say so."""
     least_directions: int

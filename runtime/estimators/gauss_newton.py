@@ -196,6 +196,7 @@ FACTS = Facts(
         its.batch_size,
         EPS if its.eps in (None, "auto") else float(its.eps),
     ),
+    forwards=lambda directions: directions + 1,
     directions=DIRECTIONS,
     least_directions=1,
     lr=1.0,

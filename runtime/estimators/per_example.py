@@ -154,6 +154,7 @@ FACTS = Facts(
     name="per-example",
     summary="two-point steps along seeded noise of each few examples' own, for any loss",
     make=_make,
+    forwards=lambda directions: 2,
     directions=0,
     least_directions=0,
     lr=9e-3,

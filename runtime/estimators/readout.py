@@ -190,6 +190,7 @@ FACTS = Facts(
     name="readout",
     summary="the answer from hidden states, one forward a batch; where an answer is to be chosen",
     make=_make,
+    forwards=lambda directions: 1,
     directions=0,
     least_directions=0,
     most_directions=0,
