@@ -347,13 +347,9 @@ def crafted(change: object) -> bytes:
         (lambda f: f.update(extra=None), None),
         (lambda f: f.update(extra=[]), "extra has the wrong type"),
         (lambda f: f.update(shape={"rows": 1, "width": 2**31, "answers": 1}), "shape.width is"),
-        (
-            lambda f: f.update(shape={"rows": 2**10, "width": 2**20, "answers": 2**10}),
-            "more than fits",
-        ),
         *[
             (lambda f, odd=odd: f.update(shape={"rows": 1, "width": 6} | odd), "shape.rows")
-            for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": 0}, {"rows": None}, {"rows": True})
+            for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": -1}, {"rows": None}, {"rows": True})
         ],
         (lambda f: f.update(surprise=1), "surprise"),
         (lambda f: f.pop("entries"), "entries is missing"),
