@@ -11,7 +11,7 @@ import pytest
 from command_line import bad, call, good
 from seedtune.export import export as exporting
 from seedtune.export.model import load_model as loading
-from seedtune.host_tools.commands import model as commands
+from seedtune.host_tools.commands import export as commands
 from seedtune.host_tools.prepare import task_bundle
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.errors import DataError
