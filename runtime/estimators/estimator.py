@@ -118,7 +118,7 @@ class Ground:
     basis: Basis | None
     examples: int
     """Training examples."""
-    entries: int
+    entries: int = 0
     """K."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""

@@ -79,7 +79,7 @@ def rows(tmp_path: Path) -> Path:
 def run(tmp_path: Path, bundle: Path, rows: Path, engine: None) -> Path:
     folder = tmp_path / "run"
     good("tune", bundle, folder, "--train", rows, "--data", rows, "--steps", 6, "--eval-every", 2,
-         "--batch-size", 4, "--eps", 0.01, "--lr", 0.01)  # fmt: skip
+         "--batch-size", 4, "--estimator", "two-point", "--eps", 0.01, "--lr", 0.01)  # fmt: skip
     return folder
 
 
@@ -102,7 +102,7 @@ class TestTune:
         self, tmp_path: Path, bundle: Path, rows: Path, engine: None, run: Path
     ) -> None:
         options = ["--train", rows, "--data", rows, "--eval-every", 2, "--batch-size", 4,
-                   "--eps", 0.01, "--lr", 0.01]  # fmt: skip
+                   "--estimator", "two-point", "--eps", 0.01, "--lr", 0.01]  # fmt: skip
         good("tune", bundle, tmp_path / "parts", *options, "--steps", 6, "--forwards", 6)
         assert good("journal", "show", tmp_path / "parts")["steps"] == 3
         good("tune", bundle, tmp_path / "parts", "--train", rows, "--data", rows)
@@ -119,7 +119,8 @@ class TestTune:
         assert good(*common, "--lr", 0.5, "--steps", 10, "--allow-changes")["steps"] == 10
 
     def test_people_see_text(self, bundle: Path, rows: Path, tmp_path: Path, engine: None) -> None:
-        result = call("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2)
+        asked = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2]
+        result = call(*asked, "--estimator", "two-point")
         assert result.exit_code == 0, result.output
         assert "all 2 steps done" in result.stdout
         assert "no held-out rows" in result.stderr
@@ -616,8 +617,8 @@ WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field":
         (TASK, True, True, "readout"),
         (TASK, True, False, "readout"),
         (TASK, False, True, "gauss-newton"),
-        (TASK, False, False, "two-point"),
-        (WHOLE_TEXTS, True, True, "two-point"),
+        (TASK, False, False, "per-example"),
+        (WHOLE_TEXTS, True, True, "per-example"),
     ],
 )
 def test_the_estimator_is_the_best_that_task_and_bundle_allow(
@@ -640,4 +641,4 @@ def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_pat
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
     task = task_for(bundle, TASK, objective="vocabulary")
     found = complete(Settings(), fake_ground(HiddenEngine(), task, 64))
-    assert (found.estimator, found.lr, found.eps) == ("two-point", 2e-5, "auto")
+    assert (found.estimator, found.lr, found.eps) == ("per-example", 9e-3, 1.5e-2)
