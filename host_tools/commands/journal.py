@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from seedtune.runtime.errors import JournalError
 
 from .options import BundlePath, JournalPath, Json, RunPath
 from .output import Output, fields_table
@@ -28,15 +29,21 @@ Until = Annotated[
 
 @app.command()
 def show(journal: JournalPath, json: Json = False) -> None:
-    """Settings, steps and evaluations of a journal, read without its bundle."""
+    """Settings, steps and evaluations of a journal, read without its bundle.
+
+    Of a damaged one, what stands before the damage, and where that is.
+    """
     from seedtune.runtime.journal.file import read_journal
 
-    data = _described(read_journal(journal))
+    output, found = Output(json), read_journal(journal, tolerate=True)
+    data = _described(found)
     shown = dict(data)
     for name in ("evaluations", "changes", "notes", "ends"):
         # A line each for people: many evaluations in one cell cannot be read.
         shown[name] = {f"step {step}": _joined(rest) for step, *rest in data[name]}
-    Output(json).result(data, fields_table(shown))
+    output.result(data, fields_table(shown))
+    if found.damage is not None:
+        output.note(f"what is readable ends there: {found.damage}")
 
 
 @app.command()
@@ -75,12 +82,18 @@ def replay(
 @app.command()
 def rewind(
     run: RunPath,
-    step: Annotated[int, typer.Argument(min=0, help="Steps to keep.")],
+    step: Annotated[int | None, typer.Argument(min=0, help="Steps to keep.")] = None,
+    to_last_good: Annotated[
+        bool,
+        typer.Option("--to-last-good", help="Keep all steps before the damage of a damaged run."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Cut a run back to its first STEP steps; what came later is gone (branch keeps it)."""
     from seedtune.runtime.journal import operations
 
+    if (step is None) != to_last_good:
+        raise JournalError("give a step to rewind to or --to-last-good, one of them")
     Output(json).result(_described(operations.rewind(run, step)))
 
 
@@ -160,12 +173,22 @@ def share(
     journal: JournalPath,
     bundle: BundlePath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Journal file to write.")],
+    with_notes: Annotated[
+        bool,
+        typer.Option("--with-notes", help="Also write notes and why sessions ended: free text."),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write a run as one file that gives the same model wherever the bundle is."""
+    """Write a run as one file that gives the same model wherever the bundle is.
+
+    No training text is in it, but whoever has the bundle too can test guesses of one: steps hold
+    numbers that come from the losses of their batches, and hashes of all rows confirm a guess of
+    all of them. A larger --batch-size makes guessing harder and guarantees nothing. Runs with
+    numbers of single examples, batches of one included, are refused.
+    """
     from seedtune.runtime.journal import operations
 
-    done = operations.share(journal, file, _start(bundle))
+    done = operations.share(journal, file, _start(bundle), notes=with_notes)
     Output(json).result({"file": str(file), "bytes": file.stat().st_size, "sha256": done.sha256})
 
 
@@ -206,6 +229,9 @@ def _described(journal: Journal) -> dict[str, Any]:
         "journal": str(journal.path),
         "bytes": journal.end,
         "torn_bytes": journal.torn_bytes,
+        "damage": None
+        if journal.damage is None
+        else {"byte": journal.damage.position, "last_good_step": journal.damage.step},
         "bundle_sha256": header.bundle_sha256,
         "values": header.entries,
         "first_step": header.first_step,

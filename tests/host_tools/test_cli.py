@@ -22,6 +22,7 @@ from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import complete
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
@@ -354,6 +355,10 @@ class TestJournal:
     def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
         got = good("journal", "receive", tmp_path / "shared.bin", bundle, tmp_path / "other")
+        for notes, reason in (([], ""), (["--with-notes"], "all 6 steps done")):
+            good("journal", "share", run, bundle, tmp_path / "shared.bin", *notes)
+            shown = good("journal", "show", tmp_path / "shared.bin")
+            assert shown["ends"][0] == [6, reason]
         assert got["sha256"] == shared["sha256"]
         assert got["sha256"] == good("journal", "replay", run, bundle)["sha256"]
 
@@ -556,9 +561,20 @@ class TestBadInput:
     def test_a_damaged_journal(self, bundle: Path, run: Path) -> None:
         file = run / "journal.bin"
         data = bytearray(file.read_bytes())
-        data[len(data) // 2] ^= 1
+        third = [placed.end for placed in read_journal(run).records if placed.is_step][2]
+        data[third - 4] ^= 1
         file.write_bytes(data)
-        bad(5, "journal", "verify", run, bundle)
+        said = bad(5, "journal", "verify", run, bundle)
+        assert "'seedtune journal rewind RUN --to-last-good'" in said
+        shown = call("journal", "show", run, "--json")
+        found = json.loads(shown.stdout)
+        assert found["damage"]["last_good_step"] == found["steps"] == 2
+        assert f"damaged at byte {found['damage']['byte']}" in " ".join(shown.stderr.split())
+        assert "one of them" in bad(5, "journal", "rewind", run)
+        assert "one of them" in bad(5, "journal", "rewind", run, 1, "--to-last-good")
+        mended = good("journal", "rewind", run, "--to-last-good")
+        assert (mended["steps"], mended["damage"]) == (found["steps"], None)
+        assert good("journal", "verify", run, bundle)["steps"] == found["steps"]
 
     def test_a_run_folder_that_is_a_file(self, bundle: Path, rows: Path, engine: None) -> None:
         assert str(rows) in bad(5, "tune", bundle, rows, "--train", rows, "--eps", 0.01)
