@@ -22,7 +22,8 @@ from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import complete
-from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.file import JournalWriter, read_journal
+from seedtune.runtime.journal.format import End, Note
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
@@ -344,6 +345,16 @@ class TestJournal:
         assert earlier["steps"] == 3
         assert earlier["sha256"] != replayed["sha256"]
 
+    def test_a_note_from_elsewhere_moves_no_cursor(self, run: Path) -> None:
+        writer, _ = JournalWriter.open(run)
+        writer.append(Note("\x1b[2Jall is well"))
+        writer.append(End(bytes(16), "\x9b31mdone"))
+        writer.close()
+        for options in ([], ["--json"]):
+            printed = call("journal", "show", run, *options).stdout
+            assert "[2Jall is well" in printed and "31mdone" in printed
+            assert all(line.isprintable() for line in printed.splitlines())
+
     def test_branch_diff_rewind(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         assert good("journal", "branch", run, tmp_path / "b", "--step", 4)["steps"] == 4
         result = call("journal", "diff", run, tmp_path / "b", "--json")
@@ -552,6 +563,16 @@ class TestBadInput:
         assert "raise the memory limit" in bad(7, *common, "--memory-limit", "1.5 MB")
         assert not (tmp_path / "run").exists()
         assert good(*common, "--memory-limit", "2GB")["steps"] == 1
+
+    def test_another_bundle_than_its_hash(
+        self, tmp_path: Path, bundle: Path, rows: Path, run: Path
+    ) -> None:
+        other = write_tiny_bundle(tmp_path / "other", program=b"other").sha256
+        for command in (["tune", bundle, run, "--train", rows, "--data", rows],
+                        ["evaluate", bundle, "--data", rows],
+                        ["predict", bundle, "--text", "dull"]):  # fmt: skip
+            assert f"not {other} (--sha256)" in bad(4, *command, "--sha256", other)
+            good(*command, "--sha256", good("inspect", bundle)["sha256"])
 
     def test_another_bundles_journal(self, tmp_path: Path, run: Path, rows: Path) -> None:
         other = write_tiny_bundle(tmp_path / "other", program=b"other").path
