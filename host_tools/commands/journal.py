@@ -14,7 +14,7 @@ from .output import Output, fields_table
 
 if TYPE_CHECKING:
     from seedtune.runtime.journal.file import Journal
-    from seedtune.runtime.journal.history import Evaluated
+    from seedtune.runtime.journal.history import Evaluated, History
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ def show(journal: JournalPath, json: Json = False) -> None:
     Of a damaged one, what stands before the damage, and where that is.
     """
     from seedtune.runtime.journal.file import read_journal
+    from seedtune.runtime.journal.state import history_of
 
     output, found = Output(json), read_journal(journal, tolerate=True)
     data = _described(found)
@@ -41,6 +42,7 @@ def show(journal: JournalPath, json: Json = False) -> None:
     for name in ("evaluations", "changes", "notes", "ends"):
         # A line each for people: many evaluations in one cell cannot be read.
         shown[name] = {f"step {step}": _joined(rest) for step, *rest in data[name]}
+    shown["settings"] = _that_matter(history_of(found))
     output.result(data, fields_table(shown))
     if found.damage is not None:
         output.note(f"what is readable ends there: {found.damage}")
@@ -94,7 +96,7 @@ def rewind(
 
     if (step is None) != to_last_good:
         raise JournalError("give a step to rewind to or --to-last-good, one of them")
-    Output(json).result(_described(operations.rewind(run, step)))
+    _say(json, operations.rewind(run, step))
 
 
 @app.command()
@@ -107,7 +109,7 @@ def branch(
     """Start a new run with the first steps of another."""
     from seedtune.runtime.journal import operations
 
-    Output(json).result(_described(operations.branch(journal, target, step=step)))
+    _say(json, operations.branch(journal, target, step=step))
 
 
 @app.command()
@@ -146,7 +148,7 @@ def compact(
     """Replace all but a run's last steps by a snapshot of its values."""
     from seedtune.runtime.journal import operations
 
-    Output(json).result(_described(operations.compact(run, _start(bundle), tail=tail)))
+    _say(json, operations.compact(run, _start(bundle), tail=tail))
 
 
 @app.command()
@@ -219,6 +221,39 @@ def _joined(items: list[Any]) -> str:
 
 def _evaluated(item: Evaluated | None) -> dict[str, Any] | None:
     return None if item is None else item._asdict()
+
+
+def _say(json: bool, journal: Journal) -> None:
+    """What became of a run, in a few lines; all of it as JSON."""
+    from seedtune.runtime.journal.state import history_of
+
+    history = history_of(journal)
+    best = history.best
+    shown: dict[str, Any] = {
+        "journal": str(journal.path),
+        "bytes": journal.end,
+        "steps": history.steps,
+        "skipped": history.skipped,
+        "evaluations": len(history.evaluations),
+        "best": None if best is None else f"step {best.step}  {_joined([best.loss, best.metric])}",
+        "settings": "  ".join(f"{name} {value}" for name, value in _that_matter(history).items()),
+    }
+    if journal.header.first_step:
+        shown["first_step"] = journal.header.first_step
+    Output(json).result(_described(journal), fields_table(shown))
+
+
+def _that_matter(history: History) -> dict[str, Any]:
+    """The settings that mean something to the run's estimator, but for what nobody chose."""
+    from seedtune.runtime.settings import Settings
+
+    facts, usual = history.facts, Settings().to_dict()
+    found = history.settings.to_dict()
+    for name, value in history.settings.to_dict().items():
+        own = name in facts.ignores and value == getattr(facts, name, value)
+        if own or (value == usual[name] and name not in ("seed", "batch_size")):
+            del found[name]
+    return found
 
 
 def _described(journal: Journal) -> dict[str, Any]:

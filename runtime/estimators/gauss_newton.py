@@ -208,6 +208,7 @@ FACTS = Facts(
     steps=40,
     eval_every=10,
     own_rates=True,
+    ignores=("momentum", "cone", "noise"),
     fixed=("batch_size", "eps"),
     holds_examples=True,
     suits=lambda ground: ground.answers > 0 and ground.basis is not None,

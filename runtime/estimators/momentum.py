@@ -136,4 +136,5 @@ FACTS = Facts(
     make=lambda its, basis, shape: Momentum(its.noise, its.directions or 1, its.momentum, its.cone),
     directions=1,
     least_directions=1,
+    ignores=(),
 )

@@ -117,7 +117,13 @@ class TestTune:
     ) -> None:
         common = ["tune", bundle, run, "--train", rows, "--data", rows]
         assert good(*common, "--steps", 9)["steps"] == 9
-        assert "lr=0.01, not 0.5" in bad(7, *common, "--lr", 0.5)
+        refused = "lr=0.01, not 0.5; give the same, or allow changes (--allow-changes)"
+        assert refused in bad(7, *common, "--lr", 0.5)
+        for option, other in (("--seed", 1), ("--eps", 0.5), ("--schedule", "linear"),
+                              ("--warmup", 2), ("--eval-every", 3), ("--batch-size", 2),
+                              ("--best-by", "loss")):  # fmt: skip
+            assert "(--allow-changes)" in bad(7, *common, option, other)
+        assert "(--allow-changes)" in bad(7, *common[:5])  # no held-out rows
         assert good(*common, "--lr", 0.5, "--steps", 10, "--allow-changes")["steps"] == 10
 
     def test_people_see_text(self, bundle: Path, rows: Path, tmp_path: Path, engine: None) -> None:
@@ -327,6 +333,14 @@ class TestReadout:
         asked = ["tune", bundle, tmp_path / "other", "--train", rows, "--estimator", "readout"]
         assert "export the model again, or take another estimator" in bad(7, *asked)
 
+    def test_settings_that_mean_nothing_to_it_are_not_shown(
+        self, tmp_path: Path, learned: Path
+    ) -> None:
+        for command in (["branch", tmp_path / "run", tmp_path / "b"], ["show", tmp_path / "run"]):
+            words = call("journal", *command).stdout.replace("settings.", "").split()
+            assert "readout" in words and "batch_size" in words
+            assert not {"lr", "eps", "noise", "directions", "momentum", "cone"} & set(words)
+
     def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
         asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
         assert "single examples, from which the training texts may be guessed" in bad(5, *asked)
@@ -362,6 +376,17 @@ class TestJournal:
         assert json.loads(result.stdout)["common_steps"] == 4
         assert good("journal", "rewind", run, 4)["steps"] == 4
         assert good("journal", "diff", run, tmp_path / "b")["same_values"]
+
+    @pytest.mark.parametrize("operation", ["branch", "rewind", "compact"])
+    def test_operations_say_little_to_people(
+        self, tmp_path: Path, bundle: Path, run: Path, operation: str
+    ) -> None:
+        more = {"branch": [tmp_path / "b"], "rewind": [4], "compact": [bundle]}[operation]
+        result = call("journal", operation, run, *more)
+        assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 10, result.stdout
+        assert "lr 0.01" in result.stdout and "estimator two-point" in result.stdout
+        assert not any(word in result.stdout for word in ("cone", "momentum", "max_skips"))
+        assert "cone" not in call("journal", "show", run).stdout
 
     def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
@@ -560,7 +585,8 @@ class TestBadInput:
         common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 1, "--eps", 0.01]
         common += ["--batch-size", 2]
         assert "'much' must be a size such as" in bad(7, *common, "--memory-limit", "much")
-        assert "raise the memory limit" in bad(7, *common, "--memory-limit", "1.5 MB")
+        said = bad(7, *common, "--memory-limit", "1.5 MB")
+        assert "the limit is 2 MB: raise the memory limit (--memory-limit " in said
         assert not (tmp_path / "run").exists()
         assert good(*common, "--memory-limit", "2GB")["steps"] == 1
 
