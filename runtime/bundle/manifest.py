@@ -203,6 +203,28 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
     return _check_meaning(content, digest, file)
 
 
+def check_identity(found: str, sha256: str | None, path: Path) -> None:
+    """Refuse a bundle with the hash ``found`` unless ``sha256`` (64 hexadecimal digits) is that;
+    None takes any.
+
+    Raises:
+        BundleError: another bundle, or no SHA-256 to compare with.
+    """
+    if sha256 is None:
+        return
+    wanted = sha256.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise BundleError(
+            f"sha256 {sha256!r:.80} must be the bundle's own 64 hexadecimal digits, as its maker's "
+            "'seedtune inspect BUNDLE' shows them"
+        )
+    if found != wanted:
+        raise BundleError(
+            f"{path}: is the bundle {found}, not {wanted} (--sha256): take it again from "
+            "whom you have that hash from"
+        )
+
+
 def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest:
     def refuse(message: str) -> NoReturn:
         raise BundleError(f"{file}: {message}")

@@ -149,6 +149,8 @@ class Facts:
     own_rates: bool = False
     """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
     or normalises it."""
+    ignores: tuple[str, ...] = ("momentum", "cone")
+    """Settings that say nothing to it, so that people need not be shown them at its own value."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""
     mends_bad_losses: bool = False

@@ -137,4 +137,5 @@ FACTS = Facts(
     forwards=lambda directions: 2 * directions,
     directions=1,
     least_directions=1,
+    ignores=(),
 )

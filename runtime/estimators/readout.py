@@ -199,6 +199,7 @@ FACTS = Facts(
     eps=1.0,
     eval_every=10,
     own_rates=True,
+    ignores=("lr", "eps", "schedule", "warmup", "directions", "noise", "momentum", "cone"),
     fixed=("batch_size", "eps"),
     mends_bad_losses=True,
     holds_examples=True,

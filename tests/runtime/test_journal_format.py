@@ -307,7 +307,7 @@ def test_damage_names_the_last_good_step_and_leaves_what_is_before_it_readable(t
     whole[at + 1] ^= 0x10
     path = tmp_path / "journal.bin"
     path.write_bytes(whole)
-    message = rf"damaged at byte {at} .*last good step is {steps}.*journal rewind RUN {steps}'"
+    message = rf"damaged at byte {at} .*last good step is {steps}.*rewind RUN --to-last-good'"
     with pytest.raises(JournalDamage, match=message):
         read_journal(path)
     found = read_journal(path, tolerate=True)
