@@ -1,0 +1,124 @@
+"""What README.md and docs/ show works as it stands there, on a tiny bundle."""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from command_line import call
+from compiler import needs_compiler
+from doc_pages import ROOT, Command, blocks_of, commands_of, names, python_of, write_files
+from seedtune.host_tools.cli import app
+from seedtune.runtime.bundle import Bundle, with_task
+from seedtune.runtime.errors import SeedtuneWarning
+from tiny_bundle import TASK
+
+PAGES = {
+    "docs/classification.md": (),
+    "docs/multiple_choice.md": (),
+    "docs/completion.md": (),
+    "docs/runs.md": ("docs/completion.md",),
+}
+"""Each with the pages whose files it uses, too."""
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+
+
+@contextlib.contextmanager
+def words_of_many_tokens() -> Iterator[None]:
+    """The tiny tokenizer has few words, of which the task warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SeedtuneWarning)
+        yield
+
+
+def run_block(commands: Iterator[Command]) -> None:
+    for command in commands:
+        result = call(*command.arguments)
+        where = f"seedtune {' '.join(command.arguments)}\n{result.output}"
+        assert result.exit_code == command.exit_code, where
+        found = {names(line) for line in result.output.splitlines() if line.strip()}
+        missing = {names(line) for line in command.shown} - found
+        assert not missing, f"{missing} not in the output of {where}"
+
+
+@needs_compiler
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_works_as_it_stands(
+    page: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in (*PAGES[page], page):
+        write_files(source, tmp_path)
+    (tmp_path / "model.seedtune").symlink_to(bundle.path)
+    monkeypatch.chdir(tmp_path)
+    blocks = blocks_of(page)
+    assert any(list(commands_of(block)) for block in blocks if block.language == "console")
+    with words_of_many_tokens():
+        for block in blocks:
+            if block.language == "console":
+                run_block(commands_of(block))
+            elif block.language == "python":
+                exec(block.text, {})
+
+
+@needs_compiler
+def test_the_readme_works_as_it_stands(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files("docs/classification.md", tmp_path)
+    write_files("README.md", tmp_path)
+    with_task(bundle, tmp_path / "model.seedtune", TASK, None)
+    monkeypatch.chdir(tmp_path)
+    (example,) = python_of("README.md")
+    with words_of_many_tokens():
+        names_left: dict[str, object] = {}
+        exec(example, names_left)
+        assert Path("run/journal.bin").is_file()
+        names_left["model"].close()  # type: ignore[attr-defined]
+        for block in blocks_of("README.md"):
+            if block.language == "sh":
+                run_block(one for one in commands_of(block) if "MODEL" not in one.arguments)
+
+
+def test_the_readme_names_no_command_or_option_that_is_not_there() -> None:
+    shown = [
+        one for block in blocks_of("README.md") if block.language == "sh"
+        for one in commands_of(block)
+    ]  # fmt: skip
+    assert len(shown) >= 5
+    for command in shown:
+        name, *arguments = command.arguments
+        found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+        found.make_context(name, list(arguments))  # refuses what it does not know
+
+
+def test_the_readme_shows_the_example_of_the_package() -> None:
+    """One example, in the README and where the package explains itself."""
+    (example,) = python_of("README.md")
+    shown = [line.split("  #")[0] for line in example.splitlines() if line]
+    said = (ROOT / "runtime/__init__.py").read_text(encoding="utf-8").split('"""')[1]
+    assert shown == [line[4:] for line in said.split("::")[1].splitlines() if line.strip()]
+
+
+def test_every_page_is_tested_and_linked() -> None:
+    pages = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
+    assert pages == sorted(PAGES)
+    assert len(pages) <= 5
+    linked = LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(pages) <= set(linked)
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in LINK.findall((ROOT / page).read_text(encoding="utf-8")):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_data_shown_has_five_rows(page: str) -> None:
+    files = {block.file: block.text for block in blocks_of(page) if block.file is not None}
+    rows = [text for name, text in files.items() if name.endswith(".jsonl")]
+    assert all(len(text.splitlines()) == 5 for text in rows)
+    assert PAGES[page] or (len(rows) == 2 and "task.json" in files)
