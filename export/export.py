@@ -19,7 +19,7 @@ from .model.load_model import LoadedModel, load_causal_lm
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
-from .profile.profile_file import Profile
+from .profile.profile_file import load_profile
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
 from .quantise.int4 import DESCRIPTION
@@ -36,7 +36,7 @@ def export_model(
     output: str | Path,
     *,
     calibrate: Callable[[Any], tuple[Tokens, str]],
-    profile: Profile | None = None,
+    profile: Path | None = None,
     mask: str | Mask = DEFAULT_MASK,
     fraction: float = DEFAULT_FRACTION,
     recipe: Recipe | None = None,
@@ -51,7 +51,7 @@ def export_model(
             consumed: its linears are replaced in place.
         calibrate: given the model's tokenizer, generic text as tokens int64 ``[n, length]`` and
             the SHA-256 of that text. Asked only where profile or rounding need it.
-        profile: of this model; by default the one that the cache keeps, made first if need be.
+        profile: file of one of this model; by default what the cache keeps, made if need be.
         mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
             which nothing is profiled.
         fraction: of the linear weights that are sensitive.
@@ -66,24 +66,24 @@ def export_model(
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
     progress("load", 1, 1)
-    wanted = isinstance(mask, str) and profile is None
+    found = None if profile is None else load_profile(profile)
     tokens, text_sha256 = None, ""
-    if wanted or recipe.rounding == "gptq":
+    if recipe.rounding == "gptq" or (found is None and isinstance(mask, str)):
         tokens, text_sha256 = calibrate(loaded.tokenizer)
-    if wanted:
-        assert tokens is not None
-        profile = kept_profile(loaded, tokens, text_sha256, partial(progress, "profile"))
-    if profile is not None and profile.model_sha256 != loaded.sha256:
-        raise ModelError(f"{loaded.name}: the profile was made of another model; profile this one")
-    about = {"method": mask if isinstance(mask, str) else "given", "fraction": fraction}
-    about["profile_sha256"] = None if profile is None else profile.sha256
+    about = {"method": "given", "fraction": fraction, "profile_sha256": None}
+    activity = None
     if isinstance(mask, str):
-        assert profile is not None
-        mask = build_mask(profile, fraction, mask_method(mask, model=loaded.model))
+        if found is None:
+            assert tokens is not None
+            found = kept_profile(loaded, tokens, text_sha256, partial(progress, "profile"))
+        if found.model_sha256 != loaded.sha256:
+            raise ModelError(f"{loaded.name}: the profile is of another model; profile this one")
+        about |= {"method": mask, "profile_sha256": found.sha256}
+        activity = {name: layer.input_absmax for name, layer in found.layers.items()}
+        mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
+    del found  # four bytes a weight
     config = loaded.model.config
     progress("quantise", 0, 1)
-    activity = profile and {name: layer.input_absmax for name, layer in profile.layers.items()}
-    del profile  # four bytes a weight
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
     example = example_inputs(bounds, len(surgery.values), config.vocab_size)

@@ -29,6 +29,7 @@ def quantise_program(
     if recipe.rounding == "nearest":
         quantise_linears_(program)
         progress(1, 1)
+        _leave_the_file(program)
         return
     if calibration is None:
         raise ModelError("rounding by gptq needs calibration text; give some or take nearest")
@@ -42,3 +43,11 @@ def quantise_program(
         )
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     round_by_calibration_(program, torch.from_numpy(calibration), values, progress)
+    _leave_the_file(program)
+
+
+def _leave_the_file(program: ScoreProgram) -> None:
+    """Copy what stayed float, such as norms: any of it would keep the model's whole file mapped."""
+    for parameter in program.parameters():
+        if type(parameter.data) is torch.Tensor:
+            parameter.data = parameter.data.clone()

@@ -105,7 +105,7 @@ def export(
     from seedtune.export.profile.profile_file import load_profile
 
     mask_method(mask)  # an unknown one is refused before minutes of work
-    profiled = None if profile is None else load_profile(profile)
+    amount = {"sequences": 32, "length": 128} if profile is None else load_profile(profile).settings
     from seedtune.export.export import export_model
     from seedtune.export.model.load_model import load_causal_lm
     from seedtune.export.recipe import Recipe
@@ -121,7 +121,6 @@ def export(
         tokenizer.no_padding()
         pad_id = loaded.tokenizer.pad_token_id or 0
         check_task(spec, tokenizer, bounds, pad_id, directions=directions, text=text)
-    amount = {"sequences": 32, "length": 128} if profiled is None else profiled.settings
     read = {name: amount[name] for name in ("sequences", "length")}
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:
@@ -134,7 +133,7 @@ def export(
             loaded,
             folder,
             calibrate=calibrate,
-            profile=profiled,
+            profile=profile,
             mask=mask,
             fraction=fraction,
             recipe=Recipe(outlier_share=outliers, rounding=rounding),
@@ -142,7 +141,7 @@ def export(
             task=spec,
             progress=progress,
         )
-        del loaded, profiled  # before the model is loaded again, in float32
+        del loaded  # before the model is loaded again, in float32
         if spec is not None and directions:
             from ..prepare.task_bundle import write_task_bundle
 

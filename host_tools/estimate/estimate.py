@@ -28,6 +28,10 @@ INT4_BYTES = 0.5 + 2 / 32
 """Per int4 weight: half a byte, and a 2-byte scale for each group of 32."""
 PROGRAM_OVERHEAD = 40_000
 """Bytes of a lowered program per matrix: graph, kernels' constants, delegate headers."""
+CALIBRATION_TOKENS = 32 * 128
+"""That GPTQ passes through the model at once, by default."""
+GRAPH_BYTES = 1_200_000
+"""Per matrix, of the traced and lowered graphs."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
 INT4_SPEED = 3.4
@@ -136,15 +140,23 @@ def estimate_bundle(
 
 
 def estimate_export(shape: ModelShape, **bundle_options: float) -> Estimate:
-    """Peak resident memory and duration of quantising and lowering."""
+    """Peak resident memory and duration of quantising and lowering, whichever takes more."""
     program = estimate_bundle(shape, **bundle_options).bytes  # type: ignore[arg-type]
-    components = {
+    head = shape.head or shape.embedding
+    common = {
         "Python, torch, transformers": HOST_PROCESS,
-        "weights": shape.parameters * 4,
-        "quantised copy (int8 before packing)": shape.linear_weights + shape.embedding,
+        "int8 weights and scales": int((shape.linear_weights + shape.embedding + head) * 1.125),
+    }
+    text = CALIBRATION_TOKENS * (10 * shape.intermediate + 12 * shape.hidden) * 4
+    quantising = {**common, "float32 weights": shape.parameters * 4, "calibration text": text}
+    lowering = {
+        **common,
+        "left of the calibration": text // 2,
+        "graphs": len(shape.linears) * GRAPH_BYTES,
         "program and its serialised copy": 2 * program,
     }
-    return Estimate("export", components, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
+    most = max(quantising, lowering, key=lambda components: sum(components.values()))
+    return Estimate("export", most, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
 def estimate_directions(

@@ -9,6 +9,7 @@ from block_states import block_states, mean_so_far
 from exported_bundle import export_tiny_bundle, request
 from seedtune.export.export import export_model
 from seedtune.export.profile.fisher import compute_profile
+from seedtune.export.profile.profile_file import save_profile
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
@@ -160,8 +161,9 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
 def test_a_profile_of_another_model_is_refused(tiny_llama, tmp_path):
     names = {"model_name": "x", "model_sha256": "0" * 64, "text_sha256": "t"}
     profile = compute_profile(tiny_llama.model, CALIBRATION[:1], **names)
-    with pytest.raises(ModelError, match="profile was made of another model"):
-        export(tiny_llama, tmp_path / "b", mask="compact", profile=profile)
+    save_profile(profile, tmp_path / "p")
+    with pytest.raises(ModelError, match="profile is of another model"):
+        export(tiny_llama, tmp_path / "b", mask="compact", profile=tmp_path / "p")
 
 
 def test_nan_weights_are_refused_by_layer(tiny_llama, tmp_path):
