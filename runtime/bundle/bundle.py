@@ -17,7 +17,7 @@ basis.safetensors   directions for the bundle's task (see ``basis``); only where
 
 **A bundle is code.** Opening hashes every byte of every part and refuses parts that disagree, so
 that damage never passes. But whoever wrote the bundle wrote the hashes too, and a program made to
-harm can do so in the library that runs it: take bundles from whom you trust, as you do programs.
+harm can do so in the library that runs it: take bundles only from people you trust, like programs.
 """
 
 import hashlib
@@ -71,13 +71,13 @@ class Bundle:
     indices: NDArray[np.int64]
     """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
     sha256: str
-    """Hash of the canonical manifest, hence of every part: the bundle's identity."""
+    """Hash of the canonical manifest, so of every part: the bundle's identity."""
     basis: Basis | None
     """Directions learned for ``task``, where the bundle has them."""
     _tokenizer: Tokenizer
     _parts: Mapping[str, Part]
     _stamps: Mapping[str, Stamp | None] = field(compare=False)
-    """By what to know each file of a program again."""
+    """How to recognise each file of a program later."""
 
     @property
     def K(self) -> int:

@@ -125,7 +125,7 @@ class Bounds:
         return self.most_probes > 0
 
     def share(self, probes: int) -> "Share":
-        """What each of so many probes can have in a pass; fewer than ``probes`` have no more."""
+        """What each probe can have in a pass of ``probes``; in smaller passes than planned, no more."""
         part = self.probes / max(probes, self.probes)
         return Share(int(self.tokens * part), int(self.positions * part))
 
@@ -166,7 +166,7 @@ class Program:
     format: str
     """What engines say that they run; no two programs of a bundle have the same."""
     files: tuple[str, ...]
-    """Parts: the one that an engine opens, then those that it reads besides. Programs share."""
+    """Parts: the one that an engine opens, then others that it reads. Programs may share them."""
     activations: str
     """Their numbers, in words: losses of programs differ by this rounding."""
     methods: Mapping[str, Mapping[str, Any]]

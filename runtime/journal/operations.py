@@ -180,8 +180,9 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
 def share(source: Path | str, file: Path | str, start: Start) -> Replay:
     """Write a run as one journal file that gives the same values wherever the bundle is.
 
-    The file ends with the hash of the values, which ``receive`` and ``replay`` check. It holds
-    numbers only: no text, no tokens, nothing of the examples but a hash.
+    The file ends with the hash of the values, which ``receive`` and ``replay`` check. Of the
+    examples it holds no text and no tokens, but hashes and the losses' numbers; the task's template
+    and labels are in its header.
 
     Raises:
         JournalError: the run was compacted, is damaged or of another bundle, its journal holds

@@ -51,8 +51,8 @@ class BatchLook:
         return means
 
     def groups(self, copies: int) -> Iterator[list[int]]:
-        """Numbers of the batch's examples in groups alike in length, so many that ``copies`` rows
-        of values of each are no more than a pass takes."""
+        """Numbers of the batch's examples in groups alike in length, few enough that
+        ``copies`` rows of values for each are no more than a pass takes."""
         order = sorted(range(len(self._examples)), key=lambda number: self._examples[number].length)
         size = max(1, self._bounds.probes_at_most // copies)
         for first in range(0, len(order), size):

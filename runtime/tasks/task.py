@@ -61,7 +61,7 @@ class Batch:
 
     tokens: NDArray[np.int64]
     """int64 ``[B, T]``, ``T`` the longest row, at least 2; with an axis ``P`` before, rows of each
-    probe's own, and so for the next two."""
+    probe's own, and likewise for the next two."""
     positions: NDArray[np.int64]
     """int64 ``[N]``, flat indices ``b * T + t``, in order of the rows."""
     candidates: NDArray[np.int64]
