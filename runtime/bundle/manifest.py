@@ -125,7 +125,7 @@ class Bounds:
         return self.most_probes > 0
 
     def share(self, probes: int) -> "Share":
-        """What each probe can have in a pass of ``probes``; in smaller passes than planned, no more."""
+        """What each of ``probes`` probes can have in a pass; fewer than the bound have no more."""
         part = self.probes / max(probes, self.probes)
         return Share(int(self.tokens * part), int(self.positions * part))
 
