@@ -153,7 +153,7 @@ class Model:
 
         Args:
             source: what ``Tuner.tuned`` gave, a file that ``save`` wrote, or a run folder, whose
-                best evaluated step is taken, and whose task unless ``open_model`` named one.
+                best evaluated step is taken, and its task unless ``open_model`` named one.
 
         Raises:
             BundleError, JournalError: damaged, or of another bundle.

@@ -27,8 +27,8 @@ _BEFORE: dict[str, Any] = {
 class Settings:
     """Settings of one run; the journal's header stores them, with numbers for ``auto``.
 
-    None leaves a setting to what suits the run, which ``estimators.complete`` fills in: Python and
-    the command line so choose the same.
+    None leaves a setting to what suits the run, which ``estimators.complete`` fills in, so
+    Python and the command line choose the same.
 
     Raises:
         TuningError: a value makes no sense; the message names the field.
@@ -65,7 +65,7 @@ class Settings:
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
     loss_jump: float = 2.0
-    """A batch loss over the last evaluation's by more than this many starting losses is skipped."""
+    """A batch is skipped if its loss exceeds the last evaluation's by this many starting losses."""
     scalar_jump: float = 10.0
     """A step whose scalars (those that move the values) are above this many root mean squares of
     the last 64 steps' is skipped as a runaway."""

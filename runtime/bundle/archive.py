@@ -82,7 +82,7 @@ def _check_entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.Zi
     for info in archive.infolist():
         if info.filename in entries:
             raise BundleError(f"{file}: unexpected entry {info.filename[:80]!r}")
-        # No compression, hence no archive that unpacks to more than its own size.
+        # No compression, so no archive that unpacks to more than its own size.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise BundleError(f"{file}: entry {info.filename[:80]!r} is compressed or altered")
         entries[info.filename] = info

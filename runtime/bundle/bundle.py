@@ -73,13 +73,13 @@ class Bundle:
     indices: NDArray[np.int64]
     """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
     sha256: str
-    """Hash of the canonical manifest, hence of every part: the bundle's identity."""
+    """Hash of the canonical manifest, so of every part: the bundle's identity."""
     basis: Basis | None
     """Directions learned for ``task``, where the bundle has them."""
     _tokenizer: Tokenizer
     _parts: Mapping[str, Part]
     _stamps: Mapping[str, Stamp | None] = field(compare=False)
-    """By what to know each file of a program again."""
+    """How to recognise each file of a program later."""
 
     @property
     def K(self) -> int:

@@ -1,9 +1,9 @@
 """Files that are too large to hold: hashed once, and proven the same when they are opened again.
 
-An engine maps a program by its name, perhaps long after the bundle was checked. What says that the
-file is still the one that was hashed is what the system says of it, in which a change of a single
-byte, or another file of that name, leaves a trace; where there is one, the file is hashed again.
-What is written into the file while it is mapped, nothing here can notice.
+An engine maps a program by its name, perhaps long after the bundle was checked. Whether the
+file is still the one that was hashed shows in what the system says of it: a change of one byte, or
+another file of that name, leaves a trace there. Where there is one, the file is hashed again.
+Nothing here can notice what is written into a file while it is mapped.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ def check_file(path: Path, part: Part) -> Stamp | None:
     """Hash a file and compare it with the manifest.
 
     Returns:
-        By what to know the file again; None if it changed too recently to tell.
+        How to recognise the file later; None if it changed too recently to tell.
 
     Raises:
         BundleError: it cannot be read, or is not what the manifest says.

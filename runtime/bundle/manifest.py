@@ -140,7 +140,7 @@ class Program:
     format: str
     """What engines say that they run; no two programs of a bundle have the same."""
     files: tuple[str, ...]
-    """Parts: the one that an engine opens, then those that it reads besides. Programs share."""
+    """Parts: the one that an engine opens, then others that it reads. Programs may share them."""
     activations: str
     """Their numbers, in words: losses of programs differ by this rounding."""
     methods: Mapping[str, Mapping[str, Any]]

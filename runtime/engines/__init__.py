@@ -60,7 +60,7 @@ def open_engine(
 
 
 def engine_module(name: str) -> EngineModule:
-    """The module of an engine, whose library is not loaded by that.
+    """The module of an engine; its library is not loaded yet.
 
     Raises:
         EngineError: there is no engine of that name.

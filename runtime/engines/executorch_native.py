@@ -1,6 +1,6 @@
 """The torch-free engine: executorch's own libraries through a small C interface and ctypes.
 
-Same libraries as executorch's Python binding, hence the same results to the bit, in a process
+Same libraries as executorch's Python binding, so the same results to the bit, in a process
 that holds neither torch nor executorch's Python modules.
 """
 
@@ -75,7 +75,7 @@ class Method:
     """Type (``int64``, ``float32`` or ``other``) and shape at its upper bound, for each input."""
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     planned_bytes: int
-    """Activations and inputs that ExecuTorch itself keeps; delegates keep theirs besides."""
+    """Activations and inputs that ExecuTorch itself keeps; delegates keep their own."""
 
 
 class NativeProgram:

@@ -72,7 +72,7 @@ def fit_passes(
         bounds: of the program; the result never exceeds them.
         limit: bytes that this process may hold in all; by default what the system has left. A
             system that does not tell is taken to have enough.
-        reserve: bytes that the process will take besides.
+        reserve: bytes that the process will take in addition.
 
     Raises:
         TuningError: one example under one probe does not fit.

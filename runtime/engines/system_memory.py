@@ -9,7 +9,7 @@ _V1, _V2 = (
     ("memory.max", "memory.current", "inactive_file"),
 )
 """Files of a control group: its limit, what it uses; and the field of ``memory.stat`` that says
-how much of that are cached files, which the kernel drops when memory is wanted."""
+how much of that is cached files, which the kernel drops when memory is wanted."""
 
 
 def resident_bytes() -> int | None:

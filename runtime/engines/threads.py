@@ -66,7 +66,7 @@ def choose_threads(
 
 
 def usable_cores() -> int:
-    """That this process may run on, as far as the system tells."""
+    """Cores that this process may run on, as far as the system tells."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -46,7 +46,7 @@ def facts_of(settings: Settings) -> Facts:
     """Of the estimator that ``settings`` name.
 
     Raises:
-        TuningError: there is no such estimator, or it does not take so many directions.
+        TuningError: there is no such estimator, or it does not take that many directions.
     """
     facts = ESTIMATORS.get(settings.estimator or "")
     if facts is None:

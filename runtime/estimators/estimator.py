@@ -5,8 +5,8 @@ A step has two parts, so that a journal can stand between them:
 1. ``measure``  looks at a batch -> its losses and the few float16 numbers that the journal stores;
 2. ``apply``    those numbers -> the new values. Live steps and replays call the same code.
 
-Both depend on nothing but their arguments and ``state``, and only ``apply`` may change ``state``:
-replaying a journal from its start so rebuilds a momentum to the bit, and ``compact`` carries it in
+Both depend on nothing but their arguments and ``state``, and only ``apply`` may change ``state``,
+so replaying a journal from its start rebuilds a momentum to the bit, and ``compact`` carries it in
 the snapshot.
 """
 
@@ -154,7 +154,7 @@ class Facts:
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""
     mends_bad_losses: bool = False
-    """Whether its step is the remedy for a batch with a bad loss, which so must not be skipped."""
+    """Whether its step is the remedy for a batch with a bad loss, and so must not be skipped."""
     holds_examples: bool = False
     """Whether its journal holds numbers of single examples, from which texts may be guessed."""
     suits: Callable[[Ground], bool] = lambda ground: False

@@ -51,7 +51,7 @@ class GaussNewton(Perturbing):
 
     basis: Basis | None
     directions: int
-    """m: the first so many of the basis, which has no fewer (see ``fit``)."""
+    """m: the first m of the basis are used, which has no fewer (see ``fit``)."""
     batch_size: int
     length: float = EPS
 

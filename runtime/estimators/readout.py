@@ -5,8 +5,8 @@ it off (see ``scoring.answer_head``) have a convex loss, whose minimum over all 
 found without the program (``ridge_logistic``). The sensitive values stay as they are.
 
 On SmolLM2 and SST-2, one forward of 16 examples teaches more than 16 of ``gauss-newton``, which
-measures 17 numbers of an example where this sees 1728. Each example is needed once, so that a run
-is one pass over the training data at most.
+measures 17 numbers of an example where this sees 1728. Each example is needed once, so a run is
+at most one pass over the training data.
 """
 
 import math
@@ -25,8 +25,8 @@ from .estimator import Facts, Ground, Look, Measured, Shape
 from .ridge_logistic import Examples, choose_ridge, fit
 
 _GROWTH, _SETTLED = 1.3, 1000
-"""The ridge is chosen again when there are so many times as many examples, until it was chosen of
-so many: then it hardly matters, and choosing takes longer than a forward."""
+"""The ridge is chosen again whenever there are 1.3 times as many examples, until there are 1000:
+by then it hardly matters, and choosing takes longer than a forward."""
 MEMORY = 2048
 """Examples that it learns from; older ones are forgotten, so that memory and time have a bound."""
 _LARGEST = 1 << 28

@@ -11,8 +11,8 @@ Header::
     u32      CRC-32C of everything before it
 
 Records. ``crc`` below is the CRC-32C of the header (its own CRC field left out) and of all record
-words and payloads so far, this record's included; CRC fields themselves are never covered. It
-thereby binds every record to all before it: a byte changed, dropped or moved is seen at once.
+words and payloads so far, this record's included; CRC fields themselves are never covered. This
+binds every record to all before it: a byte changed, dropped or moved is seen at once.
 
 A step with one scalar, 4 bytes (20 000 of them are 80 000 bytes)::
 

@@ -1,7 +1,7 @@
 """What a journal's records add up to: the state that the loop decides from.
 
 The live loop feeds it each record that it has written, a resumed loop the records that it reads.
-Both so reach the same decisions, which makes an interrupted run equal an uninterrupted one.
+So both reach the same decisions, which makes an interrupted run equal an uninterrupted one.
 """
 
 import math

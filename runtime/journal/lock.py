@@ -20,7 +20,7 @@ class RunLock:
 
     The file of its own keeps the lock meaningful while the journal is replaced by a rename. The
     journal's keeps it meaningful when that file is deleted, or when another folder leads to the
-    same journal by a link. (Windows deletes no file that is open, and replaces none, so that there
+    same journal by a link. (Windows deletes no file that is open, and replaces none, so there
     the first has to do.) The system drops both when the process ends, however it ends.
 
     Raises:

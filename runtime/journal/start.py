@@ -32,7 +32,7 @@ class Start:
         """The start that a bundle's exported values give.
 
         Raises:
-            BundleError: a value is not finite, so that no step could be.
+            BundleError: a value is not finite, so no step could be taken.
         """
         values = bundle.values.astype(np.float32)
         if not np.isfinite(values).all():
@@ -50,7 +50,7 @@ class Start:
         )
 
     def extended(self, own_entries: int) -> "Start":
-        """The start of a run whose estimator puts so many weights, zeros at first, behind the
+        """The start of a run whose estimator puts that many weights, zeros at first, behind the
         sensitive values."""
         if not own_entries:
             return self

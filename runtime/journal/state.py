@@ -1,7 +1,7 @@
 """The state that a journal's records add up to: history, values, best values, estimator.
 
 One state machine: the live loop feeds it each record that it has written, a replay the records that
-it reads. What is in memory is so always what a replay of the file gives.
+it reads. So what is in memory is always what a replay of the file gives.
 """
 
 import hashlib

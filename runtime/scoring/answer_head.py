@@ -3,7 +3,7 @@
 A loss is one number of an example. The hidden state behind it is hundreds, and what the answer is
 can be read off it with weights that need no backward pass: the loss is convex in them and all of
 its derivatives lie in the one forward. To the score of an answer (a label word's log-probability,
-the mean of a choice's) comes ``w_answer . [x; 1]``, with ``x`` the residual stream at the scored
+the mean of a choice's) is added ``w_answer . [x; 1]``, with ``x`` the residual stream at the scored
 position in the upper half of the model and at its end, and its mean over the row so far half way
 up, which the program returns (``export.block_tap``): linear probing (Alain and Bengio, arXiv
 1610.01644) on top of what the model already says.

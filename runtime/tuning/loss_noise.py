@@ -3,7 +3,7 @@
 8-bit dynamic activations requantise whenever any value moves, so the loss of a quantised program
 jumps by a noise sigma even under a perturbation far too small to matter. A two-point estimate
 inherits it: its error is ``sigma * sqrt(2) / (2 eps)``, against the true projected gradient, which
-does not depend on eps until curvature shows. MeZO's eps of 1e-3 drowns in it (DESIGN.md section 4);
+does not depend on eps until curvature shows. MeZO's eps of 1e-3 drowns in it;
 the smallest eps at which the error is well under the gradient is the one to take: larger ones only
 add curvature.
 """

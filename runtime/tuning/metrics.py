@@ -16,8 +16,8 @@ from ..schema import ListOf, Maybe, Real, Text, Whole, check, parse_json
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2 << 20
 _LONGEST_LIST = 64
-"""Losses of more probes than these are left out: they would make lines longer than a journal's
-records many times over."""
+"""Losses of more probes than these are left out: they would make lines many times
+longer than a journal's records."""
 _MOST_LINES = 100_000
 _LONGEST_LINE = 1 << 16
 _LINE = {
