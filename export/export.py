@@ -5,7 +5,6 @@ folder or file of its own beside this one.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,13 +84,12 @@ def export_model(
     progress("quantise", 0, 1)
     activity = profile and {name: layer.input_absmax for name, layer in profile.layers.items()}
     del profile  # four bytes a weight
-    bounds = replace(bounds, most_probes=bounds.probes_at_most)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
     example = example_inputs(bounds, len(surgery.values), config.vocab_size)
     traced = trace(program, example, bounds, partial(progress, "trace"))
     progress("lower", 0, 100)
-    buffer = lower(traced, bounds, partial(progress, "lower"))
+    buffer = lower(traced, partial(progress, "lower"))
     return write_bundle(
         output,
         programs=[PROGRAM],

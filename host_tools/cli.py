@@ -34,6 +34,7 @@ from .commands import (
     quickstart,
     tuning,
 )
+from .commands.output import printable
 
 
 class _Group(TyperGroup):
@@ -44,7 +45,7 @@ class _Group(TyperGroup):
             with _warnings_as_lines():
                 return super().invoke(ctx)
         except SeedtuneError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
         except ModuleNotFoundError as error:
             package = (error.name or "seedtune").partition(".")[0]

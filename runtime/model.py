@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import engines
 from .bundle import Bundle, open_bundle
 from .bundle.exported_values import export_values, load_values
+from .bundle.manifest import check_identity
 from .engines import Engine
 from .errors import TuningError
 from .journal.file import Durability
@@ -264,6 +265,7 @@ def open_model(
     engine: str | None = None,
     threads: int | Literal["auto"] = "auto",
     memory_limit: int | None = None,
+    sha256: str | None = None,
 ) -> Model:
     """Open a bundle and check all of it; its program is opened when first needed.
 
@@ -274,11 +276,17 @@ def open_model(
         engine: name in ``engines.ENGINES``; by default the first that works here.
         threads: CPU threads; ``auto`` takes the count that is fastest here.
         memory_limit: bytes that this process may hold; by default what the system has left.
+        sha256: the bundle's own (see ``open_bundle``); another is refused before anything of it
+            is read but its manifest.
 
     Raises:
-        BundleError: truncated, altered, or newer than this version.
+        BundleError: another than ``sha256`` names, truncated, altered, or newer than this version.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if isinstance(bundle, Bundle):
+        opened = bundle
+        check_identity(opened.sha256, sha256, opened.path)
+    else:
+        opened = open_bundle(bundle, sha256=sha256)
     return Model(
         opened,
         task,

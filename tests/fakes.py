@@ -25,7 +25,7 @@ class FakeTask(Task):
     answers = head_rows = 2
 
     def __init__(self) -> None:
-        self.pad_id = 0
+        self._pad_id = 0
 
     def encode(self, row: Any, where: str, *, labelled: bool = True) -> Encoded:
         raise NotImplementedError

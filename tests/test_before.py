@@ -82,7 +82,7 @@ def test_a_run_goes_on_to_its_end_and_its_replay_agrees(
     start, task = Start.of(opened), task_for(opened)
     examples = encode_rows(task, EXPECTED["rows"])
     done, end = RUNS[name]["steps"], RUNS[name].get("whole_steps", RUNS[name]["steps"] + 5)
-    engine = open_engine(opened, 1)
+    engine = open_engine(opened, "auto")
     with Tuner(
         engine,
         start,

@@ -36,7 +36,6 @@ from torch.utils import _pytree as pytree
 
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
-from .pass_sizes import PassSizes
 from .plan_memory import lowest_place
 
 METHOD = "score"
@@ -75,12 +74,12 @@ def trace(
     def axis(name: str, most: int, least: int = 1) -> Any:
         return Dim(name, min=least, max=most) if most > least else None
 
-    probes, scored = axis("P", bounds.probes_at_most), axis("N", bounds.positions)
+    scored = axis("N", bounds.positions)
     dynamic = {
-        "tokens": {0: probes, 1: axis("B", bounds.rows), 2: axis("T", bounds.length, 2)},
-        "positions": {0: probes, 1: scored},
-        "candidates": {0: probes, 1: scored, 2: axis("C", bounds.candidates)},
-        "values": {0: probes},
+        "tokens": {0: axis("B", bounds.rows), 1: axis("T", bounds.length, 2)},
+        "positions": {0: scored},
+        "candidates": {0: scored, 1: axis("C", bounds.candidates)},
+        "values": {0: axis("P", bounds.probes)},
     }
     blocks = program.tap.all_blocks
     hooks = [
@@ -95,9 +94,7 @@ def trace(
             hook.remove()
 
 
-def lower(
-    traced: ExportedProgram, bounds: Bounds, progress: Progress = lambda done, total: None
-) -> bytes:
+def lower(traced: ExportedProgram, progress: Progress = lambda done, total: None) -> bytes:
     """Lower ``traced`` to an ExecuTorch program whose matrix products run in XNNPACK.
 
     Args:
@@ -118,16 +115,12 @@ def lower(
                     _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
                 ),
             )
-        sizes = PassSizes(traced, bounds)
-        delegates = _static_delegates(sizes, progress)
-        with _known_sizes(), _no_code(), _one_sort(), _few_passes(), delegates:
+        with _known_sizes(), _no_code(), _one_sort(), _few_passes(), _static_delegates(progress):
             edge = edge.to_backend(LevelPartitioner())
         _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
         planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
         with _known_sizes(), _no_code():
-            config = ExecutorchBackendConfig(
-                memory_planning_pass=planning, sym_shape_eval_pass=sizes.planning_pass()
-            )
+            config = ExecutorchBackendConfig(memory_planning_pass=planning)
             return bytes(edge.to_executorch(config).buffer)
 
 
@@ -282,7 +275,7 @@ def _few_passes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _static_delegates(sizes: PassSizes, progress: Progress) -> Iterator[None]:
+def _static_delegates(progress: Progress) -> Iterator[None]:
     """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir.backend import backend_api
@@ -295,7 +288,7 @@ def _static_delegates(sizes: PassSizes, progress: Progress) -> Iterator[None]:
         mode = FakeTensorMode()
         for node in program.graph_module.graph.nodes:
             if "val" in node.meta:
-                node.meta["val"] = _at_bounds(node.meta["val"], sizes, mode)
+                node.meta["val"] = _at_bounds(node.meta["val"], mode)
         result = preprocess(program, specs)
         done += 1
         progress(_EDGE + (95 - _EDGE) * done // total, 100)
@@ -313,13 +306,19 @@ def _static_delegates(sizes: PassSizes, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _at_bounds(value: Any, sizes: PassSizes, mode: FakeTensorMode) -> Any:
+def _at_bounds(value: Any, mode: FakeTensorMode) -> Any:
     if isinstance(value, torch.Tensor):
         with mode:
-            return torch.empty(sizes.usual(value.shape), dtype=value.dtype)
+            return torch.empty([_upper(size) for size in value.shape], dtype=value.dtype)
     if isinstance(value, (tuple, list)):
-        return type(value)(_at_bounds(item, sizes, mode) for item in value)
+        return type(value)(_at_bounds(item, mode) for item in value)
     return value
+
+
+def _upper(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    return int(size.node.shape_env.bound_sympy(size.node.expr).upper)
 
 
 @contextlib.contextmanager

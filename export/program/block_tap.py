@@ -50,9 +50,11 @@ class BlockTap:
     def take(self, positions: torch.Tensor, rows: int, length: int) -> torch.Tensor:
         """The pass's states at ``positions``, ``[P, N, D]``: each divided by its root mean square,
         side by side, means last. Forgets the pass, of ``rows`` rows of ``length`` tokens."""
-        parts = [at_positions(self._seen[below], positions) for below in self.blocks]
+        parts = [self._seen[below].index_select(1, positions) for below in self.blocks]
         shares = shares_so_far(positions, rows, length)
-        parts += [torch.bmm(shares, self._seen[below]) for below in self.mean_blocks]
+        for below in self.mean_blocks:
+            hidden = self._seen[below]
+            parts.append(torch.bmm(shares[None].expand(hidden.shape[0], -1, -1), hidden))
         self._seen.clear()
         return torch.cat([unit_mean_square(part) for part in parts], dim=-1)
 
@@ -60,29 +62,18 @@ class BlockTap:
         self._seen[below] = output[0] if isinstance(output, tuple) else output
 
 
-def at_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rows ``[P, N, D]`` of ``hidden`` ``[P, M, D]`` at ``positions`` int64 ``[P, N]``.
-
-    By ``gather``: an ``index_select`` on shifted positions lowers, but fails when it runs.
-    """
-    probes, scored = positions.shape
-    return hidden.gather(1, positions[:, :, None].expand(probes, scored, hidden.shape[2]))
-
-
 def shares_so_far(positions: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    """Weights ``[P, N, rows * length]`` of a mean over each position's row up to and with itself.
+    """Weights ``[N, rows * length]`` of a mean over each position's row up to and with itself.
 
     Padding stands behind every position, so that it has no part in it.
     """
-    probes, _ = positions.shape
     packed = rows * length
     # Nothing is as long as there are rows: those may be more than the bound if they are short.
-    column = torch.arange(length)[None, :].expand(rows, length).reshape(1, packed)
-    first = positions - column.expand(probes, packed).gather(1, positions)
-    place = torch.arange(packed)[None, None, :]
-    inside = (place >= first[:, :, None]) & (place <= positions[:, :, None])
-    shares = inside.to(torch.float32)
-    return shares / shares.sum(dim=2, keepdim=True)
+    column = torch.arange(length)[None, :].expand(rows, length).reshape(packed)
+    first = positions - column.index_select(0, positions)
+    place = torch.arange(packed)[None, :]
+    shares = ((place >= first[:, None]) & (place <= positions[:, None])).to(torch.float32)
+    return shares / shares.sum(dim=1, keepdim=True)
 
 
 def unit_mean_square(hidden: torch.Tensor) -> torch.Tensor:

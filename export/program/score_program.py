@@ -9,7 +9,7 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .block_tap import BlockTap, at_positions
+from .block_tap import BlockTap
 from .row_attention import RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
 
@@ -37,12 +37,11 @@ class QuantisedEmbedding(nn.Module):
 
 
 class ScoreProgram(nn.Module):
-    """``score(tokens [P, B, T], positions [P, N], candidates [P, N, C], values [P, K])``.
+    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K])``.
 
     Returns log-probabilities ``[P, N, C]`` and the tapped hidden states ``[P, N, D]`` (see
-    ``block_tap``). Each probe has rows of its own: examples so can be perturbed one by one. Hidden
-    states are gathered at ``positions`` (``b * T + t`` inside the probe's rows) before the output
-    head: the head is 21 % of SmolLM2's forward and nobody reads the other logits.
+    ``block_tap``). Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the
+    output head: the head is 21 % of SmolLM2's forward and nobody reads the other logits.
     """
 
     def __init__(self, model: Any, probe_values: ProbeValues, bounds: Bounds) -> None:
@@ -69,30 +68,28 @@ class ScoreProgram(nn.Module):
         candidates: torch.Tensor,
         values: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        probes, rows, length = tokens.shape
+        rows, length = tokens.shape
+        probes = values.shape[0]
         packed = rows * length
         self.layout.begin(rows, length)
         self.probe_values.begin(values)
-        embedded = self.embedding(tokens.reshape(probes * packed))
+        embedded = self.embedding(tokens.reshape(packed))
         places = torch.arange(length)[None, :].expand(rows, length).reshape(1, packed)
         with self.mean:
             hidden = self.backbone(
-                inputs_embeds=embedded.view(probes, packed, embedded.shape[-1]),
+                inputs_embeds=embedded[None].expand(probes, packed, embedded.shape[-1]),
                 position_ids=places,
                 use_cache=False,
             ).last_hidden_state
         self.probe_values.end()
-        logits = self.head(at_positions(hidden, positions))
+        logits = self.head(hidden.index_select(1, positions))
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        chosen = torch.log_softmax(logits, dim=-1).gather(2, candidates)
+        log_probabilities = torch.log_softmax(logits, dim=-1)
+        scored, choices = candidates.shape
+        chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
         with self.mean:
             return chosen, self.tap.take(positions, rows, length)
-
-
-def for_each_probe(probes: int, *request: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """``tokens [B, T]``, ``positions [N]`` and ``candidates [N, C]`` repeated for each probe."""
-    return tuple(part[None].expand(probes, *part.shape).contiguous() for part in request)
 
 
 class MeanAsLinear(TorchFunctionMode):
@@ -127,14 +124,14 @@ def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch
     """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
     rows = min(3, bounds.rows)
     length = min(20, bounds.length)
-    probes = min(2, bounds.probes_at_most)
+    probes = min(2, bounds.probes)
     scored = min(4, bounds.positions)
     choices = min(5, bounds.candidates)
     generator = torch.Generator().manual_seed(0)
     draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
     return (
-        draw(vocab_size, probes, rows, length),
-        draw(rows * length, probes, scored),
-        draw(vocab_size, probes, scored, choices),
+        draw(vocab_size, rows, length),
+        draw(rows * length, scored),
+        draw(vocab_size, scored, choices),
         torch.zeros(probes, entries),
     )

@@ -13,7 +13,7 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..program.score_program import ScoreProgram, for_each_probe
+from ..program.score_program import ScoreProgram
 from .gptq import inverse_factor, round_with_compensation
 from .int4 import GROUP_SIZE, check_linears, int4_weight, through_int8
 
@@ -85,7 +85,7 @@ def round_by_calibration_(
     try:
         # One position: the logits of all tokens would take more memory than the rest together.
         one = torch.zeros(1, dtype=torch.int64)
-        program(*for_each_probe(1, tokens, one, one[:, None]), values)
+        program(tokens, one, one[:, None], values)
     finally:
         for handle in handles:
             handle.remove()

@@ -40,4 +40,4 @@ def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
         program(*example)
     quantise_linears_(program)
     traced = trace(program, example, bounds)
-    replace_file(file, lower(traced, bounds))
+    replace_file(file, lower(traced))

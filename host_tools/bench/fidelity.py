@@ -166,7 +166,6 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     from seedtune.export.profile.kept_profile import kept_profile
     from seedtune.export.profile.masks import build_mask, mask_method
     from seedtune.export.program.prepare_program import prepare_program
-    from seedtune.export.program.score_program import for_each_probe
     from seedtune.export.quantise.quantise_program import quantise_program
 
     manifest = base.bundle.manifest
@@ -182,9 +181,8 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
 
     @torch.no_grad()
     def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        request = map(torch.from_numpy, (batch.tokens, batch.positions, batch.candidates))
-        rows = torch.from_numpy(values)
-        found: NDArray[np.float32] = program(*for_each_probe(len(rows), *request), rows)[0].numpy()
+        arguments = (batch.tokens, batch.positions, batch.candidates, values)
+        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
         return found
 
     return score

@@ -22,7 +22,7 @@ from ..prepare.task_bundle import task_bundle
 from .float_task import FloatTask
 from .lora import FORWARDS_A_STEP, Adapter
 from .quality import default_bundle, model_source
-from .quality_methods import ANY_SHAPE, METHODS, resolved_settings
+from .quality_methods import METHODS, resolved_settings
 from .quality_results import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 from .results_files import RESULTS, write_figures
 from .timing import in_turns
@@ -60,7 +60,7 @@ def bench_first_order(
             "run `seedtune bench quality` first"
         )
     accuracy = ours.last["mean"]
-    probes = forwards_a_step(resolved_settings({**ours.rows[0]["settings"], "seed": 0}), ANY_SHAPE)
+    probes = forwards_a_step(resolved_settings({**ours.rows[0]["settings"], "seed": 0}))
     steps = {
         "int4": _forwards_to(accuracy, ours) / probes,
         "lora": _forwards_to(accuracy, lora) / FORWARDS_A_STEP,

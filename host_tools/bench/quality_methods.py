@@ -69,12 +69,10 @@ _INT4: dict[str, dict[str, Any]] = {
         "eps": "auto",
         "schedule": "constant",
     },
+    "per-example": {"estimator": "per-example", "lr": "auto", "eps": "auto"},
     "readout": _READOUT,
 }
 """What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
-
-ANY_SHAPE = {"rows": 1, "width": 1, "answers": 1}
-"""Of an estimator's own weights, whose number the forwards of a step do not depend on."""
 
 METHODS: dict[str, Method] = {
     "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
@@ -101,7 +99,7 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     """The tuner's settings for a cell's: counts of forwards become counts of steps."""
     fields = {field.name for field in dataclasses.fields(Settings)}
     own = Settings(**{name: value for name, value in settings.items() if name in fields})
-    probes = forwards_a_step(own, ANY_SHAPE)
+    probes = forwards_a_step(own)
     steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
     return dataclasses.replace(own, steps=steps, eval_every=every)
 

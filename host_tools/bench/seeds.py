@@ -12,7 +12,7 @@ from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
 from ..prepare.task_bundle import task_bundle
-from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, SETTINGS
+from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, RUNS
 from .results_files import RESULTS, draw_curves, say, write_figures
 from .tuning_run import Progress, learn, mean_and_deviation
 
@@ -51,9 +51,9 @@ def bench_seeds(
     found: dict[str, Any] = {"task": data.name, "steps": steps, "runs": {}}
 
     def run(seed: int, count: int, evaluations: int) -> dict[str, Any]:
-        settings = Settings(
-            seed=seed, steps=count, eval_every=max(1, count // evaluations), **SETTINGS
-        )
+        every = max(1, count // evaluations)
+        chosen = RUNS["readout"] | {"seed": seed, "steps": count, "eval_every": every}
+        settings = Settings(**chosen)
         return learn(bundle, data, settings, threads=threads, runs=runs, progress=progress)
 
     for seed in seeds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,13 +174,13 @@ def _written_to(bundle: Path) -> Iterator[Path]:
     """
     from seedtune.runtime.bundle import pack_bundle
     from seedtune.runtime.bundle.manifest import MANIFEST
+    from seedtune.runtime.files import workplace
 
     if bundle.suffix != ".seedtune":
         yield bundle
         return
-    # A folder that nobody else can have the name of.
-    with tempfile.TemporaryDirectory(prefix=f".{bundle.stem}.", dir=bundle.parent) as work:
-        folder = Path(work) / "bundle"
+    with workplace(bundle) as work:
+        folder = work / "bundle"
         try:
             yield folder
         finally:

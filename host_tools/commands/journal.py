@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from seedtune.runtime.errors import JournalError
 
 from .options import BundlePath, JournalPath, Json, RunPath
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
     from seedtune.runtime.journal.file import Journal
-    from seedtune.runtime.journal.history import Evaluated
+    from seedtune.runtime.journal.history import Evaluated, History
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
@@ -28,15 +29,23 @@ Until = Annotated[
 
 @app.command()
 def show(journal: JournalPath, json: Json = False) -> None:
-    """Settings, steps and evaluations of a journal, read without its bundle."""
-    from seedtune.runtime.journal.file import read_journal
+    """Settings, steps and evaluations of a journal, read without its bundle.
 
-    data = _described(read_journal(journal))
+    Of a damaged one, what stands before the damage, and where that is.
+    """
+    from seedtune.runtime.journal.file import read_journal
+    from seedtune.runtime.journal.state import history_of
+
+    output, found = Output(json), read_journal(journal, tolerate=True)
+    data = _described(found)
     shown = dict(data)
     for name in ("evaluations", "changes", "notes", "ends"):
         # A line each for people: many evaluations in one cell cannot be read.
         shown[name] = {f"step {step}": _joined(rest) for step, *rest in data[name]}
-    Output(json).result(data, fields_table(shown))
+    shown["settings"] = _that_matter(history_of(found))
+    output.result(data, fields_table(shown))
+    if found.damage is not None:
+        output.note(f"what is readable ends there: {found.damage}")
 
 
 @app.command()
@@ -75,13 +84,19 @@ def replay(
 @app.command()
 def rewind(
     run: RunPath,
-    step: Annotated[int, typer.Argument(min=0, help="Steps to keep.")],
+    step: Annotated[int | None, typer.Argument(min=0, help="Steps to keep.")] = None,
+    to_last_good: Annotated[
+        bool,
+        typer.Option("--to-last-good", help="Keep all steps before the damage of a damaged run."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Cut a run back to its first STEP steps; what came later is gone (branch keeps it)."""
     from seedtune.runtime.journal import operations
 
-    Output(json).result(_described(operations.rewind(run, step)))
+    if (step is None) != to_last_good:
+        raise JournalError("give a step to rewind to or --to-last-good, one of them")
+    _say(json, operations.rewind(run, step))
 
 
 @app.command()
@@ -94,7 +109,7 @@ def branch(
     """Start a new run with the first steps of another."""
     from seedtune.runtime.journal import operations
 
-    Output(json).result(_described(operations.branch(journal, target, step=step)))
+    _say(json, operations.branch(journal, target, step=step))
 
 
 @app.command()
@@ -133,7 +148,7 @@ def compact(
     """Replace all but a run's last steps by a snapshot of its values."""
     from seedtune.runtime.journal import operations
 
-    Output(json).result(_described(operations.compact(run, _start(bundle), tail=tail)))
+    _say(json, operations.compact(run, _start(bundle), tail=tail))
 
 
 @app.command()
@@ -160,12 +175,22 @@ def share(
     journal: JournalPath,
     bundle: BundlePath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Journal file to write.")],
+    with_notes: Annotated[
+        bool,
+        typer.Option("--with-notes", help="Also write notes and why sessions ended: free text."),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write a run as one file that gives the same model wherever the bundle is."""
+    """Write a run as one file that gives the same model wherever the bundle is.
+
+    No training text is in it, but whoever has the bundle too can test guesses of one: steps hold
+    numbers that come from the losses of their batches, and hashes of all rows confirm a guess of
+    all of them. A larger --batch-size makes guessing harder and guarantees nothing. Runs with
+    numbers of single examples, batches of one included, are refused.
+    """
     from seedtune.runtime.journal import operations
 
-    done = operations.share(journal, file, _start(bundle))
+    done = operations.share(journal, file, _start(bundle), notes=with_notes)
     Output(json).result({"file": str(file), "bytes": file.stat().st_size, "sha256": done.sha256})
 
 
@@ -198,6 +223,39 @@ def _evaluated(item: Evaluated | None) -> dict[str, Any] | None:
     return None if item is None else item._asdict()
 
 
+def _say(json: bool, journal: Journal) -> None:
+    """What became of a run, in a few lines; all of it as JSON."""
+    from seedtune.runtime.journal.state import history_of
+
+    history = history_of(journal)
+    best = history.best
+    shown: dict[str, Any] = {
+        "journal": str(journal.path),
+        "bytes": journal.end,
+        "steps": history.steps,
+        "skipped": history.skipped,
+        "evaluations": len(history.evaluations),
+        "best": None if best is None else f"step {best.step}  {_joined([best.loss, best.metric])}",
+        "settings": "  ".join(f"{name} {value}" for name, value in _that_matter(history).items()),
+    }
+    if journal.header.first_step:
+        shown["first_step"] = journal.header.first_step
+    Output(json).result(_described(journal), fields_table(shown))
+
+
+def _that_matter(history: History) -> dict[str, Any]:
+    """The settings that mean something to the run's estimator, but for what nobody chose."""
+    from seedtune.runtime.settings import Settings
+
+    facts, usual = history.facts, Settings().to_dict()
+    found = history.settings.to_dict()
+    for name, value in history.settings.to_dict().items():
+        own = name in facts.ignores and value == getattr(facts, name, value)
+        if own or (value == usual[name] and name not in ("seed", "batch_size")):
+            del found[name]
+    return found
+
+
 def _described(journal: Journal) -> dict[str, Any]:
     from seedtune.runtime.journal.replay import history_of
 
@@ -206,6 +264,9 @@ def _described(journal: Journal) -> dict[str, Any]:
         "journal": str(journal.path),
         "bytes": journal.end,
         "torn_bytes": journal.torn_bytes,
+        "damage": None
+        if journal.damage is None
+        else {"byte": journal.damage.position, "last_good_step": journal.damage.step},
         "bundle_sha256": header.bundle_sha256,
         "values": header.entries,
         "first_step": header.first_step,
@@ -218,5 +279,6 @@ def _described(journal: Journal) -> dict[str, Any]:
         "changes": [list(item) for item in history.changes],
         "notes": [list(item) for item in history.notes],
         "ends": [list(item) for item in history.ends],
+        "task": header.task,
         "parent": header.parent,
     }

@@ -16,6 +16,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 BundlePath = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="Bundle folder or .seedtune file.", exists=False)
 ]
+BundleHash = Annotated[
+    str | None,
+    typer.Option(
+        "--sha256",
+        metavar="HASH",
+        help="Refuse any other bundle than the one with this hash, as 'inspect' shows it.",
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 JournalPath = Annotated[Path, typer.Argument(metavar="JOURNAL", help="Run folder or journal file.")]
 Source = Annotated[

@@ -47,12 +47,12 @@ class Output:
 
     def note(self, text: str) -> None:
         """A line for the person who waits, on stderr."""
-        self._screen.print(text, markup=False)
+        self._screen.print("\n".join(map(printable, text.split("\n"))), markup=False)
 
     def result(self, data: dict[str, Any], shown: RenderableType | None = None) -> None:
         """The command's result: ``data`` as JSON, or ``shown`` (by default ``data`` as a table)."""
         if self.json:
-            print(json.dumps(_plain(data), ensure_ascii=False))
+            print(json_line(_plain(data)))
             return
         # Piped output keeps its width: a table that wraps at 80 columns is hard to read or grep.
         width = None if sys.stdout.isatty() else 160
@@ -109,13 +109,34 @@ class Output:
             yield report
 
 
+def json_line(data: Any) -> str:
+    """JSON on one line, readable, but for what ``printable`` would not show either."""
+    # What is not printable stands inside strings, where JSON's own escapes mean the same.
+    text = json.dumps(data, ensure_ascii=False)
+    return _escaped(text, lambda hidden: json.dumps(hidden)[1:-1])
+
+
+def printable(text: str) -> str:
+    """``text`` with whatever a terminal would obey or hide (control characters, escape sequences,
+    marks that turn the direction of text) written as Python writes it, such as ``\\x1b``: texts of
+    a file from elsewhere must not move the cursor, set a title or hide a part of themselves."""
+    return _escaped(text, lambda hidden: hidden.encode("unicode_escape").decode())
+
+
+def _escaped(text: str, escape: Callable[[str], str]) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else escape(each) for each in text)
+
+
 def fields_table(data: dict[str, Any]) -> Table:
     """Names and values in two columns; nested mappings as ``outer.inner``."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _flat(data, ""):
-        table.add_row(Text(name), Text(_shown(value)))  # Text: brackets are no markup
+        # Text: brackets are no markup.
+        table.add_row(Text(printable(name)), Text(printable(_shown(value))))
     return table
 
 

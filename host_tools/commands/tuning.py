@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as json_library
 import re
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from seedtune.runtime.errors import DataError, TuningError
 from .follow import follow
 from .inputs import ChosenTask, load_chosen, task_of_run
 from .options import (
+    BundleHash,
     BundlePath,
     EngineName,
     FromRun,
@@ -27,7 +27,7 @@ from .options import (
     TaskName,
     Threads,
 )
-from .output import Output
+from .output import Output, json_line
 
 if TYPE_CHECKING:
     from seedtune.runtime.model import Model
@@ -84,8 +84,8 @@ def tune(
         typer.Option(
             metavar="NAME",
             help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "gauss-newton (needs directions), two-point (default else), one-sided, leave-one-out, "
-            "momentum.",
+            "per-example (default else), gauss-newton (needs directions), two-point, one-sided, "
+            "leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[
@@ -128,6 +128,7 @@ def tune(
     ] = False,
     engine: EngineName = None,
     threads: Threads = None,
+    sha256: BundleHash = None,
     json: Json = False,
 ) -> None:
     """Tune a bundle with forward passes; resumes RUN if it has a journal.
@@ -173,6 +174,7 @@ def tune(
                 engine=engine,
                 threads=threads or "auto",
                 memory_limit=None if memory_limit is None else _bytes(memory_limit),
+                sha256=sha256,
             )
         )
         the_task = model.task
@@ -221,12 +223,13 @@ def evaluate(
     on_long: OnLong = "error",
     engine: EngineName = None,
     threads: Threads = None,
+    sha256: BundleHash = None,
     json: Json = False,
 ) -> None:
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, objective, on_long, engine, threads) as model:
+    with _open(bundle, chosen, objective, on_long, engine, threads, sha256) as model:
         origin = load_chosen(model, run, values)
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
@@ -258,6 +261,7 @@ def predict(
     on_long: OnLong = "error",
     engine: EngineName = None,
     threads: Threads = None,
+    sha256: BundleHash = None,
     json: Json = False,
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
@@ -268,7 +272,7 @@ def predict(
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, "label_words", on_long, engine, threads) as model:
+    with _open(bundle, chosen, "label_words", on_long, engine, threads, sha256) as model:
         load_chosen(model, run, values)
         if text is not None:
             names = model.task.template.names
@@ -284,7 +288,7 @@ def predict(
         output.result({"predictions": answers})
     else:
         for answer in answers:
-            print(json_library.dumps(answer, ensure_ascii=False))
+            print(json_line(answer))
 
 
 def plot(
@@ -325,6 +329,7 @@ def _open(
     on_long: str,
     engine: str | None,
     threads: int | None,
+    sha256: str | None,
 ) -> Model:
     from seedtune.runtime.model import open_model
 
@@ -335,6 +340,7 @@ def _open(
         on_long=on_long,  # type: ignore[arg-type]
         engine=engine,
         threads=threads or "auto",
+        sha256=sha256,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from seedtune.runtime.errors import JournalError, SeedtuneError
@@ -38,7 +39,7 @@ def draw_run(run: Path, file: Path) -> None:
     ]
     if not losses and not history.evaluations:
         raise JournalError(f"{journal.path}: has neither evaluations nor steps to draw yet")
-    probes = forwards_a_step(history.settings, journal.header.shape)
+    probes = forwards_a_step(history.settings)
     # Without pyplot, so that no global state and no display are touched.
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -62,6 +63,36 @@ def draw_run(run: Path, file: Path) -> None:
         f"eps {settings.resolved_eps:g}, seed {settings.seed}",
         fontsize="medium",
     )
+    _save(figure, file)
+
+
+def draw_runs(runs: Mapping[str, Path], file: Path) -> None:
+    """Draw the held-out evaluations of several run folders, by name, into one PNG.
+
+    Raises:
+        JournalError: a run is damaged or missing.
+        SeedtuneError: the picture cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for name, run in runs.items():
+        journal = read_journal(run)
+        history = history_of(journal)
+        at = [item.step * forwards_a_step(history.settings) for item in history.evaluations]
+        upper.plot(at, [item.loss for item in history.evaluations], "o-", label=name)
+        lower.plot(at, [item.metric for item in history.evaluations], "o-", label=name)
+        lower.set_ylabel(f"{journal.header.metric['name']} on held-out rows")
+    upper.set_ylabel("loss on held-out rows")
+    upper.legend()
+    lower.set_xlabel("forward passes of a batch")
+    _save(figure, file)
+
+
+def _save(figure: Any, file: Path) -> None:
     try:
         figure.savefig(file, format="png", dpi=120)
     except OSError as error:

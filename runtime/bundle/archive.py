@@ -10,7 +10,7 @@ from typing import IO
 
 from ..errors import BundleError
 from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
-from .manifest import MANIFEST, Manifest, parse_manifest
+from .manifest import MANIFEST, Manifest, check_identity, parse_manifest
 
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 1 << 24
@@ -38,15 +38,18 @@ def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
     return file
 
 
-def unpack_archive(file: Path, cache: Path | None = None) -> Path:
+def unpack_archive(file: Path, cache: Path | None = None, *, sha256: str | None = None) -> Path:
     """Check ``file`` against its own manifest and return the folder that holds its parts.
 
     The folder is named after the manifest's hash, so that every archive of one bundle shares it.
     Entry names are never used as paths: only the manifest's are, which are plain file names.
 
+    Args:
+        sha256: see ``check_identity``.
+
     Raises:
-        BundleError: not a bundle archive, a part is missing or altered, or the cache cannot be
-            written.
+        BundleError: not a bundle archive, another bundle than asked for, a part is missing or
+            altered, or the cache cannot be written.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -54,6 +57,7 @@ def unpack_archive(file: Path, cache: Path | None = None) -> Path:
             if entries[MANIFEST].file_size > _LARGEST_MANIFEST:
                 raise BundleError(f"{file}: {MANIFEST} has {entries[MANIFEST].file_size} bytes")
             manifest = parse_manifest(archive.read(entries[MANIFEST]), file)
+            check_identity(manifest.sha256, sha256, file)
             _check_names(set(entries), manifest, file)
             folder = (cache or default_cache()) / "bundles" / manifest.sha256
             clean_up(folder.parent)

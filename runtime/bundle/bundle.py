@@ -17,7 +17,8 @@ basis.safetensors   directions for the bundle's task (see ``basis``); only where
 
 **A bundle is code.** Opening hashes every byte of every part and refuses parts that disagree, so
 that damage never passes. But whoever wrote the bundle wrote the hashes too, and a program made to
-harm can do so in the library that runs it: take bundles only from people you trust, like programs.
+harm can do so in the library that runs it: take bundles only from people you trust, like programs,
+and open them by the ``sha256`` that you got from them in another way.
 """
 
 import hashlib
@@ -47,6 +48,7 @@ from .manifest import (
     Layer,
     Part,
     Program,
+    check_identity,
     parse_manifest,
 )
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
@@ -139,36 +141,42 @@ class Bundle:
         return self._tokenizer
 
 
-def open_bundle(path: str | Path, *, cache: Path | None = None) -> Bundle:
+def open_bundle(
+    path: str | Path, *, cache: Path | None = None, sha256: str | None = None
+) -> Bundle:
     """Open a bundle folder or ``*.seedtune`` file and check all of it.
 
     Args:
         path: folder, or single-file form (unpacked once into ``cache``, by content).
         cache: where single files are unpacked; by default ``$SEEDTUNE_CACHE`` or
             ``~/.cache/seedtune``.
+        sha256: the bundle's own, as ``Bundle.sha256`` and ``seedtune inspect`` give it, if only
+            that one may be opened. Nothing of another is read but its manifest.
 
     Raises:
-        BundleError: a part is missing, truncated or altered, the version is newer than this
-            reader's, or two parts disagree. The message names the part.
+        BundleError: another bundle than ``sha256`` names, a part is missing, truncated or altered,
+            the version is newer than this reader's, or two parts disagree. The message names the
+            part.
     """
     path = Path(path)
     if not path.exists():
         clean_up(path.parent)  # puts back what a process killed in replacing it moved away
     if path.is_file():
-        folder = unpack_archive(path, cache)
+        folder = unpack_archive(path, cache, sha256=sha256)
         try:
-            return open_folder(folder)
+            return open_folder(folder, sha256)
         except BundleError:
             # The cached copy may be what is damaged; the archive then has the good parts.
             shutil.rmtree(folder, ignore_errors=True)
-            return open_folder(unpack_archive(path, cache))
+            return open_folder(unpack_archive(path, cache, sha256=sha256), sha256)
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle (a folder or a .seedtune file)")
-    return open_folder(path)
+    return open_folder(path, sha256)
 
 
-def open_folder(folder: Path) -> Bundle:
+def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
     manifest = parse_manifest(read_part(folder / MANIFEST), folder)
+    check_identity(manifest.sha256, sha256, folder)
     parts = manifest.parts
     files = {name for program in manifest.programs for name in program.files}
     stamps = {name: check_file(folder / name, parts[name]) for name in files}

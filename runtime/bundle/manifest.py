@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from ..errors import BundleError
 from ..schema import SHA256, ListOf, Text, Whole, check, parse_json
@@ -75,13 +75,6 @@ _LAYER_SCHEMA: dict[str, Any] = {
 _LARGEST = 2**31 - 1
 
 
-class Share(NamedTuple):
-    """What a probe can have in a pass."""
-
-    tokens: int
-    positions: int
-
-
 @dataclass(frozen=True)
 class Bounds:
     """Largest sizes that a program accepts; every size from 1 (length: 2) up to them works.
@@ -100,34 +93,15 @@ class Bounds:
     """Hidden states scored in one pass."""
     candidates: int
     """Candidate tokens at each position."""
-    most_probes: int = 0
-    """Probes of a pass in which each has rows of its own. Memory is planned for ``probes`` times
-    ``tokens``, so more probes work if they have fewer tokens each. 0: the program takes one set of
-    rows for all probes (older ones)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = {"length": 2, "most_probes": 0}.get(field.name, 1)
+            least = 2 if field.name == "length" else 1
             if type(value) is not int or not least <= value <= _LARGEST:
                 raise BundleError(
                     f"bounds.{field.name} is {value!r:.40}, must be an integer of at least {least}"
                 )
-
-    @property
-    def probes_at_most(self) -> int:
-        """Probes of a pass with few tokens each."""
-        return self.most_probes or self.probes
-
-    @property
-    def rows_by_probe(self) -> bool:
-        """Whether each probe has rows of its own: ``tokens [P, B, T]``, not ``[B, T]``."""
-        return self.most_probes > 0
-
-    def share(self, probes: int) -> "Share":
-        """What each of ``probes`` probes can have in a pass; fewer than the bound have no more."""
-        part = self.probes / max(probes, self.probes)
-        return Share(int(self.tokens * part), int(self.positions * part))
 
     @property
     def tokens(self) -> int:
@@ -135,7 +109,7 @@ class Bounds:
         return self.rows * self.length
 
 
-DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16, most_probes=32)
+DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16)
 """Of an export. Passes of 256 tokens and two probes are as fast a token as passes of 1024 (measured
 on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the memory."""
 
@@ -229,14 +203,35 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
     return _check_meaning(content, digest, file)
 
 
+def check_identity(found: str, sha256: str | None, path: Path) -> None:
+    """Refuse a bundle with the hash ``found`` unless ``sha256`` (64 hexadecimal digits) is that;
+    None takes any.
+
+    Raises:
+        BundleError: another bundle, or no SHA-256 to compare with.
+    """
+    if sha256 is None:
+        return
+    wanted = sha256.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise BundleError(
+            f"sha256 {sha256!r:.80} must be the bundle's own 64 hexadecimal digits, as its maker's "
+            "'seedtune inspect BUNDLE' shows them"
+        )
+    if found != wanted:
+        raise BundleError(
+            f"{path}: is the bundle {found}, not {wanted} (--sha256): take it again from "
+            "whom you have that hash from"
+        )
+
+
 def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest:
     def refuse(message: str) -> NoReturn:
         raise BundleError(f"{file}: {message}")
 
     scoring = content["program"] if content["version"] == 1 else content
     try:
-        given = scoring["bounds"]
-        bounds = Bounds(**{f.name: given[f.name] for f in fields(Bounds) if f.name in given})
+        bounds = Bounds(**{f.name: scoring["bounds"][f.name] for f in fields(Bounds)})
     except BundleError as error:
         refuse(str(error))
     vocabulary = content["model"]["vocab_size"]

@@ -44,8 +44,7 @@ class Engine(Protocol):
         """Score the batch's positions under each row of ``values``.
 
         Args:
-            batch: ``tokens``, ``positions`` and ``candidates`` are read, the same for every probe
-                or each probe's own.
+            batch: ``tokens``, ``positions`` and ``candidates`` are read; every probe sees the same.
             values: float32 ``[P, K]``, one row of sensitive values per probe; may be a view.
 
         Raises:
@@ -133,48 +132,26 @@ def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], ent
         EngineError: a type, rank, size or index is wrong.
     """
     tokens, positions, candidates = batch.tokens, batch.positions, batch.candidates
-    own = int(tokens.ndim == 3)
-    if own and not bounds.rows_by_probe:
-        raise EngineError(
-            "the program takes one set of rows for all probes; export the model again for rows of "
-            "each probe's own"
-        )
-    _check_array("tokens", tokens, np.int64, 2 + own)
-    _check_array("positions", positions, np.int64, 1 + own)
-    _check_array("candidates", candidates, np.int64, 2 + own)
+    _check_array("tokens", tokens, np.int64, 2)
+    _check_array("positions", positions, np.int64, 1)
+    _check_array("candidates", candidates, np.int64, 2)
     _check_array("values", values, np.float32, 2)
 
-    probes = len(values)
-    rows, length = tokens.shape[-2:]
-    scored, choices = candidates.shape[-2:]
-    _check_size("probes", probes, 1, bounds.probes_at_most, "values has {} rows")
-    share = bounds.share(probes)
+    rows, length = tokens.shape
+    scored, choices = candidates.shape
     _check_size("length", length, 2, bounds.length, "tokens has rows of {} tokens")
-    _check_size("rows", rows * length, 2, share.tokens, "{} tokens are given")
-    _check_size("positions", positions.shape[-1], 1, share.positions, "{} positions are given")
+    _check_size("rows", rows * length, 2, bounds.tokens, "{} tokens are given")
+    _check_size("positions", positions.shape[0], 1, bounds.positions, "{} positions are given")
     _check_size("candidates", choices, 1, bounds.candidates, "candidates has {} columns")
-    if scored != positions.shape[-1]:
-        raise EngineError(f"candidates has {scored} rows for {positions.shape[-1]} positions")
+    _check_size("probes", values.shape[0], 1, bounds.probes, "values has {} rows")
+    if scored != positions.shape[0]:
+        raise EngineError(f"candidates has {scored} rows for {positions.shape[0]} positions")
     if values.shape[1] != entries:
         raise EngineError(f"values has {values.shape[1]} columns, the program takes {entries}")
-    for name, array in (("tokens", tokens), ("positions", positions), ("candidates", candidates)):
-        if own and len(array) != probes:
-            raise EngineError(f"{name} is for {len(array)} probes, values has {probes} rows")
 
     _check_range("tokens", tokens, None)
     _check_range("positions", positions, rows * length)
     _check_range("candidates", candidates, None)
-
-
-def inputs_of(
-    bounds: Bounds, batch: Batch, values: NDArray[np.float32]
-) -> list[NDArray[np.generic]]:
-    """Tokens, positions, candidates and values as the program takes them: rows that all probes
-    share are repeated for each where the program has rows by probe."""
-    request = (batch.tokens, batch.positions, batch.candidates)
-    if bounds.rows_by_probe and batch.tokens.ndim == 2:
-        return [*(np.repeat(each[None], len(values), axis=0) for each in request), values]
-    return [*request, values]
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_request, inputs_of
+from .contract import Engine, EngineUnavailable, Scores, check_request
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
@@ -95,7 +95,7 @@ class ExecutorchBinding(Engine):
     def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         """See ``Engine``."""
         check_request(self._bounds, batch, values, self.entries)
-        request = inputs_of(self._bounds, batch, values)
+        request = (batch.tokens, batch.positions, batch.candidates, values)
         inputs = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in request]
         with self._lock:  # results lie in memory that the next call overwrites
             if self._method is None:

@@ -5,7 +5,6 @@ that holds neither torch nor executorch's Python modules.
 """
 
 import ctypes
-import math
 import os
 import sys
 import threading
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, Scores, check_request, check_sizes, inputs_of
+from .contract import Engine, Scores, check_request, check_sizes
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
 
@@ -229,36 +228,39 @@ class NativeEngine(Engine):
         """See ``Engine``."""
         check_request(self._bounds, batch, values, self.entries)
         probes, width = len(values), self.hidden_width
-        shapes = [(probes, *batch.candidates.shape[-2:])]
+        shapes = [(probes, *batch.candidates.shape)]
         if width:
-            shapes.append((probes, batch.positions.shape[-1], width))
-        logp, *hidden = self._program.run(METHOD, inputs_of(self._bounds, batch, values), *shapes)
+            shapes.append((probes, len(batch.positions), width))
+        inputs: list[NDArray[np.generic]] = [
+            batch.tokens,
+            batch.positions,
+            batch.candidates,
+            values,
+        ]
+        logp, *hidden = self._program.run(METHOD, inputs, *shapes)
         return Scores(logp, hidden[0] if hidden else None)
 
 
 def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int]:
     """Compare a program with the bounds that its bundle declares; return K and D (0: none)."""
-    own = int(bounds.rows_by_probe)
-    wanted = [(name, kind, rank + own) for name, kind, rank in _INPUTS] + [_VALUES]
+    wanted = (*_INPUTS, _VALUES)
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
     outputs = [(kind, len(shape)) for kind, shape in method.outputs]
     if outputs not in ([("float32", 3)], [("float32", 3)] * 2):
         raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
-    entries = method.inputs[3][1][1]
-    shared = bounds.probes if own else 1
     least = (
-        shared * bounds.tokens,
-        shared * bounds.positions,
-        shared * bounds.positions * bounds.candidates,
-        bounds.probes_at_most * entries,
+        (bounds.rows, bounds.length),
+        (bounds.positions,),
+        (bounds.positions, bounds.candidates),
+        (bounds.probes, 1),
     )
     for (name, _, _), (_, shape), needed in zip(wanted, method.inputs, least, strict=True):
-        if math.prod(shape) < needed:
+        if any(size < bound for size, bound in zip(shape, needed, strict=True)):
             raise EngineError(
-                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed} numbers"
+                f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
             )
-    return entries, method.outputs[1][1][2] if len(outputs) == 2 else 0
+    return method.inputs[3][1][1], method.outputs[1][1][2] if len(outputs) == 2 else 0
 
 
 def _tensor(array: NDArray[np.generic]) -> _Tensor:

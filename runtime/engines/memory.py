@@ -1,5 +1,6 @@
 """Memory that a pass takes, and passes that fit into the memory there is."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -84,7 +85,8 @@ def fit_passes(
     for passes in _ever_smaller(bounds, examples):
         if memory.bytes(passes) <= room:
             return passes
-    raise _does_not_fit(memory, passes, held + reserve, room)
+    bound = limit if limit is not None and (free is None or limit - held <= free) else None
+    raise _does_not_fit(memory, passes, held + reserve, room, bound)
 
 
 def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bounds]:
@@ -108,15 +110,24 @@ def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bound
         yield replace(one, rows=rows, positions=positions(rows))
 
 
-def _does_not_fit(memory: PassMemory, least: Bounds, held: int, room: int) -> TuningError:
+def _does_not_fit(
+    memory: PassMemory, least: Bounds, held: int, room: int, limit: int | None
+) -> TuningError:
+    """Of a process that takes ``held`` bytes without a pass; ``limit`` where that is what binds."""
     logits = least.positions * memory.position
     activations = least.tokens * memory.token
     lower = (
         "score fewer positions (shorter completions)"
         if logits > activations
-        else f"use texts shorter than {least.length} tokens (export with a lower bounds.length)"
+        else f"use texts shorter than {least.length} tokens (or export with a lower --length)"
     )
+    need = held + memory.bytes(least)
+    what = f"one example needs {need / MB:.0f} MB, {held / MB:.0f} MB of them before any pass; "
+    if limit is None:
+        there = (held + max(room, 0)) / MB
+        return TuningError(f"{what}{there:.0f} MB are there: end other programs, or {lower}")
+    enough = math.ceil(1.05 * need / MB)  # what is held goes up and down a little
     return TuningError(
-        f"one example needs {(held + memory.bytes(least)) / MB:.0f} MB, "
-        f"{(held + max(room, 0)) / MB:.0f} MB are there: raise the memory limit, or {lower}"
+        f"{what}the limit is {limit / MB:.0f} MB: raise the memory limit "
+        f"(--memory-limit {enough}MB), or {lower}"
     )

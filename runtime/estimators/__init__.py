@@ -108,6 +108,7 @@ def make_estimator(
     return facts_of(settings).make(settings, basis, shape)
 
 
-def forwards_a_step(settings: Settings, shape: Shape | None = None) -> int:
+def forwards_a_step(settings: Settings) -> int:
     """Forwards that a step of these settings takes."""
-    return make_estimator(settings, None, shape).probes
+    settings = with_defaults(settings)
+    return facts_of(settings).forwards(settings.directions or 0)

@@ -10,7 +10,7 @@ so replaying a journal from its start rebuilds a momentum to the bit, and ``comp
 the snapshot.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -38,13 +38,8 @@ class Look(Protocol):
         """Loss float64 ``[n, examples]`` of each example under ``rows`` (float32 ``[n, K]``)."""
         ...
 
-    def groups(self, copies: int) -> Iterator[list[int]]:
-        """Numbers of the batch's examples in groups to be handed to ``own_losses`` together, each
-        ``copies`` times: alike in length, and few enough to keep their rows in memory."""
-        ...
-
-    def own_losses(self, rows: NDArray[np.float32], numbers: Sequence[int]) -> NDArray[np.float64]:
-        """Loss float64 ``[n]`` of example ``numbers[i]`` under ``rows[i]`` (float32 ``[n, K]``)."""
+    def part(self, numbers: Sequence[int]) -> "Look":
+        """A look at some of the batch's examples."""
         ...
 
     def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
@@ -123,13 +118,11 @@ class Ground:
     basis: Basis | None
     examples: int
     """Training examples."""
-    entries: int
+    entries: int = 0
     """K."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
     block_count: int = 0
-    rows_by_probe: bool = False
-    """Whether the program scores rows of each probe's own in one pass."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +134,8 @@ class Facts:
     """Half a line for help texts."""
     make: Callable[[Settings, Basis | None, Shape | None], Estimator]
     """A fresh one for a run of complete settings. ValueError: sizes that make no sense."""
+    forwards: Callable[[int], int]
+    """Forwards of a step of so many directions."""
     directions: int
     """Directions of a step unless the settings say so."""
     least_directions: int
@@ -154,6 +149,8 @@ class Facts:
     own_rates: bool = False
     """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
     or normalises it."""
+    ignores: tuple[str, ...] = ("momentum", "cone")
+    """Settings that say nothing to it, so that people need not be shown them at its own value."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""
     mends_bad_losses: bool = False

@@ -9,7 +9,7 @@ is then a linear function of the m coefficients,
 
 a logistic regression with m unknowns, which the device solves exactly and without a forward
 (Gauss-Newton: the model linearised, the loss kept; Schraudolph, Neural Computation 14, 2002,
-section 3). Every example measured so far takes part, each linearised where it was measured.
+section 3). The last examples measured take part, each linearised where it was measured.
 
 ``f = -log(exp(loss) - 1)`` turns a loss into the logit of the right answer against all others, so
 any task whose loss is a negative log-probability will do.
@@ -34,6 +34,9 @@ DIRECTIONS = 16
 """Of a step, unless the settings say so or the bundle has fewer."""
 RIDGE = 0.3
 """Weight of the penalty on coefficients, measured in mean squared sensitivities."""
+MEMORY = 4096
+"""Examples that a step is solved from; older ones, linearised farther away, are forgotten, so that
+a step's time and memory have a bound. Replays do not depend on it: they apply journaled steps."""
 _SMALLEST = 1e-6
 _LARGEST = 15.0
 """Bounds of a loss and of a logit: beyond them an example is right or hopeless."""
@@ -43,7 +46,8 @@ _ITERATIONS, _DAMPING = 30, 0.7
 @dataclass
 class GaussNewton(Perturbing):
     """Base and m one-sided probes a step. Its state is ``point``, float64 ``[m]`` (where the steps
-    so far lead), and ``rows``, float32 ``[examples, m + 1]`` (logit at point 0, sensitivities)."""
+    so far lead), and ``rows``, float32 ``[examples, m + 1]`` (logit at point 0, sensitivities) of
+    the last ``MEMORY`` examples."""
 
     basis: Basis | None
     directions: int
@@ -91,8 +95,7 @@ class GaussNewton(Perturbing):
             if not np.isfinite(losses).all():
                 return np.full(self.scalar_count, np.nan, np.float16)
             point = self._point()
-            measured = self._measure(logits, point)
-            target = solve(np.concatenate([self._rows(), measured]), point)
+            target = solve(self._rows_with(self._measure(logits, point)), point)
             step = np.asarray(target - point, dtype=np.float16)
         return np.concatenate([step, logits.reshape(-1)])
 
@@ -111,7 +114,7 @@ class GaussNewton(Perturbing):
         self._basis().add(values, move)
         logits = scalars[size:].reshape(self.probes, -1)
         point = self._point()
-        self.state["rows"] = np.concatenate([self._rows(), self._measure(logits, point)])
+        self.state["rows"] = self._rows_with(self._measure(logits, point))
         self.state["point"] = point + move
 
     def _measure(
@@ -136,8 +139,10 @@ class GaussNewton(Perturbing):
     def _point(self) -> NDArray[np.float64]:
         return self.state.get("point", np.zeros(self.directions))
 
-    def _rows(self) -> NDArray[np.float32]:
-        return self.state.get("rows", np.zeros((0, self.probes), np.float32))
+    def _rows_with(self, new: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The last ``MEMORY`` of the rows so far and ``new`` ones."""
+        known = self.state.get("rows", np.zeros((0, self.probes), np.float32))
+        return np.concatenate([known, new])[-MEMORY:]
 
 
 def solve(
@@ -196,6 +201,7 @@ FACTS = Facts(
         its.batch_size,
         EPS if its.eps in (None, "auto") else float(its.eps),
     ),
+    forwards=lambda directions: directions + 1,
     directions=DIRECTIONS,
     least_directions=1,
     lr=1.0,
@@ -203,6 +209,7 @@ FACTS = Facts(
     steps=40,
     eval_every=10,
     own_rates=True,
+    ignores=("momentum", "cone", "noise"),
     fixed=("batch_size", "eps"),
     holds_examples=True,
     suits=lambda ground: ground.answers > 0 and ground.basis is not None,

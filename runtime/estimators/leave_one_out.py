@@ -77,6 +77,7 @@ FACTS = Facts(
     name="leave-one-out",
     summary="one-sided probes against the mean of the others",
     make=lambda its, basis, shape: LeaveOneOut(its.noise, its.directions or 8),
+    forwards=lambda directions: directions,
     directions=8,
     least_directions=2,
 )

@@ -134,6 +134,8 @@ FACTS = Facts(
     name="momentum",
     summary="ConMeZO: two-point steps in a cone around their momentum",
     make=lambda its, basis, shape: Momentum(its.noise, its.directions or 1, its.momentum, its.cone),
+    forwards=lambda directions: 2 * directions,
     directions=1,
     least_directions=1,
+    ignores=(),
 )

@@ -81,6 +81,7 @@ FACTS = Facts(
     name="one-sided",
     summary="FZOO: probes against the base loss, in their deviations",
     make=lambda its, basis, shape: OneSided(its.noise, its.directions or 8),
+    forwards=lambda directions: directions + 1,
     directions=8,
     least_directions=2,
 )

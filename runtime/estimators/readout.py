@@ -9,6 +9,7 @@ measures 17 numbers of an example where this sees 1728. Each example is needed o
 at most one pass over the training data.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,8 +29,8 @@ _GROWTH, _SETTLED = 1.3, 1000
 by then it hardly matters, and choosing takes longer than a forward."""
 MEMORY = 2048
 """Examples that it learns from; older ones are forgotten, so that memory and time have a bound."""
-_LARGEST = 1 << 20
-"""Of a size that the journal's header may name."""
+_LARGEST = 1 << 28
+"""Product of the sizes that a journal's header may name: its weights then take 1 GiB at most."""
 _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
 
@@ -179,7 +180,7 @@ def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> Reado
     sizes = {} if shape is None else dict(shape)
     if set(sizes) != {"rows", "width", "answers"}:
         raise ValueError(f"readout {sizes}")
-    if not all(type(size) is int and 1 <= size <= _LARGEST for size in sizes.values()):
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) > _LARGEST:
         raise ValueError(f"readout {sizes}")
     if sizes["answers"] % sizes["rows"]:
         raise ValueError(f"readout {sizes}")
@@ -190,6 +191,7 @@ FACTS = Facts(
     name="readout",
     summary="the answer from hidden states, one forward a batch; where an answer is to be chosen",
     make=_make,
+    forwards=lambda directions: 1,
     directions=0,
     least_directions=0,
     most_directions=0,
@@ -197,6 +199,7 @@ FACTS = Facts(
     eps=1.0,
     eval_every=10,
     own_rates=True,
+    ignores=("lr", "eps", "schedule", "warmup", "directions", "noise", "momentum", "cone"),
     fixed=("batch_size", "eps"),
     mends_bad_losses=True,
     holds_examples=True,

@@ -82,6 +82,7 @@ FACTS = Facts(
     name="two-point",
     summary="MeZO's step along seeded noise, for any loss",
     make=lambda its, basis, shape: TwoPoint(its.noise, its.directions or 1),
+    forwards=lambda directions: 2 * directions,
     directions=1,
     least_directions=1,
     suits=lambda ground: True,

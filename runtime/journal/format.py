@@ -104,7 +104,7 @@ class JournalDamage(JournalError):
     def __init__(self, name: str, position: int, step: int, detail: str) -> None:
         super().__init__(
             f"{name}: damaged at byte {position} ({detail}); the last good step is {step}: restore "
-            f"a copy, or go back there ('seedtune journal rewind RUN {step}')"
+            "a copy, or go back there ('seedtune journal rewind RUN --to-last-good')"
         )
         self.position = position
         """Offset of the first record that is not sound."""

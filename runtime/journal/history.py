@@ -35,7 +35,7 @@ class History:
         try:
             self.settings = Settings.from_dict(header.settings)
             self.settings.learning_rate(0)  # lr, eps, steps: chosen, and numbers
-            _ = self.settings.resolved_eps
+            _ = self.settings.resolved_eps, self.settings.resolved_steps
             self.facts: Facts = facts_of(self.settings)
             """Of the run's estimator."""
             self.higher_is_better = bool(header.metric["higher_is_better"])
@@ -52,6 +52,10 @@ class History:
             if header.snapshot is not None:
                 self.evaluations = [Evaluated(*item) for item in header.snapshot["evaluations"]]
                 self.reference = header.snapshot["reference"]
+            self._best: Evaluated | None = None
+            self._regular: tuple[float, float] | None = None
+            """Losses of the first and the last evaluation that settings ask for."""
+            self._take_all()
         except (SeedtuneError, KeyError, TypeError, ValueError) as error:
             raise JournalError(f"{name}: header does not make sense: {error}") from None
         self.skipped = 0
@@ -75,6 +79,7 @@ class History:
             self._squares.append(None)
         elif isinstance(record, Evaluation):
             self.evaluations.append(Evaluated(self.steps, record.loss, record.metric))
+            self._take(self.evaluations[-1])
         elif isinstance(record, Reference):
             self.reference = record.loss
         elif isinstance(record, Change):
@@ -93,6 +98,8 @@ class History:
             try:
                 fields = {**self.settings.to_dict(), record.field: record.value}
                 self.settings = Settings.from_dict(fields)
+                _ = self.settings.resolved_steps
+                self._take_all()
             except (SeedtuneError, TypeError) as error:
                 raise JournalError(
                     f"{self._name}: change after step {self.steps}: {error}"
@@ -102,28 +109,39 @@ class History:
     @property
     def best(self) -> Evaluated | None:
         """The best evaluation, the earliest of equals; None if nothing finite was evaluated."""
-        sign = -1.0 if self.higher_is_better else 1.0
-
-        def rank(item: Evaluated) -> tuple[float, float]:
-            if self.settings.best_by == "metric":
-                return sign * item.metric, item.loss
-            return item.loss, sign * item.metric
-
-        sound = [e for e in self.evaluations if math.isfinite(e.loss) and math.isfinite(e.metric)]
-        return min(sound, key=rank, default=None)
+        return self._best
 
     @property
     def loss_limit(self) -> float | None:
         """Batch loss above which a step is skipped; None before there is anything to judge by."""
+        first, last = self._regular or (self.reference, self.reference)
+        if first is None or last is None:
+            return None
+        return last + self.settings.loss_jump * max(abs(first), 1e-3)
+
+    def _take(self, item: Evaluated) -> None:
+        """Let an evaluation count in ``best`` and ``loss_limit``, which each step asks for."""
+        if not math.isfinite(item.loss):
+            return
+        if math.isfinite(item.metric) and (
+            self._best is None or self._rank(item) < self._rank(self._best)
+        ):
+            self._best = item
         # Only evaluations that every run of these settings makes: one that an app asked for, or
         # that a budget ended with, must not make this run skip what another would not.
-        every = self.settings.eval_every or self.settings.resolved_steps
-        losses = [e.loss for e in self.evaluations if e.step % every == 0 and math.isfinite(e.loss)]
-        if not losses and self.reference is not None:
-            losses = [self.reference]
-        if not losses:
-            return None
-        return losses[-1] + self.settings.loss_jump * max(abs(losses[0]), 1e-3)
+        if item.step % (self.settings.eval_every or self.settings.resolved_steps) == 0:
+            first = item.loss if self._regular is None else self._regular[0]
+            self._regular = first, item.loss
+
+    def _rank(self, item: Evaluated) -> tuple[float, float]:
+        metric = -item.metric if self.higher_is_better else item.metric
+        return (metric, item.loss) if self.settings.best_by == "metric" else (item.loss, metric)
+
+    def _take_all(self) -> None:
+        """Begin again, where settings have changed by which evaluations count."""
+        self._best, self._regular = None, None
+        for item in self.evaluations:
+            self._take(item)
 
     @property
     def scalar_limit(self) -> float | None:

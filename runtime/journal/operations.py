@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,12 +23,16 @@ from .file import (
     replace_journal_file,
     write_journal,
 )
-from .format import Change, End, Record, Reference
+from .format import Change, End, Note, Record, Reference
 from .history import GUARD_WINDOW, Evaluated, History
 from .lock import RunLock
 from .replay import Replay, replay
 from .start import Start
 from .state import check_binding, estimator_of, history_of, need_step
+
+_CLOSED = re.compile(r"shared, (\d{1,15}) records before")
+_CLOSED_BEFORE = "shared"
+"""How an older version's ``share`` closed journals that did not end with the end of a session."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +75,27 @@ def verify(path: Path | str, start: Start) -> Verified:
     )
 
 
-def rewind(folder: Path | str, step: int) -> Journal:
+def rewind(folder: Path | str, step: int | None) -> Journal:
     """Cut a run back to the values after ``step`` steps; what came later is gone.
 
     The evaluation made there stays; a change of settings made there goes. A journal that is
     damaged behind ``step`` is whole again afterwards.
 
+    Args:
+        step: None goes to the last good step of a damaged journal and keeps every record before
+            the damage. One that is not damaged loses a torn tail at most.
+
     Raises:
-        JournalError: the run does not reach ``step``, or has another writer.
+        JournalError: the run does not reach ``step``, is damaged in its header, or has another
+            writer.
     """
     with _locked(folder) as path:
-        journal = read_journal(path, until=step)
-        need_step(journal, step, history_of(journal).steps)
+        journal = read_journal(path, until=step, tolerate=step is None)
         kept = [*journal.records]
-        while kept and isinstance(kept[-1].record, (Change, End, Reference)):
-            kept.pop()
+        if step is not None:
+            need_step(journal, step, history_of(journal).steps)
+            while kept and isinstance(kept[-1].record, (Change, End, Reference)):
+                kept.pop()
         try:
             with open(path, "r+b") as file:
                 file.truncate(kept[-1].end if kept else journal.header_end)
@@ -106,13 +117,17 @@ def branch(source: Path | str, target: Path | str, *, step: int | None = None) -
     Raises:
         JournalError: the source does not reach ``step``, or ``target`` has a run already.
     """
-    journal = read_journal(source, until=step)
+    return _begin(read_journal(source, until=step), Path(target), step)
+
+
+def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
+    """The run in ``target`` that the records read so far begin."""
+    last = history_of(journal).steps
     if step is None:
-        step = history_of(journal).steps
-    need_step(journal, step, history_of(journal).steps)
+        step = last
+    need_step(journal, step, last)
     parent = {"step": step, "crc": f"{journal.header_crc:08x}"}
     header = replace(journal.header, parent=parent)
-    target = Path(target)
     if header.snapshot is not None and not (target / JOURNAL_FILE).exists():
         name = Path(str(header.snapshot["file"])).name
         try:
@@ -177,46 +192,105 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         return read_journal(path)
 
 
-def share(source: Path | str, file: Path | str, start: Start) -> Replay:
+def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> Replay:
     """Write a run as one journal file that gives the same values wherever the bundle is.
 
-    The file ends with the hash of the values, which ``receive`` and ``replay`` check. Of the
-    examples it holds no text and no tokens, but hashes and the losses' numbers; the task's template
-    and labels are in its header.
+    The file ends with a closing record: the number of records before it and the hash of the values
+    (the first 16 bytes of their SHA-256). ``receive`` refuses a file without it, so that one that
+    was cut short anywhere does not pass for a shorter run.
+
+    **What it tells of the examples.** No text and no token of theirs is in it. But whoever has the
+    bundle too can test guesses:
+
+    * Each step holds numbers that come from the losses of its batch. A guessed text can be scored
+      along the same noise and compared. With batches of one example this put the right text first
+      of a thousand: such runs are refused, as are those of estimators that keep numbers of single
+      examples. The mean over a larger batch makes guessing harder. It is no guarantee, and each
+      further step on the same examples helps the guesser. So do held-out losses of few rows.
+    * The hash of all training examples, and that of the held-out ones, confirms a guess of all of
+      them together: with few and short ones, such as one row with a number in it, by trying. A run
+      of fewer examples than its batch size does not show as such and is not refused.
+    * The task is in the header: its template and its labels.
+
+    Args:
+        notes: also write notes, and why sessions ended; both are free text. Without, neither.
 
     Raises:
         JournalError: the run was compacted, is damaged or of another bundle, its journal holds
             numbers of single examples, or ``file`` cannot be written.
     """
-    done = replay(source, start)
-    if done.history.facts.holds_examples:
+    journal = read_journal(source)
+    _may_be_shared(journal)
+    done = replay(journal, start)
+    records: list[Record] = []
+    for record in _plain(journal):
+        if isinstance(record, End):
+            if _is_closing(record):  # of when it was shared before: a cut there would pass
+                continue
+            record = record if notes else End(record.digest, "")
+        if notes or not isinstance(record, Note):
+            records.append(record)
+    digest = bytes.fromhex(values_sha256(done.values))[:16]
+    records.append(End(digest, f"shared, {len(records)} records before"))
+    write_journal(Path(file), journal.header, records)
+    return done
+
+
+def _may_be_shared(journal: Journal) -> None:
+    history = history_of(journal)
+    instead = "share the tuned values instead ('seedtune journal export')"
+    if history.facts.holds_examples:
         raise JournalError(
-            f"{done.journal.path}: holds numbers of single examples, from which the training texts "
-            "may be guessed; share the tuned values instead ('seedtune journal export')"
+            f"{journal.path}: holds numbers of single examples, from which the training texts "
+            f"may be guessed; {instead}"
         )
-    if done.journal.header.snapshot is not None:
+    sizes = [value for _, field, value in history.changes if field == "batch_size"]
+    if 1 in (journal.header.settings["batch_size"], *sizes):
         raise JournalError(
-            f"{done.journal.path}: was compacted, so the journal alone does not give the values; "
+            f"{journal.path}: has batches of a single example (--batch-size 1), so that each step "
+            f"holds a number of one training text, from which it may be guessed; {instead}"
+        )
+    if journal.header.snapshot is not None:
+        raise JournalError(
+            f"{journal.path}: was compacted, so the journal alone does not give the values; "
             "export the values instead"
         )
-    records = _plain(done.journal)
-    if not (records and isinstance(records[-1], End)):
-        digest = bytes.fromhex(values_sha256(done.values))[:16]
-        records.append(End(digest, "shared"))
-    write_journal(Path(file), done.journal.header, records)
-    return done
+
+
+def _is_closing(record: Record) -> bool:
+    if not isinstance(record, End):
+        return False
+    return record.reason == _CLOSED_BEFORE or _CLOSED.fullmatch(record.reason) is not None
 
 
 def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     """Make a run folder of a shared journal, after a replay has confirmed its values.
 
+    Files of the version before have no count. Those that it closed itself (with ``shared`` for a
+    reason) are accepted: no cut of another run ends so. Those that end with the end of a session
+    are refused: a file cut there looks the same.
+
     Raises:
-        JournalError: damaged, torn, of another bundle, or values that differ from the sender's.
+        JournalError: damaged, cut short, not a shared file, of another bundle, or values that
+            differ from the sender's.
     """
-    done = replay(file, start)
-    if done.journal.torn_bytes:
-        raise JournalError(f"{file}: the last {done.journal.torn_bytes} bytes are incomplete")
-    branch(file, target)
+    journal = read_journal(file)
+    if journal.torn_bytes:
+        raise JournalError(f"{file}: the last {journal.torn_bytes} bytes are incomplete")
+    last = journal.records[-1].record if journal.records else None
+    if not isinstance(last, End) or not _is_closing(last):
+        raise JournalError(
+            f"{file}: has no closing record: it was cut short on its way, or was not written by "
+            "'seedtune journal share' of this version; have it shared again"
+        )
+    counted = _CLOSED.fullmatch(last.reason)
+    if counted is not None and int(counted[1]) != len(journal.records) - 1:
+        raise JournalError(
+            f"{file}: has {len(journal.records) - 1} records, its sender wrote {counted[1]}; "
+            "have it shared again"
+        )
+    done = replay(journal, start)
+    _begin(journal, Path(target), None)
     return done
 
 

@@ -50,55 +50,10 @@ class BatchLook:
         means: NDArray[np.float64] = self.losses(rows).mean(axis=1)
         return means
 
-    def groups(self, copies: int) -> Iterator[list[int]]:
-        """Numbers of the batch's examples in groups alike in length, few enough that
-        ``copies`` rows of values for each are no more than a pass takes."""
-        order = sorted(range(len(self._examples)), key=lambda number: self._examples[number].length)
-        size = max(1, self._bounds.probes_at_most // copies)
-        for first in range(0, len(order), size):
-            yield order[first : first + size]
-
-    def own_losses(self, rows: NDArray[np.float32], numbers: Sequence[int]) -> NDArray[np.float64]:
-        """Loss float64 ``[n]`` of example ``numbers[i]`` of the batch under ``rows[i]`` alone.
-
-        Where the program takes rows by probe, many examples of their own values share a pass;
-        an older program does one at a time.
-
-        Args:
-            rows: float32 ``[n, K]``.
-        """
-        losses = np.empty(len(rows), dtype=np.float64)
-        for first, last in self._own_passes(numbers):
-            examples = [self._examples[number] for number in numbers[first:last]]
-            batches = [self._task.collate([example]) for example in examples]
-            together = batches[0]
-            if self._bounds.rows_by_probe:
-                together = _by_probe(batches, self._task)
-            logp = self._engine.score(together, rows[first:last]).logp
-            for place, batch in enumerate(batches):
-                own = logp[place : place + 1, : len(batch.positions)]
-                losses[first + place] = self._task.losses(own, batch)[0, 0]
-        return losses
-
-    def _own_passes(self, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """First and last (exclusive) row of each pass of ``own_losses``, in order."""
-        bounds = self._bounds
-        most = bounds.probes_at_most if bounds.rows_by_probe else 1
-        first = 0
-        while first < len(numbers):
-            last, height, length, scored = first, 0, 2, 0
-            while last < len(numbers) and last - first < most:
-                example = self._examples[numbers[last]]
-                height = max(height, example.rows)
-                length = max(length, example.length)
-                scored = max(scored, len(example.positions))
-                share = bounds.share(last + 1 - first)
-                fits = height * length <= share.tokens and scored <= share.positions
-                if not fits and last > first:
-                    break
-                last += 1
-            yield first, last
-            first = last
+    def part(self, numbers: Sequence[int]) -> "BatchLook":
+        """A look at some of the batch's examples."""
+        examples = [self._examples[number] for number in numbers]
+        return BatchLook(self._engine, self._task, self._bounds, examples)
 
     def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
         """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K + R * (D + 1)]``), and
@@ -119,25 +74,6 @@ class BatchLook:
             np.concatenate([part.features for part in parts])[back],
             np.concatenate([part.gold for part in parts])[back],
         )
-
-
-def _by_probe(batches: Sequence[Batch], task: Task) -> Batch:
-    """Batches that each are a probe's own, as one; short ones are padded, with rows of padding and
-    with positions that nobody reads."""
-    height = max(len(batch.tokens) for batch in batches)
-    length = max(batch.tokens.shape[1] for batch in batches)
-    scored = max(len(batch.positions) for batch in batches)
-    choices = max(batch.candidates.shape[1] for batch in batches)
-    tokens = np.full((len(batches), height, length), task.pad_id, dtype=np.int64)
-    positions = np.zeros((len(batches), scored), dtype=np.int64)
-    candidates = np.zeros((len(batches), scored, choices), dtype=np.int64)
-    for place, batch in enumerate(batches):
-        rows, columns = divmod(batch.positions, batch.tokens.shape[1])
-        tokens[place, : len(batch.tokens), : batch.tokens.shape[1]] = batch.tokens
-        positions[place, : len(rows)] = rows * length + columns
-        candidates[place, : len(rows), : batch.candidates.shape[1]] = batch.candidates
-    gold = np.concatenate([batch.gold for batch in batches])
-    return Batch(tokens, positions, candidates, gold)
 
 
 def passes(

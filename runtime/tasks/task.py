@@ -60,8 +60,7 @@ class Batch:
     """Examples padded on the right into one program input."""
 
     tokens: NDArray[np.int64]
-    """int64 ``[B, T]``, ``T`` the longest row, at least 2; with an axis ``P`` before, rows of each
-    probe's own, and likewise for the next two."""
+    """int64 ``[B, T]``, ``T`` the longest row, at least 2."""
     positions: NDArray[np.int64]
     """int64 ``[N]``, flat indices ``b * T + t``, in order of the rows."""
     candidates: NDArray[np.int64]
@@ -127,7 +126,7 @@ class Task(ABC):
         self.template = Template(spec["template"])
         self._tokenizer = setting.tokenizer
         self._bounds = setting.bounds
-        self.pad_id = setting.pad_id
+        self._pad_id = setting.pad_id
         self._truncate = setting.on_long == "truncate"
         if self.template.text[-1:] in (" ", "\t"):
             warn(
@@ -187,7 +186,7 @@ class Task(ABC):
         """Pad examples on the right to the longest row and flatten their positions."""
         length = max(2, *(example.length for example in examples))
         height = sum(example.rows for example in examples)
-        tokens = np.full((height, length), self.pad_id, dtype=np.int64)
+        tokens = np.full((height, length), self._pad_id, dtype=np.int64)
         positions = []
         first = 0
         for example in examples:
@@ -246,7 +245,7 @@ class Task(ABC):
         where: str,
     ) -> Encoded:
         """Token rows of any length, padded and checked, as an example."""
-        tokens = np.full((len(rows), max(map(len, rows))), self.pad_id, dtype=np.int64)
+        tokens = np.full((len(rows), max(map(len, rows))), self._pad_id, dtype=np.int64)
         for index, row in enumerate(rows):
             tokens[index, : len(row)] = row
         example = Encoded(

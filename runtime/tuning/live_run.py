@@ -24,6 +24,10 @@ from ..settings import FIXED, Settings
 from ..tasks import Encoded
 
 _ALWAYS = ("steps",)
+_ROWS = {
+    "train_sha256": "training rows than --train gives",
+    "eval_sha256": "held-out rows than --data gives",
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ class LiveRun:
             if "batch_size" in fixed and ground.examples < size:
                 raise TuningError(
                     f"{writer.path}: a step of the run takes {size} training examples, "
-                    f"{ground.examples} are given: give more, or start a new run in another folder"
+                    f"{ground.examples} are given: give more (--train), or start a new run in "
+                    "another folder"
                 )
             _same_task(journal.header.task, task_spec, writer.path)
             changes = run._changes(asked, data, ground)
@@ -119,10 +124,10 @@ class LiveRun:
                     advice = "give the same, or allow changes (--allow-changes)"
                     if field in fixed:
                         advice = "give the same, or start a new run in another folder"
-                    raise TuningError(
-                        f"{writer.path}: the run has {field}={_short(before)}, not {_short(now)}; "
-                        + advice
-                    )
+                    what = f"the run has {field}={_short(before)}, not {_short(now)}"
+                    if field in _ROWS:
+                        what = f"the run has other {_ROWS[field]} ({field} {_short(before)})"
+                    raise TuningError(f"{writer.path}: {what}; {advice}")
             for field, _, now in changes:
                 run.commit(Change(field, now))
         except BaseException:
@@ -208,11 +213,11 @@ def _same_task(
     """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
     if known is None or given is None:
         return
-    for field in ("spec", "objective"):
+    for field, option in (("spec", "--task"), ("objective", "--objective")):
         if known[field] != given[field]:
             raise TuningError(
                 f"{path}: the run has the task {field} {known[field]}, not {given[field]}; give "
-                "the same (or no --task), or start a new run in another folder"
+                f"the same (or no {option}), or start a new run in another folder"
             )
 
 

@@ -177,7 +177,6 @@ class Tuner:
             entries=len(start.values),
             blocks=start.blocks,
             block_count=start.block_count,
-            rows_by_probe=start.bounds.rows_by_probe,
         )
 
     def _fit_passes(self, estimator: Estimator) -> None:

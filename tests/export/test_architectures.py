@@ -1,7 +1,6 @@
 """Every architecture in scope, on a tiny random configuration: surgery is exact, and the exported
 program follows the eager int4 model."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from block_states import block_states, mean_so_far
 from seedtune.export.lower.lower import lower, trace
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs, for_each_probe
+from seedtune.export.program.score_program import example_inputs
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
@@ -82,13 +81,6 @@ def reference(model: Any, tokens: Any, positions: Any, candidates: Any) -> torch
     return flat.gather(1, candidates)
 
 
-def shared(program: Any, *request: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The program on one set of rows for all probes."""
-    *rows, values = request
-    found: tuple[torch.Tensor, torch.Tensor] = program(*for_each_probe(len(values), *rows), values)
-    return found
-
-
 def inputs(values: Any, probes: int = 2) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 96, (3, 20), generator=generator)
@@ -107,7 +99,7 @@ def test_surgery_changes_nothing_but_rounding(name: str, float_columns: bool) ->
     wanted = reference(model, tokens, positions, candidates)
     program, surgery = prepare_program(model, mask, BOUNDS, Recipe(float_columns, 0.0))
     with torch.no_grad():
-        found, _ = shared(program, *inputs(surgery.values))
+        found, _ = program(*inputs(surgery.values))
     assert torch.equal(found[0], found[1])
     # fp16 values and the int8 embedding are the only differences
     assert (found[0] - wanted).abs().max() < 0.15
@@ -126,7 +118,7 @@ def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
     wanted = torch.cat([each / each.square().mean(-1, keepdim=True).sqrt() for each in states], -1)
     program, surgery = prepare_program(model, mask, BOUNDS, Recipe(False, 0.0))
     with torch.no_grad():
-        _, found = shared(program, *inputs(surgery.values))
+        _, found = program(*inputs(surgery.values))
     assert (program.tap.blocks, program.tap.mean_blocks) == (blocks, means)
     assert torch.equal(found[0], found[1])
     assert (found[0] - wanted).abs().mean() < 0.03
@@ -138,14 +130,14 @@ def test_every_linear_is_rounded_by_calibration(name: str) -> None:
     program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe())
     tokens, positions, candidates, rows = inputs(surgery.values)
     with torch.no_grad():
-        exact, _ = shared(program, tokens, positions, candidates, rows)
+        exact, _ = program(tokens, positions, candidates, rows)
     generator = np.random.default_rng(0)
     quantise_program(program, surgery, Recipe(), generator.integers(3, 96, (16, 16)))
     for module in program.modules():
         if isinstance(module, torch.nn.Linear):
             assert type(module.weight).__name__ == "IntxUnpackedToInt8Tensor"
     with torch.no_grad():
-        found, _ = shared(program, tokens, positions, candidates, rows)
+        found, _ = program(tokens, positions, candidates, rows)
     assert 0 < (found - exact).abs().mean() < 0.2
 
 
@@ -163,15 +155,14 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     entries = len(surgery.values)
     traced = trace(program, example_inputs(BOUNDS, entries, 96), BOUNDS)
     file = tmp_path / "program.pte"
-    file.write_bytes(lower(traced, BOUNDS, lambda done, total: None))
+    file.write_bytes(lower(traced, lambda done, total: None))
     width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
-    bounds = replace(BOUNDS, most_probes=BOUNDS.probes)
-    engine = ExecutorchBinding(file, bounds, entries, width, None)
+    engine = ExecutorchBinding(file, BOUNDS, entries, width, None)
 
     tokens, positions, candidates, rows = inputs(surgery.values, probes=3)
     rows[1] += 0.5 * torch.randn(entries, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        wanted, states = shared(program, tokens, positions, candidates, rows)
+        wanted, states = program(tokens, positions, candidates, rows)
     found, hidden = score(engine, tokens, positions, candidates, rows)
     assert np.array_equal(found[0], found[2]), "equal values must give equal bits"
     assert np.array_equal(hidden[0], hidden[2]), "equal values must give equal bits"
@@ -191,7 +182,7 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
             rows[:probes],
         )
         with torch.no_grad():
-            wanted, states = shared(program, *other)
+            wanted, states = program(*other)
         found, hidden = score(engine, *other)
         assert np.abs(found - wanted.numpy()).mean() < 0.05
         assert np.abs(hidden - states.numpy()).mean() < 0.05

@@ -7,7 +7,7 @@ import pytest
 import torch
 from seedtune.export.lower.lower import lower, trace
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs, for_each_probe
+from seedtune.export.program.score_program import example_inputs
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise import calibrated_pass
 from seedtune.export.quantise.calibrated_pass import round_by_calibration_
@@ -41,7 +41,7 @@ def log_probabilities(program, surgery) -> torch.Tensor:
     candidates = torch.arange(300).expand(tokens.numel(), 300)
     with torch.no_grad():
         request = tokens, torch.arange(tokens.numel()), candidates
-        return program(*for_each_probe(len(values), *request), values)[0]
+        return program(*request, values)[0]
 
 
 def test_less_is_lost_than_by_rounding_to_the_nearest(tiny_llama_folder):
@@ -81,7 +81,7 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     one = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
-        program(*for_each_probe(1, torch.from_numpy(TOKENS), one, one[:, None]), values)
+        program(torch.from_numpy(TOKENS), one, one[:, None], values)
     assert len(set(order)) == len(order) == len(linears) == 14
     apart = []
     for x, moment in zip(inputs, seen, strict=False):
@@ -110,7 +110,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, mo
             for weight in eager
         )
     example = example_inputs(BOUNDS, len(surgery.values), 300)
-    stored = lower(trace(program, example, BOUNDS), BOUNDS, lambda done, total: None)
+    stored = lower(trace(program, example, BOUNDS), lambda done, total: None)
     for integers, scales in chosen:
         nibbles = (integers.to(torch.uint8) + 8).view(-1)
         assert bytes((nibbles[1::2] << 4 | nibbles[::2]).numpy()) in stored

@@ -163,7 +163,8 @@ class CountingEngine(Engine):
 def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning_run, "open_engine", lambda bundle, threads: CountingEngine())
     # The quickstart's own need hidden states, which this program lacks.
-    monkeypatch.setattr(seeds, "SETTINGS", {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2})
+    two_point = {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2}
+    monkeypatch.setattr(seeds, "RUNS", {"readout": two_point})
     bundle = write_tiny_bundle(tmp_path / "bundle")
     data = TaskData(
         "tiny",

@@ -22,6 +22,8 @@ from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import complete
+from seedtune.runtime.journal.file import JournalWriter, read_journal
+from seedtune.runtime.journal.format import End, Note
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, task_for
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
@@ -79,7 +81,7 @@ def rows(tmp_path: Path) -> Path:
 def run(tmp_path: Path, bundle: Path, rows: Path, engine: None) -> Path:
     folder = tmp_path / "run"
     good("tune", bundle, folder, "--train", rows, "--data", rows, "--steps", 6, "--eval-every", 2,
-         "--batch-size", 4, "--eps", 0.01, "--lr", 0.01)  # fmt: skip
+         "--batch-size", 4, "--estimator", "two-point", "--eps", 0.01, "--lr", 0.01)  # fmt: skip
     return folder
 
 
@@ -102,7 +104,7 @@ class TestTune:
         self, tmp_path: Path, bundle: Path, rows: Path, engine: None, run: Path
     ) -> None:
         options = ["--train", rows, "--data", rows, "--eval-every", 2, "--batch-size", 4,
-                   "--eps", 0.01, "--lr", 0.01]  # fmt: skip
+                   "--estimator", "two-point", "--eps", 0.01, "--lr", 0.01]  # fmt: skip
         good("tune", bundle, tmp_path / "parts", *options, "--steps", 6, "--forwards", 6)
         assert good("journal", "show", tmp_path / "parts")["steps"] == 3
         good("tune", bundle, tmp_path / "parts", "--train", rows, "--data", rows)
@@ -115,11 +117,18 @@ class TestTune:
     ) -> None:
         common = ["tune", bundle, run, "--train", rows, "--data", rows]
         assert good(*common, "--steps", 9)["steps"] == 9
-        assert "lr=0.01, not 0.5" in bad(7, *common, "--lr", 0.5)
+        refused = "lr=0.01, not 0.5; give the same, or allow changes (--allow-changes)"
+        assert refused in bad(7, *common, "--lr", 0.5)
+        for option, other in (("--seed", 1), ("--eps", 0.5), ("--schedule", "linear"),
+                              ("--warmup", 2), ("--eval-every", 3), ("--batch-size", 2),
+                              ("--best-by", "loss")):  # fmt: skip
+            assert "(--allow-changes)" in bad(7, *common, option, other)
+        assert "(--allow-changes)" in bad(7, *common[:5])  # no held-out rows
         assert good(*common, "--lr", 0.5, "--steps", 10, "--allow-changes")["steps"] == 10
 
     def test_people_see_text(self, bundle: Path, rows: Path, tmp_path: Path, engine: None) -> None:
-        result = call("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2)
+        asked = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2]
+        result = call(*asked, "--estimator", "two-point")
         assert result.exit_code == 0, result.output
         assert "all 2 steps done" in result.stdout
         assert "no held-out rows" in result.stderr
@@ -325,6 +334,14 @@ class TestReadout:
         asked = ["tune", bundle, tmp_path / "other", "--train", rows, "--estimator", "readout"]
         assert "export the model again, or take another estimator" in bad(7, *asked)
 
+    def test_settings_that_mean_nothing_to_it_are_not_shown(
+        self, tmp_path: Path, learned: Path
+    ) -> None:
+        for command in (["branch", tmp_path / "run", tmp_path / "b"], ["show", tmp_path / "run"]):
+            words = call("journal", *command).stdout.replace("settings.", "").split()
+            assert "readout" in words and "batch_size" in words
+            assert not {"lr", "eps", "noise", "directions", "momentum", "cone"} & set(words)
+
     def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
         asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
         assert "single examples, from which the training texts may be guessed" in bad(5, *asked)
@@ -343,6 +360,16 @@ class TestJournal:
         assert earlier["steps"] == 3
         assert earlier["sha256"] != replayed["sha256"]
 
+    def test_a_note_from_elsewhere_moves_no_cursor(self, run: Path) -> None:
+        writer, _ = JournalWriter.open(run)
+        writer.append(Note("\x1b[2Jall is well"))
+        writer.append(End(bytes(16), "\x9b31mdone"))
+        writer.close()
+        for options in ([], ["--json"]):
+            printed = call("journal", "show", run, *options).stdout
+            assert "[2Jall is well" in printed and "31mdone" in printed
+            assert all(line.isprintable() for line in printed.splitlines())
+
     def test_branch_diff_rewind(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         assert good("journal", "branch", run, tmp_path / "b", "--step", 4)["steps"] == 4
         result = call("journal", "diff", run, tmp_path / "b", "--json")
@@ -351,9 +378,24 @@ class TestJournal:
         assert good("journal", "rewind", run, 4)["steps"] == 4
         assert good("journal", "diff", run, tmp_path / "b")["same_values"]
 
+    @pytest.mark.parametrize("operation", ["branch", "rewind", "compact"])
+    def test_operations_say_little_to_people(
+        self, tmp_path: Path, bundle: Path, run: Path, operation: str
+    ) -> None:
+        more = {"branch": [tmp_path / "b"], "rewind": [4], "compact": [bundle]}[operation]
+        result = call("journal", operation, run, *more)
+        assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 10, result.stdout
+        assert "lr 0.01" in result.stdout and "estimator two-point" in result.stdout
+        assert not any(word in result.stdout for word in ("cone", "momentum", "max_skips"))
+        assert "cone" not in call("journal", "show", run).stdout
+
     def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
         got = good("journal", "receive", tmp_path / "shared.bin", bundle, tmp_path / "other")
+        for notes, reason in (([], ""), (["--with-notes"], "all 6 steps done")):
+            good("journal", "share", run, bundle, tmp_path / "shared.bin", *notes)
+            shown = good("journal", "show", tmp_path / "shared.bin")
+            assert shown["ends"][0] == [6, reason]
         assert got["sha256"] == shared["sha256"]
         assert got["sha256"] == good("journal", "replay", run, bundle)["sha256"]
 
@@ -544,9 +586,20 @@ class TestBadInput:
         common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 1, "--eps", 0.01]
         common += ["--batch-size", 2]
         assert "'much' must be a size such as" in bad(7, *common, "--memory-limit", "much")
-        assert "raise the memory limit" in bad(7, *common, "--memory-limit", "1.5 MB")
+        said = bad(7, *common, "--memory-limit", "1.5 MB")
+        assert "the limit is 2 MB: raise the memory limit (--memory-limit " in said
         assert not (tmp_path / "run").exists()
         assert good(*common, "--memory-limit", "2GB")["steps"] == 1
+
+    def test_another_bundle_than_its_hash(
+        self, tmp_path: Path, bundle: Path, rows: Path, run: Path
+    ) -> None:
+        other = write_tiny_bundle(tmp_path / "other", program=b"other").sha256
+        for command in (["tune", bundle, run, "--train", rows, "--data", rows],
+                        ["evaluate", bundle, "--data", rows],
+                        ["predict", bundle, "--text", "dull"]):  # fmt: skip
+            assert f"not {other} (--sha256)" in bad(4, *command, "--sha256", other)
+            good(*command, "--sha256", good("inspect", bundle)["sha256"])
 
     def test_another_bundles_journal(self, tmp_path: Path, run: Path, rows: Path) -> None:
         other = write_tiny_bundle(tmp_path / "other", program=b"other").path
@@ -556,9 +609,20 @@ class TestBadInput:
     def test_a_damaged_journal(self, bundle: Path, run: Path) -> None:
         file = run / "journal.bin"
         data = bytearray(file.read_bytes())
-        data[len(data) // 2] ^= 1
+        third = [placed.end for placed in read_journal(run).records if placed.is_step][2]
+        data[third - 4] ^= 1
         file.write_bytes(data)
-        bad(5, "journal", "verify", run, bundle)
+        said = bad(5, "journal", "verify", run, bundle)
+        assert "'seedtune journal rewind RUN --to-last-good'" in said
+        shown = call("journal", "show", run, "--json")
+        found = json.loads(shown.stdout)
+        assert found["damage"]["last_good_step"] == found["steps"] == 2
+        assert f"damaged at byte {found['damage']['byte']}" in " ".join(shown.stderr.split())
+        assert "one of them" in bad(5, "journal", "rewind", run)
+        assert "one of them" in bad(5, "journal", "rewind", run, 1, "--to-last-good")
+        mended = good("journal", "rewind", run, "--to-last-good")
+        assert (mended["steps"], mended["damage"]) == (found["steps"], None)
+        assert good("journal", "verify", run, bundle)["steps"] == found["steps"]
 
     def test_a_run_folder_that_is_a_file(self, bundle: Path, rows: Path, engine: None) -> None:
         assert str(rows) in bad(5, "tune", bundle, rows, "--train", rows, "--eps", 0.01)
@@ -616,8 +680,8 @@ WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field":
         (TASK, True, True, "readout"),
         (TASK, True, False, "readout"),
         (TASK, False, True, "gauss-newton"),
-        (TASK, False, False, "two-point"),
-        (WHOLE_TEXTS, True, True, "two-point"),
+        (TASK, False, False, "per-example"),
+        (WHOLE_TEXTS, True, True, "per-example"),
     ],
 )
 def test_the_estimator_is_the_best_that_task_and_bundle_allow(
@@ -640,4 +704,4 @@ def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_pat
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
     task = task_for(bundle, TASK, objective="vocabulary")
     found = complete(Settings(), fake_ground(HiddenEngine(), task, 64))
-    assert (found.estimator, found.lr, found.eps) == ("two-point", 2e-5, "auto")
+    assert (found.estimator, found.lr, found.eps) == ("per-example", 9e-3, 1.5e-2)

@@ -11,7 +11,7 @@ import pytest
 from command_line import bad, call, good
 from seedtune.export import export as exporting
 from seedtune.export.model import load_model as loading
-from seedtune.host_tools.commands import model as commands
+from seedtune.host_tools.commands import export as commands
 from seedtune.host_tools.prepare import task_bundle
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.errors import DataError
@@ -209,6 +209,9 @@ def test_targets_that_are_something_else_are_refused_before_the_export(
     assert "at most 300" in bad(1, *learn, tmp_path / "new", "--count", 301, "--text", text)
     task = changed(tmp_path / "task.json", bundle.task, kind="sorting")
     assert "kind 'sorting'" in bad(3, *learn, tmp_path / "new", "--task", task, "--text", text)
+    plain = write_tiny_bundle(tmp_path / "plain", task=None).path
+    message = bad(3, "directions", plain, model, tmp_path / "new", "--text", text)
+    assert message == f"{plain}: has no task; give one with --task NAME or --task FILE"
 
 
 def test_a_finished_export_is_kept_when_directions_fail(

@@ -106,6 +106,9 @@ def test_bad_options_are_refused_before_anything_is_downloaded(
     rows.write_text('{"text": "good", "label": "1"}\n{"text": "bad", "label": "no"}\n')
     message = bad(DataError.exit_code, "emulate", bundle, "--train", rows)
     assert message.startswith(f"{rows}:2: ") and "'no'" in message
+    plain = write_tiny_bundle(tmp_path / "plain", task=None).path
+    message = bad(DataError.exit_code, "emulate", plain, "--train", rows)
+    assert message == "the bundle has no task; give one with --task NAME or --task FILE"
     assert not (tmp_path / "cache").exists()
 
 

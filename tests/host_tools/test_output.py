@@ -1,11 +1,12 @@
 """Progress where there is no terminal: lines in a log, with the time left."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from seedtune.host_tools.commands import output as module
-from seedtune.host_tools.commands.output import EVERY, Output
+from seedtune.host_tools.commands.output import EVERY, Output, printable
 
 
 @pytest.fixture
@@ -51,3 +52,20 @@ def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) ->
         clock(EVERY)
         report(60, "loss 0.5")
     assert capsys.readouterr().err.splitlines() == ["tuning: 60%, 40 s left  loss 0.5"]
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202egnp.exe \U000e0041 ordinary \u00e9"
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(capsys: Any) -> None:
+    shown = printable(HOSTILE)
+    assert shown.isprintable() and shown.startswith(r"\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202egnp")
+    Output(False).result({"note": HOSTILE, HOSTILE: 1})
+    Output(False).note("one\ntwo " + HOSTILE)
+    Output(True).result({"note": HOSTILE})
+    out, err = capsys.readouterr()
+    *table, line = out.splitlines()
+    for text in (*table, line, *err.splitlines()):
+        assert text.isprintable(), text
+    assert json.loads(line) == {"note": HOSTILE}
+    assert err.startswith("one\ntwo ")

@@ -40,8 +40,9 @@ class FirstValueEngine(Engine):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bundle, int], dict[str, Any]]:
     """A function: the quickstart's result on a bundle, with so many steps."""
-    settings = {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2}
-    monkeypatch.setattr(module, "SETTINGS", settings)
+    settings = {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2, "eval_every": 10}
+    runs = {"readout": settings, "sparse": {**settings, "lr": 1e-6}}
+    monkeypatch.setattr(module, "RUNS", runs)
     monkeypatch.setattr(module, "load_task", lambda name: DATA)
     monkeypatch.setattr(module, "fetch", lambda name, progress: tmp_path / "model")
     monkeypatch.setattr(module, "open_engine", lambda bundle, threads: FirstValueEngine())
@@ -62,8 +63,9 @@ def test_more_steps_go_on_where_fewer_ended(
     bundle = write_tiny_bundle(tmp_path / "bundle")
     short = run(bundle, 8)
     longer = run(bundle, 20)
-    assert longer["run"] == short["run"]
-    assert (short["forwards"], longer["forwards"]) == (16, 40)
+    assert longer["run"] == short["run"] and Path(longer["plot"]).stat().st_size > 10_000
+    assert (short["forwards_readout"], longer["forwards_readout"]) == (16, 40)
+    assert (short["forwards_sparse"], longer["forwards_sparse"]) == (14, 34)
 
 
 def test_another_bundle_gets_a_run_of_its_own(
@@ -86,3 +88,4 @@ def test_a_part_is_watched_and_all_are_judged(
     evaluations = history_of(read_journal(Path(found["run"]))).evaluations
     assert {item.metric for item in evaluations} <= {0.0, 1.0}
     assert found["accuracy_before"] in (0.2, 0.8) and found["accuracy_after"] in (0.2, 0.8)
+    assert found["accuracy_after"] == found[f"accuracy_after_{found['ships']}"]

@@ -1,7 +1,6 @@
 """Python and the command line choose the same settings for the same bundle and data."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.tasks import Batch
 from seedtune.runtime.tuning.budget import Budget
-from tiny_bundle import BOUNDS, TASK, write_tiny_bundle
+from tiny_bundle import TASK, write_tiny_bundle
 
 COMPLETION = {"kind": "completion", "template": "{text}", "completion_field": "more"}
 CHOICE = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["more", "less"],
           "label_field": "label"}  # fmt: skip
-BY_PROBE = {"bounds": replace(BOUNDS, most_probes=4)}
 HIDDEN = {"hidden_blocks": [1]}
 
 
 class SmoothEngine(Engine):
-    """Log-probabilities that the values move a little; takes rows of each probe's own, too."""
+    """Log-probabilities that the values move a little."""
 
     entries = 12
 
@@ -32,8 +30,7 @@ class SmoothEngine(Engine):
         self.hidden_width = hidden_width
 
     def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
-        shape = (len(values), *batch.candidates.shape[-2:])
-        candidates = np.broadcast_to(batch.candidates, shape)
+        candidates = np.stack([batch.candidates] * len(values))
         moved = values @ np.linspace(-1, 1, 12, dtype=np.float32)
         logp = -2 + np.sin(moved[:, None, None] + candidates)
         hidden = None
@@ -52,9 +49,8 @@ def settings_of(run: Path) -> dict[str, Any]:
     [
         (TASK, HIDDEN, "readout"),
         (CHOICE, HIDDEN, "readout"),
-        (TASK, BY_PROBE, "per-example"),
-        (COMPLETION, BY_PROBE | HIDDEN, "per-example"),
-        (COMPLETION, HIDDEN, "two-point"),
+        (TASK, {}, "per-example"),
+        (COMPLETION, HIDDEN, "per-example"),
     ],
 )
 @pytest.mark.parametrize("chosen", [{}, {"steps": 7, "lr": "auto", "seed": 3}])

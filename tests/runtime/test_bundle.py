@@ -28,6 +28,7 @@ from seedtune.runtime.bundle import (
 )
 from seedtune.runtime.bundle.manifest import manifest_digest
 from seedtune.runtime.errors import BundleError
+from seedtune.runtime.model import open_model
 from tiny_bundle import BOUNDS, LAYERS, PROGRAM, TASK, bundle_parts, write_tiny_bundle
 
 PARTS = ("manifest.json", "program.pte", "values.safetensors", "tokenizer.json")
@@ -200,6 +201,32 @@ def test_missing_truncated_and_altered_parts_are_named(tmp_path: Path, part: str
     file.unlink()
     with pytest.raises(BundleError, match=f"{part}: cannot be read: No such file"):
         open_bundle(tmp_path / "b")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_another_bundle_than_asked_for_is_refused_by_its_manifest_alone(
+    tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, other = (
+        write_bundle(tmp_path / name, **bundle_parts(name.encode())) for name in ("one", "two")
+    )
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    path = other.path
+    if packed:
+        path = pack_bundle(path, tmp_path / "two.seedtune")
+    assert open_bundle(path, sha256=other.sha256.upper()).sha256 == other.sha256
+    assert open_model(path, sha256=other.sha256).bundle.sha256 == other.sha256
+    for name in ("parse_values", "parse_tokenizer", "check_file"):
+        monkeypatch.setattr(f"seedtune.runtime.bundle.bundle.{name}", None)
+    monkeypatch.setattr("seedtune.runtime.bundle.archive._check_part", None)
+    for opening in (open_bundle, open_model):
+        message = f"{path}: is the bundle {other.sha256}, not {wanted.sha256}"
+        with pytest.raises(BundleError, match=message):
+            opening(path, sha256=wanted.sha256)
+    with pytest.raises(BundleError, match=f"not {wanted.sha256}"):
+        open_model(other, sha256=wanted.sha256)
+    with pytest.raises(BundleError, match="must be the bundle's own 64 hexadecimal digits"):
+        open_bundle(path, sha256=wanted.sha256[:12])
 
 
 def test_no_bundle_there(tmp_path: Path) -> None:

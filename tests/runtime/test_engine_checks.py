@@ -8,7 +8,7 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.engines.contract import check_request
 from seedtune.runtime.errors import EngineError
-from seedtune.runtime.scoring.readout import score_batch, score_with_inputs
+from seedtune.runtime.scoring.answer_head import score_batch, score_with_inputs
 from seedtune.runtime.tasks import Batch
 
 BOUNDS = Bounds(probes=2, rows=4, length=8, positions=6, candidates=3)

@@ -356,3 +356,10 @@ def test_settings_of_older_journals_keep_their_meaning():
     assert (estimator.probes, estimator.scalar_count) == (2, 1)
     with pytest.raises(TuningError, match="'eps'"):
         Settings.from_dict({name: value for name, value in old.items() if name != "eps"})
+
+
+@pytest.mark.parametrize("name", PERTURBING)
+def test_the_stated_forwards_are_those_of_the_estimator(name):
+    for directions in (ESTIMATORS[name].least_directions, 5):
+        estimator = made(name, directions=directions)
+        assert ESTIMATORS[name].forwards(directions) == estimator.probes

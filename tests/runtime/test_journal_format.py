@@ -307,7 +307,7 @@ def test_damage_names_the_last_good_step_and_leaves_what_is_before_it_readable(t
     whole[at + 1] ^= 0x10
     path = tmp_path / "journal.bin"
     path.write_bytes(whole)
-    message = rf"damaged at byte {at} .*last good step is {steps}.*journal rewind RUN {steps}'"
+    message = rf"damaged at byte {at} .*last good step is {steps}.*rewind RUN --to-last-good'"
     with pytest.raises(JournalDamage, match=message):
         read_journal(path)
     found = read_journal(path, tolerate=True)
@@ -347,13 +347,9 @@ def crafted(change: object) -> bytes:
         (lambda f: f.update(extra=None), None),
         (lambda f: f.update(extra=[]), "extra has the wrong type"),
         (lambda f: f.update(shape={"rows": 1, "width": 2**31, "answers": 1}), "shape.width is"),
-        (
-            lambda f: f.update(shape={"rows": 2**10, "width": 2**20, "answers": 2**10}),
-            "more than fits",
-        ),
         *[
             (lambda f, odd=odd: f.update(shape={"rows": 1, "width": 6} | odd), "shape.rows")
-            for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": 0}, {"rows": None}, {"rows": True})
+            for odd in ({"rows": "2"}, {"rows": 6.0}, {"rows": -1}, {"rows": None}, {"rows": True})
         ],
         (lambda f: f.update(surprise=1), "surprise"),
         (lambda f: f.pop("entries"), "entries is missing"),

@@ -1,5 +1,6 @@
 """Passes are cut until they fit into memory; what fits nowhere is refused with what to lower."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import memory
-from seedtune.runtime.engines.memory import PassMemory, fit_passes
+from seedtune.runtime.engines.memory import MB, PassMemory, fit_passes
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.readout import MEMORY, Readout
 from seedtune.runtime.scoring.answer_head import AnswerHeadShape
@@ -101,14 +102,35 @@ def test_the_machines_own_memory_limits_too(monkeypatch):
 @pytest.mark.parametrize(
     ("one", "advice"),
     [
-        (example(32), r"shorter than 32 tokens .*bounds\.length"),
+        (example(32), r"shorter than 32 tokens .*a lower --length"),
         (example(4, positions=3), r"fewer positions"),
     ],
 )
 def test_refusal_says_what_to_lower(one, advice):
     need = replace(NEED, position=10**5) if one.length == 4 else NEED
-    with pytest.raises(TuningError, match=rf"one example needs 1 MB, 1 MB are there.*{advice}"):
+    with pytest.raises(
+        TuningError, match=rf"one example needs 1 MB, .*the limit is 1 MB.*{advice}"
+    ):
         fit_passes(WIDE, need, [one], limit=HELD + 8000)
+
+
+def test_refusal_says_what_is_there_what_is_needed_and_what_to_type(monkeypatch):
+    held, need = 208 * MB, PassMemory(token=MB, position=0, tables=0)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: held)
+    for free in (None, 10**12):
+        monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
+        said = (
+            "one example needs 260 MB, 228 MB of them before any pass; the limit is 120 MB: "
+            "raise the memory limit (--memory-limit 273MB), or "
+        )
+        with pytest.raises(TuningError, match=re.escape(said)):
+            fit_passes(WIDE, need, [example(32)], limit=120 * MB, reserve=20 * MB)
+        fit_passes(WIDE, need, [example(32)], limit=273 * MB, reserve=20 * MB)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 40 * MB)
+    said = "one example needs 260 MB, 228 MB of them before any pass; 248 MB are there: end other"
+    for limit in (None, 10**12):  # the limit would not help
+        with pytest.raises(TuningError, match=re.escape(said)):
+            fit_passes(WIDE, need, [example(32)], limit=limit, reserve=20 * MB)
 
 
 def test_the_loop_keeps_to_a_limit_and_learns_the_same(tmp_path):

@@ -60,6 +60,7 @@ FACTS = Facts(
     name="in-turn",
     summary="one entry a step",
     make=lambda its, basis, shape: InTurn(),
+    forwards=lambda directions: 2,
     directions=1,
     least_directions=1,
     most_directions=1,

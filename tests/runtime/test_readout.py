@@ -470,12 +470,14 @@ class TestRefusals:
         ("estimator", "sizes", "message"),
         [
             ("readout", None, r"make sense: readout \{\}"),
-            ("two-point", {"rows": 2, "width": 6, "answers": 2}, "two-point has no weights of its"),
+            ("two-point", {"rows": 2, "width": 6, "answers": 2}, "two-point takes no shape"),
             ("two-point", None, "51 scalars a step do not fit two-point"),
             ("readout", {"rows": 2, "width": 6}, r"make sense: readout .*'width': 6\}"),
             ("readout", {"rows": 2, "width": 6, "answers": 2, "depth": 1}, "depth"),
             ("readout", {"rows": 2, "width": 5, "answers": 2}, "51 scalars .* do not fit readout"),
             ("readout", {"rows": 2, "width": 6, "answers": 3}, "readout .*'answers': 3"),
+            ("readout", {"rows": 0, "width": 6, "answers": 2}, "readout .*'rows': 0"),
+            ("readout", {"rows": 2**10, "width": 2**20, "answers": 2**10}, "readout .*1048576"),
         ],
     )
     def test_journals_whose_header_contradicts_itself(

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import shutil
 import time
 from dataclasses import replace
 
@@ -166,12 +167,18 @@ def test_rewind_and_branch_mend_a_journal_damaged_behind_the_step(tmp_path, done
     data = bytearray((tmp_path / "b" / JOURNAL_FILE).read_bytes())
     data[steps[99].end - 3] ^= 1
     (tmp_path / "b" / JOURNAL_FILE).write_bytes(data)
-    with pytest.raises(JournalError, match=f"damaged at byte {steps[99].end - 4} .*rewind RUN 99"):
+    with pytest.raises(
+        JournalError, match=f"damaged at byte {steps[99].end - 4} .*step is 99: .*--to-last-good"
+    ):
         replay(tmp_path / "b", START)
     branch(tmp_path / "b", tmp_path / "c", step=98)
     assert replay(tmp_path / "c", START).sha256 == hashes[98]
     branch(tmp_path / "b", tmp_path / "d", step=99)  # the last good step, as the message says
     assert replay(tmp_path / "d", START).sha256 == hashes[99]
+    shutil.copytree(tmp_path / "b", tmp_path / "e")
+    rewind(tmp_path / "e", None)
+    assert replay(tmp_path / "e", START).sha256 == hashes[99]
+    assert go_on(tmp_path / "e") == done[1]
     rewind(tmp_path / "b", 98)
     assert replay(tmp_path / "b", START).sha256 == hashes[98]
     assert go_on(tmp_path / "b") == done[1]

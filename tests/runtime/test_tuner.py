@@ -285,7 +285,9 @@ def test_other_data_other_bundle_other_estimator_are_refused(tmp_path):
         next(iter(live))
     with pytest.raises(TuningError, match="train_sha256"):
         tuner(tmp_path, train=TRAIN[1:])
-    with pytest.raises(TuningError, match=r"eval_sha256=.*not None"):
+    with pytest.raises(
+        TuningError, match=r"other held-out rows than --data gives \(eval_sha256 .*--allow-changes"
+    ):
         tuner(tmp_path, eval_examples=None)
     with pytest.raises(JournalError, match=r"belongs to bundle bbbb.*not cccc"):
         tuner(tmp_path, start=Start(START.values, "c" * 64, BOUNDS))

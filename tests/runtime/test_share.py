@@ -1,0 +1,135 @@
+"""Shared journals: whole or refused, and nothing in them that need not be."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.errors import JournalError
+from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
+from seedtune.runtime.journal.format import End, Note, Record
+from seedtune.runtime.journal.operations import receive, share, verify
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.tuning.tuner import Tuner
+
+START = fake_start(8)
+SETTINGS = Settings(
+    seed=5, steps=6, batch_size=8, lr=0.3, eps=0.01, eval_every=3, estimator="two-point"
+)
+
+
+def tune(folder: Path, *, steps: int = 6, note: str | None = None, settings: Settings = SETTINGS,
+         allow_changes: bool = False) -> str:  # fmt: skip
+    """A session up to ``steps`` steps; the hash of its values."""
+    with Tuner(
+        FakeEngine(8),
+        START,
+        FakeTask(),
+        fake_examples(32),
+        folder=folder,
+        settings=replace(settings, steps=steps),
+        eval_examples=fake_examples(16, seed=1),
+        allow_changes=allow_changes,
+    ) as live:
+        if note is not None:
+            live.note(note)
+        list(live)
+        return values_sha256(live.values)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two sessions, so that an end stands in its middle, with notes."""
+    tune(tmp_path / "run", note="for Ann: my pin is 1234")
+    tune(tmp_path / "run", steps=12)
+    return tmp_path / "run"
+
+
+def records(path: Path) -> list[Record]:
+    return [placed.record for placed in read_journal(path).records]
+
+
+def rewrite(path: Path, kept: Sequence[Record]) -> None:
+    write_journal(path, read_journal(path).header, kept)
+
+
+def test_every_cut_of_a_shared_file_is_refused(tmp_path: Path, run: Path) -> None:
+    sent, target = tmp_path / "sent.journal", tmp_path / "received"
+    # Shared twice: the closing record of the first time must not close a cut of the second.
+    share(run, sent, START)
+    receive(sent, tmp_path / "again", START)
+    tune(tmp_path / "again", steps=15)
+    share(tmp_path / "again", sent, START)
+    data = sent.read_bytes()
+    for length in range(len(data)):
+        sent.write_bytes(data[:length])
+        with pytest.raises(JournalError):
+            receive(sent, target, START)
+        assert not target.exists()
+    sent.write_bytes(data)
+    assert receive(sent, target, START).sha256 == replay(tmp_path / "again", START).sha256
+    assert verify(target, START).hashes_checked == 4
+
+
+def test_the_count_of_the_closing_record_must_hold(tmp_path: Path, run: Path) -> None:
+    sent = tmp_path / "sent.journal"
+    share(run, sent, START)
+    *before, closing = records(sent)
+    assert isinstance(closing, End) and closing.reason == f"shared, {len(before)} records before"
+    rewrite(sent, [*before, closing._replace(reason="shared, 99 records before")])
+    with pytest.raises(JournalError, match=rf"has {len(before)} records, its sender wrote 99"):
+        receive(sent, tmp_path / "received", START)
+    rewrite(sent, [*before, closing._replace(digest=bytes(16))])
+    with pytest.raises(JournalError, match="values after step 12 are not those"):
+        receive(sent, tmp_path / "received", START)
+
+
+def test_of_files_of_the_version_before_only_what_cannot_be_a_cut_is_taken(
+    tmp_path: Path, run: Path
+) -> None:
+    sent = tmp_path / "sent.journal"
+    sent.write_bytes((run / JOURNAL_FILE).read_bytes())  # as it shared a run that had ended
+    with pytest.raises(JournalError, match="has no closing record: it was cut short on its way"):
+        receive(sent, tmp_path / "received", START)
+    ended = records(sent)[-1]
+    assert isinstance(ended, End)
+    rewrite(sent, [*records(sent)[:-1], ended._replace(reason="shared")])
+    whole = replay(run, START).sha256
+    assert receive(sent, tmp_path / "received", START).sha256 == whole
+
+
+def test_a_run_s_own_journal_is_left_as_it_is(tmp_path: Path, run: Path) -> None:
+    before = (run / JOURNAL_FILE).read_bytes()
+    share(run, tmp_path / "sent.journal", START, notes=True)
+    assert (run / JOURNAL_FILE).read_bytes() == before
+
+
+def test_free_text_is_left_out_unless_it_is_asked_for(tmp_path: Path, run: Path) -> None:
+    sent = tmp_path / "sent.journal"
+    share(run, sent, START)
+    assert b"1234" not in sent.read_bytes() and b"steps done" not in sent.read_bytes()
+    share(run, sent, START, notes=True)
+    assert Note("for Ann: my pin is 1234") in records(sent)
+    assert b"all 6 steps done" in sent.read_bytes()
+    share(run, sent, START)
+    receive(sent, tmp_path / "received", START)
+    assert tune(tmp_path / "received", steps=15) == tune(run, steps=15)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_batches_of_one_example_are_not_shared(tmp_path: Path, changed: bool) -> None:
+    run, one = tmp_path / "run", replace(SETTINGS, batch_size=1)
+    if changed:
+        tune(run)
+        tune(run, steps=8, settings=one, allow_changes=True)
+        tune(run, steps=9, allow_changes=True)
+    else:
+        tune(run, settings=one)
+    with pytest.raises(
+        JournalError, match=r"batches of a single example \(--batch-size 1\).*inste"
+    ):
+        share(run, tmp_path / "sent.journal", START)
+    assert not (tmp_path / "sent.journal").exists()
