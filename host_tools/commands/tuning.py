@@ -61,8 +61,8 @@ def tune(
         int | None,
         typer.Option(
             min=1,
-            help="Steps of the whole run. Default: 1000, gauss-newton 40; readout at most one pass "
-            "over the rows.",
+            help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
+            "readout at most one pass over the rows.",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
