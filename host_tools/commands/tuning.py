@@ -61,8 +61,8 @@ def tune(
         int | None,
         typer.Option(
             min=1,
-            help="Steps of the whole run. Default: 1000, gauss-newton 40; readout at most one pass "
-            "over the rows.",
+            help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
+            "readout at most one pass over the rows.",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
@@ -84,8 +84,8 @@ def tune(
         typer.Option(
             metavar="NAME",
             help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "gauss-newton (needs directions), two-point (default else), one-sided, leave-one-out, "
-            "momentum.",
+            "per-example (default else), gauss-newton (needs directions), two-point, one-sided, "
+            "leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[

@@ -30,8 +30,7 @@ class SmoothEngine(Engine):
         self.hidden_width = hidden_width
 
     def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
-        shape = (len(values), *batch.candidates.shape[-2:])
-        candidates = np.broadcast_to(batch.candidates, shape)
+        candidates = np.stack([batch.candidates] * len(values))
         moved = values @ np.linspace(-1, 1, 12, dtype=np.float32)
         logp = -2 + np.sin(moved[:, None, None] + candidates)
         hidden = None
