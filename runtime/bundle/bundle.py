@@ -17,13 +17,8 @@ basis.safetensors   directions for the bundle's task (see ``basis``); only where
 
 **A bundle is code.** Opening hashes every byte of every part and refuses parts that disagree, so
 that damage never passes. But whoever wrote the bundle wrote the hashes too, and a program made to
-<<<<<<< HEAD
 harm can do so in the library that runs it: take bundles from whom you trust, as you do programs,
 and open them by the ``sha256`` that you have from there by another way.
-=======
-harm can do so in the library that runs it: take bundles only from people you trust, like programs,
-and open them by the ``sha256`` that you got from them in another way.
->>>>>>> docs
 """
 
 import hashlib
