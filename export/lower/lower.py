@@ -16,8 +16,10 @@ probes takes over 15 minutes. What costs, and what is done about it here:
 * XNNPACK's preprocessing runs 17 passes on each delegate; those for convolutions, batch norms,
   upsampling and fused attention find nothing in a decoder and are left out.
 
-SmolLM2 then takes 83 s from folder to bundle on 2 idle cores (135 s with another job beside it):
-tracing, decomposing and lowering the delegates take about a quarter each.
+* Each pass, for each delegate, would write and compile the graph's Python anew, for nobody.
+
+SmolLM2 then takes 16 s of one core to trace, 44 s for the edge dialect, which decomposes the graph
+twice, 20 s for the delegates and 5 s for memory planning and writing.
 
 The patches reach into executorch 1.5 and hold for the duration of ``lower`` only.
 """
