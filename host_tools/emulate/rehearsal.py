@@ -197,6 +197,9 @@ class _Nudged:
     def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         return self.look.losses(rows * self.nudge)
 
+    def part(self, numbers: Sequence[int]) -> _Nudged:
+        return _Nudged(self.look.part(numbers), self.nudge)
+
     def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
         return self.look.observe(values * self.nudge)
 

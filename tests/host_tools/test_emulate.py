@@ -246,7 +246,7 @@ class TestDeviceScript:
         assert json.loads((tmp_path / "result.json").read_text())["resumed_at_step"] == 5
         assert done.stdout.count("step 5:") == 1 and "killed; resuming\nstep 6:" in done.stdout
 
-    @pytest.mark.parametrize("estimator", ["two-point", "readout"])
+    @pytest.mark.parametrize("estimator", ["two-point", "readout", "per-example"])
     def test_the_host_finds_the_losses_that_the_device_had(
         self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tune: Any, estimator: str
     ) -> None:
