@@ -21,6 +21,7 @@ from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 from .commands.follow import follow
+from .commands.inputs import spaced
 from .data.fetch import fetch
 from .data.named_tasks import load_task
 from .prepare.prepare import Prepared, prepare
@@ -72,8 +73,7 @@ def run_quickstart(
     )
     the_task = task_for(bundle, data.spec, on_long="truncate")
     train, test = (encode_rows(the_task, rows) for rows in (data.train, data.test))
-    count = min(WATCHED, len(test))
-    watched = [test[number * len(test) // count] for number in range(count)]
+    watched = spaced(test, WATCHED)
     # By bundle: a run belongs to the one it began with, and an export may have changed since.
     name = f"run-{task}-{seed}-{bundle.sha256[:8]}"
     lengths = {"readout": steps, "sparse": max(1, steps - steps // 6)}
@@ -85,7 +85,7 @@ def run_quickstart(
             place = {"folder": folder / f"{name}-{run}", "settings": settings}
             start = Start.of(bundle)
             with Tuner(engine, start, the_task, train, eval_examples=watched, **place) as tuner:
-                follow(tuner, output, metric=the_task.metric_name, held_out=count)
+                follow(tuner, output, metric=the_task.metric_name, held_out=len(watched))
                 tuned, forwards = tuner.tuned(), tuner.forwards
                 output.note(tuned.message)
             found[run] = tuned, forwards

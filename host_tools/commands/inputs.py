@@ -95,7 +95,7 @@ class ChosenTask:
         else:
             option = "--train" if part == "train" else "--data"
             raise DataError(f"no examples; give a file of rows with {option}")
-        return encode_rows(task, _spaced(rows, limit), labelled=labelled)
+        return encode_rows(task, spaced(rows, limit), labelled=labelled)
 
 
 def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
@@ -121,7 +121,7 @@ def task_of_run(run: Path) -> dict[str, Any] | None:
     return None if task is None else dict(task["spec"])
 
 
-def _spaced(items: Sequence[Any], limit: int | None) -> list[Any]:
+def spaced(items: Sequence[Any], limit: int | None) -> list[Any]:
     """At most ``limit`` items at even distances: a file sorted by label keeps all its labels."""
     if limit is None or limit >= len(items):
         return list(items)

@@ -100,7 +100,7 @@ def make_estimator(
 
     Args:
         basis: of the bundle; one that moves along it cannot do so without it.
-        shape: sizes of its own weights (see ``Facts.shape``).
+        shape: what it fixed for the run (see ``Facts.shape``).
 
     Raises:
         ValueError: sizes that make no sense.

@@ -182,7 +182,7 @@ class Header:
     parent: dict[str, Any] | None = None
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
     shape: dict[str, int] | None = None
-    """Sizes of the estimator's own weights, if it has some."""
+    """What the estimator fixed when the run began (see ``estimators.Facts``); None: nothing."""
     task: dict[str, Any] | None = None
     """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None in
     older journals."""
