@@ -58,7 +58,7 @@ def make_frame(
         parts.append(_forward(program, part, values))
         progress(len(parts), stages)
     states, read = (np.concatenate(each) for each in zip(*parts, strict=True))
-    found = _norm(states[:, -read.shape[1] :], read)
+    found = read_norm(states[:, -read.shape[1] :], read)
     if found is None:
         return None
     weight, shift = found
@@ -93,7 +93,7 @@ def _forward(
     return states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()
 
 
-def _norm(last: Floats, read: Floats) -> tuple[Floats, Floats] | None:
+def read_norm(last: Floats, read: Floats) -> tuple[Floats, Floats] | None:
     """Weight and shift ``[D]`` of the final norm: of root mean square or about the mean."""
     if last.shape != read.shape:
         return None

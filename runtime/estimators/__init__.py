@@ -11,12 +11,12 @@ from ..errors import TuningError
 from ..settings import Settings
 from . import (
     gauss_newton,
+    head_signs,
     leave_one_out,
     momentum,
     one_sided,
     per_example,
     readout,
-    text_head,
     two_point,
 )
 from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
@@ -40,7 +40,7 @@ ESTIMATORS: dict[str, Facts] = {
     module.FACTS.name: module.FACTS
     for module in (
         readout,
-        text_head,
+        head_signs,
         gauss_newton,
         per_example,
         two_point,

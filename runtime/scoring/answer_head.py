@@ -75,7 +75,7 @@ def score_batch(
     entries = engine.entries
     if values.shape[1] == entries:
         return engine.score(batch, values).logp
-    if text is not None:
+    if text is not None and values.shape[1] == entries + text.entries:
         rows = [
             engine.score(batch, row[None, :entries], text.adapter(row[entries:])).logp
             for row in values

@@ -6,6 +6,7 @@ states, which the program takes as an input. Learned are the weights M ``[O, I]`
 values. Their gradient needs no backward pass: all of it lies behind the last hidden state.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -26,31 +27,39 @@ class TokenGradient(NamedTuple):
 
 
 class TextHead:
-    """What can be learned of a bundle; reads the bundle's part when it is first needed."""
+    """What can be learned of a model; frame and words are read when they are first needed."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        assert bundle.text_head is not None
-        self._bundle = bundle
-        self.shape = bundle.text_head.outputs, bundle.text_head.inputs
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        load_frame: Callable[[], TextFrame],
+        load_words: Callable[[], WordTable],
+    ) -> None:
+        self.shape = shape
         """``(O, I)``."""
-        self.entries = bundle.text_head.entries
+        self.entries = shape[0] * shape[1]
         """Number of weights: ``O * I``."""
+        self._load_frame, self._load_words = load_frame, load_words
         self._adapter: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "TextHead | None":
-        """None where the bundle has nothing for one."""
-        return None if bundle.text_head is None else cls(bundle)
+        """Of a bundle; None where it has nothing for one."""
+        info = bundle.text_head
+        if info is None:
+            return None
+        shape = info.outputs, info.inputs
+        return cls(shape, bundle.text_frame, lambda: WordTable.of(bundle))
 
     @cached_property
     def frame(self) -> TextFrame:
         """Read once."""
-        return self._bundle.text_frame()
+        return self._load_frame()
 
     @cached_property
     def words(self) -> WordTable:
         """Mapped once."""
-        return WordTable.of(self._bundle)
+        return self._load_words()
 
     @cached_property
     def _bases(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -105,12 +114,12 @@ class TextHead:
 
     @property
     def memory_bytes(self) -> int:
-        """What learning and scoring hold: the part, its bases in float32, the adapter in numpy and
-        in the program, and what ``gradient`` takes."""
+        """What learning and scoring hold: the part, its bases in float32, the adapter and its
+        product, and what ``gradient`` takes."""
         frame = self.frame
         bases = 4 * (frame.inputs.size + frame.outputs.size)
         part = 2 * (
             frame.inputs.size + frame.outputs.size + frame.states.size + frame.expected.size
         )
         adapter = 4 * len(frame.weight) * len(frame.inputs)
-        return part + bases + 4 * adapter + self.words.memory_bytes
+        return part + bases + 2 * adapter + self.words.memory_bytes

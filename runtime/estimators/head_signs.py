@@ -39,7 +39,7 @@ _LARGEST = 1 << 24
 
 
 @dataclass
-class TextHeadSigns:
+class HeadSigns:
     """One probe, which observes the tokens' states at the sensitive values as they are.
 
     Its state is ``momentum`` and ``moving``, float32 ``[O * I]``, and ``decay``, float64 ``[2]``:
@@ -142,14 +142,14 @@ def _shape(ground: Ground) -> Shape:
     return {"outputs": ground.text_head[0], "inputs": ground.text_head[1]}
 
 
-def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> TextHeadSigns:
+def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadSigns:
     sizes = {} if shape is None else dict(shape)
     if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1:
         raise ValueError(f"text-head {sizes}")
     entries = sizes["outputs"] * sizes["inputs"]
     if entries > _LARGEST:
         raise ValueError(f"text-head {sizes}")
-    return TextHeadSigns(entries)
+    return HeadSigns(entries)
 
 
 FACTS = Facts(
