@@ -20,15 +20,17 @@ class QuantisedEmbedding(nn.Module):
     def __init__(self, embedding: nn.Embedding) -> None:
         """Quantise what ``embedding`` gives for each token: Gemma scales it on the way out."""
         super().__init__()
-        scales, weights = [], []
-        # In blocks: a table as a whole would stand there three times, in float32.
-        for tokens in torch.arange(embedding.num_embeddings).split(4096):
+        size = embedding.num_embeddings, embedding.embedding_dim
+        scale, weight = torch.empty(size[0], 1), torch.empty(size, dtype=torch.int8)
+        # In blocks, into what is there already: a table as a whole would stand there three times in
+        # float32, and blocks that are kept between those that go would leave holes as large.
+        for tokens in torch.arange(size[0]).split(4096):
             with torch.no_grad():
                 rows = embedding(tokens).to(torch.float32)
-            scales.append((rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12))
-            weights.append(torch.round(rows / scales[-1]).to(torch.int8))
-        self.register_buffer("scale", torch.cat(scales))
-        self.register_buffer("weight", torch.cat(weights))
+            scale[tokens] = (rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12)
+            weight[tokens] = torch.round(rows / scale[tokens]).to(torch.int8)
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", weight)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """int64 ``[M]`` to float32 ``[M, D]``."""
