@@ -9,6 +9,7 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..model.mapped_pages import forget
 from .block_tap import BlockTap
 from .row_attention import RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
@@ -50,6 +51,7 @@ class ScoreProgram(nn.Module):
         super().__init__()
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
+        table = model.get_input_embeddings().weight
         self.embedding = QuantisedEmbedding(model.get_input_embeddings())
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
@@ -61,6 +63,8 @@ class ScoreProgram(nn.Module):
         install_row_attention(model, self.layout, bounds.length)
         self.tap = BlockTap(model)
         model.set_input_embeddings(nn.Embedding(1, 1))  # its table now lives in self.embedding
+        if table is not self.head.weight:
+            forget(table)
         self.mean = MeanAsLinear(self)
 
     def forward(

@@ -13,10 +13,10 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
+from ..model.mapped_pages import forget
 from ..program.score_program import ScoreProgram
 from .gptq import inverse_factor, round_with_compensation
 from .int4 import GROUP_SIZE, check_linears, int4_weight, through_int8
-from .mapped_pages import forget
 
 Progress = Callable[[int, int], None]
 """Called with (linears rounded, linears in all)."""

@@ -10,8 +10,8 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
+from ..model.mapped_pages import forget
 from ..quiet import quiet
-from .mapped_pages import forget
 
 GROUP_SIZE = 32
 BLOCK_ROWS = 4096

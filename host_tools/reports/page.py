@@ -165,11 +165,11 @@ def _identity(found: Curves, outcome: dict[str, Any]) -> Iterable[tuple[str, Any
 
 def _table(items: Iterable[tuple[str, Any]]) -> str:
     rows = (
-        f"<tr><th>{escape(str(name))}<td>{escape(str(value))}</tr>"
+        f"<tr><th>{escape(str(name))}</th> <td>{escape(str(value))}</td></tr>"
         for name, value in items
         if value is not None
     )
-    return "<table>" + "".join(rows) + "</table>"
+    return "<table>" + "\n".join(rows) + "</table>"
 
 
 def _rounded(seconds: Any) -> str | None:

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from seedtune.export.quantise.mapped_pages import forget
+from seedtune.export.model.mapped_pages import forget
 from seedtune.runtime.engines.system_memory import resident_bytes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs madvise")
