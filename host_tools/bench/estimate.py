@@ -208,30 +208,11 @@ def _task(folder: Path) -> Path:
 
 def _rows(folder: Path, count: int = EXAMPLES) -> Path:
     """A file of rows of ``WORDS`` common words."""
-    words = [
-        "the",
-        "film",
-        "was",
-        "good",
-        "and",
-        "we",
-        "had",
-        "a",
-        "long",
-        "day",
-        "out",
-        "in",
-        "the",
-        "sun",
-        "with",
-        "all",
-        "of",
-        "them",
-    ]
+    text = "the film was good and we had a long day out in the sun with all of them"
     generator = np.random.default_rng(count)
     file = folder / f"rows-{count}.jsonl"
     rows = [
-        {"text": " ".join(generator.choice(words, WORDS)), "label": number % 2}
+        {"text": " ".join(generator.choice(text.split(), WORDS)), "label": number % 2}
         for number in range(count)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

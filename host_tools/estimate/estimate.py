@@ -287,5 +287,5 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
         return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
-    ground = Ground(answers=2, head_rows=1, hidden_width=width, basis=None, examples=examples)
+    ground = Ground(answers=2, head_rows=2, hidden_width=width, basis=None, examples=examples)
     return make_estimator(settings, None, facts.shape(ground)).memory_bytes(examples)
