@@ -29,7 +29,7 @@ from seedtune.runtime.files import default_cache, replace_file
 from ..data.fetch import fetch
 from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
 from .results_files import RESULTS, say, write_figures
-from .shapes import COLUMN_SHARE, FRACTION, SHAPES, Shape
+from .shapes import FRACTION, SHAPES, Shape, random_mask
 
 ROWS, WORDS, EXAMPLES = 4, 56, 64
 """Rows of a batch, words of a row, and rows in each file."""
@@ -180,24 +180,8 @@ def _random(name: str, shape: Shape, folder: Path) -> Path:
 
 
 def few_columns(profile: Profile, fraction: float) -> dict[str, NDArray[np.int64]]:
-    """A mask method: ``fraction`` of the weights, drawn from ``COLUMN_SHARE`` of the columns of the
-    value projections and of some feed-forward outputs, where the default mask finds most."""
-    generator = np.random.default_rng(0)
-    sizes = {name: layer.fisher.shape for name, layer in profile.layers.items()}
-    chosen = {
-        name: size
-        for number, (name, size) in enumerate(sizes.items())
-        if name.endswith("v_proj") or (name.endswith("down_proj") and number % 4 == 0)
-    }
-    weights = sum(rows * columns for rows, columns in sizes.values())
-    share = weights / sum(rows * columns for rows, columns in chosen.values())
-    mask = {}
-    for name, (rows, columns) in chosen.items():
-        kept = generator.choice(columns, max(1, round(columns * COLUMN_SHARE * share)), False)
-        flat = (np.arange(rows)[:, None] * columns + np.sort(kept)).reshape(-1)
-        count = round(rows * columns * fraction * share)
-        mask[name] = np.sort(generator.choice(flat, min(count, len(flat)), False))
-    return mask
+    """A mask method for random weights, whose own profile would spread over all columns."""
+    return random_mask({name: layer.fisher.shape for name, layer in profile.layers.items()})
 
 
 def _task(folder: Path) -> Path:
