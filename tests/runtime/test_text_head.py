@@ -24,6 +24,7 @@ from seedtune.runtime.journal.operations import (
 )
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.text_head import TextHead
@@ -143,6 +144,19 @@ class TestTheHead:
         above, below = (objective(weights + step * along) for step in (1e-3, -1e-3))
         wanted = float((gradient.reshape(-1) * along).sum())
         assert (above - below) / 2e-3 == pytest.approx(wanted, rel=0.02)
+
+    def test_many_tokens_are_as_few_at_a_time(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weights = np.random.default_rng(5).standard_normal(world.text.entries, np.float32) / 10
+        tokens = world.look().tokens(world.start.values)
+        given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
+        whole = world.text.gradient(*given)
+        for at_once in (7, len(tokens.words), len(tokens.words) + 3):
+            monkeypatch.setattr(text_head, "TOKENS", at_once)
+            found = world.text.gradient(*given)
+            np.testing.assert_allclose(found.gradient, whole.gradient, atol=1e-4)
+            np.testing.assert_allclose(found.logp, whole.logp, atol=1e-5)
 
     def test_a_layer_norm_s_shift_and_mean_count(self) -> None:
         table = WordTable(*packed())
