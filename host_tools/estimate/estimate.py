@@ -67,6 +67,8 @@ ROW_BYTES = 1_500
 """Of an encoded row."""
 HIDDEN_STATES = 3
 """That a program returns by default."""
+TEXT_WORK = 60 * MB
+"""What a head for text takes besides: words in float32, logits and states of some tokens."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -165,11 +167,16 @@ def estimate_bundle(
     return Estimate("bundle", components, 0.0)
 
 
-def _text_frame_bytes(hidden: int) -> int:
-    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+def _text_shape(hidden: int) -> tuple[int, int]:
+    """Of a head for text: directions of what it moves, and of what it reads."""
     states = TAPPED * hidden
     kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
-    inputs, outputs = int(states * kept), int(hidden * kept)
+    return max(1, int(hidden * kept)), max(1, int(states * kept))
+
+
+def _text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states, (outputs, inputs) = TAPPED * hidden, _text_shape(hidden)
     return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
 
 
@@ -295,11 +302,18 @@ def estimate_tuning(
 
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
-    """What it holds of ``examples`` that choose between two answers."""
+    """What it holds of ``examples``, that choose between two answers if it learns from such."""
     facts = facts_of(settings)
     if facts.shape is None:
         return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
-    ground = Ground(answers=2, head_rows=2, hidden_width=width, basis=None, examples=examples)
-    return make_estimator(settings, None, facts.shape(ground)).memory_bytes(examples)
+    text = _text_shape(shape.hidden)
+    ground = Ground(2, 2, width, None, examples, writes=True, text_head=text)
+    estimator = make_estimator(settings, None, facts.shape(ground))
+    held = estimator.memory_bytes(examples)
+    if estimator.own_entries == text[0] * text[1]:
+        bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
+        words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
+        held += _text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
+    return held
