@@ -23,8 +23,9 @@ def estimate(
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
     examples: Annotated[int, typer.Option(min=1, help="Training rows.")] = 2000,
     estimator: Annotated[
-        str, typer.Option(metavar="NAME", help="What tunes; see tune --help.")
-    ] = "readout",
+        str | None,
+        typer.Option(metavar="NAME", help="What tunes; default: as tune takes it for choices."),
+    ] = None,
     fraction: Fraction = DEFAULT_FRACTION,
     rounding: Annotated[str, typer.Option(metavar="gptq|nearest", help="Of the export.")] = "gptq",
     engine: EngineName = None,

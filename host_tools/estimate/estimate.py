@@ -16,6 +16,7 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
 from seedtune.runtime.estimators import (
+    ESTIMATORS,
     Ground,
     facts_of,
     forwards_a_step,
@@ -56,6 +57,8 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
+"""Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 COMMAND_LINE = 16 * MB
 """Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
 TOKENIZER_BYTES = 940
@@ -162,8 +165,17 @@ def estimate_bundle(
         "sensitive values and positions": entries * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
         "tokenizer": tokenizer_bytes,
+        "frame of a text head": _text_frame_bytes(shape.hidden),
     }
     return Estimate("bundle", components, 0.0)
+
+
+def _text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states = TAPPED * hidden
+    kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
+    inputs, outputs = int(states * kept), int(hidden * kept)
+    return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
 
 
 def estimate_export(
@@ -230,7 +242,7 @@ def estimate_tuning(
     rows: int,
     length: int,
     engine: str | None = None,
-    estimator: str = "two-point",
+    estimator: str | None = None,
     examples: int = 2000,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
@@ -243,7 +255,7 @@ def estimate_tuning(
         bounds: of the program: they decide how much of a batch goes into a pass.
         rows, length: of a batch, one answer position a row.
         engine: its name; by default the one that is tried first.
-        estimator: its name.
+        estimator: its name; by default the one that runs which choose an answer take.
         examples: to learn from and to evaluate on.
         tokenizer_entries: by default as many as the model's vocabulary has.
 
@@ -252,6 +264,7 @@ def estimate_tuning(
         TuningError: there is no estimator of that name.
     """
     engine = engine or next(iter(ENGINES))
+    estimator = estimator or next(iter(ESTIMATORS))
     settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
     forwards = forwards_a_step(settings)
     bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
@@ -269,7 +282,9 @@ def estimate_tuning(
         hidden=shape.hidden,
         widest=max(shape.hidden, shape.intermediate),
         vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
     )
+    table = shape.vocabulary * (shape.hidden + 4)
     entries = max(1, round(shape.linear_weights * fraction))
     components = {
         f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
@@ -278,7 +293,8 @@ def estimate_tuning(
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table": min(memory.tables, _distinct(examples * length) * PAGES_A_TOKEN),
+        "embedding table": min(table, _distinct(examples * length) * PAGES_A_TOKEN),
+        "adapter": memory.tables - table,
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,

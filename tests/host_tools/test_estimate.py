@@ -93,8 +93,9 @@ def test_directions_are_learned_from_as_many_texts():
     assert DIRECTION_TEXTS == EXAMPLES
 
 
-def tuning(shape, bounds=BOUNDS, rows=16, length=32, **more):
-    return estimate_tuning(shape, bounds, rows=rows, length=length, speed=SPEED, **more)
+def tuning(shape, bounds=BOUNDS, rows=16, length=32, estimator="two-point", **more):
+    options = {"rows": rows, "length": length, "estimator": estimator, "speed": SPEED}
+    return estimate_tuning(shape, bounds, **options, **more)
 
 
 @pytest.mark.parametrize("bound", ["probes", "rows"])
