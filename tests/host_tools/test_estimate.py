@@ -130,7 +130,7 @@ def test_tuning_holds_what_its_estimator_learns_from(shape):
 
 
 def test_rounding_to_the_nearest_takes_no_text(shape):
-    wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes more than lowering
+    wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes the most
     gptq, nearest = estimate_export(wide), estimate_export(wide, rounding="nearest")
     assert gptq.bytes > nearest.bytes
     assert "calibration text" in gptq.components
