@@ -4,6 +4,7 @@ half, and nothing of a killed process stays for ever."""
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -56,6 +57,36 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def place_hashed(new: Path, file: Path) -> None:
+    """Move ``new``, inside a ``workplace`` of ``file``, to ``file``, and its SHA-256 beside it.
+
+    Raises:
+        OSError: it could not be moved; what is at ``file`` is whole or passes for damaged.
+    """
+    with open(new, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    _hash_file(new).write_text(digest, encoding="ascii")
+    for made, place in ((new, file), (_hash_file(new), _hash_file(file))):
+        with made.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(made, place)
+    sync_folder(file.parent)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether ``place_hashed`` put ``file`` there and every byte is as it was then."""
+    try:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return _hash_file(file).read_bytes() == digest.encode()
+    except OSError:
+        return False
+
+
+def _hash_file(file: Path) -> Path:
+    return file.with_suffix(".sha256")
 
 
 def sync_folder(folder: Path) -> None:
