@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .process_lock import is_at, lock
+from .process_lock import LOCKED_FILES_MOVE, is_at, lock
 
 _WORK = ".seedtune-work"
 _LOCK, _REPLACED = "lock", "replaced"
@@ -91,9 +91,9 @@ def _hash_file(file: Path) -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries (new names, renames) to the disk, where a folder can be opened."""
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
@@ -201,7 +201,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 def _swap(first: Path, second: Path) -> bool:
     """Swap two names in one step; False where the system or the file system cannot."""
-    if os.name == "nt":
+    if not LOCKED_FILES_MOVE:  # Windows
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(first), os.fsencode(second)
