@@ -26,15 +26,10 @@ LEFT_OUT = (
 
 def test_bundle_journal_tasks_and_estimators_pass_their_tests() -> None:
     files = [str(HERE / "runtime" / f"test_{name}.py") for name in FILES]
+    plugins = ("-p", "like_windows", "-p", "no:timeout", "-p", "no:cacheprovider")
+    chosen = ("-k", " and ".join(f"not {name}" for name in LEFT_OUT), *files)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "like_windows", "-p", "no:timeout"]
-        + [
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            " and ".join(f"not {name}" for name in LEFT_OUT),
-            *files,
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-x", *plugins, *chosen],
         capture_output=True,
         text=True,
         cwd=HERE.parent,
