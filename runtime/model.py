@@ -1,5 +1,6 @@
 """What an app opens: a bundle with its task and engine, to tune, to evaluate and to use."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from .tasks import (
     OnLong,
     Prediction,
     Task,
+    check_spec,
     encode_rows,
     read_rows,
     task_for,
@@ -61,6 +63,8 @@ class Model:
         self.step = 0
         """Of the run that they are from; 0 as exported."""
         self._asked = task_spec is not None
+        if task_spec is not None:
+            check_spec(task_spec)
         self._spec = bundle.task if task_spec is None else dict(task_spec)
         self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
@@ -173,7 +177,7 @@ class Model:
         """
         if isinstance(source, Tuned):
             self.values, self.step = source.values.copy(), source.step
-        elif Path(source).is_dir():
+        elif os.path.isdir(source):
             done = replay(source, Start.of(self.bundle))
             self._take_task(done.journal.header.task, Path(source))
             self.values = done.best_values
@@ -274,6 +278,8 @@ class Model:
     def _examples(self, rows: Any, *, labelled: bool = True) -> list[Encoded]:
         if isinstance(rows, str | Path):
             return self.encode(rows, labelled=labelled)
+        if not isinstance(rows, Iterable):
+            return self.encode(rows, labelled=labelled)  # says what rows must be
         given = list(rows)
         if all(isinstance(row, Encoded) for row in given):
             return given
@@ -305,6 +311,7 @@ def open_model(
 
     Raises:
         BundleError: another than ``sha256`` names, truncated, altered, or newer than this version.
+        DataError: the task is no specification (see ``tasks.check_spec``).
     """
     if isinstance(bundle, Bundle):
         opened = bundle

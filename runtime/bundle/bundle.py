@@ -23,6 +23,7 @@ and open them by the ``sha256`` that you have from there by another way.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -186,9 +187,9 @@ def open_bundle(
             part.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path's own raises where a folder above cannot be read
         clean_up(path.parent)  # puts back what a process killed in replacing it moved away
-    if path.is_file():
+    if os.path.isfile(path):
         folder = unpack_archive(path, cache, sha256=sha256)
         try:
             return open_folder(folder, sha256)
@@ -196,7 +197,7 @@ def open_bundle(
             # The cached copy may be what is damaged; the archive then has the good parts.
             shutil.rmtree(folder, ignore_errors=True)
             return open_folder(unpack_archive(path, cache, sha256=sha256), sha256)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise BundleError(f"{path}: no such bundle (a folder or a .seedtune file)")
     return open_folder(path, sha256)
 

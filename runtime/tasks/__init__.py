@@ -17,7 +17,7 @@ from ..bundle import Bounds, Bundle
 from ..errors import DataError
 from .classification import Classification
 from .completion import Completion
-from .encode import encode_rows
+from .encode import encode_rows, need_labels
 from .field_text import described
 from .multiple_choice import MultipleChoice
 from .rows import read_rows
@@ -35,6 +35,7 @@ __all__ = [
     "Task",
     "check_spec",
     "encode_rows",
+    "need_labels",
     "read_rows",
     "task_for",
     "task_from_spec",
