@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, write_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, Program, write_bundle
 from seedtune.runtime.errors import ModelError
 
-from .lower.lower import PROGRAM, lower, trace
+from .lower.lower import GENERATE, SCORE, lower, trace, trace_generate
 from .model.load_model import LoadedModel, load_causal_lm
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import load_profile
+from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
 from .quantise.int4 import DESCRIPTION
@@ -41,6 +42,7 @@ def export_model(
     fraction: float = DEFAULT_FRACTION,
     recipe: Recipe | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
+    context: int = DEFAULT_CONTEXT,
     task: Mapping[str, Any] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
@@ -55,6 +57,8 @@ def export_model(
         mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
             which nothing is profiled.
         fraction: of the linear weights that are sensitive.
+        context: tokens of a text that the bundle can write, prompt and answer, as far as the model
+            has positions; 0 leaves writing away.
         task: specification that the bundle holds.
 
     Raises:
@@ -87,13 +91,24 @@ def export_model(
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
     example = example_inputs(bounds, len(surgery.values), config.vocab_size)
-    traced = trace(program, example, bounds, partial(progress, "trace"))
+    traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
+    methods: dict[str, dict[str, Any]] = {SCORE: {}}
+    if context:
+        longest = min(context, getattr(config, "max_position_embeddings", context))
+        writing = GenerateProgram(program, len(surgery.values), GenerateBounds.of(longest)).eval()
+        traced[GENERATE] = trace_generate(writing, writing.example(config.vocab_size))
+        methods[GENERATE] = {
+            "chunk": writing.bounds.chunk,
+            "context": writing.bounds.context,
+            "cache": [list(shape) for shape in writing.shapes],
+        }
     progress("lower", 0, 100)
     buffer = lower(traced, partial(progress, "lower"))
+    traced.clear()
     return write_bundle(
         output,
-        programs=[PROGRAM],
-        files={PROGRAM.files[0]: buffer},
+        programs=[Program("executorch", ("program.pte",), "int8 per token", methods)],
+        files={"program.pte": buffer},
         values=surgery.values,
         indices=surgery.indices,
         layers=[Layer(*layer) for layer in surgery.layers],

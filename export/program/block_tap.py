@@ -55,8 +55,12 @@ class BlockTap:
         for below in self.mean_blocks:
             hidden = self._seen[below]
             parts.append(torch.bmm(shares[None].expand(hidden.shape[0], -1, -1), hidden))
-        self._seen.clear()
+        self.forget()
         return torch.cat([unit_mean_square(part) for part in parts], dim=-1)
+
+    def forget(self) -> None:
+        """Drop what the last pass left."""
+        self._seen.clear()
 
     def _keep(self, below: int, module: nn.Module, arguments: Any, output: Any) -> None:
         self._seen[below] = output[0] if isinstance(output, tuple) else output

@@ -82,14 +82,19 @@ class ScoreProgram(nn.Module):
                 use_cache=False,
             ).last_hidden_state
         self.probe_values.end()
-        logits = self.head(hidden.index_select(1, positions))
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
+        logits = self.logits(hidden.index_select(1, positions))
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
         chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
         with self.mean:
             return chosen, self.tap.take(positions, rows, length)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float32 ``[P, N, V]`` of hidden states ``[P, N, D]``."""
+        logits: torch.Tensor = self.head(hidden)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
 
 
 class MeanAsLinear(TorchFunctionMode):

@@ -4,14 +4,16 @@ An engine is one module of this folder and one line in ``engines.ENGINES``. It a
 library, and only inside functions: ``inspect`` asks engines whether they are available.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Program
+from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
 
@@ -30,6 +32,35 @@ class Scores:
     """float32 ``[P, N, D]``, states of the residual stream at the positions (see
     ``export.program.block_tap``); None if the program returns none. The same forward computes
     them, and handing them out costs a copy."""
+
+
+class Text(Protocol):
+    """A text as a program reads and writes it, under one row of values."""
+
+    bound: int
+    """Tokens that it may have."""
+    length: int
+    """Tokens read so far."""
+
+    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append ``tokens``.
+
+        Returns:
+            Logits float32 ``[V]`` of the token that comes next. The array is the caller's.
+
+        Raises:
+            EngineError: no token, one outside the vocabulary, more than ``bound`` in all, logits
+                that are not finite, or the program fails.
+        """
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first ``length``.
+
+        Raises:
+            EngineError: there are fewer.
+        """
+        ...
 
 
 class Engine(Protocol):
@@ -52,6 +83,14 @@ class Engine(Protocol):
                 program fails.
         """
         ...
+
+    def text(self, values: NDArray[np.float32]) -> Text:
+        """An empty text, to be written under ``values`` float32 ``[K]``.
+
+        Raises:
+            EngineError: the program only scores, or the engine runs none that writes.
+        """
+        raise EngineError(f"{type(self).__name__} cannot write text; take another engine")
 
     def close(self) -> None:
         """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""
@@ -99,6 +138,28 @@ class EngineModule(Protocol):
             BundleError: its file is another one since the bundle was opened.
         """
         ...
+
+
+def check_writing(
+    shown: Path, generation: Generation | None, values: NDArray[np.float32], entries: int
+) -> Generation:
+    """What ``generate`` of a program takes; refuses values that it does not.
+
+    Args:
+        shown: the program's name in errors.
+        entries: K.
+
+    Raises:
+        EngineError: the program only scores, or the values are of another type or number.
+    """
+    if generation is None:
+        raise EngineError(
+            f"{shown}: only scores and cannot write text; export the bundle again (--context)"
+        )
+    _check_array("values", values, np.float32, 1)
+    if values.shape != (entries,):
+        raise EngineError(f"values has {len(values)} entries, the program takes {entries}")
+    return generation
 
 
 def check_sizes(bundle: Bundle, file: str, entries: int, hidden: int) -> None:

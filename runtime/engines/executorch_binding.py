@@ -2,16 +2,18 @@
 
 import importlib.util
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Program
+from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_request
+from .cached_text import CachedText
+from .contract import Engine, EngineUnavailable, Scores, Text, check_request, check_writing
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
@@ -38,7 +40,14 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
     file = program.files[0]
     with bundle.checked(file) as checked:
         return ExecutorchBinding(
-            checked, bundle.bounds, bundle.K, bundle.hidden_width, threads, bundle.path / file
+            checked,
+            bundle.bounds,
+            bundle.K,
+            bundle.hidden_width,
+            threads,
+            bundle.path / file,
+            program.generation,
+            bundle.vocab_size,
         )
 
 
@@ -53,6 +62,8 @@ class ExecutorchBinding(Engine):
         hidden: int,
         threads: int | None,
         shown: Path | None = None,
+        generation: Generation | None = None,
+        vocabulary: int = 0,
     ) -> None:
         """Load ``program``. ``threads`` sets XNNPACK's pool, before any method is loaded.
 
@@ -60,6 +71,8 @@ class ExecutorchBinding(Engine):
             entries: K of its values.
             hidden: width of the hidden states that it returns; 0 for none.
             shown: its name in errors, if not ``program``.
+            generation: what its ``generate`` takes, if it has one.
+            vocabulary: tokens that it knows.
 
         Raises:
             EngineUnavailable: torch or executorch cannot be imported.
@@ -78,32 +91,60 @@ class ExecutorchBinding(Engine):
             portable_lib._unsafe_reset_threadpool(threads)
         self._torch: Any = torch
         self._bounds, self._shown = bounds, shown or program
+        self._generation, self._vocabulary = generation, vocabulary
         self.entries, self.hidden_width = entries, hidden
         self._lock = threading.Lock()
         try:
             self._program: Any = Runtime.get().load_program(
                 program, verification=Verification.InternalConsistency
             )
-            self._method: Any = self._program.load_method("score")
         except RuntimeError as error:
             raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
+        self._methods: dict[str, Any] = {}
+        self._load("score")
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
-        self._method = self._program = None
+        self._program = None
+        self._methods.clear()
 
     def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         """See ``Engine``."""
         check_request(self._bounds, batch, values, self.entries)
         request = (batch.tokens, batch.positions, batch.candidates, values)
-        inputs = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in request]
+        arrays = self._run("score", request, 2 if self.hidden_width else 1)
+        return Scores(arrays[0], arrays[1] if self.hidden_width else None)
+
+    def text(self, values: NDArray[np.float32]) -> Text:
+        """See ``Engine``."""
+        generation = check_writing(self._shown, self._generation, values, self.entries)
+        self._load("generate")
+
+        def run(
+            inputs: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
+        ) -> list[NDArray[np.float32]]:
+            return self._run("generate", inputs, len(shapes))
+
+        return CachedText(run, generation, self._vocabulary, [values[None]])
+
+    def _load(self, method: str) -> None:
+        if method in self._methods or self._program is None:
+            return
+        try:
+            self._methods[method] = self._program.load_method(method)
+        except RuntimeError as error:
+            raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
+
+    def _run(
+        self, method: str, inputs: Sequence[NDArray[np.generic]], wanted: int
+    ) -> list[NDArray[np.float32]]:
+        """The first ``wanted`` results of a method that was loaded."""
+        tensors = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in inputs]
         with self._lock:  # results lie in memory that the next call overwrites
-            if self._method is None:
+            if method not in self._methods:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                outputs = self._method.execute(inputs)
+                outputs = self._methods[method].execute(tensors)
             except RuntimeError as error:
                 raise EngineError(f"{self._shown}: the program failed: {error}") from error
-            wanted = outputs[: 2 if self.hidden_width else 1]
-            arrays = [output.numpy().copy() for output in wanted]
-        return Scores(arrays[0], arrays[1] if self.hidden_width else None)
+            return [output.numpy().copy() for output in outputs[:wanted]]
