@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, Program, write_bundle
+from seedtune.runtime.bundle import (
+    DEFAULT_BOUNDS,
+    Adapter,
+    Bounds,
+    Bundle,
+    Layer,
+    Program,
+    write_bundle,
+)
 from seedtune.runtime.errors import ModelError
 
 from .lower.lower import GENERATE, SCORE, lower, trace, trace_generate
@@ -90,12 +98,13 @@ def export_model(
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
-    example = example_inputs(bounds, len(surgery.values), config.vocab_size)
+    entries, adapter = len(surgery.values), program.adapter_shape
+    example = example_inputs(bounds, entries, config.vocab_size, adapter)
     traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
     methods: dict[str, dict[str, Any]] = {SCORE: {}}
     if context:
         longest = min(context, getattr(config, "max_position_embeddings", context))
-        writing = GenerateProgram(program, len(surgery.values), GenerateBounds.of(longest)).eval()
+        writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
         traced[GENERATE] = trace_generate(writing, writing.example(config.vocab_size))
         methods[GENERATE] = {
             "chunk": writing.bounds.chunk,
@@ -133,5 +142,6 @@ def export_model(
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
+        adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
         task=task,
     )

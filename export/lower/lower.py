@@ -81,6 +81,7 @@ def trace(
         "positions": {0: scored},
         "candidates": {0: scored, 1: _axis("C", bounds.candidates)},
         "values": {0: _axis("P", bounds.probes)},
+        "adapter": {},
     }
     return _export(program, example, dynamic, program.tap, progress)
 
@@ -96,6 +97,7 @@ def trace_generate(
         "tokens": {1: _axis("T", program.bounds.chunk)},
         "start": {},
         "values": {},
+        "adapter": {},
         "cache": tuple({axis: slots} for _ in program.shapes for axis in (2, 1)),
     }
     return _export(program, example, dynamic, program.score.tap, progress)

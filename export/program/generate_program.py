@@ -31,7 +31,7 @@ class GenerateBounds:
 
 
 class GenerateProgram(nn.Module):
-    """``generate(tokens [1, T], start [1], values [1, K], cache)``.
+    """``generate(tokens [1, T], start [1], values [1, K], adapter [D, S], cache)``.
 
     ``cache`` is, block by block, keys ``[KV, d, S]`` and values ``[KV, S, d]``, of which the first
     ``start`` places are filled. Returns the logits float32 ``[1, V]`` behind the last token and
@@ -51,10 +51,15 @@ class GenerateProgram(nn.Module):
         """``(KV, d)`` of each block."""
 
     def forward(
-        self, tokens: torch.Tensor, start: torch.Tensor, values: torch.Tensor, *cache: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        values: torch.Tensor,
+        adapter: torch.Tensor,
+        *cache: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         past = list(zip(cache[::2], cache[1::2], strict=True))
-        logits, new = self._run(tokens, start, values, past)
+        logits, new = self._run(tokens, start, values, adapter, past)
         return (logits, *(tensor for block in new for tensor in block))
 
     def example(self, vocab_size: int) -> tuple[torch.Tensor, ...]:
@@ -67,10 +72,16 @@ class GenerateProgram(nn.Module):
             for kv_heads, width in self.shapes
             for shape in ((width, slots), (slots, width))
         ]
-        return (tokens, torch.tensor([5]), torch.zeros(1, self.entries), *cache)
+        adapter = torch.zeros(self.score.adapter_shape)
+        return (tokens, torch.tensor([5]), torch.zeros(1, self.entries), adapter, *cache)
 
     def _run(
-        self, tokens: torch.Tensor, start: torch.Tensor, values: torch.Tensor, past: list[Cache]
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        values: torch.Tensor,
+        adapter: torch.Tensor | None,
+        past: list[Cache],
     ) -> tuple[torch.Tensor, list[Cache]]:
         score = self.score
         length = tokens.shape[1]
@@ -87,15 +98,15 @@ class GenerateProgram(nn.Module):
                 hidden = score.backbone(
                     inputs_embeds=embedded[None], position_ids=places, use_cache=False
                 ).last_hidden_state
+                states = score.tap.take_last()
         finally:
             config._attn_implementation = before
             score.probe_values.end()
-            score.tap.forget()
             new = self.running.end()
-        return score.logits(hidden[:, length - 1 :])[0], new
+        return score.logits(hidden[:, -1:], states, adapter)[0], new
 
     def _shapes(self) -> list[tuple[int, int]]:
         with torch.no_grad():
             tokens, start = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-            _, new = self._run(tokens, start, torch.zeros(1, self.entries), [])
+            _, new = self._run(tokens, start, torch.zeros(1, self.entries), None, [])
         return [(key.shape[0], key.shape[2]) for key, _ in new]

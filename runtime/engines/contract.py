@@ -29,7 +29,7 @@ class Scores:
     logp: NDArray[np.float32]
     """float32 ``[P, N, C]``, log-softmax over the whole vocabulary at the candidates."""
     hidden: NDArray[np.float32] | None
-    """float32 ``[P, N, D]``, states of the residual stream at the positions (see
+    """float32 ``[P, N, W]``, states of the residual stream at the positions (see
     ``export.program.block_tap``); None if the program returns none. The same forward computes
     them, and handing them out costs a copy."""
 
@@ -69,26 +69,38 @@ class Engine(Protocol):
     entries: int
     """Number of sensitive values: K."""
     hidden_width: int
-    """Width D of the hidden states; 0 if the program returns none."""
+    """Width W of the hidden states; 0 if the program returns none."""
+    adapter_shape: tuple[int, int] | None = None
+    """``(D, S)`` of the adapter that the program takes; None if it takes none."""
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """Score the batch's positions under each row of ``values``.
 
         Args:
             batch: ``tokens``, ``positions`` and ``candidates`` are read; every probe sees the same.
             values: float32 ``[P, K]``, one row of sensitive values per probe; may be a view.
+            adapter: float32 ``[D, S]``, the same for every probe: at each position it moves what
+                the head reads, ``h`` ``[D]``, by ``adapter @ x`` with ``x`` the first S of the
+                position's hidden states. None, as zeros, leaves ``h`` as it is to the bit.
 
         Raises:
-            EngineError: a shape lies outside the bounds that the program was exported with, or the
-                program fails.
+            EngineError: a shape lies outside the bounds that the program was exported with, the
+                program takes no adapter, or it fails.
         """
         ...
 
-    def text(self, values: NDArray[np.float32]) -> Text:
-        """An empty text, to be written under ``values`` float32 ``[K]``.
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+        """An empty text, to be written under ``values`` float32 ``[K]`` and ``adapter``, as
+        ``score`` takes it.
 
         Raises:
-            EngineError: the program only scores, or the engine runs none that writes.
+            EngineError: the program only scores, the engine runs none that writes, or an argument
+                has another shape than the program takes.
         """
         raise EngineError(f"{type(self).__name__} cannot write text; take another engine")
 
@@ -141,37 +153,38 @@ class EngineModule(Protocol):
 
 
 def check_writing(
-    shown: Path, generation: Generation | None, values: NDArray[np.float32], entries: int
+    shown: Path,
+    generation: Generation | None,
+    engine: Engine,
+    values: NDArray[np.float32],
+    adapter: NDArray[np.float32] | None,
 ) -> Generation:
-    """What ``generate`` of a program takes; refuses values that it does not.
+    """What ``generate`` of a program takes; refuses arguments of ``Engine.text`` that it does not.
 
     Args:
         shown: the program's name in errors.
-        entries: K.
 
     Raises:
-        EngineError: the program only scores, or the values are of another type or number.
+        EngineError: the program only scores, or an argument is of another type or shape.
     """
     if generation is None:
         raise EngineError(
             f"{shown}: only scores and cannot write text; export the bundle again (--context)"
         )
     _check_array("values", values, np.float32, 1)
-    if values.shape != (entries,):
-        raise EngineError(f"values has {len(values)} entries, the program takes {entries}")
+    if values.shape != (engine.entries,):
+        raise EngineError(f"values has {len(values)} entries, the program takes {engine.entries}")
+    if adapter is not None:
+        _check_adapter(adapter, engine.adapter_shape)
     return generation
 
 
-def check_sizes(bundle: Bundle, file: str, entries: int, hidden: int) -> None:
-    """Refuse a program that takes or returns other sizes than its bundle says.
-
-    Args:
-        entries: K that it takes.
-        hidden: D that it returns; 0 for none.
-    """
+def check_sizes(bundle: Bundle, file: str, engine: Engine) -> None:
+    """Refuse a program that takes or returns other sizes than its bundle says."""
     for what, found, wanted in (
-        ("takes {} values", entries, bundle.K),
-        ("returns hidden states of width {}", hidden, bundle.hidden_width),
+        ("takes {} values", engine.entries, bundle.K),
+        ("returns hidden states of width {}", engine.hidden_width, bundle.hidden_width),
+        ("takes an adapter of shape {}", engine.adapter_shape, bundle.adapter_shape),
     ):
         if found != wanted:
             raise EngineError(
@@ -180,7 +193,14 @@ def check_sizes(bundle: Bundle, file: str, entries: int, hidden: int) -> None:
             )
 
 
-def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], entries: int) -> None:
+def check_request(
+    bounds: Bounds,
+    batch: Batch,
+    values: NDArray[np.float32],
+    entries: int,
+    adapter: NDArray[np.float32] | None = None,
+    adapter_shape: tuple[int, int] | None = None,
+) -> None:
     """Refuse arguments of ``Engine.score`` that the program was not exported for.
 
     A program given larger sizes than it was planned for, or an index outside a tensor, fails deep
@@ -188,6 +208,7 @@ def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], ent
 
     Args:
         entries: K, the number of sensitive values of the bundle.
+        adapter_shape: of the adapter that the program takes; None if it takes none.
 
     Raises:
         EngineError: a type, rank, size or index is wrong.
@@ -197,6 +218,8 @@ def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], ent
     _check_array("positions", positions, np.int64, 1)
     _check_array("candidates", candidates, np.int64, 2)
     _check_array("values", values, np.float32, 2)
+    if adapter is not None:
+        _check_adapter(adapter, adapter_shape)
 
     rows, length = tokens.shape
     scored, choices = candidates.shape
@@ -213,6 +236,14 @@ def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], ent
     _check_range("tokens", tokens, None)
     _check_range("positions", positions, rows * length)
     _check_range("candidates", candidates, None)
+
+
+def _check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) -> None:
+    _check_array("adapter", adapter, np.float32, 2)
+    if shape is None:
+        raise EngineError("the program takes no adapter; export the bundle again")
+    if adapter.shape != shape:
+        raise EngineError(f"adapter is {adapter.shape}, the program takes {shape}")
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:

@@ -44,6 +44,7 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
             bundle.bounds,
             bundle.K,
             bundle.hidden_width,
+            bundle.adapter_shape,
             threads,
             bundle.path / file,
             program.generation,
@@ -60,6 +61,7 @@ class ExecutorchBinding(Engine):
         bounds: Bounds,
         entries: int,
         hidden: int,
+        adapter: tuple[int, int] | None,
         threads: int | None,
         shown: Path | None = None,
         generation: Generation | None = None,
@@ -70,6 +72,7 @@ class ExecutorchBinding(Engine):
         Args:
             entries: K of its values.
             hidden: width of the hidden states that it returns; 0 for none.
+            adapter: shape of the adapter that it takes; None for none.
             shown: its name in errors, if not ``program``.
             generation: what its ``generate`` takes, if it has one.
             vocabulary: tokens that it knows.
@@ -92,7 +95,8 @@ class ExecutorchBinding(Engine):
         self._torch: Any = torch
         self._bounds, self._shown = bounds, shown or program
         self._generation, self._vocabulary = generation, vocabulary
-        self.entries, self.hidden_width = entries, hidden
+        self.entries, self.hidden_width, self.adapter_shape = entries, hidden, adapter
+        self._no_adapter = np.zeros(adapter or 0, np.float32)
         self._lock = threading.Lock()
         try:
             self._program: Any = Runtime.get().load_program(
@@ -108,16 +112,28 @@ class ExecutorchBinding(Engine):
         self._program = None
         self._methods.clear()
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries)
-        request = (batch.tokens, batch.positions, batch.candidates, values)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        request: list[NDArray[np.generic]] = [
+            batch.tokens,
+            batch.positions,
+            batch.candidates,
+            values,
+        ]
+        if self.adapter_shape is not None:
+            request.append(self._no_adapter if adapter is None else adapter)
         arrays = self._run("score", request, 2 if self.hidden_width else 1)
         return Scores(arrays[0], arrays[1] if self.hidden_width else None)
 
-    def text(self, values: NDArray[np.float32]) -> Text:
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """See ``Engine``."""
-        generation = check_writing(self._shown, self._generation, values, self.entries)
+        generation = check_writing(self._shown, self._generation, self, values, adapter)
         self._load("generate")
 
         def run(
@@ -125,7 +141,8 @@ class ExecutorchBinding(Engine):
         ) -> list[NDArray[np.float32]]:
             return self._run("generate", inputs, len(shapes))
 
-        return CachedText(run, generation, self._vocabulary, [values[None]])
+        inputs = [values[None], self._no_adapter if adapter is None else adapter]
+        return CachedText(run, generation, self._vocabulary, inputs)
 
     def _load(self, method: str) -> None:
         if method in self._methods or self._program is None:

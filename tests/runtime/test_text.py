@@ -108,7 +108,7 @@ def test_a_long_prompt_is_read_in_chunks_and_fills_the_bound(
     for first in range(0, 128, 16):
         found = slowly.read(tokens[first : first + 16])
     assert np.abs(found - logits).max() < 0.2
-    with pytest.raises(EngineError, match="129 tokens exceed the 128 of a text.*--context"):
+    with pytest.raises(EngineError, match=r"129 tokens exceed the 128 of a text.*--context"):
         text.read([1])
 
 
@@ -123,7 +123,7 @@ def test_both_engines_give_the_same_bits(engine: Engine, bundle: Bundle) -> None
 def test_what_a_text_refuses(engine: Engine, bundle: Bundle) -> None:
     text = engine.text(values_of(bundle))
     for tokens in ([300], [-1]):
-        with pytest.raises(EngineError, match="tokens must lie in 0..299"):
+        with pytest.raises(EngineError, match=r"tokens must lie in 0..299"):
             text.read(tokens)
     with pytest.raises(EngineError, match="no token is given"):
         text.read([])
