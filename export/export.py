@@ -142,6 +142,8 @@ def export_model(
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
+        chat=loaded.chat,
+        end_ids=loaded.end_ids,
         adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
         task=task,
     )

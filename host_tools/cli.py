@@ -33,6 +33,7 @@ from .commands import (
     profile,
     quickstart,
     tuning,
+    writing,
 )
 from .commands.output import printable
 
@@ -119,6 +120,8 @@ app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(tuning.plot)
+app.command()(writing.generate)
+app.command()(writing.chat)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
 app.add_typer(journal.app, name="journal")

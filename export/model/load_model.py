@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from seedtune.runtime.bundle.chat import Chat
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
@@ -34,6 +35,27 @@ class LoadedModel:
     tokenizer_json: bytes
     name: str
     sha256: str
+
+    @property
+    def chat(self) -> Chat | None:
+        """The tokenizer's chat template, the one named ``default`` of several; None without."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
+        if not template:
+            return None
+        names = self.tokenizer.special_tokens_map
+        return Chat(template, {name: text for name, text in names.items() if isinstance(text, str)})
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens with which the model ends a text, as its generation settings and its tokenizer
+        name them."""
+        settings = getattr(self.model, "generation_config", None)
+        named = getattr(settings, "eos_token_id", None)
+        found = [*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id]
+        vocabulary = self.model.config.vocab_size
+        return sorted({end for end in found if end is not None and 0 <= end < vocabulary})
 
 
 def load_causal_lm(source: str | Path, dtype: torch.dtype = torch.float32) -> LoadedModel:

@@ -5,12 +5,13 @@ A bundle is a folder of these files, or the same files in one ``*.seedtune`` arc
 ==================  ===============================================================================
 manifest.json       what the parts are and how they fit together; its own ``sha256`` is the
                     SHA-256 of its canonical JSON (keys sorted, no spaces) without that field
-program.pte, ...    programs, each the whole model with the method ``score`` for one kind of engine,
-                    and files that they share; the manifest lists them
+program.pte, ...    programs, each the whole model for one kind of engine, with the method ``score``
+                    and, if it writes, ``generate``; and files that they share
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
 basis.safetensors   directions for the bundle's task (see ``basis``); only where it has some
+chat.json           the model's chat template (see ``chat``); only where it has one
 ==================  ===============================================================================
 
 ``manifest.layers`` lists the matrices in order, each owning ``values[offset : offset + count]``.
@@ -38,9 +39,11 @@ from ..errors import BundleError
 from ..files import clean_up
 from .archive import unpack_archive
 from .basis import Basis, parse_basis
+from .chat import Chat, parse_chat
 from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
 from .manifest import (
     BASIS,
+    CHAT,
     MANIFEST,
     TOKENIZER,
     VALUES,
@@ -79,6 +82,8 @@ class Bundle:
     """Hash of the canonical manifest, so of every part: the bundle's identity."""
     basis: Basis | None
     """Directions learned for ``task``, where the bundle has them."""
+    chat: Chat | None
+    """The model's chat template, where it has one."""
     _tokenizer: Tokenizer
     _parts: Mapping[str, Part]
     _stamps: Mapping[str, Stamp | None] = field(compare=False)
@@ -110,6 +115,11 @@ class Bundle:
     def pad_id(self) -> int:
         """Token id that pads rows on the right."""
         return int(self.manifest["tokenizer"]["pad_id"])
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens with which the model ends a text."""
+        return tuple(self.manifest["tokenizer"].get("end_ids", ()))
 
     @property
     def vocab_size(self) -> int:
@@ -219,6 +229,7 @@ def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
         indices=indices,
         sha256=manifest.sha256,
         basis=None if BASIS not in data else parse_basis(data[BASIS], folder / BASIS, len(values)),
+        chat=None if CHAT not in data else parse_chat(data[CHAT], folder / CHAT),
         _tokenizer=tokenizer,
         _parts=parts,
         _stamps=stamps,

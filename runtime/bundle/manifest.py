@@ -20,6 +20,8 @@ VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
 BASIS = "basis.safetensors"
 """May be missing: directions for the bundle's task (see ``basis``)."""
+CHAT = "chat.json"
+"""May be missing: the model's chat template (see ``chat``)."""
 METHOD = "score"
 """Every program has it."""
 GENERATE = "generate"
@@ -292,13 +294,16 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     else:
         programs = _check_programs(content["programs"], file)
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
-    if set(content["parts"]) - {BASIS} != named:
+    if set(content["parts"]) - {BASIS, CHAT} != named:
         refuse(f"parts are {sorted(content['parts'])!r:.200}, must be {sorted(named)!r:.200}")
     _check_types(content["parts"], dict.fromkeys(content["parts"], _PART_SCHEMA), "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:
         refuse(f"tokenizer.pad_id {content['tokenizer']['pad_id']} lies outside the vocabulary")
+    ends = content["tokenizer"].get("end_ids", [])  # older bundles have none
+    if not isinstance(ends, list) or not all(type(n) is int and 0 <= n < vocabulary for n in ends):
+        refuse(f"tokenizer.end_ids is {ends!r:.100}, must be a list of tokens")
     hidden = {}
     for name in ("hidden_blocks", "mean_blocks"):
         blocks = scoring.get(name, [])  # older programs return none
@@ -374,7 +379,7 @@ def _check_generation(item: dict[str, Any], where: str, file: Path) -> None:
 
 
 def _may_name_a_program(name: Any) -> bool:
-    taken = (MANIFEST, VALUES, TOKENIZER, BASIS)
+    taken = (MANIFEST, VALUES, TOKENIZER, BASIS, CHAT)
     plain = isinstance(name, str) and _PROGRAM_FILE.fullmatch(name) is not None
     return plain and name not in taken
 

@@ -19,8 +19,10 @@ from ..files import replace_folder, sync_tree, workplace
 from .archive import pack_archive
 from .basis import Basis
 from .bundle import Bundle, open_folder
+from .chat import Chat
 from .manifest import (
     BASIS,
+    CHAT,
     FORMAT,
     MANIFEST,
     TOKENIZER,
@@ -53,6 +55,8 @@ def write_bundle(
     mean_blocks: Sequence[int] = (),
     adapter: Adapter | None = None,
     basis: Basis | None = None,
+    chat: Chat | None = None,
+    end_ids: Sequence[int] = (),
     task: Mapping[str, Any] | None,
 ) -> Bundle:
     """Write a bundle folder so that it appears whole or not at all, and open it.
@@ -75,6 +79,8 @@ def write_bundle(
         mean_blocks: the same of those that are means over the row so far; they come last.
         adapter: what the programs take to move what the head reads.
         basis: directions for ``task``.
+        chat: the model's chat template.
+        end_ids: tokens with which the model ends a text.
 
     Raises:
         BundleError: the parts disagree, or the folder cannot be written.
@@ -104,6 +110,9 @@ def write_bundle(
         if basis is not None:
             (work / BASIS).write_bytes(basis.to_bytes())
             names.append(BASIS)
+        if chat is not None:
+            (work / CHAT).write_bytes(chat.to_bytes())
+            names.append(CHAT)
         parts = {name: _describe(work / name) for name in names}
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -120,6 +129,7 @@ def write_bundle(
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
                 "pad_id": pad_id,
+                "end_ids": list(end_ids),
                 "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, work / TOKENIZER)),
             },
             "task": None if task is None else dict(task),
@@ -168,6 +178,8 @@ def with_task(
             mean_blocks=bundle.mean_blocks,
             adapter=bundle.adapter,
             basis=basis,
+            chat=bundle.chat,
+            end_ids=bundle.end_ids,
             task=task,
         )
 

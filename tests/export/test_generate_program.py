@@ -73,13 +73,14 @@ def test_generate_follows_the_model_itself(name: str) -> None:
         assert np.abs(logits - wanted[end]).max() < 0.1
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# One of plain blocks, one of two-dimensional ones, one of fused matrices, one of windows.
+@pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Gemma3"])
 def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> None:
     score, program, values = prepared(name)
     quantise_linears_(program)
     generator = torch.Generator().manual_seed(2)
     values += 0.3 * torch.randn(values.shape, generator=generator)
-    adapter = 0.02 * torch.randn(score.adapter_shape, generator=generator)
+    adapter = 0.05 * torch.randn(score.adapter_shape, generator=generator)
     file = tmp_path / "program.pte"
     file.write_bytes(lower({"generate": trace_generate(program, program.example(96))}))
     lowered = NativeProgram(file, threads=1)
