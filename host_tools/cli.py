@@ -30,6 +30,7 @@ from .commands import (
     export,
     fetch,
     journal,
+    merge,
     profile,
     quickstart,
     tuning,
@@ -120,6 +121,7 @@ app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(tuning.plot)
+app.command()(merge.merge)
 app.command()(writing.generate)
 app.command()(writing.chat)
 app.command()(bench.bench)

@@ -13,6 +13,7 @@ from .bundle import Bundle, open_bundle
 from .bundle.exported_values import export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
+from .engines.memory import PassMemory, fit_text
 from .errors import DataError, TuningError
 from .journal.file import Durability
 from .journal.replay import replay
@@ -284,9 +285,16 @@ class Model:
 
         Raises:
             EngineError: the bundle or the engine cannot write.
+            TuningError: there is no memory for a text.
         """
         own = np.ascontiguousarray(self.values[: self.bundle.K])
-        return Writer(self.engine.text(own), self.bundle.tokenizer(), self.bundle.end_ids)
+        text = self.engine.text(own)
+        bound = text.bound
+        generation = self.bundle.generation
+        if generation is not None:
+            memory = PassMemory.of_bundle(self.bundle)
+            bound = fit_text(generation, memory, limit=self._memory_limit)
+        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound)
 
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.

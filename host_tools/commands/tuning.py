@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from seedtune.runtime.errors import DataError, TuningError
 
 from .follow import follow
-from .inputs import ChosenTask, load_chosen, task_of_run
+from .inputs import ChosenTask, load_chosen, memory_bytes, task_of_run
 from .options import (
     BundleHash,
     BundlePath,
@@ -21,6 +20,7 @@ from .options import (
     FromValues,
     Json,
     Limit,
+    MemoryLimit,
     Objective,
     OnLong,
     RunPath,
@@ -115,14 +115,7 @@ def tune(
     durability: Annotated[
         str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
     ] = "1s",
-    memory_limit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What this process may hold, '300MB' or '1.5GB': passes are cut to fit. "
-            "Default: what the machine has left.",
-        ),
-    ] = None,
+    memory_limit: MemoryLimit = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
@@ -173,7 +166,7 @@ def tune(
                 on_long=on_long,  # type: ignore[arg-type]
                 engine=engine,
                 threads=threads or "auto",
-                memory_limit=None if memory_limit is None else _bytes(memory_limit),
+                memory_limit=memory_bytes(memory_limit),
                 sha256=sha256,
             )
         )
@@ -313,13 +306,6 @@ def _number(name: str, text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
-        raise TuningError(f"memory limit {text!r} must be a size such as 300MB or 1.5GB")
-    return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
 def _open(

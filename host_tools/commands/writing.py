@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import DataError
 
-from .inputs import load_chosen
-from .options import BundleHash, BundlePath, EngineName, FromRun, FromValues, Json, Threads
+from .inputs import load_chosen, memory_bytes
+from .options import (
+    BundleHash,
+    BundlePath,
+    EngineName,
+    FromRun,
+    FromValues,
+    Json,
+    MemoryLimit,
+    Threads,
+)
 from .output import Output, printable
 
 if TYPE_CHECKING:
@@ -51,6 +60,7 @@ def generate(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     stop: Stop = None,
+    memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
     sha256: BundleHash = None,
@@ -67,7 +77,7 @@ def generate(
     asked: Any = _messages(messages) if messages is not None else prompt
     if asked == "-":
         asked = sys.stdin.read()
-    with _opened(bundle, engine, threads, sha256) as model:
+    with _opened(bundle, memory_limit, engine, threads, sha256) as model:
         origin = load_chosen(model, run, values)
         writing = model.generate(
             asked,
@@ -117,6 +127,7 @@ def chat(
     top_p: TopP = 0.9,
     seed: Seed = 0,
     stop: Stop = None,
+    memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
     sha256: BundleHash = None,
@@ -126,7 +137,7 @@ def chat(
 
     output = Output(False)
     manner = Manner(max_tokens, temperature, top_p, seed, tuple(stop or ()))
-    with _opened(bundle, engine, threads, sha256) as model:
+    with _opened(bundle, memory_limit, engine, threads, sha256) as model:
         original = model.values
         origin = load_chosen(model, run, values)
         conversation = _Conversation(model, manner, system)
@@ -260,7 +271,19 @@ def _messages(file: Path) -> Any:
     return found["messages"] if isinstance(found, dict) and "messages" in found else found
 
 
-def _opened(bundle: Path, engine: str | None, threads: int | None, sha256: str | None) -> Model:
+def _opened(
+    bundle: Path,
+    memory_limit: str | None,
+    engine: str | None,
+    threads: int | None,
+    sha256: str | None,
+) -> Model:
     from seedtune.runtime.model import open_model
 
-    return open_model(bundle, engine=engine, threads=threads or "auto", sha256=sha256)
+    return open_model(
+        bundle,
+        memory_limit=memory_bytes(memory_limit),
+        engine=engine,
+        threads=threads or "auto",
+        sha256=sha256,
+    )

@@ -42,6 +42,10 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TOKEN_SPEED = 0.6
+"""Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
+CHUNK = 64
+"""Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -228,3 +232,39 @@ def estimate_tuning(
     tokens, answers = rows * length, rows
     operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
     return Estimate("tuning", components, 2 * operations / (speed * INT4_SPEED))
+
+
+def estimate_writing(
+    shape: ModelShape,
+    *,
+    tokens: int = 512,
+    engine: str | None = None,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of writing a text of ``tokens``, and seconds of one token.
+
+    Raises:
+        EngineError: as ``estimate_tuning``.
+    """
+    engine = engine or next(iter(ENGINES))
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    head = shape.head or shape.embedding
+    memory = PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+    )
+    components = {
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES,
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": memory.tables,
+        "keys and values": 4 * shape.cache_width * tokens,
+        "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
+        "code, workspace": PAGES,
+    }
+    operations = 2 * (shape.linear_weights * (1 + column_share) + head)
+    seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
+    return Estimate("writing", components, seconds)

@@ -49,6 +49,7 @@ from .manifest import (
     VALUES,
     Adapter,
     Bounds,
+    Generation,
     Layer,
     Part,
     Program,
@@ -115,6 +116,12 @@ class Bundle:
     def pad_id(self) -> int:
         """Token id that pads rows on the right."""
         return int(self.manifest["tokenizer"]["pad_id"])
+
+    @property
+    def generation(self) -> Generation | None:
+        """What the first program that writes takes; None if all only score."""
+        found = [program.generation for program in self.programs]
+        return next((each for each in found if each is not None), None)
 
     @property
     def end_ids(self) -> tuple[int, ...]:

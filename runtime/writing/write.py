@@ -40,10 +40,21 @@ class Writer:
     differ from a fresh writer's in rare tokens.
     """
 
-    def __init__(self, text: Text, tokenizer: Tokenizer, ends: Collection[int]) -> None:
-        """``ends``: tokens with which the model itself ends a text."""
+    def __init__(
+        self,
+        text: Text,
+        tokenizer: Tokenizer,
+        ends: Collection[int],
+        bound: int | None = None,
+    ) -> None:
+        """An empty text.
+
+        Args:
+            ends: tokens with which the model itself ends a text.
+            bound: of a prompt with its answer, if fewer tokens than the program's.
+        """
         self._text, self._tokenizer, self._ends = text, tokenizer, frozenset(ends)
-        self.bound = text.bound
+        self.bound = text.bound if bound is None else min(bound, text.bound)
         """Tokens of a prompt with its answer, at most."""
         self._read: list[int] = []
         self._latest: Writing | None = None
@@ -59,8 +70,9 @@ class Writer:
             raise DataError("the prompt is empty: give the text that is to be gone on from")
         if len(prompt) >= self.bound:
             raise DataError(
-                f"the prompt has {len(prompt)} tokens, a text of this bundle at most {self.bound} "
-                "with its answer: shorten the prompt, or export with a larger --context"
+                f"the prompt has {len(prompt)} tokens, a text here at most {self.bound} with its "
+                "answer: shorten the prompt, export with a larger --context or raise the memory "
+                "limit"
             )
         writing = Writing()
         writing._pieces = self._pieces(writing, list(prompt), manner)

@@ -97,7 +97,7 @@ def test_conversations_are_predicted_and_learned(bundle: Bundle, tmp_path: Path)
 @pytest.mark.parametrize(
     ("prompt", "manner", "message"),
     [
-        ("x " * 200, {}, "the prompt has .* tokens, a text of this bundle at most 128"),
+        ("x " * 200, {}, "the prompt has .* tokens, a text here at most 128"),
         ("", {}, "the prompt is empty"),
         ("\ud800", {}, "the prompt holds half a character"),
         ([{"role": "robot", "content": "x"}], {}, "the prompt: .*role 'robot' is unknown"),
