@@ -11,8 +11,6 @@
         tuned = tuner.tuned()
     model.load(tuned)
     print(model.predict({"text": "a gripping, funny film"}).answer)
-    for piece in model.generate([{"role": "user", "content": "Are you up?"}]):
-        print(piece, end="", flush=True)
 """
 
 from typing import TYPE_CHECKING, Any
