@@ -20,7 +20,7 @@ from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import export_values
 from tiny_bundle import write_tiny_bundle
-from tiny_model import write_tiny_llama
+from tiny_model import CORPUS, write_tiny_llama
 from typer.testing import CliRunner
 
 
@@ -176,11 +176,13 @@ def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(bundle: Bundl
         os.close(theirs)
 
 
-def test_merged_values_are_those_that_transformers_loads(
-    bundle: Bundle, tuned: Path, tmp_path: Path
-) -> None:
+def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tuned = tmp_path / "far.safetensors"  # so far that more than rounding changes
+    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
+    export_values(tuned, bundle.values + np.float32(3) * noise, bundle, step=3)
 
     source, merged = write_tiny_llama(tmp_path / "hf"), tmp_path / "merged"
     found = good("merge", bundle.path, source, merged, "--values", tuned)
@@ -201,28 +203,40 @@ def test_merged_values_are_those_that_transformers_loads(
         ), "nothing else may differ"
 
     task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
-    rows = [{"text": "It was", "more": " great and the cat sat"}]
-    tokens = AutoTokenizer.from_pretrained(merged)("It was great and the cat sat")["input_ids"]
-    start = len(AutoTokenizer.from_pretrained(merged)("It was")["input_ids"])
-    merged_model = AutoModelForCausalLM.from_pretrained(merged)
-    losses: dict[str, Any] = {}
-    for name, net in (("merged", merged_model), ("source", one)):
+    halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
+    rows = [{"text": text, "more": more[:12]} for text, more in halves]
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    change = -mean_losses(one, tokenizer, rows)
+    change += mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
+    with open_model(bundle, task=task) as model:
+        ours = [-model.evaluate([row]).loss for row in rows]
+        model.load(tuned)
+        ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
+    # int4 and int8 lie between the two; what tuning changed is larger.
+    assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 2
+    assert np.corrcoef(ours, change)[0, 1] > 0.8
+
+
+def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, str]]) -> Any:
+    """As transformers computes them, float64 ``[rows]``."""
+    import torch
+
+    found = []
+    for row in rows:
+        tokens = tokenizer(row["text"] + row["more"])["input_ids"]
+        ends = tokenizer(row["text"] + row["more"], return_offsets_mapping=True)["offset_mapping"]
+        start = next(i for i, (_, end) in enumerate(ends) if end > len(row["text"]))
         with torch.no_grad():
             logp = net(torch.tensor([tokens])).logits.log_softmax(-1)[0]
         picked = [-float(logp[i - 1, tokens[i]]) for i in range(start, len(tokens))]
-        losses[name] = float(np.mean(picked))
-    with open_model(bundle, task=task) as model:
-        untuned = model.evaluate(rows).loss
-        model.load(tuned)
-        assert abs(model.evaluate(rows).loss - losses["merged"]) < 0.15
-        assert abs(untuned - losses["source"]) < 0.15
-    assert abs(losses["merged"] - losses["source"]) > 0.3
+        found.append(np.mean(picked))
+    return np.array(found)
 
 
 def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None:
     source = write_tiny_llama(tmp_path / "hf")
     assert "give what to merge" in bad(1, "merge", bundle.path, source, tmp_path / "out")
-    taken = bad(3, "merge", bundle.path, source, source, "--values", tuned)
+    taken = bad(8, "merge", bundle.path, source, source, "--values", tuned)
     assert "exists and is not empty" in taken
     from safetensors.torch import load_file, save_file
 
@@ -230,5 +244,5 @@ def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None
     tensors = load_file(file)
     tensors["model.norm.weight"] += 1
     save_file(tensors, file, {"format": "pt"})
-    other = bad(3, "merge", bundle.path, source, tmp_path / "out", "--values", tuned)
+    other = bad(8, "merge", bundle.path, source, tmp_path / "out", "--values", tuned)
     assert "is another model than the one" in other and not (tmp_path / "out").exists()
