@@ -33,6 +33,7 @@ from .commands import (
     merge,
     profile,
     quickstart,
+    report,
     tuning,
     writing,
 )
@@ -120,7 +121,8 @@ app.command()(estimate.estimate)
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
-app.command()(tuning.plot)
+app.command()(report.plot)
+app.command()(report.report)
 app.command()(merge.merge)
 app.command()(writing.generate)
 app.command()(writing.chat)

@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from . import engines
 from .bundle import Bundle, open_bundle
@@ -20,6 +21,7 @@ from .journal.replay import replay
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
+from .scoring.text_head import TextHead
 from .settings import Settings
 from .tasks import (
     Encoded,
@@ -34,6 +36,7 @@ from .tasks import (
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
 from .tasks.field_text import check_characters
+from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
 from .tuning.tuner import Tuner
@@ -70,6 +73,7 @@ class Model:
         self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
         self._memory_limit = memory_limit
+        self._text = TextHead.of(bundle)
         self._task: Task | None = None
         self._engine: Engine | None = None
         self._chat: ChatTemplate | None = None
@@ -84,6 +88,16 @@ class Model:
         if self._task is None:
             self._task = task_for(self.bundle, self._spec, **self._how)
         return self._task
+
+    @property
+    def task_spec(self) -> Mapping[str, Any] | None:
+        """The specification in use: ``open_model``'s, else a loaded run's, else the bundle's."""
+        return self._spec
+
+    @property
+    def text(self) -> TextHead | None:
+        """What the bundle has for a head for text; None too where the task writes nothing."""
+        return self._text if self.task.writes else None
 
     @property
     def engine(self) -> Engine:
@@ -209,7 +223,13 @@ class Model:
         """
         encoded = self._examples(rows)
         return evaluation.evaluate(
-            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+            self.engine,
+            self.task,
+            encoded,
+            self.values,
+            self.bundle.bounds,
+            progress,
+            self.text,
         )
 
     @overload
@@ -249,6 +269,7 @@ class Model:
                 self.values,
                 self.bundle.bounds,
                 progress,
+                self.text,
             )
             if scored or not prompts
             else ()
@@ -287,8 +308,11 @@ class Model:
             EngineError: the bundle or the engine cannot write.
             TuningError: there is no memory for a text.
         """
-        own = np.ascontiguousarray(self.values[: self.bundle.K])
-        text = self.engine.text(own)
+        own, more = np.split(self.values, [self.bundle.K])
+        adapter = None
+        if self._text is not None and len(more) == self._text.entries:
+            adapter = self._text.adapter(more)  # what a readout learned has no part in writing
+        text = self.engine.text(np.ascontiguousarray(own), adapter)
         bound = text.bound
         generation = self.bundle.generation
         if generation is not None:
@@ -305,7 +329,7 @@ class Model:
         tokenizer = self.bundle.tokenizer()
         if isinstance(prompt, str):
             check_characters(prompt, "the prompt")
-            return list(tokenizer.encode(prompt).ids)
+            return _tokens(tokenizer, prompt, special=True)
         messages = checked_messages(prompt, "the prompt")
         if self._chat is None:
             if self.bundle.chat is None:
@@ -316,7 +340,7 @@ class Model:
             chat = self.bundle.chat
             self._chat = ChatTemplate(chat.template, chat.special_tokens)
         text = self._chat.render(messages, answer=True, where="the prompt")
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        return _tokens(tokenizer, text, special=False)
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
@@ -346,6 +370,10 @@ class Model:
         if all(isinstance(row, Encoded) for row in given):
             return given
         return self.encode(given, labelled=labelled)
+
+
+def _tokens(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    return list(watched(lambda _: tokenise(tokenizer, text, special=special), "the prompt").ids)
 
 
 def _listed(stop: Sequence[str]) -> tuple[str, ...]:

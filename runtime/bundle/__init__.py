@@ -5,7 +5,17 @@ ones, ``archive`` the one-file form, ``write`` the way to the disk.
 """
 
 from .bundle import Bundle, open_bundle
-from .manifest import DEFAULT_BOUNDS, Adapter, Bounds, Generation, Layer, Program
+from .manifest import (
+    DEFAULT_BOUNDS,
+    Adapter,
+    Bounds,
+    Generation,
+    Layer,
+    Program,
+    TextHeadInfo,
+    WordsPlace,
+)
+from .text_frame import TextFrame
 from .write import pack_bundle, with_task, write_bundle
 
 __all__ = [
@@ -16,6 +26,9 @@ __all__ = [
     "Generation",
     "Layer",
     "Program",
+    "TextFrame",
+    "TextHeadInfo",
+    "WordsPlace",
     "open_bundle",
     "pack_bundle",
     "with_task",

@@ -18,7 +18,7 @@ from ..errors import JournalError, TuningError
 from ..estimators import ESTIMATORS, Estimator, make_estimator
 from ..settings import Settings
 from .file import Journal
-from .format import End, Evaluation, Header, Record, Step
+from .format import End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
 
@@ -42,6 +42,7 @@ class RunState:
         self.values, best, state = _first_values(path, header, start)
         """float32 ``[K]``, or with the estimator's own weights behind them; live."""
         self.estimator.state.update(state)
+        self._from_snapshot = header.snapshot is not None
         self._best = self.history.best, best
 
     def advance(self, record: Record) -> None:
@@ -51,15 +52,13 @@ class RunState:
             JournalError: the values are not those whose hash the record holds, or the record makes
                 no sense here.
         """
-        if isinstance(record, Step):
-            settings = self.history.settings
-            self.estimator.apply(
-                self.values,
-                np.array(record.scalars, dtype=np.float16),
-                seed=settings.seed,
-                step=self.history.steps,
-                lr=settings.learning_rate(self.history.steps),
+        if isinstance(record, (Step, Signs)):
+            stored = (
+                np.frombuffer(record.packed, np.uint8)
+                if isinstance(record, Signs)
+                else np.array(record.scalars, dtype=np.float16)
             )
+            self._apply(stored)
         elif isinstance(record, End) and record.digest.hex() != self.sha256[:32]:
             raise JournalError(
                 f"{self.path}: values after step {self.history.steps} are not those that were "
@@ -70,6 +69,20 @@ class RunState:
             best = self.history.best
             if best is not None and best is self.history.evaluations[-1]:
                 self._best = best, self.values.copy()
+
+    def _apply(self, stored: NDArray[Any]) -> None:
+        settings, step = self.history.settings, self.history.steps
+        key = {"seed": settings.seed, "step": step}
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
+                self.estimator.apply(self.values, stored, lr=settings.learning_rate(step), **key)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            if not self._from_snapshot:
+                raise
+            raise JournalError(
+                f"{self.path}: the estimator's state in its snapshot makes no sense ({error}); "
+                "restore a copy of both"
+            ) from error
 
     @property
     def best(self) -> Evaluated | None:
@@ -100,8 +113,10 @@ def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     kind = header.settings["estimator"]
     if header.shape is not None and ESTIMATORS[kind].shape is None:
         raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
-    if estimator.scalar_count != header.scalar_count:
-        raise JournalError(f"{name}: {header.scalar_count} scalars a step do not fit {kind}")
+    if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
+        signs, scalars = header.signs, header.scalar_count
+        held = f"{signs} signs" if signs else f"{scalars} scalars"
+        raise JournalError(f"{name}: {held} a step do not fit {kind}")
     return estimator
 
 

@@ -26,6 +26,7 @@ from .field_text import described
 from .multiple_choice import MultipleChoice
 from .rows import read_rows
 from .task import Batch, Encoded, Objective, Observation, OnLong, Prediction, Setting, Task
+from .tokenising import watched
 from .traps import warn_of_examples
 
 __all__ = [
@@ -107,7 +108,7 @@ def task_from_spec(
     if chat is not None and _KINDS[spec["kind"]].of_conversations:
         template = ChatTemplate(chat.template, chat.special_tokens)
     setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template)
-    return _KINDS[spec["kind"]](spec, setting)
+    return watched(lambda watch: _KINDS[spec["kind"]](spec, setting), "task")
 
 
 def check_spec(spec: object) -> None:

@@ -8,6 +8,7 @@ from . import spec_fields
 from .chat_template import Message, checked_messages
 from .task import Encoded, Setting
 from .token_loss import TokenLoss
+from .tokenising import tokenise
 
 
 class Chat(TokenLoss):
@@ -67,7 +68,7 @@ class Chat(TokenLoss):
         if self._learned(messages[-1]):
             return None
         text = self._chat.render(messages, answer=True, where=where)
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(tokenise(self._tokenizer, text, special=False).ids)
 
     def made_up_row(self, texts: Sequence[str], chosen: Any) -> dict[str, Any]:
         said = [{"role": role, "content": chosen.choice(texts)} for role in ("user", "assistant")]
@@ -109,7 +110,7 @@ class Chat(TokenLoss):
                     "after it away"
                 )
             spans.append((len(before), len(through)))
-        encoding = self._tokenizer.encode(whole, add_special_tokens=False)
+        encoding = tokenise(self._tokenizer, whole, special=False)
         columns = [
             index - 1
             for index, (start, end) in enumerate(encoding.offsets)

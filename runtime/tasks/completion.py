@@ -10,6 +10,7 @@ from .field_text import field_text
 from .task import Encoded, Setting
 from .template import shorten
 from .token_loss import TokenLoss
+from .tokenising import tokenise
 
 
 class Completion(TokenLoss):
@@ -46,7 +47,7 @@ class Completion(TokenLoss):
         if row.get(self._completion_field) is not None:
             return None
         text = self.template.render(self.template.fields_of(row, where))
-        return list(self._tokenizer.encode(text).ids)
+        return list(tokenise(self._tokenizer, text).ids)
 
     def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
         row = super().made_up_row(texts, chosen)
@@ -56,6 +57,6 @@ class Completion(TokenLoss):
         """``text`` cut to half of the length bound, all of it if the template has no field."""
         room = self._bounds.length // 2 if self.template.names else self._bounds.length
         # Special tokens count too: the joined text has them.
-        while (count := len(self._tokenizer.encode(text).ids)) > room and text:
+        while (count := len(tokenise(self._tokenizer, text).ids)) > room and text:
             text = shorten(text, count - room, self._tokenizer)
         return text

@@ -13,6 +13,7 @@ class TokenLoss(Task):
 
     metric_name: ClassVar[str] = "perplexity"
     higher_is_better: ClassVar[bool] = False
+    writes = True
 
     def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         sums = np.stack([self._totals(probe, batch) for probe in logp])

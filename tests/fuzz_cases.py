@@ -1,0 +1,230 @@
+"""What ``fuzz`` runs: kinds of files, each damaged or crafted, and what is then read from them."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
+from fuzz_runs import run_kinds
+from fuzz_texts import text_kinds
+from safetensors.numpy import load
+from seedtune.runtime.bundle import pack_bundle
+from seedtune.runtime.bundle.archive import unpack_archive
+from seedtune.runtime.bundle.exported_values import export_values, load_values
+from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
+from seedtune.runtime.bundle.text_frame import load_text_frame
+from seedtune.runtime.journal.crc32c import crc32c
+from seedtune.runtime.journal.format import (
+    Change,
+    Encoder,
+    End,
+    Evaluation,
+    Header,
+    Note,
+    Record,
+    Signs,
+    Skip,
+    Step,
+    decode_header,
+    decode_records,
+)
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
+from text_bundle import STATES, WIDTH, write_text_bundle
+from tiny_bundle import write_tiny_bundle
+
+
+def kinds(folder: Path) -> dict[str, Case]:
+    """The kinds of cases; ``folder`` is for their files."""
+    return {**_files(folder), **run_kinds(folder), **text_kinds(folder)}
+
+
+def _files(folder: Path) -> dict[str, Case]:
+    journals = [_journal(count) for count in (1, 2, 16)]
+    journals += [_journal(0, signs) for signs in (21, 70_000)]
+    snapshot = {
+        "step": 5,
+        "file": "snapshot-5.safetensors",
+        "sha256": "a" * 64,
+        "reference": 0.5,
+        "evaluations": [[0, 0.5, 0.75]],
+    }
+    compacted = replace(
+        journals[0][0],
+        snapshot=snapshot,
+        parent={"step": 3, "crc": "0"},
+        shape={"rows": 2, "width": 6, "answers": 2},
+        task={"spec": {"kind": "completion"}, "objective": "", "on_long": "error"},
+    )
+    headers = [head.encode()[14:-4] for head in (journals[0][0], compacted, journals[3][0])]
+    bundle = write_tiny_bundle(folder / "bundle")
+    text_bundle = write_text_bundle(folder / "text")
+    assert text_bundle.text_head is not None
+    manifests = [(folder / name / "manifest.json").read_bytes() for name in ("bundle", "text")]
+    packed = pack_bundle(folder / "bundle", folder / "bundle.seedtune").read_bytes()
+    unpacked = unpack_archive(folder / "bundle.seedtune", folder / "cache")
+    halves = (bundle.values + np.float16(1)).astype(np.float32)
+    tuned = np.concatenate([halves, np.ones(6, np.float32)])
+    export_values(folder / "values", tuned, bundle, step=7)
+    values = (folder / "values").read_bytes()
+    log = MetricsLog(folder)
+    for step in range(12):
+        log.append(kind="step", step=step, loss=0.5, losses=[0.25, 0.75], skipped=None, seconds=0.1)
+    log.close()
+    frame, info = (folder / "text" / "text.safetensors").read_bytes(), text_bundle.text_head
+    lines, metrics = read_metrics(folder), (folder / METRICS_FILE).read_bytes()
+
+    own = own_file(folder)
+
+    def journal(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        head, records, data = rng.choice(journals)
+        what, bad = damage(data, rng)
+        if rng.random() < 0.2:
+            cut = rng.randrange(len(data))
+            bad = data[:cut] + bytes(rng.choice([len(data) - cut, rng.randrange(5000)]))
+            what = f"zeros from byte {cut} on, {len(bad)} bytes in all"
+
+        def read() -> str:
+            found, start, crc = decode_header(bad, "j")
+            placed = list(decode_records(bad, found, start, crc, "j"))
+            same = found == head and [p.record for p in placed] == records[: len(placed)]
+            return EQUAL if same else "different"
+
+        return what, read
+
+    def header(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        what, text = odd_json(json.loads(rng.choice(headers)), rng)
+        start = struct.pack("<8sHI", b"SEEDTJRN", 1, len(text)) + text
+        bad = start + struct.pack("<I", crc32c(start))
+
+        def read() -> str:
+            found, begin, crc = decode_header(bad, "j")
+            list(decode_records(bad, found, begin, crc, "j"))
+            return SOUND
+
+        return what, read
+
+    def record(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        head, records, data = rng.choice(journals)
+        kind, payload = rng.randrange(8), rng.randbytes(rng.randrange(1, 40))
+        if kind == 2:
+            payload = odd_json({"lr": 0.5}, rng)[1][:255] or b"{}"
+        _, start, crc = decode_header(data, "j")
+        crc = ([crc] + [p.crc for p in decode_records(data, head, start, crc, "j")])[-1]
+        word = struct.pack("<H", 0x7C00 | kind >> 2 << 15 | (kind & 3) << 8 | len(payload))
+        middle = crc32c(word, crc)
+        end = struct.pack("<I", crc32c(payload, middle))
+        bad = data + word + struct.pack("<H", middle >> 16) + payload + end
+
+        def read() -> str:
+            found, begin, first = decode_header(bad, "j")
+            placed = [p.record for p in decode_records(bad, found, begin, first, "j")]
+            return SOUND if placed[: len(records)] == records else "different"
+
+        return f"record of kind {kind} with {payload!r}", read
+
+    def damaged_manifest(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        whole = rng.choice(manifests)
+        what, bad = damage(whole, rng)
+
+        def read() -> str:
+            same = parse_manifest(bad, folder).content == json.loads(whole)
+            return EQUAL if same else "different"
+
+        return what, read
+
+    def crafted_manifest(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        what, text = odd_json(json.loads(rng.choice(manifests)), rng)
+        try:  # as whoever writes it would sign it
+            odd = json.loads(text)
+            odd["sha256"] = manifest_digest(odd)
+            text = json.dumps(odd).encode()
+        except (ValueError, TypeError, RecursionError, AttributeError):
+            pass
+
+        def read() -> str:
+            parse_manifest(text, folder)
+            return SOUND
+
+        return what, read
+
+    def damaged_values(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        what, bad = damage(values, rng)
+
+        def read() -> str:
+            own("values").write_bytes(bad)
+            same = load_values(own("values"), bundle).tobytes() == tuned.tobytes()
+            return EQUAL if same and bad == values else "different"
+
+        return what, read
+
+    def archive(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        what, bad = damage(packed, rng)
+
+        def read() -> str:
+            own("b.seedtune").write_bytes(bad)
+            found = unpack_archive(own("b.seedtune"), folder / "cache")
+            return EQUAL if found == unpacked else "different"
+
+        return what, read
+
+    def text_frame(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        tensors = load(frame)
+        what, bad = odd_tensors(tensors, rng) if rng.random() < 0.5 else damage(frame, rng)
+
+        def read() -> str:
+            own("text").write_bytes(bad)
+            load_text_frame(own("text"), Path("text"), info, (WIDTH, STATES))
+            return EQUAL if bad == frame else SOUND
+
+        return what, read
+
+    def damaged_metrics(rng: random.Random) -> tuple[str, Callable[[], str]]:
+        what, bad = damage(metrics, rng)
+
+        def read() -> str:
+            own(METRICS_FILE).write_bytes(bad)
+            found = read_metrics(own(METRICS_FILE).parent)
+            return EQUAL if found == lines else SOUND
+
+        return what, read
+
+    return {
+        "journal": journal,
+        "header": header,
+        "record": record,
+        "manifest": damaged_manifest,
+        "crafted manifest": crafted_manifest,
+        "values": damaged_values,
+        "archive": archive,
+        "text frame": text_frame,
+        "metrics": damaged_metrics,
+    }
+
+
+def _journal(count: int, signs: int = 0) -> tuple[Header, list[Record], bytes]:
+    rng = np.random.default_rng(count)
+    head = Header(
+        bundle_sha256="b" * 64,
+        values_sha256="c" * 64,
+        entries=100,
+        scalar_count=count,
+        signs=signs,
+        settings=Settings(eps=0.01).to_dict(),
+        train_sha256="d" * 64,
+        eval_sha256=None,
+        metric={"name": "accuracy", "higher_is_better": True},
+    )
+    records: list[Record] = [Evaluation(0.5, 0.75), Note("a remark")]
+    for step in range(12):
+        scalars = tuple(float(x) for x in rng.normal(size=count).astype(np.float16))
+        records.append(Signs(rng.bytes(-(-signs // 8))) if signs else Step(scalars))
+        records += [Skip(1), Change("lr", 0.5)] if step == 6 else []
+    records.append(End(bytes(range(16)), "done"))
+    data = head.encode()
+    encoder = Encoder(count, int.from_bytes(data[-4:], "little"), signs=signs)
+    return head, records, data + b"".join(map(encoder.encode, records))
