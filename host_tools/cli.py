@@ -30,10 +30,12 @@ from .commands import (
     export,
     fetch,
     journal,
+    merge,
     profile,
     quickstart,
     report,
     tuning,
+    writing,
 )
 from .commands.output import printable
 
@@ -121,6 +123,9 @@ app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(report.plot)
 app.command()(report.report)
+app.command()(merge.merge)
+app.command()(writing.generate)
+app.command()(writing.chat)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
 app.add_typer(journal.app, name="journal")

@@ -73,6 +73,15 @@ EngineName = Annotated[
         "Default: the first that works here; 'inspect' shows them.",
     ),
 ]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="What this process may hold, '300MB' or '1.5GB': passes and texts are cut to fit. "
+        "Default: what the machine has left.",
+    ),
+]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the best values of this run folder.")
 ]

@@ -57,6 +57,10 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TOKEN_SPEED = 0.6
+"""Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
+CHUNK = 64
+"""Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
 TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
 """Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 COMMAND_LINE = 16 * MB
@@ -313,6 +317,47 @@ def estimate_tuning(
     tokens, answers = rows * length, rows
     operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
     return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
+
+
+def estimate_writing(
+    shape: ModelShape,
+    *,
+    tokens: int = 512,
+    engine: str | None = None,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of writing a text of ``tokens``, and seconds of one token.
+
+    Raises:
+        EngineError: as ``estimate_tuning``.
+    """
+    engine = engine or next(iter(ENGINES))
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    head = shape.head or shape.embedding
+    memory = PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
+    )
+    table = shape.vocabulary * (shape.hidden + 4)
+    components = {
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
+        "command line": COMMAND_LINE,
+        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": min(table, _distinct(tokens) * PAGES_A_TOKEN),
+        "adapter": memory.tables - table,
+        "keys and values": 4 * shape.cache_width * tokens,
+        "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
+        "code, workspace": PAGES,
+    }
+    operations = 2 * (shape.linear_weights * (1 + column_share) + head)
+    seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
+    return Estimate("writing", components, seconds)
 
 
 def _distinct(tokens: int) -> int:
