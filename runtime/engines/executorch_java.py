@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Program
+from ..bundle import Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_request
@@ -44,28 +44,19 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
     """See ``EngineModule``. Memory is kept to by the loop's passes alone."""
     file = program.files[0]
     with bundle.checked(file) as checked:
-        return JavaEngine(
-            checked, bundle.bounds, bundle.K, bundle.hidden_width, threads, bundle.path / file
-        )
+        return JavaEngine(bundle, checked, threads, bundle.path / file)
 
 
 class JavaEngine(Engine):
     """Runs the method ``score`` through ``org.pytorch.executorch.Module``."""
 
     def __init__(
-        self,
-        program: Path,
-        bounds: Bounds,
-        entries: int,
-        hidden: int,
-        threads: int | None,
-        shown: Path | None = None,
+        self, bundle: Bundle, program: Path, threads: int | None, shown: Path | None = None
     ) -> None:
         """Load ``program`` and its method, weights mapped from the file.
 
         Args:
-            entries: K of its values.
-            hidden: width of the hidden states that it returns; 0 for none.
+            bundle: says what the program takes and returns, which Java does not tell.
             threads: of the pool that the process's programs share; by default what an open program
                 already set, else ExecuTorch's choice, the fast cores.
             shown: its name in errors, if not ``program``.
@@ -83,8 +74,10 @@ class JavaEngine(Engine):
         import java
 
         self._java: Any = java
-        self._bounds, self._shown = bounds, shown or program
-        self.entries, self.hidden_width = entries, hidden
+        self._bounds, self._shown = bundle.bounds, shown or program
+        self.entries, self.hidden_width = bundle.K, bundle.hidden_width
+        self.adapter_shape = bundle.adapter_shape
+        self._no_adapter: Any = None
         self._lock = threading.Lock()
         self._throwable: Any = java.jclass("java.lang.Throwable")
         try:
@@ -119,10 +112,14 @@ class JavaEngine(Engine):
                 with _open_lock:
                     _open_threads.remove(self._threads)
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """See ``Engine``."""
-        # Java runs the program on whatever was in memory if it is given no inputs at all.
-        check_request(self._bounds, batch, values, self.entries)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
         probes, scored = len(values), len(batch.positions)
         shapes = [(probes, *batch.candidates.shape)]
         if self.hidden_width:
@@ -132,8 +129,10 @@ class JavaEngine(Engine):
             if self._module is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                inputs = self._java.jarray(self._values)([self._given(each) for each in request])
-                outputs = self._module.execute(METHOD, inputs)
+                inputs = [self._given(each) for each in request]
+                if self.adapter_shape is not None:
+                    inputs.append(self._adapter(adapter))
+                outputs = self._module.execute(METHOD, self._java.jarray(self._values)(inputs))
                 if len(outputs) < len(shapes):
                     raise EngineError(
                         f"{self._shown}: returns {len(outputs)} results; export again"
@@ -152,6 +151,15 @@ class JavaEngine(Engine):
         data = self._java.jarray(element)(np.ascontiguousarray(array).reshape(-1))
         shape = self._java.jarray(self._java.jlong)(np.array(array.shape, np.int64))
         return self._values.from_(self._tensors.fromBlob(data, shape))
+
+    def _adapter(self, given: NDArray[np.float32] | None) -> Any:
+        """The adapter's tensor. There must be one: Java runs a program that lacks an input on
+        whatever was in memory. That of zeros is made once."""
+        if given is not None:
+            return self._given(given)
+        if self._no_adapter is None:
+            self._no_adapter = self._given(np.zeros(self.adapter_shape or 0, np.float32))
+        return self._no_adapter
 
     def _taken(self, output: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A copy of what is in a Java tensor of float32."""

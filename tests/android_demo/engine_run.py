@@ -71,6 +71,12 @@ def results(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
                     hashlib.sha256(journal).hexdigest(),
                     values_sha256(tuner.values),
                 ]
+        shape = model.bundle.adapter_shape
+        if shape is not None:
+            adapter = np.random.default_rng(7).standard_normal(shape, np.float32)
+            batch, values = requests[0]
+            moved = [model.engine.score(batch, values, a).logp for a in (adapter, 0 * adapter)]
+            found["adapter"] = [hashlib.sha256(each.tobytes()).hexdigest() for each in moved]
         if name == "executorch-java":
             found |= only_java(model, requests)
     return found
@@ -111,8 +117,7 @@ def only_java(model: Any, requests: Any) -> dict[str, Any]:
     for what, content in (("damaged", b"x" * 2000), ("empty", b"")):
         file = Path(sys.argv[3]) / f"{what}.pte"
         file.write_bytes(content)
-        sizes = (bundle.bounds, bundle.K, bundle.hidden_width)
-        errors[what] = said(lambda file=file, sizes=sizes: JavaEngine(file, *sizes, 1))
+        errors[what] = said(lambda file=file: JavaEngine(bundle, file, 1))
     again = engine.score(*requests[0]).logp.tobytes()
     return {"same_together": alone == together, "still": again == alone[0], "errors": errors}
 

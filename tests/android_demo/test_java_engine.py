@@ -62,6 +62,10 @@ class TestOnAJvm:
         assert java["scores"] == native["scores"]
         assert len({part for parts in java["scores"] for part in parts}) == 6
 
+    def test_an_adapter_moves_them_alike(self, java: Any, native: Any) -> None:
+        assert java["adapter"] == native["adapter"]
+        assert java["adapter"][1] == java["scores"][0][0] != java["adapter"][0]
+
     def test_journals_and_values_equal_the_native_engines(self, java: Any, native: Any) -> None:
         assert java["runs"] == native["runs"]
         assert len(java["runs"]) == 3

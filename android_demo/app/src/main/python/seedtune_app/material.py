@@ -38,7 +38,9 @@ class Material:
             try:
                 self._data = json.loads(self._path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise DataError(f"what you gave cannot be read ({error}); wipe it and begin anew") from error
+                raise DataError(
+                    f"what you gave cannot be read ({error}); wipe it and begin anew"
+                ) from error
 
     def _empty(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -133,13 +135,18 @@ class Messages(Material):
         }
 
     def rows(self) -> list[Row]:
-        return [{"text": each["text"], "label": each["label"]} for each in self.messages if each["label"]]
+        return [
+            {"text": each["text"], "label": each["label"]}
+            for each in self.messages
+            if each["label"]
+        ]
 
     def split(self) -> tuple[list[Row], list[Row]]:
         train, held_out = super().split()
         if len(train) + len(held_out) < 8 or len({row["label"] for row in train}) < 2:
             raise DataError(
-                f"tap a kind for at least 8 messages, of two kinds or more; {len(self.rows())} have one"
+                f"tap a kind for 8 messages or more, of two kinds at least; "
+                f"{len(self.rows())} have one"
             )
         return train, held_out
 
