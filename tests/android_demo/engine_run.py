@@ -105,9 +105,7 @@ def only_java(model: Any, requests: Any) -> dict[str, Any]:
     errors["closed"] = said(lambda: second.score(batch, values))
     from dataclasses import replace
 
-    narrow: dict[str, Any] = {**bundle.manifest, "model": {**bundle.manifest["model"]}}
-    narrow["model"]["hidden_size"] //= 2
-    with open_engine(replace(bundle, manifest=narrow), 1, name="executorch-java") as other:
+    with open_engine(replace(bundle, mean_blocks=()), 1, name="executorch-java") as other:
         errors["hidden"] = said(lambda: other.score(batch, values))
     errors["tokens"] = said(
         lambda: engine.score(replace(batch, tokens=batch.tokens + 10**6), values)

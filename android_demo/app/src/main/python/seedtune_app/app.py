@@ -83,6 +83,7 @@ class App:
         self._model: Model | None = None
         self._model_key: tuple[str, str] | None = None
         self._session: Session | None = None
+        self._holds: dict[str, str] = {}
 
     # The bundle
 
@@ -167,16 +168,25 @@ class App:
     def learn(self, kind: str, share: float, listener: Listener) -> str:
         """Learn until done, stopped or failed, in the calling thread.
 
+        Args:
+            kind: empty: go on with what was being learned when the process was killed.
+
         Returns:
             JSON: ``{"ok": why it ended}`` or ``{"error": line}``. What was learned stays.
         """
         try:
             with self._lock:
                 self._idle()
+                if not kind:
+                    order = unfinished(self._root / _MARKER)
+                    if order is None:
+                        return json.dumps({"ok": "there was nothing to go on with"})
+                    kind, share = order["kind"], order["share"]
                 material = _MATERIAL[kind](self._root)
                 train, held_out = material.split()
                 self._opened()
-                session = Session(self._root / _MARKER, kind, share, listener)
+                self._holds.pop(PAUSED_BY_USER, None)
+                session = Session(self._root / _MARKER, kind, share, listener, self._holds)
                 self._session = session
             try:
                 with self._lock:
@@ -184,7 +194,9 @@ class App:
                 folder = self._root / f"run-{kind}-{material.key()}"
                 current = {"folder": folder.name, "spec": material.spec()}
                 replace_file(self._root / f"{kind}-{_CURRENT}", json.dumps(current).encode())
-                why = session.run(model, folder, train, held_out, self._settings)
+                why = session.run(
+                    model, folder, train, held_out, material.settings(len(train)) | self._settings
+                )
                 return json.dumps({"ok": why})
             finally:
                 self._session = None
@@ -193,10 +205,18 @@ class App:
 
     @_answered
     def pause(self, reason: str | None, who: str = PAUSED_BY_USER) -> bool:
-        """Rest after the step under way, or (None) go on; whether a session heard it."""
+        """Rest after the step under way, or (None) go on; whether a session heard it.
+
+        Args:
+            who: rests for each are counted apart; the phone's state has its own, which lasts.
+        """
         session = self._session
         if session is not None:
             session.hold(who, reason)
+        elif reason is not None:
+            self._holds[who] = reason
+        else:
+            self._holds.pop(who, None)
         return session is not None
 
     @_answered
@@ -206,11 +226,6 @@ class App:
         if session is not None:
             session.control.stop("stopped")
         return session is not None
-
-    @_answered
-    def unfinished(self) -> dict[str, Any] | None:
-        """What was being learned when the process was killed."""
-        return None if self._session is not None else unfinished(self._root / _MARKER)
 
     # What came of it
 
@@ -225,6 +240,7 @@ class App:
             "bundle": chosen,
             "learning": None if session is None else session.kind,
             "held": None if session is None else session.held,
+            "unfinished": session is None and unfinished(self._root / _MARKER) is not None,
             "messages": len(Messages(self._root).messages),
             "labelled": len(Messages(self._root).rows()),
             "pieces": len(Writing(self._root).rows()),

@@ -70,6 +70,10 @@ class Material:
         held_out = rows[HELD_OUT - 1 :: HELD_OUT]
         return train[:MOST_ROWS], held_out[:MOST_HELD_OUT]
 
+    def settings(self, rows: int) -> dict[str, Any]:
+        """Of a run over so many rows, where the usual ones do not suit a phone."""
+        raise NotImplementedError
+
     def key(self) -> str:
         """Names a run: what it learns, from what."""
         text = json.dumps([self.spec(), *self.split()], sort_keys=True)
@@ -134,6 +138,11 @@ class Messages(Material):
             "verbalisers": words,
         }
 
+    def settings(self, rows: int) -> dict[str, Any]:
+        """Small steps of few messages, judged often enough for a chart."""
+        size = 4 if rows <= 128 else 16
+        return {"batch_size": size, "eval_every": max(1, rows // size // 6)}
+
     def rows(self) -> list[Row]:
         return [
             {"text": each["text"], "label": each["label"]}
@@ -169,6 +178,9 @@ class Writing(Material):
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "completion", "template": "", "completion_field": "text"}
+
+    def settings(self, rows: int) -> dict[str, Any]:
+        return {"batch_size": min(16, rows), "eval_every": 10}
 
     def rows(self) -> list[Row]:
         pieces = [""]

@@ -31,17 +31,21 @@ class Listener(Protocol):
 class Session:
     """Runs until the steps are done or it is told to stop; ``unfinished`` outlives a kill."""
 
-    def __init__(self, marker: Path, kind: str, share: float, listener: Listener) -> None:
+    def __init__(
+        self, marker: Path, kind: str, share: float, listener: Listener, holds: dict[str, str]
+    ) -> None:
         """
         Args:
             marker: file that exists while the session is to go on, whatever happens to the process.
             share: part of the time that may be computed in, above 0 to 1.
+            holds: who lets it rest already, and why.
         """
         self.kind = kind
         self.control = Control()
         self._marker, self._share, self._listener = marker, min(max(share, 0.05), 1.0), listener
-        self._holds: dict[str, str] = {}
+        self._holds = holds
         self._last_step = time.monotonic()
+        self._heed_holds()
 
     def hold(self, who: str, reason: str | None) -> None:
         """Pause on behalf of ``who`` (the user, the phone's state), or no longer if None."""
@@ -49,6 +53,9 @@ class Session:
             self._holds.pop(who, None)
         else:
             self._holds[who] = reason
+        self._heed_holds()
+
+    def _heed_holds(self) -> None:
         if self._holds:
             self.control.pause()
             self._listener.waiting(next(iter(self._holds.values())))
