@@ -42,21 +42,18 @@ def _answered(method: Callable[..., Any]) -> Callable[..., str]:
         try:
             return json.dumps({"ok": method(*arguments)})
         except Exception as error:
-            return json.dumps({"error": line_of(error)})
+            return arguments[0]._failed(error)
 
     return answer
 
 
 def line_of(error: Exception) -> str:
     """What a person can do with an error, in one line."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return "the phone's storage is full: free some and go on; nothing is lost"
     if isinstance(error, SeedtuneError):
-        text = str(error)
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
-            text = f"the phone's storage is full: free some and go on ({text})"
-        return " ".join(text.split())
+        return " ".join(str(error).split())
     if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return "the phone's storage is full: free some and go on; nothing is lost"
         return f"{error.filename or 'a file'}: {error.strerror or error}"
     if isinstance(error, MemoryError):
         return "the phone's memory is full: close other apps and go on; nothing is lost"
@@ -108,8 +105,7 @@ class App:
                         shutil.rmtree(other, ignore_errors=True)
                 return self._about_bundle(bundle)
         except BundleError as error:
-            shown = str(error).replace(str(file), "the file").replace(str(self._root), "")
-            raise BundleError(shown) from error
+            raise BundleError(str(error).replace(str(file), "the file")) from error
         finally:
             file.unlink(missing_ok=True)
 
@@ -201,7 +197,9 @@ class App:
             finally:
                 self._session = None
         except Exception as error:
-            return json.dumps({"error": line_of(error)})
+            with self._lock:
+                self._close()  # a program that failed is opened anew
+            return self._failed(error)
 
     @_answered
     def pause(self, reason: str | None, who: str = PAUSED_BY_USER) -> bool:
@@ -306,6 +304,9 @@ class App:
                     shutil.rmtree(entry)
                 else:
                     entry.unlink()
+
+    def _failed(self, error: Exception) -> str:
+        return json.dumps({"error": line_of(error).replace(f"{self._root}/", "")})
 
     def _idle(self) -> None:
         if self._session is not None:

@@ -133,7 +133,7 @@ class Messages(Material):
         words = {label: f" {label.lower()}" for label in self.labels}
         return {
             "kind": "classification",
-            "template": "Message: {text}\nKind of message:",
+            "template": "{text}\nKind:",
             "label_field": "label",
             "verbalisers": words,
         }

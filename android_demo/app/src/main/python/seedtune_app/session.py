@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seedtune.runtime.files import replace_file
+from seedtune.runtime.journal.file import JOURNAL_FILE
 from seedtune.runtime.model import Model
 from seedtune.runtime.tuning.budget import Budget, Control
 
@@ -74,6 +75,8 @@ class Session:
             SeedtuneError: one line; what was recorded until then is safe, and the marker is gone.
         """
         order = {"kind": self.kind, "share": self._share}
+        if (folder / JOURNAL_FILE).exists():
+            settings = {}  # it has its own, perhaps of an older version of the app
         replace_file(self._marker, json.dumps(order).encode(), private=True)
         try:
             with model.tuner(

@@ -48,7 +48,7 @@ class Trainer(private val brain: Brain) : Listener {
         val answer = try {
             brain.call("learn", kind, share, this)
         } catch (error: Exception) {
-            "{\"error\": \"the bridge to Python failed: ${error.message}\"}"
+            "{\"error\": \"the bridge to Python failed: $error\"}"
         }
         synchronized(this) { worker = null }
         tell(report.copy(text = plain(answer), active = false, resting = false))
