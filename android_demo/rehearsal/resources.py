@@ -1,4 +1,4 @@
-"""The app's ``R`` class as a Java source, from its resources, for a compiler without Android's SDK."""
+"""The app's ``R`` class as a Java source, from its resources."""
 
 import re
 from pathlib import Path

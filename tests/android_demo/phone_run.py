@@ -270,7 +270,7 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
 
 def pure(root: Path, bundle: Path) -> dict[str, Any]:
     """Kotlin that needs no Python: when to rest, and where a chart's points stand."""
-    phone = Phone(root)
+    Phone(root)
     from java import jclass
 
     state, wishes = jclass("org.seedtune.demo.PhoneState"), jclass("org.seedtune.demo.Wishes")
@@ -291,8 +291,7 @@ def pure(root: Path, bundle: Path) -> dict[str, Any]:
     for x, y in ((0.0, 50.0), (5.0, 75.0), (10.0, 100.0)):
         array.add(pair(x, y))
     made = curve(array, array)
-    plain = jclass("org.seedtune.demo.Trainer").Companion.plain
-    text = jclass("java.lang.String")
+    plain = jclass("org.seedtune.demo.Trainer").plain
     return {
         "charging": reasons((False, 0, 300, False), (True, 0, 300, False), (True, 0, 300, True)),
         "heat": reasons(*((True, level, 300, False) for level in (1, 2, 1, 0, 1))),
@@ -300,7 +299,7 @@ def pure(root: Path, bundle: Path) -> dict[str, Any]:
         "free": reasons((False, 6, 500, True), wish=free),
         "pixels": list(map(float, made.pixels(120, 70, 10.0))),
         "plain": [
-            str(plain(text(answer)))
+            str(plain(answer))
             for answer in (json.dumps({"error": 'a "quoted" \\ line'}), '{"ok": "done"}')
         ],
     }

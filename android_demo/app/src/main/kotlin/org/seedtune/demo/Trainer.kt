@@ -99,6 +99,7 @@ class Trainer(private val brain: Brain) : Listener {
 
     companion object {
         /** The line in an answer of [Brain]: `{"ok": "line"}` or `{"error": "line"}`. */
+        @JvmStatic
         fun plain(answer: String): String =
             answer.substringAfter(": \"", answer).removeSuffix("\"}")
                 .replace("\\\"", "\"").replace("\\\\", "\\")

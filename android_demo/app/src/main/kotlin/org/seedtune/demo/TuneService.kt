@@ -35,7 +35,8 @@ class TuneService : Service(), Trainer.Watcher {
     }
 
     override fun onStartCommand(intent: Intent?, flags: Int, startId: Int): Int {
-        show(trainer?.report ?: Report(getString(R.string.getting_ready)))
+        val now = trainer?.report?.takeIf { it.active } ?: Report(getString(R.string.getting_ready))
+        startForegroundWith(notification(now)) // within seconds, or the system ends the app
         val action = intent?.action ?: GO_ON // the system starts it anew after it was killed
         background.execute { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
         return START_STICKY
@@ -43,10 +44,6 @@ class TuneService : Service(), Trainer.Watcher {
 
     private fun obey(action: String, kind: String) {
         val trainer = Seedtune.trainer(this)
-        if (this.trainer == null) {
-            this.trainer = trainer
-            trainer.watch(this)
-        }
         when (action) {
             LEARN, GO_ON -> {
                 trainer.heed(reasonToRest())
@@ -57,6 +54,12 @@ class TuneService : Service(), Trainer.Watcher {
             PAUSE -> trainer.pause()
             RESUME -> trainer.resume()
             STOP -> trainer.stop()
+        }
+        if (this.trainer == null) {
+            this.trainer = trainer
+            trainer.watch(this)
+        } else {
+            show(trainer.report)
         }
     }
 
@@ -75,7 +78,7 @@ class TuneService : Service(), Trainer.Watcher {
             if (report.active && !report.resting) lock.acquire(LOCK_AT_MOST) else lock.release()
             if (report.active) {
                 startForegroundWith(notification(report))
-            } else if (trainer != null && report.text.isNotEmpty()) {
+            } else {
                 stopForeground(STOP_FOREGROUND_DETACH)
                 getSystemService(NotificationManager::class.java).notify(ID, notification(report))
                 stopSelf()
