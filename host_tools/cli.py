@@ -31,6 +31,7 @@ from .commands import (
     fetch,
     journal,
     profile,
+    push_android,
     quickstart,
     tuning,
 )
@@ -121,6 +122,7 @@ app.command()(tuning.predict)
 app.command()(tuning.plot)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
+app.command()(push_android.push_android)
 app.add_typer(journal.app, name="journal")
 
 
