@@ -30,19 +30,20 @@ def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Pat
         DownloadError: see ``downloads.fetch``.
     """
     compiler = fetch("kotlin")
-    if shutil.which("java") is None:
-        raise KotlinError("the Kotlin compiler needs Java: apt-get install default-jre-headless")
     files = sorted(
         file
         for source in sources
         for file in ([source] if source.is_file() else source.rglob("*.kt"))
     )
-    digest = hashlib.sha256(repr((compiler.name, _TARGET, [str(a) for a in against])).encode())
-    for file in files:
+    signatures = sorted(file for folder in against for file in folder.rglob("*.java"))
+    digest = hashlib.sha256(repr((compiler.name, _TARGET, [a.name for a in against])).encode())
+    for file in [*files, *signatures]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     target = default_cache() / "android" / f"classes-{digest.hexdigest()[:16]}"
     if target.is_dir():
         return target
+    if shutil.which("java") is None:
+        raise KotlinError("the Kotlin compiler needs Java: apt-get install default-jre-headless")
     clean_up(target.parent)
     java = [str(file) for file in against if file.is_dir() and any(file.rglob("*.java"))]
     path = [str(file) for file in against if str(file) not in java]

@@ -34,10 +34,11 @@ def test_kotlin_compiles_without_a_warning(on_jvm: OnJvm, tmp_path: Path) -> Non
     from rehearsal.kotlin import KotlinError, compile_kotlin
     from rehearsal.signatures import android_signatures
 
-    own = tmp_path / "org/seedtune/demo"
+    java = tmp_path / "own"
+    own = java / "org/seedtune/demo"
     own.mkdir(parents=True)
     (own / "R.java").write_text(resource_class(APP / "res", "org.seedtune.demo"))
-    against = [android_signatures(), tmp_path, fetch("kotlin") / "annotations-13.0.jar"]
+    against = [android_signatures(), java, fetch("kotlin") / "annotations-13.0.jar"]
     classes = compile_kotlin([KOTLIN], against)
     assert (classes / "org/seedtune/demo/TuneService.class").is_file()
     wrong = tmp_path / "Wrong.kt"
