@@ -33,6 +33,7 @@ from .commands import (
     profile,
     push_android,
     quickstart,
+    report,
     tuning,
 )
 from .commands.output import printable
@@ -119,7 +120,8 @@ app.command()(estimate.estimate)
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
-app.command()(tuning.plot)
+app.command()(report.plot)
+app.command()(report.report)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
 app.command()(push_android.push_android)
