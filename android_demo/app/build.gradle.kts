@@ -36,12 +36,10 @@ android {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
     }
-    sourceSets.getByName("main").java.srcDir("src/main/kotlin")
     packaging {
         // ExecuTorch and Python's wheels both bring C++'s library.
         jniLibs { pickFirsts += "**/libc++_shared.so" }
     }
-    lint { warningsAsErrors = true }
 }
 
 kotlin {

@@ -4,6 +4,7 @@ Prints what happened as JSON. The pairs ``begin`` and ``go_on`` are lives before
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -51,13 +52,25 @@ def bad(answer: str) -> str:
 
 def hash_of(phone: Phone, kind: str) -> str:
     """Of the journal's steps: the values after the last one."""
-    from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.journal.replay import replay
     from seedtune.runtime.journal.start import Start
 
-    (folder,) = phone.app._root.glob(f"run-{kind}-*")
-    (bundle,) = (phone.app._root / "bundles").iterdir()
-    return replay(folder, Start.of(open_bundle(bundle))).sha256
+    return replay(phone.app._run_folder(kind), Start.of(phone.app._opened())).sha256
+
+
+def renamed(bundle: Path, archive: Path) -> Path:
+    """The same bundle under another name, so with another hash, as one file."""
+    from seedtune.runtime.bundle import pack_bundle
+
+    folder = archive.with_name("renamed")
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["name"] = "another"
+    del manifest["sha256"]
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return pack_bundle(folder, archive)
 
 
 def picked(bundle: Path, root: Path) -> Path:
@@ -160,12 +173,31 @@ def write(root: Path, bundle: Path) -> dict[str, Any]:
     return found
 
 
-def begin(root: Path, bundle: Path, kind: str) -> None:
-    """Killed after the third step."""
+def begin(root: Path, bundle: Path, kind: str, paused: str = "") -> None:
+    """Killed after the third step, or while it rests there."""
     phone = Phone(root, **SETTINGS)
     give_material(phone, picked(bundle, root))
-    phone.heard = lambda report: report[1] == 3 and os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+
+    def kill(report: Any) -> None:
+        if report[1] == 3 and paused and not report[3]:
+            phone.trainer.pause()
+        elif report[1] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    phone.heard = kill  # type: ignore[method-assign]
     phone.learn(kind)
+
+
+def go_on_paused(root: Path, bundle: Path) -> dict[str, Any]:
+    """Rests still, as the user wished; goes on when told to."""
+    phone = Phone(root, **SETTINGS)
+    phone.trainer.start("", 0.0)
+    phone.wait(lambda report: report[3])
+    time.sleep(0.3)
+    steps = good(phone.app.progress("sort"))["steps"]
+    phone.trainer.resume()
+    assert phone.trainer.join(60_000)
+    return {"steps": [steps, good(phone.app.progress("sort"))["steps"]]}
 
 
 def go_on(root: Path, bundle: Path, kind: str) -> dict[str, Any]:
@@ -205,6 +237,20 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
         found[what] = bad(phone.app.take_bundle(str(file)))
         assert not file.exists()
     assert good(phone.app.state())["bundle"] == used
+
+    # Another bundle while it learns is refused and kept; afterwards each has its own run.
+    other = renamed(bundle, archive.with_name("other"))
+    phone.app._session = object()
+    found["busy"] = bad(phone.app.take_bundle(str(other)))
+    phone.app._session = None
+    assert good(phone.app.take_bundle(str(other)))["sha256"] != used["sha256"]
+    assert not other.exists() and good(phone.app.progress("sort")) is None
+    phone.learn("sort")
+    assert good(phone.app.progress("sort"))["steps"] == 6
+    shutil.copy(kept, archive)
+    assert good(phone.app.take_bundle(str(archive))) == used
+    phone.learn("sort")
+    found["back"] = hash_of(phone, "sort")
 
     # A picked file that may not be read any more, or does not fit.
     nothing = jpype.JProxy("org.seedtune.demo.Intake$Progress", dict={"copied": lambda a, b: None})

@@ -96,6 +96,11 @@ def test_a_killed_process_goes_on_to_the_same_values(live: Any, kind: str, tmp_p
     assert found["nothing"] == "there was nothing to go on with"
 
 
+def test_a_pause_outlives_the_process(live: Any, tmp_path: Path) -> None:
+    live("begin", "sort", "paused", folder=tmp_path / "app", killed=True)
+    assert live("go_on_paused", folder=tmp_path / "app") == {"steps": [3, 6]}
+
+
 def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     found = live("accidents")
     altered = "the file: truncated or altered archive"
@@ -110,11 +115,12 @@ def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
         "full": "the phone's storage is full: free some and go on; nothing is lost",
         "java": "the program failed: java.lang.IllegalStateException: Module has been destroyed",
         "bridge": "the bridge to Python failed: ",
+        "busy": "it is learning; stop that first",
     }.items():
         assert line in found[what] and "\n" not in found[what], found[what]
     assert found["full wrote"] > 0
     assert found["after full at"] == found["after java at"] == 2
-    assert found["whole"] == found["after full"] == found["after java"]
+    assert found["whole"] == found["back"] == found["after full"] == found["after java"]
     assert found["active"] is False
 
 

@@ -91,23 +91,22 @@ class App:
         The file is gone afterwards, used or not. One that is refused leaves the bundle in use.
         """
         file = Path(archive)
-        try:
-            with self._lock:
-                self._idle()
+        with self._lock:
+            self._idle()
+            try:
                 folder = unpack_archive(file, self._root)
                 bundle = open_bundle(folder)
-                order = json.dumps({"sha256": bundle.sha256}).encode()
-                replace_file(self._root / _CHOSEN, order)
-                self._close()
-                self._bundle = bundle
-                for other in folder.parent.iterdir():
-                    if other != folder:
-                        shutil.rmtree(other, ignore_errors=True)
-                return self._about_bundle(bundle)
-        except BundleError as error:
-            raise BundleError(str(error).replace(str(file), "the file")) from error
-        finally:
-            file.unlink(missing_ok=True)
+                replace_file(self._root / _CHOSEN, json.dumps({"sha256": bundle.sha256}).encode())
+            except BundleError as error:
+                raise BundleError(str(error).replace(str(file), "the file")) from error
+            finally:
+                file.unlink(missing_ok=True)
+            self._close()
+            self._bundle = bundle
+            for other in folder.parent.iterdir():
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+            return self._about_bundle(bundle)
 
     def _opened(self) -> Bundle:
         if self._bundle is None:
@@ -173,22 +172,25 @@ class App:
         try:
             with self._lock:
                 self._idle()
+                order = None
                 if not kind:
                     order = unfinished(self._root / _MARKER)
                     if order is None:
                         return json.dumps({"ok": "there was nothing to go on with"})
                     kind, share = order["kind"], order["share"]
+                self._holds.pop(PAUSED_BY_USER, None)
+                if order is not None and order["paused"]:
+                    self._holds[PAUSED_BY_USER] = "paused"
                 material = _MATERIAL[kind](self._root)
                 train, held_out = material.split()
-                self._opened()
-                self._holds.pop(PAUSED_BY_USER, None)
+                bundle = self._opened()
                 session = Session(self._root / _MARKER, kind, share, listener, self._holds)
                 self._session = session
             try:
                 with self._lock:
                     model = self._model_of(material)
-                folder = self._root / f"run-{kind}-{material.key()}"
-                current = {"folder": folder.name, "spec": material.spec()}
+                folder = self._root / f"run-{kind}-{material.key(bundle.sha256)}"
+                current = {"folder": folder.name, "spec": material.spec(), "of": bundle.sha256}
                 replace_file(self._root / f"{kind}-{_CURRENT}", json.dumps(current).encode())
                 why = session.run(
                     model, folder, train, held_out, material.settings(len(train)) | self._settings
@@ -261,7 +263,7 @@ class App:
             "losses": [[x["step"], x["loss"]] for x in lines if x["kind"] == "step" and x["loss"]],
             "evaluations": [[e.step, e.loss, e.metric] for e in history.evaluations],
             "best": 0 if best is None else best.step,
-            "fresh": folder.name == f"run-{kind}-{_MATERIAL[kind](self._root).key()}",
+            "fresh": folder.name.endswith(_MATERIAL[kind](self._root).key(self._opened().sha256)),
         }
 
     @_answered
@@ -319,7 +321,8 @@ class App:
         except (OSError, ValueError):
             return None
         folder = self._root / str(current["folder"])
-        same = current["spec"] == _MATERIAL[kind](self._root).spec()
+        now = [_MATERIAL[kind](self._root).spec(), self._opened().sha256]
+        same = [current["spec"], current["of"]] == now
         return folder if same and (folder / JOURNAL_FILE).exists() else None
 
     def _model_of(self, material: Material) -> Model:

@@ -74,9 +74,9 @@ class Material:
         """Of a run over so many rows, where the usual ones do not suit a phone."""
         raise NotImplementedError
 
-    def key(self) -> str:
-        """Names a run: what it learns, from what."""
-        text = json.dumps([self.spec(), *self.split()], sort_keys=True)
+    def key(self, bundle: str) -> str:
+        """Names a run: which bundle (its SHA-256) learns what, from what."""
+        text = json.dumps([bundle, self.spec(), *self.split()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

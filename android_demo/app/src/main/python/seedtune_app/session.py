@@ -46,6 +46,7 @@ class Session:
         self._marker, self._share, self._listener = marker, min(max(share, 0.05), 1.0), listener
         self._holds = holds
         self._last_step = time.monotonic()
+        self._running = False
         self._heed_holds()
 
     def hold(self, who: str, reason: str | None) -> None:
@@ -54,7 +55,14 @@ class Session:
             self._holds.pop(who, None)
         else:
             self._holds[who] = reason
+        if self._running:
+            self._mark()
         self._heed_holds()
+
+    def _mark(self) -> None:
+        paused = PAUSED_BY_USER in self._holds
+        order = {"kind": self.kind, "share": self._share, "paused": paused}
+        replace_file(self._marker, json.dumps(order).encode(), private=True)
 
     def _heed_holds(self) -> None:
         if self._holds:
@@ -74,10 +82,10 @@ class Session:
         Raises:
             SeedtuneError: one line; what was recorded until then is safe, and the marker is gone.
         """
-        order = {"kind": self.kind, "share": self._share}
         if (folder / JOURNAL_FILE).exists():
             settings = {}  # it has its own, perhaps of an older version of the app
-        replace_file(self._marker, json.dumps(order).encode(), private=True)
+        self._mark()
+        self._running = True
         try:
             with model.tuner(
                 folder,
@@ -95,6 +103,7 @@ class Session:
                     self._listener.stepped(report.step, steps, loss)
                 return tuner.stop_reason or ""
         finally:
+            self._running = False
             with contextlib.suppress(OSError):
                 self._marker.unlink(missing_ok=True)
 
@@ -108,9 +117,10 @@ class Session:
 
 
 def unfinished(marker: Path) -> dict[str, Any] | None:
-    """The order of a session that was killed: its kind and share."""
+    """What a killed session was doing: kind and share, and whether the user had paused it."""
     try:
         order = json.loads(marker.read_text(encoding="utf-8"))
-        return {"kind": str(order["kind"]), "share": float(order["share"])}
+        found = {"kind": str(order["kind"]), "share": float(order["share"])}
+        return {**found, "paused": bool(order["paused"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None

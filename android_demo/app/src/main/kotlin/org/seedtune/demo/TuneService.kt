@@ -38,7 +38,10 @@ class TuneService : Service(), Trainer.Watcher {
         val now = trainer?.report?.takeIf { it.active } ?: Report(getString(R.string.getting_ready))
         startForegroundWith(notification(now)) // within seconds, or the system ends the app
         val action = intent?.action ?: GO_ON // the system starts it anew after it was killed
-        background.execute { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
+        background.execute {
+            runCatching { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
+                .onFailure { show(Report("$it", active = false)) }
+        }
         return START_STICKY
     }
 
@@ -87,10 +90,14 @@ class TuneService : Service(), Trainer.Watcher {
     }
 
     private fun startForegroundWith(notification: Notification) {
-        if (Build.VERSION.SDK_INT >= 34) {
-            startForeground(ID, notification, ServiceInfo.FOREGROUND_SERVICE_TYPE_SPECIAL_USE)
-        } else {
-            startForeground(ID, notification)
+        try {
+            if (Build.VERSION.SDK_INT >= 34) {
+                startForeground(ID, notification, ServiceInfo.FOREGROUND_SERVICE_TYPE_SPECIAL_USE)
+            } else {
+                startForeground(ID, notification)
+            }
+        } catch (error: IllegalStateException) { // not now: it goes on when the app is opened
+            stopSelf()
         }
     }
 
