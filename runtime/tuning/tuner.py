@@ -208,7 +208,7 @@ class Tuner:
     def _new_header(
         self, settings: Settings, task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {"examples": len(self._train)}
         settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
         shape = None if fixes is None else fixes(self.ground)
