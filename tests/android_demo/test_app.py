@@ -195,9 +195,8 @@ def test_the_app_is_small() -> None:
     """Lines of Kotlin and Python in the app, without blank ones, comments and docstrings."""
     count = 0
     for file in kotlin_files():
-        text = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL)
-        lines = [line.strip() for line in text.splitlines()]
-        count += sum(1 for line in lines if line and not line.startswith("//"))
+        lines = [line.strip() for line in file.read_text().splitlines()]
+        count += sum(1 for line in lines if line and not line.startswith(("//", "/*", "*")))
     for file in (APP / "python").rglob("*.py"):
         count += _python_lines(file.read_text())
     assert count < 1200, count
