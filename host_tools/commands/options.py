@@ -69,7 +69,8 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="Runs the program: executorch-native, executorch-binding (needs torch). "
+        help="Runs the program: executorch-native, executorch-binding (needs torch), "
+        "executorch-java (inside an Android app). "
         "Default: the first that works here; 'inspect' shows them.",
     ),
 ]

@@ -18,6 +18,7 @@ __all__ = ["ENGINES", "Engine", "Scores", "Text", "engine_module", "engines_of",
 ENGINES = {
     "executorch-native": ".executorch_native",
     "executorch-binding": ".executorch_binding",
+    "executorch-java": ".executorch_java",
 }
 """Name and module of each engine, in the order in which they are tried."""
 
