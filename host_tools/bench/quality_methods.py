@@ -22,6 +22,8 @@ class Method:
     module: str
     settings: dict[str, Any] = field(default_factory=dict)
     """Part of every cell's key. With ``forwards``, the option of that name sets it."""
+    by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What differs from ``settings`` on a task."""
     seeded: bool = True
     """Whether the seed makes a difference; if not, the first alone is run."""
     bundle: bool = False
@@ -44,6 +46,17 @@ _TUNER: dict[str, Any] = {
 }
 """Of two-point; twice this rate reached 70.4 % on SST-2 after 100 steps, this one 72.0 %."""
 _TWO_POINT = {**_TUNER, "estimator": "two-point"}
+MASKS = ("sensitive", "random", "magnitude", "per-layer", "task")
+"""See ``mask_places``."""
+_MASKED: dict[str, Any] = {
+    **_TUNER,
+    "forwards": 400,
+    "eval_every": 200,
+    "estimator": "per-example",
+    "lr": "auto",
+    "eps": "auto",
+}
+"""Seeds alone as an app would have them, on float weights: the masks have nothing else apart."""
 _LORA: dict[str, Any] = {
     "steps": 60,
     "eval_at": [0, 10, 20, 30, 40],
@@ -52,6 +65,8 @@ _LORA: dict[str, Any] = {
     "alpha": 16,
 }
 """Rate and rank of SST-2 in the paper's table 9."""
+_LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 10, 25]}}
+"""1 600 messages, as many as the text head learns from."""
 _READOUT: dict[str, Any] = {
     "estimator": "readout",
     "eval_every": 20,
@@ -80,6 +95,10 @@ METHODS: dict[str, Method] = {
     "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
     "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
     "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
+    **{
+        f"{mask}-mask-fp32": Method("sparse_fp32", {**_MASKED, "mask": mask}, bundle=True)
+        for mask in MASKS
+    },
     "readout-fp32": Method("sparse_fp32", {**_TUNER, **_READOUT, "mask": "sensitive"}, bundle=True),
     **{
         f"int4-{name}": Method(
@@ -91,7 +110,7 @@ METHODS: dict[str, Method] = {
         )
         for name, own in _INT4.items()
     },
-    "lora": Method("lora", _LORA),
+    "lora": Method("lora", _LORA, _LORA_ON),
 }
 
 
