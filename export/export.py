@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, write_bundle
+from seedtune.runtime.bundle import (
+    DEFAULT_BOUNDS,
+    Adapter,
+    Bounds,
+    Bundle,
+    Layer,
+    write_bundle,
+)
 from seedtune.runtime.errors import ModelError
 
 from .lower.lower import PROGRAM, lower, trace
@@ -86,7 +93,8 @@ def export_model(
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
-    example = example_inputs(bounds, len(surgery.values), config.vocab_size)
+    entries, adapter = len(surgery.values), program.adapter_shape
+    example = example_inputs(bounds, entries, config.vocab_size, adapter)
     traced = trace(program, example, bounds, partial(progress, "trace"))
     progress("lower", 0, 100)
     buffer = lower(traced, partial(progress, "lower"))
@@ -118,5 +126,6 @@ def export_model(
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
+        adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
         task=task,
     )

@@ -79,6 +79,11 @@ class Model:
         return self._task
 
     @property
+    def task_spec(self) -> Mapping[str, Any] | None:
+        """The specification in use: ``open_model``'s, else a loaded run's, else the bundle's."""
+        return self._spec
+
+    @property
     def engine(self) -> Engine:
         """Runs the program; opened when first asked for.
 

@@ -60,6 +60,7 @@ def directions(
 ) -> None:
     """Give a bundle another task, with directions learned for its prompt; no new export."""
     from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     from ..prepare.task_bundle import write_task_bundle
     from .inputs import ChosenTask, model_source
@@ -82,7 +83,14 @@ def directions(
             progress=progress,
         )
     found = written.basis.size if written.basis is not None else 0
-    output.result({"bundle": str(written.path), "sha256": written.sha256, "directions": found})
+    output.result(
+        {
+            "bundle": str(written.path),
+            "sha256": written.sha256,
+            "directions": found,
+            "peak_rss_bytes": peak_resident_bytes(),
+        }
+    )
 
 
 def pack(

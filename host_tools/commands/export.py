@@ -85,6 +85,7 @@ def export(
 ) -> None:
     """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     output = Output(json)
     given = {
@@ -161,6 +162,7 @@ def export(
             "values": written.K,
             "bytes": sum(part["bytes"] for part in written.manifest["parts"].values()),
             "seconds": time.monotonic() - began,
+            "peak_rss_bytes": peak_resident_bytes(),
         }
     )
 

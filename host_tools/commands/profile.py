@@ -87,9 +87,12 @@ def show_profile(
     about: dict[str, Any] | None = None,
 ) -> None:
     """Report what a mask takes from a profile; ``about`` comes first in the JSON object."""
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+
     from ..reports.profile_report import draw, report, summary, tables
 
     found = report(profile, mask)
+    peak = peak_resident_bytes()  # before matplotlib is loaded
     if picture is not None:
         draw(profile, found, picture)
         about = {**(about or {}), "picture": str(picture)}
@@ -99,5 +102,6 @@ def show_profile(
         "model_sha256": profile.model_sha256,
         "text_sha256": profile.text_sha256,
         **summary(found),
+        "peak_rss_bytes": peak,
     }
-    output.result(data, tables(found, verbose))
+    output.result(data, tables(found, verbose, peak))

@@ -72,7 +72,15 @@ def complete(settings: Settings, ground: Ground) -> Settings:
     if settings.estimator is None:
         usual = next(facts for facts in ESTIMATORS.values() if facts.suits(ground))
         settings = replace(settings, estimator=usual.name)
-    return with_defaults(facts_of(settings).fit(settings, ground))
+    facts = facts_of(settings)
+    for name in ("lr", "eps", "schedule", "warmup"):
+        asked = getattr(settings, name)
+        if name in facts.ignores and asked not in (None, "auto", 0, getattr(facts, name, None)):
+            raise TuningError(
+                f"setting {name}={asked} means nothing to estimator {facts.name}, which solves for "
+                f"its step; leave it out, or take another estimator"
+            )
+    return with_defaults(facts.fit(settings, ground))
 
 
 def with_defaults(settings: Settings) -> Settings:

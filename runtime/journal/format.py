@@ -204,9 +204,9 @@ class Header:
         for name in ("shape", "task"):  # left out where they say nothing, as in older versions
             if fields[name] is None:
                 del fields[name]
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        body = text.encode()
         try:
+            text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            body = text.encode()
             _header_fields(body)
         except ValueError as error:
             raise JournalError(f"cannot start a journal with this header: {error}") from None

@@ -154,7 +154,7 @@ class Tuner:
             asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
             data=data,
             task_spec=task_spec,
-            ground=self._ground,
+            ground=self.ground,
             durability=durability,
             allow_changes=allow_changes,
         )
@@ -166,7 +166,8 @@ class Tuner:
         return run
 
     @property
-    def _ground(self) -> Ground:
+    def ground(self) -> Ground:
+        """What the run stands on, for whoever asks which settings would fit it."""
         start, task = self._start, self._task
         return Ground(
             answers=task.answers,
@@ -198,9 +199,9 @@ class Tuner:
         self, settings: Settings, task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
         extra: dict[str, Any] = {}
-        settings = complete(settings, self._ground)
+        settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
-        shape = None if fixes is None else fixes(self._ground)
+        shape = None if fixes is None else fixes(self.ground)
         estimator = make_estimator(settings, self._start.basis, shape)
         self._fit_passes(estimator)
         if settings.eps == "auto":

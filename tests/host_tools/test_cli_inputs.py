@@ -67,7 +67,9 @@ def test_a_wrong_task_is_refused_before_the_model_is_loaded(
 def test_traps_are_told_once_each(tmp_path: Path, bundle: Path) -> None:
     spec = TASK | {"template": "{text} It was ", "verbalisers": {"0": " bad", "1": " good film"}}
     train = rows_file(tmp_path, "train.jsonl", ("the", 1), ("a plot", 1), ("", 1))
-    held_out = rows_file(tmp_path, "held_out.jsonl", ("the", 1), ("a film", 0))
+    held_out = rows_file(
+        tmp_path, "held_out.jsonl", ("the", 1), ("a plot", 1), ("a film", 0), ("", 0)
+    )
     found = warnings_of("tune", bundle, tmp_path / "run", "--task", task_file(tmp_path, spec),
                         "--train", train, "--data", held_out)  # fmt: skip
     assert [line.split(": ")[0] for line in found[:2]] == ["task", "task"]
@@ -76,6 +78,8 @@ def test_traps_are_told_once_each(tmp_path: Path, bundle: Path) -> None:
             "the template ends in a blank",
             "only the first token is scored: ' good' of ' good film'",
             f"{train}:3: no text in text; leave such rows out",
+            f"{held_out}:4: no text in text; leave such rows out",
+            "2 of the 2 rows that judge are training rows, too",
             "all 3 training rows have the label '1'",
             "1 of 2 held-out rows are training rows, too",
         ),

@@ -385,3 +385,8 @@ def test_a_crafted_change_is_damage(payload):
     crc = struct.pack("<I", crc32c(payload, middle))
     with pytest.raises(JournalDamage, match=f"damaged at byte {len(data)} "):
         decode(data + word + struct.pack("<H", middle >> 16) + payload + crc)
+
+
+def test_a_header_that_json_does_not_know_is_refused_before_it_is_written():
+    with pytest.raises(JournalError, match="cannot start a journal with this header"):
+        header(settings={"lr": float("inf")}).encode()
