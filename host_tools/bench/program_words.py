@@ -1,7 +1,7 @@
 """Next words of the int4 program: its own probabilities, and ranks from the states it returns.
 
-The program gives the probability of the word that came. Which words were likelier follows from its
-last hidden state and the model's output table in float32, which is not in the program.
+The program gives the probability of the word that came. Which words were likelier follows from what
+its output head reads and that head's own words, multiplied in float32.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
 
-from ..data.calibration import load_calibration
 from .fidelity import text_batches
 from .next_words import Words, figures, message_batches
 from .sender_data import SPEC
@@ -35,8 +36,8 @@ class Seen:
     """``[n]``, that word."""
     context: NDArray[np.int64]
     """``[n, 2]``, the two words before it; -1 where there is none."""
-    states: NDArray[np.float32]
-    """``[n, width]``, the last block's, of mean square 1."""
+    read: NDArray[np.float32]
+    """``[n, width]``, what the output head reads."""
 
     def parts(self) -> Iterator[slice]:
         for first in range(0, len(self.gold), AT_ONCE):
@@ -44,55 +45,66 @@ class Seen:
 
 
 class ProgramWords:
-    """The program of a bundle, on messages.
+    """The program of a bundle that has a head for text, on messages.
 
     Args:
-        settings: ``bundle`` (a path), ``length`` and ``threads``; ``source`` of the float model.
+        settings: ``bundle`` (a path), ``length``, ``threads`` and ``other`` (tokens int64
+            ``[n, length]`` of text that has nothing to do with anybody's messages).
+
+    Raises:
+        SeedtuneError: the bundle says nothing of its output head's words.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.bundle: Bundle = open_bundle(settings["bundle"])
-        self._source = settings["source"]
-        self.bounds = replace(self.bundle.bounds, length=settings["length"])
-        self.task = task_from_spec(
-            SPEC, self.bundle.tokenizer(), self.bounds, self.bundle.pad_id, on_long="truncate"
+        bundle = open_bundle(settings["bundle"])
+        head = TextHead.of(bundle)
+        if head is None:
+            raise SeedtuneError(f"{bundle.path}: has no head for text; export the model again")
+        self._head, self._bounds = head, replace(bundle.bounds, length=settings["length"])
+        self._task = task_from_spec(
+            SPEC, bundle.tokenizer(), self._bounds, bundle.pad_id, on_long="truncate"
         )
-        self.engine = open_engine(self.bundle, settings["threads"] or "auto")
-        self.vocabulary = self.bundle.vocab_size
-        self._values = self.bundle.values.astype(np.float32)[None]
-        width = int(self.bundle.manifest["model"]["hidden_size"])
-        last = len(self.bundle.hidden_blocks) * width
-        self._last = slice(last - width, last)
-        self._float: Any = None
+        self._engine = open_engine(bundle, settings["threads"] or "auto")
+        self._values = bundle.values.astype(np.float32)
+        self._other = settings["other"]
+        self.vocabulary = bundle.vocab_size
 
     def messages(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Batch]:
         """Batches of a person's messages."""
-        return message_batches(self.task, encode_rows(self.task, rows), self.bounds)
+        return message_batches(self._task, encode_rows(self._task, rows), self._bounds)
 
     def other_text(self) -> Iterator[Batch]:
         """Batches of text that has nothing to do with anybody's messages."""
-        return text_batches(load_calibration(self._model().tokenizer).held_out, self.bundle.bounds)
+        return text_batches(self._other, DEFAULT_BOUNDS)
 
     def see(self, batches: Iterable[Batch], values: NDArray[np.float32] | None = None) -> Seen:
-        """Run the program under ``values`` float32 ``[K]``, by default as it was exported."""
-        logp, gold, context, states = [], [], [], []
-        row = self._values if values is None else values[None]
+        """Run the program under ``values`` float32 ``[K]``, or with the weights of a head for text
+        behind them; by default as it was exported."""
+        logp, gold, context, read = [], [], [], []
+        row = (self._values if values is None else values)[None]
+        entries = self._engine.entries
+        adapter = self._head.adapter(row[0, entries:]) if row.shape[1] > entries else None
+        assert self._engine.adapter_shape is not None
+        width = self._engine.adapter_shape[1]
         for batch in batches:
-            scores = self.engine.score(batch, row)
+            scores = self._engine.score(batch, row[:, :entries], adapter)
             assert scores.hidden is not None
+            states = scores.hidden[0, :, :width]
             logp.append(scores.logp[0, :, 0].astype(np.float64))
             gold.append(batch.candidates[:, 0])
             tokens, column = batch.tokens.reshape(-1), batch.positions % batch.tokens.shape[1]
             before = np.where(column > 0, tokens[batch.positions - 1], -1)
             context.append(np.stack([before, tokens[batch.positions]], axis=1))
-            states.append(scores.hidden[0, :, self._last])
-        return Seen(*map(np.concatenate, (logp, gold, context, states)))
+            own = self._head.frame.read(states)
+            read.append(own if adapter is None else own + states @ adapter.T)
+        return Seen(*map(np.concatenate, (logp, gold, context, read)))
 
     def figures(self, seen: Seen, own: Any = None, weight: float = 0.0) -> dict[str, float]:
         """``next_words.figures`` of the program with ``own`` mixed in (see ``sender_memory``)."""
+        table = self._head.words.vectors(slice(0, self.vocabulary))
         found: list[Words] = []
         for part in seen.parts():
-            likely = self._distribution(seen.states[part])
+            likely = _softmax(seen.read[part] @ table.T)
             rows, gold = np.arange(len(likely)), seen.gold[part]
             logp = seen.logp[part]
             if own is not None:
@@ -102,20 +114,8 @@ class ProgramWords:
             found.append((logp, (likely > likely[rows, gold][:, None]).sum(axis=1)))
         return figures(found)
 
-    def _model(self) -> Any:
-        # Loaded late: its memory is only judging's.
-        if self._float is None:
-            from seedtune.export.model.load_model import load_causal_lm
 
-            self._float = load_causal_lm(self._source)
-        return self._float
-
-    def _distribution(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Over all words, float32 ``[n, V]``."""
-        model = self._model().model
-        weight = model.base_model.norm.weight.detach().numpy()
-        table = model.get_output_embeddings().weight.detach().numpy()
-        logits = (states * weight) @ table.T
-        logits -= logits.max(axis=1, keepdims=True)
-        likely: NDArray[np.float32] = np.exp(logits)
-        return likely / likely.sum(axis=1, keepdims=True)
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits -= logits.max(axis=1, keepdims=True)
+    likely: NDArray[np.float32] = np.exp(logits)
+    return likely / likely.sum(axis=1, keepdims=True)

@@ -89,6 +89,8 @@ def quantise(model: Any) -> None:
             linear.weight.detach(), requires_grad=False, quant_type="nf4"
         )
         small.bias = linear.bias
+        # Its kernel for inference would pack the weights anew, which training cannot read.
+        small.support_avx512bf16_for_cpu = False
         setattr(model.get_submodule(parent), own, small.to("cpu"))
     model.is_loaded_in_4bit = True  # what peft looks at
 

@@ -104,14 +104,14 @@ class NGrams:
 
 
 class Neighbours:
-    """States of the positions seen, and the words that followed them."""
+    """What the output head read at the positions seen, and the words that followed."""
 
     def __init__(self, seen: Seen, vocabulary: int, temperature: float) -> None:
-        self._keys, self._words = unit(seen.states), seen.gold
+        self._keys, self._words = unit(seen.read), seen.gold
         self._vocabulary, self._temperature = vocabulary, temperature
 
     def distribution(self, seen: Seen, part: slice) -> NDArray[np.float32]:
-        cosine = unit(seen.states[part]) @ self._keys.T
+        cosine = unit(seen.read[part]) @ self._keys.T
         count = min(NEIGHBOURS, len(self._keys))
         near = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
         close = np.take_along_axis(cosine, near, axis=1)

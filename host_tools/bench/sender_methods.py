@@ -43,6 +43,8 @@ METHODS: dict[str, Method] = {
     "lora": Method("sender_lora", "start-fp32", {**_LORA, "weights": "float32"}, _EPOCHS),
     "prompt": Method("sender_prompt", "start-fp32", {"rooms": [512, 2048]}),
     "lora-nf4": Method("sender_lora", "start-nf4", {**_LORA, "weights": "nf4"}, _EPOCHS),
+    # All of it left to the defaults, the estimator too: what an app gets.
+    "text-head": Method("sender_tuned", "start-int4", {"tuner": {}}, bundle=True),
     "per-example": Method(
         "sender_tuned",
         "start-int4",

@@ -15,10 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 
+from ..data.calibration import load_calibration
 from ..quickstart import MODEL
 from ..this_machine import machine
 from .quality import default_bundle, model_source
@@ -64,6 +67,7 @@ def bench_senders(
             raise SeedtuneError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     people = [sender_of(name) for name in senders]
     if not summary:
+        other = _other_text(model)
         needed = bundle or any(METHODS[name].bundle for name in methods)
         program = (bundle or default_bundle(model)) if needed else None
         for size in messages:
@@ -71,7 +75,8 @@ def bench_senders(
                 for name in methods:
                     # What the untouched model knows does not depend on how much there is.
                     learned = size if METHODS[name].learns else 0
-                    _cell(name, person, learned, program, model, threads, results, progress)
+                    shared = {"threads": threads, "other": other, "bundle": program}
+                    _cell(name, person, learned, model, shared, results, progress)
     return summarise_senders(read_rows(results, FILE))
 
 
@@ -79,9 +84,8 @@ def _cell(
     name: str,
     sender: str,
     messages: int,
-    bundle: Path | None,
     model: str,
-    threads: int | None,
+    shared: dict[str, Any],
     results: Path,
     progress: Progress,
 ) -> None:
@@ -96,33 +100,32 @@ def _cell(
         "messages": messages,
         **method.settings_for(messages),
     }
-    if method.bundle and bundle is not None:
-        settings["bundle_sha256"] = open_bundle(bundle).sha256
+    if method.bundle:
+        settings["bundle_sha256"] = open_bundle(shared["bundle"]).sha256
     key = row_key(name, f"{sender[:8]}/{messages}", settings["seed"], settings)
     if key in read_rows(results, FILE):
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        found = pool.submit(_work, name, person, settings, bundle, threads).result()
+        found = pool.submit(_work, name, person, settings | shared).result()
     row = {"method": name, "sender": sender, **found, "settings": settings, "machine": machine()}
     merge_rows({key: row}, results, FILE)
     progress(f"{key}: {found['test']}")
 
 
-def _work(
-    name: str, person: Person, settings: dict[str, Any], bundle: Path | None, threads: int | None
-) -> dict[str, Any]:
+def _work(name: str, person: Person, settings: dict[str, Any]) -> dict[str, Any]:
     method = METHODS[name]
-    if threads and not method.bundle:
+    if settings["threads"] and not method.bundle:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(settings["threads"])
     run = import_module(f"{__package__}.{method.module}").run
-    own = {
-        **settings,
-        "threads": threads,
-        "source": model_source(settings["model"]),
-        "bundle": bundle,
-    }
-    found = run(person, own, say)
+    found = run(person, {**settings, "source": model_source(settings["model"])}, say)
     return {"peak_rss_bytes": peak_resident_bytes(), **found}
+
+
+def _other_text(model: str) -> NDArray[np.int64]:
+    """Tokens of text that has nothing to do with anybody's messages."""
+    from seedtune.export.model.load_model import load_causal_lm
+
+    return load_calibration(load_causal_lm(model_source(model)).tokenizer).held_out
