@@ -19,6 +19,7 @@ from .journal.replay import replay
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
+from .scoring.text_head import TextHead
 from .settings import Settings
 from .tasks import (
     Encoded,
@@ -64,6 +65,7 @@ class Model:
         self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
         self._memory_limit = memory_limit
+        self._text = TextHead.of(bundle)
         self._task: Task | None = None
         self._engine: Engine | None = None
 
@@ -207,7 +209,13 @@ class Model:
         """
         encoded = self._examples(rows)
         return evaluation.evaluate(
-            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+            self.engine,
+            self.task,
+            encoded,
+            self.values,
+            self.bundle.bounds,
+            progress,
+            self._text if self.task.writes else None,
         )
 
     @overload
@@ -231,7 +239,13 @@ class Model:
         one = isinstance(rows, Mapping)
         encoded = self._examples([rows] if one else rows, labelled=False)
         found = evaluation.predict(
-            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+            self.engine,
+            self.task,
+            encoded,
+            self.values,
+            self.bundle.bounds,
+            progress,
+            self._text if self.task.writes else None,
         )
         return found[0] if one else found
 

@@ -37,8 +37,13 @@ SPEC = {
     "label_field": "label",
     "verbalisers": {"0": " terrible", "1": " great"},
 }
+WRITING = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 ROWS = [
-    {"text": f"A film about {word}, told with {manner}.", "label": str(place % 2)}
+    {
+        "text": f"A film about {word}, told with {manner}.",
+        "label": str(place % 2),
+        "said": f" It was {'great' if place % 2 else 'terrible'}.",
+    }
     for place, (word, manner) in enumerate(
         (word, manner)
         for word in ("rain", "a cat", "a town", "the sea", "a mat", "numbers", "good", "bad")
@@ -54,7 +59,7 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     Args:
         steps: at most; an estimator that takes each example once may be done before.
     """
-    task = task_for(bundle, SPEC)
+    task = task_for(bundle, WRITING if estimator == "text-head" else SPEC)
     examples = encode_rows(task, ROWS)
     rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
     settings = Settings(

@@ -77,6 +77,24 @@ class ScoreProgram(nn.Module):
         values: torch.Tensor,
         adapter: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        read, states = self.states(tokens, positions, values)
+        if adapter is not None:  # as it always is in a program
+            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
+            read = read + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
+        logits = self.head(read)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        log_probabilities = torch.log_softmax(logits, dim=-1)
+        scored, choices = candidates.shape
+        chosen = log_probabilities.gather(
+            2, candidates[None].expand(values.shape[0], scored, choices)
+        )
+        return chosen, states
+
+    def states(
+        self, tokens: torch.Tensor, positions: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head reads untouched at ``positions``, ``[P, N, D]``, and the tapped states."""
         rows, length = tokens.shape
         probes = values.shape[0]
         packed = rows * length
@@ -93,17 +111,7 @@ class ScoreProgram(nn.Module):
         self.probe_values.end()
         with self.mean:
             states = self.tap.take(positions, rows, length)
-        read = hidden.index_select(1, positions)
-        if adapter is not None:  # as it always is in a program
-            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
-            read = read + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
-        logits = self.head(read)
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        log_probabilities = torch.log_softmax(logits, dim=-1)
-        scored, choices = candidates.shape
-        chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
-        return chosen, states
+        return hidden.index_select(1, positions), states
 
 
 class MeanAsLinear(TorchFunctionMode):

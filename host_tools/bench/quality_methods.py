@@ -66,7 +66,7 @@ _LORA: dict[str, Any] = {
 }
 """Rate and rank of SST-2 in the paper's table 9."""
 _LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 10, 25]}}
-"""1 600 messages, as many as the text head learns from."""
+"""1 600 messages."""
 _READOUT: dict[str, Any] = {
     "estimator": "readout",
     "eval_every": 20,
@@ -75,7 +75,7 @@ _READOUT: dict[str, Any] = {
     "schedule": "constant",
 }
 _INT4: dict[str, dict[str, Any]] = {
-    **{name: {"estimator": name} for name in ESTIMATORS},
+    **{name: {"estimator": name} for name in ESTIMATORS if name != "text-head"},
     # Its step has no unit of the loss: lr is about what a value moves by.
     "one-sided": {"estimator": "one-sided", "lr": 2e-3},
     "gauss-newton": {
@@ -88,6 +88,15 @@ _INT4: dict[str, dict[str, Any]] = {
     "readout": _READOUT,
 }
 """What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
+_TEXT_HEAD: dict[str, Any] = {
+    "estimator": "text-head",
+    "steps": 100,
+    "eval_every": 25,
+    "lr": "auto",
+    "eps": "auto",
+    "schedule": "constant",
+}
+"""1 600 messages once, as LoRA has them, however many forwards the others take."""
 
 METHODS: dict[str, Method] = {
     "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
@@ -110,6 +119,7 @@ METHODS: dict[str, Method] = {
         )
         for name, own in _INT4.items()
     },
+    "int4-text-head": Method("int4", _TEXT_HEAD, bundle=True, float32=False),
     "lora": Method("lora", _LORA, _LORA_ON),
 }
 
@@ -119,8 +129,11 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     fields = {field.name for field in dataclasses.fields(Settings)}
     own = Settings(**{name: value for name, value in settings.items() if name in fields})
     probes = forwards_a_step(own)
-    steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
-    return dataclasses.replace(own, steps=steps, eval_every=every)
+    given = [name for name in ("forwards", "eval_every") if name in settings]
+    counts = {name: max(1, settings[name] // probes) for name in given}
+    return dataclasses.replace(
+        own, steps=counts.get("forwards", own.steps), eval_every=counts["eval_every"]
+    )
 
 
 def resolved_settings(settings: dict[str, Any]) -> Settings:

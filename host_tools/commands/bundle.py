@@ -115,6 +115,8 @@ def _described(bundle: Bundle) -> dict[str, Any]:
         "engines": _engines(bundle),
         "bounds": dataclasses.asdict(bundle.bounds),
         "hidden_width": bundle.hidden_width,
+        "adapter": bundle.adapter_shape,
+        "text_head": None if bundle.text_head is None else bundle.text_head.entries,
         "tokenizer": manifest["tokenizer"],
         "task": bundle.task,
         "parts": manifest["parts"],

@@ -69,7 +69,7 @@ def tune(
         typer.Option(
             min=1,
             help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
-            "readout at most one pass over the rows.",
+            "readout at most, text-head just one pass over the rows.",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
@@ -91,8 +91,8 @@ def tune(
         typer.Option(
             metavar="NAME",
             help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "per-example (default else), gauss-newton (needs directions), two-point, one-sided, "
-            "leave-one-out, momentum.",
+            "text-head (default for writing), per-example (default else), gauss-newton (needs "
+            "directions), two-point, one-sided, leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[

@@ -42,6 +42,8 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
+"""Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -135,8 +137,17 @@ def estimate_bundle(
         "sensitive values and positions": entries * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
         "tokenizer": tokenizer_bytes,
+        "frame of a text head": _text_frame_bytes(shape.hidden),
     }
     return Estimate("bundle", components, 0.0)
+
+
+def _text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states = TAPPED * hidden
+    kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
+    inputs, outputs = int(states * kept), int(hidden * kept)
+    return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
 
 
 def estimate_export(shape: ModelShape, **bundle_options: float) -> Estimate:
@@ -212,13 +223,14 @@ def estimate_tuning(
         hidden=shape.hidden,
         widest=max(shape.hidden, shape.intermediate),
         vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
     )
     components = {
         f"process ({engine})": process,
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table": memory.tables,
+        "embedding table, adapter": memory.tables,
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,

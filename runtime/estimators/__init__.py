@@ -9,7 +9,16 @@ from typing import Any
 from ..bundle.basis import Basis
 from ..errors import TuningError
 from ..settings import Settings
-from . import gauss_newton, leave_one_out, momentum, one_sided, per_example, readout, two_point
+from . import (
+    gauss_newton,
+    head_signs,
+    leave_one_out,
+    momentum,
+    one_sided,
+    per_example,
+    readout,
+    two_point,
+)
 from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
 
 __all__ = [
@@ -31,6 +40,7 @@ ESTIMATORS: dict[str, Facts] = {
     module.FACTS.name: module.FACTS
     for module in (
         readout,
+        head_signs,
         gauss_newton,
         per_example,
         two_point,

@@ -29,6 +29,7 @@ class Completion(Task):
     }
     metric_name: ClassVar[str] = "perplexity"
     higher_is_better: ClassVar[bool] = False
+    writes = True
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)

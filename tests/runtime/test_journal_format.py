@@ -221,7 +221,7 @@ def test_a_newer_version_is_refused():
     data = bytearray(header().encode())
     struct.pack_into("<H", data, 8, VERSION + 1)
     struct.pack_into("<I", data, len(data) - 4, crc32c(bytes(data[:-4])))
-    with pytest.raises(JournalError, match="version 2 is newer than 1; update seedtune"):
+    with pytest.raises(JournalError, match="version 3 is newer than 2; update seedtune"):
         decode(bytes(data))
 
 
@@ -325,7 +325,7 @@ def crafted(change: object) -> bytes:
         text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     else:
         text = bytes(change) if isinstance(change, bytes) else b""
-    head = struct.pack("<8sHI", b"SEEDTJRN", VERSION, len(text)) + text
+    head = struct.pack("<8sHI", b"SEEDTJRN", 1, len(text)) + text
     return head + struct.pack("<I", crc32c(head))
 
 
