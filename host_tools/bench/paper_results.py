@@ -134,7 +134,7 @@ def _reason(name: str) -> str:
     quality = "seedtune bench quality --methods "
     known: dict[str, Callable[[], str]] = {
         "text_gain_with_memory_over_lora": lambda: NO_MEMORY,
-        "text_gain_over_lora": lambda: f"{quality}{TEXT},{LORA} --tasks {CHAT} --forwards 100",
+        "text_gain_over_lora": lambda: f"{quality}{TEXT},{LORA} --tasks {CHAT}",
         "sparse_accuracy_at_1000": lambda: f"{quality}{SPARSE} --tasks sst2 --forwards {LONG}",
         "step_over_mezo": lambda: "seedtune bench device",
         "peak_over_lora": lambda: "seedtune bench device",

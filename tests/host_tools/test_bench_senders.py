@@ -1,6 +1,7 @@
 """Ways to learn how a person writes: the split in time, scores of words, rivals, the summary."""
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -147,7 +148,8 @@ def test_the_program_says_what_the_model_says(bundle):
 def test_ranks_are_of_the_head_that_the_program_has(bundle):
     words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": 1, "other": None})
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
-    head = TextHead(bundle)
+    head = TextHead.of(bundle)
+    assert head is not None
     weights = np.random.default_rng(0).standard_normal(head.entries).astype(np.float32)
     values = np.concatenate([bundle.values.astype(np.float32), np.float32(0.5) * weights])
     apart = []
@@ -160,6 +162,26 @@ def test_ranks_are_of_the_head_that_the_program_has(bundle):
         apart.append(np.abs(logp[np.arange(9), seen.gold] - seen.logp).mean())
     assert max(apart) < 0.15
     assert np.abs(words.see([batch], values).logp - words.see([batch]).logp).mean() > 0.25
+
+
+@pytest.mark.parametrize("method", ["text-head", "per-example", "ngram", "knn", "start-int4"])
+def test_the_programs_methods_tell_the_same_things(bundle, method):
+    generator = np.random.default_rng(0)
+    settings = {
+        **METHODS[method].settings_for(50), "bundle": bundle.path, "length": 32, "threads": 1,
+        "messages": 50 if METHODS[method].learns else 0,
+        "other": generator.integers(0, 300, (2, 16)),
+    }  # fmt: skip
+    if method == "per-example":
+        settings["tuner"] = {**settings["tuner"], "steps": 2, "eval_every": 2}
+    run = import_module(f"seedtune.host_tools.bench.{METHODS[method].module}").run
+    found = run(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
+    assert found["other"]["tokens"] == 2 * 15 and found["test"]["tokens"] > 10
+    assert ("seconds" in found) == METHODS[method].learns
+    if method in ("ngram", "knn"):
+        assert found["chosen"][1] > 0  # a person who repeats four lines
+    if method == "text-head":
+        assert 0 <= found["step"] <= 3
 
 
 @pytest.mark.parametrize("weights", ["float32", "nf4"])
