@@ -52,23 +52,26 @@ def bench_paper(
     Raises:
         SeedtuneError: what a run raises, or a damaged file of results.
     """
+    device = _read("device", results)
     if not summary:
-        methods = (*(f"{mask}-mask-fp32" for mask in MASKS), "int4-per-example")
-        bench_quality(
-            methods=methods,
-            tasks=(DECIDING,),
-            seeds=seeds,
-            forwards=forwards,
-            bundle=bundle,
-            threads=threads,
-            results=results,
-            progress=progress,
-        )
-    rows, device = read_rows(results), _read("device", results)
-    claims = claims_of(rows, device, forwards)
-    if not summary:
-        write_figures(FILE, {"forwards": forwards, "claims": claims}, results)
-    return {"claims": claims, **summarise_paper(rows, read_rows(results, SENDERS), device)}
+        # Written as it grows: what an interrupt leaves is the table of what is done.
+        for method in ("", *(f"{mask}-mask-fp32" for mask in MASKS), "int4-per-example"):
+            if method:
+                bench_quality(
+                    methods=(method,),
+                    tasks=(DECIDING,),
+                    seeds=seeds,
+                    forwards=forwards,
+                    bundle=bundle,
+                    threads=threads,
+                    results=results,
+                    progress=progress,
+                )
+            claims = claims_of(read_rows(results), device, forwards)
+            write_figures(FILE, {"forwards": forwards, "claims": claims}, results)
+    rows = read_rows(results)
+    figures = summarise_paper(rows, read_rows(results, SENDERS), device)
+    return {"claims": claims_of(rows, device, forwards), **figures}
 
 
 def _read(name: str, folder: Path) -> dict[str, Any] | None:
