@@ -86,6 +86,11 @@ class Model:
         return self._spec
 
     @property
+    def text(self) -> TextHead | None:
+        """What the bundle has for a head for text; None too where the task writes nothing."""
+        return self._text if self.task.writes else None
+
+    @property
     def engine(self) -> Engine:
         """Runs the program; opened when first asked for.
 
@@ -215,7 +220,7 @@ class Model:
             self.values,
             self.bundle.bounds,
             progress,
-            self._text if self.task.writes else None,
+            self.text,
         )
 
     @overload
@@ -245,7 +250,7 @@ class Model:
             self.values,
             self.bundle.bounds,
             progress,
-            self._text if self.task.writes else None,
+            self.text,
         )
         return found[0] if one else found
 

@@ -9,6 +9,7 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..model.mapped_pages import forget
 from .block_tap import BlockTap
 from .row_attention import RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
@@ -20,15 +21,17 @@ class QuantisedEmbedding(nn.Module):
     def __init__(self, embedding: nn.Embedding) -> None:
         """Quantise what ``embedding`` gives for each token: Gemma scales it on the way out."""
         super().__init__()
-        scales, weights = [], []
-        # In blocks: a table as a whole would stand there three times, in float32.
-        for tokens in torch.arange(embedding.num_embeddings).split(4096):
+        size = embedding.num_embeddings, embedding.embedding_dim
+        scale, weight = torch.empty(size[0], 1), torch.empty(size, dtype=torch.int8)
+        # In blocks, into what is there already: a table as a whole would stand there three times in
+        # float32, and blocks that are kept between those that go would leave holes as large.
+        for tokens in torch.arange(size[0]).split(4096):
             with torch.no_grad():
                 rows = embedding(tokens).to(torch.float32)
-            scales.append((rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12))
-            weights.append(torch.round(rows / scales[-1]).to(torch.int8))
-        self.register_buffer("scale", torch.cat(scales))
-        self.register_buffer("weight", torch.cat(weights))
+            scale[tokens] = (rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12)
+            weight[tokens] = torch.round(rows / scale[tokens]).to(torch.int8)
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", weight)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """int64 ``[M]`` to float32 ``[M, D]``."""
@@ -51,6 +54,7 @@ class ScoreProgram(nn.Module):
         super().__init__()
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
+        table = model.get_input_embeddings().weight
         self.embedding = QuantisedEmbedding(model.get_input_embeddings())
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
@@ -67,6 +71,8 @@ class ScoreProgram(nn.Module):
         )
         """``(D, S)``."""
         model.set_input_embeddings(nn.Embedding(1, 1))  # its table now lives in self.embedding
+        if table is not self.head.weight:
+            forget(table)
         self.mean = MeanAsLinear(self)
 
     def forward(

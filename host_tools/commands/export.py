@@ -115,7 +115,9 @@ def export(
     from ..data.calibration import load_calibration
 
     source = model_source(model, output)
-    loaded = load_causal_lm(source)
+    with output.counting("loading the model") as progress:
+        progress(0, 1)  # a GGUF file is dequantised at first
+        loaded = load_causal_lm(source)
     if spec is not None:
         tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
         tokenizer.no_truncation()  # as the bundle's will be
@@ -129,7 +131,7 @@ def export(
         return found.profile, found.sha256
 
     began = time.monotonic()
-    with output.stages() as progress, _written_to(bundle) as folder:
+    with output.stages() as stages, _written_to(bundle) as folder:
         written = export_model(
             loaded,
             folder,
@@ -140,13 +142,13 @@ def export(
             recipe=Recipe(outlier_share=outliers, rounding=rounding),
             bounds=bounds,
             task=spec,
-            progress=progress,
+            progress=stages,
         )
         del loaded  # before the model is loaded again, in float32
         if spec is not None and directions:
             from ..prepare.task_bundle import write_task_bundle
 
-            more: dict[str, Any] = {"directions": directions, "text": text, "progress": progress}
+            more: dict[str, Any] = {"directions": directions, "text": text, "progress": stages}
             try:
                 written = write_task_bundle(source, written, spec, folder, **more)
             except SeedtuneError:

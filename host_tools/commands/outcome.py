@@ -136,10 +136,10 @@ def _judged(
         def shown_as_one(done: int, of: int, before: int = turn) -> None:
             progress(before * of + done, total)
 
-        asked = model.engine, model.task, held_out.judging, values, bounds, shown_as_one
-        found = evaluate(*asked)
+        asked = model.engine, model.task, held_out.judging, values, bounds
+        found = evaluate(*asked, shown_as_one, text=model.text)
         figures.append({"loss": found.loss, model.task.metric_name: found.metric})
-        answers.append(predict(model.engine, model.task, some, values, bounds))
+        answers.append(predict(model.engine, model.task, some, values, bounds, text=model.text))
     rows = [held_out.rows[number] for number in shown]
     return figures[0], figures[1], _rows(model, rows, answers)
 

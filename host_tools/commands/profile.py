@@ -58,7 +58,9 @@ def profile(
 
     mask_method(mask)  # an unknown one is refused before minutes of work
     source = model_source(model, output)
-    loaded = load_causal_lm(source, getattr(torch, dtype))
+    with output.counting("loading the model") as loading:
+        loading(0, 1)  # a GGUF file is dequantised at first
+        loaded = load_causal_lm(source, getattr(torch, dtype))
     calibration = load_calibration(
         loaded.tokenizer, sequences=sequences, length=length, held_out=0, text=text
     )

@@ -1,4 +1,4 @@
-"""Commands that use a bundle: tune, evaluate, predict, plot."""
+"""Commands that use a bundle: tune, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -308,21 +308,6 @@ def predict(
         print(json_line(answer))
     if peak is not None:
         output.note(f"peak memory {peak / 1e6:.0f} MB")
-
-
-def plot(
-    run: RunPath,
-    picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG file. Default: RUN/plot.png.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Draw a run's loss and accuracy over its forward passes."""
-    from ..reports.plot_run import draw_run
-
-    file = picture or run / "plot.png"
-    draw_run(run, file)
-    Output(json).result({"picture": str(file)})
 
 
 def _number(name: str, text: str | None) -> float | str | None:

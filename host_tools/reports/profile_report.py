@@ -110,8 +110,8 @@ def _by_kind(found: Report, peak: int | None) -> Table:
     table = Table(
         title=f"{found.entries:,} of {found.weights:,} weights hold "
         f"{found.covered_share:.1%} of the squared-gradient mass",
-        caption=f"{len(found.empty_layers)} of {len(found.layers)} matrices have no entry; "
-        f"touched columns are {found.column_share:.2%} of the dense size{held}",
+        caption=f"{len(found.empty_layers)} of {len(found.layers)} empty; touched columns "
+        f"{found.column_share:.2%} of dense{held}",
         box=None,
     )
     table.add_column("kind")
