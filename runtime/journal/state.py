@@ -107,10 +107,9 @@ def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     if header.shape is not None and ESTIMATORS[kind].shape is None:
         raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
     if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
-        raise JournalError(
-            f"{name}: {header.scalar_count} numbers and {header.signs} signs a step do not fit "
-            f"{kind}"
-        )
+        signs, scalars = header.signs, header.scalar_count
+        held = f"{signs} signs" if signs else f"{scalars} scalars"
+        raise JournalError(f"{name}: {held} a step do not fit {kind}")
     return estimator
 
 
