@@ -17,18 +17,21 @@ from seedtune.runtime.bundle import (
     Bounds,
     Bundle,
     Layer,
+    Program,
     TextHeadInfo,
     write_bundle,
 )
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.scoring.word_table import WordTable
 
-from .lower.lower import PROGRAM, lower, trace
+from .lower.lower import GENERATE, SCORE, lower, trace, trace_generate
 from .model.load_model import LoadedModel, load_causal_lm
+from .model.mapped_pages import give_back_freed
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import load_profile
+from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
 from .quantise.int4 import DESCRIPTION
@@ -37,6 +40,7 @@ from .recipe import Recipe
 from .text.make_frame import make_frame
 from .text.words_place import find_words, packed_words
 
+PROGRAM_FILE = "program.pte"
 Tokens = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages: ``load profile quantise text trace lower``."""
@@ -52,6 +56,7 @@ def export_model(
     fraction: float = DEFAULT_FRACTION,
     recipe: Recipe | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
+    context: int = DEFAULT_CONTEXT,
     task: Mapping[str, Any] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
@@ -66,6 +71,8 @@ def export_model(
         mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
             which nothing is profiled.
         fraction: of the linear weights that are sensitive.
+        context: tokens of a text that the bundle can write, prompt and answer, as far as the model
+            has positions; 0 leaves writing away.
         task: specification that the bundle holds.
 
     Raises:
@@ -87,9 +94,10 @@ def export_model(
         if found.model_sha256 != loaded.sha256:
             raise ModelError(f"{loaded.name}: the profile is of another model; profile this one")
         about |= {"method": mask, "profile_sha256": found.sha256}
-        activity = {name: layer.input_absmax for name, layer in found.layers.items()}
+        activity = {name: layer.input_absmax.copy() for name, layer in found.layers.items()}
         mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     del found  # four bytes a weight
+    give_back_freed()
     config = loaded.model.config
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
@@ -99,22 +107,34 @@ def export_model(
     words = WordTable(codes, scales, program.softcap)
     frame = make_frame(program, words, tokens, surgery.values, partial(progress, "text"))
     entries, adapter = len(surgery.values), program.adapter_shape
+    give_back_freed()
     example = example_inputs(bounds, entries, config.vocab_size, adapter)
-    traced = trace(program, example, bounds, partial(progress, "trace"))
+    traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
+    methods: dict[str, dict[str, Any]] = {SCORE: {}}
+    if context:
+        longest = min(context, getattr(config, "max_position_embeddings", context))
+        writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
+        traced[GENERATE] = trace_generate(writing, writing.example(config.vocab_size))
+        methods[GENERATE] = {
+            "chunk": writing.bounds.chunk,
+            "context": writing.bounds.context,
+            "cache": [list(shape) for shape in writing.shapes],
+        }
     progress("lower", 0, 100)
     buffer = lower(traced, partial(progress, "lower"))
+    traced.clear()
     text_head = None
     if frame is not None:
         text_head = TextHeadInfo(
             frame.outputs.shape[1],
             frame.inputs.shape[1],
-            find_words(buffer, PROGRAM.files[0], codes, scales),
+            find_words(buffer, PROGRAM_FILE, codes, scales),
             program.softcap,
         )
     return write_bundle(
         output,
-        programs=[PROGRAM],
-        files={PROGRAM.files[0]: buffer},
+        programs=[Program("executorch", (PROGRAM_FILE,), "int8 per token", methods)],
+        files={PROGRAM_FILE: buffer},
         values=surgery.values,
         indices=surgery.indices,
         layers=[Layer(*layer) for layer in surgery.layers],
@@ -139,6 +159,8 @@ def export_model(
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
+        chat=loaded.chat,
+        end_ids=loaded.end_ids,
         adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
         text_head=text_head,
         text_frame=b"" if frame is None else frame.to_bytes(),

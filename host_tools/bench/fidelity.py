@@ -164,6 +164,20 @@ def float_score(model: Any) -> Score:
 def eager_score(loaded: Any, base: Prepared) -> Score:
     """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     import torch
+
+    program = eager_program(loaded, base)
+
+    @torch.no_grad()
+    def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        arguments = (batch.tokens, batch.positions, batch.candidates, values)
+        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
+        return found
+
+    return score
+
+
+def eager_program(loaded: Any, base: Prepared) -> Any:
+    """The ``ScoreProgram`` that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     from seedtune.export.profile.kept_profile import kept_profile
     from seedtune.export.profile.masks import build_mask, mask_method
     from seedtune.export.program.prepare_program import prepare_program
@@ -179,14 +193,7 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
     quantise_program(program, surgery, recipe, text.profile)
-
-    @torch.no_grad()
-    def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        arguments = (batch.tokens, batch.positions, batch.candidates, values)
-        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
-        return found
-
-    return score
+    return program
 
 
 def recipe_of(quantisation: Mapping[str, Any]) -> Recipe:

@@ -81,6 +81,14 @@ def export(
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Bound: tokens scored a position. Default: 16.")
     ] = None,
+    context: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Tokens of a text that the bundle can write, prompt and answer; at most the "
+            "model's positions. 0: it only scores.",
+        ),
+    ] = 2048,
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
@@ -141,6 +149,7 @@ def export(
             fraction=fraction,
             recipe=Recipe(outlier_share=outliers, rounding=rounding),
             bounds=bounds,
+            context=context,
             task=spec,
             progress=stages,
         )

@@ -45,7 +45,7 @@ SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
 """Per matrix, of the traced and lowered graphs."""
-PROGRAM_COPIES = 2.5
+PROGRAM_COPIES = 1.8
 """Of the program, while it is put together."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
@@ -57,16 +57,27 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TOKEN_SPEED = 0.6
+"""Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
+CHUNK = 64
+"""Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
 TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
 """Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 COMMAND_LINE = 16 * MB
 """Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
 TOKENIZER_BYTES = 940
 """Of a tokenizer in memory, for each entry of its vocabulary."""
+COUNTED_BEFORE = 21 * MB
+"""Of SmolLM2's tokenizer, in an engine's ``PROCESS_BYTES``."""
+PAGES_A_TOKEN = 64 * 1024
+"""Of the embedding table, that come in when a token occurs for the first time (Linux reads around
+a fault)."""
 ROW_BYTES = 1_500
 """Of an encoded row."""
 HIDDEN_STATES = 3
 """That a program returns by default."""
+TEXT_WORK = 60 * MB
+"""What a head for text takes besides: words in float32, logits and states of some tokens."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -165,18 +176,24 @@ def estimate_bundle(
     return Estimate("bundle", components, 0.0)
 
 
-def _text_frame_bytes(hidden: int) -> int:
-    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+def _text_shape(hidden: int) -> tuple[int, int]:
+    """Of a head for text: directions of what it moves, and of what it reads."""
     states = TAPPED * hidden
     kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
-    inputs, outputs = int(states * kept), int(hidden * kept)
+    return max(1, int(hidden * kept)), max(1, int(states * kept))
+
+
+def _text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states, (outputs, inputs) = TAPPED * hidden, _text_shape(hidden)
     return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
 
 
 def estimate_export(
     shape: ModelShape, *, rounding: str = "gptq", **bundle_options: float
 ) -> Estimate:
-    """Peak resident memory and duration of quantising and lowering, whichever takes more.
+    """Peak resident memory and duration of an export from a profile: of choosing the sensitive
+    weights, quantising and lowering, whichever takes the most.
 
     Args:
         rounding: as of a recipe.
@@ -188,18 +205,22 @@ def estimate_export(
         "int8 embedding": int(shape.embedding * 1.01),
     }
     # Float pages go as the int8 weights come, so the most stands there at the first block.
-    quantising = {**integers, "float32 weights": shape.parameters * 4}
+    floats = {**integers, "float32 weights": shape.parameters * 4}
+    quantising = dict(floats)
     if rounding == "gptq":
         widest = shape.intermediate
         quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
         quantising["second moments of an input"] = SECOND_MOMENTS * widest**2
+    choosing = {**floats, "profile (pages of its file)": shape.linear_weights * 4}
+    del choosing["int8 embedding"]
     lowering = {
         **integers,
         "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
         "graphs": len(shape.linears) * GRAPH_BYTES,
         "program and its serialised copies": int(PROGRAM_COPIES * program),
     }
-    most = max(quantising, lowering, key=lambda components: sum(components.values()))
+    stages = choosing, quantising, lowering
+    most = max(stages, key=lambda components: sum(components.values()))
     return Estimate("export", most, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
@@ -236,6 +257,7 @@ def estimate_tuning(
     examples: int = 2000,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
+    tokenizer_entries: int | None = None,
     speed: float,
 ) -> Estimate:
     """Peak resident memory of ``seedtune tune``, and seconds of one step.
@@ -245,7 +267,8 @@ def estimate_tuning(
         rows, length: of a batch, one answer position a row.
         engine: its name; by default the one that is tried first.
         estimator: its name; by default the one that runs which choose an answer take.
-        examples: to learn from.
+        examples: to learn from and to evaluate on.
+        tokenizer_entries: by default as many as the model's vocabulary has.
 
     Raises:
         EngineError: there is no engine of that name.
@@ -272,15 +295,17 @@ def estimate_tuning(
         vocabulary=shape.vocabulary,
         adapter=(shape.hidden, TAPPED * shape.hidden),
     )
+    table = shape.vocabulary * (shape.hidden + 4)
     entries = max(1, round(shape.linear_weights * fraction))
     components = {
-        f"process ({engine})": engine_module(engine).PROCESS_BYTES,
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
-        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
+        "tokenizer": TOKENIZER_BYTES * (tokenizer_entries or shape.vocabulary),
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table, adapter": memory.tables,
+        "embedding table": min(table, _distinct(examples * length) * PAGES_A_TOKEN),
+        "adapter": memory.tables - table,
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,
@@ -294,12 +319,65 @@ def estimate_tuning(
     return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
 
 
+def estimate_writing(
+    shape: ModelShape,
+    *,
+    tokens: int = 512,
+    engine: str | None = None,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of writing a text of ``tokens``, and seconds of one token.
+
+    Raises:
+        EngineError: as ``estimate_tuning``.
+    """
+    engine = engine or next(iter(ENGINES))
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    head = shape.head or shape.embedding
+    memory = PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
+    )
+    table = shape.vocabulary * (shape.hidden + 4)
+    components = {
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
+        "command line": COMMAND_LINE,
+        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": min(table, _distinct(tokens) * PAGES_A_TOKEN),
+        "adapter": memory.tables - table,
+        "keys and values": 4 * shape.cache_width * tokens,
+        "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
+        "code, workspace": PAGES,
+    }
+    operations = 2 * (shape.linear_weights * (1 + column_share) + head)
+    seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
+    return Estimate("writing", components, seconds)
+
+
+def _distinct(tokens: int) -> int:
+    """Different tokens in so many of English text, by Heaps' law (fitted to Wikipedia)."""
+    return int(8 * tokens**0.6)
+
+
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
-    """What it holds of ``examples`` that choose between two answers."""
+    """What it holds of ``examples``, that choose between two answers if it learns from such."""
     facts = facts_of(settings)
     if facts.shape is None:
         return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
-    ground = Ground(answers=2, head_rows=2, hidden_width=width, basis=None, examples=examples)
-    return make_estimator(settings, None, facts.shape(ground)).memory_bytes(examples)
+    text = _text_shape(shape.hidden)
+    ground = Ground(2, 2, width, None, examples, writes=True, text_head=text)
+    estimator = make_estimator(settings, None, facts.shape(ground))
+    held = estimator.memory_bytes(examples)
+    if estimator.own_entries == text[0] * text[1]:
+        bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
+        words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
+        held += _text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
+    return held

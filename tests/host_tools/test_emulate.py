@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from command_line import bad
 from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
+from faults import run_and_kill
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.host_tools.emulate import followed, host
@@ -23,7 +25,14 @@ from seedtune.host_tools.emulate.followed import follow_command
 from seedtune.host_tools.emulate.host import EmulatorError, run_command
 from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
-from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _compared, _write_job
+from seedtune.host_tools.emulate.rehearsal import (
+    _SCRIPT,
+    WRITTEN,
+    Job,
+    _compared,
+    _first_difference,
+    _write_job,
+)
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.journal.replay import replay
@@ -144,6 +153,22 @@ def test_a_cached_folder_is_made_once_and_whole(
     assert [file.name for file in found.iterdir()] == ["a"]
 
 
+def test_what_a_killed_process_left_is_gone_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+
+    def killed(folder: Path, scratch: Path) -> None:
+        (scratch / "download").write_bytes(bytes(1000))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    folder = cached_folder("x", lambda folder, scratch: None)
+    assert run_and_kill(lambda: cached_folder("y", killed), None)
+    assert len(list(folder.parent.iterdir())) == 2
+    assert cached_folder("x", killed) == folder
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "file"))
@@ -262,6 +287,13 @@ class TestDeviceScript:
         assert found["loss_mean"] > 0.1
         assert found["loss_difference_max"] < 1e-6
         assert 0 < found["rounding_difference_mean"] <= found["rounding_difference_max"] < 0.3
+        written = json.loads((tmp_path / "result.json").read_text())["written"]
+        replayed = replay(tmp_path / "run", Start.of(bundle))
+        _, examples = job.encode()
+        assert len(written) == WRITTEN
+        assert _first_difference(bundle, examples[0], replayed, written) is None
+        written[2] += 1
+        assert _first_difference(bundle, examples[0], replayed, written) == 2
 
     def test_the_reason_of_a_failure_is_the_last_line(self, tune: Any) -> None:
         done = tune(5, "01x1")
