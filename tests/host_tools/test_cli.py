@@ -651,7 +651,6 @@ WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field":
         (TASK, False, True, "gauss-newton"),
         (TASK, False, False, "per-example"),
         (WHOLE_TEXTS, True, True, "text-head"),
-        (WHOLE_TEXTS, False, True, "per-example"),
     ],
 )
 def test_the_estimator_is_the_best_that_task_and_bundle_allow(
