@@ -66,6 +66,9 @@ class TestOnAJvm:
         assert java["adapter"] == native["adapter"]
         assert java["adapter"][1] == java["scores"][0][0] != java["adapter"][0]
 
+    def test_it_writes_what_the_native_engine_writes(self, java: Any, native: Any) -> None:
+        assert java.get("written") == native.get("written")
+
     def test_journals_and_values_equal_the_native_engines(self, java: Any, native: Any) -> None:
         assert java["runs"] == native["runs"]
         assert len(java["runs"]) == 3
