@@ -122,13 +122,14 @@ def perplexity(
 ) -> float:
     """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
     total = 0.0
-    for batch in _chunks(text, bounds):
+    for batch in text_batches(text, bounds):
         total -= float(score(batch, values)[0].sum(dtype=np.float64))
     return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
 
 
-def _chunks(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
-    """As many rows at a time as the bounds allow, with the next tokens for candidates."""
+def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
+    """``text`` int64 ``[n, length]``, as many rows at a time as the bounds allow, with the next
+    tokens for candidates."""
     length = text.shape[1]
     if length > bounds.length or length - 1 > bounds.positions:
         raise ValueError(f"sequences of {length} tokens exceed {bounds}")

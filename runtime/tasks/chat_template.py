@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DataError
 from .field_text import check_characters, described
+from .row_formats import strict_json
 
 Message = Mapping[str, Any]
 """``role`` and ``content``, both text, and what else a template reads; ``name`` for a sender."""
@@ -50,6 +51,7 @@ class ChatTemplate:
         except Exception as error:  # a template may raise whatever an expression can
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise DataError(f"{where}: the model's chat template refuses it: {reason}") from error
+        check_characters(str(text), f"{where}: what the model's chat template makes of it")
         return str(text)
 
 
@@ -61,10 +63,7 @@ def checked_messages(value: Any, where: str) -> list[dict[str, Any]]:
             with content that is no text.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:  # tables hold lists as JSON
-            value = json.loads(value)
-        except ValueError as error:
-            raise DataError(f"{where}: messages are no JSON list: {error}") from None
+        value = strict_json(value, f"{where}: messages")  # tables hold lists as JSON
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         raise DataError(f"{where}: messages must be a list, not {described(value)}")
     if not value:

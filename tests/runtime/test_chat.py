@@ -183,3 +183,16 @@ def test_a_template_that_rewrites_the_past_cannot_be_learned_from() -> None:
     turns = said(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     with pytest.raises(DataError, match=r"writes messages\[1\] in another way once more follows"):
         learned(chat_task(forgetful), turns)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1e999]", "[NaN]", '[{"role": '])
+def test_crafted_json_in_a_table_s_cell_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"^rows\.csv:3: messages: not JSON"):
+        checked_messages(text, "rows.csv:3")
+
+
+def test_half_a_character_that_only_the_template_reads_is_refused() -> None:
+    template = ChatTemplate("{{ messages[0].name }}", {})
+    message = {"role": "user", "content": "hi", "name": "\ud83d"}
+    with pytest.raises(DataError, match=r"^row 1: .* template makes of it holds half a character"):
+        template.render([message], answer=False, where="row 1")
