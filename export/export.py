@@ -4,7 +4,7 @@ load, calibrate, profile, mask, surgery, quantise, lower, write: each step is on
 folder or file of its own beside this one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, write_bundle
 from seedtune.runtime.errors import ModelError
 
-from .lower.lower import PROGRAM, lower, trace
+from .lower.programs import check_formats, lower_to
 from .model.load_model import LoadedModel, load_causal_lm
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
@@ -28,7 +28,7 @@ from .recipe import Recipe
 
 Tokens = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages: ``load profile quantise trace lower``."""
+"""Called with (stage, done, total); stages: ``load profile quantise``, then ``programs``' own."""
 
 
 def export_model(
@@ -42,6 +42,7 @@ def export_model(
     recipe: Recipe | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
     task: Mapping[str, Any] | None = None,
+    to: Sequence[str] = ("executorch",),
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
     """Write the bundle folder ``output`` for the model at ``source``.
@@ -56,13 +57,14 @@ def export_model(
             which nothing is profiled.
         fraction: of the linear weights that are sensitive.
         task: specification that the bundle holds.
+        to: formats of the programs (``lower.programs.FORMATS``), which share all else.
 
     Raises:
-        ModelError: the model cannot be read, has a structure that export does not support, or is
+        ModelError: a format is unknown or what writes it is not installed; the model cannot be read, has a structure that export does not support, or is
             not the one that was profiled.
         BundleError: the folder cannot be written.
     """
-    recipe = recipe or Recipe()
+    recipe, to = recipe or Recipe(), check_formats(to)
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
     progress("load", 1, 1)
@@ -87,13 +89,11 @@ def export_model(
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
     example = example_inputs(bounds, len(surgery.values), config.vocab_size)
-    traced = trace(program, example, bounds, partial(progress, "trace"))
-    progress("lower", 0, 100)
-    buffer = lower(traced, partial(progress, "lower"))
+    programs, files = lower_to(to, program, example, bounds, progress)
     return write_bundle(
         output,
-        programs=[PROGRAM],
-        files={PROGRAM.files[0]: buffer},
+        programs=programs,
+        files=files,
         values=surgery.values,
         indices=surgery.indices,
         layers=[Layer(*layer) for layer in surgery.layers],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
+from .system_memory import available_bytes, resident_bytes
 
 
 class EngineUnavailable(EngineError):
@@ -39,6 +40,8 @@ class Engine(Protocol):
     """Number of sensitive values: K."""
     hidden_width: int
     """Width D of the hidden states; 0 if the program returns none."""
+    program: str = ""
+    """Format and activations of the program, which a journal notes; set by ``open_engine``."""
 
     def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         """Score the batch's positions under each row of ``values``.
@@ -52,6 +55,11 @@ class Engine(Protocol):
                 program fails.
         """
         ...
+
+    def memory(self) -> tuple[int | None, int | None]:
+        """Bytes held, and bytes that could still be had, where the program's tensors lie; None
+        where nobody tells."""
+        return resident_bytes(), available_bytes()
 
     def close(self) -> None:
         """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""
@@ -75,6 +83,8 @@ class EngineModule(Protocol):
     """Of the programs that it runs, as manifests say it."""
     PROCESS_BYTES: int
     """What a process holds with its library and a bundle, before weights and activations."""
+    DEVICES: tuple[str, ...]
+    """What may be asked of it behind a colon, as in ``torch-int4:cuda``; empty: nothing."""
 
     def unavailable(self) -> str | None:
         """Why this machine cannot run it, and what to do; None if it can. Loads no library."""
@@ -85,13 +95,19 @@ class EngineModule(Protocol):
         ...
 
     def open(
-        self, bundle: Bundle, program: Program, threads: int | None, memory_limit: int | None
+        self,
+        bundle: Bundle,
+        program: Program,
+        threads: int | None,
+        memory_limit: int | None,
+        **device: str,
     ) -> Engine:
         """Open ``program``, of ``FORMAT``, from the files that were checked (``bundle.checked``).
 
         Args:
             threads: to use; None: the engine's own number, or what the process already has.
             memory_limit: bytes that this process may hold, for engines that can keep to it.
+            device: nothing, or ``device``, one of ``DEVICES``.
 
         Raises:
             EngineUnavailable: this machine lacks what it takes; the next engine is tried.

@@ -15,6 +15,7 @@ from .contract import Engine, EngineUnavailable, Scores, check_request
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
+DEVICES = ()
 
 
 def unavailable() -> str | None:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from ..bundle.exported_values import values_sha256
 from ..engines import Engine
 from ..engines.memory import fit_passes
-from ..errors import TuningError
+from ..errors import TuningError, warn
 from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
-from ..journal.history import History, rounded
+from ..journal.history import PROGRAM, History, rounded
 from ..journal.start import Start
 from ..scoring.batch_loss import BatchLook
 from ..scoring.evaluation import Evaluation, evaluate
@@ -159,11 +159,22 @@ class Tuner:
             allow_changes=allow_changes,
         )
         try:
+            self._note_program(run)
             self._fit_passes(run.estimator)
         except TuningError:
             run.close()
             raise
         return run
+
+    def _note_program(self, run: LiveRun) -> None:
+        """Say, and note in the journal, that losses come from another program from now on."""
+        before, now = run.history.program, self._engine.program
+        if before and now and before != now:
+            warn(
+                f"{run.writer.path}: the run goes on with the program {now}; its steps so far are "
+                f"by {before}, whose losses differ by rounding (--engine chooses)"
+            )
+            run.commit(journal.Note(f"{PROGRAM}: {now}"))
 
     @property
     def _ground(self) -> Ground:
@@ -189,6 +200,7 @@ class Tuner:
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
                 reserve=estimator.memory_bytes(len(self._train)),
+                now=self._engine.memory(),
             )
 
     def _look(self, examples: Sequence[Encoded]) -> BatchLook:
@@ -197,7 +209,7 @@ class Tuner:
     def _new_header(
         self, settings: Settings, task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {PROGRAM: self._engine.program} if self._engine.program else {}
         settings = complete(settings, self._ground)
         fixes = facts_of(settings).shape
         shape = None if fixes is None else fixes(self._ground)

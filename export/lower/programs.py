@@ -1,0 +1,93 @@
+"""All programs of a bundle from one quantised module: each form an engine's, the weights once."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from seedtune.runtime.bundle import Bounds, Program
+from seedtune.runtime.errors import ModelError
+
+from ..program.score_program import ScoreProgram
+from .lower import PROGRAM, lower, trace
+from .stored_weights import FILE as WEIGHTS
+from .stored_weights import StoredWeights
+
+FORMATS = ("executorch", "onnx", "torch")
+"""Of programs, in the order in which they are made."""
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); stages: ``trace lower``, and ``onnx torch`` for these."""
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats in their order, once each.
+
+    Raises:
+        ModelError: one is unknown, none is given, or what writes it is not installed.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ModelError(f"unknown program format {name!r}; take {', '.join(FORMATS)}")
+    if not formats:
+        raise ModelError(f"no program format; take {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        try:
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ModelError(
+                f"writing ONNX takes {error.name}; pip install 'seedtune[onnx-export]'"
+            ) from error
+    return tuple(name for name in FORMATS if name in formats)
+
+
+def lower_to(
+    formats: Sequence[str],
+    program: ScoreProgram,
+    example: tuple[torch.Tensor, ...],
+    bounds: Bounds,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[list[Program], dict[str, bytes]]:
+    """The programs of ``formats`` and the files that they name; changes ``program``.
+
+    Args:
+        program: quantised.
+        example: inputs inside ``bounds`` (see ``example_inputs``).
+
+    Raises:
+        ModelError: as ``check_formats``, or a program cannot take a form.
+    """
+    formats = check_formats(formats)
+    programs: list[Program] = []
+    files: dict[str, bytes] = {}
+    if "executorch" in formats:
+        traced = trace(program, example, bounds, partial(progress, "trace"))
+        progress("lower", 0, 100)
+        programs.append(PROGRAM)
+        files[PROGRAM.files[0]] = lower(traced, partial(progress, "lower"))
+        del traced
+    others = [name for name in formats if name != "executorch"]
+    if others:
+        from .int4_operator import through_int4_operator_
+
+        through_int4_operator_(program)
+        again = "trace again" if programs else "trace"
+        traced = trace(program, example, bounds, partial(progress, again))
+        weights, made = StoredWeights(), []
+        for name in others:
+            progress(name, 0, 1)
+            if name == "onnx":
+                from . import onnx as form
+
+                made.append((form.FILE, form.OnnxProgram(traced, weights)))
+            else:
+                from . import torch_graph as form
+
+                made.append((form.FILE, form.TorchProgram(traced, weights)))
+            progress(name, 1, 1)
+        places, written = weights.placed(next(iter(files.items()), None))
+        if written is not None:
+            files[WEIGHTS] = written
+        for file, each in made:
+            described, files[file] = each.serialised(places)
+            programs.append(described)
+    return programs, files
