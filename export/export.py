@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, Layer, write_bundle
+from seedtune.runtime.bundle import (
+    DEFAULT_BOUNDS,
+    Adapter,
+    Bounds,
+    Bundle,
+    Layer,
+    write_bundle,
+)
 from seedtune.runtime.errors import ModelError
 
 from .lower.programs import check_formats, lower_to
@@ -60,8 +67,8 @@ def export_model(
         to: formats of the programs (``lower.programs.FORMATS``), which share all else.
 
     Raises:
-        ModelError: a format is unknown or what writes it is not installed; the model cannot be read, has a structure that export does not support, or is
-            not the one that was profiled.
+        ModelError: a format is unknown or what writes it is not installed; the model cannot be
+            read, has a structure that export does not support, or is not the one that was profiled.
         BundleError: the folder cannot be written.
     """
     recipe, to = recipe or Recipe(), check_formats(to)
@@ -88,7 +95,8 @@ def export_model(
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
-    example = example_inputs(bounds, len(surgery.values), config.vocab_size)
+    entries, adapter = len(surgery.values), program.adapter_shape
+    example = example_inputs(bounds, entries, config.vocab_size, adapter)
     programs, files = lower_to(to, program, example, bounds, progress)
     return write_bundle(
         output,
@@ -118,5 +126,6 @@ def export_model(
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
+        adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
         task=task,
     )

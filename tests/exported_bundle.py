@@ -11,6 +11,7 @@ from seedtune.runtime.tasks import Batch
 
 BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
 VOCABULARY = 300
+HIDDEN = 32
 
 
 @functools.cache
@@ -60,5 +61,7 @@ def request(
 
 
 def arrays(batch: Batch, values: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Inputs of the program, in its order."""
-    return [batch.tokens, batch.positions, batch.candidates, values]
+    """Inputs of the program, in its order, the adapter last."""
+    generator = np.random.default_rng([*batch.tokens.shape, *values.shape])
+    adapter = np.float32(0.1) * generator.standard_normal((HIDDEN, 2 * HIDDEN), np.float32)
+    return [batch.tokens, batch.positions, batch.candidates, values, adapter]

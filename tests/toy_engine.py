@@ -41,6 +41,7 @@ class ToyEngine(Engine):
 
     def __init__(self, bundle: Bundle, slope: float, threads: int | None) -> None:
         self.entries, self.hidden_width = bundle.K, bundle.hidden_width
+        self.adapter_shape = bundle.adapter_shape
         self.threads = threads
         self._bounds, self._slope = bundle.bounds, slope
         self._closed = False
@@ -50,10 +51,15 @@ class ToyEngine(Engine):
         ToyEngine.live -= not self._closed
         self._closed = True
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         if self._closed:
             raise EngineError("the program is closed")
-        check_request(self._bounds, batch, values, self.entries)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
         sums = batch.tokens.sum(axis=1)[batch.row_of].astype(np.float64)
         first = self._slope * values[:, :1] * np.cos(sums)[None] + values[:, 1:2]
         logits: Any = np.arange(batch.candidates.shape[1]) * first[..., None]

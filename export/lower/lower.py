@@ -82,6 +82,7 @@ def trace(
         "positions": {0: scored},
         "candidates": {0: scored, 1: axis("C", bounds.candidates)},
         "values": {0: axis("P", bounds.probes)},
+        "adapter": {},
     }
     blocks = program.tap.all_blocks
     hooks = [

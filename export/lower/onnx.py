@@ -1,11 +1,11 @@
 """From a traced program to an ONNX file that ONNX Runtime runs, its tensors in files beside it.
 
 torch's exporter does the work. What is added here: the int4 product becomes ONNX Runtime's own
-``MatMulNBits``; tensors stand in the bundle's shared files; and what the exporter notes of its ways,
-nine tenths of the file, is left out.
+``MatMulNBits``; tensors stand in the bundle's shared files; and what the exporter notes of its
+ways, nine tenths of the file, is left out.
 
 Pairs of quantise and dequantise operators, the standard's own form, are not written: ONNX Runtime
-fuses them where it likes and otherwise dequantises whole matrices (onnxruntime issues 21180, 21362).
+fuses them where it likes, else it dequantises whole matrices (onnxruntime issues 21180, 21362).
 """
 
 from typing import Any

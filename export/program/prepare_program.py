@@ -50,5 +50,6 @@ def prepare_program(
     )
     program = ScoreProgram(model, surgery.probe_values, bounds).eval()
     with torch.no_grad():  # also registers what tracing must find in place
-        program(*example_inputs(bounds, len(surgery.values), model.config.vocab_size))
+        vocabulary, adapter = model.config.vocab_size, program.adapter_shape
+        program(*example_inputs(bounds, len(surgery.values), vocabulary, adapter))
     return program, surgery

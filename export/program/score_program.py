@@ -37,11 +37,14 @@ class QuantisedEmbedding(nn.Module):
 
 
 class ScoreProgram(nn.Module):
-    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K])``.
+    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K], adapter [D, S])``.
 
-    Returns log-probabilities ``[P, N, C]`` and the tapped hidden states ``[P, N, D]`` (see
+    Returns log-probabilities ``[P, N, C]`` and the tapped hidden states ``[P, N, W]`` (see
     ``block_tap``). Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the
     output head: the head is 21 % of SmolLM2's forward and nobody reads the other logits.
+
+    What the head reads, ``h`` ``[D]``, is moved by ``adapter @ x``, with ``x`` ``[S]`` the first S
+    of the position's tapped states: those of the token itself. Zeros leave it as it is, to the bit.
     """
 
     def __init__(self, model: Any, probe_values: ProbeValues, bounds: Bounds) -> None:
@@ -58,6 +61,11 @@ class ScoreProgram(nn.Module):
         self.layout = RowLayout()
         install_row_attention(model, self.layout, bounds.length)
         self.tap = BlockTap(model)
+        self.adapter_shape = (
+            self.head.in_features,
+            len(self.tap.blocks) * model.config.hidden_size,
+        )
+        """``(D, S)``."""
         model.set_input_embeddings(nn.Embedding(1, 1))  # its table now lives in self.embedding
         self.mean = MeanAsLinear(self)
 
@@ -67,6 +75,7 @@ class ScoreProgram(nn.Module):
         positions: torch.Tensor,
         candidates: torch.Tensor,
         values: torch.Tensor,
+        adapter: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, length = tokens.shape
         probes = values.shape[0]
@@ -82,14 +91,19 @@ class ScoreProgram(nn.Module):
                 use_cache=False,
             ).last_hidden_state
         self.probe_values.end()
-        logits = self.head(hidden.index_select(1, positions))
+        with self.mean:
+            states = self.tap.take(positions, rows, length)
+        read = hidden.index_select(1, positions)
+        if adapter is not None:  # as it always is in a program
+            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
+            read = read + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
+        logits = self.head(read)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
         chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
-        with self.mean:
-            return chosen, self.tap.take(positions, rows, length)
+        return chosen, states
 
 
 class MeanAsLinear(TorchFunctionMode):
@@ -120,7 +134,9 @@ class MeanAsLinear(TorchFunctionMode):
         return weight
 
 
-def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch.Tensor, ...]:
+def example_inputs(
+    bounds: Bounds, entries: int, vocab_size: int, adapter: tuple[int, int]
+) -> tuple[torch.Tensor, ...]:
     """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
     rows = min(3, bounds.rows)
     length = min(20, bounds.length)
@@ -134,4 +150,5 @@ def example_inputs(bounds: Bounds, entries: int, vocab_size: int) -> tuple[torch
         draw(rows * length, scored),
         draw(vocab_size, scored, choices),
         torch.zeros(probes, entries),
+        torch.zeros(adapter),
     )

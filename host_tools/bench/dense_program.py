@@ -35,7 +35,8 @@ def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
 
     loaded = load_causal_lm(model)
     program = ScoreProgram(loaded.model, ProbeValues(), bounds).eval()
-    example = example_inputs(bounds, 1, loaded.model.config.vocab_size)
+    vocabulary, adapter = loaded.model.config.vocab_size, program.adapter_shape
+    example = example_inputs(bounds, 1, vocabulary, adapter)
     with torch.no_grad():
         program(*example)
     quantise_linears_(program)

@@ -99,11 +99,17 @@ class _Counting(Engine):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.entries, self.hidden_width = engine.entries, engine.hidden_width
+        self.adapter_shape = engine.adapter_shape
         self.places = 0
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         self.places += batch.tokens.size
-        return self._engine.score(batch, values)
+        return self._engine.score(batch, values, adapter)
 
     def close(self) -> None:
         self._engine.close()

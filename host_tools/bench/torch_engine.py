@@ -54,8 +54,14 @@ class TorchEngine(Engine):
         parts = [weight[flat].numpy() for weight, flat in self._places]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
-        """As ``Engine.score``; one forward a row of ``values``."""
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
+        """As ``Engine.score``, without an adapter; one forward a row of ``values``."""
+        assert adapter is None
         tokens, positions, candidates = map(
             torch.from_numpy, (batch.tokens, batch.positions, batch.candidates)
         )

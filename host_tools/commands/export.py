@@ -109,10 +109,9 @@ def export(
     if spec is not None:
         check_spec(spec, bounds)
     (check_file if bundle.suffix == ".seedtune" else check_bundle_folder)(bundle)
+    from seedtune.export.lower.programs import check_formats
     from seedtune.export.profile.masks import mask_method
     from seedtune.export.profile.profile_file import load_profile
-
-    from seedtune.export.lower.programs import check_formats
 
     mask_method(mask)  # an unknown one is refused before minutes of work
     formats = check_formats([name.strip() for name in to.split(",")])

@@ -5,11 +5,12 @@ ones, ``archive`` the one-file form, ``write`` the way to the disk.
 """
 
 from .bundle import Bundle, open_bundle
-from .manifest import DEFAULT_BOUNDS, Bounds, Layer, Program
+from .manifest import DEFAULT_BOUNDS, Adapter, Bounds, Layer, Program
 from .write import pack_bundle, with_task, write_bundle
 
 __all__ = [
     "DEFAULT_BOUNDS",
+    "Adapter",
     "Bounds",
     "Bundle",
     "Layer",

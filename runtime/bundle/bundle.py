@@ -44,6 +44,7 @@ from .manifest import (
     MANIFEST,
     TOKENIZER,
     VALUES,
+    Adapter,
     Bounds,
     Layer,
     Part,
@@ -67,6 +68,8 @@ class Bundle:
     """Decoder blocks below each hidden state that programs return; none if they return none."""
     mean_blocks: tuple[int, ...]
     """The same of those that are means over the row so far, which come last."""
+    adapter: Adapter | None
+    """What programs take to move what the head reads; None if they take nothing."""
     layers: tuple[Layer, ...]
     values: NDArray[np.float16]
     """float16 ``[K]``, the exported sensitive weights, layer after layer."""
@@ -118,6 +121,14 @@ class Bundle:
         """Width D of the hidden states, side by side, that the program returns; 0 for none."""
         states = len(self.hidden_blocks) + len(self.mean_blocks)
         return states * int(self.manifest["model"]["hidden_size"])
+
+    @property
+    def adapter_shape(self) -> tuple[int, int] | None:
+        """``(D, S)`` of the adapter that programs take; None if they take none."""
+        if self.adapter is None:
+            return None
+        states = len(self.adapter.blocks) * int(self.manifest["model"]["hidden_size"])
+        return self.adapter.width, states
 
     @property
     def program_path(self) -> Path:
@@ -202,6 +213,7 @@ def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
         bounds=manifest.bounds,
         hidden_blocks=manifest.hidden_blocks,
         mean_blocks=manifest.mean_blocks,
+        adapter=manifest.adapter,
         layers=manifest.layers,
         values=values,
         indices=indices,

@@ -12,8 +12,9 @@ from ..errors import BundleError
 from ..schema import SHA256, ListOf, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
-VERSION = 2
-"""That is written. Version 1 knew one program, whose bounds and hidden states stood with it."""
+VERSION = 3
+"""That is written. Version 1 knew one program, whose bounds and hidden states stood with it; up to
+version 2 programs took no adapter."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -60,6 +61,8 @@ _OF_VERSION: dict[int, dict[str, Any]] = {
     },
     2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
 }
+_OF_VERSION[3] = _OF_VERSION[2] | {"adapter": (dict, type(None))}
+_ADAPTER_SCHEMA = {"width": Whole(1, 2**31 - 1), "blocks": ListOf(Whole(1, 2**31 - 1))}
 _PROGRAM_SCHEMA: dict[str, Any] = {
     "format": Text(),
     "files": list,
@@ -126,6 +129,16 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """What programs take as their fifth input, ``[D, S]``: it moves what the head reads."""
+
+    width: int
+    """D, of what the head reads."""
+    blocks: tuple[int, ...]
+    """Decoder blocks below each state that is read, the first of the hidden states."""
+
+
+@dataclass(frozen=True)
 class Part:
     """Size and SHA-256 (hex) of one file."""
 
@@ -161,6 +174,8 @@ class Manifest:
     """Decoder blocks below each hidden state that ``score`` returns, of whatever program."""
     mean_blocks: tuple[int, ...]
     """The same of those that are means over the row so far, which come last."""
+    adapter: Adapter | None
+    """Of every program; None if they take none."""
     layers: tuple[Layer, ...]
     parts: Mapping[str, Part]
     vocabulary: int
@@ -259,6 +274,8 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         ):
             refuse(f"{name} is {blocks!r:.100}, must be a list of numbers of blocks")
         hidden[name] = tuple(blocks)
+    adapter = content["adapter"] if content["version"] >= 3 else None
+    adapter = _check_adapter(adapter, hidden["hidden_blocks"], file)
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
     if content["mask"]["entries"] != entries:
@@ -274,6 +291,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         bounds=bounds,
         hidden_blocks=hidden["hidden_blocks"],
         mean_blocks=hidden["mean_blocks"],
+        adapter=adapter,
         layers=layers,
         parts={
             name: Part(part["sha256"], part["bytes"]) for name, part in content["parts"].items()
@@ -310,6 +328,21 @@ def _may_name_a_program(name: Any) -> bool:
     taken = (MANIFEST, VALUES, TOKENIZER, BASIS)
     plain = isinstance(name, str) and _PROGRAM_FILE.fullmatch(name) is not None
     return plain and name not in taken
+
+
+def _check_adapter(
+    content: dict[str, Any] | None, states: tuple[int, ...], file: Path
+) -> Adapter | None:
+    if content is None:
+        return None
+    _check_types(content, _ADAPTER_SCHEMA, "adapter.", file)
+    blocks = tuple(content["blocks"])
+    if not blocks or blocks != states[: len(blocks)]:
+        raise BundleError(
+            f"{file}: adapter.blocks is {content['blocks']!r:.100}, must be the first of the "
+            f"hidden blocks {list(states)}"
+        )
+    return Adapter(content["width"], blocks)
 
 
 def _check_layers(items: list[Any], file: Path) -> tuple[Layer, ...]:

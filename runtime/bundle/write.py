@@ -26,6 +26,7 @@ from .manifest import (
     TOKENIZER,
     VALUES,
     VERSION,
+    Adapter,
     Bounds,
     Layer,
     Program,
@@ -50,6 +51,7 @@ def write_bundle(
     pad_id: int,
     hidden_blocks: Sequence[int] = (),
     mean_blocks: Sequence[int] = (),
+    adapter: Adapter | None = None,
     basis: Basis | None = None,
     task: Mapping[str, Any] | None,
 ) -> Bundle:
@@ -71,6 +73,7 @@ def write_bundle(
         hidden_blocks: decoder blocks below each of the hidden states that the programs return
             besides log-probabilities; none if they return none.
         mean_blocks: the same of those that are means over the row so far; they come last.
+        adapter: what the programs take to move what the head reads.
         basis: directions for ``task``.
 
     Raises:
@@ -112,6 +115,7 @@ def write_bundle(
             "bounds": dataclasses.asdict(bounds),
             "hidden_blocks": list(hidden_blocks),
             "mean_blocks": list(mean_blocks),
+            "adapter": None if adapter is None else dataclasses.asdict(adapter),
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
@@ -162,6 +166,7 @@ def with_task(
             pad_id=bundle.pad_id,
             hidden_blocks=bundle.hidden_blocks,
             mean_blocks=bundle.mean_blocks,
+            adapter=bundle.adapter,
             basis=basis,
             task=task,
         )

@@ -28,7 +28,7 @@ class Scores:
     logp: NDArray[np.float32]
     """float32 ``[P, N, C]``, log-softmax over the whole vocabulary at the candidates."""
     hidden: NDArray[np.float32] | None
-    """float32 ``[P, N, D]``, states of the residual stream at the positions (see
+    """float32 ``[P, N, W]``, states of the residual stream at the positions (see
     ``export.program.block_tap``); None if the program returns none. The same forward computes
     them, and handing them out costs a copy."""
 
@@ -39,20 +39,30 @@ class Engine(Protocol):
     entries: int
     """Number of sensitive values: K."""
     hidden_width: int
-    """Width D of the hidden states; 0 if the program returns none."""
+    """Width W of the hidden states; 0 if the program returns none."""
+    adapter_shape: tuple[int, int] | None = None
+    """``(D, S)`` of the adapter that the program takes; None if it takes none."""
     program: str = ""
     """Format and activations of the program, which a journal notes; set by ``open_engine``."""
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """Score the batch's positions under each row of ``values``.
 
         Args:
             batch: ``tokens``, ``positions`` and ``candidates`` are read; every probe sees the same.
             values: float32 ``[P, K]``, one row of sensitive values per probe; may be a view.
+            adapter: float32 ``[D, S]``, the same for every probe: at each position it moves what
+                the head reads, ``h`` ``[D]``, by ``adapter @ x`` with ``x`` the first S of the
+                position's hidden states. None, as zeros, leaves ``h`` as it is to the bit.
 
         Raises:
-            EngineError: a shape lies outside the bounds that the program was exported with, or the
-                program fails.
+            EngineError: a shape lies outside the bounds that the program was exported with, the
+                program takes no adapter, or it fails.
         """
         ...
 
@@ -117,16 +127,12 @@ class EngineModule(Protocol):
         ...
 
 
-def check_sizes(bundle: Bundle, file: str, entries: int, hidden: int) -> None:
-    """Refuse a program that takes or returns other sizes than its bundle says.
-
-    Args:
-        entries: K that it takes.
-        hidden: D that it returns; 0 for none.
-    """
+def check_sizes(bundle: Bundle, file: str, engine: Engine) -> None:
+    """Refuse a program that takes or returns other sizes than its bundle says."""
     for what, found, wanted in (
-        ("takes {} values", entries, bundle.K),
-        ("returns hidden states of width {}", hidden, bundle.hidden_width),
+        ("takes {} values", engine.entries, bundle.K),
+        ("returns hidden states of width {}", engine.hidden_width, bundle.hidden_width),
+        ("takes an adapter of shape {}", engine.adapter_shape, bundle.adapter_shape),
     ):
         if found != wanted:
             raise EngineError(
@@ -135,7 +141,14 @@ def check_sizes(bundle: Bundle, file: str, entries: int, hidden: int) -> None:
             )
 
 
-def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], entries: int) -> None:
+def check_request(
+    bounds: Bounds,
+    batch: Batch,
+    values: NDArray[np.float32],
+    entries: int,
+    adapter: NDArray[np.float32] | None = None,
+    adapter_shape: tuple[int, int] | None = None,
+) -> None:
     """Refuse arguments of ``Engine.score`` that the program was not exported for.
 
     A program given larger sizes than it was planned for, or an index outside a tensor, fails deep
@@ -143,6 +156,7 @@ def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], ent
 
     Args:
         entries: K, the number of sensitive values of the bundle.
+        adapter_shape: of the adapter that the program takes; None if it takes none.
 
     Raises:
         EngineError: a type, rank, size or index is wrong.
@@ -152,6 +166,12 @@ def check_request(bounds: Bounds, batch: Batch, values: NDArray[np.float32], ent
     _check_array("positions", positions, np.int64, 1)
     _check_array("candidates", candidates, np.int64, 2)
     _check_array("values", values, np.float32, 2)
+    if adapter is not None:
+        _check_array("adapter", adapter, np.float32, 2)
+        if adapter_shape is None:
+            raise EngineError("the program takes no adapter; export the bundle again")
+        if adapter.shape != adapter_shape:
+            raise EngineError(f"adapter is {adapter.shape}, the program takes {adapter_shape}")
 
     rows, length = tokens.shape
     scored, choices = candidates.shape

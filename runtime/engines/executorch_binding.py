@@ -39,7 +39,13 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
     file = program.files[0]
     with bundle.checked(file) as checked:
         return ExecutorchBinding(
-            checked, bundle.bounds, bundle.K, bundle.hidden_width, threads, bundle.path / file
+            checked,
+            bundle.bounds,
+            bundle.K,
+            bundle.hidden_width,
+            bundle.adapter_shape,
+            threads,
+            bundle.path / file,
         )
 
 
@@ -52,6 +58,7 @@ class ExecutorchBinding(Engine):
         bounds: Bounds,
         entries: int,
         hidden: int,
+        adapter: tuple[int, int] | None,
         threads: int | None,
         shown: Path | None = None,
     ) -> None:
@@ -60,6 +67,7 @@ class ExecutorchBinding(Engine):
         Args:
             entries: K of its values.
             hidden: width of the hidden states that it returns; 0 for none.
+            adapter: shape of the adapter that it takes; None for none.
             shown: its name in errors, if not ``program``.
 
         Raises:
@@ -79,7 +87,8 @@ class ExecutorchBinding(Engine):
             portable_lib._unsafe_reset_threadpool(threads)
         self._torch: Any = torch
         self._bounds, self._shown = bounds, shown or program
-        self.entries, self.hidden_width = entries, hidden
+        self.entries, self.hidden_width, self.adapter_shape = entries, hidden, adapter
+        self._no_adapter = np.zeros(adapter or 0, np.float32)
         self._lock = threading.Lock()
         try:
             self._program: Any = Runtime.get().load_program(
@@ -93,10 +102,22 @@ class ExecutorchBinding(Engine):
         """Free the program. Safe to repeat."""
         self._method = self._program = None
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries)
-        request = (batch.tokens, batch.positions, batch.candidates, values)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        request: list[NDArray[np.generic]] = [
+            batch.tokens,
+            batch.positions,
+            batch.candidates,
+            values,
+        ]
+        if self.adapter_shape is not None:
+            request.append(self._no_adapter if adapter is None else adapter)
         inputs = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in request]
         with self._lock:  # results lie in memory that the next call overwrites
             if self._method is None:

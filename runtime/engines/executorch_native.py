@@ -32,6 +32,8 @@ _BINDING = "executorch.extension.pybindings._C"
 _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
 _INPUTS = (("tokens", "int64", 2), ("positions", "int64", 1), ("candidates", "int64", 2))
 _VALUES = ("values", "float32", 2)
+_ADAPTER = ("adapter", "float32", 2)
+"""Not in programs of before."""
 
 
 class _Tensor(ctypes.Structure):
@@ -61,7 +63,7 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
     with bundle.checked(file) as checked:
         engine = NativeEngine(checked, bundle.bounds, threads=threads, shown=bundle.path / file)
     try:
-        check_sizes(bundle, file, engine.entries, engine.hidden_width)
+        check_sizes(bundle, file, engine)
     except EngineError:
         engine.close()
         raise
@@ -213,7 +215,10 @@ class NativeEngine(Engine):
         self._bounds = bounds
         self._program = NativeProgram(program, threads=threads, shown=shown)
         described = self._program.describe(METHOD)
-        self.entries, self.hidden_width = _check_program(shown or program, described, bounds)
+        self.entries, self.hidden_width, self.adapter_shape = _check_program(
+            shown or program, described, bounds
+        )
+        self._no_adapter = np.zeros(self.adapter_shape or 0, np.float32)
         self._program.load(METHOD)
 
     @property
@@ -225,9 +230,14 @@ class NativeEngine(Engine):
         """Free the program. Safe to repeat."""
         self._program.close()
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
         probes, width = len(values), self.hidden_width
         shapes = [(probes, *batch.candidates.shape)]
         if width:
@@ -238,13 +248,22 @@ class NativeEngine(Engine):
             batch.candidates,
             values,
         ]
+        if self.adapter_shape is not None:
+            inputs.append(self._no_adapter if adapter is None else adapter)
         logp, *hidden = self._program.run(METHOD, inputs, *shapes)
         return Scores(logp, hidden[0] if hidden else None)
 
 
-def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int]:
-    """Compare a program with the bounds that its bundle declares; return K and D (0: none)."""
-    wanted = (*_INPUTS, _VALUES)
+def _check_program(
+    path: Path, method: Method, bounds: Bounds
+) -> tuple[int, int, tuple[int, int] | None]:
+    """Compare a program with the bounds that its bundle declares.
+
+    Returns:
+        K, the width of its hidden states (0: none) and the adapter's shape.
+    """
+    adapted = len(method.inputs) > len(_INPUTS) + 1
+    wanted = [*_INPUTS, _VALUES, *([_ADAPTER] if adapted else [])]
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
     outputs = [(kind, len(shape)) for kind, shape in method.outputs]
@@ -256,12 +275,16 @@ def _check_program(path: Path, method: Method, bounds: Bounds) -> tuple[int, int
         (bounds.positions, bounds.candidates),
         (bounds.probes, 1),
     )
-    for (name, _, _), (_, shape), needed in zip(wanted, method.inputs, least, strict=True):
+    for (name, _, _), (_, shape), needed in zip(wanted, method.inputs, least, strict=False):
         if any(size < bound for size, bound in zip(shape, needed, strict=True)):
             raise EngineError(
                 f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
             )
-    return method.inputs[3][1][1], method.outputs[1][1][2] if len(outputs) == 2 else 0
+    hidden = method.outputs[1][1][2] if len(outputs) == 2 else 0
+    if not adapted:
+        return method.inputs[3][1][1], hidden, None
+    width, states = method.inputs[4][1]
+    return method.inputs[3][1][1], hidden, (width, states)
 
 
 def _tensor(array: NDArray[np.generic]) -> _Tensor:

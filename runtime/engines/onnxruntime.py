@@ -37,7 +37,7 @@ _OLDEST = (1, 20)
 _INSTALL = f"pip install 'onnxruntime>={_OLDEST[0]}.{_OLDEST[1]}'"
 _OLD = ("not a registered function/op", "max supported IR version", "under development")
 """What older versions say of a program that is too new for them."""
-_INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2}
+_INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2, "adapter": 2}
 _OUTPUTS = {"logp": 3, "hidden": 3}
 
 
@@ -77,7 +77,7 @@ def open(
         for name in program.files:  # opened by name: was each still the one that was checked?
             with bundle.checked(name):
                 pass
-        check_sizes(bundle, program.files[0], engine.entries, engine.hidden_width)
+        check_sizes(bundle, program.files[0], engine)
     except BaseException:
         engine.close()
         raise
@@ -145,19 +145,28 @@ class OnnxEngine(Engine):
                 self.close()
                 raise EngineError(f"{program}: {what} {', '.join(found)}, not {', '.join(wanted)}")
         self.entries, self.hidden_width = inputs["values"][1], outputs["hidden"][2]
+        width, states = inputs["adapter"]
+        self.adapter_shape = (width, states)
+        self._no_adapter = np.zeros((width, states), np.float32)
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
         self._session = None
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
         inputs = {
             "tokens": batch.tokens,
             "positions": batch.positions,
             "candidates": batch.candidates,
             "values": values,
+            "adapter": self._no_adapter if adapter is None else adapter,
         }
         given = {name: np.ascontiguousarray(each) for name, each in inputs.items()}
         with self._lock:

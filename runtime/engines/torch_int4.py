@@ -24,7 +24,7 @@ from .contract import Engine, EngineUnavailable, Scores, check_request, check_si
 from .system_memory import available_bytes, resident_bytes
 
 if TYPE_CHECKING:
-    from .torch_program import TorchProgram
+    pass
 
 FORMAT = "torch"
 PROCESS_BYTES = 300 * 10**6
@@ -33,7 +33,7 @@ DEVICES = ("cpu", "cpu-bf16", "cuda", "cuda-bf16", "cuda-float32", "mps")
 is tested; ``mps`` (Apple's GPUs) was not at hand."""
 _USUAL = {"cpu": "float32", "cuda": "float16", "mps": "float16"}
 _DTYPES = {"bf16": "bfloat16", "float32": "float32"}
-_INPUTS = ("tokens", "positions", "candidates", "values")
+_INPUTS = ("tokens", "positions", "candidates", "values", "adapter")
 
 
 def unavailable() -> str | None:
@@ -72,7 +72,7 @@ def open(
         torch.set_num_threads(threads)
     engine = TorchEngine(bundle, program, place, dtype, memory_limit)
     try:
-        check_sizes(bundle, program.files[0], engine.entries, engine.hidden_width)
+        check_sizes(bundle, program.files[0], engine)
     except EngineError:
         engine.close()
         raise
@@ -133,8 +133,9 @@ class TorchEngine(Engine):
         inputs, outputs = tuple(self._program.inputs.values()), self._program.outputs.values()
         if tuple(self._program.inputs) != _INPUTS or [len(each) for each in outputs] != [3, 3]:
             raise EngineError(f"{self._shown}: takes or returns other than a bundle's program")
-        self.entries = inputs[3][1]
+        self.entries, self.adapter_shape = inputs[3][1], inputs[4]
         self.hidden_width = [*outputs][1][2]
+        self._no_adapter = np.zeros(inputs[4], np.float32)
 
     def memory(self) -> tuple[int | None, int | None]:
         """See ``Engine``; of the GPU where the program lies on one."""
@@ -149,10 +150,16 @@ class TorchEngine(Engine):
         """Free the program. Safe to repeat."""
         self._program = None
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries)
-        request = (batch.tokens, batch.positions, batch.candidates, values)
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        moved = self._no_adapter if adapter is None else adapter
+        request = (batch.tokens, batch.positions, batch.candidates, values, moved)
         with self._lock:
             if self._program is None:
                 raise EngineError(f"{self._shown}: the program is closed")

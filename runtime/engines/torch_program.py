@@ -9,8 +9,8 @@ A program's JSON (``export.lower.torch_graph`` writes it)::
     nodes     [name, operator, arguments, named arguments], in order
 
 An argument is a number, text, list or null as it stands, ``{"value": NAME}`` for what was named
-before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are aten's own by their full
-name, arithmetic on sizes (``size.mul``), ``getitem``, and two of this project:
+before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are aten's own by their
+full name, arithmetic on sizes (``size.mul``), ``getitem``, and two of this project:
 ``seedtune.int4_linear.default`` (see ``export.lower.int4_operator``) and ``seedtune.add_product``,
 which adds a batched product to a value that nothing else reads.
 
@@ -130,7 +130,7 @@ class TorchProgram:
         """The results for ``inputs``, which lie on the program's device.
 
         Raises:
-            RuntimeError: an operator fails, or memory does not suffice (``torch.OutOfMemoryError``).
+            RuntimeError: an operator fails, or memory does not suffice (``OutOfMemoryError``).
         """
         values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
         for node in self._nodes:

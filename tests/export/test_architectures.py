@@ -142,8 +142,9 @@ def test_every_linear_is_rounded_by_calibration(name: str) -> None:
 
 
 def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any]:
-    *request, values = (each.numpy() for each in arguments)
-    scores = engine.score(Batch(*request, gold=np.zeros(len(request[0]), np.int64)), values)
+    tokens, positions, candidates, *rest = (each.numpy() for each in arguments)
+    batch = Batch(tokens, positions, candidates, gold=np.zeros(len(tokens), np.int64))
+    scores = engine.score(batch, *rest)
     return scores.logp, scores.hidden
 
 
@@ -153,11 +154,12 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe(True, 0.0))
     quantise_linears_(program)
     entries = len(surgery.values)
-    traced = trace(program, example_inputs(BOUNDS, entries, 96), BOUNDS)
+    shape = program.adapter_shape
+    traced = trace(program, example_inputs(BOUNDS, entries, 96, shape), BOUNDS)
     file = tmp_path / "program.pte"
     file.write_bytes(lower(traced, lambda done, total: None))
     width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
-    engine = ExecutorchBinding(file, BOUNDS, entries, width, None)
+    engine = ExecutorchBinding(file, BOUNDS, entries, width, shape, None)
 
     tokens, positions, candidates, rows = inputs(surgery.values, probes=3)
     rows[1] += 0.5 * torch.randn(entries, generator=torch.Generator().manual_seed(2))
@@ -171,6 +173,15 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     effect = np.abs(found[1] - found[0]).mean()
     assert effect > 0.05, "the values must matter"
     assert difference.mean() < 0.05 and difference.mean() < effect / 2
+
+    adapter = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        wanted, _ = program(tokens, positions, candidates, rows, adapter)
+    moved, same = score(engine, tokens, positions, candidates, rows, adapter)
+    assert np.array_equal(same, hidden), "an adapter moves no state"
+    assert np.abs(moved - wanted.numpy()).mean() < 0.05 < np.abs(moved - found).mean() / 2
+    zeros, _ = score(engine, tokens, positions, candidates, rows, torch.zeros(shape))
+    assert np.array_equal(zeros, found), "zeros leave every bit"
 
     # Another shape inside the bounds, and the smallest one.
     for rows_, length, scored, choices, probes in ((4, 24, 12, 5, 1), (1, 2, 1, 1, 1)):

@@ -109,7 +109,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, mo
             weight.shape == wanted.shape and torch.equal(weight.dequantize(), wanted)
             for weight in eager
         )
-    example = example_inputs(BOUNDS, len(surgery.values), 300)
+    example = example_inputs(BOUNDS, len(surgery.values), 300, program.adapter_shape)
     stored = lower(trace(program, example, BOUNDS), lambda done, total: None)
     for integers, scales in chosen:
         nibbles = (integers.to(torch.uint8) + 8).view(-1)

@@ -80,7 +80,9 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(
 
 def test_a_binding_told_of_no_hidden_states_gives_none(tmp_path_factory):
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    with ExecutorchBinding(bundle.program_path, bundle.bounds, bundle.K, 0, None) as engine:
+    with ExecutorchBinding(
+        bundle.program_path, bundle.bounds, bundle.K, 0, bundle.adapter_shape, None
+    ) as engine:
         assert engine.hidden_width == 0
         asked = request(bundle, rows=1, length=4, scored=1, choices=1, probes=1)
         scores = engine.score(*asked)

@@ -17,6 +17,7 @@ import pytest
 from faults import damaged, read_only
 from seedtune.runtime import files
 from seedtune.runtime.bundle import (
+    Adapter,
     Bounds,
     Layer,
     Program,
@@ -85,11 +86,43 @@ def test_hidden_states_stand_side_by_side(
         assert (list(written.hidden_blocks), list(written.mean_blocks)) == (blocks, means)
 
 
+def test_the_adapter_reads_the_first_of_the_states(tmp_path: Path) -> None:
+    adapter = Adapter(6, (1,))
+    blocks = {"hidden_blocks": [1, 2], "mean_blocks": [1]}
+    bundle = write_tiny_bundle(tmp_path / "b", adapter=adapter, **blocks)
+    changed = with_task(bundle, tmp_path / "c", TASK, None)
+    for each in (bundle, open_bundle(tmp_path / "b"), changed):
+        assert (each.adapter, each.adapter_shape) == (adapter, (6, 8))
+    assert write_tiny_bundle(tmp_path / "d", **blocks).adapter_shape is None
+    for bad, message in (
+        ({"blocks": [2]}, r"adapter.blocks is \[2\], must be the first of the hidden blocks"),
+        ({"blocks": []}, "adapter.blocks is"),
+        ({"blocks": [True]}, "adapter.blocks"),
+        ({"width": 0}, "adapter.width"),
+        ({"width": None}, "adapter.width"),
+    ):
+        write_tiny_bundle(tmp_path / "b", adapter=adapter, **blocks)
+        resigned(tmp_path / "b", lambda m, bad=bad: m["adapter"].update(bad))
+        with pytest.raises(BundleError, match=message):
+            open_bundle(tmp_path / "b")
+
+
+def test_bundles_of_version_2_take_no_adapter(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b", hidden_blocks=[1], adapter=Adapter(8, (1,)))
+    resigned(tmp_path / "b", lambda m: m.update(version=2, adapter=3))
+    assert open_bundle(tmp_path / "b").adapter_shape is None
+    write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
+    resigned(tmp_path / "b", lambda m: m.pop("adapter"))
+    with pytest.raises(BundleError, match="field adapter is missing"):
+        open_bundle(tmp_path / "b")
+
+
 def as_version_1(manifest: dict[str, Any]) -> None:
     """Change a manifest to what was written when there was one program."""
     (program,) = manifest.pop("programs")
     assert program["files"] == ["program.pte"]
     moved = {name: manifest.pop(name) for name in ("bounds", "hidden_blocks", "mean_blocks")}
+    del manifest["adapter"]
     manifest.update(version=1, program={"method": "score", **moved})
 
 
@@ -106,7 +139,7 @@ def test_bundles_of_version_1_open(tmp_path: Path) -> None:
     assert same(old, packed)
     # With another task it is a new bundle, hence of the new version.
     changed = with_task(old, tmp_path / "c", {**TASK, "template": "{text} was"}, None)
-    assert changed.manifest["version"] == 2 and changed.hidden_width == 3 * 8
+    assert changed.manifest["version"] == 3 and changed.hidden_width == 3 * 8
     assert with_task(old, tmp_path / "d", TASK, None).sha256 == new.sha256
 
 
@@ -236,8 +269,8 @@ def test_no_bundle_there(tmp_path: Path) -> None:
 
 def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "b")
-    resigned(tmp_path / "b", lambda m: m.update(version=3))
-    with pytest.raises(BundleError, match=r"version 3 is newer.*update seedtune"):
+    resigned(tmp_path / "b", lambda m: m.update(version=4))
+    with pytest.raises(BundleError, match=r"version 4 is newer.*update seedtune"):
         open_bundle(tmp_path / "b")
     resigned(tmp_path / "b", lambda m: m.update(version=True))
     with pytest.raises(BundleError, match="version is True"):

@@ -75,6 +75,23 @@ def test_a_wrong_array_is_named(name: str, array: Any, message: str) -> None:
         check(sizes() | {name: array})
 
 
+def test_an_adapter_is_of_the_programs_shape() -> None:
+    request = sizes()
+    values = request.pop("values")
+    batch = Batch(**request, gold=np.zeros(1, np.int64))
+    adapter = np.zeros((4, 6), np.float32)
+    check_request(BOUNDS, batch, values, K, adapter, (4, 6))
+    check_request(BOUNDS, batch, values, K, None, (4, 6))
+    for given, shape, message in (
+        (adapter, None, "takes no adapter; export the bundle again"),
+        (adapter, (6, 4), r"adapter is \(4, 6\), the program takes \(6, 4\)"),
+        (adapter.astype(np.float64), (4, 6), "adapter is float64, must be float32"),
+        (adapter[0], (4, 6), "adapter has 1 axes, must have 2"),
+    ):
+        with pytest.raises(EngineError, match=message):
+            check_request(BOUNDS, batch, values, K, given, shape)
+
+
 def test_positions_are_held_against_the_tokens_given_not_the_bound() -> None:
     short = sizes(rows=1, length=2)
     short["positions"][:] = 2

@@ -40,8 +40,8 @@ from seedtune.runtime.tasks import Batch
 program, bounds, arguments, results, threads = sys.argv[1:]
 engine = NativeEngine(Path(program), Bounds(**json.loads(bounds)), threads=int(threads))
 with np.load(arguments) as file:
-    requests = [[file[f"{i}_{j}"] for j in range(4)] for i in range(len(file) // 4)]
-found = [engine.score(Batch(*request[:3], gold=None), request[3]) for request in requests]
+    requests = [[file[f"{i}_{j}"] for j in range(5)] for i in range(len(file) // 5)]
+found = [engine.score(Batch(*request[:3], gold=None), *request[3:]) for request in requests]
 np.savez(results, *[each for scores in found for each in (scores.logp, scores.hidden)])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
@@ -127,7 +127,8 @@ def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     for _ in range(2):
         for size, (logp, hidden) in zip(SIZES, binding_results, strict=True):
-            scores = engine.score(*request(bundle, **size))
+            batch, values = request(bundle, **size)
+            scores = engine.score(batch, values, arrays(batch, values)[-1])
             np.testing.assert_array_equal(scores.logp, logp)
             np.testing.assert_array_equal(scores.hidden, hidden)
     used = engine.threads
@@ -151,6 +152,22 @@ def test_values_matter_and_equal_probes_give_equal_bits(bundle: Bundle) -> None:
     moved = engine.score(batch, values).hidden
     np.testing.assert_array_equal(moved[0], same.hidden[0])
     assert (moved[1] != same.hidden[1]).any()
+
+
+def test_an_adapter_moves_the_log_probabilities_alone(bundle: Bundle) -> None:
+    engine = NativeEngine(bundle.program_path, bundle.bounds)
+    batch, values = request(bundle, **MOST)
+    plain, adapter = engine.score(batch, values), arrays(batch, values)[-1]
+    zeros = engine.score(batch, values, np.zeros_like(adapter))
+    np.testing.assert_array_equal(zeros.logp, plain.logp)
+    moved = engine.score(batch, values, adapter)
+    assert np.abs(moved.logp - plain.logp).mean() > 0.1
+    np.testing.assert_array_equal(moved.hidden, plain.hidden)
+    np.testing.assert_array_equal(engine.score(batch, values).logp, plain.logp)
+    turned = engine.score(batch, values, np.asfortranarray(adapter))
+    np.testing.assert_array_equal(turned.logp, moved.logp)
+    with pytest.raises(EngineError, match=r"adapter is \(64, 32\), the program takes \(32, 64\)"):
+        engine.score(batch, values, adapter.T.copy())
 
 
 def test_views_are_read_as_they_appear_and_results_are_the_callers(bundle: Bundle) -> None:
@@ -194,6 +211,7 @@ def test_a_program_describes_itself(bundle: Bundle) -> None:
         ("int64", (48,)),
         ("int64", (48, 4)),
         ("float32", (2, bundle.K)),
+        ("float32", (32, 32 * 2)),
     )
     assert method.outputs == (("float32", (2, 48, 4)), ("float32", (2, 48, bundle.hidden_width)))
     assert method.planned_bytes > 0
@@ -211,7 +229,11 @@ def test_the_program_says_how_many_values_it_takes_and_how_wide_its_hidden_state
     assert bundle.hidden_width == 32 * 3
     described = NativeProgram(bundle.program_path).describe("score")
     older = replace(described, outputs=described.outputs[:1])
-    assert native._check_program(bundle.program_path, older, BOUNDS) == (bundle.K, 0)
+    shape = bundle.adapter_shape
+    assert engine.adapter_shape == shape == (32, 32 * 2)
+    assert native._check_program(bundle.program_path, older, BOUNDS) == (bundle.K, 0, shape)
+    oldest = replace(older, inputs=older.inputs[:-1])
+    assert native._check_program(bundle.program_path, oldest, BOUNDS) == (bundle.K, 0, None)
     for outputs in ((), described.outputs * 2, (("int64", (2, 48, 4)),)):
         with pytest.raises(EngineError, match="returns another type than a bundle's program"):
             native._check_program(bundle.program_path, replace(older, outputs=outputs), BOUNDS)
@@ -433,6 +455,9 @@ class TestOpening:
     def test_a_program_of_other_sizes_than_the_bundle_says(self, bundle: Bundle) -> None:
         fewer = replace(bundle, hidden_blocks=bundle.hidden_blocks[1:])
         with pytest.raises(EngineError, match="hidden states of width 96, the bundle says 64"):
+            open_engine(fewer, name="executorch-native")
+        fewer = replace(bundle, adapter=None)
+        with pytest.raises(EngineError, match=r"adapter of shape \(32, 64\), the bundle says None"):
             open_engine(fewer, name="executorch-native")
         fewer = replace(bundle, values=bundle.values[1:])
         with pytest.raises(EngineError, match=f"takes {bundle.K} values, the bundle says"):
