@@ -69,8 +69,9 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="Runs the program: executorch-native, executorch-binding (needs torch). "
-        "Default: the first that works here; 'inspect' shows them.",
+        help="Runs the program: executorch-native, executorch-binding (needs torch), onnxruntime, "
+        "torch-int4; a device may follow, as in torch-int4:cuda. Default: the first that works "
+        "here; 'inspect' shows them.",
     ),
 ]
 FromRun = Annotated[

@@ -12,7 +12,7 @@ are float32 always.
 import importlib.util
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_request, check_sizes
 from .system_memory import available_bytes, resident_bytes
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = "torch"
 PROCESS_BYTES = 300 * 10**6
@@ -116,6 +113,7 @@ class TorchEngine(Engine):
 
         self._torch: Any = torch
         self._shown, self._bounds = bundle.path / program.files[0], bundle.bounds
+        self._vocabulary = bundle.vocab_size
         self._device = torch.device(device)
         self._lock = threading.Lock()
         room = None
@@ -158,6 +156,12 @@ class TorchEngine(Engine):
     ) -> Scores:
         """See ``Engine``."""
         check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        for name, tokens in (("tokens", batch.tokens), ("candidates", batch.candidates)):
+            # On a GPU an index outside ends the process's use of it.
+            if tokens.max() >= self._vocabulary:
+                raise EngineError(
+                    f"{name} holds {tokens.max()}, outside the vocabulary of {self._vocabulary}"
+                )
         moved = self._no_adapter if adapter is None else adapter
         request = (batch.tokens, batch.positions, batch.candidates, values, moved)
         with self._lock:
