@@ -1,7 +1,7 @@
 """What a device does, as a script: score, tune and replay with the runtime alone.
 
-``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS`` or ``replay BUNDLE RUN``;
-prints one JSON object. Run by the host's Python and by the emulated one.
+``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS [ENGINE]`` or ``replay
+BUNDLE RUN``; prints one JSON object. Run by the host's Python and by the emulated one.
 """
 
 import json
@@ -37,11 +37,13 @@ def score(bundle: Bundle, out: Path) -> dict[str, Any]:
     return {}
 
 
-def tune(bundle: Bundle, folder: Path, steps: int) -> dict[str, Any]:
+def tune(
+    bundle: Bundle, folder: Path, steps: int, engine_name: str | None = None
+) -> dict[str, Any]:
     task = task_for(bundle, TASK)
     rows = [{"prompt": prompt, "completion": word} for prompt in PROMPTS for word in ANSWERS]
     examples = encode_rows(task, rows)
-    engine = open_engine(bundle, 1)
+    engine = open_engine(bundle, 1, name=engine_name)
     settings = Settings(
         steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
     )
@@ -60,7 +62,7 @@ def main() -> None:
     if command == "score":
         told = score(bundle, Path(target))
     elif command == "tune":
-        told = tune(bundle, Path(target), int(rest[0]))
+        told = tune(bundle, Path(target), int(rest[0]), *rest[1:])
     else:
         told = {"sha256": replay(Path(target), Start.of(bundle)).sha256}
     told["machine"] = platform.machine()

@@ -35,7 +35,7 @@ def bench(
     ] = None,
     json: Json = False,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Methods to compare (quality).")
+        str | None, typer.Option(metavar="A,B", help="What to compare (quality, engines, gpu).")
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
@@ -44,14 +44,17 @@ def bench(
         str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, seeds).")
     ] = None,
     forwards: Annotated[
-        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality).")
+        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, engines).")
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle to tune instead of the default (first_order, quality, seeds)."),
+        typer.Option(help="Bundle instead of the default (engines, first_order, quality, seeds)."),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the random model (gpu).")
     ] = None,
     threads: Threads = None,
     summary: Annotated[
@@ -92,6 +95,7 @@ def bench(
         "forwards": forwards,
         "lr": lr,
         "bundle": bundle,
+        "shape": shape,
         "threads": threads,
         "summary": summary or None,
         "results": results,
