@@ -213,7 +213,7 @@ def _run(
     start = Start.of(bundle)
     label = f"{bundle.sha256[:12]}-{name.replace(':', '-')}-{settings.estimator}"
     folder = default_cache() / "bench" / f"engines-{label}-{settings.eps}-{settings.steps}"
-    with open_engine(bundle, 2, name=name) as engine:
+    with open_engine(bundle, 1, name=name) as engine:
         found = tune(engine, start, task, train, test, settings, folder)
     done = replay(folder, start)  # no engine is open
     accuracy = found["after"]["accuracy"]

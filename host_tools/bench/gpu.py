@@ -148,8 +148,9 @@ def _entries(generator: np.random.Generator, out: int, width: int) -> Any:
     return chosen // len(columns) * width + columns[chosen % len(columns)]
 
 
-def batch_of(vocabulary: int, rows: int = ROWS, length: int = LENGTH) -> Batch:
-    """Random tokens with one answer position and two candidates a row."""
+def batch_of(vocabulary: int, size: tuple[int, int] | None = None) -> Batch:
+    """Random tokens with one answer position and two candidates a row; ``ROWS`` of ``LENGTH``."""
+    rows, length = size or (ROWS, LENGTH)
     rng = np.random.default_rng(0)
     return Batch(
         tokens=rng.integers(0, vocabulary, (rows, length)),
@@ -161,7 +162,7 @@ def batch_of(vocabulary: int, rows: int = ROWS, length: int = LENGTH) -> Batch:
 
 def _parity(bundle: Bundle, device: str) -> dict[str, float]:
     values = np.repeat(bundle.values.astype(np.float32)[None], PROBES, axis=0)
-    batch = batch_of(bundle.vocab_size, 2, 16)
+    batch = batch_of(bundle.vocab_size, (2, 16))
     names = {"cuda": ("cuda-float32", "cuda", "cuda-bf16"), "cpu": ("cpu-bf16",)}[device]
     with open_engine(bundle, name="torch-int4:cpu") as engine:
         wanted = engine.score(batch, values).logp

@@ -7,12 +7,12 @@ of the process on the CPU), or ``missing``.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from .gpu import LIMIT, PROBES, batch_of
 
 STEPS = 5
 EPS, RATE = 1e-3, 1e-6
+LIBRARIES = ("peft", "bitsandbytes")
+"""Of QLoRA, which is left out where one is not there."""
 
 
 def main(what: str, path: str, device: str) -> dict[str, Any]:
@@ -127,8 +129,8 @@ def _mezo(path: Path, device: str) -> Callable[[], object]:
 
 def _qlora(path: Path, device: str, checkpointing: bool) -> Callable[[], object]:
     """QLoRA (arXiv 2305.14314): NF4 weights, rank 8 on all linears, AdamW."""
-    for name in ("bitsandbytes", "peft"):
-        if importlib.util.find_spec(name) is None:
+    for name in LIBRARIES:
+        if find_spec(name) is None:
             raise ModuleNotFoundError(name, name=name)
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig

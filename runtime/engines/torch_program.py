@@ -121,7 +121,7 @@ class TorchProgram:
                 )
             self._weights = weights.on(device)
             self._nodes = self._read(content["nodes"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise EngineError(f"{shown}: does not make sense: {error}") from error
         self._workspace = torch.empty(entries, dtype=dtype, device=device)
 

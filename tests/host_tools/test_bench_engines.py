@@ -49,7 +49,7 @@ def test_engines_beside_each_other(reach: Bundle, small: None, tmp_path: Path) -
 def test_a_card_is_measured_here_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All but the card's own figures, on the CPU and a tiny shape."""
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gpu, "ROWS", 4)
+    monkeypatch.setattr(gpu, "LENGTH", 16)
     monkeypatch.setattr(gpu_process, "STEPS", 1)
     monkeypatch.setattr(
         gpu, "_process", lambda name, bundle, device: gpu_process.main(name, bundle.path, device)
@@ -57,15 +57,17 @@ def test_a_card_is_measured_here_too(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with pytest.raises(SeedtuneError, match=r"unknown 'huge'; known: llama-2-7b, "):
         gpu.bench_gpu(shape="huge")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(
-        gpu_process.importlib.util, "find_spec", lambda name: None if name == "peft" else name
-    )
+    monkeypatch.setattr(gpu_process, "LIBRARIES", ("no_such_library",))
     found: Any = gpu.bench_gpu(shape="tiny", results=tmp_path)
     assert found["card"] is None and found["shape"] == "tiny"
     assert 0 < found["parity"]["cpu-bf16"] < 0.5
     for name in ("ours", "forwards-bf16", "mezo-bf16"):
         assert found[name]["seconds"] > 0 and found[name]["peak_bytes"] > 10**7
-    assert found["qlora"] == found["qlora-checkpointing"] == {"missing": "peft is not installed"}
+    assert (
+        found["qlora"]
+        == found["qlora-checkpointing"]
+        == {"missing": "no_such_library is not installed"}
+    )
     bundle = gpu.random_bundle("tiny")  # kept
     assert [program.format for program in bundle.programs] == ["torch"]
     shares = [layer.count / np.prod(layer.shape) for layer in bundle.layers]
