@@ -1,7 +1,7 @@
 """From a model to a bundle, the whole way on one page.
 
-load, calibrate, profile, mask, surgery, quantise, lower, write: each step is one call here and a
-folder or file of its own beside this one.
+load, calibrate, profile, mask, surgery, quantise, text, lower, write: each step is one call here
+and a folder or file of its own beside this one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,13 @@ from seedtune.runtime.bundle import (
     Bounds,
     Bundle,
     Layer,
+    TextHeadInfo,
     write_bundle,
 )
 from seedtune.runtime.errors import ModelError
+from seedtune.runtime.scoring.word_table import WordTable
 
-from .lower.programs import check_formats, lower_to
+from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
 from .model.load_model import LoadedModel, load_causal_lm
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
@@ -32,10 +34,12 @@ from .program.score_program import example_inputs
 from .quantise.int4 import DESCRIPTION
 from .quantise.quantise_program import quantise_program
 from .recipe import Recipe
+from .text.make_frame import make_frame
+from .text.words_place import find_words, packed_words
 
 Tokens = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages: ``load profile quantise``, then ``programs``' own."""
+"""Called with (stage, done, total); stages: ``load profile quantise text``, then ``programs``'."""
 
 
 def export_model(
@@ -58,7 +62,7 @@ def export_model(
         source: Hugging Face folder, hub id or GGUF file, or the model itself, which is then
             consumed: its linears are replaced in place.
         calibrate: given the model's tokenizer, generic text as tokens int64 ``[n, length]`` and
-            the SHA-256 of that text. Asked only where profile or rounding need it.
+            the SHA-256 of that text.
         profile: file of one of this model; by default what the cache keeps, made if need be.
         mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
             which nothing is profiled.
@@ -76,14 +80,11 @@ def export_model(
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
     progress("load", 1, 1)
     found = None if profile is None else load_profile(profile)
-    tokens, text_sha256 = None, ""
-    if recipe.rounding == "gptq" or (found is None and isinstance(mask, str)):
-        tokens, text_sha256 = calibrate(loaded.tokenizer)
+    tokens, text_sha256 = calibrate(loaded.tokenizer)
     about = {"method": "given", "fraction": fraction, "profile_sha256": None}
     activity = None
     if isinstance(mask, str):
         if found is None:
-            assert tokens is not None
             found = kept_profile(loaded, tokens, text_sha256, partial(progress, "profile"))
         if found.model_sha256 != loaded.sha256:
             raise ModelError(f"{loaded.name}: the profile is of another model; profile this one")
@@ -95,9 +96,22 @@ def export_model(
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
     quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
+    progress("text", 0, 1)
+    codes, scales = packed_words(program.head.weight)
+    words = WordTable(codes, scales, program.softcap)
+    frame = make_frame(program, words, tokens, surgery.values, partial(progress, "text"))
     entries, adapter = len(surgery.values), program.adapter_shape
     example = example_inputs(bounds, entries, config.vocab_size, adapter)
     programs, files = lower_to(to, program, example, bounds, progress)
+    text_head = None
+    if frame is not None:
+        file = next(name for name in HOLD_WEIGHTS if name in files)
+        text_head = TextHeadInfo(
+            frame.outputs.shape[1],
+            frame.inputs.shape[1],
+            find_words(files[file], file, codes, scales),
+            program.softcap,
+        )
     return write_bundle(
         output,
         programs=programs,
@@ -127,5 +141,7 @@ def export_model(
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
         adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
+        text_head=text_head,
+        text_frame=b"" if frame is None else frame.to_bytes(),
         task=task,
     )

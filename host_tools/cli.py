@@ -32,6 +32,7 @@ from .commands import (
     journal,
     profile,
     quickstart,
+    report,
     tuning,
 )
 from .commands.output import printable
@@ -118,7 +119,8 @@ app.command()(estimate.estimate)
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
-app.command()(tuning.plot)
+app.command()(report.plot)
+app.command()(report.report)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
 app.add_typer(journal.app, name="journal")

@@ -20,10 +20,9 @@ from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
-from .commands.follow import follow
-from .commands.inputs import spaced
+from .commands.follow import Follower
 from .data.fetch import fetch
-from .data.named_tasks import load_task
+from .data.named_tasks import load_task, split
 from .prepare.prepare import Prepared, prepare
 from .prepare.task_bundle import task_bundle
 from .reports.plot_run import draw_runs
@@ -42,7 +41,8 @@ RUNS: dict[str, dict[str, Any]] = {
 forward each, and the paper's sensitive values along seeded noise, 100 steps of two. ``eval_every``
 is the same however many steps a run has: a second call that makes it longer must keep it."""
 WATCHED = 300
-"""Held-out examples, evenly spaced, that the run is watched on and its best step chosen by."""
+"""Training sentences that are held back: they choose the best step and which of the two runs ships.
+The test sentences choose nothing."""
 
 
 def run_quickstart(
@@ -56,8 +56,8 @@ def run_quickstart(
 ) -> dict[str, Any]:
     """Run all of it in ``folder`` and return the figures; a second call resumes what is there.
 
-    Losses and accuracies in the result are of all held-out rows; the run that ships was better on
-    the part of them that is watched.
+    Losses and accuracies in the result are of the task's test rows, which choose nothing: the best
+    step, and which run ships, are chosen by rows held back from training.
 
     Raises:
         SeedtuneError: as fetching, exporting and tuning raise them.
@@ -72,8 +72,9 @@ def run_quickstart(
         f"{bundle.K} sensitive values" + (", from last time" if prepared.reused else "")
     )
     the_task = task_for(bundle, data.spec, on_long="truncate")
-    train, test = (encode_rows(the_task, rows) for rows in (data.train, data.test))
-    watched = spaced(test, WATCHED)
+    held_back = min(WATCHED, len(data.train) // 10)
+    taught, chosen_by = split(data.train, held_back, list(the_task.template.names))
+    train, watched, test = (encode_rows(the_task, rows) for rows in (taught, chosen_by, data.test))
     # By bundle: a run belongs to the one it began with, and an export may have changed since.
     name = f"run-{task}-{seed}-{bundle.sha256[:8]}"
     lengths = {"readout": steps, "sparse": max(1, steps - steps // 6)}
@@ -82,17 +83,30 @@ def run_quickstart(
         for run, chosen in RUNS.items():
             output.note(f"tuning: {run}")
             settings = Settings(seed=seed, steps=lengths[run], **chosen)
-            place = {"folder": folder / f"{name}-{run}", "settings": settings}
-            start = Start.of(bundle)
-            with Tuner(engine, start, the_task, train, eval_examples=watched, **place) as tuner:
-                follow(tuner, output, metric=the_task.metric_name, held_out=len(watched))
+            follower = Follower(output)
+            with Tuner(
+                engine,
+                Start.of(bundle),
+                the_task,
+                train,
+                eval_examples=watched,
+                folder=folder / f"{name}-{run}",
+                settings=settings,
+                on_evaluation=follower.evaluating,
+            ) as tuner:
+                follower.run(tuner, metric=the_task.metric_name, held_out=len(watched))
                 tuned, forwards = tuner.tuned(), tuner.forwards
                 output.note(tuned.message)
             found[run] = tuned, forwards
-        output.note(f"evaluating start and ends on all {len(test)} held-out examples")
-        judged = {"before": evaluate(engine, the_task, test, bundle.values, bundle.bounds)}
-        for run, (tuned, _) in found.items():
-            judged[run] = evaluate(engine, the_task, test, tuned.values, bundle.bounds)
+        judged = {}
+        values = {
+            "before": bundle.values,
+            **{run: tuned.values for run, (tuned, _) in found.items()},
+        }
+        for run, of_run in values.items():
+            what = "start" if run == "before" else run
+            with output.counting(f"judging on the {len(test)} test rows: {what}") as progress:
+                judged[run] = evaluate(engine, the_task, test, of_run, bundle.bounds, progress)
     ships = max(found, key=lambda run: (found[run][0].metric, -found[run][0].loss))
     tuned, forwards = found[ships]
     shipped = folder / f"{name}-{ships}"
@@ -106,6 +120,7 @@ def run_quickstart(
         "ships": ships,
         "accuracy_before": judged["before"].metric,
         "accuracy_after": judged[ships].metric,
+        "test_rows": len(test),
         "loss_before": judged["before"].loss,
         "loss_after": judged[ships].loss,
         "forwards": forwards,

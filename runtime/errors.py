@@ -7,11 +7,26 @@ works but probably spoils the result.
 
 import warnings
 
+_LONGEST = 1000
+
+
+def one_line(message: str) -> str:
+    """A message as it is shown: what came into it from files and libraries neither breaks the line
+    nor moves the cursor, and does not go on for ever."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in message
+    )
+
 
 class SeedtuneError(Exception):
     """Base of every error caused by input, files or settings rather than by seedtune itself."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class SeedtuneWarning(UserWarning):
@@ -62,4 +77,4 @@ class DownloadError(SeedtuneError):
 
 def warn(message: str) -> None:
     """Warn with a ``SeedtuneWarning``. Python shows it once, the command line as one line."""
-    warnings.warn(message, SeedtuneWarning, stacklevel=3)
+    warnings.warn(one_line(message), SeedtuneWarning, stacklevel=3)

@@ -19,6 +19,7 @@ from .journal.replay import replay
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
+from .scoring.text_head import TextHead
 from .settings import Settings
 from .tasks import (
     Encoded,
@@ -64,6 +65,7 @@ class Model:
         self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
         self._memory_limit = memory_limit
+        self._text = TextHead.of(bundle)
         self._task: Task | None = None
         self._engine: Engine | None = None
 
@@ -77,6 +79,16 @@ class Model:
         if self._task is None:
             self._task = task_for(self.bundle, self._spec, **self._how)
         return self._task
+
+    @property
+    def task_spec(self) -> Mapping[str, Any] | None:
+        """The specification in use: ``open_model``'s, else a loaded run's, else the bundle's."""
+        return self._spec
+
+    @property
+    def text(self) -> TextHead | None:
+        """What the bundle has for a head for text; None too where the task writes nothing."""
+        return self._text if self.task.writes else None
 
     @property
     def engine(self) -> Engine:
@@ -202,7 +214,13 @@ class Model:
         """
         encoded = self._examples(rows)
         return evaluation.evaluate(
-            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+            self.engine,
+            self.task,
+            encoded,
+            self.values,
+            self.bundle.bounds,
+            progress,
+            self.text,
         )
 
     @overload
@@ -226,7 +244,13 @@ class Model:
         one = isinstance(rows, Mapping)
         encoded = self._examples([rows] if one else rows, labelled=False)
         found = evaluation.predict(
-            self.engine, self.task, encoded, self.values, self.bundle.bounds, progress
+            self.engine,
+            self.task,
+            encoded,
+            self.values,
+            self.bundle.bounds,
+            progress,
+            self.text,
         )
         return found[0] if one else found
 

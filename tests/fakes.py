@@ -1,6 +1,7 @@
 """A model small enough for thousands of runs: logistic regression behind the engine's contract."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import Ground
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.text_head import TextHead, TokenGradient
 from seedtune.runtime.settings import NoiseKind
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
@@ -23,6 +25,7 @@ class FakeTask(Task):
     metric_name = "accuracy"
     higher_is_better = True
     answers = head_rows = 2
+    writes = True  # the first candidate, as far as a head for text is concerned
 
     def __init__(self) -> None:
         self._pad_id = 0
@@ -32,6 +35,8 @@ class FakeTask(Task):
 
     def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         scores = logp.astype(np.float64)
+        if scores.shape[2] == 1:
+            return -scores[:, :, 0]
         scores -= np.log(np.exp(scores).sum(axis=2, keepdims=True))
         return -scores[:, np.arange(batch.examples), batch.gold]
 
@@ -61,11 +66,44 @@ class LostTask(FakeTask):
         return 1.0 - losses if self.batches > 30 and len(logp) == 2 else losses
 
 
+WORDS = np.random.default_rng(3).standard_normal((VOCABULARY, 4)).astype(np.float32)
+
+
+class FakeText:
+    """A head for text of ``FakeEngine``: its weights are the adapter. Duck-typed ``TextHead``."""
+
+    shape = (4, 6)
+    entries = 24
+    memory_bytes = 0
+    frame = SimpleNamespace(states=np.random.default_rng(4).standard_normal((32, 6)))
+
+    def adapter(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        return weights.reshape(self.shape)
+
+    def gradient(
+        self, weights: NDArray[np.float32], states: Any, words: Any, generic: Any, pull: float
+    ) -> TokenGradient:
+        both = np.concatenate([states, self.frame.states[generic].astype(np.float32)])
+        logits = both @ weights.reshape(self.shape).T @ WORDS.T
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        residual, count = p @ WORDS, len(states)
+        residual[:count] -= WORDS[words]
+        residual[count:] -= WORDS.mean(axis=0)
+        residual[count:] *= np.float32(pull * count / max(1, len(generic)))
+        # Small: no loss of this kind must look like a jump beside those of the task's own.
+        logp = np.log(p[np.arange(count), words]).astype(np.float64) / 1000
+        return TokenGradient((residual.T @ both) / np.float32(count), logp)
+
+
 class FakeEngine(Engine):
     """``score`` of a linear model: the logit of a candidate is ``values @ feature``; its hidden
     states are that token's, the same whatever the values."""
 
     hidden_width = 6
+
+    @property
+    def adapter_shape(self) -> tuple[int, int] | None:  # type: ignore[override]
+        return (4, 6) if self.hidden_width else None
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
@@ -75,10 +113,17 @@ class FakeEngine(Engine):
         self._features = rng.standard_normal(shape).astype(np.float32) / np.float32(entries**0.5)
         self.calls: list[tuple[tuple[int, ...], int]] = []
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
         self.calls.append((batch.tokens.shape, len(values)))
         last = batch.tokens.reshape(-1)[batch.positions]
         logits = np.einsum("nve,pe->pnv", self._features[last], values)
+        if adapter is not None:
+            logits += self._hidden[last] @ adapter.T @ WORDS.T
         logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
         logp = np.take_along_axis(logits, batch.candidates[None], axis=2)
         hidden = np.stack([self._hidden[last]] * len(values)) if self.hidden_width else None
@@ -118,7 +163,8 @@ def noise_vector(
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:
     """Starting values and the identity of a bundle that does not exist."""
     values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
-    return Start(values.astype(np.float32), "b" * 64, bounds, fake_basis(entries))
+    basis, text = fake_basis(entries), cast(TextHead, FakeText())
+    return Start(values.astype(np.float32), "b" * 64, bounds, basis, text=text)
 
 
 def fake_ground(engine: Any, task: Any, examples: int, basis: Basis | None = None) -> Ground:
@@ -130,4 +176,6 @@ def fake_ground(engine: Any, task: Any, examples: int, basis: Basis | None = Non
         basis=basis,
         examples=examples,
         entries=engine.entries,
+        writes=task.writes,
+        text_head=FakeText.shape,
     )

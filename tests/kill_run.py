@@ -1,90 +1,142 @@
-"""Kill and resume real runs of an exported tiny model; ``test_real_kills`` runs this by itself.
+"""Kill and resume real runs of every estimator; each must end on the values of an undisturbed run.
 
-In a fresh interpreter, because it forks: a parent that has used a thread pool, as a process full
-of tests has, hands its children locks and counts but no threads.
+``python tests/kill_run.py --kills 2000`` exports the tiny model first; ``--bundle`` takes another,
+such as SmolLM2's. ``test_real_kills`` runs this by itself: in a fresh interpreter, because it
+forks, and a parent that has used a thread pool, as a process full of tests has, hands its children
+locks and counts but no threads.
 """
 
+import argparse
 import json
 import multiprocessing
 import random
 import sys
+import tempfile
 import time
+import warnings
+from functools import partial
 from pathlib import Path
 
+from exported_bundle import export_tiny_bundle
+from fakes import fake_basis
 from faults import run_and_kill
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import Bundle, open_bundle, with_task
 from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.errors import SeedtuneWarning
+from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
-STEPS = 40
 SPEC = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
     "verbalisers": {"0": " terrible", "1": " great"},
 }
+WRITING = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 ROWS = [
-    {"text": f"A film about {word}, told with {manner}.", "label": str(place % 2)}
+    {
+        "text": f"A film about {word}, told with {manner}.",
+        "label": str(place % 2),
+        "said": f" It was {'great' if place % 2 else 'terrible'}.",
+    }
     for place, (word, manner) in enumerate(
-        (word, manner) for word in ("rain", "a cat", "a town") for manner in ("humour", "patience")
+        (word, manner)
+        for word in ("rain", "a cat", "a town", "the sea", "a mat", "numbers", "good", "bad")
+        for manner in ("humour", "patience", "love", "rage", "care", "words")
     )
 ]
+HELD_OUT = 6
 
 
-def run_to_the_end(folder: Path, bundle: Bundle) -> str:
-    """The whole life of a process on a device: open everything, resume, finish."""
-    task = task_for(bundle, SPEC)
+def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> str:
+    """The whole life of a process on a device: open everything, resume, finish.
+
+    Args:
+        steps: at most; an estimator that takes each example once may be done before.
+    """
+    task = task_for(bundle, WRITING if estimator == "text-head" else SPEC)
     examples = encode_rows(task, ROWS)
+    rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
+    settings = Settings(
+        seed=5, steps=steps, batch_size=2, eval_every=10, estimator=estimator, **rates
+    )
     with Tuner(
         open_engine(bundle, 1),
         Start.of(bundle),
         task,
         examples,
         folder=folder,
-        settings=Settings(
-            seed=5,
-            steps=STEPS,
-            batch_size=2,
-            lr=1e-3,
-            eps=1e-2,
-            eval_every=10,
-            estimator="two-point",
-        ),
-        eval_examples=examples,
+        settings=settings,
+        eval_examples=examples[:HELD_OUT],
     ) as tuner:
         for _ in tuner:
             pass
         return values_sha256(tuner.values)
 
 
-def main(bundle: Bundle, scratch: Path, wanted: int) -> dict[str, int | str]:
-    """Kill ``wanted`` times; every run that is then finished must end on the same values."""
+def kill_runs(
+    bundle: Bundle, scratch: Path, kills: int, estimator: str, steps: int
+) -> dict[str, int]:
+    """Kill processes ``kills`` times at random moments of their lives; let each run finish then.
+
+    Raises:
+        AssertionError: a run ended on other values than one that nobody disturbed.
+    """
     start = Start.of(bundle)
     child = multiprocessing.get_context("fork").Process(
-        target=run_to_the_end, args=(scratch / "whole", bundle)
+        target=run_to_the_end, args=(scratch / "whole", bundle, estimator, steps)
     )
     began = time.monotonic()
     child.start()
     child.join()
     lasted = time.monotonic() - began
     whole = replay(scratch / "whole", start)
-    assert whole.history.steps == STEPS
-    rng, kills, cycles = random.Random(0), 0, 0
-    while kills < wanted:
-        folder = scratch / f"run{cycles}"
-        while run_and_kill(lambda f=folder: run_to_the_end(f, bundle), rng.random() * lasted):
-            kills += 1
+    assert whole.history.ends, "the run that nobody disturbs failed"
+    rng, done, runs = random.Random(estimator), 0, 0
+    while done < kills:
+        folder = scratch / f"run{runs}"
+        life = partial(run_to_the_end, folder, bundle, estimator, steps)
+        while run_and_kill(life, rng.random() * lasted):
+            done += 1
         found = replay(folder, start)
-        assert found.history.steps == STEPS
-        assert found.sha256 == whole.sha256
-        cycles += 1
-    return {"kills": kills, "cycles": cycles, "sha256": whole.sha256}
+        assert found.history.steps == whole.history.steps, f"{folder}: {found.history.steps} steps"
+        assert found.sha256 == whole.sha256, f"{folder}: other values"
+        assert found.best == whole.best, f"{folder}: another best step"
+        runs += 1
+    return {"kills": done, "runs": runs, "equal": runs}
+
+
+def for_all_estimators(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle itself, or with made-up directions, which one of the estimators moves along."""
+    if bundle.basis is not None:
+        return bundle
+    return with_task(bundle, folder / "bundle", SPEC, fake_basis(bundle.K))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=2000, help="over all estimators")
+    parser.add_argument("--bundle", type=Path, help="instead of the tiny model's")
+    parser.add_argument("--estimators", default=",".join(ESTIMATORS))
+    parser.add_argument("--steps", type=int, default=40)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", SeedtuneWarning)
+    names = given.estimators.split(",")
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        found = open_bundle(given.bundle) if given.bundle else export_tiny_bundle(scratch / "tiny")
+        bundle = for_all_estimators(found, scratch)
+        for name in names:
+            folder = scratch / name
+            folder.mkdir()
+            result = kill_runs(bundle, folder, -(-given.kills // len(names)), name, given.steps)
+            print(json.dumps({"estimator": name, **result}), flush=True)
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(open_bundle(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))))
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from command_line import call
 from compiler import needs_compiler
 from doc_pages import ROOT, Command, blocks_of, commands_of, names, python_of, write_files
 from seedtune.host_tools.cli import app
+from seedtune.host_tools.data.fetch import RESOURCES
 from seedtune.runtime.bundle import Bundle, with_task
 from seedtune.runtime.errors import SeedtuneWarning
 from tiny_bundle import TASK
@@ -101,6 +103,16 @@ def test_the_readme_names_no_command_or_option_that_is_not_there() -> None:
         name, *arguments = command.arguments
         found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
         found.make_context(name, list(arguments))  # refuses what it does not know
+
+
+def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> None:
+    """Exporting it takes minutes and gigabytes: what can be told without is checked here."""
+    (block,) = (one for one in blocks_of("docs/classification.md") if one.language == "sh")
+    export, tune = (shlex.split(part)[1:] for part in block.text.strip().split(" && "))
+    for name, *arguments in (export, tune):
+        found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+        found.make_context(name, list(arguments))  # refuses what it does not know
+    assert RESOURCES[export[1]].licence and export[2] == tune[1]
 
 
 def test_the_readme_shows_the_example_of_the_package() -> None:

@@ -14,6 +14,8 @@ from .stored_weights import StoredWeights
 
 FORMATS = ("executorch", "onnx", "torch")
 """Of programs, in the order in which they are made."""
+HOLD_WEIGHTS = (PROGRAM.files[0], WEIGHTS)
+"""Files that may hold the int4 weights; of those that there are, the first does."""
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages: ``trace lower``, and ``onnx torch`` for these."""
 
@@ -73,6 +75,9 @@ def lower_to(
         again = "trace again" if programs else "trace"
         traced = trace(program, example, bounds, partial(progress, again))
         weights, made = StoredWeights(), []
+        # A head for text reads them, and a program may hold its scales in another form.
+        for name in ("packed", "scales"):
+            weights.add(f"head.{name}", getattr(program.head, name))
         for name in others:
             progress(name, 0, 1)
             if name == "onnx":

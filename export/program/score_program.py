@@ -9,6 +9,7 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..model.mapped_pages import forget
 from .block_tap import BlockTap
 from .row_attention import RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
@@ -20,15 +21,17 @@ class QuantisedEmbedding(nn.Module):
     def __init__(self, embedding: nn.Embedding) -> None:
         """Quantise what ``embedding`` gives for each token: Gemma scales it on the way out."""
         super().__init__()
-        scales, weights = [], []
-        # In blocks: a table as a whole would stand there three times, in float32.
-        for tokens in torch.arange(embedding.num_embeddings).split(4096):
+        size = embedding.num_embeddings, embedding.embedding_dim
+        scale, weight = torch.empty(size[0], 1), torch.empty(size, dtype=torch.int8)
+        # In blocks, into what is there already: a table as a whole would stand there three times in
+        # float32, and blocks that are kept between those that go would leave holes as large.
+        for tokens in torch.arange(size[0]).split(4096):
             with torch.no_grad():
                 rows = embedding(tokens).to(torch.float32)
-            scales.append((rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12))
-            weights.append(torch.round(rows / scales[-1]).to(torch.int8))
-        self.register_buffer("scale", torch.cat(scales))
-        self.register_buffer("weight", torch.cat(weights))
+            scale[tokens] = (rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12)
+            weight[tokens] = torch.round(rows / scale[tokens]).to(torch.int8)
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", weight)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """int64 ``[M]`` to float32 ``[M, D]``."""
@@ -51,6 +54,7 @@ class ScoreProgram(nn.Module):
         super().__init__()
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
+        table = model.get_input_embeddings().weight
         self.embedding = QuantisedEmbedding(model.get_input_embeddings())
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
@@ -67,6 +71,8 @@ class ScoreProgram(nn.Module):
         )
         """``(D, S)``."""
         model.set_input_embeddings(nn.Embedding(1, 1))  # its table now lives in self.embedding
+        if table is not self.head.weight:
+            forget(table)
         self.mean = MeanAsLinear(self)
 
     def forward(
@@ -77,6 +83,24 @@ class ScoreProgram(nn.Module):
         values: torch.Tensor,
         adapter: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        read, states = self.states(tokens, positions, values)
+        if adapter is not None:  # as it always is in a program
+            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
+            read = read + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
+        logits = self.head(read)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        log_probabilities = torch.log_softmax(logits, dim=-1)
+        scored, choices = candidates.shape
+        chosen = log_probabilities.gather(
+            2, candidates[None].expand(values.shape[0], scored, choices)
+        )
+        return chosen, states
+
+    def states(
+        self, tokens: torch.Tensor, positions: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head reads untouched at ``positions``, ``[P, N, D]``, and the tapped states."""
         rows, length = tokens.shape
         probes = values.shape[0]
         packed = rows * length
@@ -93,17 +117,7 @@ class ScoreProgram(nn.Module):
         self.probe_values.end()
         with self.mean:
             states = self.tap.take(positions, rows, length)
-        read = hidden.index_select(1, positions)
-        if adapter is not None:  # as it always is in a program
-            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
-            read = read + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
-        logits = self.head(read)
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        log_probabilities = torch.log_softmax(logits, dim=-1)
-        scored, choices = candidates.shape
-        chosen = log_probabilities.gather(2, candidates[None].expand(probes, scored, choices))
-        return chosen, states
+        return hidden.index_select(1, positions), states
 
 
 class MeanAsLinear(TorchFunctionMode):

@@ -34,6 +34,8 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
+from ..model.mapped_pages import forget
+
 
 class ProbeValues:
     """Carries the program input ``values`` to the matrices during one forward pass.
@@ -254,6 +256,7 @@ def insert_sensitive_linears(
             else:
                 weight.view(-1)[torch.from_numpy(mask[name])] = 0.0
             dense.weight = nn.Parameter(weight, requires_grad=False)
+            forget(linear.weight.data)
             if linear.bias is not None:
                 dense.bias = nn.Parameter(linear.bias.data, requires_grad=False)
             _replace(model, name, SensitiveLinear(dense, shared[name], block, slot, probe_values))

@@ -13,6 +13,7 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
+from ..model.mapped_pages import forget
 from ..program.score_program import ScoreProgram
 from .gptq import inverse_factor, round_with_compensation
 from .int4 import GROUP_SIZE, check_linears, int4_weight, through_int8
@@ -61,7 +62,9 @@ def round_by_calibration_(
             )
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
+        float_weight = linear.weight.data
         linear.weight = int4_weight(integers, scales)
+        forget(float_weight)
         rounded.add(name)
         progress(len(rounded), len(linears))
 

@@ -55,12 +55,14 @@ def round_with_compensation(
         Integers int8 ``[out, in]`` in -8..7 and scales float32 ``[out, in / group_size]``.
     """
     importance, keep = second_moment.diagonal(), torch.contiguous_format
-    parts = [
-        _round_rows(rows.t().clone(memory_format=keep), importance, factor, group_size)
-        for rows in weight.split(_ROWS)
-    ]
-    integers, scales = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
-    return integers.t().contiguous(), scales.t().contiguous()
+    integers = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), weight.shape[1] // group_size)
+    for first in range(0, len(weight), _ROWS):
+        rows = slice(first, first + _ROWS)
+        columns = weight[rows].t().clone(memory_format=keep)
+        rounded, steps = _round_rows(columns, importance, factor, group_size)
+        integers[rows], scales[rows] = rounded.t(), steps.t()
+    return integers, scales
 
 
 def choose_scales(columns: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,12 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
+from ..model.mapped_pages import forget
 from ..quiet import quiet
 
 GROUP_SIZE = 32
+BLOCK_ROWS = 4096
+"""Rows that are rounded at a time."""
 
 DESCRIPTION: dict[str, Any] = {
     "dense": {"scheme": "8da4w", "group_size": GROUP_SIZE},
@@ -36,12 +39,16 @@ def check_linears(program: nn.Module) -> None:
                 f"{name}: its input width {module.in_features} is not a multiple of the group "
                 f"size {GROUP_SIZE}; this model cannot be exported to int4"
             )
-        if not bool(torch.isfinite(module.weight).all()):
+        # In blocks: the question makes a float copy of what it is asked of.
+        if not all(bool(torch.isfinite(rows).all()) for rows in module.weight.split(BLOCK_ROWS)):
             raise ModelError(f"{name}: its weights hold NaN or infinity; the model is damaged")
 
 
 def quantise_linears_(program: nn.Module) -> None:
     """Quantise, in place, every ``nn.Linear``, each weight to the nearest step of its group.
+
+    In blocks of rows, which round by themselves: torchao makes float copies of what it is given,
+    and a head of 170 million weights would stand there three times.
 
     Raises:
         ModelError: as ``check_linears``.
@@ -51,12 +58,23 @@ def quantise_linears_(program: nn.Module) -> None:
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
         from torchao.quantization.granularity import PerGroup
 
-        quantize_(
-            program,
-            Int8DynamicActivationIntxWeightConfig(
-                weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
-            ),
+        config = Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
         )
+        for module in program.modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            weight = module.weight.data
+            integers = torch.empty(weight.shape, dtype=torch.int8)
+            scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
+            for first in range(0, len(weight), BLOCK_ROWS):
+                rows = slice(first, first + BLOCK_ROWS)
+                part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
+                part.weight = nn.Parameter(weight[rows], requires_grad=False)
+                quantize_(part, config)
+                integers[rows], scales[rows] = part.weight.qdata, part.weight.scale
+            module.weight = int4_weight(integers, scales)
+            forget(weight)
 
 
 def through_int8(x: torch.Tensor) -> torch.Tensor:

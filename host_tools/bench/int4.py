@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.answer_head import score_batch
+from seedtune.runtime.tasks import Batch
 
 from ..data.calibration import load_calibration
 from ..data.named_tasks import TaskData
-from .fidelity import engine_score, perplexity
+from .fidelity import perplexity
 from .quality_methods import tuner_settings
 from .tuning_run import Progress, described, encode, tune
 
@@ -44,8 +48,12 @@ def run(
 
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values
+
+        def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+            return score_batch(engine, batch, values, start.text)
+
         found["generic_perplexity"] = {
-            when: perplexity(engine_score(engine), text, values[None], bundle.bounds)
+            when: perplexity(score, text, values[None], bundle.bounds)
             for when, values in (("before", start.values), ("after", last))
         }
     engine.close()

@@ -72,6 +72,15 @@ _INT4: dict[str, dict[str, Any]] = {
     "per-example": {"estimator": "per-example", "lr": "auto", "eps": "auto"},
     "readout": _READOUT,
 }
+del _INT4["text-head"]
+_TEXT_HEAD: dict[str, Any] = {
+    "estimator": "text-head",
+    "eval_every": 25,
+    "lr": "auto",
+    "eps": "auto",
+    "schedule": "constant",
+}
+"""Each message once, however many forwards the others have: a step takes its batch in one."""
 """What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
 
 METHODS: dict[str, Method] = {
@@ -91,6 +100,7 @@ METHODS: dict[str, Method] = {
         )
         for name, own in _INT4.items()
     },
+    "int4-text-head": Method("int4", _TEXT_HEAD, bundle=True, float32=False),
     "lora": Method("lora", _LORA),
 }
 
@@ -100,8 +110,11 @@ def tuner_settings(settings: dict[str, Any]) -> Settings:
     fields = {field.name for field in dataclasses.fields(Settings)}
     own = Settings(**{name: value for name, value in settings.items() if name in fields})
     probes = forwards_a_step(own)
-    steps, every = (max(1, settings[name] // probes) for name in ("forwards", "eval_every"))
-    return dataclasses.replace(own, steps=steps, eval_every=every)
+    given = [name for name in ("forwards", "eval_every") if name in settings]
+    counts = {name: max(1, settings[name] // probes) for name in given}
+    return dataclasses.replace(
+        own, steps=counts.get("forwards", own.steps), eval_every=counts["eval_every"]
+    )
 
 
 def resolved_settings(settings: dict[str, Any]) -> Settings:

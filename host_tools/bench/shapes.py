@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.export.model.shape import ModelShape, read_shape
+from seedtune.export.model.shape import read_shape
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
 from seedtune.runtime.engines.system_memory import available_bytes, peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
@@ -67,8 +68,8 @@ def _figures(name: str) -> dict[str, Any]:
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **asdict(SHAPES[name])}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shape = read_shape(folder)
-    options = {"fraction": FRACTION}
-    export = estimate_export(shape, **options)
+    options: dict[str, Any] = {"fraction": FRACTION}
+    export = estimate_export(shape, rounding="nearest", **options)
     tuning = estimate_tuning(
         shape, DEFAULT_BOUNDS, rows=ROWS, length=LENGTH, speed=measure_speed(), **options
     )
@@ -131,7 +132,7 @@ def _export(folder: Path, bundle: Path) -> dict[str, Any]:
     export_model(
         loaded,
         bundle,
-        mask=_random_mask(shape),
+        mask=random_mask(shape.linears),
         calibrate=lambda tokenizer: (np.zeros((0, 0), np.int64), ""),
         fraction=FRACTION,
         recipe=Recipe(rounding="nearest"),
@@ -139,16 +140,23 @@ def _export(folder: Path, bundle: Path) -> dict[str, Any]:
     return {"seconds": time.monotonic() - began}
 
 
-def _random_mask(shape: ModelShape) -> dict[str, NDArray[np.int64]]:
+def random_mask(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.int64]]:
     """``FRACTION`` of the weights, in ``COLUMN_SHARE`` of the columns of the value projections and
-    of some feed-forward outputs, where the default mask finds most."""
+    of some feed-forward outputs, where the default mask finds most.
+
+    Args:
+        sizes: (out, in) of each matrix.
+    """
     generator = np.random.default_rng(0)
     chosen = {
         name: size
-        for number, (name, size) in enumerate(shape.linears.items())
+        for number, (name, size) in enumerate(sizes.items())
         if name.endswith("v_proj") or (name.endswith("down_proj") and number % 4 == 0)
     }
-    share = shape.linear_weights / sum(rows * columns for rows, columns in chosen.values())
+    weights, room = (
+        sum(rows * columns for rows, columns in each.values()) for each in (sizes, chosen)
+    )
+    share = weights / room
     mask = {}
     for name, (rows, columns) in chosen.items():
         kept = generator.choice(columns, max(1, round(columns * COLUMN_SHARE * share)), False)

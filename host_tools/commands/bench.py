@@ -40,6 +40,9 @@ def bench(
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
     ] = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Models to measure (estimate).")
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, seeds).")
     ] = None,
@@ -91,6 +94,7 @@ def bench(
     given: dict[str, Any] = {
         "methods": _names(methods),
         "tasks": _names(tasks),
+        "models": _names(models),
         "seeds": _numbers(seeds),
         "forwards": forwards,
         "lr": lr,

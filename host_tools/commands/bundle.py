@@ -60,6 +60,7 @@ def directions(
 ) -> None:
     """Give a bundle another task, with directions learned for its prompt; no new export."""
     from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     from ..prepare.task_bundle import write_task_bundle
     from .inputs import ChosenTask, model_source
@@ -82,7 +83,14 @@ def directions(
             progress=progress,
         )
     found = written.basis.size if written.basis is not None else 0
-    output.result({"bundle": str(written.path), "sha256": written.sha256, "directions": found})
+    output.result(
+        {
+            "bundle": str(written.path),
+            "sha256": written.sha256,
+            "directions": found,
+            "peak_rss_bytes": peak_resident_bytes(),
+        }
+    )
 
 
 def pack(
@@ -107,6 +115,8 @@ def _described(bundle: Bundle) -> dict[str, Any]:
         "engines": _engines(bundle),
         "bounds": dataclasses.asdict(bundle.bounds),
         "hidden_width": bundle.hidden_width,
+        "adapter": bundle.adapter_shape,
+        "text_head": None if bundle.text_head is None else bundle.text_head.entries,
         "tokenizer": manifest["tokenizer"],
         "task": bundle.task,
         "parts": manifest["parts"],

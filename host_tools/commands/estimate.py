@@ -21,7 +21,13 @@ def estimate(
     probes: Annotated[int, typer.Option(min=1, help="Value rows in one pass.")] = 2,
     rows: Annotated[int, typer.Option(min=1, help="Token rows of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
+    examples: Annotated[int, typer.Option(min=1, help="Training rows.")] = 2000,
+    estimator: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What tunes; default: as tune takes it for choices."),
+    ] = None,
     fraction: Fraction = DEFAULT_FRACTION,
+    rounding: Annotated[str, typer.Option(metavar="gptq|nearest", help="Of the export.")] = "gptq",
     engine: EngineName = None,
     sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
     gradient_checkpointing: Annotated[
@@ -33,15 +39,20 @@ def estimate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Memory and time that a model takes in each stage, before anything is loaded."""
+    """Memory and time that a model takes in each stage, before anything is loaded.
+
+    An export without --profile profiles first: its peak is the larger of the two.
+    """
     from dataclasses import replace
 
     from seedtune.export.model.shape import read_shape
+    from seedtune.export.recipe import Recipe
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
     from ..estimate import estimate as estimates
 
     output = Output(json)
+    Recipe(rounding=rounding)  # refuses an unknown one
     shape = read_shape(model_source(model, output))
     speed = gflops * 1e9 if gflops is not None else estimates.measure_speed()
     bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
@@ -53,7 +64,7 @@ def estimate(
             gradient_checkpointing=gradient_checkpointing,
             speed=speed,
         ),
-        estimates.estimate_export(shape, fraction=fraction),
+        estimates.estimate_export(shape, rounding=rounding, fraction=fraction),
         estimates.estimate_directions(shape, fraction=fraction, speed=speed),
         estimates.estimate_bundle(shape, fraction=fraction),
         estimates.estimate_tuning(
@@ -62,6 +73,8 @@ def estimate(
             rows=rows,
             length=length,
             engine=engine,
+            estimator=estimator,
+            examples=examples,
             fraction=fraction,
             speed=speed,
         ),

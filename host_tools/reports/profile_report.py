@@ -96,17 +96,22 @@ def summary(found: Report) -> dict[str, int | float]:
     }
 
 
-def tables(found: Report, every_matrix: bool) -> Group:
-    """A rich table by kind of matrix, in ten lines for most models, and one by matrix if asked."""
-    return Group(_by_kind(found), *([_by_matrix(found)] if every_matrix else []))
+def tables(found: Report, every_matrix: bool, peak: int | None = None) -> Group:
+    """A rich table by kind of matrix, in ten lines for most models, and one by matrix if asked.
+
+    Args:
+        peak: bytes that the process held at most.
+    """
+    return Group(_by_kind(found, peak), *([_by_matrix(found)] if every_matrix else []))
 
 
-def _by_kind(found: Report) -> Table:
+def _by_kind(found: Report, peak: int | None) -> Table:
+    held = "" if peak is None else f"; peak memory {peak / 1e6:,.0f} MB"
     table = Table(
         title=f"{found.entries:,} of {found.weights:,} weights hold "
         f"{found.covered_share:.1%} of the squared-gradient mass",
-        caption=f"{len(found.empty_layers)} of {len(found.layers)} matrices have no entry; "
-        f"touched columns are {found.column_share:.2%} of the dense size",
+        caption=f"{len(found.empty_layers)} of {len(found.layers)} empty; touched columns "
+        f"{found.column_share:.2%} of dense{held}",
         box=None,
     )
     table.add_column("kind")

@@ -5,7 +5,8 @@ ones, ``archive`` the one-file form, ``write`` the way to the disk.
 """
 
 from .bundle import Bundle, open_bundle
-from .manifest import DEFAULT_BOUNDS, Adapter, Bounds, Layer, Program
+from .manifest import DEFAULT_BOUNDS, Adapter, Bounds, Layer, Program, TextHeadInfo, WordsPlace
+from .text_frame import TextFrame
 from .write import pack_bundle, with_task, write_bundle
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "Bundle",
     "Layer",
     "Program",
+    "TextFrame",
+    "TextHeadInfo",
+    "WordsPlace",
     "open_bundle",
     "pack_bundle",
     "with_task",

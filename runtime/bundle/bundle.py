@@ -11,6 +11,7 @@ values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: th
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
 basis.safetensors   directions for the bundle's task (see ``basis``); only where it has some
+text.safetensors    what a head for text is learned in (see ``text_frame``), likewise
 ==================  ===============================================================================
 
 ``manifest.layers`` lists the matrices in order, each owning ``values[offset : offset + count]``.
@@ -42,6 +43,7 @@ from .checked_file import Stamp, check_digest, check_file, check_size, open_chec
 from .manifest import (
     BASIS,
     MANIFEST,
+    TEXT,
     TOKENIZER,
     VALUES,
     Adapter,
@@ -49,10 +51,12 @@ from .manifest import (
     Layer,
     Part,
     Program,
+    TextHeadInfo,
     check_identity,
     parse_manifest,
 )
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
+from .text_frame import TextFrame, load_text_frame
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Bundle:
     """The same of those that are means over the row so far, which come last."""
     adapter: Adapter | None
     """What programs take to move what the head reads; None if they take nothing."""
+    text_head: TextHeadInfo | None
+    """Of a head for text that can be learned; None if the bundle has nothing for it."""
     layers: tuple[Layer, ...]
     values: NDArray[np.float16]
     """float16 ``[K]``, the exported sensitive weights, layer after layer."""
@@ -82,7 +88,7 @@ class Bundle:
     _tokenizer: Tokenizer
     _parts: Mapping[str, Part]
     _stamps: Mapping[str, Stamp | None] = field(compare=False)
-    """How to recognise each file of a program later."""
+    """How to recognise each file later that is not read at once."""
 
     @property
     def K(self) -> int:
@@ -129,6 +135,16 @@ class Bundle:
             return None
         states = len(self.adapter.blocks) * int(self.manifest["model"]["hidden_size"])
         return self.adapter.width, states
+
+    def text_frame(self) -> TextFrame:
+        """What a head for text is learned in, read anew, where ``text_head`` says that it is there.
+
+        Raises:
+            BundleError: it is another file since the bundle was opened, or holds other tensors.
+        """
+        assert self.text_head is not None and self.adapter_shape is not None
+        with self.checked(TEXT) as file:
+            return load_text_frame(file, self.path / TEXT, self.text_head, self.adapter_shape)
 
     @property
     def program_path(self) -> Path:
@@ -190,6 +206,7 @@ def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
     check_identity(manifest.sha256, sha256, folder)
     parts = manifest.parts
     files = {name for program in manifest.programs for name in program.files}
+    files |= {TEXT} & set(parts)
     stamps = {name: check_file(folder / name, parts[name]) for name in files}
     # Read once, so that what is parsed is what was hashed.
     data = {name: _read(folder / name, parts[name]) for name in parts if name not in files}
@@ -214,6 +231,7 @@ def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
         hidden_blocks=manifest.hidden_blocks,
         mean_blocks=manifest.mean_blocks,
         adapter=manifest.adapter,
+        text_head=manifest.text_head,
         layers=manifest.layers,
         values=values,
         indices=indices,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import BundleError
-from ..schema import SHA256, ListOf, Text, Whole, check, parse_json
+from ..schema import SHA256, ListOf, Maybe, Real, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
 VERSION = 3
@@ -20,6 +20,10 @@ VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
 BASIS = "basis.safetensors"
 """May be missing: directions for the bundle's task (see ``basis``)."""
+WORDS_GROUP = 32
+"""Codes of the output head's int4 weights that share a scale."""
+TEXT = "text.safetensors"
+"""May be missing: what a head for text is learned in (see ``text_frame``)."""
 METHOD = "score"
 """Every program has it."""
 _PROGRAM_FILE = re.compile(r"[a-z][a-z0-9_-]{0,63}\.(pte|onnx|safetensors|json)")
@@ -61,8 +65,15 @@ _OF_VERSION: dict[int, dict[str, Any]] = {
     },
     2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
 }
-_OF_VERSION[3] = _OF_VERSION[2] | {"adapter": (dict, type(None))}
+_OF_VERSION[3] = _OF_VERSION[2] | dict.fromkeys(("adapter", "text_head"), (dict, type(None)))
 _ADAPTER_SCHEMA = {"width": Whole(1, 2**31 - 1), "blocks": ListOf(Whole(1, 2**31 - 1))}
+_TEXT_HEAD_SCHEMA: dict[str, Any] = {
+    "outputs": Whole(1, 2**16),
+    "inputs": Whole(1, 2**16),
+    "words": {"file": Text(), "codes": Whole(), "scales": Whole()},
+    "softcap": Maybe(Real(1e-6, 1e6)),
+}
+_MOST_MOVED = 1 << 24
 _PROGRAM_SCHEMA: dict[str, Any] = {
     "format": Text(),
     "files": list,
@@ -139,6 +150,40 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class WordsPlace:
+    """Where the output head's int4 weights lie, word after word, in a program's file."""
+
+    file: str
+    codes: int
+    """Offset of uint8 ``[V, D / 2]``: two codes a byte, the first in its lower half; 8 is zero."""
+    scales: int
+    """Offset of bfloat16 ``[V, D / 32]``, little-endian: of each 32 codes."""
+
+    @staticmethod
+    def sizes(words: int, width: int) -> tuple[int, int]:
+        """Bytes of the codes and of the scales."""
+        return words * width // 2, words * (width // WORDS_GROUP) * 2
+
+
+@dataclass(frozen=True)
+class TextHeadInfo:
+    """Of a head for text that can be learned with the bundle (see ``text_frame``)."""
+
+    outputs: int
+    """O: directions of what the output head reads along which it moves."""
+    inputs: int
+    """I: directions of the states that it reads."""
+    words: WordsPlace
+    softcap: float | None
+    """Bound of the logits, ``cap * tanh(logit / cap)``, where the model has one."""
+
+    @property
+    def entries(self) -> int:
+        """Numbers that are learned."""
+        return self.outputs * self.inputs
+
+
+@dataclass(frozen=True)
 class Part:
     """Size and SHA-256 (hex) of one file."""
 
@@ -176,6 +221,7 @@ class Manifest:
     """The same of those that are means over the row so far, which come last."""
     adapter: Adapter | None
     """Of every program; None if they take none."""
+    text_head: TextHeadInfo | None
     layers: tuple[Layer, ...]
     parts: Mapping[str, Part]
     vocabulary: int
@@ -259,6 +305,9 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     else:
         programs = _check_programs(content["programs"], file)
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
+    text = content["text_head"] if content["version"] >= 3 else None
+    if text is not None:
+        named |= {TEXT}
     if set(content["parts"]) - {BASIS} != named:
         refuse(f"parts are {sorted(content['parts'])!r:.200}, must be {sorted(named)!r:.200}")
     _check_types(content["parts"], dict.fromkeys(content["parts"], _PART_SCHEMA), "parts.", file)
@@ -292,6 +341,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         hidden_blocks=hidden["hidden_blocks"],
         mean_blocks=hidden["mean_blocks"],
         adapter=adapter,
+        text_head=None if text is None else _check_text_head(text, adapter, content, file),
         layers=layers,
         parts={
             name: Part(part["sha256"], part["bytes"]) for name, part in content["parts"].items()
@@ -325,7 +375,7 @@ def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:
 
 
 def _may_name_a_program(name: Any) -> bool:
-    taken = (MANIFEST, VALUES, TOKENIZER, BASIS)
+    taken = (MANIFEST, VALUES, TOKENIZER, BASIS, TEXT)
     plain = isinstance(name, str) and _PROGRAM_FILE.fullmatch(name) is not None
     return plain and name not in taken
 
@@ -343,6 +393,31 @@ def _check_adapter(
             f"hidden blocks {list(states)}"
         )
     return Adapter(content["width"], blocks)
+
+
+def _check_text_head(
+    text: dict[str, Any], adapter: Adapter | None, content: dict[str, Any], file: Path
+) -> TextHeadInfo:
+    _check_types(text, _TEXT_HEAD_SCHEMA, "text_head.", file)
+    model, parts, words = content["model"], content["parts"], WordsPlace(**text["words"])
+    if adapter is None or adapter.width != model["hidden_size"]:
+        raise BundleError(f"{file}: text_head needs an adapter that moves the hidden state")
+    states = adapter.width * len(adapter.blocks)
+    found = TextHeadInfo(text["outputs"], text["inputs"], words, text.get("softcap"))
+    if found.outputs > adapter.width or found.inputs > states or found.entries > _MOST_MOVED:
+        raise BundleError(
+            f"{file}: text_head of {found.outputs} x {found.inputs} exceeds the adapter's "
+            f"{adapter.width} x {states}, or {_MOST_MOVED} numbers"
+        )
+    if words.file not in parts or words.file in (VALUES, TOKENIZER, BASIS, TEXT):
+        raise BundleError(f"{file}: text_head.words.file is {words.file[:80]!r}, not a program's")
+    if adapter.width % WORDS_GROUP:
+        raise BundleError(f"{file}: text_head: {adapter.width} is no multiple of {WORDS_GROUP}")
+    sizes = words.sizes(model["vocab_size"], adapter.width)
+    for first, size in zip((words.codes, words.scales), sizes, strict=True):
+        if first + size > parts[words.file]["bytes"]:
+            raise BundleError(f"{file}: text_head.words lie outside {words.file}")
+    return found
 
 
 def _check_layers(items: list[Any], file: Path) -> tuple[Layer, ...]:

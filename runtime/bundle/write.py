@@ -23,6 +23,7 @@ from .manifest import (
     BASIS,
     FORMAT,
     MANIFEST,
+    TEXT,
     TOKENIZER,
     VALUES,
     VERSION,
@@ -30,6 +31,7 @@ from .manifest import (
     Bounds,
     Layer,
     Program,
+    TextHeadInfo,
     manifest_digest,
 )
 from .parts import parse_tokenizer, read_part, vocabulary_of
@@ -52,6 +54,8 @@ def write_bundle(
     hidden_blocks: Sequence[int] = (),
     mean_blocks: Sequence[int] = (),
     adapter: Adapter | None = None,
+    text_head: TextHeadInfo | None = None,
+    text_frame: Path | bytes = b"",
     basis: Basis | None = None,
     task: Mapping[str, Any] | None,
 ) -> Bundle:
@@ -74,6 +78,8 @@ def write_bundle(
             besides log-probabilities; none if they return none.
         mean_blocks: the same of those that are means over the row so far; they come last.
         adapter: what the programs take to move what the head reads.
+        text_head: of a head for text that can be learned with the bundle.
+        text_frame: the part that goes with it (see ``text_frame``).
         basis: directions for ``task``.
 
     Raises:
@@ -89,6 +95,8 @@ def write_bundle(
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = left.enter_context(workplace(folder)) / "bundle"
         work.mkdir()
+        if text_head is not None:
+            files = {**files, TEXT: text_frame}
         for name, content in files.items():
             if isinstance(content, bytes):
                 (work / name).write_bytes(content)
@@ -116,6 +124,7 @@ def write_bundle(
             "hidden_blocks": list(hidden_blocks),
             "mean_blocks": list(mean_blocks),
             "adapter": None if adapter is None else dataclasses.asdict(adapter),
+            "text_head": None if text_head is None else dataclasses.asdict(text_head),
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
@@ -129,6 +138,8 @@ def write_bundle(
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         (work / MANIFEST).write_text(text + "\n", encoding="utf-8")
         bundle = open_folder(work)
+        if text_head is not None:
+            bundle.text_frame()
         sync_tree(work)
         replace_folder(work, folder)
     except BundleError as error:
@@ -151,6 +162,9 @@ def with_task(
     manifest = bundle.manifest
     with contextlib.ExitStack() as opened:
         names = dict.fromkeys(name for program in bundle.programs for name in program.files)
+        text_frame: Path | bytes = b""
+        if bundle.text_head is not None:
+            text_frame = opened.enter_context(bundle.checked(TEXT))
         return write_bundle(
             folder,
             programs=bundle.programs,
@@ -167,6 +181,8 @@ def with_task(
             hidden_blocks=bundle.hidden_blocks,
             mean_blocks=bundle.mean_blocks,
             adapter=bundle.adapter,
+            text_head=bundle.text_head,
+            text_frame=text_frame,
             basis=basis,
             task=task,
         )

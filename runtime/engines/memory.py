@@ -28,15 +28,20 @@ class PassMemory:
     position: int
     """For each scored position and probe: its logits and their log-softmax."""
     tables: int
-    """Token embeddings: pages of the program file that come in as tokens occur."""
+    """Token embeddings, pages of the program file that come in as tokens occur; and the adapter,
+    as the program keeps it and packs it."""
 
     @classmethod
-    def of(cls, *, hidden: int, widest: int, vocabulary: int) -> "PassMemory":
-        """From a model's widths: hidden state, widest matrix (either side), vocabulary."""
+    def of(
+        cls, *, hidden: int, widest: int, vocabulary: int, adapter: tuple[int, int] | None
+    ) -> "PassMemory":
+        """From a model's widths: hidden state, widest matrix (either side), vocabulary; and the
+        shape of the adapter that the program takes."""
+        width, states = adapter or (0, 0)
         return cls(
             token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
             position=2 * 4 * vocabulary,
-            tables=vocabulary * (hidden + 4),
+            tables=vocabulary * (hidden + 4) + 2 * 4 * width * states,
         )
 
     @classmethod
@@ -47,6 +52,7 @@ class PassMemory:
             hidden=model["hidden_size"],
             widest=max(max(layer.shape) for layer in bundle.layers),
             vocabulary=model["vocab_size"],
+            adapter=bundle.adapter_shape,
         )
 
     def bytes(self, bounds: Bounds) -> int:

@@ -9,7 +9,16 @@ from typing import Any
 from ..bundle.basis import Basis
 from ..errors import TuningError
 from ..settings import Settings
-from . import gauss_newton, leave_one_out, momentum, one_sided, per_example, readout, two_point
+from . import (
+    gauss_newton,
+    head_signs,
+    leave_one_out,
+    momentum,
+    one_sided,
+    per_example,
+    readout,
+    two_point,
+)
 from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
 
 __all__ = [
@@ -31,6 +40,7 @@ ESTIMATORS: dict[str, Facts] = {
     module.FACTS.name: module.FACTS
     for module in (
         readout,
+        head_signs,
         gauss_newton,
         per_example,
         two_point,
@@ -72,7 +82,15 @@ def complete(settings: Settings, ground: Ground) -> Settings:
     if settings.estimator is None:
         usual = next(facts for facts in ESTIMATORS.values() if facts.suits(ground))
         settings = replace(settings, estimator=usual.name)
-    return with_defaults(facts_of(settings).fit(settings, ground))
+    facts = facts_of(settings)
+    for name in ("lr", "eps", "schedule", "warmup"):
+        asked = getattr(settings, name)
+        if name in facts.ignores and asked not in (None, "auto", 0, getattr(facts, name, None)):
+            raise TuningError(
+                f"setting {name}={asked} means nothing to estimator {facts.name}, which solves for "
+                f"its step; leave it out, or take another estimator"
+            )
+    return with_defaults(facts.fit(settings, ground))
 
 
 def with_defaults(settings: Settings) -> Settings:

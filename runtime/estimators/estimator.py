@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.basis import Basis
+from ..scoring.batch_loss import Tokens
+from ..scoring.text_head import TextHead
 from ..settings import Schedule, Settings
 from ..tasks import Observation
 
@@ -42,6 +44,15 @@ class Look(Protocol):
         """A look at some of the batch's examples."""
         ...
 
+    @property
+    def text(self) -> TextHead | None:
+        """What the bundle has for a head for text, where the task takes one."""
+        ...
+
+    def tokens(self, values: NDArray[np.float32]) -> Tokens:
+        """Every scored token under the sensitive values (float32 ``[K]``) alone."""
+        ...
+
     def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
         """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K]`` and an answer head's
         weights), and from the same forwards what such a head learns from."""
@@ -53,9 +64,9 @@ class Measured(NamedTuple):
 
     losses: NDArray[np.float64]
     """float64 ``[P, examples]``."""
-    scalars: NDArray[np.float16]
-    """float16 ``[S]``: what the journal stores. Not finite where a loss is not, or where float16
-    cannot hold a number."""
+    scalars: NDArray[Any]
+    """What the journal stores: float16 ``[S]``, not finite where a loss is not, or where float16
+    cannot hold a number; or signs, eight a byte, uint8."""
 
 
 class Estimator(Protocol):
@@ -70,6 +81,11 @@ class Estimator(Protocol):
     def scalar_count(self) -> int:
         """float16 numbers that the journal stores for a step: S. The first ``directions`` of them
         move the values, which a guard watches."""
+        ...
+
+    @property
+    def signs(self) -> int:
+        """Signs that the journal stores for a step in place of numbers; 0 for most."""
         ...
 
     @property
@@ -95,13 +111,13 @@ class Estimator(Protocol):
     def apply(
         self,
         values: NDArray[np.float32],
-        scalars: NDArray[np.float16],
+        scalars: NDArray[Any],
         *,
         seed: int,
         step: int,
         lr: float,
     ) -> None:
-        """Move ``values`` (float32 ``[K + own_entries]``) in place."""
+        """Move ``values`` (float32 ``[K + own_entries]``) in place, by what the journal stored."""
         ...
 
 
@@ -120,6 +136,10 @@ class Ground:
     """Training examples."""
     entries: int = 0
     """K."""
+    writes: bool = False
+    """Whether the task is to write: its loss is words' negative log-likelihood."""
+    text_head: tuple[int, int] | None = None
+    """``(O, I)`` of a head for text, where bundle and program have what one takes."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
     block_count: int = 0

@@ -47,6 +47,7 @@ class Readout:
     shape: AnswerHeadShape
     batch_size: int
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
+    signs = 0
 
     @property
     def probes(self) -> int:

@@ -144,7 +144,9 @@ class JournalWriter:
         """Bytes of a torn tail that opening cut off."""
         self._lock = lock
         self._durability = durability
-        self._encoder = Encoder(journal.header.scalar_count, journal.crc)
+        self._encoder = Encoder(
+            journal.header.scalar_count, journal.crc, signs=journal.header.signs
+        )
         self._end = journal.end
         self._failed = False
         self._unsynced = 0
@@ -301,7 +303,8 @@ def write_journal(path: Path, header: Header, records: Iterable[Record]) -> None
         JournalError: the folder cannot be written; ``path`` is as it was.
     """
     head = header.encode()
-    encoder = Encoder(header.scalar_count, int.from_bytes(head[-4:], "little"))
+    crc = int.from_bytes(head[-4:], "little")
+    encoder = Encoder(header.scalar_count, crc, signs=header.signs)
     data = head + b"".join(map(encoder.encode, records))
     replace_journal_file(path, data)
 

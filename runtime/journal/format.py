@@ -1,4 +1,4 @@
-"""The journal's format, version 1: bytes to records and back. No files here.
+"""The journal's format, version 2: bytes to records and back. No files here.
 
 A journal is one header and then records, little-endian, append-only.
 
@@ -24,6 +24,16 @@ A step with S > 1 scalars, 2 S + 4 bytes::
     f16 * S  scalars, finite
     u32      crc
 
+A step of signs, where the header says how many (``signs``; n bytes hold them), n + 12 bytes::
+
+    u16      word of kind 6 with length 4 (see below)
+    u16      upper half of the crc after the word
+    u32      n
+    u8 * n   eight signs a byte, the first in the highest bit, 1 for above 0; the rest zero
+    u32      crc
+
+Journals without signs are version 1, as they were before there were any.
+
 Anything else starts with a float16 that is not a number, which no scalar is. Its bits are
 ``0x7C00 | sign << 15 | (kind & 3) << 8 | length``, with ``sign = kind >> 2``, 1 <= length <= 255::
 
@@ -41,6 +51,7 @@ kind  record      payload
 3     Note        UTF-8 text
 4     End         16 bytes: SHA-256 of the float32 values, first half; then UTF-8 text: why it ended
 5     Reference   f32: batch loss at the start, the loss guard's scale without an evaluation
+6     Signs       a step, see above: its length is not the payload's
 ====  ==========  ================================================================================
 
 The upper half of the CRC of two bytes is a bijection of them (the lower half is not): no change
@@ -66,18 +77,21 @@ from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, par
 from .crc32c import crc32c
 
 MAGIC = b"SEEDTJRN"
-VERSION = 1
+VERSION = 2
 SKIP_REASONS = {1: "loss not finite", 2: "loss jump", 3: "runaway step"}
 
 _NAN = 0x7C00
 _PREFIX = struct.Struct("<8sHI")
 _MAX_HEADER = 1 << 24
 _MAX_SCALARS = 1 << 24
+_SIGNS, _SIGNS_WORD = 6, 4
+"""Kind of a step of signs, and the length in its word."""
 _HEADER: dict[str, Any] = {
     "bundle_sha256": SHA256,
     "values_sha256": SHA256,
     "entries": Whole(1, 2**31 - 1),
-    "scalar_count": Whole(1, _MAX_SCALARS),
+    "scalar_count": Whole(0, _MAX_SCALARS),
+    "signs": Maybe(Whole(0, _MAX_SCALARS)),
     "settings": MapOf((str, int, float, bool, type(None))),
     "train_sha256": Text(r"[0-9a-f]{64}|", "a SHA-256 in hexadecimal"),
     "eval_sha256": Maybe(SHA256),
@@ -116,6 +130,12 @@ class Step(NamedTuple):
     """A step: its float16 scalars as Python floats."""
 
     scalars: tuple[float, ...]
+
+
+class Signs(NamedTuple):
+    """A step: its signs, eight a byte."""
+
+    packed: bytes | memoryview
 
 
 class Evaluation(NamedTuple):
@@ -157,7 +177,7 @@ class Reference(NamedTuple):
     loss: float
 
 
-Record = Step | Evaluation | Skip | Change | Note | End | Reference
+Record = Step | Signs | Evaluation | Skip | Change | Note | End | Reference
 
 
 @dataclass(frozen=True)
@@ -170,7 +190,7 @@ class Header:
     entries: int
     """K, and the weights that the estimator puts behind them."""
     scalar_count: int
-    """S, the float16 numbers of a step."""
+    """S, the float16 numbers of a step; 0 where it has signs."""
     settings: dict[str, Any]
     train_sha256: str
     """Of the encoded training examples, which the data order refers to."""
@@ -186,6 +206,8 @@ class Header:
     task: dict[str, Any] | None = None
     """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None in
     older journals."""
+    signs: int = 0
+    """Signs of a step, in place of numbers; 0 for none."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
 
@@ -201,16 +223,16 @@ class Header:
             JournalError: a field is out of what ``decode_header`` accepts.
         """
         fields = dict(self.__dict__)
-        for name in ("shape", "task"):  # left out where they say nothing, as in older versions
-            if fields[name] is None:
+        for name in ("shape", "task", "signs"):  # left out where they say nothing, as before
+            if not fields[name]:
                 del fields[name]
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        body = text.encode()
         try:
+            text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            body = text.encode()
             _header_fields(body)
         except ValueError as error:
             raise JournalError(f"cannot start a journal with this header: {error}") from None
-        head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
+        head = _PREFIX.pack(MAGIC, VERSION if self.signs else 1, len(body)) + body
         return head + struct.pack("<I", crc32c(head))
 
 
@@ -222,6 +244,8 @@ def _header_fields(body: bytes) -> dict[str, Any]:
         if isinstance(own, str) and own in fields:  # as journals before named their shape
             fields["shape"] = fields.pop(own)
     check(fields, _HEADER)
+    if (fields["scalar_count"] == 0) == (not fields.get("signs")):
+        raise ValueError("a step must have either numbers or signs")
     for item in (fields.get("snapshot") or {}).get("evaluations", ()):
         if len(item) != 3:
             raise ValueError("field snapshot.evaluations must hold [step, loss, metric]")
@@ -230,15 +254,22 @@ def _header_fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
+def signs_bytes(signs: int) -> int:
+    """Bytes that so many signs take."""
+    return -(-signs // 8)
+
+
 class Encoder:
     """Turns records into bytes, carrying the CRC from record to record."""
 
-    def __init__(self, scalar_count: int, crc: int) -> None:
-        self.scalar_count = scalar_count
+    def __init__(self, scalar_count: int, crc: int, *, signs: int = 0) -> None:
+        self.scalar_count, self._signs_bytes = scalar_count, signs_bytes(signs)
         self.crc = crc
 
     def encode(self, record: Record) -> bytes:
         """Bytes of the record that follows the ones encoded so far."""
+        if isinstance(record, Signs):
+            return self._signs(record.packed)
         if isinstance(record, Step):
             data = struct.pack(f"<{self.scalar_count}e", *record.scalars)
             if not all(map(math.isfinite, record.scalars)):
@@ -250,10 +281,22 @@ class Encoder:
         kind, payload = _payload(record)
         if not 1 <= len(payload) <= 255:
             raise ValueError(f"record payload of {len(payload)} bytes")
-        word = struct.pack("<H", _NAN | (kind >> 2) << 15 | (kind & 3) << 8 | len(payload))
+        return self._worded(_word(kind, len(payload)), payload)
+
+    def _signs(self, packed: bytes | memoryview) -> bytes:
+        if len(packed) != self._signs_bytes or not packed:
+            raise ValueError(f"a step of {len(packed)} bytes of signs, not {self._signs_bytes}")
+        payload = struct.pack("<I", len(packed)) + packed
+        return self._worded(_word(_SIGNS, _SIGNS_WORD), payload)
+
+    def _worded(self, word: bytes, payload: bytes) -> bytes:
         middle = crc32c(word, self.crc)
         self.crc = crc32c(payload, middle)
         return word + struct.pack("<H", middle >> 16) + payload + struct.pack("<I", self.crc)
+
+
+def _word(kind: int, length: int) -> bytes:
+    return struct.pack("<H", _NAN | (kind >> 2) << 15 | (kind & 3) << 8 | length)
 
 
 def _payload(record: Record) -> tuple[int, bytes]:
@@ -334,7 +377,7 @@ class Placed(NamedTuple):
     @property
     def is_step(self) -> bool:
         """Whether the record takes a step number: a step or a skipped one."""
-        return isinstance(self.record, (Step, Skip))
+        return isinstance(self.record, (Step, Signs, Skip))
 
 
 def decode_records(
@@ -353,6 +396,8 @@ def decode_records(
     step_size = 4 if scalar_count == 1 else step_format.size + 4
     position, total = start, len(data)
     written = len(data.rstrip(b"\0"))  # from there on, zeros
+    packed_size = signs_bytes(header.signs)
+    view, signs_word = memoryview(data), int.from_bytes(_word(_SIGNS, _SIGNS_WORD), "little")
 
     def damage(detail: str) -> JournalError:
         return JournalDamage(name, position, steps, detail)
@@ -367,9 +412,17 @@ def decode_records(
                     return
                 raise damage("CRC")
             size = 8 + (word & 0xFF)
+            if word == signs_word and header.signs:
+                size += packed_size
+                # A wrong length is damage even where the file ends sooner than it says.
+                found = data[position + 4 : position + 8]
+                if found != packed_size.to_bytes(4, "little")[: len(found)]:
+                    if written <= position + 8:
+                        return
+                    raise damage("length of a step")
             if position + size > total:
                 return
-            payload = data[position + 4 : position + size - 4]
+            payload = view[position + 4 : position + size - 4]
             after = crc32c(payload, middle)
             good = after == struct.unpack_from("<I", data, position + size - 4)[0]
         else:
@@ -386,8 +439,12 @@ def decode_records(
                 return
             raise damage("CRC")
         try:
-            if word & _NAN == _NAN:
-                record = _record((word >> 8 & 3) | word >> 15 << 2, payload)
+            if word == signs_word and header.signs:
+                record = Signs(payload[4:])
+            elif word & _NAN == _NAN:
+                record = _record((word >> 8 & 3) | word >> 15 << 2, bytes(payload))
+            elif header.signs:
+                raise ValueError("numbers in a run of signs")
             else:
                 record = Step(step_format.unpack_from(data, position))
                 if not all(map(math.isfinite, record.scalars)):

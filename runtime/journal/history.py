@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import JournalError, SeedtuneError
 from ..estimators import Facts, facts_of
 from ..settings import Settings
-from .format import Change, End, Evaluation, Header, Note, Record, Reference, Skip, Step
+from .format import Change, End, Evaluation, Header, Note, Record, Reference, Signs, Skip, Step
 
 GUARD_WINDOW = 64
 """Steps whose scalars the runaway guard remembers."""
@@ -77,6 +77,9 @@ class History:
             self.steps += 1
             self.skips_in_row = 0
             self._squares.append(mean_square(record.scalars[: self.settings.directions]))
+        elif isinstance(record, Signs):
+            self.steps += 1
+            self.skips_in_row = 0
         elif isinstance(record, Skip):
             self.steps += 1
             self.skipped += 1

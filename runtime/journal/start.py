@@ -9,6 +9,7 @@ from ..bundle import Bounds, Bundle
 from ..bundle.basis import Basis
 from ..engines.memory import PassMemory
 from ..errors import BundleError
+from ..scoring.text_head import TextHead
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Start:
     block_count: int = 0
     memory: PassMemory | None = None
     """What a pass of the bundle's program takes; None leaves memory unchecked."""
+    text: TextHead | None = None
+    """What the bundle has for a head for text."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Start":
@@ -47,6 +50,7 @@ class Start:
             bundle.blocks(),
             int(bundle.manifest["model"]["layers"]),
             memory,
+            TextHead.of(bundle),
         )
 
     def extended(self, own_entries: int) -> "Start":

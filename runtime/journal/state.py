@@ -18,7 +18,7 @@ from ..errors import JournalError, TuningError
 from ..estimators import ESTIMATORS, Estimator, make_estimator
 from ..settings import Settings
 from .file import Journal
-from .format import End, Evaluation, Header, Record, Step
+from .format import End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
 
@@ -51,15 +51,21 @@ class RunState:
             JournalError: the values are not those whose hash the record holds, or the record makes
                 no sense here.
         """
-        if isinstance(record, Step):
+        if isinstance(record, (Step, Signs)):
             settings = self.history.settings
-            self.estimator.apply(
-                self.values,
-                np.array(record.scalars, dtype=np.float16),
-                seed=settings.seed,
-                step=self.history.steps,
-                lr=settings.learning_rate(self.history.steps),
+            stored = (
+                np.frombuffer(record.packed, np.uint8)
+                if isinstance(record, Signs)
+                else np.array(record.scalars, dtype=np.float16)
             )
+            with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
+                self.estimator.apply(
+                    self.values,
+                    stored,
+                    seed=settings.seed,
+                    step=self.history.steps,
+                    lr=settings.learning_rate(self.history.steps),
+                )
         elif isinstance(record, End) and record.digest.hex() != self.sha256[:32]:
             raise JournalError(
                 f"{self.path}: values after step {self.history.steps} are not those that were "
@@ -100,8 +106,11 @@ def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     kind = header.settings["estimator"]
     if header.shape is not None and ESTIMATORS[kind].shape is None:
         raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
-    if estimator.scalar_count != header.scalar_count:
-        raise JournalError(f"{name}: {header.scalar_count} scalars a step do not fit {kind}")
+    if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
+        raise JournalError(
+            f"{name}: {header.scalar_count} numbers and {header.signs} signs a step do not fit "
+            f"{kind}"
+        )
     return estimator
 
 

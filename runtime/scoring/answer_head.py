@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..engines import Engine
 from ..errors import EngineError, TuningError
 from ..tasks import Batch, Task
+from .text_head import TextHead
 
 
 @dataclass(frozen=True)
@@ -40,29 +41,46 @@ class AnswerHeadShape:
         return self.rows * (self.width + 1)
 
 
-def check_values(engine: Engine, task: Task, values: NDArray[Any]) -> None:
-    """Refuse values (``[n]``) that are neither the program's nor with an answer head for ``task``.
+def check_values(
+    engine: Engine, task: Task, values: NDArray[Any], text: TextHead | None = None
+) -> None:
+    """Refuse values (``[n]``) that are neither the program's nor with a head for ``task``.
+
+    Args:
+        text: what the bundle has for a head for text.
 
     Raises:
         TuningError: they are of another bundle, or their head is for another task.
     """
     more = len(values) - engine.entries
+    if task.writes and text is not None and more == text.entries:
+        return
     if more and (not engine.hidden_width or more != task.head_rows * (engine.hidden_width + 1)):
         raise TuningError(
             f"{len(values)} values are neither the {engine.entries} of this program nor those and "
-            "an answer head for this task: give the bundle and the task that they were tuned with"
+            "a head for this task: give the bundle and the task that they were tuned with"
         )
 
 
-def score_batch(engine: Engine, batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def score_batch(
+    engine: Engine, batch: Batch, values: NDArray[np.float32], text: TextHead | None = None
+) -> NDArray[np.float32]:
     """Log-probabilities ``[P, N, C]`` of a batch, with the head's part where there is one.
 
     Args:
-        values: float32 ``[P, K]`` or ``[P, K + R * (D + 1)]``.
+        values: float32 ``[P, K]``, or with the weights of an answer head, or of a head for text,
+            behind them.
+        text: what the bundle has for a head for text, where the task takes that one.
     """
     entries = engine.entries
     if values.shape[1] == entries:
         return engine.score(batch, values).logp
+    if text is not None and values.shape[1] == entries + text.entries:
+        rows = [
+            engine.score(batch, row[None, :entries], text.adapter(row[entries:])).logp
+            for row in values
+        ]
+        return np.concatenate(rows)
     logp, inputs = score_with_inputs(engine, batch, values[:, :entries])
     return add_head(logp, inputs, values[:, entries:])
 

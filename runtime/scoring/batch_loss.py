@@ -1,6 +1,7 @@
 """The losses of a batch under several rows of values, in engine calls that the bounds allow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,18 +10,37 @@ from ..bundle import Bounds
 from ..engines import Engine
 from ..tasks import Batch, Encoded, Observation, Task
 from .answer_head import add_head, score_batch, score_with_inputs
+from .text_head import TextHead
+
+
+class Tokens(NamedTuple):
+    """Tokens of a batch."""
+
+    states: NDArray[np.float32]
+    """float32 ``[N, S]``: what an adapter reads."""
+    words: NDArray[np.int64]
+    """int64 ``[N]``: what was said."""
+    losses: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    """From log-probabilities of the words (``[N]``) the loss of each example, ``[1, examples]``."""
 
 
 class BatchLook:
     """One batch, to be looked at under rows of values (see ``estimators.Look``)."""
 
     def __init__(
-        self, engine: Engine, task: Task, bounds: Bounds, examples: Sequence[Encoded]
+        self,
+        engine: Engine,
+        task: Task,
+        bounds: Bounds,
+        examples: Sequence[Encoded],
+        text: TextHead | None = None,
     ) -> None:
         """
         Args:
             bounds: of a pass, which may be smaller than the program's.
+            text: what the bundle has for a head for text, where the task takes one.
         """
+        self.text = text
         self._engine = engine
         self._task = task
         self._bounds = bounds
@@ -41,7 +61,7 @@ class BatchLook:
         for numbers, batch in passes(self._task, self._examples, self._bounds):
             for first in range(0, len(rows), self._bounds.probes):
                 group = rows[first : first + self._bounds.probes]
-                logp = score_batch(self._engine, batch, group)
+                logp = score_batch(self._engine, batch, group, self.text)
                 losses[first : first + len(group), numbers] = self._task.losses(logp, batch)
         return losses
 
@@ -53,7 +73,7 @@ class BatchLook:
     def part(self, numbers: Sequence[int]) -> "BatchLook":
         """A look at some of the batch's examples."""
         examples = [self._examples[number] for number in numbers]
-        return BatchLook(self._engine, self._task, self._bounds, examples)
+        return BatchLook(self._engine, self._task, self._bounds, examples, self.text)
 
     def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
         """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K + R * (D + 1)]``), and
@@ -74,6 +94,30 @@ class BatchLook:
             np.concatenate([part.features for part in parts])[back],
             np.concatenate([part.gold for part in parts])[back],
         )
+
+    def tokens(self, values: NDArray[np.float32]) -> Tokens:
+        """Every scored token of the batch under the sensitive values (float32 ``[K]``) alone: what
+        a head for text learns from. For tasks that write, of one candidate a position."""
+        assert self._engine.adapter_shape is not None
+        width = self._engine.adapter_shape[1]
+        states, words, parts = [], [], []
+        for numbers, batch in passes(self._task, self._examples, self._bounds):
+            hidden = self._engine.score(batch, values[None]).hidden
+            assert hidden is not None
+            states.append(hidden[0, :, :width])
+            words.append(batch.candidates[:, 0])
+            parts.append((numbers, batch))
+
+        def losses(logp: NDArray[np.float64]) -> NDArray[np.float64]:
+            found = np.empty((1, len(self._examples)), dtype=np.float64)
+            first = 0
+            for numbers, batch in parts:
+                own = logp[None, first : first + len(batch.positions), None]
+                found[:, numbers] = self._task.losses(own.astype(np.float32), batch)
+                first += len(batch.positions)
+            return found
+
+        return Tokens(np.concatenate(states), np.concatenate(words), losses)
 
 
 def passes(

@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..tasks import Batch, Encoded, Prediction, Task
 from .answer_head import check_values, score_batch
 from .batch_loss import passes
+from .text_head import TextHead
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ def evaluate(
     values: NDArray[np.float32] | NDArray[np.float16],
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
+    text: TextHead | None = None,
 ) -> Evaluation:
-    """Evaluate ``values`` (``[K]``, or with an answer head's weights behind) on all of ``encoded``.
+    """Evaluate ``values`` (``[K]``, or with a head's weights behind) on all of ``encoded``.
 
     Args:
         progress: called with the examples done and their total after every forward.
+        text: what the bundle has for a head for text, where the task writes.
 
     Raises:
         DataError: no examples.
@@ -46,7 +49,7 @@ def evaluate(
     loss = 0.0
     totals = np.zeros(2)
     forwards = 0
-    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress):
+    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text):
         loss += float(task.losses(logp, batch).sum())
         totals += task.metric(logp[0], batch).sum(axis=0)
         forwards += 1
@@ -60,6 +63,7 @@ def predict(
     values: NDArray[np.float32] | NDArray[np.float16],
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
+    text: TextHead | None = None,
 ) -> list[Prediction]:
     """The answer to each of ``encoded``, in their order.
 
@@ -67,7 +71,7 @@ def predict(
         DataError: no examples.
     """
     answers: dict[int, Prediction] = {}
-    for indices, batch, logp in _forwards(engine, task, encoded, values, bounds, progress):
+    for indices, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text):
         answers.update(zip(indices, task.predict(logp[0], batch), strict=True))
     return [answers[index] for index in range(len(encoded))]
 
@@ -79,15 +83,16 @@ def _forwards(
     values: NDArray[np.float32] | NDArray[np.float16],
     bounds: Bounds,
     progress: Callable[[int, int], None] | None,
+    text: TextHead | None,
 ) -> Iterator[tuple[list[int], Batch, NDArray[np.float32]]]:
     """Indices, batch and log-probabilities ``[1, N, C]`` of each pass."""
     if not encoded:
         raise DataError("no examples to evaluate on")
-    check_values(engine, task, values)
+    check_values(engine, task, values, text)
     row = values.astype(np.float32).reshape(1, -1)
     done = 0
     for numbers, batch in passes(task, encoded, bounds):
-        yield numbers, batch, score_batch(engine, batch, row)
+        yield numbers, batch, score_batch(engine, batch, row, text)
         done += len(numbers)
         if progress is not None:
             progress(done, len(encoded))

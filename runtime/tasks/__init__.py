@@ -22,6 +22,7 @@ from .field_text import described
 from .multiple_choice import MultipleChoice
 from .rows import read_rows
 from .task import Batch, Encoded, Objective, Observation, OnLong, Prediction, Setting, Task
+from .tokenising import watched
 from .traps import warn_of_examples
 
 __all__ = [
@@ -96,7 +97,8 @@ def task_from_spec(
     ):
         if value not in known:
             raise DataError(f"{name} {value!r} is unknown; use {' or '.join(known)}")
-    return _KINDS[spec["kind"]](spec, Setting(tokenizer, bounds, pad_id, objective, on_long))
+    setting = Setting(tokenizer, bounds, pad_id, objective, on_long)
+    return watched(lambda watch: _KINDS[spec["kind"]](spec, setting), "task")
 
 
 def check_spec(spec: object) -> None:

@@ -14,6 +14,7 @@ from ..errors import DataError, warn
 from . import spec_fields
 from .choosing import Choosing, gold_scores
 from .task import Batch, Encoded, Observation, Setting
+from .tokenising import tokenise
 
 _WORDS_SHOWN = 5
 
@@ -77,7 +78,7 @@ class Classification(Choosing):
         return logp.astype(np.float64)
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text).ids
+        return tokenise(self._tokenizer, text).ids
 
     def _tokens_after(self, prompt: str, tokens: list[int], word: str) -> list[int]:
         """The tokens that follow the prompt's when ``word`` follows the prompt.

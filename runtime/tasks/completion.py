@@ -12,6 +12,7 @@ from .continuation import Continuation, continuation
 from .field_text import field_text
 from .task import Batch, Encoded, Prediction, Setting, Task
 from .template import shorten
+from .tokenising import tokenise
 
 
 class Completion(Task):
@@ -28,6 +29,7 @@ class Completion(Task):
     }
     metric_name: ClassVar[str] = "perplexity"
     higher_is_better: ClassVar[bool] = False
+    writes = True
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)
@@ -73,7 +75,7 @@ class Completion(Task):
         """``text`` cut to half of the length bound, all of it if the template has no field."""
         room = self._bounds.length // 2 if self.template.names else self._bounds.length
         # Special tokens count too: the joined text has them.
-        while (count := len(self._tokenizer.encode(text).ids)) > room and text:
+        while (count := len(tokenise(self._tokenizer, text).ids)) > room and text:
             text = shorten(text, count - room, self._tokenizer)
         return text
 

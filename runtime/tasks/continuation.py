@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from ..errors import DataError
+from .tokenising import tokenise
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def continuation(prompt: str, text: str, tokenizer: Tokenizer, where: str) -> Co
     Raises:
         DataError: nothing is left to score.
     """
-    encoding = tokenizer.encode(prompt + text)
+    encoding = tokenise(tokenizer, prompt + text)
     # Offsets count characters of the joined text; special tokens such as a leading BOS have (0, 0).
     ends = [end for _, end in encoding.offsets]
     start = next((i for i, end in enumerate(ends) if end > len(prompt)), len(ends))

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import warn
 from .rows import read_rows
 from .task import Encoded, Task
+from .tokenising import Watch, watched
 
 
 def encode_rows(
@@ -21,12 +22,18 @@ def encode_rows(
         DataError: see ``read_rows`` and ``Task.encode``; names the row by its ``where``, or by its
             number from 1.
     """
-    examples, empty = [], []
-    for row in read_rows(rows):
-        examples.append(task.encode(row, row.where, labelled=labelled))
-        names = task.template.names
-        if names and not any(str(row[name]).strip() for name in names):
-            empty.append(row.where)
+    given, names, empty = read_rows(rows), task.template.names, []
+
+    def encode(watch: Watch) -> list[Encoded]:
+        examples = []
+        for row in given:
+            watch.at(row.where)
+            examples.append(task.encode(row, row.where, labelled=labelled))
+            if names and not any(str(row[name]).strip() for name in names):
+                empty.append(row.where)
+        return examples
+
+    examples = watched(encode, "rows")
     if empty:
         more = f" and {len(empty) - 1} more rows" if len(empty) > 1 else ""
         warn(

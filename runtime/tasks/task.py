@@ -122,6 +122,10 @@ class Task(ABC):
     """Rows R of an answer head, a linear map of hidden states whose scores are added to the
     answers'; 0 if the task takes none."""
 
+    writes: bool = False
+    """Whether it scores one word at each position, and its loss is their negative
+    log-likelihood."""
+
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         self.template = Template(spec["template"])
         self._tokenizer = setting.tokenizer

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from ..errors import DataError
 from .field_text import field_text
+from .tokenising import tokenise
 
 
 class Template:
@@ -50,7 +51,7 @@ def shorten(text: str, tokens: int, tokenizer: Tokenizer) -> str:
     The count is about right only, since the text is tokenised alone here; the caller counts
     again and repeats.
     """
-    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    offsets = tokenise(tokenizer, text, special=False).offsets
     if tokens >= len(offsets):
         return ""
     end = min(offsets[-tokens][0], len(text) - 1)

@@ -5,6 +5,7 @@ steps. The bounds are settings: ``loss_jump``, ``scalar_jump``, ``max_skips``.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,9 @@ def judge_losses(losses: NDArray[np.float64], history: History) -> Skip | None:
     return None
 
 
-def judge_scalars(scalars: NDArray[np.float16], history: History) -> Skip | None:
-    """Skip on scalars (float16 ``[S]``) beyond float16 or far beyond those of recent steps."""
+def judge_scalars(scalars: NDArray[Any], history: History) -> Skip | None:
+    """Skip on scalars (float16 ``[S]``) beyond float16 or far beyond those of recent steps; signs
+    cannot be."""
     if not np.isfinite(scalars).all():
         return Skip(RUNAWAY)
     limit = history.scalar_limit

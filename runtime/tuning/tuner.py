@@ -51,7 +51,8 @@ class StepReport:
     loss: float
     """Their mean."""
     scalars: tuple[float, ...]
-    """As journaled (two-point: the projected gradient); empty for a skipped step."""
+    """As journaled (two-point: the projected gradient); empty for a skipped step, and for one of
+    signs."""
     lr: float
     seconds: float
     """Of the step, without its evaluation."""
@@ -123,6 +124,8 @@ class Tuner:
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
+        takes = task.writes and engine.adapter_shape is not None
+        self._text = start.text if takes else None
         self._train, self._eval = list(train), list(eval_examples or ())
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
@@ -154,7 +157,7 @@ class Tuner:
             asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
             data=data,
             task_spec=task_spec,
-            ground=self._ground,
+            ground=self.ground,
             durability=durability,
             allow_changes=allow_changes,
         )
@@ -177,7 +180,8 @@ class Tuner:
             run.commit(journal.Note(f"{PROGRAM}: {now}"))
 
     @property
-    def _ground(self) -> Ground:
+    def ground(self) -> Ground:
+        """What the run stands on, for whoever asks which settings would fit it."""
         start, task = self._start, self._task
         return Ground(
             answers=task.answers,
@@ -186,6 +190,8 @@ class Tuner:
             basis=start.basis,
             examples=len(self._train),
             entries=len(start.values),
+            writes=task.writes,
+            text_head=None if self._text is None else self._text.shape,
             blocks=start.blocks,
             block_count=start.block_count,
         )
@@ -199,20 +205,25 @@ class Tuner:
                 self._start.memory,
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
-                reserve=estimator.memory_bytes(len(self._train)),
+                reserve=estimator.memory_bytes(len(self._train)) + self._text_bytes(estimator),
                 now=self._engine.memory(),
             )
 
+    def _text_bytes(self, estimator: Estimator) -> int:
+        """What a head for text takes beside the estimator's own, where it learns one."""
+        learns = self._text is not None and estimator.own_entries == self._text.entries
+        return self._text.memory_bytes if learns and self._text is not None else 0
+
     def _look(self, examples: Sequence[Encoded]) -> BatchLook:
-        return BatchLook(self._engine, self._task, self._bounds, examples)
+        return BatchLook(self._engine, self._task, self._bounds, examples, self._text)
 
     def _new_header(
         self, settings: Settings, task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
         extra: dict[str, Any] = {PROGRAM: self._engine.program} if self._engine.program else {}
-        settings = complete(settings, self._ground)
+        settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
-        shape = None if fixes is None else fixes(self._ground)
+        shape = None if fixes is None else fixes(self.ground)
         estimator = make_estimator(settings, self._start.basis, shape)
         self._fit_passes(estimator)
         if settings.eps == "auto":
@@ -241,6 +252,7 @@ class Tuner:
             values_sha256=values_sha256(start.values),
             entries=len(start.values),
             scalar_count=estimator.scalar_count,
+            signs=estimator.signs,
             settings=settings.to_dict(),
             train_sha256=train_sha256,
             eval_sha256=examples_sha256(self._eval),
@@ -313,8 +325,10 @@ class Tuner:
         skip = skip or judge_scalars(scalars, history)
         if skip is None and history.loss_limit is None:
             self._run.commit(journal.Reference(rounded(mean)))
-        exact = tuple(float(scalar) for scalar in scalars) if skip is None else ()
-        self._run.commit(skip or journal.Step(exact))
+        signs = scalars.dtype == np.uint8
+        exact = () if skip or signs else tuple(float(scalar) for scalar in scalars)
+        step = journal.Signs(scalars.tobytes()) if signs else journal.Step(exact)
+        self._run.commit(skip or step)
         seconds = time.monotonic() - began
         self._active += seconds
         self._metrics.append(
@@ -361,7 +375,9 @@ class Tuner:
 
         self._run.writer.sync()  # an evaluation can take long
         began = time.monotonic()
-        found = evaluate(self._engine, self._task, self._eval, self.values, self._bounds, progress)
+        found = evaluate(
+            self._engine, self._task, self._eval, self.values, self._bounds, progress, self._text
+        )
         seconds = time.monotonic() - began
         self._active += seconds
         self._run.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))

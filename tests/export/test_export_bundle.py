@@ -15,11 +15,16 @@ from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
+from seedtune.export.text.make_frame import read_norm
+from seedtune.export.text.words_place import find_words
 from seedtune.host_tools.bench.fidelity import recipe_of
-from seedtune.runtime.bundle import Bounds, open_bundle
+from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
+from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.tasks import encode_rows, task_for
 
 BOUNDS = Bounds(probes=2, rows=2, length=16, positions=2, candidates=2)
 CALIBRATION = np.arange(64).reshape(4, 16)
@@ -76,6 +81,70 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(
             apart.append(np.sqrt(np.square(part - wanted).mean()))
         nearest, second = np.argsort(apart)[:2]
         assert nearest == below and apart[nearest] < min(0.2, apart[second] / 2), apart
+
+
+def test_the_frame_of_a_text_head_is_the_models_own(tmp_path_factory, tiny_llama):
+    """Words, norm, bases and generic text, against what transformers and torch make of them."""
+    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    assert bundle.text_head is not None and bundle.text_head.softcap is None
+    text, model = TextHead.of(bundle), tiny_llama.model
+    assert text.shape == (32, 64) and len(text.frame.states) == 16 * 32
+    words = text.words.vectors(slice(None))
+    head = model.get_output_embeddings().weight.detach().numpy()
+    assert 0 < np.abs(words - head).mean() < 0.1 * np.abs(head).mean()
+    np.testing.assert_allclose(text.frame.weight, model.model.norm.weight.numpy(), rtol=1e-3)
+    assert not text.frame.shift.any()
+    for basis in (text.frame.inputs, text.frame.outputs):
+        each = basis.astype(np.float32)
+        np.testing.assert_allclose(each.T @ each, np.eye(each.shape[1]), atol=5e-3)
+    states = text.frame.states.astype(np.float32)
+    energy = np.square(states * text.frame.scales @ text.frame.inputs.astype(np.float32)).mean(0)
+    assert energy[0] > 4 * energy[-1] and (np.diff(energy) < 1e-3).all()
+    mean, _, _ = text.words.expected(text.frame.read(states), np.zeros(len(states), np.int64))
+    wanted = mean @ text.frame.outputs.astype(np.float32)
+    assert np.abs(wanted - text.frame.expected).max() < 0.01 * np.abs(wanted).max()
+
+
+def test_the_program_s_adapter_does_what_numpy_makes_of_it(tmp_path_factory):
+    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    text, engine = TextHead.of(bundle), open_engine(bundle, name="executorch-binding")
+    spec = {"kind": "completion", "template": "{a}", "completion_field": "b"}
+    task = task_for(bundle, spec)
+    examples = encode_rows(task, [{"a": "The cat", "b": " sat on the mat."}] * 2)
+    look = BatchLook(engine, task, bundle.bounds, examples, text)
+    values = bundle.values.astype(np.float32)
+    weights = np.random.default_rng(0).standard_normal(text.entries, np.float32) / 10
+    tokens = look.tokens(values)
+    plain = look.losses(values[None])
+    for own, moves in ((np.zeros_like(weights), False), (weights, True)):
+        found = text.gradient(own, tokens.states, tokens.words, np.zeros(0, np.int64), 0.0)
+        exact = look.losses(np.concatenate([values, own])[None])
+        np.testing.assert_allclose(tokens.losses(found.logp), exact, atol=0.1)
+        assert (np.abs(exact - plain).max() > 0.3) == moves
+
+
+def test_what_the_norm_does_is_read_off_it():
+    rng = np.random.default_rng(0)
+    last = rng.standard_normal((200, 8)).astype(np.float32)
+    last /= np.sqrt(np.square(last).mean(axis=1, keepdims=True))
+    weight, shift = rng.uniform(0.5, 2, 8), rng.standard_normal(8)
+    found = read_norm(last, (last * weight).astype(np.float32))
+    np.testing.assert_allclose(found[0], weight, rtol=1e-4)
+    assert not found[1].any()
+    centred = (last - last.mean(1, keepdims=True)) / last.std(1, keepdims=True)
+    found = read_norm(last, (centred * weight + shift).astype(np.float32))
+    np.testing.assert_allclose(found[0], weight, rtol=1e-3)
+    np.testing.assert_allclose(found[1], shift, atol=1e-3)
+    assert read_norm(last, np.abs(last)) is None
+    assert read_norm(last, last[:, :4]) is None
+
+
+def test_words_that_the_program_does_not_hold_are_missed():
+    codes, scales = np.arange(64, dtype=np.uint8).reshape(4, 16), np.ones((4, 1), np.uint16)
+    buffer = codes.tobytes()[:-1] + b"?" + b"z" + codes.tobytes() + scales.tobytes()
+    assert find_words(buffer, "program.pte", codes, scales) == WordsPlace("program.pte", 65, 129)
+    with pytest.raises(ModelError, match=r"program\.pte: does not hold the output head"):
+        find_words(buffer[:120], "program.pte", codes, scales)
 
 
 def test_a_binding_told_of_no_hidden_states_gives_none(tmp_path_factory):

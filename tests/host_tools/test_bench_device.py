@@ -12,7 +12,7 @@ from seedtune.export.model.shape import ModelShape
 from seedtune.host_tools.bench.contenders import spsa_step
 from seedtune.host_tools.bench.operators import _kernel
 from seedtune.host_tools.bench.padding import _padded
-from seedtune.host_tools.bench.shapes import COLUMN_SHARE, FRACTION, SHAPES, _random_mask
+from seedtune.host_tools.bench.shapes import COLUMN_SHARE, FRACTION, SHAPES, random_mask
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.tasks import Encoded
 from tiny_bundle import TASK
@@ -56,7 +56,7 @@ def test_padding_keeps_the_text() -> None:
     assert (padded.positions == example.positions).all()
 
 
-def test_random_masks_lie_as_the_default_mask_does() -> None:
+def testrandom_masks_lie_as_the_default_mask_does() -> None:
     linears = {
         f"model.layers.{block}.{name}": size
         for block in range(8)
@@ -67,7 +67,7 @@ def test_random_masks_lie_as_the_default_mask_does() -> None:
         )
     }
     shape = ModelShape("m", "Llama", 8, 256, 1024, 4, 300, linears, 0, 0, 0, False)
-    mask = _random_mask(shape)
+    mask = random_mask(shape.linears)
     entries = sum(len(flat) for flat in mask.values())
     assert entries == pytest.approx(FRACTION * shape.linear_weights, rel=0.05)
     columns = sum(

@@ -11,51 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from command_line import bad, call, good
 from fakes import fake_basis, fake_ground
-from numpy.typing import NDArray
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
-from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import complete
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Batch, task_for
-from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
-
-
-class ValueEngine(Engine):
-    """A toy program whose label words depend on the last word and on the values."""
-
-    entries, hidden_width = 12, 0
-
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
-        tokens = batch.tokens
-        assert len(values) <= BOUNDS.probes and tokens.size <= BOUNDS.tokens
-        rows = batch.positions // tokens.shape[1]
-        hint = np.cos(tokens.sum(axis=1)[rows].astype(np.float64))
-        first = np.tanh(values[:, :1] * hint[None] + values[:, 1:2])
-        logits = np.stack([first, -first], axis=2)
-        logp = logits - np.logaddexp.reduce(logits, axis=2)[..., None] - 0.5
-        return Scores(logp.astype(np.float32), None)
-
-
-class HiddenEngine(ValueEngine):
-    """The same program with hidden states, in which the word " bad" stands out."""
-
-    hidden_width = 8
-    _bad = tiny_tokenizer().encode(" bad").ids[0]
-
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
-        seen = batch.tokens[batch.positions // batch.tokens.shape[1]]
-        hidden = np.cos(seen.sum(axis=1)[:, None] * np.arange(1, 9)).astype(np.float32)
-        hidden[:, 0] += 3 * (seen == self._bad).any(axis=1)
-        return Scores(super().score(batch, values).logp, np.stack([hidden] * len(values)))
+from seedtune.runtime.tasks import task_for
+from tiny_bundle import TASK, write_tiny_bundle
+from value_engine import HiddenEngine, ValueEngine
 
 
 @pytest.fixture
@@ -287,7 +256,7 @@ class TestReadout:
             )
             plain = good(*asked)
             for found in (by_run, by_file, plain):
-                for field in ("seconds", "values"):
+                for field in ("seconds", "values", "peak_rss_bytes"):
                     found.pop(field, None)
             assert by_run == by_file != plain
 

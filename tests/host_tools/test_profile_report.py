@@ -61,7 +61,7 @@ def test_tables_name_kinds_and_matrices(found):
     console.print(tables(found, True))
     text = console.export_text()
     assert "4 of 16 weights hold 86.1% of the squared-gradient mass" in text
-    assert "1 of 3 matrices have no entry" in text
+    assert "1 of 3 empty" in text
     for name in ("q_proj", "down_proj", "model.layers.1.self_attn.q_proj"):
         assert name in text
 

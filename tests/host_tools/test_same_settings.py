@@ -67,7 +67,7 @@ def test_the_same_settings(
     bundle = write_tiny_bundle(tmp_path / "bundle", **changes).path
     (tmp_path / "task.json").write_text(json.dumps(task))
     files = []
-    for name, start, count in (("train", 0, 24), ("held_out", 24, 6)):
+    for name, start, count in (("train", 0, 24), ("held_out", 24, 6), ("test", 30, 2)):
         rows = [
             {"text": f"film {n} It was", "more": " great", "less": " bad", "label": n % 2}
             for n in range(start, start + count)
@@ -75,11 +75,11 @@ def test_the_same_settings(
         file = tmp_path / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files.append(file)
-    train, held_out = files
+    train, held_out, test = files
 
     options = [part for name, value in chosen.items() for part in (f"--{name}", value)]
     good("tune", bundle, tmp_path / "shell", "--task", tmp_path / "task.json", "--train", train,
-         "--data", held_out, "--forwards", 2, *options)  # fmt: skip
+         "--data", held_out, "--test", test, "--forwards", 2, *options)  # fmt: skip
     with (
         open_model(bundle, task=task) as model,
         model.tuner(

@@ -243,6 +243,7 @@ def test_norm_takes_ten_million_entries():
 def test_each_estimator_has_its_own_number_of_directions():
     usual = {
         "readout": 0,
+        "text-head": 0,
         "gauss-newton": 16,
         "per-example": 0,
         "two-point": 1,
@@ -262,7 +263,14 @@ def test_each_estimator_has_its_own_number_of_directions():
 
 
 ANYTHING = Ground(
-    answers=2, head_rows=2, hidden_width=6, basis=fake_basis(K), examples=64, entries=K
+    answers=2,
+    head_rows=2,
+    hidden_width=6,
+    basis=fake_basis(K),
+    examples=64,
+    entries=K,
+    writes=True,
+    text_head=(4, 6),
 )
 
 

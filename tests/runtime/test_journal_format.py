@@ -221,7 +221,7 @@ def test_a_newer_version_is_refused():
     data = bytearray(header().encode())
     struct.pack_into("<H", data, 8, VERSION + 1)
     struct.pack_into("<I", data, len(data) - 4, crc32c(bytes(data[:-4])))
-    with pytest.raises(JournalError, match="version 2 is newer than 1; update seedtune"):
+    with pytest.raises(JournalError, match="version 3 is newer than 2; update seedtune"):
         decode(bytes(data))
 
 
@@ -325,7 +325,7 @@ def crafted(change: object) -> bytes:
         text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     else:
         text = bytes(change) if isinstance(change, bytes) else b""
-    head = struct.pack("<8sHI", b"SEEDTJRN", VERSION, len(text)) + text
+    head = struct.pack("<8sHI", b"SEEDTJRN", 1, len(text)) + text
     return head + struct.pack("<I", crc32c(head))
 
 
@@ -385,3 +385,8 @@ def test_a_crafted_change_is_damage(payload):
     crc = struct.pack("<I", crc32c(payload, middle))
     with pytest.raises(JournalDamage, match=f"damaged at byte {len(data)} "):
         decode(data + word + struct.pack("<H", middle >> 16) + payload + crc)
+
+
+def test_a_header_that_json_does_not_know_is_refused_before_it_is_written():
+    with pytest.raises(JournalError, match="cannot start a journal with this header"):
+        header(settings={"lr": float("inf")}).encode()

@@ -1,0 +1,1 @@
+"""What a head for text is learned in, made from generic text."""

@@ -1,0 +1,42 @@
+"""Where the output head's int4 weights lie in a program's file, so that a device can read them
+there: kept once, whatever kind of head the model has."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from seedtune.runtime.bundle import WordsPlace
+from seedtune.runtime.errors import ModelError
+
+_NEEDLE = 4096
+
+
+def packed_words(
+    weight: torch.Tensor,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
+    """Codes uint8 ``[V, D / 2]`` and scales, bfloat16 as uint16 ``[V, D / 32]``, of a linear that
+    was rounded to int4: the bytes that XNNPACK and ONNX Runtime's MatMulNBits take."""
+    codes = (weight.qdata.to(torch.int16) + 8).to(torch.uint8).numpy()  # type: ignore[attr-defined]
+    scales = weight.scale.to(torch.bfloat16).view(torch.int16).numpy()  # type: ignore[attr-defined]
+    return codes[:, 1::2] << 4 | codes[:, ::2], scales.view(np.uint16)
+
+
+def find_words(
+    buffer: bytes, file: str, codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint16]
+) -> WordsPlace:
+    """Where both arrays lie in ``buffer``, the content of the program's ``file``.
+
+    Raises:
+        ModelError: they do not.
+    """
+    return WordsPlace(
+        file, _find(buffer, codes.tobytes(), file), _find(buffer, scales.tobytes(), file)
+    )
+
+
+def _find(buffer: bytes, wanted: bytes, file: str) -> int:
+    place = buffer.find(wanted[:_NEEDLE])
+    while place >= 0:
+        if buffer[place : place + len(wanted)] == wanted:
+            return place
+        place = buffer.find(wanted[:_NEEDLE], place + 1)
+    raise ModelError(f"{file}: does not hold the output head's weights as they were rounded")

@@ -1,0 +1,255 @@
+"""``seedtune bench estimate``: what ``seedtune estimate`` says of four models against what their
+commands then take.
+
+Two are real, two have random weights of a published or plain shape, for memory depends on nothing
+else. Each command is a process of its own, run as a user runs it, and tells its own peak. A stage
+for which this machine lacks the memory is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.export.model.shape import read_shape
+from seedtune.export.profile.profile_file import Profile
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
+from seedtune.runtime.engines.system_memory import available_bytes
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.files import default_cache, replace_file
+
+from ..data.fetch import fetch
+from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
+from .results_files import RESULTS, say, write_figures
+from .shapes import FRACTION, SHAPES, Shape, random_mask
+
+ROWS, WORDS, EXAMPLES = 4, 56, 64
+"""Rows of a batch, words of a row, and rows in each file."""
+TASK = {
+    "kind": "classification",
+    "template": "{text} It was",
+    "label_field": "label",
+    "verbalisers": {"0": " bad", "1": " good"},
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model to measure: one that ``fetch`` knows, or a shape.
+
+    ``sequences`` is what it is profiled on; a large one on few, which takes as much memory.
+    """
+
+    shape: Shape | None = None
+    sequences: int = 32
+    rounding: str = "gptq"
+    mask: list[str] = field(default_factory=list)
+
+
+_RANDOM = ["--mask", f"{__name__}:few_columns"]
+MODELS = {
+    "smollm2-135m": Measured(),
+    "gemma3-270m": Measured(),
+    "48-layers": Measured(Shape(640, 1728, 48, 10, 5, 32_000, False), mask=_RANDOM),
+    "llama-3.2-1b": Measured(SHAPES["llama-3.2-1b"], 2, "nearest", _RANDOM),
+}
+
+
+def bench_estimate(
+    *, models: tuple[str, ...] | None = None, results: Path = RESULTS
+) -> dict[str, Any]:
+    """Estimate and measurement of each model, also written to ``estimate.json`` and, as a table,
+    to ``estimate.md`` in ``results``. Models that are not asked for keep their figures.
+
+    Returns:
+        By model and stage (``profile``, ``export``, ``tuning readout``, ``tuning two-point``):
+        ``estimated_bytes``, ``peak_rss_bytes``, ``estimate_over_peak``, ``components``.
+    """
+    for name in models or ():
+        if name not in MODELS:
+            raise SeedtuneError(f"bench estimate: no model {name!r}; known: {', '.join(MODELS)}")
+    figures = _known(results)
+    for name in models or tuple(MODELS):
+        figures[name] = _figures(name, MODELS[name])
+        found = write_figures("estimate", figures, results)
+        replace_file(results / "estimate.md", table(figures).encode())
+    return found
+
+
+def _known(results: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((results / "estimate.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {name: found[name] for name in MODELS if name in found}
+
+
+def show_estimate(figures: dict[str, Any]) -> str:
+    """For people: the table alone."""
+    return table({name: figures[name] for name in MODELS if name in figures})
+
+
+def _figures(name: str, asked: Measured) -> dict[str, Any]:
+    folder = default_cache() / "bench" / f"estimate-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = _real(name) if asked.shape is None else _random(name, asked.shape, folder)
+    shape = read_shape(source)
+    options = {"fraction": FRACTION}
+    profile, bundle = folder / "profile.safetensors", folder / "bundle"
+    found: dict[str, Any] = {"parameters": shape.parameters, "rounding": asked.rounding}
+
+    def stage(what: str, said: Estimate, *command: object) -> bool:
+        found[what] = {"estimated_bytes": said.bytes, "components": said.components}
+        free = available_bytes()
+        if free is not None and said.bytes > free:
+            say(f"{name}: {what} needs {said.bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+            return False
+        say(f"{name}: {what}")
+        peak = _command(*command)["peak_rss_bytes"]
+        found[what] |= {"peak_rss_bytes": peak, "estimate_over_peak": said.bytes / peak}
+        return True
+
+    read = {"sequences": asked.sequences, "length": 128}
+    made = stage(
+        "profile", estimate_profile(shape, **read, speed=1.0), "profile", source, profile,
+        "--sequences", asked.sequences,
+    ) and stage(
+        "export", estimate_export(shape, rounding=asked.rounding, **options), "export", source,
+        bundle, "--profile", profile, "--rounding", asked.rounding, *asked.mask,
+    )  # fmt: skip
+    if not made:
+        return found
+    found["bundle_bytes"] = sum(
+        part["bytes"] for part in open_bundle(bundle).manifest["parts"].values()
+    )
+    for estimator in ("readout", "two-point"):
+        run = folder / f"run-{estimator}"
+        shutil.rmtree(run, ignore_errors=True)
+        said = estimate_tuning(
+            shape, DEFAULT_BOUNDS, rows=ROWS, length=_length(bundle), examples=EXAMPLES,
+            estimator=estimator, speed=1.0, **options,
+        )  # fmt: skip
+        rates = ["--lr", "1e-5", "--eps", "0.01"] if estimator == "two-point" else []
+        stage(f"tuning {estimator}", said, "tune", bundle, run, "--task", _task(folder), "--train",
+              _rows(folder), "--data", _rows(folder, 8), "--batch-size", ROWS, "--steps", 3,
+              "--estimator", estimator, *rates)  # fmt: skip
+    return found
+
+
+def _real(name: str) -> Path:
+    """The folder that a fetched GGUF file is dequantised to, which is a peak of its own."""
+    code = (
+        "import sys; from seedtune.export.model.load_model import _dequantised_folder as folder; "
+        "from pathlib import Path; print(folder(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, str(fetch(name))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SeedtuneError(f"bench estimate: {name} could not be dequantised")
+    return Path(done.stdout.splitlines()[-1])
+
+
+def _random(name: str, shape: Shape, folder: Path) -> Path:
+    """A model folder of that shape, with random weights and SmolLM2's tokenizer: any that fits the
+    vocabulary."""
+    model = folder / "model"
+    if (model / "made").is_file():
+        return model
+    code = (
+        "import sys, json, torch; from transformers import AutoConfig, AutoModelForCausalLM, "
+        "AutoTokenizer; config = AutoConfig.for_model(**json.loads(sys.argv[2])); "
+        "torch.manual_seed(0); "
+        "AutoModelForCausalLM.from_config(config).save_pretrained(sys.argv[1]); "
+        "AutoTokenizer.from_pretrained(sys.argv[3]).save_pretrained(sys.argv[1])"
+    )
+    config = {"model_type": "llama", "max_position_embeddings": 2048, **asdict(shape)}
+    say(f"{name}: making weights")
+    command = [sys.executable, "-c", code, model, json.dumps(config), _real("smollm2-135m")]
+    if subprocess.run([str(part) for part in command]).returncode != 0:
+        raise SeedtuneError(f"bench estimate: the weights of {name} could not be made")
+    (model / "made").touch()
+    return model
+
+
+def few_columns(profile: Profile, fraction: float) -> dict[str, NDArray[np.int64]]:
+    """A mask method for random weights, whose own profile would spread over all columns."""
+    return random_mask({name: layer.fisher.shape for name, layer in profile.layers.items()})
+
+
+def _task(folder: Path) -> Path:
+    file = folder / "task.json"
+    file.write_text(json.dumps(TASK), encoding="utf-8")
+    return file
+
+
+def _rows(folder: Path, count: int = EXAMPLES) -> Path:
+    """A file of rows of ``WORDS`` common words."""
+    text = "the film was good and we had a long day out in the sun with all of them"
+    generator = np.random.default_rng(count)
+    file = folder / f"rows-{count}.jsonl"
+    rows = [
+        {"text": " ".join(generator.choice(text.split(), WORDS)), "label": number % 2}
+        for number in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def _length(bundle: Path) -> int:
+    """Tokens of a row in this bundle's vocabulary."""
+    tokenizer = open_bundle(bundle).tokenizer()
+    row = json.loads(_rows(bundle.parent, 8).read_text(encoding="utf-8").splitlines()[0])
+    return len(tokenizer.encode(row["text"] + " It was").ids)
+
+
+def _command(*arguments: object) -> dict[str, Any]:
+    command = [sys.executable, "-c", "from seedtune.host_tools.cli import main; main()"]
+    command += [str(argument) for argument in arguments]
+    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, env=os.environ)
+    if done.returncode != 0:
+        raise SeedtuneError(
+            f"bench estimate: {arguments[0]} of {arguments[1]} ended with code {done.returncode}"
+        )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as a Markdown page."""
+    lines = [
+        "# What `seedtune estimate` says, and what it then takes",
+        "",
+        "`seedtune bench estimate` measures this again. Peaks are resident memory (`VmHWM`) of the "
+        f"command's own process. Tuning: {ROWS} rows of about {WORDS + 2} tokens a batch. The last "
+        "two models have random weights; the largest is rounded to the nearest, for time.",
+        "",
+        "| model | stage | estimate | measured | estimate over it |",
+        "|---|---|---|---|---|",
+    ]
+    for name, model in figures.items():
+        for stage, found in model.items():
+            if not isinstance(found, dict):
+                continue
+            said = f"{found['estimated_bytes'] / 1e6:,.0f} MB"
+            peak, ratio = "not run: too little memory", ""
+            if "peak_rss_bytes" in found:
+                peak = f"{found['peak_rss_bytes'] / 1e6:,.0f} MB"
+                ratio = f"{found['estimate_over_peak']:.2f}"
+            lines.append(f"| {name} | {stage} | {said} | {peak} | {ratio} |")
+            name = ""
+    weights = [
+        f"{model['export']['peak_rss_bytes'] / model['parameters']:.1f}"
+        for model in figures.values()
+        if "peak_rss_bytes" in model.get("export", {})
+    ]
+    if weights:
+        lines += ["", f"Export at its peak, in bytes a weight: {', '.join(weights)}."]
+    return "\n".join(lines) + "\n"

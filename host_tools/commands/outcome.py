@@ -1,0 +1,178 @@
+"""What ``tune`` says at the end: how good the run is on rows that chose nothing, and what the curve
+says. The same goes into the run folder, for ``seedtune report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .held_out import HeldOut
+from .inputs import spaced
+
+if TYPE_CHECKING:
+    from seedtune.runtime.bundle import Bounds
+    from seedtune.runtime.model import Model
+    from seedtune.runtime.tasks import Prediction
+    from seedtune.runtime.tasks.rows import Row
+    from seedtune.runtime.tuning.tuner import Tuner
+
+OUTCOME_FILE = "outcome.json"
+SHOWN_ROWS = 20
+"""Held-out rows whose answers before and after are kept for the report."""
+
+
+def outcome_of(
+    tuner: Tuner,
+    model: Model,
+    held_out: HeldOut,
+    seconds: float,
+    *,
+    memory_limit: int | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """The run's result; loads what ships into ``model`` and writes it into the run folder.
+
+    Rows are judged unless a signal ended the session: whoever sends one does not want to wait.
+    """
+    from seedtune.runtime.bundle.exported_values import values_sha256
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.tuning.metrics import read_metrics
+
+    from ..reports.curve import duration, read_curve, seconds_of_as_many_again
+
+    history, tuned, metric = tuner.history, tuner.tuned(), model.task.metric_name
+    file = tuner.folder / "values.safetensors"
+    before_values = model.values
+    model.load(tuned)
+    model.save(file)
+    before, after = _chosen_by(tuner, metric), _best(tuner, metric)
+    rows: list[dict[str, Any]] = []
+    judged = bool(held_out.judging) and tuner.control.stop_reason is None
+    if judged:
+        bounds = _bounds(model, held_out, memory_limit)
+        before, after, rows = _judged(model, held_out, before_values, bounds, progress)
+        after = {"step": tuned.step, **after}
+    lines = read_metrics(tuner.folder, steps=history.steps)
+    curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
+    again = seconds_of_as_many_again(history, lines)
+    settings = history.settings
+    result = {
+        "run": str(tuner.folder),
+        "steps": history.steps,
+        "skipped": history.skipped,
+        "forwards": tuner.forwards,
+        "seconds": seconds,
+        "stop_reason": tuner.stop_reason,
+        **{
+            name: value
+            for name, value in (("eps", settings.resolved_eps), ("lr", settings.lr))
+            if name not in history.facts.ignores
+        },
+        "before": before,
+        "after": after,
+        "judged_rows": len(held_out.judging) if judged else 0,
+        "choosing_rows": len(held_out.choosing),
+        "curve": curve.text,
+        "twice_as_many": None if again is None else f"{duration(again)} more{_how_to_go_on(tuner)}",
+        "message": tuned.message,
+        "values": str(file),
+        "values_sha256": values_sha256(tuned.values),
+        "peak_rss_bytes": peak_resident_bytes(),
+    }
+    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "metric": metric})
+    return result
+
+
+def _how_to_go_on(tuner: Tuner) -> str:
+    """The option that makes a run longer, where one does: some see each row once."""
+    from dataclasses import replace
+
+    history = tuner.history
+    more = 2 * history.settings.resolved_steps
+    longer = history.facts.fit(replace(history.settings, steps=more), tuner.ground)
+    if longer.resolved_steps <= history.settings.resolved_steps:
+        return ", with twice as many training rows: each row is used once"
+    return f" (--steps {longer.resolved_steps})"
+
+
+def _chosen_by(tuner: Tuner, metric: str) -> dict[str, Any] | None:
+    """The start as the choosing rows saw it."""
+    start = next((item for item in tuner.history.evaluations if item.step == 0), None)
+    return None if start is None else {"loss": start.loss, metric: start.metric}
+
+
+def _best(tuner: Tuner, metric: str) -> dict[str, Any] | None:
+    tuned = tuner.tuned()
+    if tuned.metric is None:
+        return None
+    return {"step": tuned.step, "loss": tuned.loss, metric: tuned.metric}
+
+
+def _bounds(model: Model, held_out: HeldOut, limit: int | None) -> Bounds:
+    from seedtune.runtime.engines.memory import PassMemory, fit_passes
+
+    memory = PassMemory.of_bundle(model.bundle)
+    return fit_passes(model.bundle.bounds, memory, held_out.judging, limit=limit)
+
+
+def _judged(
+    model: Model,
+    held_out: HeldOut,
+    before: Any,
+    bounds: Bounds,
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Loss and metric before and after, and both answers to some rows."""
+    from seedtune.runtime.scoring.evaluation import evaluate, predict
+
+    figures, answers = [], []
+    shown = spaced(range(len(held_out.judging)), SHOWN_ROWS)
+    some = [held_out.judging[number] for number in shown]
+    total = 2 * len(held_out.judging)
+    for turn, values in enumerate((before, model.values)):
+
+        def shown_as_one(done: int, of: int, before: int = turn) -> None:
+            progress(before * of + done, total)
+
+        asked = model.engine, model.task, held_out.judging, values, bounds
+        found = evaluate(*asked, shown_as_one, text=model.text)
+        figures.append({"loss": found.loss, model.task.metric_name: found.metric})
+        answers.append(predict(model.engine, model.task, some, values, bounds, text=model.text))
+    rows = [held_out.rows[number] for number in shown]
+    return figures[0], figures[1], _rows(model, rows, answers)
+
+
+def _rows(
+    model: Model, rows: Sequence[Row], answers: Sequence[Sequence[Prediction]]
+) -> list[dict[str, Any]]:
+    label = (model.task_spec or {}).get("label_field")
+    return [
+        {
+            "fields": {name: str(value) for name, value in row.items() if name != label},
+            "right": None if label is None else str(row[label]),
+            "before": {"answer": one.answer, "scores": one.scores},
+            "after": {"answer": other.answer, "scores": other.scores},
+        }
+        for row, one, other in zip(rows, *answers, strict=False)
+    ]
+
+
+def _bundle(model: Model) -> dict[str, Any]:
+    return {"sha256": model.bundle.sha256, "model": model.bundle.manifest["model"]["name"]}
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    """It holds texts of rows: for the owner's eyes alone, like the journal beside it."""
+    from seedtune.runtime.errors import JournalError
+    from seedtune.runtime.files import replace_file
+
+    from .output import plain
+
+    file = folder / OUTCOME_FILE
+    try:
+        text = json.dumps(plain(content), ensure_ascii=False, indent=1)
+        replace_file(file, text.encode("utf-8", "replace"), private=True)
+    except OSError as error:
+        raise JournalError(f"{file}: cannot be written ({error.strerror})") from error

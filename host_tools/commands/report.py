@@ -1,0 +1,48 @@
+"""``seedtune plot`` and ``seedtune report``: a run for people, as a picture and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, RunPath
+from .output import Output
+
+
+def plot(
+    run: RunPath,
+    picture: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG file. Default: RUN/plot.png.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw a run's loss and accuracy over its forward passes."""
+    from ..reports.plot_run import draw_run
+
+    file = picture or run / "plot.png"
+    draw_run(run, file)
+    Output(json).result({"picture": str(file)})
+
+
+def report(
+    run: RunPath,
+    page: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file. Default: RUN/report.html.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one HTML page of a run: curves, answers before and after, settings, hashes, memory.
+
+    It is readable without a network, and needs nothing beside it. It shows rows of your data.
+    """
+    from seedtune.runtime.journal.file import read_journal
+    from seedtune.runtime.journal.state import history_of
+
+    from ..reports.page import write_page
+    from .journal import that_matter
+
+    file = page or run / "report.html"
+    write_page(run, file, that_matter(history_of(read_journal(run))))
+    Output(json).result({"page": str(file), "bytes": file.stat().st_size})

@@ -1,0 +1,176 @@
+"""``seedtune report``: one HTML page of a run that needs neither network nor scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.errors import JournalError, SeedtuneError
+from seedtune.runtime.files import replace_file
+from seedtune.runtime.tuning.metrics import read_metrics
+
+from ..commands.outcome import OUTCOME_FILE
+from .curve import read_curve
+from .run_curves import Curves, measure_words, run_curves
+from .svg_chart import Line, chart
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
+       vertical-align: top; border-bottom: 1px solid #ddd }
+td { overflow-wrap: anywhere } code { font-size: .9em } .right { color: #06701f }
+.wrong { color: #a3200d } .note { color: #555 } svg { width: 100%; height: auto }
+svg text { font: 12px system-ui, sans-serif; fill: #444 }
+"""
+
+
+def write_page(run: Path, file: Path, settings: Mapping[str, Any]) -> None:
+    """Write the page of the run folder ``run`` to ``file``, readable by its owner alone: it shows
+    rows of data.
+
+    Args:
+        settings: those that mean something to the run, by name.
+
+    Raises:
+        JournalError: no run there, or damaged.
+        SeedtuneError: the page cannot be written.
+    """
+    found = run_curves(run)
+    outcome = _outcome(run)
+    parts = [
+        f"<h1>{escape(found.title)}</h1>",
+        *_summary(found, outcome, run),
+        *_curves(found),
+        *_rows(found, outcome),
+        "<h2>Settings</h2>",
+        _table(settings.items()),
+        "<h2>Identity</h2>",
+        "<p class=note>SHA-256 of what went in and came out. The same bundle and journal give the "
+        "same values everywhere.</p>",
+        _table(_identity(found, outcome)),
+    ]
+    page = (
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>{escape(found.title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+    try:
+        replace_file(file, page.encode("utf-8", "replace"), private=True)
+    except OSError as error:
+        raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def _outcome(run: Path) -> dict[str, Any]:
+    """What ``seedtune tune`` left in the folder; empty of a run that something else tuned."""
+    file = run / OUTCOME_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise JournalError(f"{file}: cannot be read ({error}); tune again or delete it") from error
+    if not isinstance(content, dict):
+        raise JournalError(f"{file}: is not an object; tune again or delete it")
+    return content
+
+
+def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]:
+    metric = found.metric
+    before, after = outcome.get("before"), outcome.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        judged = outcome.get("judged_rows") or 0
+        of = f"{judged} rows that chose nothing" if judged else "the rows that chose the step"
+        yield (
+            f"<p>On {of}: {escape(metric)} <b>{found.said(before[metric])}</b> before, "
+            f"<b>{found.said(after[metric])}</b> after.</p>"
+        )
+    lines = read_metrics(run, steps=found.history.steps)
+    curve = read_curve(found.history, [line for line in lines if line["kind"] == "step"])
+    yield f"<p>{escape(curve.text[:1].upper() + curve.text[1:])}.</p>"
+    peak = outcome.get("peak_rss_bytes")
+    facts = {
+        "ships": outcome.get("message"),
+        "why it ended": outcome.get("stop_reason"),
+        "forward passes": outcome.get("forwards"),
+        "seconds of the last session": _rounded(outcome.get("seconds")),
+        "twice as many would take": outcome.get("twice_as_many"),
+        "memory at most": None if peak is None else f"{peak / 1e6:,.0f} MB",
+        "steps skipped": found.history.skipped,
+    }
+    yield _table((name, value) for name, value in facts.items() if value is not None)
+
+
+def _curves(found: Curves) -> Iterable[str]:
+    title, _ = measure_words(found.metric, found.higher_is_better)
+    forwards = "times that the model has read a batch of rows (forward passes)"
+    losses = [
+        Line("rows it learns from, averaged", found.smoothed, "#9bb7d4", dots=False),
+        Line("rows held out", [(each.forwards, each.loss) for each in found.evaluated], "#d9730d"),
+    ]
+    yield "<h2>How surprised the model is by the right answers (loss): lower is better</h2>"
+    yield chart([line for line in losses if line.points], forwards, lambda value: f"{value:.3g}")
+    if found.evaluated:
+        points = [(each.forwards, each.metric) for each in found.evaluated]
+        yield f"<h2>{escape(title)}</h2>"
+        yield chart([Line("rows held out", points, "#d9730d")], forwards, found.said)
+
+
+def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
+    rows = outcome.get("rows") or []
+    yield "<h2>Before and after, row by row</h2>"
+    if not rows:
+        yield (
+            "<p class=note>None are kept: <code>seedtune tune</code> with held-out rows keeps "
+            "twenty.</p>"
+        )
+        return
+    yield f"<p class=note>{len(rows)} held-out rows that chose nothing.</p>"
+    yield "<table><tr><th>row<th>right answer<th>before<th>after</tr>"
+    for row in rows:
+        fields = "<br>".join(
+            f"<b>{escape(name)}</b> {escape(value)}" for name, value in row["fields"].items()
+        )
+        cells = [fields, escape(str(row["right"])) if row["right"] is not None else ""]
+        cells += [_answer(row[when], row["right"]) for when in ("before", "after")]
+        yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
+def _answer(said: dict[str, Any], right: str | None) -> str:
+    answer, scores = said["answer"], said["scores"]
+    if answer is None:  # a completion: how well it fits
+        return escape(f"loss a token {scores['nll']:.3f}") if "nll" in scores else ""
+    share = f" ({scores[answer]:.0%})" if answer in scores else ""
+    kind = "right" if answer == right else "wrong"
+    mark = "✓" if answer == right else "✗"
+    return f"<span class={kind}>{mark} {escape(answer)}{share}</span>"
+
+
+def _identity(found: Curves, outcome: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    header, data = found.journal.header, found.history.data
+    yield "model", (outcome.get("bundle") or {}).get("model")
+    yield "bundle", header.bundle_sha256
+    yield "values at the start", header.values_sha256
+    yield "values that ship", outcome.get("values_sha256")
+    yield "training rows", data["train_sha256"]
+    yield "held-out rows that choose", data["eval_sha256"]
+
+
+def _table(items: Iterable[tuple[str, Any]]) -> str:
+    rows = (
+        f"<tr><th>{escape(str(name))}</th> <td>{escape(str(value))}</td></tr>"
+        for name, value in items
+        if value is not None
+    )
+    return "<table>" + "\n".join(rows) + "</table>"
+
+
+def _rounded(seconds: Any) -> str | None:
+    return None if seconds is None else f"{float(seconds):.1f}"

@@ -1,0 +1,85 @@
+"""Line charts as SVG, inline in a page: no script, no font and no file beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_WIDTH, _HEIGHT = 720, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 44
+_MOST_POINTS = 400
+"""Of a line: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points ``(x, y)`` by ``x``, under a name."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    dots: bool = True
+
+
+def chart(lines: Sequence[Line], across: str, said: Callable[[float], str]) -> str:
+    """An ``<svg>`` element; a sentence where there is nothing to draw.
+
+    Args:
+        across: what the axis at the bottom counts.
+        said: a value of the axis at the left as text.
+    """
+    points = [point for line in lines for point in line.points if math.isfinite(point[1])]
+    if not points:
+        return "<p class=note>Nothing was recorded.</p>"
+    right = max(x for x, _ in points) or 1.0
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across_share, up_share = x / right, (y - low) / (high - low)
+        return (
+            round(_LEFT + across_share * (_WIDTH - _LEFT - _RIGHT), 1),
+            round(_HEIGHT - _BOTTOM - up_share * (_HEIGHT - _TOP - _BOTTOM), 1),
+        )
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    for tick in _ticks(low, high):
+        _, y = place(0, tick)
+        parts.append(f'<path d="M{_LEFT} {y}H{_WIDTH - _RIGHT}" stroke="#e5e5e5"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{said(tick)}</text>')
+    for tick in _ticks(0, right):
+        x, _ = place(tick, low)
+        parts.append(
+            f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{tick:g}</text>'
+        )
+    parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 8}">{escape(across)}</text>')
+    for number, line in enumerate(lines):
+        shown = [place(x, y) for x, y in _thinned(line.points) if math.isfinite(y)]
+        path = " ".join(f"{x},{y}" for x, y in shown)
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="2"/>'
+        )
+        if line.dots:
+            parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{line.colour}"/>' for x, y in shown]
+        at = _TOP + 14 + 16 * number
+        parts.append(
+            f'<text x="{_WIDTH - _RIGHT - 4}" y="{at}" text-anchor="end" '
+            f'style="fill:{line.colour}">{escape(line.name)}</text>'
+        )
+    return "\n".join([*parts, "</svg>"])
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    step = -(-len(points) // _MOST_POINTS)
+    return points[::step] if step > 1 else points
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``, three to seven of them."""
+    power = 10 ** math.floor(math.log10((high - low) / 4))
+    width = next(size * power for size in (1, 2, 5, 10) if (high - low) / (size * power) <= 6)
+    first = math.ceil(low / width)
+    return [round(number * width, 12) for number in range(first, math.floor(high / width) + 1)]

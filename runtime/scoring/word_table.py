@@ -1,0 +1,133 @@
+"""The output head's words, as the program holds them: what each text token's gradient is made of.
+
+Of a token's loss by what the head reads, ``h``, the gradient is exact: ``W' (p - y)``, the mean
+word vector under the head's own probabilities p less the vector of the word said. W lies in the
+program's file as int4 codes; here it is mapped and made float32 in blocks of words, so that memory
+does not grow with the vocabulary.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle, WordsPlace
+from ..bundle.manifest import WORDS_GROUP
+
+_BLOCK = 1 << 21
+"""Weights that stand in float32 at once: 8 MB."""
+_TOKENS = 512
+"""Tokens whose logits for a block stand at once."""
+_HALVES = (np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=1) - 8).astype(np.float32)
+"""The two codes of a byte."""
+
+
+class WordTable:
+    """Vectors of all words, float32 by need. ``codes`` and ``scales`` are read, never changed."""
+
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        scales: NDArray[np.uint16],
+        softcap: float | None = None,
+    ) -> None:
+        """
+        Args:
+            codes: uint8 ``[V, D / 2]``; see ``WordsPlace``.
+            scales: bfloat16 as uint16 ``[V, D / 32]``.
+            softcap: bound of the logits, ``cap * tanh(logit / cap)``.
+        """
+        self._codes, self._scales, self._softcap = codes, scales, softcap
+        self._block = max(1, _BLOCK // (2 * codes.shape[1]))
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "WordTable":
+        """Mapped from the program's file of a bundle that has a ``text_head``.
+
+        Raises:
+            BundleError: there is another file since the bundle was opened.
+        """
+        info = bundle.text_head
+        assert info is not None and bundle.adapter is not None
+        with bundle.checked(info.words.file) as file:
+            mapped = _mapped(file, info.words, bundle.vocab_size, bundle.adapter.width)
+            return cls(*mapped, info.softcap)
+
+    def vectors(self, words: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """float32 ``[N, D]``."""
+        codes, scales = self._codes[words], self._scales[words]
+        exact = (scales.astype(np.uint32) << 16).view(np.float32)
+        groups = np.take(_HALVES, codes, axis=0).reshape(*exact.shape, WORDS_GROUP)
+        groups *= exact[:, :, None]
+        return groups.reshape(len(codes), -1)
+
+    def expected(
+        self, read: NDArray[np.float32], words: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
+        """Of each token, from what the head reads, float32 ``[N, D]``.
+
+        Returns:
+            the mean word vector under the head's probabilities, float32 ``[N, D]``; the
+            log-probability of the word said, float64 ``[N]``; and the part of that word's own
+            vector in the gradient, float32 ``[N]``: 1 without a softcap. With one, the mean is
+            weighted by its slope too.
+        """
+        parts = [
+            self._expected(read[first : first + _TOKENS], words[first : first + _TOKENS])
+            for first in range(0, len(read), _TOKENS)
+        ]
+        mean, logp, slope = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return mean, logp, slope
+
+    def _expected(
+        self, read: NDArray[np.float32], words: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
+        """With a running maximum over blocks of words (as in arXiv 1805.02867, algorithm 3)."""
+        count = len(read)
+        top = np.full(count, -np.inf, np.float32)
+        total, mean = np.zeros(count, np.float32), np.zeros_like(read)
+        own, own_slope = np.zeros(count, np.float32), np.ones(count, np.float32)
+        for first in range(0, len(self._codes), self._block):
+            vectors = self.vectors(slice(first, first + self._block))
+            logits = read @ vectors.T
+            slope = None
+            if self._softcap is not None:
+                cap = np.float32(self._softcap)
+                np.tanh(logits / cap, out=logits)
+                slope = 1 - np.square(logits)
+                logits *= cap
+            here = np.flatnonzero((words >= first) & (words < first + len(vectors)))
+            own[here] = logits[here, words[here] - first]
+            if slope is not None:
+                own_slope[here] = slope[here, words[here] - first]
+            higher = np.maximum(top, logits.max(axis=1))
+            shrunk = np.exp(top - higher)
+            logits -= higher[:, None]
+            np.exp(logits, out=logits)
+            total = total * shrunk + logits.sum(axis=1)
+            if slope is not None:
+                logits *= slope
+            mean *= shrunk[:, None]
+            mean += logits @ vectors
+            top = higher
+        mean /= total[:, None]
+        logp = own.astype(np.float64) - top - np.log(total.astype(np.float64))
+        return mean, logp, own_slope
+
+    @property
+    def memory_bytes(self) -> int:
+        """What ``expected`` takes at its peak: a block and its codes as floats, logits and their
+        slopes; and the mapped pages."""
+        mapped = self._codes.nbytes + self._scales.nbytes
+        return int(2 * 4 * _BLOCK + 3 * 4 * _TOKENS * self._block + mapped)
+
+
+def _mapped(
+    file: Path, place: WordsPlace, words: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Both arrays as they lie in the file, which may be at odd offsets."""
+    whole = np.memmap(file, np.uint8, "r")
+    codes, scales = place.sizes(words, width)
+    found = np.frombuffer(whole, np.uint8, codes, place.codes)
+    scale = np.frombuffer(whole, "<u2", scales // 2, place.scales)
+    return found.reshape(words, width // 2), scale.reshape(words, width // WORDS_GROUP)

@@ -1,0 +1,89 @@
+"""``seedtune bench estimate``: each stage as a user runs it, a table, and figures that are kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import bad, call
+from seedtune.export.profile.profile_file import LayerProfile, Profile
+from seedtune.host_tools.bench import estimate as module
+from seedtune.host_tools.bench.estimate import Measured, few_columns
+from seedtune.runtime.errors import SeedtuneError
+from tiny_bundle import write_tiny_bundle
+
+
+@pytest.fixture
+def commands(
+    tmp_path: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Any, ...]]:
+    """What was run; no command takes more than it says."""
+    seen: list[tuple[Any, ...]] = []
+
+    def run(*arguments: Any) -> dict[str, Any]:
+        seen.append(arguments)
+        if arguments[0] == "export":
+            write_tiny_bundle(Path(arguments[2]))
+        return {"peak_rss_bytes": 500_000_000}
+
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "MODELS", {"one": Measured(), "two": Measured(rounding="nearest")})
+    monkeypatch.setattr(module, "_real", lambda name: tiny_llama_folder)
+    monkeypatch.setattr(module, "_command", run)
+    return seen
+
+
+def test_every_stage_is_measured_and_shown(tmp_path: Path, commands: list[Any]) -> None:
+    shown = call("bench", "estimate", "--output", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert [each[0] for each in commands] == 2 * ["profile", "export", "tune", "tune"]
+    assert "nearest" in commands[5] and "gptq" in commands[1]
+    figures = json.loads((tmp_path / "estimate.json").read_text())
+    page = (tmp_path / "estimate.md").read_text()
+    for stage in ("profile", "export", "tuning readout", "tuning two-point"):
+        found = figures["one"][stage]
+        assert found["estimated_bytes"] == sum(found["components"].values())
+        assert found["estimate_over_peak"] == found["estimated_bytes"] / 5e8
+        assert f"| {stage} | {found['estimated_bytes'] / 1e6:,.0f} MB | 500 MB |" in page
+    assert all(line in shown.stdout for line in page.splitlines() if line.startswith("|"))
+
+
+def test_one_model_again_leaves_the_figures_of_the_others(
+    tmp_path: Path, commands: list[Any]
+) -> None:
+    call("bench", "estimate", "--output", tmp_path)
+    before = json.loads((tmp_path / "estimate.json").read_text())
+    before["two"]["export"]["peak_rss_bytes"] = 7
+    (tmp_path / "estimate.json").write_text(json.dumps(before))
+    assert call("bench", "estimate", "--models", "one", "--output", tmp_path).exit_code == 0
+    after = json.loads((tmp_path / "estimate.json").read_text())
+    assert after["two"] == before["two"]
+    assert "no model 'three'; known: one, two" in bad(1, "bench", "estimate", "--models", "three")
+
+
+def test_what_does_not_fit_is_not_run(
+    tmp_path: Path, commands: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available_bytes", lambda: 10)
+    call("bench", "estimate", "--models", "one", "--output", tmp_path)
+    assert not commands
+    assert "not run: too little memory" in (tmp_path / "estimate.md").read_text()
+
+
+def test_a_command_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SeedtuneError, match="inspect of nowhere ended with code"):
+        module._command("inspect", "nowhere")
+
+
+def test_random_weights_get_a_mask_in_few_columns() -> None:
+    rng = np.random.default_rng(0)
+    layers = {
+        f"model.layers.{n}.{name}": LayerProfile(
+            rng.random((64, 256), np.float32), np.ones(256, np.float32)
+        )
+        for n in range(8)
+        for name in ("self_attn.v_proj", "mlp.down_proj")
+    }
+    mask = few_columns(Profile(layers, "m", "0" * 64, "0" * 64, {}), 0.001)
+    assert sum(len(flat) for flat in mask.values()) == pytest.approx(16 * 64 * 256 / 1000, rel=0.1)

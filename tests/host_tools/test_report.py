@@ -1,0 +1,131 @@
+"""``seedtune report`` and ``plot``: a run for a reader who knows none of this project's words."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from command_line import bad, good
+from seedtune.host_tools.reports import plot_run
+from seedtune.host_tools.reports.svg_chart import Line, chart
+from seedtune.runtime import engines
+from tiny_bundle import write_tiny_bundle
+from value_engine import HiddenEngine, ValueEngine
+
+
+class Seen(HTMLParser):
+    """Elements, their addresses and the text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: set[str] = set()
+        self.addresses: list[str | None] = []
+        self.words = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
+    return write_tiny_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    words = ["the film", "great <b>plot</b>", "dull", "bad and dull", "good", "I left because"]
+    file = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps({"text": f"{words[n % 6]} {words[n % 5]}", "label": n % 2}) for n in range(60)
+    ]
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture
+def run(tmp_path: Path, bundle: Path, rows: Path) -> Path:
+    good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows, "--steps", 12,
+         "--eval-every", 3, "--batch-size", 4, "--estimator", "two-point", "--eps", 0.01,
+         "--lr", 0.01)  # fmt: skip
+    return tmp_path / "run"
+
+
+def test_a_page_that_needs_no_network(tmp_path: Path, run: Path) -> None:
+    told = good("report", run)
+    file = run / "report.html"
+    assert told == {"page": str(file), "bytes": file.stat().st_size}
+    assert file.stat().st_mode & 0o077 == 0  # it shows rows
+    text = file.read_text()
+    seen = Seen(text)
+    assert not seen.addresses and not {"script", "link", "img", "iframe"} & seen.elements
+    assert "@import" not in text and "url(" not in text and "http" not in text
+    journal = good("journal", "show", run)
+    kept = json.loads((run / "outcome.json").read_text())
+    for part in (
+        "accuracy", "forward passes", "the held-out loss", "batch_size", "memory at most", " MB",
+        journal["bundle_sha256"], kept["values_sha256"], "30 rows that chose nothing",
+    ):  # fmt: skip
+        assert part in seen.words or part in seen.words.lower(), part
+    assert text.count("<svg") == 2
+    assert text.count("✓") + text.count("✗") == 40  # twenty rows, before and after
+    assert "great <b>plot</b>" in seen.words  # a row is text, no markup
+
+
+def test_a_page_elsewhere_and_of_a_run_without_an_outcome(tmp_path: Path, run: Path) -> None:
+    (run / "outcome.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    good("report", run, "-o", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "None are kept" in text and "<svg" in text
+
+
+def test_what_a_reader_cannot_use_is_one_line(tmp_path: Path, run: Path) -> None:
+    assert "cannot be read" in bad(5, "report", tmp_path / "nowhere")
+    assert "cannot be written" in bad(1, "report", run, "-o", tmp_path / "no" / "page.html")
+    (run / "outcome.json").write_text("{")
+    assert "outcome.json: cannot be read" in bad(5, "report", run)
+
+
+def test_settings_that_mean_nothing_are_not_on_the_page(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: HiddenEngine())
+    hidden = write_tiny_bundle(tmp_path / "hidden", hidden_blocks=[1]).path
+    good("tune", hidden, tmp_path / "readout", "--train", rows, "--data", rows)
+    good("report", tmp_path / "readout")
+    words = Seen((tmp_path / "readout" / "report.html").read_text()).words
+    assert "readout" in words and not {"lr", "eps", "momentum"} & set(words.split())
+
+
+def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def kept(figure: Any, file: Path) -> None:
+        for axes in figure.axes:
+            said.extend([axes.get_title(loc="left"), axes.get_ylabel(), axes.get_xlabel()])
+        said.append(figure.get_suptitle())
+
+    monkeypatch.setattr(plot_run, "_save", kept)
+    good("plot", run)
+    text = " ".join(said)
+    for part in ("lower is better", "higher is better", "answered right", "read a batch of rows",
+                 "Training: accuracy from "):  # fmt: skip
+        assert part in text, part
+    assert not {"lr", "eps", "probes", "estimator"} & set(text.split())
+
+
+def test_charts_are_well_formed_and_survive_odd_numbers() -> None:
+    line = Line("a < b", [(0, 1.0), (5, float("nan")), (10, 1.0)], "#000")
+    drawn = ElementTree.fromstring(chart([line], "steps & more", lambda value: f"{value:.2g}"))
+    assert len(drawn.findall("circle")) == 2
+    assert "Nothing was recorded" in chart([Line("x", [], "#000")], "steps", str)
+    many = Line("m", [(n, n % 7) for n in range(5000)], "#000", dots=False)
+    assert len(chart([many], "steps", str)) < 20_000

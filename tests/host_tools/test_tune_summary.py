@@ -1,0 +1,192 @@
+"""What ``tune`` says at its end: figures of rows that chose nothing, the curve, memory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import bad, call, good
+from seedtune.host_tools.reports.curve import duration, read_curve, seconds_of_as_many_again
+from seedtune.runtime import engines, open_model
+from seedtune.runtime.journal.format import Evaluation, Header, Step
+from seedtune.runtime.journal.history import History
+from seedtune.runtime.settings import Settings
+from tiny_bundle import write_tiny_bundle
+from value_engine import HiddenEngine, ValueEngine
+
+HEADER = Header(
+    "0" * 64, "0" * 64, 2, 1,
+    Settings(steps=60, lr=1e-3, eps=0.01, estimator="two-point", directions=1).to_dict(),
+    "0" * 64, None, {"name": "accuracy", "higher_is_better": True},
+)  # fmt: skip
+TWO_POINT = ["--estimator", "two-point", "--eps", 0.01, "--lr", 0.01, "--batch-size", 4]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
+    return write_tiny_bundle(tmp_path / "bundle").path
+
+
+def rows_file(file: Path, numbers: Any) -> Path:
+    """Rows of those numbers, of one of two labels in turn."""
+    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
+    rows = [{"text": f"{words[n % 6]} {words[n % 5]} {words[n % 7 % 6]}", "label": n % 2}
+            for n in numbers]  # fmt: skip
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+class TestRowsThatJudge:
+    def test_half_of_the_held_out_rows_choose_the_step_and_the_others_judge_it(
+        self, tmp_path: Path, bundle: Path
+    ) -> None:
+        data = rows_file(tmp_path / "data.jsonl", range(24))
+        run = tmp_path / "run"
+        found = good("tune", bundle, run, "--train", rows_file(tmp_path / "t.jsonl", range(9, 40)),
+                     "--data", data, "--steps", 6, "--eval-every", 2, *TWO_POINT)  # fmt: skip
+        assert (found["choosing_rows"], found["judged_rows"]) == (12, 12)
+        # Every other row of either label.
+        choosing = rows_file(tmp_path / "c.jsonl", [n for n in range(24) if n % 4 < 2])
+        judging = rows_file(tmp_path / "j.jsonl", [n for n in range(24) if n % 4 > 1])
+        before, after = (
+            good("evaluate", bundle, "--data", judging, *more) for more in ([], ["--run", run])
+        )
+        for figure in ("loss", "accuracy"):
+            assert found["before"][figure] == pytest.approx(before[figure])
+            assert found["after"][figure] == pytest.approx(after[figure])
+        start = good("journal", "show", run)["evaluations"][0]
+        assert start[1] == pytest.approx(good("evaluate", bundle, "--data", choosing)["loss"])
+
+    def test_with_test_rows_all_held_out_rows_choose(self, tmp_path: Path, bundle: Path) -> None:
+        data, test = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 11)) for n in (0, 40))
+        train = rows_file(tmp_path / "train.jsonl", range(60, 90))
+        found = good("tune", bundle, tmp_path / "run", "--train", train, "--data", data,
+                     "--test", test, "--steps", 2, *TWO_POINT)  # fmt: skip
+        assert (found["choosing_rows"], found["judged_rows"]) == (11, 11)
+        loss = good("evaluate", bundle, "--data", test)["loss"]
+        assert found["before"]["loss"] == pytest.approx(loss)
+        # Without rows that choose, the last step ships, and is judged all the same.
+        alone = good("tune", bundle, tmp_path / "alone", "--train", train, "--test", test,
+                     "--steps", 2, *TWO_POINT)  # fmt: skip
+        assert (alone["choosing_rows"], alone["judged_rows"]) == (0, 11)
+        assert alone["after"]["step"] == 2 and alone["before"] == found["before"]
+
+    def test_a_run_from_python_goes_on_with_all_its_held_out_rows(
+        self, tmp_path: Path, bundle: Path
+    ) -> None:
+        train, data = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 12)) for n in (0, 20))
+        settings = {"estimator": "two-point", "eps": 0.01, "lr": 0.01, "batch_size": 4, "steps": 2}
+        with open_model(bundle) as model, model.tuner(
+            tmp_path / "run", train, data, **settings
+        ) as tuner:  # fmt: skip
+            for _ in tuner:
+                pass
+        asked = "tune", bundle, tmp_path / "run", "--train", train, "--data", data, "--steps", 4
+        result = call(*asked)
+        assert result.exit_code == 0, result.output
+        assert "of the rows that chose the step, which flatters it" in " ".join(
+            result.stderr.split()
+        )
+        assert good(*asked)["judged_rows"] == 0
+
+    def test_twenty_answers_before_and_after_are_kept_for_the_owner_alone(
+        self, tmp_path: Path, bundle: Path
+    ) -> None:
+        data = rows_file(tmp_path / "data.jsonl", range(60))
+        good("tune", bundle, tmp_path / "run", "--train", data, "--data", data, "--steps", 2,
+             *TWO_POINT)  # fmt: skip
+        file = tmp_path / "run" / "outcome.json"
+        kept = json.loads(file.read_text())
+        assert file.stat().st_mode & 0o077 == 0
+        assert len(kept["rows"]) == 20
+        assert {row["right"] for row in kept["rows"]} == {"0", "1"}
+        assert set(kept["rows"][0]) == {"fields", "right", "before", "after"}
+
+
+class TestCurve:
+    def test_the_summary_says_what_the_curve_says_and_what_more_would_take(
+        self, tmp_path: Path, bundle: Path
+    ) -> None:
+        rows = rows_file(tmp_path / "rows.jsonl", range(24))
+        found = good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows,
+                     "--steps", 40, "--eval-every", 5, *TWO_POINT)  # fmt: skip
+        assert found["curve"].startswith("the held-out loss ")
+        assert found["twice_as_many"].endswith(" s more (--steps 80)")
+        plain = good("tune", bundle, tmp_path / "plain", "--train", rows, "--steps", 40, *TWO_POINT)
+        assert plain["curve"].startswith("the loss of the training rows ")
+
+    @pytest.mark.parametrize(
+        ("losses", "shape", "text"),
+        [
+            ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], "falling", "still falls (0.66 to 0.5 over"),
+            ([1.0, 0.6, 0.5, 0.5, 0.5, 0.499], "flat", "is flat over the last third"),
+            ([1.0, 0.6, 0.5, 0.55, 0.6, 0.7], "overfitting", "rises since step 20 (0.5, now 0.7)"),
+            ([0.5, 0.6, 0.6, 0.7], "no gain", "never fell below its start"),
+            ([1.0, 0.5], "unknown", "more come with --eval-every N"),
+        ],
+    )
+    def test_held_out_losses(self, losses: list[float], shape: str, text: str) -> None:
+        history = History(HEADER, "j")
+        for number, loss in enumerate(losses):
+            for _ in range(10 if number else 0):
+                history.add(Step((0.0,)))
+            history.add(Evaluation(loss, 0.5))
+        found = read_curve(history, [])
+        assert found.shape == shape and text in found.text
+
+    @pytest.mark.parametrize(("slope", "shape"), [(-0.02, "falling"), (0.0, "flat")])
+    def test_losses_of_batches_where_nothing_is_held_out(self, slope: float, shape: str) -> None:
+        history = History(HEADER, "j")
+        steps = [{"loss": 2 + slope * n + 0.3 * (-1) ** n} for n in range(60)]
+        assert read_curve(history, steps).shape == shape
+        assert read_curve(history, steps[:9]).shape == "unknown"
+
+    def test_as_many_again_counts_steps_that_were_not_written_down(self) -> None:
+        history = History(HEADER, "j")
+        for _ in range(10):
+            history.add(Step((0.0,)))
+        history.add(Evaluation(1.0, 0.5))
+        lines = [{"kind": "step", "seconds": 2.0}, {"kind": "step", "seconds": 4.0},
+                 {"kind": "evaluation", "seconds": 5.0}]  # fmt: skip
+        assert seconds_of_as_many_again(history, lines) == 35.0
+        assert seconds_of_as_many_again(history, []) is None
+
+    def test_durations(self) -> None:
+        assert [duration(n) for n in (95, 420, 9000)] == ["95 s", "7 min", "2.5 h"]
+
+
+class TestReadout:
+    @pytest.fixture
+    def hidden(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(engines, "open_engine", lambda *_, **__: HiddenEngine())
+        return write_tiny_bundle(tmp_path / "hidden", hidden_blocks=[1]).path
+
+    def test_it_neither_takes_nor_prints_what_means_nothing_to_it(
+        self, tmp_path: Path, hidden: Path
+    ) -> None:
+        rows = rows_file(tmp_path / "rows.jsonl", range(24))
+        asked = ["tune", hidden, tmp_path / "run", "--train", rows, "--data", rows]
+        for option, value in (("--lr", 0.5), ("--eps", 0.01), ("--schedule", "cosine"),
+                              ("--warmup", 3)):  # fmt: skip
+            assert "means nothing to estimator readout" in bad(7, *asked, option, value)
+        assert not (tmp_path / "run").exists()
+        found = good(*asked)
+        assert not {"lr", "eps"} & set(found)
+        assert "each row is used once" in found["twice_as_many"]
+
+    def test_others_print_theirs(self, tmp_path: Path, bundle: Path) -> None:
+        rows = rows_file(tmp_path / "rows.jsonl", range(24))
+        found = good("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, *TWO_POINT)
+        assert (found["lr"], found["eps"]) == (0.01, 0.01)
+
+
+def test_every_summary_has_its_peak_of_memory(tmp_path: Path, bundle: Path) -> None:
+    """Of profile and export: see test_cli_model."""
+    rows = rows_file(tmp_path / "rows.jsonl", range(24))
+    for command in (["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, *TWO_POINT],
+                    ["evaluate", bundle, "--data", rows],
+                    ["predict", bundle, "--data", rows]):  # fmt: skip
+        assert 10**7 < good(*command)["peak_rss_bytes"] < 10**11
+        result = call(*command)
+        assert " MB" in result.stdout + result.stderr

@@ -1,0 +1,380 @@
+"""A head for text: what moves, what it learns, what a run of it keeps, and when there is none."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults import run_and_kill
+from seedtune.runtime.bundle import Bundle, open_bundle, with_task
+from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
+from seedtune.runtime.errors import BundleError, JournalError, TuningError
+from seedtune.runtime.estimators import Ground, complete
+from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
+from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+from seedtune.runtime.journal.operations import share, verify
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.evaluation import evaluate, predict
+from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.word_table import WordTable
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_for
+from seedtune.runtime.tuning.tuner import Tuner
+from text_bundle import (
+    INPUTS,
+    OUTPUTS,
+    SPEC,
+    WIDTH,
+    TextEngine,
+    frame_of,
+    packed,
+    text_parts,
+    write_text_bundle,
+)
+from tiny_bundle import write_tiny_bundle
+
+SEEN = ["the film was great", "the plot was good", "a dull plot", "the actors were bad"]
+SAID = [" so I left because the", " and the plot was"]
+
+
+def rows(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Replies of someone of few words."""
+    rng = random.Random(seed)
+    return [{"before": rng.choice(SEEN), "reply": rng.choice(SAID)} for _ in range(count)]
+
+
+class World:
+    """A bundle, its engine, its task and examples."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bundle: Bundle = write_text_bundle(folder)
+        self.engine = TextEngine(self.bundle)
+        self.start = Start.of(self.bundle)
+        self.task: Task = task_for(self.bundle)
+        self.train: list[Encoded] = encode_rows(self.task, rows(120))
+        self.held_out: list[Encoded] = encode_rows(self.task, rows(20, seed=1))
+
+    @property
+    def text(self) -> TextHead:
+        assert self.start.text is not None
+        return self.start.text
+
+    def tuner(self, folder: Path, **changes: Any) -> Tuner:
+        arguments: dict[str, Any] = {
+            "engine": self.engine,
+            "start": self.start,
+            "task": self.task,
+            "train": self.train,
+            "eval_examples": self.held_out,
+            "settings": {"lr": 0.01, "steps": 60},
+            **changes,
+        }
+        return Tuner(folder=folder, **arguments)
+
+    def run(self, folder: Path, **changes: Any) -> str:
+        with self.tuner(folder, **changes) as live:
+            list(live)
+            return values_sha256(live.values)
+
+    def look(self, examples: list[Encoded] | None = None) -> BatchLook:
+        bounds = self.bundle.bounds
+        return BatchLook(self.engine, self.task, bounds, examples or self.train[:16], self.text)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("text") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, world.run(folder)
+
+
+class TestTheHead:
+    def test_the_program_s_adapter_is_what_the_gradient_was_taken_at(self, world: World) -> None:
+        weights = np.random.default_rng(0).standard_normal(world.text.entries, np.float32) / 10
+        values = world.start.values
+        tokens = world.look().tokens(values)
+        none = np.zeros(0, np.int64)
+        for own in (np.zeros_like(weights), weights):
+            found = world.text.gradient(own, tokens.states, tokens.words, none, 1.0)
+            wanted = world.look().losses(np.concatenate([values, own])[None])
+            np.testing.assert_allclose(tokens.losses(found.logp), wanted, atol=1e-4)
+        plain = world.look().losses(values[None])
+        zeros = np.concatenate([values, np.zeros_like(weights)])
+        np.testing.assert_array_equal(world.look().losses(zeros[None]), plain)
+
+    @pytest.mark.parametrize("pull", [0.0, 6.0])
+    def test_its_gradient_is_that_of_loss_and_divergence(self, world: World, pull: float) -> None:
+        rng, text = np.random.default_rng(1), world.text
+        weights = rng.standard_normal(text.entries, np.float32) / 10
+        tokens, generic = world.look().tokens(world.start.values), np.arange(40)
+
+        def objective(own: np.ndarray) -> float:
+            loss = -text.gradient(own, tokens.states, tokens.words, generic, 1.0).logp.mean()
+            states = text.frame.states[generic].astype(np.float32)
+            words = text.words.vectors(slice(None)).astype(np.float64)
+            logits = [
+                (text.frame.read(states) + states @ adapter.T) @ words.T
+                for adapter in (text.adapter(own), np.zeros((WIDTH, 64), np.float32))
+            ]
+            moved, before = (
+                each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in logits
+            )
+            apart = (np.exp(before) * (before - moved)).sum(axis=1).mean()
+            return float(loss + pull * apart)
+
+        gradient = text.gradient(weights, tokens.states, tokens.words, generic, pull).gradient
+        along = rng.standard_normal(text.entries, np.float32)
+        above, below = (objective(weights + step * along) for step in (1e-3, -1e-3))
+        wanted = float((gradient.reshape(-1) * along).sum())
+        assert (above - below) / 2e-3 == pytest.approx(wanted, rel=0.02)
+
+    def test_a_layer_norm_s_shift_and_mean_count(self) -> None:
+        table = WordTable(*packed())
+        shift = np.random.default_rng(3).standard_normal(WIDTH).astype(np.float32)
+        frame = frame_of(table, shift=shift)
+        states = np.random.default_rng(4).standard_normal((5, 64), np.float32)
+        last = states[:, WIDTH:].astype(np.float64)
+        unit = (last - last.mean(1, keepdims=True)) / last.std(1, keepdims=True)
+        np.testing.assert_allclose(frame.read(states), unit * frame.weight + shift, atol=1e-5)
+
+    def test_each_probe_has_its_own_weights(self, world: World) -> None:
+        given = np.random.default_rng(2).standard_normal((2, world.text.entries), np.float32) / 10
+        both = np.concatenate([np.stack([world.start.values] * 2), given], axis=1)
+        found = world.look().losses(both)
+        for row, wanted in zip(both, found, strict=True):
+            np.testing.assert_array_equal(world.look().losses(row[None])[0], wanted)
+        assert (found[0] != found[1]).any()
+
+
+class TestTheStep:
+    def test_its_rule_written_out(self) -> None:
+        estimator, rng = HeadSigns(5), np.random.default_rng(0)
+        values = np.zeros(8, np.float32)
+        m, moving, mean = np.zeros(5), np.zeros(5), np.zeros(5)
+        for step in range(1, 9):
+            signs = rng.integers(0, 2, 5)
+            estimator.apply(values, np.packbits(signs), seed=0, step=step - 1, lr=0.25)
+            m = MOMENTUM * m + (1 - MOMENTUM) * (2 * signs - 1)
+            moving = moving - 0.25 * m / (1 - MOMENTUM**step)
+            mean = mean + (moving - mean) * (1 - KEPT) / (1 - KEPT**step)
+            np.testing.assert_allclose(values, [0, 0, 0, *mean], atol=1e-5)
+            np.testing.assert_allclose(estimator.state["moving"], moving, atol=1e-5)
+
+    def test_a_gradient_that_is_not_finite_is_not_taken(self, world: World) -> None:
+        estimator = HeadSigns(world.text.entries)
+        estimator.state["moving"] = np.full(world.text.entries, np.inf, np.float32)
+        values = np.concatenate([world.start.values, np.zeros(world.text.entries, np.float32)])
+        with np.errstate(invalid="ignore"):
+            found = estimator.measure(world.look(), values, seed=0, step=0, eps=1.0)
+        assert found.scalars.dtype == np.float16 and np.isnan(found.scalars).all()
+
+    @pytest.mark.parametrize(
+        ("examples", "asked", "size", "steps"),
+        [(1600, 16, 16, 100), (200, 16, 4, 50), (400, 16, 8, 50), (50, 16, 4, 12), (3, 16, 3, 1),
+         (1600, 8, 8, 200)],
+    )  # fmt: skip
+    def test_few_examples_come_in_small_batches_once(
+        self, world: World, examples: int, asked: int, size: int, steps: int
+    ) -> None:
+        ground = Ground(0, 0, 96, None, examples, writes=True, text_head=(OUTPUTS, INPUTS))
+        found = complete(Settings(batch_size=asked), ground)
+        assert (found.estimator, found.batch_size, found.steps) == ("text-head", size, steps)
+        again = complete(replace(found, steps=77), ground)
+        assert (again.batch_size, again.steps) == (size, 77)
+
+    def test_where_there_is_nothing_for_it(self, world: World, tmp_path: Path) -> None:
+        plain = write_tiny_bundle(tmp_path / "b", task=SPEC)
+        engine = TextEngine(world.bundle)
+        engine.adapter_shape = None
+        task = task_for(plain)
+        examples = encode_rows(task, rows(8))
+        asked = {"estimator": "text-head"}
+        for bundle in (plain, world.bundle):  # one without a frame, one without an adapter
+            given = (engine, Start.of(bundle), task, examples)
+            with pytest.raises(TuningError, match=r"takes an adapter.*export the model again"):
+                Tuner(*given, folder=tmp_path / "r", settings=asked)
+        other = {**plain.manifest["task"], "kind": "classification", "label_field": "label"}
+        del other["completion_field"]
+        other["verbalisers"] = {"0": " terrible", "1": " great"}
+        task = task_for(world.bundle, other)
+        examples = encode_rows(task, [{"before": "the film", "label": "1"}] * 4)
+        with pytest.raises(TuningError, match="needs a task of writing text"):
+            Tuner(world.engine, world.start, task, examples, folder=tmp_path / "r", settings=asked)
+
+
+class TestARun:
+    def test_it_is_what_a_task_of_writing_gets_and_it_learns(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        with world.tuner(tmp_path / "run") as live:
+            assert live.history.settings.estimator == "text-head"
+            reports = list(live)
+            tuned = live.tuned()
+            first, last = live.history.evaluations[0], live.history.evaluations[-1]
+        assert last.metric < first.metric / 2 and tuned.step == 60
+        assert all(report.scalars == () and report.forwards == report.step for report in reports)
+        own = tuned.values[world.bundle.K :]
+        assert len(own) == world.text.entries and own.any()
+        np.testing.assert_array_equal(tuned.values[: world.bundle.K], world.start.values)
+        engine, task, bounds = world.engine, world.task, world.bundle.bounds
+        found = evaluate(engine, task, world.held_out, tuned.values, bounds, text=world.text)
+        assert found.metric == pytest.approx(last.metric, rel=1e-6)
+        (told,) = predict(engine, task, world.held_out[:1], tuned.values, bounds, text=world.text)
+        (before,) = predict(engine, task, world.held_out[:1], world.start.values, bounds)
+        assert told.scores["nll"] < before.scores["nll"]
+        with pytest.raises(TuningError, match="a head for this task"):
+            evaluate(engine, task, world.held_out, tuned.values, bounds)
+
+    def test_the_start_ships_where_held_out_text_does_not_gain(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        with world.tuner(tmp_path, settings={"lr": 30.0, "steps": 10}) as live:
+            list(live)
+            tuned = live.tuned()
+        assert tuned.step == 0 and "the start ships" in tuned.message
+        assert not tuned.values[world.bundle.K :].any()
+
+    def test_interrupted_at_any_step_it_ends_on_the_same_values(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        for stop in (1, 2, 33):
+            folder = tmp_path / str(stop)
+            with world.tuner(folder) as live:
+                for report in live:
+                    if report.step == stop:
+                        break
+            assert world.run(folder, settings=None) == whole[1]
+            assert replay(folder, world.start).sha256 == whole[1]
+        ours, theirs = read_journal(tmp_path / "33"), read_journal(whole[0])
+        assert ours.records == theirs.records
+        assert verify(whole[0], world.start).sha256 == whole[1]
+
+    def test_killed_at_random_moments_it_ends_on_the_same_values(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        rng, kills = random.Random(0), 0
+        for number in range(4):
+            folder = tmp_path / f"run{number}"
+            while run_and_kill(lambda: world.run(folder), rng.uniform(0, 1.0)):  # noqa: B023
+                kills += 1
+            assert replay(folder, world.start).sha256 == whole[1]
+        assert kills
+
+    def test_a_torn_step_is_taken_again(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        world.run(tmp_path, settings={"lr": 0.01, "steps": 60}, eval_examples=[])
+        path = tmp_path / JOURNAL_FILE
+        last = read_journal(tmp_path).records[-2]  # before the end of the session
+        path.write_bytes(path.read_bytes()[: last.end - 7])
+        with world.tuner(tmp_path, eval_examples=[]) as live:
+            assert live.cut_bytes and live.history.steps == 59
+        assert world.run(tmp_path, eval_examples=[]) == whole[1]
+
+    def test_a_journal_holds_a_bit_a_weight_and_is_not_shared(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        journal = read_journal(whole[0])
+        assert journal.header.signs == world.text.entries and journal.header.scalar_count == 0
+        assert journal.header.shape == {"outputs": OUTPUTS, "inputs": INPUTS}
+        assert journal.end < journal.header_end + 60 * (world.text.entries // 8 + 12) + 200
+        with pytest.raises(JournalError, match=r"single examples.*share the tuned values instead"):
+            share(whole[0], tmp_path / "sent", world.start)
+
+    def test_tuned_values_go_through_a_file(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        values = replay(whole[0], world.start).best_values
+        export_values(tmp_path / "v", values, world.bundle, step=60)
+        np.testing.assert_array_equal(load_values(tmp_path / "v", world.bundle), values)
+
+    def test_what_it_will_take_is_left_free(self, world: World, tmp_path: Path) -> None:
+        """Passes must fit beside the words, the frame and the weights."""
+        from seedtune.runtime.engines.system_memory import resident_bytes
+
+        held = resident_bytes()
+        assert held is not None and world.start.memory is not None
+        needed = HeadSigns(world.text.entries).memory_bytes(120) + world.text.memory_bytes
+        assert needed > 20e6
+        limit = held + world.start.memory.bytes(world.bundle.bounds) + needed // 2
+        with pytest.raises(TuningError, match=r"the limit is .* MB: raise the memory"):
+            world.tuner(tmp_path, memory_limit=limit)
+        world.tuner(tmp_path, memory_limit=limit + 2 * needed).close()
+
+
+class TestTheBundle:
+    def test_its_frame_comes_back_and_goes_with_another_task(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        frame = open_bundle(world.bundle.path).text_frame()
+        wanted = frame_of(WordTable(*packed()))
+        for name in vars(wanted):
+            np.testing.assert_array_equal(getattr(frame, name), getattr(wanted, name))
+        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"}, None)
+        assert other.text_head == world.bundle.text_head
+        np.testing.assert_array_equal(other.text_frame().states, wanted.states)
+        assert write_tiny_bundle(tmp_path / "d").text_head is None
+
+    def test_a_damaged_frame_is_refused_when_the_bundle_opens(self, tmp_path: Path) -> None:
+        write_text_bundle(tmp_path / "b")
+        file = tmp_path / "b" / "text.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(BundleError, match=r"text.safetensors: altered"):
+            open_bundle(tmp_path / "b")
+        file.unlink()
+        with pytest.raises(BundleError, match=r"text.safetensors: cannot be read"):
+            open_bundle(tmp_path / "b")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"states": np.zeros((3, 65), np.float16)}, r"states is float16 \[3, 65\], must be"),
+            ({"states": np.zeros((0, 64), np.float16)}, "holds states of 0 tokens"),
+            ({"inputs": np.zeros((64, 2), np.float16)}, "inputs is"),
+            ({"weight": np.zeros(WIDTH, np.float64)}, "weight is float64"),
+            ({"weight": np.full(WIDTH, np.nan, np.float32)}, "weight holds numbers that are not"),
+            ({"size": np.asarray(0.0, np.float32)}, "size is 0.0, must be above 0"),
+        ],
+    )
+    def test_a_frame_of_other_tensors_is_refused(
+        self, tmp_path: Path, change: dict[str, Any], message: str
+    ) -> None:
+        frame = replace(frame_of(WordTable(*packed())), **change)
+        with pytest.raises(BundleError, match=rf"text.safetensors: {message}"):
+            write_text_bundle(tmp_path / "b", text_frame=frame.to_bytes())
+        with pytest.raises(BundleError, match=r"text.safetensors: not a safetensors file"):
+            write_text_bundle(tmp_path / "b", text_frame=b"12345678")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"outputs": 33}, "text_head of 33 x 24 exceeds the adapter's 32 x 64"),
+            ({"inputs": 0}, "text_head.inputs"),
+            ({"softcap": 0.0}, "text_head.softcap"),
+            ({"file": "values.safetensors"}, "is 'values.safetensors', not a program's"),
+            ({"scales": 7000}, "text_head.words lie outside program.pte"),
+            ({"codes": -1}, "text_head.words.codes"),
+        ],
+    )
+    def test_what_the_manifest_says_of_it_is_checked(
+        self, tmp_path: Path, change: dict[str, Any], message: str
+    ) -> None:
+        info = text_parts()["text_head"]
+        own = {name: value for name, value in change.items() if hasattr(info, name)}
+        place = {name: value for name, value in change.items() if name not in own}
+        bad = replace(info, **own, words=replace(info.words, **place))
+        with pytest.raises(BundleError, match=message):
+            write_text_bundle(tmp_path / "b", text_head=bad)
+        with pytest.raises(BundleError, match="text_head needs an adapter"):
+            write_text_bundle(tmp_path / "b", adapter=None)

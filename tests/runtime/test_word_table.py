@@ -1,0 +1,72 @@
+"""The gradient of what a head reads, against the whole softmax and against differences."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seedtune.runtime.scoring import word_table
+from seedtune.runtime.scoring.word_table import WordTable
+from text_bundle import WIDTH, WORDS, packed, write_text_bundle
+
+
+def plain(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The words' vectors, one by one."""
+    rows = []
+    for code, scale in zip(codes, scales, strict=True):
+        row = [float(half) - 8 for byte in code for half in (byte & 15, byte >> 4)]
+        exact = (scale.astype(np.uint32) << 16).view(np.float32)
+        rows.append(np.array(row) * np.repeat(exact.astype(np.float64), 32))
+    return np.array(rows)
+
+
+@pytest.fixture(params=[1 << 21, 96 * 7, 1])
+def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WordTable:
+    """All words at once, and in blocks that leave a rest."""
+    monkeypatch.setattr(word_table, "_BLOCK", request.param)
+    monkeypatch.setattr(word_table, "_TOKENS", 512 if request.param > 1000 else 5)
+    return WordTable(*packed(50, 96))
+
+
+def test_vectors_are_the_codes_times_their_scales(table: WordTable) -> None:
+    wanted = plain(*packed(50, 96))
+    assert table.vectors(slice(None)).dtype == np.float32
+    np.testing.assert_allclose(table.vectors(slice(None)), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(
+        table.vectors(np.array([3, 3, 49])), table.vectors(slice(None))[[3, 3, 49]]
+    )
+
+
+def test_the_mean_word_and_the_log_probability_are_those_of_the_whole_softmax(
+    table: WordTable,
+) -> None:
+    rng = np.random.default_rng(0)
+    read, said = rng.standard_normal((13, 96), np.float32), rng.integers(0, 50, 13)
+    words = plain(*packed(50, 96))
+    logits = read.astype(np.float64) @ words.T
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    mean, logp, slope = table.expected(read, said)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, np.exp(logits) @ words, atol=1e-5)
+    np.testing.assert_allclose(logp, logits[np.arange(13), said], atol=1e-4)
+    assert (slope == 1).all()
+    far, _, _ = table.expected(1000 * read, said)  # one word has it all
+    np.testing.assert_allclose(far, words[logits.argmax(axis=1)], atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_it_is_the_gradient(softcap: float | None) -> None:
+    table = WordTable(*packed(50, 96), softcap)
+    rng = np.random.default_rng(1)
+    read, said = rng.standard_normal((4, 96), np.float32), rng.integers(0, 50, 4)
+    mean, _, slope = table.expected(read, said)
+    gradient = mean - slope[:, None] * table.vectors(said)
+    along = rng.standard_normal((4, 96), np.float32)
+    above, below = (-table.expected(read + step * along, said)[1] for step in (1e-2, -1e-2))
+    np.testing.assert_allclose((above - below) / 2e-2, (gradient * along).sum(axis=1), rtol=2e-2)
+
+
+def test_words_are_read_where_the_program_has_them(tmp_path: Path) -> None:
+    bundle = write_text_bundle(tmp_path / "b")
+    found = WordTable.of(bundle).vectors(slice(None))
+    assert found.shape == (WORDS, WIDTH)
+    np.testing.assert_array_equal(found, WordTable(*packed()).vectors(slice(None)))
