@@ -44,12 +44,12 @@ ENGINES = ("executorch-native", "onnxruntime", "torch-int4:cpu")
 ROWS, LENGTH = 16, 64
 """Of the batches that peaks are taken at."""
 SHORT = 32
-TURNS = 5
+TURNS = 3
 COMPARED = 64
 """Sentences whose losses are compared."""
 NOISE = (1e-6, 1e-4)
 """Perturbations under which a batch's loss is measured again and again."""
-REPEATS = 6
+REPEATS = 4
 TEST_ROWS = 200
 EPS = (1e-3, 1e-2)
 RATE = 3e-5
@@ -87,7 +87,7 @@ def bench_engines(
     for name in methods:
         say(f"{name}: peak of a process")
         found[name] |= _peak(opened, name, data)
-    runs = {"readout": Settings(estimator="readout", steps=60, eval_every=20, seed=0)}
+    runs = {"readout": Settings(estimator="readout", steps=40, eval_every=20, seed=0)}
     for eps in EPS if forwards else ():
         steps = forwards // 2
         runs[f"two-point, eps {eps:g}"] = Settings(

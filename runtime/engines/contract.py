@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .system_memory import available_bytes, resident_bytes
 
 
 class EngineUnavailable(EngineError):
@@ -66,10 +65,10 @@ class Engine(Protocol):
         """
         ...
 
-    def memory(self) -> tuple[int | None, int | None]:
-        """Bytes held, and bytes that could still be had, where the program's tensors lie; None
-        where nobody tells."""
-        return resident_bytes(), available_bytes()
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes held, and bytes that could still be had, where activations lie; None if that is
+        this process's own memory."""
+        return None
 
     def close(self) -> None:
         """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""

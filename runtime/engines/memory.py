@@ -68,7 +68,7 @@ def fit_passes(
     *,
     limit: int | None = None,
     reserve: int = 0,
-    now: tuple[int | None, int | None] | None = None,
+    now: tuple[int, int] | None = None,
 ) -> Bounds:
     """Bounds of passes over ``examples`` that fit into memory.
 

@@ -21,7 +21,6 @@ from ..bundle import Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_request, check_sizes
-from .system_memory import available_bytes, resident_bytes
 
 FORMAT = "torch"
 PROCESS_BYTES = 300 * 10**6
@@ -116,12 +115,13 @@ class TorchEngine(Engine):
         self._vocabulary = bundle.vocab_size
         self._device = torch.device(device)
         self._lock = threading.Lock()
-        room = None
-        if device == "cuda":
+        now, room = self.memory(), None
+        if now is not None:  # on a GPU
+            room = now[1]
             if limit is not None:
                 total = torch.cuda.get_device_properties(self._device).total_memory
                 torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
-            room = min(each for each in (self.memory()[1], limit) if each is not None)
+                room = min(room, limit)
         with ExitStack() as opened:
             files = {name: opened.enter_context(bundle.checked(name)) for name in program.files}
             own = files.pop(program.files[0]).read_bytes()
@@ -135,10 +135,10 @@ class TorchEngine(Engine):
         self.hidden_width = [*outputs][1][2]
         self._no_adapter = np.zeros(inputs[4], np.float32)
 
-    def memory(self) -> tuple[int | None, int | None]:
+    def memory(self) -> tuple[int, int] | None:
         """See ``Engine``; of the GPU where the program lies on one."""
         if self._device.type != "cuda":
-            return resident_bytes(), available_bytes()
+            return None
         cuda = self._torch.cuda
         held = cuda.memory_allocated(self._device)
         free = cuda.mem_get_info(self._device)[0] + cuda.memory_reserved(self._device) - held
