@@ -18,6 +18,7 @@ from seedtune.export.lower.stored_weights import FILE, StoredWeights
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
+from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
@@ -250,7 +251,8 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     assert (wanted[0][1] - wanted[0][0]).abs().mean() > 0.05, "the values must matter"
     nodes = json.loads(file.read_bytes())["nodes"]
     added = sum(each[1] == "seedtune.add_product" for each in nodes)
-    assert added >= len(nodes) / 40, "sparse terms are added in place"
+    sparse = sum(isinstance(module, SensitiveLinear) for module in program.modules())
+    assert added == sparse, "each sparse term is added in place"
 
 
 @pytest.mark.parametrize("name", [*ODD, *OTHERS])
