@@ -25,6 +25,7 @@ from seedtune.runtime.scoring.word_table import WordTable
 
 from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
 from .model.load_model import LoadedModel, load_causal_lm
+from .model.mapped_pages import give_back_freed
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
@@ -89,9 +90,10 @@ def export_model(
         if found.model_sha256 != loaded.sha256:
             raise ModelError(f"{loaded.name}: the profile is of another model; profile this one")
         about |= {"method": mask, "profile_sha256": found.sha256}
-        activity = {name: layer.input_absmax for name, layer in found.layers.items()}
+        activity = {name: layer.input_absmax.copy() for name, layer in found.layers.items()}
         mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     del found  # four bytes a weight
+    give_back_freed()
     config = loaded.model.config
     progress("quantise", 0, 1)
     program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
@@ -101,6 +103,7 @@ def export_model(
     words = WordTable(codes, scales, program.softcap)
     frame = make_frame(program, words, tokens, surgery.values, partial(progress, "text"))
     entries, adapter = len(surgery.values), program.adapter_shape
+    give_back_freed()
     example = example_inputs(bounds, entries, config.vocab_size, adapter)
     programs, files = lower_to(to, program, example, bounds, progress)
     text_head = None

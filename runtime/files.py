@@ -4,6 +4,7 @@ half, and nothing of a killed process stays for ever."""
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .process_lock import is_at, lock
+from .process_lock import LOCKED_FILES_MOVE, is_at, lock
 
 _WORK = ".seedtune-work"
 _LOCK, _REPLACED = "lock", "replaced"
@@ -58,11 +59,41 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def place_hashed(new: Path, file: Path) -> None:
+    """Move ``new``, inside a ``workplace`` of ``file``, to ``file``, and its SHA-256 beside it.
+
+    Raises:
+        OSError: it could not be moved; what is at ``file`` is whole or passes for damaged.
+    """
+    with open(new, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    _hash_file(new).write_text(digest, encoding="ascii")
+    for made, place in ((new, file), (_hash_file(new), _hash_file(file))):
+        with made.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(made, place)
+    sync_folder(file.parent)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether ``place_hashed`` put ``file`` there and every byte is as it was then."""
+    try:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return _hash_file(file).read_bytes() == digest.encode()
+    except OSError:
+        return False
+
+
+def _hash_file(file: Path) -> Path:
+    return file.with_suffix(".sha256")
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries (new names, renames) to the disk, where a folder can be opened."""
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
@@ -170,7 +201,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 def _swap(first: Path, second: Path) -> bool:
     """Swap two names in one step; False where the system or the file system cannot."""
-    if os.name == "nt":
+    if not LOCKED_FILES_MOVE:  # Windows
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(first), os.fsencode(second)

@@ -53,7 +53,7 @@ def outcome(read: Callable[[], str]) -> tuple[str, str]:
 def fuzz(
     cases: int, *, seed: int = 0, first: int = 0, only: str | None = None, block: int = 5000
 ) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Run cases; their outcomes by kind, and a line for each that failed."""
+    """Run cases; their outcomes by kind, and a line for each that failed. Ctrl-C ends it early."""
     found: dict[str, Counter[str]] = {}
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -61,34 +61,50 @@ def fuzz(
         names = [only] if only else list(all_kinds)
         at = mmap.mmap(-1, 8)  # the case that a process is at, for when it dies
         case = first
-        while case < first + cases:
-            last = min(case + block, first + cases)
-            reader, writer = os.pipe()
-            child = os.fork()
-            if child == 0:
-                os.close(reader)
-                try:
-                    _run_block(all_kinds, names, seed, case, last, at, writer)
-                finally:
-                    os._exit(1)  # never into the parent's own ends
-            os.close(writer)
-            with os.fdopen(reader) as lines:
-                for line in lines:
-                    name, result, detail = json.loads(line)
+        with contextlib.suppress(KeyboardInterrupt):  # what was found until then counts
+            while case < first + cases:
+                last = min(case + block, first + cases)
+                status = _in_a_child(all_kinds, names, seed, case, last, at, found, failures)
+                if os.WIFSIGNALED(status):
+                    case = struct.unpack("<q", at[:8])[0]
+                    name, number = _kind_of(case, names), os.WTERMSIG(status)
+                    result = "hang" if number == signal.SIGVTALRM else "signal"
                     found.setdefault(name, Counter())[result] += 1
-                    if detail:
-                        failures.append(f"{name}: {result}: {detail}")
-            _, status = os.waitpid(child, 0)
-            assert status == 0 or os.WIFSIGNALED(status), "the fuzz itself failed"
-            if os.WIFSIGNALED(status):
-                case = struct.unpack("<q", at[:8])[0]
-                name, number = _kind_of(case, names), os.WTERMSIG(status)
-                result = "hang" if number == signal.SIGVTALRM else "signal"
-                found.setdefault(name, Counter())[result] += 1
-                failures.append(f"{name}: {result}: signal {number}: --first {case}")
-                last = case + 1
-            case = last
+                    failures.append(f"{name}: {result}: signal {number}: --first {case}")
+                    last = case + 1
+                case = last
     return found, failures
+
+
+def _in_a_child(
+    all_kinds: dict[str, Case],
+    names: list[str],
+    seed: int,
+    case: int,
+    last: int,
+    at: mmap.mmap,
+    found: dict[str, Counter[str]],
+    failures: list[str],
+) -> int:
+    """Run a block in a forked process and take its outcomes in; how it ended (see os.waitpid)."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            _run_block(all_kinds, names, seed, case, last, at, writer)
+        finally:
+            os._exit(1)  # never into the parent's own ends
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            name, result, detail = json.loads(line)
+            found.setdefault(name, Counter())[result] += 1
+            if detail:
+                failures.append(f"{name}: {result}: {detail}")
+    _, status = os.waitpid(child, 0)
+    assert status == 0 or os.WIFSIGNALED(status), "the fuzz itself failed"
+    return status
 
 
 def _kind_of(case: int, names: list[str]) -> str:
@@ -148,13 +164,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--kind", default=None, help="only this kind; numbers are then its own")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     found, failures = fuzz(given.cases, seed=given.seed, first=given.first, only=given.kind)
     columns = GOOD + BAD
     print(f"{'':17}" + "".join(f"{column:>10}" for column in columns))
     for name, counts in [*found.items(), ("all", sum(found.values(), Counter()))]:
         print(f"{name:17}" + "".join(f"{counts[column]:>10}" for column in columns))
-    print(f"{given.cases} cases in {time.monotonic() - began:.0f} s")
+    total = sum(counts.total() for counts in found.values())
+    print(f"{total} cases in {time.monotonic() - began:.0f} s")
     for failure in failures[:50]:
         print(failure)
     return 1 if failures else 0

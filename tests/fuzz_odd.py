@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from faults import damaged
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 REFUSED, EQUAL, SOUND = "refused", "equal", "sound"
 """``SOUND``: accepted with another, well-formed content, whose checksums the case made fit."""
@@ -75,3 +78,30 @@ def odd_json(value: Any, rng: random.Random) -> tuple[str, bytes]:
         fault, text = damaged(text, rng)
         what.append(fault)
     return ", ".join(what), text
+
+
+def odd_tensors(tensors: dict[str, NDArray[Any]], rng: random.Random) -> tuple[str, bytes]:
+    """A safetensors file in which one tensor is gone, one more, or of another form or content."""
+    found, name = dict(tensors), rng.choice(sorted(tensors))
+    tensor = found[name]
+    way = rng.choice(["gone", "more", "type", "axes", "size", "number"])
+    if way == "gone":
+        del found[name]
+    elif way == "more":
+        found["x"] = np.zeros(3, np.float32)
+    elif way == "type":
+        kind = rng.choice([np.float16, np.float32, np.float64, np.int8, np.int64, np.bool_])
+        with np.errstate(over="ignore", invalid="ignore"):
+            found[name] = tensor.astype(kind)
+    elif way == "axes":
+        found[name] = tensor[None] if rng.random() < 0.5 or not tensor.ndim else tensor[0]
+    elif way == "size":
+        found[name] = np.resize(tensor, (rng.randrange(9), *tensor.shape[1:]))
+    elif tensor.size:
+        found[name] = tensor.copy()
+        odd = rng.choice([0, -1, np.nan, np.inf, 1e300, 2**62])
+        with np.errstate(over="ignore", invalid="ignore"):
+            found[name].reshape(-1)[rng.randrange(tensor.size)] = np.asarray(odd).astype(
+                tensor.dtype
+            )
+    return f"{name}: {way}", save({n: np.ascontiguousarray(t) for n, t in found.items()})

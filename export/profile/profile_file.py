@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import replacing
 
@@ -86,19 +85,38 @@ def save_profile(profile: Profile, file: Path) -> None:
     }
     try:
         with replacing(file) as partial:
-            save_file(tensors, partial, metadata)
-    except (OSError, SafetensorError) as error:
+            _write(partial, tensors, metadata)
+    except OSError as error:
         raise ModelError(f"{file}: cannot write the profile: {error}") from error
 
 
+def _write(
+    file: Path, tensors: dict[str, npt.NDArray[np.float32]], metadata: dict[str, str]
+) -> None:
+    """As safetensors, matrix by matrix: its own ``save_file`` would hold all of them once more."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    with file.open("wb") as sink:
+        sink.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            sink.write(np.ascontiguousarray(tensor, dtype="<f4").data)
+
+
 def load_profile(file: Path) -> Profile:
-    """Reads what ``save_profile`` wrote.
+    """Reads what ``save_profile`` wrote. The arrays lie in the mapped file: pages of it come in as
+    they are read, and go when the last of the arrays does.
 
     Raises:
         ModelError: not a profile, of a newer version, truncated, or with shapes that disagree.
     """
     try:
-        with safe_open(file, framework="numpy") as source:
+        # torch's tensors are views of the file, numpy's would be copies.
+        with safe_open(file, framework="pt") as source:
             metadata = source.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ModelError(f"{file}: not a sensitivity profile")
@@ -109,8 +127,8 @@ def load_profile(file: Path) -> Profile:
                 )
             layers = {
                 name: LayerProfile(
-                    source.get_tensor(f"{name}.fisher"),
-                    source.get_tensor(f"{name}.input_absmax"),
+                    source.get_tensor(f"{name}.fisher").numpy(),
+                    source.get_tensor(f"{name}.input_absmax").numpy(),
                 )
                 for name in json.loads(metadata["layers"])
             }

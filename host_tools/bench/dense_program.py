@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.files import is_whole, place_hashed, workplace
 
 from ..data.fetch import fetch
 from ..prepare.child import Progress, run_in_child
@@ -19,7 +20,7 @@ def dense_program(base: Prepared) -> Path:
     ``[P, 1]`` and only say how many probes there are.
     """
     file = base.folder / "dense.pte"
-    if not file.is_file():
+    if not is_whole(file):
         run_in_child(_lower, str(fetch(MODEL)), base.bundle.bounds, file)
     return file
 
@@ -31,7 +32,6 @@ def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
     from seedtune.export.program.score_program import ScoreProgram, example_inputs
     from seedtune.export.program.sensitive_linear import ProbeValues
     from seedtune.export.quantise.int4 import quantise_linears_
-    from seedtune.runtime.files import replace_file
 
     loaded = load_causal_lm(model)
     program = ScoreProgram(loaded.model, ProbeValues(), bounds).eval()
@@ -41,4 +41,6 @@ def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
         program(*example)
     quantise_linears_(program)
     traced = trace(program, example, bounds)
-    replace_file(file, lower(traced))
+    with workplace(file) as work:
+        (work / file.name).write_bytes(lower(traced))
+        place_hashed(work / file.name, file)

@@ -27,12 +27,13 @@ from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import default_cache, replace_file
 
 from ..data.fetch import fetch
+from ..data.sentences import load_sentences
 from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
 from .results_files import RESULTS, say, write_figures
 from .shapes import FRACTION, SHAPES, Shape, random_mask
 
-ROWS, WORDS, EXAMPLES = 4, 56, 64
-"""Rows of a batch, words of a row, and rows in each file."""
+ROWS, WORDS, STEPS, HELD_OUT = 4, 40, 4, 8
+"""Rows of a batch, words of a row, steps of a run, and rows held out of it."""
 TASK = {
     "kind": "classification",
     "template": "{text} It was",
@@ -45,7 +46,7 @@ TASK = {
 class Measured:
     """A model to measure: one that ``fetch`` knows, or a shape.
 
-    ``sequences`` is what it is profiled on; a large one on few, which takes as much memory.
+    ``sequences`` is what it is profiled on: few take as much memory as many.
     """
 
     shape: Shape | None = None
@@ -54,11 +55,13 @@ class Measured:
     mask: list[str] = field(default_factory=list)
 
 
+TOKENIZER = 49_152
+"""Entries of SmolLM2's, which the models with random weights have."""
 _RANDOM = ["--mask", f"{__name__}:few_columns"]
 MODELS = {
     "smollm2-135m": Measured(),
     "gemma3-270m": Measured(),
-    "48-layers": Measured(Shape(640, 1728, 48, 10, 5, 32_000, False), mask=_RANDOM),
+    "48-layers": Measured(Shape(640, 1728, 48, 10, 5, TOKENIZER, False), 2, "nearest", _RANDOM),
     "llama-3.2-1b": Measured(SHAPES["llama-3.2-1b"], 2, "nearest", _RANDOM),
 }
 
@@ -130,17 +133,19 @@ def _figures(name: str, asked: Measured) -> dict[str, Any]:
     found["bundle_bytes"] = sum(
         part["bytes"] for part in open_bundle(bundle).manifest["parts"].values()
     )
+    train, held_out = _rows(folder, 0, ROWS * STEPS), _rows(folder, ROWS * STEPS, HELD_OUT)
     for estimator in ("readout", "two-point"):
         run = folder / f"run-{estimator}"
         shutil.rmtree(run, ignore_errors=True)
         said = estimate_tuning(
-            shape, DEFAULT_BOUNDS, rows=ROWS, length=_length(bundle), examples=EXAMPLES,
-            estimator=estimator, speed=1.0, **options,
+            shape, DEFAULT_BOUNDS, rows=ROWS, length=_length(bundle, train),
+            examples=ROWS * STEPS + HELD_OUT, estimator=estimator, speed=1.0,
+            tokenizer_entries=TOKENIZER if asked.shape else None, **options,
         )  # fmt: skip
         rates = ["--lr", "1e-5", "--eps", "0.01"] if estimator == "two-point" else []
         stage(f"tuning {estimator}", said, "tune", bundle, run, "--task", _task(folder), "--train",
-              _rows(folder), "--data", _rows(folder, 8), "--batch-size", ROWS, "--steps", 3,
-              "--estimator", estimator, *rates)  # fmt: skip
+              train, "--data", held_out, "--batch-size", ROWS, "--steps", STEPS, "--on-long",
+              "truncate", "--estimator", estimator, *rates)  # fmt: skip
     return found
 
 
@@ -190,24 +195,22 @@ def _task(folder: Path) -> Path:
     return file
 
 
-def _rows(folder: Path, count: int = EXAMPLES) -> Path:
-    """A file of rows of ``WORDS`` common words."""
-    text = "the film was good and we had a long day out in the sun with all of them"
-    generator = np.random.default_rng(count)
-    file = folder / f"rows-{count}.jsonl"
-    rows = [
-        {"text": " ".join(generator.choice(text.split(), WORDS)), "label": number % 2}
-        for number in range(count)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def _rows(folder: Path, first: int, count: int) -> Path:
+    """A file of rows of ``WORDS`` words of Wikipedia, other ones from another ``first``."""
+    words = " ".join(load_sentences()).split()
+    file = folder / f"rows-{first}.jsonl"
+    with file.open("w", encoding="utf-8") as sink:
+        for number in range(first, first + count):
+            text = " ".join(words[number * WORDS : (number + 1) * WORDS])
+            sink.write(json.dumps({"text": text, "label": number % 2}) + "\n")
     return file
 
 
-def _length(bundle: Path) -> int:
-    """Tokens of a row in this bundle's vocabulary."""
+def _length(bundle: Path, rows: Path) -> int:
+    """Mean of the tokens of a row in this bundle's vocabulary."""
     tokenizer = open_bundle(bundle).tokenizer()
-    row = json.loads(_rows(bundle.parent, 8).read_text(encoding="utf-8").splitlines()[0])
-    return len(tokenizer.encode(row["text"] + " It was").ids)
+    texts = [json.loads(line)["text"] for line in rows.read_text(encoding="utf-8").splitlines()]
+    return round(sum(len(tokenizer.encode(text + " It was").ids) for text in texts) / len(texts))
 
 
 def _command(*arguments: object) -> dict[str, Any]:
@@ -228,8 +231,8 @@ def table(figures: dict[str, Any]) -> str:
         "# What `seedtune estimate` says, and what it then takes",
         "",
         "`seedtune bench estimate` measures this again. Peaks are resident memory (`VmHWM`) of the "
-        f"command's own process. Tuning: {ROWS} rows of about {WORDS + 2} tokens a batch. The last "
-        "two models have random weights; the largest is rounded to the nearest, for time.",
+        f"command's own process. Tuning: {ROWS} rows of {WORDS} words a batch, {STEPS} steps. The "
+        "last two models have random weights, and are rounded to the nearest, for time.",
         "",
         "| model | stage | estimate | measured | estimate over it |",
         "|---|---|---|---|---|",

@@ -71,7 +71,13 @@ def _figures(name: str) -> dict[str, Any]:
     options: dict[str, Any] = {"fraction": FRACTION}
     export = estimate_export(shape, rounding="nearest", **options)
     tuning = estimate_tuning(
-        shape, DEFAULT_BOUNDS, rows=ROWS, length=LENGTH, speed=measure_speed(), **options
+        shape,
+        DEFAULT_BOUNDS,
+        rows=ROWS,
+        length=LENGTH,
+        estimator="two-point",
+        speed=measure_speed(),
+        **options,
     )
     found: dict[str, Any] = {
         "parameters": shape.parameters,

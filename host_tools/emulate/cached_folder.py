@@ -1,11 +1,10 @@
 """Folders of the emulator in seedtune's cache: made once, and whole or not there at all."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.files import clean_up, default_cache, workplace
 
 from .host import EmulatorError
 
@@ -22,12 +21,13 @@ def cached_folder(name: str, fill: Callable[[Path, Path], None]) -> Path:
     """
     parent = default_cache() / "emulator"
     target = parent / name
+    clean_up(parent)
     if target.is_dir():
         return target
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".work.", dir=parent) as work:
-            content, scratch = Path(work) / "content", Path(work) / "scratch"
+        with workplace(target) as work:
+            content, scratch = work / "content", work / "scratch"
             content.mkdir()
             scratch.mkdir()
             fill(content, scratch)

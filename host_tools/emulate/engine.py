@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from seedtune.runtime.engines import executorch_native_build as native_build
+from seedtune.runtime.files import is_whole
 
 _PLATFORM = "linux-aarch64"
 _COMPILER = ["aarch64-linux-gnu-g++"]
@@ -16,6 +17,6 @@ def build_engine(sysroot: Path) -> Path:
     """
     executorch = sysroot / "usr/lib/python3/dist-packages/executorch"
     engine = native_build.built_path(executorch, _PLATFORM)
-    if not native_build.is_whole(engine):
+    if not is_whole(engine):
         native_build.build(_COMPILER, executorch, engine)
     return engine

@@ -45,7 +45,7 @@ SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
 """Per matrix, of the traced and lowered graphs."""
-PROGRAM_COPIES = 2.5
+PROGRAM_COPIES = 1.8
 """Of the program, while it is put together."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
@@ -63,6 +63,11 @@ COMMAND_LINE = 16 * MB
 """Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
 TOKENIZER_BYTES = 940
 """Of a tokenizer in memory, for each entry of its vocabulary."""
+COUNTED_BEFORE = 21 * MB
+"""Of SmolLM2's tokenizer, in an engine's ``PROCESS_BYTES``."""
+PAGES_A_TOKEN = 64 * 1024
+"""Of the embedding table, that come in when a token occurs for the first time (Linux reads around
+a fault)."""
 ROW_BYTES = 1_500
 """Of an encoded row."""
 HIDDEN_STATES = 3
@@ -176,7 +181,8 @@ def _text_frame_bytes(hidden: int) -> int:
 def estimate_export(
     shape: ModelShape, *, rounding: str = "gptq", **bundle_options: float
 ) -> Estimate:
-    """Peak resident memory and duration of quantising and lowering, whichever takes more.
+    """Peak resident memory and duration of an export from a profile: of choosing the sensitive
+    weights, quantising and lowering, whichever takes the most.
 
     Args:
         rounding: as of a recipe.
@@ -188,18 +194,22 @@ def estimate_export(
         "int8 embedding": int(shape.embedding * 1.01),
     }
     # Float pages go as the int8 weights come, so the most stands there at the first block.
-    quantising = {**integers, "float32 weights": shape.parameters * 4}
+    floats = {**integers, "float32 weights": shape.parameters * 4}
+    quantising = dict(floats)
     if rounding == "gptq":
         widest = shape.intermediate
         quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
         quantising["second moments of an input"] = SECOND_MOMENTS * widest**2
+    choosing = {**floats, "profile (pages of its file)": shape.linear_weights * 4}
+    del choosing["int8 embedding"]
     lowering = {
         **integers,
         "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
         "graphs": len(shape.linears) * GRAPH_BYTES,
         "program and its serialised copies": int(PROGRAM_COPIES * program),
     }
-    most = max(quantising, lowering, key=lambda components: sum(components.values()))
+    stages = choosing, quantising, lowering
+    most = max(stages, key=lambda components: sum(components.values()))
     return Estimate("export", most, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
@@ -236,6 +246,7 @@ def estimate_tuning(
     examples: int = 2000,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
+    tokenizer_entries: int | None = None,
     speed: float,
 ) -> Estimate:
     """Peak resident memory of ``seedtune tune``, and seconds of one step.
@@ -245,7 +256,8 @@ def estimate_tuning(
         rows, length: of a batch, one answer position a row.
         engine: its name; by default the one that is tried first.
         estimator: its name; by default the one that runs which choose an answer take.
-        examples: to learn from.
+        examples: to learn from and to evaluate on.
+        tokenizer_entries: by default as many as the model's vocabulary has.
 
     Raises:
         EngineError: there is no engine of that name.
@@ -272,15 +284,17 @@ def estimate_tuning(
         vocabulary=shape.vocabulary,
         adapter=(shape.hidden, TAPPED * shape.hidden),
     )
+    table = shape.vocabulary * (shape.hidden + 4)
     entries = max(1, round(shape.linear_weights * fraction))
     components = {
-        f"process ({engine})": engine_module(engine).PROCESS_BYTES,
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
-        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
+        "tokenizer": TOKENIZER_BYTES * (tokenizer_entries or shape.vocabulary),
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table, adapter": memory.tables,
+        "embedding table": min(table, _distinct(examples * length) * PAGES_A_TOKEN),
+        "adapter": memory.tables - table,
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,
@@ -292,6 +306,11 @@ def estimate_tuning(
     tokens, answers = rows * length, rows
     operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
     return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
+
+
+def _distinct(tokens: int) -> int:
+    """Different tokens in so many of English text, by Heaps' law (fitted to Wikipedia)."""
+    return int(8 * tokens**0.6)
 
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:

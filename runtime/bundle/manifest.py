@@ -65,7 +65,7 @@ _OF_VERSION: dict[int, dict[str, Any]] = {
     },
     2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
 }
-_OF_VERSION[3] = _OF_VERSION[2] | dict.fromkeys(("adapter", "text_head"), (dict, type(None)))
+_OF_VERSION[3] = _OF_VERSION[2] | {"adapter": (dict, type(None)), "text_head": Maybe(dict)}
 _ADAPTER_SCHEMA = {"width": Whole(1, 2**31 - 1), "blocks": ListOf(Whole(1, 2**31 - 1))}
 _TEXT_HEAD_SCHEMA: dict[str, Any] = {
     "outputs": Whole(1, 2**16),
@@ -305,7 +305,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     else:
         programs = _check_programs(content["programs"], file)
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
-    text = content["text_head"] if content["version"] >= 3 else None
+    text = content.get("text_head") if content["version"] >= 3 else None
     if text is not None:
         named |= {TEXT}
     if set(content["parts"]) - {BASIS} != named:

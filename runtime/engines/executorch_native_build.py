@@ -12,10 +12,9 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-import tempfile
 from pathlib import Path
 
-from ..files import default_cache, sync_folder
+from ..files import clean_up, default_cache, is_whole, place_hashed, workplace
 from .contract import EngineUnavailable
 
 SOURCE = Path(__file__).with_name("executorch_native.cpp")
@@ -121,20 +120,14 @@ def build(compiler: list[str], executorch: Path, target: Path) -> None:
     ]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build.", dir=target.parent) as folder:
-            work = Path(folder) / target.name
+        with workplace(target) as folder:
+            work = folder / target.name
             done = subprocess.run([*command, "-o", str(work)], capture_output=True, text=True)
             if done.returncode != 0:
                 errors = [line for line in done.stderr.splitlines() if "error" in line]
                 reason = (errors or done.stderr.splitlines() or ["no message"])[0]
                 raise EngineUnavailable(f"{compiler[0]} cannot build {SOURCE.name}: {reason}")
-            digest = hashlib.sha256(work.read_bytes()).hexdigest()
-            _hash_file(work).write_text(digest, encoding="ascii")
-            for made, place in ((work, target), (_hash_file(work), _hash_file(target))):
-                with made.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(made, place)
-        sync_folder(target.parent)
+            place_hashed(work, target)
     except OSError as error:
         raise EngineUnavailable(
             f"{target}: cannot be written: {error}; set SEEDTUNE_CACHE"
@@ -149,7 +142,8 @@ def load_library() -> ctypes.CDLL:
     """
     executorch = find_executorch()
     target = built_path(executorch, sysconfig.get_platform())
-    if not is_whole(target):
+    clean_up(target.parent)
+    if not is_whole(target):  # a damaged one would be mapped, and crash the process at every start
         build(find_compiler(), executorch, target)
     try:
         # With these in the process, the loader resolves the C interface's needs by name.
@@ -169,22 +163,6 @@ def cannot_load() -> str | None:
     except EngineUnavailable as error:
         return str(error)
     return None
-
-
-def is_whole(target: Path) -> bool:
-    """Whether a library was built to ``target`` and every byte is as it was then.
-
-    A damaged one would be mapped all the same, and crash the process at every start.
-    """
-    try:
-        digest = hashlib.sha256(target.read_bytes()).hexdigest()
-        return _hash_file(target).read_bytes() == digest.encode()
-    except OSError:
-        return False
-
-
-def _hash_file(target: Path) -> Path:
-    return target.with_suffix(".sha256")
 
 
 def _library(executorch: Path, name: str) -> Path:

@@ -244,6 +244,9 @@ def _header_fields(body: bytes) -> dict[str, Any]:
         if isinstance(own, str) and own in fields:  # as journals before named their shape
             fields["shape"] = fields.pop(own)
     check(fields, _HEADER)
+    for name in ("signs", "extra"):  # null says what a missing one does
+        if fields.get(name) is None:
+            fields.pop(name, None)
     if (fields["scalar_count"] == 0) == (not fields.get("signs")):
         raise ValueError("a step must have either numbers or signs")
     for item in (fields.get("snapshot") or {}).get("evaluations", ()):

@@ -208,8 +208,7 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
       examples. The mean over a larger batch makes guessing harder. It is no guarantee, and each
       further step on the same examples helps the guesser. So do held-out losses of few rows.
     * The hash of all training examples, and that of the held-out ones, confirms a guess of all of
-      them together: with few and short ones, such as one row with a number in it, by trying. A run
-      of fewer examples than its batch size does not show as such and is not refused.
+      them together: with few and short ones, such as a row or two with a number in them, by trying.
     * The task is in the header: its template and its labels.
 
     Args:
@@ -245,10 +244,16 @@ def _may_be_shared(journal: Journal) -> None:
             f"may be guessed; {instead}"
         )
     sizes = [value for _, field, value in history.changes if field == "batch_size"]
-    if 1 in (journal.header.settings["batch_size"], *sizes):
+    one = {
+        "has batches of a single example (--batch-size 1)": (
+            1 in (journal.header.settings["batch_size"], *sizes)
+        ),
+        "was trained on a single example": journal.header.extra.get("examples") == 1,
+    }
+    for what in (what for what, holds in one.items() if holds):
         raise JournalError(
-            f"{journal.path}: has batches of a single example (--batch-size 1), so that each step "
-            f"holds a number of one training text, from which it may be guessed; {instead}"
+            f"{journal.path}: {what}, so that each step holds a number of one training text, from "
+            f"which it may be guessed; {instead}"
         )
     if journal.header.snapshot is not None:
         raise JournalError(

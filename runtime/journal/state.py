@@ -42,6 +42,7 @@ class RunState:
         self.values, best, state = _first_values(path, header, start)
         """float32 ``[K]``, or with the estimator's own weights behind them; live."""
         self.estimator.state.update(state)
+        self._from_snapshot = header.snapshot is not None
         self._best = self.history.best, best
 
     def advance(self, record: Record) -> None:
@@ -52,20 +53,12 @@ class RunState:
                 no sense here.
         """
         if isinstance(record, (Step, Signs)):
-            settings = self.history.settings
             stored = (
                 np.frombuffer(record.packed, np.uint8)
                 if isinstance(record, Signs)
                 else np.array(record.scalars, dtype=np.float16)
             )
-            with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
-                self.estimator.apply(
-                    self.values,
-                    stored,
-                    seed=settings.seed,
-                    step=self.history.steps,
-                    lr=settings.learning_rate(self.history.steps),
-                )
+            self._apply(stored)
         elif isinstance(record, End) and record.digest.hex() != self.sha256[:32]:
             raise JournalError(
                 f"{self.path}: values after step {self.history.steps} are not those that were "
@@ -76,6 +69,20 @@ class RunState:
             best = self.history.best
             if best is not None and best is self.history.evaluations[-1]:
                 self._best = best, self.values.copy()
+
+    def _apply(self, stored: NDArray[Any]) -> None:
+        settings, step = self.history.settings, self.history.steps
+        key = {"seed": settings.seed, "step": step}
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
+                self.estimator.apply(self.values, stored, lr=settings.learning_rate(step), **key)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            if not self._from_snapshot:
+                raise
+            raise JournalError(
+                f"{self.path}: the estimator's state in its snapshot makes no sense ({error}); "
+                "restore a copy of both"
+            ) from error
 
     @property
     def best(self) -> Evaluated | None:
@@ -107,10 +114,9 @@ def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     if header.shape is not None and ESTIMATORS[kind].shape is None:
         raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
     if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
-        raise JournalError(
-            f"{name}: {header.scalar_count} numbers and {header.signs} signs a step do not fit "
-            f"{kind}"
-        )
+        signs, scalars = header.signs, header.scalar_count
+        held = f"{signs} signs" if signs else f"{scalars} scalars"
+        raise JournalError(f"{name}: {held} a step do not fit {kind}")
     return estimator
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, TextFrame
-from .word_table import WordTable
+from .word_table import TOKENS, WordTable
 
 
 class TokenGradient(NamedTuple):
@@ -95,22 +95,52 @@ class TextHead:
             pull: weight of their divergence from the untouched model, whose gradient by what the
                 head reads is ``W' (p - p_untouched)``.
         """
-        frame, (inputs, outputs) = self.frame, self._bases
+        gradient = np.zeros(self.shape, np.float32)
+        logp = np.empty(len(states), np.float64)
         count = len(states)
+        for first in range(0, count + len(generic), TOKENS):
+            said = slice(first, min(first + TOKENS, count))
+            held = generic[max(0, first - count) : max(0, first + TOKENS - count)]
+            residual, along, logp[said] = self._part(
+                weights, states[said], words[said], held, pull * count / max(1, len(generic))
+            )
+            gradient += residual.T @ along
+        gradient /= np.float32(count)
+        return TokenGradient(gradient, logp)
+
+    def _part(
+        self,
+        weights: NDArray[np.float32],
+        states: NDArray[np.float32],
+        words: NDArray[np.int64],
+        generic: NDArray[np.int64],
+        pull: float,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+        """Of each token, generic ones last, the gradient by what the head reads along Qg, float32
+        ``[N + G, O]``, and the state along Qx, float32 ``[N + G, I]``; of the words said their
+        log-probabilities. The words' vectors are made once for all."""
+        count, frame = len(states), self.frame
         both = np.concatenate([states, frame.states[generic].astype(np.float32)])
-        along = both @ inputs
-        moved = along @ weights.reshape(self.shape).T @ outputs.T
-        read = np.asarray(moved, np.float32)
-        read *= frame.size
-        read += frame.read(both)
+        read, along = self._read(weights, both)
         said = np.concatenate([words, np.zeros(len(generic), np.int64)])
         mean, logp, slope = self.words.expected(read, said)
-        own = mean[:count] - slope[:count, None] * self.words.vectors(words)
-        apart = mean[count:] @ outputs - frame.expected[generic].astype(np.float32)
-        residual = np.concatenate(
-            [(own @ outputs) / np.float32(count), apart * np.float32(pull / max(1, len(generic)))]
-        )
-        return TokenGradient(residual.T @ along, logp[:count])
+        mean[:count] -= slope[:count, None] * self.words.vectors(words)
+        residual = mean @ self._bases[1]
+        residual[count:] -= frame.expected[generic].astype(np.float32)
+        residual[count:] *= np.float32(pull)
+        return residual, along, logp[:count]
+
+    def _read(
+        self, weights: NDArray[np.float32], states: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the head reads, float32 ``[N, D]``, and the states along Qx, float32 ``[N, I]``."""
+        inputs, outputs = self._bases
+        along = states @ inputs
+        moved = along @ weights.reshape(self.shape).T @ outputs.T
+        read = np.asarray(moved, np.float32)
+        read *= self.frame.size
+        read += self.frame.read(states)
+        return read, along
 
     @property
     def memory_bytes(self) -> int:
@@ -122,4 +152,5 @@ class TextHead:
             frame.inputs.size + frame.outputs.size + frame.states.size + frame.expected.size
         )
         adapter = 4 * len(frame.weight) * len(frame.inputs)
-        return part + bases + 2 * adapter + self.words.memory_bytes
+        tokens = 4 * TOKENS * (3 * len(frame.inputs) + 4 * len(frame.weight))
+        return part + bases + 2 * adapter + tokens + self.words.memory_bytes

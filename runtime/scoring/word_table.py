@@ -16,7 +16,7 @@ from ..bundle.manifest import WORDS_GROUP
 
 _BLOCK = 1 << 21
 """Weights that stand in float32 at once: 8 MB."""
-_TOKENS = 512
+TOKENS = 512
 """Tokens whose logits for a block stand at once."""
 _HALVES = (np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=1) - 8).astype(np.float32)
 """The two codes of a byte."""
@@ -59,7 +59,7 @@ class WordTable:
         exact = (scales.astype(np.uint32) << 16).view(np.float32)
         groups = np.take(_HALVES, codes, axis=0).reshape(*exact.shape, WORDS_GROUP)
         groups *= exact[:, :, None]
-        return groups.reshape(len(codes), -1)
+        return groups.reshape(len(codes), 2 * self._codes.shape[1])
 
     def expected(
         self, read: NDArray[np.float32], words: NDArray[np.int64]
@@ -73,8 +73,8 @@ class WordTable:
             weighted by its slope too.
         """
         parts = [
-            self._expected(read[first : first + _TOKENS], words[first : first + _TOKENS])
-            for first in range(0, len(read), _TOKENS)
+            self._expected(read[first : first + TOKENS], words[first : first + TOKENS])
+            for first in range(0, len(read), TOKENS)
         ]
         mean, logp, slope = (np.concatenate(each) for each in zip(*parts, strict=True))
         return mean, logp, slope
@@ -119,7 +119,7 @@ class WordTable:
         """What ``expected`` takes at its peak: a block and its codes as floats, logits and their
         slopes; and the mapped pages."""
         mapped = self._codes.nbytes + self._scales.nbytes
-        return int(2 * 4 * _BLOCK + 3 * 4 * _TOKENS * self._block + mapped)
+        return int(2 * 4 * _BLOCK + 3 * 4 * TOKENS * self._block + mapped)
 
 
 def _mapped(

@@ -81,7 +81,8 @@ def signals(control: Control) -> Iterator[None]:
 
     The step under way is finished and recorded. A second SIGINT does not wait for it
     (``KeyboardInterrupt``); the journal is whole all the same. Does nothing outside the main
-    thread, where Python takes no signals. Ctrl-Z and ``fg`` work without any of this.
+    thread, where Python takes no signals; Windows lacks the last two. Ctrl-Z and ``fg`` work
+    without any of this.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -98,13 +99,12 @@ def signals(control: Control) -> Iterator[None]:
     def proceed(number: int, frame: FrameType | None) -> None:
         control.proceed()
 
-    handlers = {
-        signal.SIGINT: stop,
-        signal.SIGTERM: stop,
-        signal.SIGUSR1: pause,
-        signal.SIGUSR2: proceed,
+    handlers = {"SIGINT": stop, "SIGTERM": stop, "SIGUSR1": pause, "SIGUSR2": proceed}
+    before = {
+        number: signal.signal(number, handler)
+        for name, handler in handlers.items()
+        if (number := getattr(signal, name, None)) is not None
     }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

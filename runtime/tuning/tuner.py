@@ -220,7 +220,9 @@ class Tuner:
     def _new_header(
         self, settings: Settings, task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
-        extra: dict[str, Any] = {PROGRAM: self._engine.program} if self._engine.program else {}
+        extra: dict[str, Any] = {"examples": len(self._train)}
+        if self._engine.program:
+            extra[PROGRAM] = self._engine.program
         settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
         shape = None if fixes is None else fixes(self.ground)

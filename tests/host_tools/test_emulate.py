@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from command_line import bad
 from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
+from faults import run_and_kill
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.host_tools.emulate import followed, host
@@ -142,6 +144,22 @@ def test_a_cached_folder_is_made_once_and_whole(
     assert cached_folder("x", fill) == found == tmp_path / "emulator" / "x"
     assert len(calls) == 1
     assert [file.name for file in found.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_is_gone_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+
+    def killed(folder: Path, scratch: Path) -> None:
+        (scratch / "download").write_bytes(bytes(1000))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    folder = cached_folder("x", lambda folder, scratch: None)
+    assert run_and_kill(lambda: cached_folder("y", killed), None)
+    assert len(list(folder.parent.iterdir())) == 2
+    assert cached_folder("x", killed) == folder
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,8 +93,9 @@ def test_directions_are_learned_from_as_many_texts():
     assert DIRECTION_TEXTS == EXAMPLES
 
 
-def tuning(shape, bounds=BOUNDS, rows=16, length=32, **more):
-    return estimate_tuning(shape, bounds, rows=rows, length=length, speed=SPEED, **more)
+def tuning(shape, bounds=BOUNDS, rows=16, length=32, estimator="two-point", **more):
+    options = {"rows": rows, "length": length, "estimator": estimator, "speed": SPEED}
+    return estimate_tuning(shape, bounds, **options, **more)
 
 
 @pytest.mark.parametrize("bound", ["probes", "rows"])
@@ -129,7 +130,7 @@ def test_tuning_holds_what_its_estimator_learns_from(shape):
 
 
 def test_rounding_to_the_nearest_takes_no_text(shape):
-    wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes more than lowering
+    wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes the most
     gptq, nearest = estimate_export(wide), estimate_export(wide, rounding="nearest")
     assert gptq.bytes > nearest.bytes
     assert "calibration text" in gptq.components

@@ -1,14 +1,19 @@
 """What a step costs does not grow with the run behind it. Operations are counted, not seconds."""
 
+import hashlib
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import fake_basis
+from safetensors.numpy import load, save
 from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.errors import JournalError
 from seedtune.runtime.estimators import gauss_newton, with_defaults
 from seedtune.runtime.estimators.gauss_newton import GaussNewton
+from seedtune.runtime.journal.file import write_journal
 from seedtune.runtime.journal.format import Change, Evaluation, Header, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
 from seedtune.runtime.journal.operations import branch, compact
@@ -127,3 +132,25 @@ def test_a_gauss_newton_run_beyond_its_memory_resumes_and_replays_to_the_same_bi
         assert run(tmp_path / name, settings=None) == whole
     monkeypatch.setattr(gauss_newton, "MEMORY", 10**6)  # as before there was a bound
     assert values_sha256(replay(tmp_path / "whole", START).values) == whole
+
+
+@pytest.mark.parametrize("estimator", ["momentum", "gauss-newton", "per-example"])
+def test_a_snapshot_with_another_state_is_refused(tmp_path, estimator):
+    """Its hash says that it is the journal's, as whoever writes both can make it."""
+    rates = {"lr": 0.3} if estimator == "momentum" else {}
+    settings = Settings(estimator=estimator, steps=90, batch_size=8, eps=0.01, **rates)
+    run(tmp_path, settings=settings)
+    journal = compact(tmp_path, START)
+    held = journal.header.snapshot
+    assert held is not None
+    tensors = load((tmp_path / held["file"]).read_bytes())
+    data = save({n: t[None] if n.startswith("state.") else t for n, t in tensors.items()})
+    replaced = {**held, "sha256": hashlib.sha256(data).hexdigest()}
+    write_journal(
+        journal.path,
+        replace(journal.header, snapshot=replaced),
+        [placed.record for placed in journal.records],
+    )
+    (tmp_path / held["file"]).write_bytes(data)
+    with pytest.raises(JournalError, match=r"journal\.bin: the estimator's state in its snapshot"):
+        replay(tmp_path, START)

@@ -390,3 +390,11 @@ def test_a_crafted_change_is_damage(payload):
 def test_a_header_that_json_does_not_know_is_refused_before_it_is_written():
     with pytest.raises(JournalError, match="cannot start a journal with this header"):
         header(settings={"lr": float("inf")}).encode()
+
+
+def test_null_for_a_field_that_may_be_missing_is_as_if_it_were():
+    text = json.dumps({**json.loads(header().encode()[14:-4]), "signs": None, "extra": None})
+    start = struct.pack("<8sHI", b"SEEDTJRN", 1, len(text)) + text.encode()
+    data = start + struct.pack("<I", crc32c(start))
+    found, end, crc = decode_header(data, "j")
+    assert found == header() and list(decode_records(data, found, end, crc, "j")) == []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from compiler import needs_compiler
 from exported_bundle import BOUNDS, arrays, request
+from faults import run_and_kill
 from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
 from seedtune.runtime.engines import executorch_native as native
 from seedtune.runtime.engines import executorch_native_build as native_build
@@ -21,6 +22,7 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.contract import EngineUnavailable
 from seedtune.runtime.engines.executorch_native import NativeEngine, NativeProgram
 from seedtune.runtime.errors import BundleError, EngineError
+from seedtune.runtime.files import is_whole
 from seedtune.runtime.tasks import Batch
 
 pytestmark = needs_compiler
@@ -331,6 +333,27 @@ class TestBuild:
         native_build.load_library()
         assert built.stat().st_mtime_ns == stamp
 
+    def test_what_a_killed_build_left_is_gone_after_the_next_start(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+        compiler = tmp_path / "c++"
+        script = f"#!{sys.executable}\nimport os, sys\nopen(sys.argv[-1], 'wb').write(b'made')\n"
+        compiler.write_text(script + "os.kill(os.getppid(), 9)\n")
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        monkeypatch.setattr(native_build.ctypes, "CDLL", lambda name: None)
+        engines = tmp_path / "engines"
+        assert run_and_kill(native_build.load_library, None)
+        left = list(engines.iterdir())
+        assert len(left) == 1
+        compiler.write_text(script)
+        native_build.load_library()
+        assert sorted(file.suffix for file in engines.iterdir()) == [".sha256", ".so"]
+        left[0].mkdir()  # of another process, while the library was there already
+        native_build.load_library()
+        assert sorted(file.suffix for file in engines.iterdir()) == [".sha256", ".so"]
+
     @pytest.mark.parametrize("damage", ["zeros", "cut", "no hash", "hash cut"])
     def test_a_damaged_library_is_built_again_and_never_loaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -350,7 +373,7 @@ class TestBuild:
         native_build.load_library()
         (library,) = (tmp_path / "engines").glob("*.so")
         (digest,) = (tmp_path / "engines").glob("*.sha256")
-        assert loaded.pop() == made and native_build.is_whole(library)
+        assert loaded.pop() == made and is_whole(library)
         if damage == "zeros":
             library.write_bytes(made[:4096] + bytes(len(made) - 4096))
         elif damage == "cut":
@@ -359,9 +382,9 @@ class TestBuild:
             digest.unlink()
         else:
             digest.write_bytes(digest.read_bytes()[:9])
-        assert not native_build.is_whole(library)
+        assert not is_whole(library)
         native_build.load_library()
-        assert loaded.pop() == made and native_build.is_whole(library)
+        assert loaded.pop() == made and is_whole(library)
         assert sorted((tmp_path / "engines").iterdir()) == sorted((library, digest))
         # Without a compiler, another engine's turn comes.
         library.write_bytes(made[:4096])

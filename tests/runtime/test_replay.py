@@ -226,7 +226,7 @@ def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
     assert found.best.step == best.step and (found.best_values == best.values).all()
 
 
-OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout")]
+OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "text-head")]
 
 
 @pytest.mark.parametrize("estimator", OTHERS)

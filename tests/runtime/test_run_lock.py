@@ -128,23 +128,7 @@ def test_a_run_is_private(tmp_path):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
 
 
-_WINDOWS = '''
-"""Stands in for Windows: no fcntl, and msvcrt's lock of one byte, on a machine that has fcntl."""
-import fcntl, os, random, sys, types
-import numpy, safetensors.numpy, tokenizers  # whose own use of these is not the question
-
-def locking(descriptor, mode, count):
-    assert (mode, count) == (2, 1) and os.lseek(descriptor, 0, os.SEEK_CUR) > 1 << 30
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PermissionError(13, "Permission denied") from None
-
-sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
-sys.modules["fcntl"] = None
-for name in ("pread", "pwrite", "register_at_fork", "O_CLOEXEC", "fchmod"):
-    delattr(os, name)
-'''
+_WINDOWS = "import sys, like_windows; like_windows.become()\n"
 
 
 def _windows(script: str, *arguments: object) -> subprocess.CompletedProcess:

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from numpy.typing import NDArray
 from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError
+from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
-from seedtune.runtime.journal.format import End, Note, Record
+from seedtune.runtime.journal.format import End, Note, Record, Step
 from seedtune.runtime.journal.operations import receive, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.settings import Settings
+from seedtune.runtime.tasks import Batch
 from seedtune.runtime.tuning.tuner import Tuner
 
 START = fake_start(8)
@@ -22,13 +26,13 @@ SETTINGS = Settings(
 
 
 def tune(folder: Path, *, steps: int = 6, note: str | None = None, settings: Settings = SETTINGS,
-         allow_changes: bool = False) -> str:  # fmt: skip
+         allow_changes: bool = False, examples: int = 32) -> str:  # fmt: skip
     """A session up to ``steps`` steps; the hash of its values."""
     with Tuner(
         FakeEngine(8),
         START,
         FakeTask(),
-        fake_examples(32),
+        fake_examples(examples),
         folder=folder,
         settings=replace(settings, steps=steps),
         eval_examples=fake_examples(16, seed=1),
@@ -133,3 +137,53 @@ def test_batches_of_one_example_are_not_shared(tmp_path: Path, changed: bool) ->
     ):
         share(run, tmp_path / "sent.journal", START)
     assert not (tmp_path / "sent.journal").exists()
+
+
+def test_a_run_on_one_example_is_not_shared(tmp_path: Path) -> None:
+    tune(tmp_path / "run", examples=1)
+    with pytest.raises(JournalError, match=r"was trained on a single example, so that"):
+        share(tmp_path / "run", tmp_path / "sent.journal", START)
+    assert not (tmp_path / "sent.journal").exists()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_journals_that_hold_numbers_of_single_examples_are_not_shared(
+    tmp_path: Path, name: str
+) -> None:
+    rates = {} if ESTIMATORS[name].own_rates else {"lr": 0.3, "eps": 0.01}
+    tune(tmp_path / "run", settings=Settings(batch_size=4, estimator=name, **rates), steps=4)
+    if ESTIMATORS[name].holds_examples:
+        with pytest.raises(JournalError, match="holds numbers of single examples"):
+            share(tmp_path / "run", tmp_path / "sent.journal", START)
+        assert not (tmp_path / "sent.journal").exists()
+    else:
+        shared = share(tmp_path / "run", tmp_path / "sent.journal", START).sha256
+        assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == shared
+
+
+class _Spread(FakeTask):
+    """The same mean loss of every batch, by other losses of its examples."""
+
+    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        losses = super().losses(logp, batch)
+        size = losses.shape[1] // 2 * 2
+        losses[:, 0:size:2] += 0.25  # exact in binary, so that sums of both stay the same
+        losses[:, 1:size:2] -= 0.25
+        return losses
+
+
+@pytest.mark.parametrize("name", [n for n, f in ESTIMATORS.items() if not f.holds_examples])
+def test_who_does_not_say_so_journals_batch_means_alone(tmp_path: Path, name: str) -> None:
+    settings = Settings(
+        steps=3, batch_size=4, estimator=name, lr=0.3, eps=0.01, eval_every=0, loss_jump=1e9
+    )
+    kept = []
+    for task in (FakeTask(), _Spread()):
+        folder = tmp_path / type(task).__name__
+        with Tuner(
+            FakeEngine(8), START, task, fake_examples(32), folder=folder, settings=settings
+        ) as live:
+            list(live)
+        kept.append([r.scalars for r in records(folder) if isinstance(r, Step)])
+    assert len(kept[0]) == 3
+    assert np.allclose(kept[0], kept[1], rtol=2e-3)  # an ulp of float16

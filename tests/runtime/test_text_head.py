@@ -14,9 +14,17 @@ from seedtune.runtime.errors import BundleError, JournalError, TuningError
 from seedtune.runtime.estimators import Ground, complete
 from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
-from seedtune.runtime.journal.operations import share, verify
+from seedtune.runtime.journal.operations import (
+    branch,
+    compact,
+    diff,
+    rewind,
+    share,
+    verify,
+)
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.text_head import TextHead
@@ -136,6 +144,19 @@ class TestTheHead:
         above, below = (objective(weights + step * along) for step in (1e-3, -1e-3))
         wanted = float((gradient.reshape(-1) * along).sum())
         assert (above - below) / 2e-3 == pytest.approx(wanted, rel=0.02)
+
+    def test_many_tokens_are_as_few_at_a_time(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weights = np.random.default_rng(5).standard_normal(world.text.entries, np.float32) / 10
+        tokens = world.look().tokens(world.start.values)
+        given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
+        whole = world.text.gradient(*given)
+        for at_once in (7, len(tokens.words), len(tokens.words) + 3):
+            monkeypatch.setattr(text_head, "TOKENS", at_once)
+            found = world.text.gradient(*given)
+            np.testing.assert_allclose(found.gradient, whole.gradient, atol=1e-4)
+            np.testing.assert_allclose(found.logp, whole.logp, atol=1e-5)
 
     def test_a_layer_norm_s_shift_and_mean_count(self) -> None:
         table = WordTable(*packed())
@@ -261,13 +282,30 @@ class TestARun:
     def test_killed_at_random_moments_it_ends_on_the_same_values(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
     ) -> None:
-        rng, kills = random.Random(0), 0
-        for number in range(4):
-            folder = tmp_path / f"run{number}"
-            while run_and_kill(lambda: world.run(folder), rng.uniform(0, 1.0)):  # noqa: B023
+        rng, kills, longest = random.Random(0), 0, 1.0
+        while kills < 4:
+            folder = tmp_path / f"run{longest}"
+            while run_and_kill(lambda: world.run(folder), rng.uniform(0, longest)):  # noqa: B023
                 kills += 1
             assert replay(folder, world.start).sha256 == whole[1]
-        assert kills
+            longest *= 0.7  # how fast a machine is, is not known
+
+    def test_every_operation_on_a_journal_keeps_momentum_and_moving_weights(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        asked = {"lr": 0.01, "steps": 100, "eval_every": 20}
+        last = world.run(tmp_path / "run", settings=asked)
+        branch(tmp_path / "run", tmp_path / "b", step=90)
+        rewind(tmp_path / "b", 81)
+        before = replay(tmp_path / "b", world.start).sha256
+        assert before == replay(tmp_path / "run", world.start, until=81).sha256
+        assert compact(tmp_path / "b", world.start).header.first_step == 81 - 64
+        assert replay(tmp_path / "b", world.start).sha256 == before
+        branch(tmp_path / "b", tmp_path / "c", step=40)
+        for name in ("b", "c"):
+            assert world.run(tmp_path / name, settings=None) == last
+            assert verify(tmp_path / name, world.start).sha256 == last
+        assert diff(tmp_path / "run", tmp_path / "c").common_steps == 100
 
     def test_a_torn_step_is_taken_again(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]

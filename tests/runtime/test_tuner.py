@@ -98,20 +98,23 @@ def test_interrupted_equals_uninterrupted(tmp_path, whole, stops):
     assert [p.record for p in ours.records] == [p.record for p in theirs.records]
 
 
+def takes(estimator: str, setting: str) -> bool:
+    """Whether the estimator has a use for a setting: others it refuses."""
+    return setting not in ESTIMATORS[estimator].ignores
+
+
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_replay_equals_live(tmp_path, schedule, noise, estimator):
+    rates = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5}
     settings = Settings(
         seed=9,
         steps=30,
         batch_size=4,
-        lr=0.1,
-        eps=0.02,
-        schedule=schedule,
-        warmup=5,
         noise=noise,
         estimator=estimator,
+        **{name: value for name, value in rates.items() if takes(estimator, name)},
     )
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
 
@@ -219,13 +222,14 @@ def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_another_estimator_is_refused_whatever_it_would_need(tmp_path, estimator):
-    run(tmp_path, settings=replace(SETTINGS, estimator=estimator, steps=1))
+    own = {name: None for name in ("lr", "eps") if not takes(estimator, name)}
+    run(tmp_path, settings=replace(SETTINGS, estimator=estimator, steps=1, **own))
     for other in set(ESTIMATORS) - {estimator}:
         message = f"the run has estimator={estimator}, not {other}; give the same, or start"
         with pytest.raises(TuningError, match=message):
             tuner(tmp_path, settings={"estimator": other}, allow_changes=True)
         with pytest.raises(TuningError, match=message):
-            tuner(tmp_path, settings=replace(SETTINGS, estimator=other), allow_changes=True)
+            tuner(tmp_path, settings=replace(SETTINGS, estimator=other, **own), allow_changes=True)
 
 
 def test_a_setting_that_there_is_not_is_refused_by_name(tmp_path):

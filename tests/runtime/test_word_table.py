@@ -23,7 +23,7 @@ def plain(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WordTable:
     """All words at once, and in blocks that leave a rest."""
     monkeypatch.setattr(word_table, "_BLOCK", request.param)
-    monkeypatch.setattr(word_table, "_TOKENS", 512 if request.param > 1000 else 5)
+    monkeypatch.setattr(word_table, "TOKENS", 512 if request.param > 1000 else 5)
     return WordTable(*packed(50, 96))
 
 
