@@ -14,6 +14,9 @@ from torch import nn
 from ..quantise.int4 import GROUP_SIZE
 
 NAME = "seedtune::int4_linear"
+WIDE, PART = 16384, 8192
+"""A matrix of more than ``WIDE`` rows, as output heads are, is multiplied ``PART`` rows at a time:
+whoever unpacks it needs room for a part only (SmolLM2's head takes 113 MB in float32)."""
 
 
 @torch.library.custom_op(NAME, mutates_args=())
@@ -44,13 +47,26 @@ class Int4Linear(nn.Module):
         out, width = integers.shape
         codes = (integers.to(torch.int16) + 8).to(torch.uint8)
         codes = codes.view(out, width // GROUP_SIZE, GROUP_SIZE // 2, 2)
-        self.register_buffer("packed", codes[..., 0] | codes[..., 1] << 4)
+        packed = codes[..., 0] | codes[..., 1] << 4
         # As XNNPACK rounds them: GPTQ's are exact in this form.
-        self.register_buffer("scales", scales.view(out, -1).to(torch.bfloat16))
+        scales = scales.view(out, -1).to(torch.bfloat16)
+        self.parts = len(range(0, out, PART)) if out > WIDE else 1
+        rows = PART if self.parts > 1 else out
+        for part in range(self.parts):
+            # Names whose order is that of the parts: files then hold them one after another.
+            own = slice(part * rows, (part + 1) * rows)
+            self.register_buffer(f"packed_{part:03}", packed[own].clone())
+            self.register_buffer(f"scales_{part:03}", scales[own].clone())
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.seedtune.int4_linear(x, self.packed, self.scales)
+        found = [
+            torch.ops.seedtune.int4_linear(
+                x, getattr(self, f"packed_{part:03}"), getattr(self, f"scales_{part:03}")
+            )
+            for part in range(self.parts)
+        ]
+        y = found[0] if self.parts == 1 else torch.cat(found, dim=-1)
         return y if self.bias is None else y + self.bias
 
 

@@ -76,8 +76,8 @@ def lower_to(
         traced = trace(program, example, bounds, partial(progress, again))
         weights, made = StoredWeights(), []
         # A head for text reads them, and a program may hold its scales in another form.
-        for name in ("packed", "scales"):
-            weights.add(f"head.{name}", getattr(program.head, name))
+        for name, tensor in program.head.named_buffers():
+            weights.add(f"head.{name}", tensor)
         for name in others:
             progress(name, 0, 1)
             if name == "onnx":

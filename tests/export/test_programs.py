@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exported_bundle import request
-from seedtune.export.lower import stored_weights
+from seedtune.export.lower import int4_operator, stored_weights
 from seedtune.export.lower.programs import FORMATS, check_formats
 from seedtune.export.lower.stored_weights import StoredWeights
 from seedtune.runtime.bundle import Bundle, open_bundle
@@ -60,7 +60,7 @@ def test_codes_stand_once(reach: Bundle) -> None:
             assert file == "program.pte", name
             assert pte[offset : offset + size].strip(b"\0")
     assert {file for file, _, _ in places.values()} == {"program.pte", "weights.safetensors"}
-    assert places["b_head_packed"][0] == "program.pte"
+    assert places["b_head_packed_000"][0] == "program.pte"
     assert places["b_embedding_weight"][0] == "program.pte"
 
 
@@ -71,7 +71,19 @@ def test_without_executorch_all_weights_stand_in_one_file(
     assert program.files == ("program.json", "weights.safetensors")
     both = [open_engine(each, 1, name="torch-int4:cpu") for each in (reach, only_torch)]
     wanted, found = (engine.score(*asked(reach, SIZES[1])) for engine in both)
-    np.testing.assert_array_equal(found.logp, wanted.logp)
+    np.testing.assert_allclose(found.logp, wanted.logp, atol=2e-5)
+
+
+def test_a_wide_matrix_is_multiplied_in_parts_that_lie_one_after_another(
+    reach: Bundle, only_torch: Bundle
+) -> None:
+    content = json.loads((only_torch.path / "program.json").read_bytes())
+    parts = [content["tensors"][f"b_head_packed_{part:03}"] for part in range(3)]
+    assert [shape[0] for _, shape, _, _ in parts] == [120, 120, 60]
+    words = only_torch.text_head
+    if words is not None:  # what a head for text reads
+        assert (words.words.file, words.words.codes) == ("weights.safetensors", parts[0][3])
+    assert reach.text_head is None or reach.text_head.words.file == "program.pte"
 
 
 def test_every_value_reaches_every_program(reach: Bundle) -> None:
@@ -160,8 +172,11 @@ def test_the_onnx_file_is_small_and_sound(reach: Bundle) -> None:
 
 @pytest.fixture(scope="module")
 def only_torch(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The same model, mask and text, exported for torch alone."""
+    """The same model, mask and text, exported for torch alone, its head in parts."""
     from exported_bundle import export_tiny_bundle
 
     folder: Path = tmp_path_factory.mktemp("torch")
-    return export_tiny_bundle(folder, ("torch",))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(int4_operator, "WIDE", 200)  # its head has 300 rows
+        patched.setattr(int4_operator, "PART", 120)
+        return export_tiny_bundle(folder, ("torch",))
