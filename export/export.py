@@ -30,6 +30,7 @@ from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import load_profile
+from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
 from .quantise.int4 import DESCRIPTION
@@ -53,6 +54,7 @@ def export_model(
     fraction: float = DEFAULT_FRACTION,
     recipe: Recipe | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
+    context: int = DEFAULT_CONTEXT,
     task: Mapping[str, Any] | None = None,
     to: Sequence[str] = ("executorch",),
     progress: Progress = lambda stage, done, total: None,
@@ -68,6 +70,8 @@ def export_model(
         mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
             which nothing is profiled.
         fraction: of the linear weights that are sensitive.
+        context: tokens of a text that the bundle can write, prompt and answer, as far as the model
+            has positions; 0 leaves writing away.
         task: specification that the bundle holds.
         to: formats of the programs (``lower.programs.FORMATS``), which share all else.
 
@@ -105,7 +109,11 @@ def export_model(
     entries, adapter = len(surgery.values), program.adapter_shape
     give_back_freed()
     example = example_inputs(bounds, entries, config.vocab_size, adapter)
-    programs, files = lower_to(to, program, example, bounds, progress)
+    writing = None
+    if context and "executorch" in to:
+        longest = min(context, getattr(config, "max_position_embeddings", context))
+        writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
+    programs, files = lower_to(to, program, example, bounds, writing, progress)
     text_head = None
     if frame is not None:
         file = next(name for name in HOLD_WEIGHTS if name in files)
@@ -143,6 +151,8 @@ def export_model(
         pad_id=loaded.tokenizer.pad_token_id or 0,
         hidden_blocks=program.tap.blocks,
         mean_blocks=program.tap.mean_blocks,
+        chat=loaded.chat,
+        end_ids=loaded.end_ids,
         adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
         text_head=text_head,
         text_frame=b"" if frame is None else frame.to_bytes(),

@@ -30,10 +30,13 @@ from .commands import (
     export,
     fetch,
     journal,
+    merge,
     profile,
+    push_android,
     quickstart,
     report,
     tuning,
+    writing,
 )
 from .commands.output import printable
 
@@ -121,8 +124,12 @@ app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(report.plot)
 app.command()(report.report)
+app.command()(merge.merge)
+app.command()(writing.generate)
+app.command()(writing.chat)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
+app.command()(push_android.push_android)
 app.add_typer(journal.app, name="journal")
 
 

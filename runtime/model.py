@@ -1,5 +1,6 @@
 """What an app opens: a bundle with its task and engine, to tune, to evaluate and to use."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -7,13 +8,15 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from . import engines
 from .bundle import Bundle, open_bundle
 from .bundle.exported_values import export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
-from .errors import TuningError
+from .engines.memory import PassMemory, fit_text
+from .errors import DataError, TuningError
 from .journal.file import Durability
 from .journal.replay import replay
 from .journal.start import Start
@@ -27,15 +30,22 @@ from .tasks import (
     OnLong,
     Prediction,
     Task,
+    check_spec,
     encode_rows,
     read_rows,
     task_for,
     warn_of_examples,
 )
+from .tasks.chat_template import ChatTemplate, checked_messages
+from .tasks.field_text import check_characters
+from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
 from .tuning.tuner import Tuner
+from .writing import Manner, Writer, Writing
 
+PREDICTED_TOKENS = 64
+"""Of an answer that is written as a prediction, at most."""
 Rows = str | Path | Iterable[Mapping[str, Any]]
 """A file of rows (see ``tasks.rows``), or the rows themselves as dicts."""
 
@@ -61,6 +71,8 @@ class Model:
         self.step = 0
         """Of the run that they are from; 0 as exported."""
         self._asked = task_spec is not None
+        if task_spec is not None:
+            check_spec(task_spec)
         self._spec = bundle.task if task_spec is None else dict(task_spec)
         self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
@@ -68,6 +80,7 @@ class Model:
         self._text = TextHead.of(bundle)
         self._task: Task | None = None
         self._engine: Engine | None = None
+        self._chat: ChatTemplate | None = None
 
     @property
     def task(self) -> Task:
@@ -173,7 +186,7 @@ class Model:
         """
         if isinstance(source, Tuned):
             self.values, self.step = source.values.copy(), source.step
-        elif Path(source).is_dir():
+        elif os.path.isdir(source):
             done = replay(source, Start.of(self.bundle))
             self._take_task(done.journal.header.task, Path(source))
             self.values = done.best_values
@@ -238,21 +251,100 @@ class Model:
     ) -> Prediction | list[Prediction]:
         """The answer to one row, or the answers to many, in their order.
 
+        Where a task's answer is text, it is written for rows that bring none along: greedily, up
+        to the line's end or ``PREDICTED_TOKENS``. Text of a row is only scored.
+
         Raises:
             DataError: no rows, or one is unusable.
         """
         one = isinstance(rows, Mapping)
-        encoded = self._examples([rows] if one else rows, labelled=False)
-        found = evaluation.predict(
-            self.engine,
-            self.task,
-            encoded,
-            self.values,
-            self.bundle.bounds,
-            progress,
-            self.text,
+        given: Any = [rows] if one else rows
+        if isinstance(given, str | Path) or not all(isinstance(row, Encoded) for row in given):
+            given = read_rows(given)
+            prompts = [self.task.prompt(row, row.where) for row in given]
+        else:
+            prompts = [None] * len(given)
+        scored = [row for row, prompt in zip(given, prompts, strict=True) if prompt is None]
+        found = iter(
+            evaluation.predict(
+                self.engine,
+                self.task,
+                self._examples(scored, labelled=False),
+                self.values,
+                self.bundle.bounds,
+                progress,
+                self.text,
+            )
+            if scored or not prompts
+            else ()
         )
-        return found[0] if one else found
+        answers = [next(found) if prompt is None else self._written(prompt) for prompt in prompts]
+        return answers[0] if one else answers
+
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Writing:
+        """Go on from ``prompt`` with the values in use; iterate over the result for its pieces.
+
+        Args:
+            prompt: a text, or messages (``role``, ``content``), which the model's chat template
+                writes and the answer follows.
+            max_tokens, temperature, top_p, seed, stop: see ``Manner``.
+
+        Raises:
+            DataError: an argument makes no sense, or the prompt leaves no room for an answer.
+            EngineError: the bundle or the engine cannot write.
+        """
+        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop))
+        return self.writer().write(self.prompt_tokens(prompt), manner)
+
+    def writer(self) -> Writer:
+        """Writes one answer after another with the values now in use, as in a conversation.
+
+        Raises:
+            EngineError: the bundle or the engine cannot write.
+            TuningError: there is no memory for a text.
+        """
+        own, more = np.split(self.values, [self.bundle.K])
+        adapter = None
+        if self._text is not None and len(more) == self._text.entries:
+            adapter = self._text.adapter(more)  # what a readout learned has no part in writing
+        text = self.engine.text(np.ascontiguousarray(own), adapter)
+        bound = text.bound
+        generation = self.bundle.generation
+        if generation is not None:
+            memory = PassMemory.of_bundle(self.bundle)
+            bound = fit_text(generation, memory, limit=self._memory_limit)
+        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound)
+
+    def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+        """A prompt as ``generate`` takes it, in tokens.
+
+        Raises:
+            DataError: half a character, no message, an unknown role, or no chat template.
+        """
+        tokenizer = self.bundle.tokenizer()
+        if isinstance(prompt, str):
+            check_characters(prompt, "the prompt")
+            return _tokens(tokenizer, prompt, special=True)
+        messages = checked_messages(prompt, "the prompt")
+        if self._chat is None:
+            if self.bundle.chat is None:
+                raise DataError(
+                    f"{self.bundle.path}: has no chat template, as its model had none: give the "
+                    "prompt as one text"
+                )
+            chat = self.bundle.chat
+            self._chat = ChatTemplate(chat.template, chat.special_tokens)
+        text = self._chat.render(messages, answer=True, where="the prompt")
+        return _tokens(tokenizer, text, special=False)
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
@@ -271,13 +363,29 @@ class Model:
     ) -> None:
         self.close()
 
+    def _written(self, prompt: list[int]) -> Prediction:
+        manner = Manner(max_tokens=PREDICTED_TOKENS, stop=("\n",))
+        return Prediction("".join(self.writer().write(prompt, manner)), {})
+
     def _examples(self, rows: Any, *, labelled: bool = True) -> list[Encoded]:
         if isinstance(rows, str | Path):
             return self.encode(rows, labelled=labelled)
+        if not isinstance(rows, Iterable):
+            return self.encode(rows, labelled=labelled)  # says what rows must be
         given = list(rows)
         if all(isinstance(row, Encoded) for row in given):
             return given
         return self.encode(given, labelled=labelled)
+
+
+def _tokens(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    return list(watched(lambda _: tokenise(tokenizer, text, special=special), "the prompt").ids)
+
+
+def _listed(stop: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stop, str):
+        raise DataError("stop must be a list of texts; put the one into a list")
+    return tuple(stop)
 
 
 def open_model(
@@ -305,6 +413,7 @@ def open_model(
 
     Raises:
         BundleError: another than ``sha256`` names, truncated, altered, or newer than this version.
+        DataError: the task is no specification (see ``tasks.check_spec``).
     """
     if isinstance(bundle, Bundle):
         opened = bundle

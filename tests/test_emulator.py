@@ -64,6 +64,19 @@ def test_scores_differ_by_kernels_only(guest: Guest, bundle: Bundle, tmp_path: P
     np.testing.assert_allclose(ours, host, rtol=0, atol=0.05)
 
 
+def test_the_device_writes_what_the_host_writes(
+    guest: Guest, bundle: Bundle, tmp_path: Path
+) -> None:
+    on_host("write", bundle.path, tmp_path / "host.npy")
+    on_guest(guest, "write", bundle.path, tmp_path / "guest.npy")
+    host, ours = np.load(tmp_path / "host.npy"), np.load(tmp_path / "guest.npy")
+    assert host.std() > 0.3
+    same = host.argmax(1) == ours.argmax(1)
+    until = len(same) if same.all() else int(np.flatnonzero(~same)[0]) + 1
+    np.testing.assert_allclose(ours[:until], host[:until], rtol=0, atol=0.1)
+    assert until > 3
+
+
 def test_a_journal_of_the_device_replays_on_the_host(bundle: Bundle, guest_run: Any) -> None:
     folder, sha256 = guest_run
     replayed = replay(folder, Start.of(bundle))

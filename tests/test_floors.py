@@ -16,7 +16,7 @@ FLOORS = (
     ("tuning",),
     ("journal",),
     ("estimators",),
-    ("scoring",),
+    ("scoring", "writing"),
     ("engines",),
     ("tasks",),
     ("bundle",),

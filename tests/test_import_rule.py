@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENGINE_LIBRARIES = {"torch", "executorch", "onnxruntime"}
+ENGINE_LIBRARIES = {"torch", "executorch", "onnxruntime", "java"}
 HOST_LIBRARIES = {"transformers", "torchao", "accelerate", "gguf", "typer", "rich", "matplotlib"}
 
 
@@ -60,7 +60,7 @@ def test_export_does_not_import_host_tools(file: Path) -> None:
 
 def test_each_engine_library_has_one_file() -> None:
     """Torch may come along with ExecuTorch's Python binding; no library has two engines."""
-    for library in ("executorch", "onnxruntime"):
+    for library in ("executorch", "onnxruntime", "java"):
         users = [
             file.name
             for file in files("runtime")

@@ -10,6 +10,12 @@ CORPUS = [
 ]
 
 
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
 def write_tiny_llama(folder: Path) -> Path:
     """Two blocks, hidden 32, vocabulary 300; the weights are the same at every call."""
     import torch
@@ -29,7 +35,7 @@ def write_tiny_llama(folder: Path) -> Path:
         ),
     )
     PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>"
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", chat_template=CHAT
     ).save_pretrained(folder)
 
     torch.manual_seed(0)

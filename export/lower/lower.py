@@ -25,24 +25,27 @@ The patches reach into executorch 1.5 and hold for the duration of ``lower`` onl
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from seedtune.runtime.bundle import Bounds, Program
+from seedtune.runtime.bundle import Bounds
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..program.block_tap import BlockTap
+from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
 from .plan_memory import lowest_place
 
-METHOD = "score"
-PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
-"""What a manifest says of what ``lower`` returns."""
+SCORE, GENERATE = "score", "generate"
 Progress = Callable[[int, int], None]
 _EDGE = 65
 """Percent of the time that the edge dialect takes."""
@@ -67,24 +70,47 @@ def trace(
     bounds: Bounds,
     progress: Progress = lambda done, total: None,
 ) -> ExportedProgram:
-    """Export with every axis dynamic up to its bound (an axis bounded by 1 is static).
+    """Export ``score`` with every axis dynamic up to its bound (one bounded by 1 is static).
 
     Args:
         progress: called with (blocks reached, blocks in all).
     """
-
-    def axis(name: str, most: int, least: int = 1) -> Any:
-        return Dim(name, min=least, max=most) if most > least else None
-
-    scored = axis("N", bounds.positions)
+    scored = _axis("N", bounds.positions)
     dynamic = {
-        "tokens": {0: axis("B", bounds.rows), 1: axis("T", bounds.length, 2)},
+        "tokens": {0: _axis("B", bounds.rows), 1: _axis("T", bounds.length, 2)},
         "positions": {0: scored},
-        "candidates": {0: scored, 1: axis("C", bounds.candidates)},
-        "values": {0: axis("P", bounds.probes)},
+        "candidates": {0: scored, 1: _axis("C", bounds.candidates)},
+        "values": {0: _axis("P", bounds.probes)},
         "adapter": {},
     }
-    blocks = program.tap.all_blocks
+    return _export(program, example, dynamic, program.tap, progress)
+
+
+def trace_generate(
+    program: GenerateProgram,
+    example: tuple[torch.Tensor, ...],
+    progress: Progress = lambda done, total: None,
+) -> ExportedProgram:
+    """Export ``generate`` for any number of new tokens and places of the cache in its bounds."""
+    slots = _axis("S", program.bounds.context)
+    dynamic = {
+        "tokens": {1: _axis("T", program.bounds.chunk)},
+        "start": {},
+        "values": {},
+        "adapter": {},
+        "cache": tuple({axis: slots} for _ in program.shapes for axis in (2, 1)),
+    }
+    return _export(program, example, dynamic, program.score.tap, progress)
+
+
+def _axis(name: str, most: int, least: int = 1) -> Any:
+    return Dim(name, min=least, max=most) if most > least else None
+
+
+def _export(
+    program: Any, example: tuple[torch.Tensor, ...], dynamic: Any, tap: BlockTap, progress: Progress
+) -> ExportedProgram:
+    blocks = tap.all_blocks
     hooks = [
         block.register_forward_pre_hook(lambda *_, done=done: progress(done, len(blocks)))
         for done, block in enumerate(blocks)
@@ -97,13 +123,19 @@ def trace(
             hook.remove()
 
 
-def lower(traced: ExportedProgram, progress: Progress = lambda done, total: None) -> bytes:
-    """Lower ``traced`` to an ExecuTorch program whose matrix products run in XNNPACK.
+def lower(
+    traced: Mapping[str, ExportedProgram], progress: Progress = lambda done, total: None
+) -> bytes:
+    """Lower methods to one ExecuTorch program whose matrix products run in XNNPACK.
+
+    Constants of equal bytes are stored once, so methods of one model share its weights.
 
     Args:
+        traced: methods by name. The inputs of ``generate`` stay where the caller has them, since
+            its cache is large; those of others are copied into the plan.
         progress: called with (percent done, 100).
     """
-    runs = _EDGE_RUNS * len(traced.graph.nodes)
+    runs = _EDGE_RUNS * sum(len(each.graph.nodes) for each in traced.values())
     with quiet():
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
         from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
@@ -113,15 +145,24 @@ def lower(traced: ExportedProgram, progress: Progress = lambda done, total: None
 
         with _known_sizes(), _counted(lambda n: progress(min(_EDGE, _EDGE * n // runs), 100)):
             edge = to_edge(
-                {METHOD: traced},
+                dict(traced),
                 compile_config=EdgeCompileConfig(
                     _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
                 ),
             )
-        with _known_sizes(), _no_code(), _one_sort(), _few_passes(), _static_delegates(progress):
+        delegating = (_known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
+        with contextlib.ExitStack() as patches, _static_delegates(progress):
+            for patch in delegating:
+                patches.enter_context(patch)
             edge = edge.to_backend(LevelPartitioner())
-        _sink_early_work(edge.exported_program(METHOD).graph_module.graph)
-        planning = MemoryPlanningPass(MemoryPlanningAlgorithmSuite([lowest_place]))
+        for name in traced:
+            _sink_early_work(edge.exported_program(name).graph_module.graph)
+        planning = {
+            name: MemoryPlanningPass(
+                MemoryPlanningAlgorithmSuite([lowest_place]), alloc_graph_input=name != GENERATE
+            )
+            for name in traced
+        }
         with _known_sizes(), _no_code():
             config = ExecutorchBackendConfig(memory_planning_pass=planning)
             return bytes(edge.to_executorch(config).buffer)
@@ -274,6 +315,34 @@ def _few_passes() -> Iterator[None]:
         self.passes = [step for step in self.passes if step.__name__ in _PASSES]
 
     with _patched(XNNPACKPassManager, "__init__", chosen):
+        yield
+
+
+@contextlib.contextmanager
+def _scales_in_names() -> Iterator[None]:
+    """Name a weight in the file after its codes and its scales.
+
+    executorch names it after the codes, and XNNPACK's cache of packed weights, which methods share,
+    goes by that name: of two weights with equal codes it would give the second the first's scales.
+    """
+    from executorch.backends.xnnpack.operators import node_visitor
+
+    plain = node_visitor.NodeVisitor.get_serialized_buffer_index
+
+    def named(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(plain).bind(self, *args, **kwargs).arguments
+        scale = getattr(bound.get("quant_params"), "scale", None)
+        more = scale.numpy().tobytes() if isinstance(scale, torch.Tensor) else b""
+
+        def sha256(data: bytes) -> Any:
+            digest = hashlib.sha256(data)
+            digest.update(more)
+            return digest
+
+        with _patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
+            return plain(self, *args, **kwargs)
+
+    with _patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
         yield
 
 

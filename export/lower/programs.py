@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
 from seedtune.runtime.errors import ModelError
 
+from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
-from .lower import PROGRAM, lower, trace
+from .lower import GENERATE, SCORE, lower, trace, trace_generate
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
 FORMATS = ("executorch", "onnx", "torch")
 """Of programs, in the order in which they are made."""
-HOLD_WEIGHTS = (PROGRAM.files[0], WEIGHTS)
+FILE = "program.pte"
+HOLD_WEIGHTS = (FILE, WEIGHTS)
 """Files that may hold the int4 weights; of those that there are, the first does."""
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages: ``trace lower``, and ``onnx torch`` for these."""
@@ -47,6 +50,7 @@ def lower_to(
     program: ScoreProgram,
     example: tuple[torch.Tensor, ...],
     bounds: Bounds,
+    writing: GenerateProgram | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[list[Program], dict[str, bytes]]:
     """The programs of ``formats`` and the files that they name; changes ``program``.
@@ -54,6 +58,7 @@ def lower_to(
     Args:
         program: quantised.
         example: inputs inside ``bounds`` (see ``example_inputs``).
+        writing: a method of ExecuTorch's program besides ``score``.
 
     Raises:
         ModelError: as ``check_formats``, or a program cannot take a form.
@@ -62,18 +67,27 @@ def lower_to(
     programs: list[Program] = []
     files: dict[str, bytes] = {}
     if "executorch" in formats:
-        traced = trace(program, example, bounds, partial(progress, "trace"))
+        methods: dict[str, dict[str, Any]] = {SCORE: {}}
+        traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
+        if writing is not None:
+            vocabulary = program.embedding.weight.shape[0]
+            traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
+            methods[GENERATE] = {
+                "chunk": writing.bounds.chunk,
+                "context": writing.bounds.context,
+                "cache": [list(shape) for shape in writing.shapes],
+            }
         progress("lower", 0, 100)
-        programs.append(PROGRAM)
-        files[PROGRAM.files[0]] = lower(traced, partial(progress, "lower"))
-        del traced
+        files[FILE] = lower(traced, partial(progress, "lower"))
+        programs.append(Program("executorch", (FILE,), "int8 per token", methods))
+        traced.clear()
     others = [name for name in formats if name != "executorch"]
     if others:
         from .int4_operator import through_int4_operator_
 
         through_int4_operator_(program)
         again = "trace again" if programs else "trace"
-        traced = trace(program, example, bounds, partial(progress, again))
+        exported = trace(program, example, bounds, partial(progress, again))
         weights, made = StoredWeights(), []
         # A head for text reads them, and a program may hold its scales in another form.
         for name, tensor in program.head.named_buffers():
@@ -83,11 +97,11 @@ def lower_to(
             if name == "onnx":
                 from . import onnx as form
 
-                made.append((form.FILE, form.OnnxProgram(traced, weights)))
+                made.append((form.FILE, form.OnnxProgram(exported, weights)))
             else:
                 from . import torch_graph as form
 
-                made.append((form.FILE, form.TorchProgram(traced, weights)))
+                made.append((form.FILE, form.TorchProgram(exported, weights)))
             progress(name, 1, 1)
         places, written = weights.placed(next(iter(files.items()), None))
         if written is not None:

@@ -7,9 +7,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from seedtune.runtime.bundle.chat import Chat
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
@@ -35,14 +36,40 @@ class LoadedModel:
     name: str
     sha256: str
 
+    @property
+    def chat(self) -> Chat | None:
+        """The tokenizer's chat template, the one named ``default`` of several; None without."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
+        if not template:
+            return None
+        names = self.tokenizer.special_tokens_map
+        return Chat(template, {name: text for name, text in names.items() if isinstance(text, str)})
 
-def load_causal_lm(source: str | Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens with which the model ends a text, as its generation settings and its tokenizer
+        name them."""
+        settings = getattr(self.model, "generation_config", None)
+        named = getattr(settings, "eos_token_id", None)
+        found = [*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id]
+        vocabulary = self.model.config.vocab_size
+        return sorted({end for end in found if end is not None and 0 <= end < vocabulary})
+
+
+def load_causal_lm(
+    source: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> LoadedModel:
     """Loads the model at ``source``: a folder, a ``.gguf`` file, or a hub id such as ``org/name``.
 
     A GGUF file is dequantised once; the result is kept as a folder in the cache under the hash of
     the file, because dequantising takes several times as long as loading the folder.
 
     Code that a folder or a hub id brings along is never run, nor asked about.
+
+    Args:
+        dtype: of the weights; ``auto`` takes the stored one.
 
     Raises:
         ModelError: nothing there, not a causal language model, no fast tokenizer, a weight missing
@@ -62,7 +89,7 @@ def load_causal_lm(source: str | Path, dtype: torch.dtype = torch.float32) -> Lo
     return _load_folder(_download_hub(str(source)), str(source), dtype)
 
 
-def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> LoadedModel:
+def _load_folder(folder: Path, name: str, dtype: torch.dtype | Literal["auto"]) -> LoadedModel:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder}: holds no config.json, so it is not a Hugging Face model folder"

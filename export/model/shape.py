@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seedtune.runtime.errors import ModelError
 
@@ -20,6 +21,7 @@ class ModelShape:
     hidden: int
     intermediate: int
     heads: int
+    cache_width: int  # numbers of a token that its keys and values are, over all blocks
     vocabulary: int
     linears: dict[str, tuple[int, int]]  # decoder matrices by name: (out, in)
     embedding: int
@@ -39,6 +41,12 @@ class ModelShape:
     @property
     def largest_linear(self) -> int:
         return max(rows * columns for rows, columns in self.linears.values())
+
+
+def _cache_width(text: Any) -> int:
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * width)
 
 
 def read_shape(source: str | Path) -> ModelShape:
@@ -87,6 +95,7 @@ def read_shape(source: str | Path) -> ModelShape:
         # The widest input of a matrix is the inner width of the feed-forward block.
         intermediate=max(columns for _, columns in linears.values()),
         heads=text.num_attention_heads,
+        cache_width=_cache_width(text),
         vocabulary=text.vocab_size,
         linears=linears,
         embedding=embedding.numel(),

@@ -55,8 +55,19 @@ class BlockTap:
         for below in self.mean_blocks:
             hidden = self._seen[below]
             parts.append(torch.bmm(shares[None].expand(hidden.shape[0], -1, -1), hidden))
-        self._seen.clear()
+        self.forget()
         return torch.cat([unit_mean_square(part) for part in parts], dim=-1)
+
+    def take_last(self) -> torch.Tensor:
+        """The pass's own states, without means, at its last place, ``[P, 1, S]``, as ``take`` gives
+        them. Forgets the pass."""
+        last = [unit_mean_square(self._seen[below][:, -1:]) for below in self.blocks]
+        self.forget()
+        return torch.cat(last, dim=-1)
+
+    def forget(self) -> None:
+        """Drop what the last pass left."""
+        self._seen.clear()
 
     def _keep(self, below: int, module: nn.Module, arguments: Any, output: Any) -> None:
         self._seen[below] = output[0] if isinstance(output, tuple) else output

@@ -21,7 +21,8 @@ with quiet():  # importing it imports torchao, which reports kernels for GPUs th
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "seedtune_rows"
-_BLOCKED = -1e9  # added to a score; finite, so that no kernel sees inf - inf
+BLOCKED = -1e9
+"""Added to a score that is not to be seen; finite, so that no kernel sees inf - inf."""
 
 
 class RowLayout:
@@ -46,7 +47,7 @@ class RowLayout:
             blocked = distance < 0
             if window is not None:
                 blocked = blocked | (distance >= window)
-            mask = torch.where(blocked, _BLOCKED, 0.0).to(torch.float32)[None]
+            mask = torch.where(blocked, BLOCKED, 0.0).to(torch.float32)[None]
             self._masks[key] = mask.repeat(1, groups, 1) if groups > 1 else mask
         return self._masks[key]
 
@@ -79,9 +80,11 @@ def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> 
             sliding_window = None
         flat = probes * rows * kv_heads
         # Copies, not reshapes: a reshape would guard on how symbolic strides compare.
-        query = _copy((query * scaling).view(probes, heads, rows, length, width), 0, 2, 1, 3, 4)
-        key = _copy(key.view(probes, kv_heads, rows, length, width), 0, 2, 1, 4, 3)
-        value = _copy(value.view(probes, kv_heads, rows, length, width), 0, 2, 1, 3, 4)
+        query = contiguous(
+            (query * scaling).view(probes, heads, rows, length, width), 0, 2, 1, 3, 4
+        )
+        key = contiguous(key.view(probes, kv_heads, rows, length, width), 0, 2, 1, 4, 3)
+        value = contiguous(value.view(probes, kv_heads, rows, length, width), 0, 2, 1, 3, 4)
         scores = torch.bmm(
             query.view(-1).view(flat, groups * length, width), key.view(flat, width, length)
         )
@@ -89,7 +92,7 @@ def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> 
         output = torch.bmm(weights, value.view(flat, length, width))
         # Through one axis, because merging KV with G and splitting T guards on strides too.
         output = output.view(-1).view(probes, rows, heads, length, width)
-        output = _copy(output, 0, 1, 3, 2, 4)
+        output = contiguous(output, 0, 1, 3, 2, 4)
         return output.view(probes, packed, heads, width), None
 
     # Registered under a fixed name: the last model to be prepared owns it, and only for as long
@@ -98,5 +101,6 @@ def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> 
     model.config._attn_implementation = NAME  # type: ignore[union-attr]
 
 
-def _copy(x: torch.Tensor, *axes: int) -> torch.Tensor:
+def contiguous(x: torch.Tensor, *axes: int) -> torch.Tensor:
+    """A copy of ``x``, its axes in another order if ``axes`` are given."""
     return (x.permute(axes) if axes else x).clone(memory_format=torch.contiguous_format)

@@ -84,12 +84,7 @@ class ScoreProgram(nn.Module):
         adapter: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         read, states = self.states(tokens, positions, values)
-        if adapter is not None:  # as it always is in a program
-            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
-            read = read + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
-        logits = self.head(read)
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
+        logits = self.logits(read, states, adapter)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
         chosen = log_probabilities.gather(
@@ -118,6 +113,19 @@ class ScoreProgram(nn.Module):
         with self.mean:
             states = self.tap.take(positions, rows, length)
         return hidden.index_select(1, positions), states
+
+    def logits(
+        self, hidden: torch.Tensor, states: torch.Tensor, adapter: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Float32 ``[P, N, V]`` of hidden states ``[P, N, D]`` and the tapped ``[P, N, S]`` or
+        more."""
+        if adapter is not None:  # as it always is in a program
+            # A linear layer, whose weight may be an input: XNNPACK runs it as one.
+            hidden = hidden + nn.functional.linear(states[:, :, : adapter.shape[1]], adapter)
+        logits: torch.Tensor = self.head(hidden)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
 
 
 class MeanAsLinear(TorchFunctionMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle import Bounds, Generation
 from seedtune.runtime.files import is_whole, place_hashed, workplace
 
 from ..data.fetch import fetch
@@ -21,14 +21,18 @@ def dense_program(base: Prepared) -> Path:
     """
     file = base.folder / "dense.pte"
     if not is_whole(file):
-        run_in_child(_lower, str(fetch(MODEL)), base.bundle.bounds, file)
+        generation = base.bundle.programs[0].generation
+        run_in_child(_lower, str(fetch(MODEL)), base.bundle.bounds, generation, file)
     return file
 
 
-def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
+def _lower(
+    model: str, bounds: Bounds, generation: Generation, file: Path, progress: Progress
+) -> None:
     import torch
-    from seedtune.export.lower.lower import lower, trace
+    from seedtune.export.lower.lower import GENERATE, SCORE, lower, trace, trace_generate
     from seedtune.export.model.load_model import load_causal_lm
+    from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
     from seedtune.export.program.score_program import ScoreProgram, example_inputs
     from seedtune.export.program.sensitive_linear import ProbeValues
     from seedtune.export.quantise.int4 import quantise_linears_
@@ -40,7 +44,11 @@ def _lower(model: str, bounds: Bounds, file: Path, progress: Progress) -> None:
     with torch.no_grad():
         program(*example)
     quantise_linears_(program)
-    traced = trace(program, example, bounds)
+    writing = GenerateProgram(program, 1, GenerateBounds(generation.chunk, generation.context))
+    traced = {
+        SCORE: trace(program, example, bounds),
+        GENERATE: trace_generate(writing.eval(), writing.example(vocabulary)),
+    }
     with workplace(file) as work:
         (work / file.name).write_bytes(lower(traced))
         place_hashed(work / file.name, file)

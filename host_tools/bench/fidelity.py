@@ -122,13 +122,14 @@ def perplexity(
 ) -> float:
     """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
     total = 0.0
-    for batch in _chunks(text, bounds):
+    for batch in text_batches(text, bounds):
         total -= float(score(batch, values)[0].sum(dtype=np.float64))
     return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
 
 
-def _chunks(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
-    """As many rows at a time as the bounds allow, with the next tokens for candidates."""
+def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
+    """``text`` int64 ``[n, length]``, as many rows at a time as the bounds allow, with the next
+    tokens for candidates."""
     length = text.shape[1]
     if length > bounds.length or length - 1 > bounds.positions:
         raise ValueError(f"sequences of {length} tokens exceed {bounds}")
@@ -163,6 +164,20 @@ def float_score(model: Any) -> Score:
 def eager_score(loaded: Any, base: Prepared) -> Score:
     """``score`` of the module that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     import torch
+
+    program = eager_program(loaded, base)
+
+    @torch.no_grad()
+    def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        arguments = (batch.tokens, batch.positions, batch.candidates, values)
+        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
+        return found
+
+    return score
+
+
+def eager_program(loaded: Any, base: Prepared) -> Any:
+    """The ``ScoreProgram`` that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
     from seedtune.export.profile.kept_profile import kept_profile
     from seedtune.export.profile.masks import build_mask, mask_method
     from seedtune.export.program.prepare_program import prepare_program
@@ -178,14 +193,7 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
     program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
     _same_entries(surgery.indices, base.bundle)
     quantise_program(program, surgery, recipe, text.profile)
-
-    @torch.no_grad()
-    def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        arguments = (batch.tokens, batch.positions, batch.candidates, values)
-        found: NDArray[np.float32] = program(*map(torch.from_numpy, arguments))[0].numpy()
-        return found
-
-    return score
+    return program
 
 
 def recipe_of(quantisation: Mapping[str, Any]) -> Recipe:

@@ -159,6 +159,7 @@ def _cell(
         "test_rows": TEST_ROWS,
         "batch_size": BATCH_SIZE,
         **method.settings,
+        **method.by_task.get(task, {}),
     }
     if "forwards" in settings:
         settings["forwards"] = forwards

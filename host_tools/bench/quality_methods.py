@@ -22,6 +22,8 @@ class Method:
     module: str
     settings: dict[str, Any] = field(default_factory=dict)
     """Part of every cell's key. With ``forwards``, the option of that name sets it."""
+    by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What differs from ``settings`` on a task."""
     seeded: bool = True
     """Whether the seed makes a difference; if not, the first alone is run."""
     bundle: bool = False
@@ -44,6 +46,17 @@ _TUNER: dict[str, Any] = {
 }
 """Of two-point; twice this rate reached 70.4 % on SST-2 after 100 steps, this one 72.0 %."""
 _TWO_POINT = {**_TUNER, "estimator": "two-point"}
+MASKS = ("sensitive", "random", "magnitude", "per-layer", "task")
+"""See ``mask_places``."""
+_MASKED: dict[str, Any] = {
+    **_TUNER,
+    "forwards": 400,
+    "eval_every": 200,
+    "estimator": "per-example",
+    "lr": "auto",
+    "eps": "auto",
+}
+"""Seeds alone as an app would have them, on float weights: the masks have nothing else apart."""
 _LORA: dict[str, Any] = {
     "steps": 60,
     "eval_at": [0, 10, 20, 30, 40],
@@ -52,6 +65,8 @@ _LORA: dict[str, Any] = {
     "alpha": 16,
 }
 """Rate and rank of SST-2 in the paper's table 9."""
+_LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 10, 25]}}
+"""1 600 messages."""
 _READOUT: dict[str, Any] = {
     "estimator": "readout",
     "eval_every": 20,
@@ -60,7 +75,7 @@ _READOUT: dict[str, Any] = {
     "schedule": "constant",
 }
 _INT4: dict[str, dict[str, Any]] = {
-    **{name: {"estimator": name} for name in ESTIMATORS},
+    **{name: {"estimator": name} for name in ESTIMATORS if name != "text-head"},
     # Its step has no unit of the loss: lr is about what a value moves by.
     "one-sided": {"estimator": "one-sided", "lr": 2e-3},
     "gauss-newton": {
@@ -72,16 +87,16 @@ _INT4: dict[str, dict[str, Any]] = {
     "per-example": {"estimator": "per-example", "lr": "auto", "eps": "auto"},
     "readout": _READOUT,
 }
-del _INT4["text-head"]
+"""What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
 _TEXT_HEAD: dict[str, Any] = {
     "estimator": "text-head",
+    "steps": 100,
     "eval_every": 25,
     "lr": "auto",
     "eps": "auto",
     "schedule": "constant",
 }
-"""Each message once, however many forwards the others have: a step takes its batch in one."""
-"""What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
+"""1 600 messages once, as LoRA has them, however many forwards the others take."""
 
 METHODS: dict[str, Method] = {
     "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
@@ -89,6 +104,10 @@ METHODS: dict[str, Method] = {
     "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
     "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
     "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
+    **{
+        f"{mask}-mask-fp32": Method("sparse_fp32", {**_MASKED, "mask": mask}, bundle=True)
+        for mask in MASKS
+    },
     "readout-fp32": Method("sparse_fp32", {**_TUNER, **_READOUT, "mask": "sensitive"}, bundle=True),
     **{
         f"int4-{name}": Method(
@@ -101,7 +120,7 @@ METHODS: dict[str, Method] = {
         for name, own in _INT4.items()
     },
     "int4-text-head": Method("int4", _TEXT_HEAD, bundle=True, float32=False),
-    "lora": Method("lora", _LORA),
+    "lora": Method("lora", _LORA, _LORA_ON),
 }
 
 

@@ -38,13 +38,13 @@ def settings_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def read_rows(folder: Path) -> Rows:
-    """Rows of the results in ``folder``; none if there is no file.
+def read_rows(folder: Path, name: str = FILE) -> Rows:
+    """Rows of the results ``name`` in ``folder``; none if there is no file.
 
     Raises:
         SeedtuneError: the file is not one that ``merge_rows`` wrote.
     """
-    file = folder / f"{FILE}.json"
+    file = folder / f"{name}.json"
     if not file.is_file():
         return {}
     try:
@@ -54,8 +54,9 @@ def read_rows(folder: Path) -> Rows:
     return rows
 
 
-def merge_rows(rows: Rows, folder: Path) -> None:
-    """Add ``rows`` to the results in ``folder``; a row of the same key is replaced, none is lost.
+def merge_rows(rows: Rows, folder: Path, name: str = FILE) -> None:
+    """Add ``rows`` to the results ``name`` in ``folder``; a row of the same key is replaced, none
+    is lost.
 
     Benchmarks that run at the same time wait for one another. Each row names its own ``machine``;
     the table's is that of the last merge.
@@ -64,8 +65,8 @@ def merge_rows(rows: Rows, folder: Path) -> None:
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        merged = read_rows(folder) | rows
-        write_figures(FILE, {"rows": dict(sorted(merged.items()))}, folder)
+        merged = read_rows(folder, name) | rows
+        write_figures(name, {"rows": dict(sorted(merged.items()))}, folder)
     finally:
         os.close(lock)
 

@@ -35,7 +35,8 @@ def bench(
     ] = None,
     json: Json = False,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="What to compare (quality, engines, gpu).")
+        str | None,
+        typer.Option(metavar="A,B", help="What to compare (quality, senders, engines, gpu)."),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
@@ -49,19 +50,27 @@ def bench(
     forwards: Annotated[
         int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, engines).")
     ] = None,
+    senders: Annotated[
+        str | None, typer.Option(metavar="A,B", help="People, by the start of their id (senders).")
+    ] = None,
+    messages: Annotated[
+        str | None, typer.Option(metavar="50,200", help="Messages to learn from (senders).")
+    ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle instead of the default (engines, first_order, quality, seeds)."),
+        typer.Option(
+            help="Bundle instead of the default (engines, first_order, quality, seeds, ...)."
+        ),
     ] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the random model (gpu).")
     ] = None,
     threads: Threads = None,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Only sum up the committed results (quality).")
+        bool, typer.Option("--summary", help="Only sum up the committed results.")
     ] = False,
 ) -> None:
     """Measure one aspect of seedtune on this machine."""
@@ -97,6 +106,8 @@ def bench(
         "models": _names(models),
         "seeds": _numbers(seeds),
         "forwards": forwards,
+        "senders": _names(senders),
+        "messages": _numbers(messages),
         "lr": lr,
         "bundle": bundle,
         "shape": shape,

@@ -143,5 +143,11 @@ def _shown(bundle: Bundle) -> Any:
     layers = described.pop("layers")
     filled = [layer for layer in layers if layer["count"]]
     described["directions"] = "none" if bundle.basis is None else bundle.basis.size
+    writing = bundle.generation
+    described["writes"] = (
+        f"texts of up to {writing.context} tokens" + ("" if bundle.chat is None else ", and chats")
+        if writing is not None
+        else "nothing: it only scores; export again to change that"
+    )
     described["matrices"] = f"{len(layers)}, {len(filled)} of them with sensitive values"
     return fields_table(described)

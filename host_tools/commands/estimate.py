@@ -21,6 +21,7 @@ def estimate(
     probes: Annotated[int, typer.Option(min=1, help="Value rows in one pass.")] = 2,
     rows: Annotated[int, typer.Option(min=1, help="Token rows of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
+    context: Annotated[int, typer.Option(min=2, help="Tokens of a text that is written.")] = 512,
     examples: Annotated[int, typer.Option(min=1, help="Training rows.")] = 2000,
     estimator: Annotated[
         str | None,
@@ -78,6 +79,9 @@ def estimate(
             fraction=fraction,
             speed=speed,
         ),
+        estimates.estimate_writing(
+            shape, tokens=context, engine=engine, fraction=fraction, speed=speed
+        ),
     ]
     if shape.gguf:
         stages.insert(0, estimates.estimate_gguf(shape))
@@ -96,7 +100,7 @@ def estimate(
 def _estimate_table(stages: list[Estimate], name: str) -> Table:
     table = Table("stage", title=f"Estimate for {name}", box=None, title_justify="left")
     table.add_column("memory (bundle: disk), MB", justify="right")
-    table.add_column("seconds (tuning: one step)", justify="right")
+    table.add_column("seconds (tuning: a step; writing: a token)", justify="right")
     for stage in stages:
         seconds = f"{stage.seconds:.3g}" if stage.seconds else "-"
         table.add_row(stage.stage, f"{stage.bytes / 1e6:,.0f}", seconds, style="bold")

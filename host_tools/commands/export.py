@@ -89,6 +89,14 @@ def export(
             "onnx (needs the extra onnx-export), torch.",
         ),
     ] = "executorch",
+    context: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Tokens of a text that the bundle can write, prompt and answer; at most the "
+            "model's positions. 0: it only scores.",
+        ),
+    ] = 2048,
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it for one or more engines and write a bundle."""
@@ -151,6 +159,7 @@ def export(
             fraction=fraction,
             recipe=Recipe(outlier_share=outliers, rounding=rounding),
             bounds=bounds,
+            context=context,
             task=spec,
             to=formats,
             progress=stages,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from seedtune.runtime.errors import DataError, JournalError, SeedtuneError
+from seedtune.runtime.errors import DataError, JournalError, SeedtuneError, TuningError
 
 if TYPE_CHECKING:
     from seedtune.runtime.model import Model
@@ -121,6 +122,20 @@ def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
         return "the bundle, untuned"
     model.load(source)
     return f"{run}, step {model.step}" if run is not None else str(file)
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """What ``--memory-limit`` says, in bytes.
+
+    Raises:
+        TuningError: it is no size.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise TuningError(f"memory limit {text!r} must be a size such as 300MB or 1.5GB")
+    return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
 def task_of_run(run: Path) -> dict[str, Any] | None:

@@ -69,9 +69,18 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="Runs the program: executorch-native, executorch-binding (needs torch), onnxruntime, "
-        "torch-int4; a device may follow, as in torch-int4:cuda. Default: the first that works "
-        "here; 'inspect' shows them.",
+        help="Runs the program: executorch-native, executorch-binding (needs torch), "
+        "executorch-java (inside an Android app), onnxruntime, torch-int4; a device may follow, as "
+        "in torch-int4:cuda. Default: the first that works here; 'inspect' shows them.",
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="What this process may hold, '300MB' or '1.5GB': passes and texts are cut to fit. "
+        "Default: what the machine has left.",
     ),
 ]
 FromRun = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from seedtune.runtime.errors import DataError, TuningError
 
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
-from .inputs import ChosenTask, load_chosen, task_of_run
+from .inputs import ChosenTask, load_chosen, memory_bytes, task_of_run
 from .options import (
     BundleHash,
     BundlePath,
@@ -22,6 +21,7 @@ from .options import (
     FromValues,
     Json,
     Limit,
+    MemoryLimit,
     Objective,
     OnLong,
     RunPath,
@@ -122,14 +122,7 @@ def tune(
     durability: Annotated[
         str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
     ] = "1s",
-    memory_limit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What this process may hold, '300MB' or '1.5GB': passes are cut to fit. "
-            "Default: what the machine has left.",
-        ),
-    ] = None,
+    memory_limit: MemoryLimit = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
     ] = False,
@@ -170,7 +163,7 @@ def tune(
     }
     chosen = ChosenTask.of(task)
     control = Control()
-    limit_bytes = None if memory_limit is None else _bytes(memory_limit)
+    limit_bytes = memory_bytes(memory_limit)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(
@@ -317,13 +310,6 @@ def _number(name: str, text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
-        raise TuningError(f"memory limit {text!r} must be a size such as 300MB or 1.5GB")
-    return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
 
 
 def _open(

@@ -37,6 +37,8 @@ from .machine import PYTHON_PATH, Machine
 
 _NUDGE = np.float32(1e-6)
 """Relative change of values that only rounding can feel; 8-bit activations round far coarser."""
+WRITTEN = 8
+"""Tokens that the device writes with the tuned values behind the first row's prompt."""
 _SCRIPT = Path(__file__).with_name("tune_on_device.py")
 
 
@@ -100,6 +102,8 @@ def rehearse(
         ``values_sha256`` of the device and ``replay_sha256`` of the host; of the losses of all
         batches on both, ``loss_difference_mean`` and ``_max``, beside ``rounding_difference_mean``
         and ``_max``: the same of this machine with itself, when the values move by a millionth;
+        of a bundle that writes, ``written_first_difference``: the first of ``WRITTEN`` tokens that
+        the device wrote and this machine would not, None for none;
         ``resumed_at_step``, ``seconds_per_step`` (median), ``start_seconds`` (from the second
         session's start to its first step), ``peak_rss_bytes`` (of the tuning process; in user mode
         with qemu); of a machine ``boot_seconds``, ``device_memory_bytes`` and
@@ -119,8 +123,13 @@ def rehearse(
             about = _in_user_mode(device, job, folder, timeout, console)
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         replayed = replay(folder / "run", Start.of(job.bundle))
-        compared = _compared(job, task, examples, folder / "run", replayed)
+        compared: dict[str, Any] = _compared(job, task, examples, folder / "run", replayed)
         steps = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
+        written = found.pop("written")
+        if written is not None:
+            compared["written_first_difference"] = _first_difference(
+                job.bundle, examples[0], replayed, written
+            )
     if isinstance(device, Guest):
         for name in ("device_memory_bytes", "device_least_available_bytes"):
             del found[name]  # they are the host's
@@ -146,6 +155,7 @@ def _write_job(job: Job, folder: Path) -> None:
         "length": job.length,
         "settings": job.settings.to_dict(),
         "kill_after": job.kill_after,
+        "written": WRITTEN,
     }
     (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
     # Fields that the task has no use for may be anything: dates and bytes of a Parquet file.
@@ -176,6 +186,20 @@ def _in_user_mode(
     if status != 0:
         raise EmulatorError(f"tuning in user mode failed ({status}): {_last(lines)}")
     return {"emulator": "user mode"}
+
+
+def _first_difference(
+    bundle: Bundle, example: Encoded, replayed: Replay, written: list[int]
+) -> int | None:
+    prompt = example.tokens[0, : example.positions[0, 1] + 1].tolist()
+    with open_engine(bundle) as engine:
+        text = engine.text(replayed.values[: bundle.K])
+        logits = text.read(prompt)
+        for number, token in enumerate(written):
+            if int(logits.argmax()) != token:
+                return number
+            logits = text.read([token])
+    return None
 
 
 def _last(lines: list[str]) -> str:

@@ -12,7 +12,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,13 @@ def tune(
                 (folder / _WAITING).touch()
                 while True:
                     signal.pause()
+        written = None
+        if bundle.generation is not None:
+            prompt = examples[0].tokens[0, : examples[0].positions[0, 1] + 1].tolist()
+            text = engine.text(tuner.values[: bundle.K])
+            written = list(_likeliest(text, prompt, job["written"]))
         return {
+            "written": written,
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
             "values_sha256": values_sha256(tuner.values),
@@ -75,6 +81,14 @@ def tune(
             "architecture": platform.machine(),
             "torch": "torch" in sys.modules,
         }
+
+
+def _likeliest(text: Any, prompt: list[int], count: int) -> Iterator[int]:
+    """The tokens with which a text goes on, the likeliest each time."""
+    logits = text.read(prompt)
+    for _ in range(count):
+        yield int(logits.argmax())
+        logits = text.read([int(logits.argmax())])
 
 
 class Watch:

@@ -57,6 +57,10 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+TOKEN_SPEED = 0.6
+"""Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
+CHUNK = 64
+"""Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
 TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
 """Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 COMMAND_LINE = 16 * MB
@@ -72,6 +76,8 @@ ROW_BYTES = 1_500
 """Of an encoded row."""
 HIDDEN_STATES = 3
 """That a program returns by default."""
+TEXT_WORK = 60 * MB
+"""What a head for text takes besides: words in float32, logits and states of some tokens."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Lowering is bound by Python per matrix, not by its size."""
 
@@ -170,11 +176,16 @@ def estimate_bundle(
     return Estimate("bundle", components, 0.0)
 
 
-def _text_frame_bytes(hidden: int) -> int:
-    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+def _text_shape(hidden: int) -> tuple[int, int]:
+    """Of a head for text: directions of what it moves, and of what it reads."""
     states = TAPPED * hidden
     kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
-    inputs, outputs = int(states * kept), int(hidden * kept)
+    return max(1, int(hidden * kept)), max(1, int(states * kept))
+
+
+def _text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states, (outputs, inputs) = TAPPED * hidden, _text_shape(hidden)
     return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
 
 
@@ -308,17 +319,65 @@ def estimate_tuning(
     return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
 
 
+def estimate_writing(
+    shape: ModelShape,
+    *,
+    tokens: int = 512,
+    engine: str | None = None,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of writing a text of ``tokens``, and seconds of one token.
+
+    Raises:
+        EngineError: as ``estimate_tuning``.
+    """
+    engine = engine or next(iter(ENGINES))
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    head = shape.head or shape.embedding
+    memory = PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
+    )
+    table = shape.vocabulary * (shape.hidden + 4)
+    components = {
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
+        "command line": COMMAND_LINE,
+        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": min(table, _distinct(tokens) * PAGES_A_TOKEN),
+        "adapter": memory.tables - table,
+        "keys and values": 4 * shape.cache_width * tokens,
+        "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
+        "code, workspace": PAGES,
+    }
+    operations = 2 * (shape.linear_weights * (1 + column_share) + head)
+    seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
+    return Estimate("writing", components, seconds)
+
+
 def _distinct(tokens: int) -> int:
     """Different tokens in so many of English text, by Heaps' law (fitted to Wikipedia)."""
     return int(8 * tokens**0.6)
 
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
-    """What it holds of ``examples`` that choose between two answers."""
+    """What it holds of ``examples``, that choose between two answers if it learns from such."""
     facts = facts_of(settings)
     if facts.shape is None:
         return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
-    ground = Ground(answers=2, head_rows=2, hidden_width=width, basis=None, examples=examples)
-    return make_estimator(settings, None, facts.shape(ground)).memory_bytes(examples)
+    text = _text_shape(shape.hidden)
+    ground = Ground(2, 2, width, None, examples, writes=True, text_head=text)
+    estimator = make_estimator(settings, None, facts.shape(ground))
+    held = estimator.memory_bytes(examples)
+    if estimator.own_entries == text[0] * text[1]:
+        bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
+        words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
+        held += _text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
+    return held

@@ -5,7 +5,16 @@ ones, ``archive`` the one-file form, ``write`` the way to the disk.
 """
 
 from .bundle import Bundle, open_bundle
-from .manifest import DEFAULT_BOUNDS, Adapter, Bounds, Layer, Program, TextHeadInfo, WordsPlace
+from .manifest import (
+    DEFAULT_BOUNDS,
+    Adapter,
+    Bounds,
+    Generation,
+    Layer,
+    Program,
+    TextHeadInfo,
+    WordsPlace,
+)
 from .text_frame import TextFrame
 from .write import pack_bundle, with_task, write_bundle
 
@@ -14,6 +23,7 @@ __all__ = [
     "Adapter",
     "Bounds",
     "Bundle",
+    "Generation",
     "Layer",
     "Program",
     "TextFrame",

@@ -5,12 +5,13 @@ A bundle is a folder of these files, or the same files in one ``*.seedtune`` arc
 ==================  ===============================================================================
 manifest.json       what the parts are and how they fit together; its own ``sha256`` is the
                     SHA-256 of its canonical JSON (keys sorted, no spaces) without that field
-program.pte, ...    programs, each the whole model with the method ``score`` for one kind of engine,
-                    and files that they share; the manifest lists them
+program.pte, ...    programs, each the whole model for one kind of engine, with the method ``score``
+                    and, if it writes, ``generate``; and files that they share
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
 basis.safetensors   directions for the bundle's task (see ``basis``); only where it has some
+chat.json           the model's chat template (see ``chat``); only where it has one
 text.safetensors    what a head for text is learned in (see ``text_frame``), likewise
 ==================  ===============================================================================
 
@@ -23,6 +24,7 @@ and open them by the ``sha256`` that you have from there by another way.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -39,15 +41,18 @@ from ..errors import BundleError
 from ..files import clean_up
 from .archive import unpack_archive
 from .basis import Basis, parse_basis
+from .chat import Chat, parse_chat
 from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
 from .manifest import (
     BASIS,
+    CHAT,
     MANIFEST,
     TEXT,
     TOKENIZER,
     VALUES,
     Adapter,
     Bounds,
+    Generation,
     Layer,
     Part,
     Program,
@@ -85,6 +90,8 @@ class Bundle:
     """Hash of the canonical manifest, so of every part: the bundle's identity."""
     basis: Basis | None
     """Directions learned for ``task``, where the bundle has them."""
+    chat: Chat | None
+    """The model's chat template, where it has one."""
     _tokenizer: Tokenizer
     _parts: Mapping[str, Part]
     _stamps: Mapping[str, Stamp | None] = field(compare=False)
@@ -116,6 +123,17 @@ class Bundle:
     def pad_id(self) -> int:
         """Token id that pads rows on the right."""
         return int(self.manifest["tokenizer"]["pad_id"])
+
+    @property
+    def generation(self) -> Generation | None:
+        """What the first program that writes takes; None if all only score."""
+        found = [program.generation for program in self.programs]
+        return next((each for each in found if each is not None), None)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens with which the model ends a text."""
+        return tuple(self.manifest["tokenizer"].get("end_ids", ()))
 
     @property
     def vocab_size(self) -> int:
@@ -186,9 +204,9 @@ def open_bundle(
             part.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path's own raises where a folder above cannot be read
         clean_up(path.parent)  # puts back what a process killed in replacing it moved away
-    if path.is_file():
+    if os.path.isfile(path):
         folder = unpack_archive(path, cache, sha256=sha256)
         try:
             return open_folder(folder, sha256)
@@ -196,7 +214,7 @@ def open_bundle(
             # The cached copy may be what is damaged; the archive then has the good parts.
             shutil.rmtree(folder, ignore_errors=True)
             return open_folder(unpack_archive(path, cache, sha256=sha256), sha256)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise BundleError(f"{path}: no such bundle (a folder or a .seedtune file)")
     return open_folder(path, sha256)
 
@@ -237,6 +255,7 @@ def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
         indices=indices,
         sha256=manifest.sha256,
         basis=None if BASIS not in data else parse_basis(data[BASIS], folder / BASIS, len(values)),
+        chat=None if CHAT not in data else parse_chat(data[CHAT], folder / CHAT),
         _tokenizer=tokenizer,
         _parts=parts,
         _stamps=stamps,

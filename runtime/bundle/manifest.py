@@ -20,12 +20,16 @@ VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
 BASIS = "basis.safetensors"
 """May be missing: directions for the bundle's task (see ``basis``)."""
+CHAT = "chat.json"
+"""May be missing: the model's chat template (see ``chat``)."""
 WORDS_GROUP = 32
 """Codes of the output head's int4 weights that share a scale."""
 TEXT = "text.safetensors"
 """May be missing: what a head for text is learned in (see ``text_frame``)."""
 METHOD = "score"
 """Every program has it."""
+GENERATE = "generate"
+"""Programs that write have it, too."""
 _PROGRAM_FILE = re.compile(r"[a-z][a-z0-9_-]{0,63}\.(pte|onnx|safetensors|json)")
 """Names of programs' files: plain, in one case, since a file system may know no other."""
 
@@ -79,6 +83,11 @@ _PROGRAM_SCHEMA: dict[str, Any] = {
     "files": list,
     "methods": dict,
     "activations": Text(),
+}
+_GENERATION_SCHEMA: dict[str, Any] = {
+    "chunk": Whole(1, 2**31 - 1),
+    "context": Whole(2, 2**31 - 1),
+    "cache": list,
 }
 _LAYER_SCHEMA: dict[str, Any] = {
     "name": Text(),
@@ -192,6 +201,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """What ``generate`` takes; see ``export.program.generate_program``."""
+
+    chunk: int
+    """Tokens of one pass."""
+    context: int
+    """Tokens of a whole text, prompt and answer."""
+    cache: tuple[tuple[int, int], ...]
+    """Heads and width ``(KV, d)`` of the keys and values of each block."""
+
+    @property
+    def token_bytes(self) -> int:
+        """What the cache holds of one token."""
+        return sum(2 * 4 * heads * width for heads, width in self.cache)
+
+
+@dataclass(frozen=True)
 class Program:
     """One form of the model that an engine runs. All of a bundle's take the same values."""
 
@@ -203,6 +229,15 @@ class Program:
     """Their numbers, in words: losses of programs differ by this rounding."""
     methods: Mapping[str, Mapping[str, Any]]
     """Name to what is particular to it; ``score`` is always there."""
+
+    @property
+    def generation(self) -> Generation | None:
+        """What ``generate`` takes; None if the program only scores."""
+        if GENERATE not in self.methods:
+            return None
+        found = self.methods[GENERATE]
+        cache = tuple((heads, width) for heads, width in found["cache"])
+        return Generation(found["chunk"], found["context"], cache)
 
 
 @dataclass(frozen=True)
@@ -308,13 +343,16 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     text = content.get("text_head") if content["version"] >= 3 else None
     if text is not None:
         named |= {TEXT}
-    if set(content["parts"]) - {BASIS} != named:
+    if set(content["parts"]) - {BASIS, CHAT} != named:
         refuse(f"parts are {sorted(content['parts'])!r:.200}, must be {sorted(named)!r:.200}")
     _check_types(content["parts"], dict.fromkeys(content["parts"], _PART_SCHEMA), "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:
         refuse(f"tokenizer.pad_id {content['tokenizer']['pad_id']} lies outside the vocabulary")
+    ends = content["tokenizer"].get("end_ids", [])  # older bundles have none
+    if not isinstance(ends, list) or not all(type(n) is int and 0 <= n < vocabulary for n in ends):
+        refuse(f"tokenizer.end_ids is {ends!r:.100}, must be a list of tokens")
     hidden = {}
     for name in ("hidden_blocks", "mean_blocks"):
         blocks = scoring.get(name, [])  # older programs return none
@@ -366,6 +404,8 @@ def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:
             raise BundleError(f"{file}: {where}.files is {files!r:.100}, must be plain file names")
         if METHOD not in methods or not all(isinstance(each, dict) for each in methods.values()):
             raise BundleError(f"{file}: {where}.methods must have {METHOD!r}, and objects only")
+        if GENERATE in methods:
+            _check_generation(methods[GENERATE], f"{where}.methods.{GENERATE}", file)
         if any(item["format"] == program.format for program in programs):
             raise BundleError(f"{file}: {where}: format {item['format']!r} is listed twice")
         programs.append(Program(item["format"], tuple(files), item["activations"], methods))
@@ -374,8 +414,22 @@ def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:
     return tuple(programs)
 
 
+def _check_generation(item: dict[str, Any], where: str, file: Path) -> None:
+    _check_types(item, _GENERATION_SCHEMA, f"{where}.", file)
+    pairs = item["cache"]
+    if not pairs or not all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(type(n) is int and 1 <= n <= _LARGEST for n in pair)
+        for pair in pairs
+    ):
+        raise BundleError(
+            f"{file}: {where}.cache is {pairs!r:.100}, must be [heads, width] of each block"
+        )
+
+
 def _may_name_a_program(name: Any) -> bool:
-    taken = (MANIFEST, VALUES, TOKENIZER, BASIS, TEXT)
+    taken = (MANIFEST, VALUES, TOKENIZER, BASIS, CHAT, TEXT)
     plain = isinstance(name, str) and _PROGRAM_FILE.fullmatch(name) is not None
     return plain and name not in taken
 

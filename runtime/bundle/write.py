@@ -19,8 +19,10 @@ from ..files import replace_folder, sync_tree, workplace
 from .archive import pack_archive
 from .basis import Basis
 from .bundle import Bundle, open_folder
+from .chat import Chat
 from .manifest import (
     BASIS,
+    CHAT,
     FORMAT,
     MANIFEST,
     TEXT,
@@ -57,6 +59,8 @@ def write_bundle(
     text_head: TextHeadInfo | None = None,
     text_frame: Path | bytes = b"",
     basis: Basis | None = None,
+    chat: Chat | None = None,
+    end_ids: Sequence[int] = (),
     task: Mapping[str, Any] | None,
 ) -> Bundle:
     """Write a bundle folder so that it appears whole or not at all, and open it.
@@ -81,6 +85,8 @@ def write_bundle(
         text_head: of a head for text that can be learned with the bundle.
         text_frame: the part that goes with it (see ``text_frame``).
         basis: directions for ``task``.
+        chat: the model's chat template.
+        end_ids: tokens with which the model ends a text.
 
     Raises:
         BundleError: the parts disagree, or the folder cannot be written.
@@ -112,6 +118,9 @@ def write_bundle(
         if basis is not None:
             (work / BASIS).write_bytes(basis.to_bytes())
             names.append(BASIS)
+        if chat is not None:
+            (work / CHAT).write_bytes(chat.to_bytes())
+            names.append(CHAT)
         parts = {name: _describe(work / name) for name in names}
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -129,6 +138,7 @@ def write_bundle(
             "tokenizer": {
                 "sha256": parts[TOKENIZER]["sha256"],
                 "pad_id": pad_id,
+                "end_ids": list(end_ids),
                 "vocab_size": vocabulary_of(parse_tokenizer(tokenizer_json, work / TOKENIZER)),
             },
             "task": None if task is None else dict(task),
@@ -184,6 +194,8 @@ def with_task(
             text_head=bundle.text_head,
             text_frame=text_frame,
             basis=basis,
+            chat=bundle.chat,
+            end_ids=bundle.end_ids,
             task=task,
         )
 

@@ -10,14 +10,15 @@ from typing import Literal, cast
 
 from ..bundle import Bundle, Program
 from ..errors import EngineError
-from .contract import Engine, EngineModule, EngineUnavailable, Scores
+from .contract import Engine, EngineModule, EngineUnavailable, Scores, Text
 from .threads import choose_threads
 
-__all__ = ["ENGINES", "Engine", "Scores", "engine_module", "engines_of", "open_engine"]
+__all__ = ["ENGINES", "Engine", "Scores", "Text", "engine_module", "engines_of", "open_engine"]
 
 ENGINES = {
     "executorch-native": ".executorch_native",
     "executorch-binding": ".executorch_binding",
+    "executorch-java": ".executorch_java",
     "onnxruntime": ".onnxruntime",
     "torch-int4": ".torch_int4",
 }

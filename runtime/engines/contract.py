@@ -4,14 +4,16 @@ An engine is one module of this folder and one line in ``engines.ENGINES``. It a
 library, and only inside functions: ``inspect`` asks engines whether they are available.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Program
+from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
 
@@ -30,6 +32,35 @@ class Scores:
     """float32 ``[P, N, W]``, states of the residual stream at the positions (see
     ``export.program.block_tap``); None if the program returns none. The same forward computes
     them, and handing them out costs a copy."""
+
+
+class Text(Protocol):
+    """A text as a program reads and writes it, under one row of values."""
+
+    bound: int
+    """Tokens that it may have."""
+    length: int
+    """Tokens read so far."""
+
+    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append ``tokens``.
+
+        Returns:
+            Logits float32 ``[V]`` of the token that comes next. The array is the caller's.
+
+        Raises:
+            EngineError: no token, one outside the vocabulary, more than ``bound`` in all, logits
+                that are not finite, or the program fails.
+        """
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first ``length``.
+
+        Raises:
+            EngineError: there are fewer.
+        """
+        ...
 
 
 class Engine(Protocol):
@@ -69,6 +100,16 @@ class Engine(Protocol):
         """Bytes held, and bytes that could still be had, where activations lie; None if that is
         this process's own memory."""
         return None
+
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+        """An empty text, to be written under ``values`` float32 ``[K]`` and ``adapter``, as
+        ``score`` takes it.
+
+        Raises:
+            EngineError: the program only scores, the engine runs none that writes, or an argument
+                has another shape than the program takes.
+        """
+        raise EngineError(f"{type(self).__name__} cannot write text; take another engine")
 
     def close(self) -> None:
         """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""
@@ -126,6 +167,33 @@ class EngineModule(Protocol):
         ...
 
 
+def check_writing(
+    shown: Path,
+    generation: Generation | None,
+    engine: Engine,
+    values: NDArray[np.float32],
+    adapter: NDArray[np.float32] | None,
+) -> Generation:
+    """What ``generate`` of a program takes; refuses arguments of ``Engine.text`` that it does not.
+
+    Args:
+        shown: the program's name in errors.
+
+    Raises:
+        EngineError: the program only scores, or an argument is of another type or shape.
+    """
+    if generation is None:
+        raise EngineError(
+            f"{shown}: only scores and cannot write text; export the bundle again (--context)"
+        )
+    _check_array("values", values, np.float32, 1)
+    if values.shape != (engine.entries,):
+        raise EngineError(f"values has {len(values)} entries, the program takes {engine.entries}")
+    if adapter is not None:
+        _check_adapter(adapter, engine.adapter_shape)
+    return generation
+
+
 def check_sizes(bundle: Bundle, file: str, engine: Engine) -> None:
     """Refuse a program that takes or returns other sizes than its bundle says."""
     for what, found, wanted in (
@@ -166,11 +234,7 @@ def check_request(
     _check_array("candidates", candidates, np.int64, 2)
     _check_array("values", values, np.float32, 2)
     if adapter is not None:
-        _check_array("adapter", adapter, np.float32, 2)
-        if adapter_shape is None:
-            raise EngineError("the program takes no adapter; export the bundle again")
-        if adapter.shape != adapter_shape:
-            raise EngineError(f"adapter is {adapter.shape}, the program takes {adapter_shape}")
+        _check_adapter(adapter, adapter_shape)
 
     rows, length = tokens.shape
     scored, choices = candidates.shape
@@ -187,6 +251,14 @@ def check_request(
     _check_range("tokens", tokens, None)
     _check_range("positions", positions, rows * length)
     _check_range("candidates", candidates, None)
+
+
+def _check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) -> None:
+    _check_array("adapter", adapter, np.float32, 2)
+    if shape is None:
+        raise EngineError("the program takes no adapter; export the bundle again")
+    if adapter.shape != shape:
+        raise EngineError(f"adapter is {adapter.shape}, the program takes {shape}")
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:

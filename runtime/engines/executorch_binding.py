@@ -2,16 +2,18 @@
 
 import importlib.util
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Program
+from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_request
+from .cached_text import CachedText
+from .contract import Engine, EngineUnavailable, Scores, Text, check_request, check_writing
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
@@ -46,6 +48,8 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
             bundle.adapter_shape,
             threads,
             bundle.path / file,
+            program.generation,
+            bundle.vocab_size,
         )
 
 
@@ -61,6 +65,8 @@ class ExecutorchBinding(Engine):
         adapter: tuple[int, int] | None,
         threads: int | None,
         shown: Path | None = None,
+        generation: Generation | None = None,
+        vocabulary: int = 0,
     ) -> None:
         """Load ``program``. ``threads`` sets XNNPACK's pool, before any method is loaded.
 
@@ -69,6 +75,8 @@ class ExecutorchBinding(Engine):
             hidden: width of the hidden states that it returns; 0 for none.
             adapter: shape of the adapter that it takes; None for none.
             shown: its name in errors, if not ``program``.
+            generation: what its ``generate`` takes, if it has one.
+            vocabulary: tokens that it knows.
 
         Raises:
             EngineUnavailable: torch or executorch cannot be imported.
@@ -87,6 +95,7 @@ class ExecutorchBinding(Engine):
             portable_lib._unsafe_reset_threadpool(threads)
         self._torch: Any = torch
         self._bounds, self._shown = bounds, shown or program
+        self._generation, self._vocabulary = generation, vocabulary
         self.entries, self.hidden_width, self.adapter_shape = entries, hidden, adapter
         self._no_adapter = np.zeros(adapter or 0, np.float32)
         self._lock = threading.Lock()
@@ -94,13 +103,15 @@ class ExecutorchBinding(Engine):
             self._program: Any = Runtime.get().load_program(
                 program, verification=Verification.InternalConsistency
             )
-            self._method: Any = self._program.load_method("score")
         except RuntimeError as error:
             raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
+        self._methods: dict[str, Any] = {}
+        self._load("score")
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
-        self._method = self._program = None
+        self._program = None
+        self._methods.clear()
 
     def score(
         self,
@@ -118,14 +129,40 @@ class ExecutorchBinding(Engine):
         ]
         if self.adapter_shape is not None:
             request.append(self._no_adapter if adapter is None else adapter)
-        inputs = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in request]
+        arrays = self._run("score", request, 2 if self.hidden_width else 1)
+        return Scores(arrays[0], arrays[1] if self.hidden_width else None)
+
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+        """See ``Engine``."""
+        generation = check_writing(self._shown, self._generation, self, values, adapter)
+        self._load("generate")
+
+        def run(
+            inputs: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
+        ) -> list[NDArray[np.float32]]:
+            return self._run("generate", inputs, len(shapes))
+
+        inputs = [values[None], self._no_adapter if adapter is None else adapter]
+        return CachedText(run, generation, self._vocabulary, inputs)
+
+    def _load(self, method: str) -> None:
+        if method in self._methods or self._program is None:
+            return
+        try:
+            self._methods[method] = self._program.load_method(method)
+        except RuntimeError as error:
+            raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
+
+    def _run(
+        self, method: str, inputs: Sequence[NDArray[np.generic]], wanted: int
+    ) -> list[NDArray[np.float32]]:
+        """The first ``wanted`` results of a method that was loaded."""
+        tensors = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in inputs]
         with self._lock:  # results lie in memory that the next call overwrites
-            if self._method is None:
+            if method not in self._methods:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                outputs = self._method.execute(inputs)
+                outputs = self._methods[method].execute(tensors)
             except RuntimeError as error:
                 raise EngineError(f"{self._shown}: the program failed: {error}") from error
-            wanted = outputs[: 2 if self.hidden_width else 1]
-            arrays = [output.numpy().copy() for output in wanted]
-        return Scores(arrays[0], arrays[1] if self.hidden_width else None)
+            return [output.numpy().copy() for output in outputs[:wanted]]

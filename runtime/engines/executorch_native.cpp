@@ -23,6 +23,8 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor_ptr.h>
 #include <executorch/extension/tensor/tensor_ptr_maker.h>
+#include <executorch/runtime/backend/backend_options_map.h>
+#include <executorch/runtime/backend/options.h>
 #include <executorch/runtime/platform/platform.h>
 
 // The wheel ships these functions of libexecutorch_threadpool.so without their header.
@@ -77,8 +79,28 @@ class Arenas {
   std::unique_ptr<runtime::HierarchicalAllocator> allocator_;
 };
 
+// XNNPACK packs a method's weights into memory of its own. With its cache, methods that share
+// weights in the file share the packed ones, too. It knows a weight by its name alone, one cache
+// for all programs of the process: an export of several methods names weights by codes and scales.
+class PackedOnce {
+ public:
+  PackedOnce() {
+    option_.set_option("weight_cache_enabled", true);
+    map_.set_options("XnnpackBackend", option_.view());
+  }
+  PackedOnce(const PackedOnce&) = delete;
+  const runtime::LoadBackendOptionsMap* options() const {
+    return &map_;
+  }
+
+ private:
+  runtime::BackendOptions<1> option_;
+  runtime::LoadBackendOptionsMap map_;
+};
+
 struct Program {
   std::map<std::string, Arenas> arenas; // outlive the module, whose methods point into them
+  PackedOnce packed_once;
   std::unique_ptr<Module> module;
 };
 
@@ -306,7 +328,13 @@ int32_t seedtune_load(void* handle, const char* method) {
       const auto bytes = meta->memory_planned_buffer_size(i);
       arenas.add(bytes.ok() ? *bytes : 0);
     }
-    const auto error = program->module->load_method(method, arenas.allocator());
+    const auto methods = program->module->num_methods();
+    const bool several = methods.ok() && *methods > 1;
+    const auto error = program->module->load_method(
+        method,
+        arenas.allocator(),
+        nullptr,
+        several ? program->packed_once.options() : nullptr);
     if (error == runtime::Error::Ok) {
       return 0;
     }

@@ -10,15 +10,17 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Program
+from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, Scores, check_request, check_sizes
+from .cached_text import CachedText
+from .contract import Engine, Scores, Text, check_request, check_sizes, check_writing
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
 
@@ -27,6 +29,7 @@ PROCESS_BYTES = 62 * 10**6
 """Measured: what remains of SmolLM2's 141 MB with an open program without its packed weights."""
 DEVICES = ()
 METHOD = "score"
+WRITING = "generate"
 _BINDING = "executorch.extension.pybindings._C"
 """Loaded here, its methods share the thread pool."""
 _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
@@ -61,7 +64,13 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
     """See ``EngineModule``. Memory is kept to by the loop's passes alone."""
     file = program.files[0]
     with bundle.checked(file) as checked:
-        engine = NativeEngine(checked, bundle.bounds, threads=threads, shown=bundle.path / file)
+        engine = NativeEngine(
+            checked,
+            bundle.bounds,
+            generation=program.generation,
+            threads=threads,
+            shown=bundle.path / file,
+        )
     try:
         check_sizes(bundle, file, engine)
     except EngineError:
@@ -194,25 +203,28 @@ class NativeProgram:
 
 
 class NativeEngine(Engine):
-    """Runs the method ``score`` of a bundle's program; see ``Engine`` for the contract."""
+    """Runs a bundle's program; see ``Engine`` for the contract."""
 
     def __init__(
         self,
         program: Path,
         bounds: Bounds,
         *,
+        generation: Generation | None = None,
         threads: int | None = None,
         shown: Path | None = None,
     ) -> None:
-        """Open ``program`` and load its method, weights mapped from the file.
+        """Open ``program`` and load ``score``, weights mapped from the file.
 
         Args:
+            generation: what ``generate`` takes, which is loaded when it is first asked for.
             threads, shown: see ``NativeProgram``.
 
         Raises:
             EngineError: as ``NativeProgram``, or the program takes less than ``bounds`` says.
         """
-        self._bounds = bounds
+        self._bounds, self._generation = bounds, generation
+        self._shown = shown or program
         self._program = NativeProgram(program, threads=threads, shown=shown)
         described = self._program.describe(METHOD)
         self.entries, self.hidden_width, self.adapter_shape = _check_program(
@@ -252,6 +264,39 @@ class NativeEngine(Engine):
             inputs.append(self._no_adapter if adapter is None else adapter)
         logp, *hidden = self._program.run(METHOD, inputs, *shapes)
         return Scores(logp, hidden[0] if hidden else None)
+
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+        """See ``Engine``."""
+        generation = check_writing(self._shown, self._generation, self, values, adapter)
+        described = self._program.describe(WRITING)
+        vocabulary = _check_writing(self._shown, described, generation, self)
+        self._program.load(WRITING)
+        run = partial(self._program.run, WRITING)
+        inputs = [values[None], self._no_adapter if adapter is None else adapter]
+        return CachedText(lambda given, shapes: run(given, *shapes), generation, vocabulary, inputs)
+
+
+def _check_writing(path: Path, method: Method, generation: Generation, engine: Engine) -> int:
+    """Compare ``generate`` with what the manifest says of it; return the vocabulary."""
+    slots = generation.context
+    inputs: list[tuple[str, tuple[int, ...]]] = [
+        ("int64", (1, generation.chunk)),
+        ("int64", (1,)),
+        ("float32", (1, engine.entries)),
+        ("float32", engine.adapter_shape or ()),
+    ]
+    outputs = []
+    for heads, width in generation.cache:
+        inputs += [("float32", (heads, width, slots)), ("float32", (heads, slots, width))]
+        outputs += [("float32", (heads, generation.chunk, width))] * 2
+    logits, *new = method.outputs or (("other", (1, 1)),)
+    sizes = (list(method.inputs), new, logits[0], logits[1][:-1])
+    if sizes != (inputs, outputs, "float32", (1,)):
+        raise EngineError(
+            f"{path}: method {WRITING} takes or returns other sizes than its bundle says; export "
+            "the bundle again"
+        )
+    return logits[1][1]
 
 
 def _check_program(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..bundle import Bounds, Bundle
+from ..bundle import Bounds, Bundle, Generation
 from ..errors import TuningError
 from ..tasks import Encoded
 from .system_memory import available_bytes, resident_bytes
@@ -95,6 +95,37 @@ def fit_passes(
             return passes
     bound = limit if limit is not None and (free is None or limit - held <= free) else None
     raise _does_not_fit(memory, passes, held + reserve, room, bound)
+
+
+def text_bytes(generation: Generation, memory: PassMemory, tokens: int) -> int:
+    """What writing a text of ``tokens`` adds to a process that holds the open program."""
+    passing = min(tokens, generation.chunk) * memory.token + memory.position
+    return tokens * generation.token_bytes + passing + memory.tables + PAGES
+
+
+def fit_text(generation: Generation, memory: PassMemory, *, limit: int | None = None) -> int:
+    """Tokens of a text, prompt and answer, that fit into memory; at most ``generation.context``.
+
+    Args:
+        limit: as in ``fit_passes``.
+
+    Raises:
+        TuningError: not even ``generation.chunk`` do.
+    """
+    held, free = resident_bytes(), available_bytes()
+    if held is None or (limit is None and free is None):
+        return generation.context
+    room = min(each for each in (limit and limit - held, free) if each is not None)
+    least = text_bytes(generation, memory, generation.chunk)
+    if least > room:
+        enough = math.ceil(1.05 * (held + least) / MB)
+        raise TuningError(
+            f"writing takes {least / MB:.0f} MB beside the {held / MB:.0f} MB that are held, "
+            f"{max(room, 0) / MB:.0f} MB are there: raise the memory limit "
+            f"(--memory-limit {enough}MB) or end other programs"
+        )
+    more = (room - least) // generation.token_bytes
+    return min(generation.context, generation.chunk + more)
 
 
 def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bounds]:

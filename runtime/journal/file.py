@@ -89,7 +89,7 @@ class Journal:
 def journal_path(path: Path | str) -> Path:
     """The journal meant by a run folder or by a journal file."""
     path = Path(path)
-    return path / JOURNAL_FILE if path.is_dir() else path
+    return path / JOURNAL_FILE if os.path.isdir(path) else path
 
 
 def read_journal(path: Path | str, *, until: int | None = None, tolerate: bool = False) -> Journal:
@@ -188,7 +188,7 @@ class JournalWriter:
         lock = RunLock(folder)
         try:
             path = folder / JOURNAL_FILE
-            if path.exists():
+            if os.path.exists(path):
                 raise JournalError(f"{path}: there is a run already; resume it or choose a folder")
             write_journal(path, header, records)
             return cls(read_journal(path), lock, durability or Durability())
@@ -206,7 +206,7 @@ class JournalWriter:
             JournalError: no journal, damaged, newer, another writer, or not writable.
         """
         folder = Path(folder)
-        if not (folder / JOURNAL_FILE).is_file():
+        if not os.path.isfile(folder / JOURNAL_FILE):
             raise JournalError(f"{folder / JOURNAL_FILE}: no such journal")
         lock = RunLock(folder)
         try:

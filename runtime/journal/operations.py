@@ -128,7 +128,7 @@ def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     need_step(journal, step, last)
     parent = {"step": step, "crc": f"{journal.header_crc:08x}"}
     header = replace(journal.header, parent=parent)
-    if header.snapshot is not None and not (target / JOURNAL_FILE).exists():
+    if header.snapshot is not None and not os.path.exists(target / JOURNAL_FILE):
         name = Path(str(header.snapshot["file"])).name
         try:
             data = (journal.path.parent / name).read_bytes()
@@ -378,7 +378,7 @@ def _records_until(journal: Journal, step: int) -> int:
 def _locked(folder: Path | str) -> Iterator[Path]:
     """The journal's path while holding the run's lock."""
     path = Path(folder) / JOURNAL_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise JournalError(f"{path}: no such journal")
     lock = RunLock(path.parent)
     try:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds
 from ..engines import Engine
 from ..errors import DataError
-from ..tasks import Batch, Encoded, Prediction, Task
+from ..tasks import Batch, Encoded, Prediction, Task, need_labels
 from .answer_head import check_values, score_batch
 from .batch_loss import passes
 from .text_head import TextHead
@@ -44,8 +44,9 @@ def evaluate(
         text: what the bundle has for a head for text, where the task writes.
 
     Raises:
-        DataError: no examples.
+        DataError: no examples, or one has no label.
     """
+    need_labels(encoded, "example")
     loss = 0.0
     totals = np.zeros(2)
     forwards = 0

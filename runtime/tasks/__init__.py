@@ -5,6 +5,7 @@
 {"kind": "multiple_choice", "template": "{premise} so", "choice_fields": ["choice1", "choice2"],
  "label_field": "label"}
 {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
+{"kind": "chat", "messages_field": "messages", "learn": "assistant"}
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,10 +15,13 @@ from typing import Any, get_args
 from tokenizers import Tokenizer
 
 from ..bundle import Bounds, Bundle
+from ..bundle.chat import Chat as ChatPart
 from ..errors import DataError
+from .chat import Chat
+from .chat_template import ChatTemplate
 from .classification import Classification
 from .completion import Completion
-from .encode import encode_rows
+from .encode import encode_rows, need_labels
 from .field_text import described
 from .multiple_choice import MultipleChoice
 from .rows import read_rows
@@ -35,6 +39,7 @@ __all__ = [
     "Task",
     "check_spec",
     "encode_rows",
+    "need_labels",
     "read_rows",
     "task_for",
     "task_from_spec",
@@ -45,6 +50,7 @@ _KINDS: dict[str, type[Task]] = {
     "classification": Classification,
     "multiple_choice": MultipleChoice,
     "completion": Completion,
+    "chat": Chat,
 }
 
 
@@ -66,7 +72,7 @@ def task_for(
             f"{bundle.path}: the bundle has no task; give one (--task NAME or --task FILE)"
         )
     return task_from_spec(
-        spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, objective, on_long
+        spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, objective, on_long, bundle.chat
     )
 
 
@@ -77,6 +83,7 @@ def task_from_spec(
     pad_id: int,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    chat: ChatPart | None = None,
 ) -> Task:
     """Build a task from its specification.
 
@@ -86,6 +93,7 @@ def task_from_spec(
             negative log-likelihood in the whole vocabulary.
         on_long: ``truncate`` drops text from the end of the longest template field of an example
             that exceeds ``bounds.length``, and keeps the template's own text.
+        chat: the model's chat template, for kinds whose rows are conversations.
 
     Raises:
         DataError: see ``check_spec``; or two answers begin alike to the tokenizer.
@@ -97,7 +105,10 @@ def task_from_spec(
     ):
         if value not in known:
             raise DataError(f"{name} {value!r} is unknown; use {' or '.join(known)}")
-    setting = Setting(tokenizer, bounds, pad_id, objective, on_long)
+    template = None
+    if chat is not None and _KINDS[spec["kind"]].of_conversations:
+        template = ChatTemplate(chat.template, chat.special_tokens)
+    setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template)
     return watched(lambda watch: _KINDS[spec["kind"]](spec, setting), "task")
 
 

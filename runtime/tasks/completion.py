@@ -4,18 +4,16 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import spec_fields
 from .continuation import Continuation, continuation
 from .field_text import field_text
-from .task import Batch, Encoded, Prediction, Setting, Task
+from .task import Encoded, Setting
 from .template import shorten
+from .token_loss import TokenLoss
 from .tokenising import tokenise
 
 
-class Completion(Task):
+class Completion(TokenLoss):
     """One row an example; the loss is the mean negative log-likelihood of the completion's tokens.
 
     ``completion_field`` holds the text to learn; nothing is put between prompt and completion. With
@@ -27,9 +25,6 @@ class Completion(Task):
         "template": spec_fields.template,
         "completion_field": spec_fields.name,
     }
-    metric_name: ClassVar[str] = "perplexity"
-    higher_is_better: ClassVar[bool] = False
-    writes = True
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)
@@ -48,24 +43,11 @@ class Completion(Task):
         positions, candidates = whole.scored(0)
         return self._encoded([whole.tokens], positions, candidates, 0, where)
 
-    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        sums = np.stack([self._totals(probe, batch) for probe in logp])
-        return np.asarray(sums[:, :, 0] / sums[:, :, 1])
-
-    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        return self._totals(logp, batch)
-
-    @staticmethod
-    def aggregate(totals: NDArray[np.float64]) -> float:
-        """Perplexity over all tokens; infinite where it exceeds float64."""
-        with np.errstate(over="ignore"):
-            return float(np.exp(totals[0] / totals[1]))
-
-    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
-        return [
-            Prediction(None, {"nll": float(nll / tokens), "tokens": float(tokens)})
-            for nll, tokens in self._totals(logp, batch)
-        ]
+    def prompt(self, row: Mapping[str, Any], where: str) -> list[int] | None:
+        if row.get(self._completion_field) is not None:
+            return None
+        text = self.template.render(self.template.fields_of(row, where))
+        return list(tokenise(self._tokenizer, text).ids)
 
     def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
         row = super().made_up_row(texts, chosen)
@@ -78,10 +60,3 @@ class Completion(Task):
         while (count := len(tokenise(self._tokenizer, text).ids)) > room and text:
             text = shorten(text, count - room, self._tokenizer)
         return text
-
-    @staticmethod
-    def _totals(logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        """Summed negative log-likelihood and number of tokens, float64 ``[examples, 2]``."""
-        nll = np.bincount(batch.row_of, weights=-logp[:, 0], minlength=batch.examples)
-        count = np.bincount(batch.row_of, minlength=batch.examples)
-        return np.stack([nll, count], axis=1).astype(np.float64)

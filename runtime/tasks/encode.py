@@ -1,10 +1,10 @@
 """Rows of data as a task's examples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import warn
+from ..errors import DataError, warn
 from .rows import read_rows
 from .task import Encoded, Task
 from .tokenising import Watch, watched
@@ -41,3 +41,17 @@ def encode_rows(
             "they teach and measure the template alone"
         )
     return examples
+
+
+def need_labels(examples: Sequence[Encoded], what: str) -> None:
+    """Refuse examples that were encoded for prediction, where each must have its right answer.
+
+    Raises:
+        DataError: one has no label; names it by ``what`` and its number from 1.
+    """
+    for number, example in enumerate(examples, 1):
+        if example.gold < 0:
+            raise DataError(
+                f"{what} {number}: has no label, as it was encoded for prediction; encode it with "
+                "its label"
+            )

@@ -1,5 +1,6 @@
 """Rows of data: from files of many formats, from standard input, or as dicts."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -82,7 +83,7 @@ def _read(path: Path) -> Iterator[Row]:
     ending = path.suffix.lower()
     if str(path) == "-":
         fields = jsonl_rows(_text(sys.stdin.buffer.read(), "stdin"), "stdin")
-    elif path.is_dir():
+    elif os.path.isdir(path):
         fields = dataset_rows(path)
     elif ending == ".parquet":
         fields = parquet_rows(path)

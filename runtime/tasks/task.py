@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from ..bundle import Bounds
 from ..errors import DataError, warn
+from .chat_template import ChatTemplate
 from .spec_fields import Check
 from .template import Template, shorten
 
@@ -29,6 +30,8 @@ class Setting:
     pad_id: int
     objective: Objective
     on_long: OnLong
+    chat: ChatTemplate | None = None
+    """The model's, for kinds whose rows are conversations."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ class Prediction:
     """What the model answers to one example."""
 
     answer: str | None
-    """A label, or the index of a choice; None for completion, which only scores."""
+    """A label, the index of a choice, or the text that was written; None for a text that the row
+    brought along and that was only scored."""
     scores: dict[str, float]
-    """Probability of each label or choice; for completion ``nll`` (a token's mean) and
+    """Probability of each label or choice; for a text of the row ``nll`` (a token's mean) and
     ``tokens``."""
 
 
@@ -112,6 +116,8 @@ class Task(ABC):
 
     fields: ClassVar[Mapping[str, Check]]
     """Fields of a specification beside ``kind``, each with what it may hold; all are needed."""
+    of_conversations: ClassVar[bool] = False
+    """Whether its rows hold messages, so that it needs the model's chat template."""
     metric_name: ClassVar[str]
     higher_is_better: ClassVar[bool]
     labels: tuple[str, ...] = ()
@@ -127,7 +133,7 @@ class Task(ABC):
     log-likelihood."""
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
-        self.template = Template(spec["template"])
+        self.template = Template(spec.get("template", ""))
         self._tokenizer = setting.tokenizer
         self._bounds = setting.bounds
         self._pad_id = setting.pad_id
@@ -165,6 +171,15 @@ class Task(ABC):
     @abstractmethod
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         """One answer an example from one probe's ``[N, C]``."""
+
+    def prompt(self, row: Mapping[str, Any], where: str) -> list[int] | None:
+        """The tokens that are to be gone on from, for a row whose answer is to be written; None
+        where there is nothing to write.
+
+        Raises:
+            DataError: as ``encode``.
+        """
+        return None
 
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch

@@ -71,8 +71,9 @@ def watched(work: Callable[[Watch], Result], where: str) -> Result:
                 thread.join(0.1)
                 if time.process_time() - watch.since > SECONDS and thread.is_alive():
                     raise DataError(
-                        f"{watch.where}: the bundle's tokenizer has not come to an end after "
-                        f"{SECONDS:.0f} s of computing; shorten the text or leave it out"
+                        f"{watch.where}: the bundle's tokenizer or chat template has not come to "
+                        f"an end after {SECONDS:.0f} s of computing; shorten the text or leave it "
+                        "out"
                     )
         finally:
             watch.left = True

@@ -8,6 +8,7 @@
         values = tuner.tuned().values
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from ..journal.start import Start
 from ..scoring.batch_loss import BatchLook
 from ..scoring.evaluation import Evaluation, evaluate
 from ..settings import Settings
-from ..tasks import Encoded, Task
+from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
 from .budget import Budget, Control
 from .guards import giving_up, judge_losses, judge_scalars
@@ -127,13 +128,15 @@ class Tuner:
         takes = task.writes and engine.adapter_shape is not None
         self._text = start.text if takes else None
         self._train, self._eval = list(train), list(eval_examples or ())
+        need_labels(self._train, "training example")
+        need_labels(self._eval, "held-out example")
         self._lengths = np.array([example.length for example in self._train], dtype=np.int64)
         self._labels = np.array([example.gold for example in self._train], dtype=np.int64)
         self._budget = budget or Budget()
         self._on_evaluation = on_evaluation
         self._active = 0.0
         self._memory_limit = memory_limit
-        if (self.folder / JOURNAL_FILE).exists():
+        if os.path.exists(self.folder / JOURNAL_FILE):
             self._run = self._resumed(settings, durability, allow_changes, task_spec)
         else:
             header = self._new_header(_new_settings(settings), task_spec)

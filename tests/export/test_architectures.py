@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
+from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
 from block_states import block_states, mean_so_far
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
@@ -22,63 +22,10 @@ from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
-from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.engines.onnxruntime import OnnxEngine
 from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.tasks import Batch
-
-BOUNDS = Bounds(probes=3, rows=4, length=24, positions=12, candidates=5)
-COMMON: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-GROUPED = {**COMMON, "intermediate_size": 96, "num_key_value_heads": 2}
-ARCHITECTURES = {
-    "Llama": GROUPED,
-    "Mistral": {**GROUPED, "sliding_window": 8},  # shorter than the bound: the window must cut
-    "Qwen2": GROUPED,
-    "Qwen3": {**GROUPED, "head_dim": 32},
-    "OPT": {**COMMON, "ffn_dim": 96, "word_embed_proj_dim": 64},
-    "Phi3": GROUPED,
-    "Gemma3": {**GROUPED, "head_dim": 32, "sliding_window": 8, "num_hidden_layers": 6},
-}
-
-
-def tiny(name: str) -> Any:
-    torch.manual_seed(0)
-    suffix = "TextConfig" if name == "Gemma3" else "Config"
-    config = getattr(transformers, name + suffix)(**ARCHITECTURES[name])
-    model = getattr(transformers, name + "ForCausalLM")(config).eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-        if parameter.ndim == 2:
-            parameter.mul_(4.0)  # away from uniform probabilities
-        else:
-            parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms that matter
-    return model
-
-
-def some_mask(model: Any) -> dict[str, Any]:
-    """A dozen entries for most linears of the decoder, none for every fifth."""
-    generator = np.random.default_rng(0)
-    linears = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head"
-    ]
-    return {
-        name: np.sort(
-            generator.choice(module.weight.numel(), 12 if place % 5 else 0, replace=False)
-        )
-        for place, (name, module) in enumerate(linears)
-    }
 
 
 def reference(model: Any, tokens: Any, positions: Any, candidates: Any) -> torch.Tensor:
@@ -165,7 +112,7 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     shape = program.adapter_shape
     traced = trace(program, example_inputs(BOUNDS, entries, 96, shape), BOUNDS)
     file = tmp_path / "program.pte"
-    file.write_bytes(lower(traced, lambda done, total: None))
+    file.write_bytes(lower({"score": traced}))
     width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
     engine = ExecutorchBinding(file, BOUNDS, entries, width, shape, None)
 

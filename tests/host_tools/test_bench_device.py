@@ -66,7 +66,7 @@ def testrandom_masks_lie_as_the_default_mask_does() -> None:
             ("mlp.down_proj", (256, 1024)),
         )
     }
-    shape = ModelShape("m", "Llama", 8, 256, 1024, 4, 300, linears, 0, 0, 0, False)
+    shape = ModelShape("m", "Llama", 8, 256, 1024, 4, 4096, 300, linears, 0, 0, 0, False)
     mask = random_mask(shape.linears)
     entries = sum(len(flat) for flat in mask.values())
     assert entries == pytest.approx(FRACTION * shape.linear_weights, rel=0.05)

@@ -14,6 +14,7 @@ from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.float_task import FloatTask
 from seedtune.host_tools.bench.lora import run as run_lora
+from seedtune.host_tools.bench.mask_places import random_places
 from seedtune.host_tools.bench.mezo_fp32 import all_weights, move
 from seedtune.host_tools.bench.mezo_fp32 import run as run_mezo
 from seedtune.host_tools.bench.prompting import answered, balanced, behind
@@ -27,7 +28,6 @@ from seedtune.host_tools.bench.quality_results import (
     settings_hash,
     summarise_quality,
 )
-from seedtune.host_tools.bench.sparse_fp32 import random_places
 from seedtune.host_tools.bench.sparse_fp32 import run as run_sparse
 from seedtune.host_tools.bench.torch_engine import TorchEngine
 from seedtune.host_tools.data.named_tasks import TaskData

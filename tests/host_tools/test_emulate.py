@@ -25,7 +25,14 @@ from seedtune.host_tools.emulate.followed import follow_command
 from seedtune.host_tools.emulate.host import EmulatorError, run_command
 from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
-from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _compared, _write_job
+from seedtune.host_tools.emulate.rehearsal import (
+    _SCRIPT,
+    WRITTEN,
+    Job,
+    _compared,
+    _first_difference,
+    _write_job,
+)
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.journal.replay import replay
@@ -280,6 +287,13 @@ class TestDeviceScript:
         assert found["loss_mean"] > 0.1
         assert found["loss_difference_max"] < 1e-6
         assert 0 < found["rounding_difference_mean"] <= found["rounding_difference_max"] < 0.3
+        written = json.loads((tmp_path / "result.json").read_text())["written"]
+        replayed = replay(tmp_path / "run", Start.of(bundle))
+        _, examples = job.encode()
+        assert len(written) == WRITTEN
+        assert _first_difference(bundle, examples[0], replayed, written) is None
+        written[2] += 1
+        assert _first_difference(bundle, examples[0], replayed, written) == 2
 
     def test_the_reason_of_a_failure_is_the_last_line(self, tune: Any) -> None:
         done = tune(5, "01x1")

@@ -182,3 +182,9 @@ def test_profile_memory_is_within_15_percent_of_the_measurement(smollm2, length,
         speed=SPEED,
     ).bytes
     assert expected == pytest.approx(int(done.stdout), rel=0.15)
+
+
+def test_a_head_for_text_has_its_frame_and_its_words(shape):
+    found = tuning(shape, estimator="text-head").components
+    assert found["estimator (text-head)"] > 60e6 > found["values"]
+    assert 0 < estimate_bundle(shape).components["frame of a text head"] < 1e6

@@ -113,6 +113,7 @@ class TestToy:
         assert found["engines"] == {
             "executorch-native": "not here: no executorch-native",
             "executorch-binding": "not here: no executorch-binding",
+            "executorch-java": "not here: no executorch-java",
             "toy": "runs the toy program",
         }
         monkeypatch.setattr(engine_module("executorch-binding"), "unavailable", lambda: None)
@@ -130,8 +131,8 @@ class TestToy:
     ) -> None:
         told = bad(6, "evaluate", toy.path, "--data", rows, "--engine", "tpu")
         assert told == (
-            "engine 'tpu' is unknown; engines: executorch-native, executorch-binding, onnxruntime, "
-            "torch-int4, toy"
+            "engine 'tpu' is unknown; engines: executorch-native, executorch-binding, "
+            "executorch-java, onnxruntime, torch-int4, toy"
         )
         plain = write_tiny_bundle(tmp_path / "plain").path
         told = bad(6, "evaluate", plain, "--data", rows, "--engine", "toy")

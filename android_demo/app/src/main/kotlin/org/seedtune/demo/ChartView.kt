@@ -1,0 +1,53 @@
+package org.seedtune.demo
+
+import android.content.Context
+import android.graphics.Canvas
+import android.graphics.Paint
+import android.util.AttributeSet
+import android.view.View
+
+/** Losses of the steps, faint, and the held-out evaluations, whose line grows. */
+class ChartView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
+    private val dense = context.resources?.displayMetrics?.density ?: 1f
+    private val faint = Paint(Paint.ANTI_ALIAS_FLAG).apply { color = 0x66888888; strokeWidth = dense }
+    private val strong = Paint(Paint.ANTI_ALIAS_FLAG).apply {
+        color = context.getColor(R.color.accent)
+        strokeWidth = 3 * dense
+        textSize = 12 * dense
+    }
+    private var losses = emptyList<Pair<Double, Double>>()
+    private var judged = emptyList<Pair<Double, Double>>()
+    private var unit: (Double) -> String = { "%.1f".format(it) }
+
+    fun show(
+        losses: List<Pair<Double, Double>>,
+        judged: List<Pair<Double, Double>>,
+        unit: (Double) -> String,
+    ) {
+        this.losses = losses
+        this.judged = judged
+        this.unit = unit
+        contentDescription = judged.joinToString { (step, value) -> "$step: ${unit(value)}" }
+        invalidate()
+    }
+
+    override fun onDraw(canvas: Canvas) {
+        if (judged.isEmpty()) return
+        val margin = 20 * dense
+        line(canvas, Curve(losses).pixels(width, height, margin), faint)
+        // The axis of steps is that of both.
+        val last = losses.lastOrNull()?.first ?: 0.0
+        val curve = Curve(judged, judged + (last to judged.last().second))
+        val pixels = curve.pixels(width, height, margin)
+        line(canvas, pixels, strong)
+        for (place in pixels.indices step 2) canvas.drawCircle(pixels[place], pixels[place + 1], 4 * dense, strong)
+        canvas.drawText(unit(curve.high), dense, margin - 4 * dense, strong)
+        canvas.drawText(unit(curve.low), dense, height - 4 * dense, strong)
+    }
+
+    private fun line(canvas: Canvas, pixels: FloatArray, paint: Paint) {
+        for (place in 0 until pixels.size - 3 step 2) {
+            canvas.drawLine(pixels[place], pixels[place + 1], pixels[place + 2], pixels[place + 3], paint)
+        }
+    }
+}

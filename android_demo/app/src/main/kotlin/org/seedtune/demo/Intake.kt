@@ -1,0 +1,74 @@
+package org.seedtune.demo
+
+import java.io.File
+import java.io.FileOutputStream
+import java.io.IOException
+import java.io.InputStream
+
+/** A file could not be taken in; the message is for the user. */
+class IntakeFailed(message: String, cause: Throwable? = null) : Exception(message, cause)
+
+/** Copies what the user picked into the app's own folder, whole or not at all. */
+class Intake(private val folder: File, private val free: (File) -> Long = { it.usableSpace }) {
+    fun interface Progress {
+        fun copied(bytes: Long, of: Long)
+    }
+
+    /**
+     * Copy all of [open]'s stream to [name].
+     *
+     * @param size bytes to come, or -1 if nobody knows.
+     * @throws IntakeFailed the source cannot be read any more, or the storage is full; what was
+     *   there before is untouched, and nothing half remains.
+     */
+    fun take(name: String, size: Long, progress: Progress, open: () -> InputStream?): File {
+        folder.mkdirs()
+        // The archive, and what is unpacked from it.
+        val wanted = 2 * size + SPARE
+        if (size >= 0 && free(folder) < wanted) {
+            throw IntakeFailed("the phone's storage is too full: free ${megabytes(wanted - free(folder))} MB")
+        }
+        val part = File(folder, "$name.part")
+        val target = File(folder, name)
+        try {
+            val source = open() ?: throw IOException("nothing there")
+            source.use { from -> FileOutputStream(part).use { copy(from, it, size, progress) } }
+            if (!part.renameTo(target)) throw IOException("cannot be renamed")
+            return target
+        } catch (error: SecurityException) {
+            throw IntakeFailed("the file may not be read any more: choose it again", error)
+        } catch (error: IOException) {
+            val full = free(folder) < SPARE || error.message.orEmpty().contains("ENOSPC")
+            val why = if (full) "the phone's storage is full: free some" else "the file cannot be read"
+            throw IntakeFailed("$why (${error.message.orEmpty().lineSequence().first()})", error)
+        } finally {
+            part.delete()
+        }
+    }
+
+    private fun copy(from: InputStream, to: FileOutputStream, size: Long, progress: Progress) {
+        val buffer = ByteArray(1 shl 16)
+        var copied = 0L
+        var told = 0L
+        while (true) {
+            val count = from.read(buffer)
+            if (count < 0) break
+            to.write(buffer, 0, count)
+            copied += count
+            if (copied - told >= TELL_EVERY) {
+                progress.copied(copied, size)
+                told = copied
+            }
+        }
+        if (size >= 0 && copied != size) throw IOException("ended after $copied of $size bytes")
+        to.fd.sync()
+        progress.copied(copied, size)
+    }
+
+    private fun megabytes(bytes: Long) = (bytes + 999_999) / 1_000_000
+
+    private companion object {
+        const val SPARE = 50_000_000L
+        const val TELL_EVERY = 1L shl 20
+    }
+}

@@ -1,0 +1,81 @@
+package org.seedtune.demo
+
+import android.app.Activity
+import android.content.Context
+import android.os.PowerManager
+import android.content.Intent
+import android.content.IntentFilter
+import android.os.BatteryManager
+import android.os.Build
+import com.chaquo.python.PyObject
+import com.chaquo.python.Python
+import com.chaquo.python.android.AndroidPlatform
+import java.io.File
+import java.util.concurrent.Executors
+import org.json.JSONObject
+
+/** [Brain] inside this process, by Chaquopy. */
+private class PythonBrain(context: Context) : Brain {
+    private val app: PyObject
+
+    init {
+        if (!Python.isStarted()) Python.start(AndroidPlatform(context))
+        val module = Python.getInstance().getModule("seedtune_app.app")
+        app = module.callAttr("App", File(context.filesDir, "seedtune").path)
+    }
+
+    override fun call(name: String, vararg arguments: Any?): String =
+        app.callAttr(name, *arguments).toString()
+}
+
+/** The one trainer of the process, and a thread on which screens ask Python. */
+object Seedtune {
+    private val asking = Executors.newSingleThreadExecutor()
+    private var brain: Brain? = null
+    private var made: Trainer? = null
+
+    /** Starts Python, which takes a second or two: not on the main thread. */
+    @Synchronized
+    fun brain(context: Context): Brain =
+        brain ?: PythonBrain(context.applicationContext).also { brain = it }
+
+    @Synchronized
+    fun trainer(context: Context): Trainer =
+        made ?: Trainer(brain(context)).also { made = it }
+
+    /** Do [work] in the background, then [show] what it gave, if the screen is still there. */
+    fun <T> ask(screen: Activity, work: (Brain) -> T, show: (T) -> Unit) {
+        asking.execute {
+            val found = runCatching { work(brain(screen)) }
+            screen.runOnUiThread {
+                if (!screen.isDestroyed) {
+                    found.onSuccess(show).onFailure { (screen as Screen).say(it.message ?: "$it") }
+                }
+            }
+        }
+    }
+
+    /** The same for one of Python's methods: [show] gets what is behind `ok`. */
+    fun ask(screen: Activity, name: String, vararg arguments: Any?, show: (Any?) -> Unit) {
+        ask(screen, { JSONObject(it.call(name, *arguments)) }) { answer ->
+            if (answer.has("error")) (screen as Screen).say(answer.getString("error"))
+            else show(answer.opt("ok"))
+        }
+    }
+
+    fun state(context: Context): PhoneState {
+        val battery = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
+        val power = context.getSystemService(PowerManager::class.java)
+        return PhoneState(
+            charging = (battery?.getIntExtra(BatteryManager.EXTRA_PLUGGED, 0) ?: 0) != 0,
+            thermal = if (Build.VERSION.SDK_INT >= 29) power.currentThermalStatus else null,
+            batteryTenths = battery?.getIntExtra(BatteryManager.EXTRA_TEMPERATURE, 0) ?: 0,
+            saving = power.isPowerSaveMode,
+        )
+    }
+}
+
+/** A screen that can show one line. */
+interface Screen {
+    fun say(line: String)
+}

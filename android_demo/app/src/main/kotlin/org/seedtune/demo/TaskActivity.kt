@@ -1,0 +1,190 @@
+package org.seedtune.demo
+
+import android.app.Activity
+import android.content.Context
+import android.content.Intent
+import android.os.Bundle
+import android.view.View
+import android.widget.Button
+import android.widget.CheckBox
+import android.widget.EditText
+import android.widget.LinearLayout
+import android.widget.SeekBar
+import android.widget.TextView
+import org.json.JSONArray
+import org.json.JSONObject
+
+/** One task: what to learn from, learning, what came of it, and the way back. */
+class TaskActivity : Activity(), Screen, Trainer.Watcher {
+    private val kind by lazy { intent.getStringExtra(KIND)!! }
+    private val sorting get() = kind == "sort"
+    private var shownStep = -1
+
+    override fun onCreate(saved: Bundle?) {
+        super.onCreate(saved)
+        setContentView(R.layout.task)
+        setTitle(if (sorting) R.string.sort else R.string.write)
+        text(R.id.hint).setText(if (sorting) R.string.sort_hint else R.string.write_hint)
+        for (id in listOf(R.id.kinds, R.id.name_kinds, R.id.message, R.id.labels)) {
+            findViewById<View>(id).visibility = if (sorting) View.VISIBLE else View.GONE
+        }
+        on(R.id.name_kinds) { ask("name_labels", field(R.id.kinds)) { refresh() } }
+        on(R.id.add) { give(field(R.id.given)) }
+        on(R.id.from_file) {
+            val open = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("text/*")
+            startActivityForResult(open, TEXT)
+        }
+        on(R.id.learn) { TuneService.tell(this, TuneService.LEARN, kind) }
+        on(R.id.pause) { TuneService.tell(this, TuneService.PAUSE) }
+        on(R.id.resume) { TuneService.tell(this, TuneService.RESUME) }
+        on(R.id.stop) { TuneService.tell(this, TuneService.STOP) }
+        on(R.id.undo) { ask("undo", kind, findViewById<SeekBar>(R.id.step).progress) { refresh() } }
+        on(R.id.try_it) { ask("predict", kind, field(R.id.tried)) { showAnswer(it as JSONObject) } }
+        wish(R.id.charging, Wish.CHARGING, Wish.of(this).onlyCharging)
+        wish(R.id.cool, Wish.COOL, Wish.of(this).onlyCool)
+        slide(R.id.share, (Wish.share(this) * 100).toInt()) {
+            Wish.setShare(this, it.coerceAtLeast(5))
+            text(R.id.share_text).text = getString(R.string.share, it.coerceAtLeast(5))
+        }
+        slide(R.id.step, 0) { findViewById<Button>(R.id.undo).text = getString(R.string.undo, it) }
+    }
+
+    override fun onStart() {
+        super.onStart()
+        Seedtune.ask(this, { Seedtune.trainer(this) }) { it.watch(this) }
+        refresh()
+    }
+
+    override fun onStop() {
+        super.onStop()
+        Seedtune.ask(this, { Seedtune.trainer(this).forget(this) }) {}
+    }
+
+    override fun show(report: Report) = runOnUiThread {
+        if (report.text.isNotEmpty()) say(report.text)
+        findViewById<View>(R.id.learn).isEnabled = !report.active
+        findViewById<View>(R.id.undo).isEnabled = !report.active
+        findViewById<View>(R.id.pause).isEnabled = report.active && !report.resting
+        findViewById<View>(R.id.resume).isEnabled = report.active && report.resting
+        findViewById<View>(R.id.stop).isEnabled = report.active
+        if (report.step != shownStep || !report.active) {
+            shownStep = report.step
+            ask("progress", kind) { showProgress(it as? JSONObject) }
+        }
+    }
+
+    private fun refresh() {
+        ask("progress", kind) { showProgress(it as? JSONObject) }
+        if (sorting) ask("messages") { showMessages(it as JSONObject) }
+    }
+
+    private fun give(given: String) = ask(if (sorting) "add_messages" else "write", given) {
+        say(getString(if (sorting) R.string.messages_added else R.string.pieces, it as Int))
+        refresh()
+    }
+
+    override fun onActivityResult(request: Int, result: Int, data: Intent?) {
+        val uri = data?.data
+        if (request != TEXT || result != RESULT_OK || uri == null) return
+        Seedtune.ask(this, {
+            val intake = Intake(cacheDir)
+            val file = intake.take("text.txt", -1, { _, _ -> }) { contentResolver.openInputStream(uri) }
+            file.readText().take(LONGEST).also { file.delete() }
+        }) { give(it) }
+    }
+
+    /** The first message without a kind, and a button a kind. */
+    private fun showMessages(found: JSONObject) {
+        val messages = found.getJSONArray("messages")
+        val labels = found.getJSONArray("labels")
+        val next = (0 until messages.length()).firstOrNull { messages.getJSONObject(it).isNull("label") }
+        text(R.id.message).text = when {
+            messages.length() == 0 -> getString(R.string.no_messages)
+            next == null -> getString(R.string.all_sorted, messages.length())
+            else -> messages.getJSONObject(next).getString("text")
+        }
+        val row = findViewById<LinearLayout>(R.id.labels)
+        row.removeAllViews()
+        for (place in 0 until if (next == null) 0 else labels.length()) {
+            val button = Button(this)
+            button.text = labels.getString(place)
+            button.setOnClickListener { ask("tap", next, labels.getString(place)) { refresh() } }
+            row.addView(button)
+        }
+    }
+
+    private fun showProgress(found: JSONObject?) {
+        val steps = found?.getInt("steps") ?: 0
+        findViewById<SeekBar>(R.id.step).max = steps
+        if (found == null) {
+            text(R.id.before_after).setText(R.string.nothing_yet)
+            findViewById<ChartView>(R.id.chart).show(emptyList(), emptyList()) { "" }
+            return
+        }
+        val unit: (Double) -> String =
+            if (sorting) { value -> "%.0f %%".format(100 * value) } else { value -> "%.1f".format(value) }
+        val judged = pairs(found.getJSONArray("evaluations"), 2)
+        findViewById<ChartView>(R.id.chart).show(pairs(found.getJSONArray("losses"), 1), judged, unit)
+        val best = found.getInt("best").toDouble()
+        val before = judged.firstOrNull() ?: return
+        val after = judged.firstOrNull { it.first == best } ?: before
+        val what = if (sorting) R.string.before_after_sort else R.string.before_after_write
+        val stale = if (found.getBoolean("fresh")) "" else "\n" + getString(R.string.stale)
+        text(R.id.before_after).text = getString(what, unit(before.second), unit(after.second), after.first.toInt()) + stale
+    }
+
+    private fun showAnswer(found: JSONObject) {
+        val (before, after) = listOf("before", "after").map { found.getJSONObject(it) }
+        text(R.id.answer).text = if (sorting) {
+            getString(R.string.answer_sort, before.getString("answer"), after.getString("answer"), 100 * after.getDouble("sure"))
+        } else {
+            getString(R.string.answer_write, before.getDouble("perplexity"), after.getDouble("perplexity"))
+        }
+    }
+
+    private fun pairs(found: JSONArray, value: Int) = (0 until found.length()).map {
+        found.getJSONArray(it).getDouble(0) to found.getJSONArray(it).getDouble(value)
+    }
+
+    private fun ask(name: String, vararg arguments: Any?, show: (Any?) -> Unit) =
+        Seedtune.ask(this, name, *arguments, show = { if (it == JSONObject.NULL) show(null) else show(it) })
+
+    private fun text(id: Int) = findViewById<TextView>(id)
+
+    private fun field(id: Int) = findViewById<EditText>(id).text.toString()
+
+    private fun on(id: Int, act: () -> Unit) = findViewById<View>(id).setOnClickListener { act() }
+
+    private fun wish(id: Int, name: String, now: Boolean) {
+        val box = findViewById<CheckBox>(id)
+        box.isChecked = now
+        box.setOnCheckedChangeListener { _, on -> Wish.set(this, name, on) }
+    }
+
+    private fun slide(id: Int, now: Int, moved: (Int) -> Unit) {
+        val bar = findViewById<SeekBar>(id)
+        bar.progress = now
+        moved(now)
+        bar.setOnSeekBarChangeListener(object : SeekBar.OnSeekBarChangeListener {
+            override fun onProgressChanged(bar: SeekBar, value: Int, byUser: Boolean) = moved(value)
+
+            override fun onStartTrackingTouch(bar: SeekBar) = Unit
+
+            override fun onStopTrackingTouch(bar: SeekBar) = Unit
+        })
+    }
+
+    override fun say(line: String) {
+        text(R.id.line).text = line
+    }
+
+    companion object {
+        private const val KIND = "kind"
+        private const val TEXT = 2
+        private const val LONGEST = 2_000_000
+
+        fun open(from: Context, kind: String) {
+            from.startActivity(Intent(from, TaskActivity::class.java).putExtra(KIND, kind))
+        }
+    }
+}

@@ -1,0 +1,173 @@
+package org.seedtune.demo
+
+import android.app.Notification
+import android.app.NotificationChannel
+import android.app.NotificationManager
+import android.app.PendingIntent
+import android.app.Service
+import android.content.Context
+import android.content.Intent
+import android.content.pm.ServiceInfo
+import android.os.Build
+import android.os.Handler
+import android.os.IBinder
+import android.os.Looper
+import android.os.PowerManager
+import java.util.concurrent.Executors
+
+/** Learning that goes on without a screen, in the foreground as the system counts it. */
+class TuneService : Service(), Trainer.Watcher {
+    private val main = Handler(Looper.getMainLooper())
+    private val background = Executors.newSingleThreadExecutor()
+    private val conditions = Conditions()
+    private lateinit var lock: PowerManager.WakeLock
+    private var trainer: Trainer? = null
+
+    override fun onBind(intent: Intent?): IBinder? = null
+
+    override fun onCreate() {
+        val power = getSystemService(PowerManager::class.java)
+        lock = power.newWakeLock(PowerManager.PARTIAL_WAKE_LOCK, "seedtune:learning")
+        lock.setReferenceCounted(false)
+        val name = getString(R.string.channel)
+        val channel = NotificationChannel(CHANNEL, name, NotificationManager.IMPORTANCE_LOW)
+        getSystemService(NotificationManager::class.java).createNotificationChannel(channel)
+    }
+
+    override fun onStartCommand(intent: Intent?, flags: Int, startId: Int): Int {
+        val now = trainer?.report?.takeIf { it.active } ?: Report(getString(R.string.getting_ready))
+        startForegroundWith(notification(now)) // within seconds, or the system ends the app
+        val action = intent?.action ?: GO_ON // the system starts it anew after it was killed
+        background.execute {
+            runCatching { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
+                .onFailure { show(Report("$it", active = false)) }
+        }
+        return START_STICKY
+    }
+
+    private fun obey(action: String, kind: String) {
+        val trainer = Seedtune.trainer(this)
+        when (action) {
+            LEARN, GO_ON -> {
+                trainer.heed(reasonToRest())
+                trainer.start(kind, Wish.share(this))
+                main.removeCallbacks(look)
+                main.postDelayed(look, LOOK_EVERY)
+            }
+            PAUSE -> trainer.pause()
+            RESUME -> trainer.resume()
+            STOP -> trainer.stop()
+        }
+        if (this.trainer == null) {
+            this.trainer = trainer
+            trainer.watch(this)
+        } else {
+            show(trainer.report)
+        }
+    }
+
+    /** Looks at charger and heat: they tell the app of most changes, but not of all. */
+    private val look = object : Runnable {
+        override fun run() {
+            background.execute { trainer?.takeIf { it.report.active }?.heed(reasonToRest()) }
+            main.postDelayed(this, LOOK_EVERY)
+        }
+    }
+
+    private fun reasonToRest() = conditions.reason(Seedtune.state(this), Wish.of(this))
+
+    override fun show(report: Report) {
+        main.post {
+            if (report.active && !report.resting) lock.acquire(LOCK_AT_MOST) else lock.release()
+            if (report.active) {
+                startForegroundWith(notification(report))
+            } else {
+                stopForeground(STOP_FOREGROUND_DETACH)
+                getSystemService(NotificationManager::class.java).notify(ID, notification(report))
+                stopSelf()
+            }
+        }
+    }
+
+    private fun startForegroundWith(notification: Notification) {
+        try {
+            if (Build.VERSION.SDK_INT >= 34) {
+                startForeground(ID, notification, ServiceInfo.FOREGROUND_SERVICE_TYPE_SPECIAL_USE)
+            } else {
+                startForeground(ID, notification)
+            }
+        } catch (error: IllegalStateException) { // not now: it goes on when the app is opened
+            stopSelf()
+        }
+    }
+
+    private fun notification(report: Report): Notification {
+        val open = Intent(this, MainActivity::class.java)
+        val builder = Notification.Builder(this, CHANNEL)
+            .setSmallIcon(R.drawable.ic_learning)
+            .setContentTitle(getString(R.string.app_name))
+            .setContentText(report.text)
+            .setOnlyAlertOnce(true)
+            .setOngoing(report.active)
+            .setContentIntent(PendingIntent.getActivity(this, 0, open, PendingIntent.FLAG_IMMUTABLE))
+        if (report.active) {
+            builder.setProgress(report.steps, report.step, report.steps == 0)
+            builder.addAction(if (report.resting) action(RESUME, R.string.resume) else action(PAUSE, R.string.pause))
+            builder.addAction(action(STOP, R.string.stop))
+        }
+        return builder.build()
+    }
+
+    private fun action(what: String, title: Int): Notification.Action {
+        val intent = Intent(this, TuneService::class.java).setAction(what)
+        val pending = PendingIntent.getService(this, what.hashCode(), intent, PendingIntent.FLAG_IMMUTABLE)
+        return Notification.Action.Builder(null, getString(title), pending).build()
+    }
+
+    override fun onDestroy() {
+        main.removeCallbacks(look)
+        trainer?.forget(this)
+        background.shutdown()
+        lock.release()
+    }
+
+    companion object {
+        const val LEARN = "learn"
+        const val PAUSE = "pause"
+        const val RESUME = "resume"
+        const val STOP = "stop"
+        const val GO_ON = "go on"
+        private const val KIND = "kind"
+        private const val CHANNEL = "learning"
+        private const val ID = 1
+        private const val LOOK_EVERY = 15_000L
+        private const val LOCK_AT_MOST = 10 * 60_000L
+
+        fun tell(context: Context, action: String, kind: String = "") {
+            val intent = Intent(context, TuneService::class.java).setAction(action)
+            context.startForegroundService(intent.putExtra(KIND, kind))
+        }
+    }
+}
+
+/** What the user asks of learning, kept. */
+object Wish {
+    private const val FILE = "wishes"
+    const val CHARGING = "only_charging"
+    const val COOL = "only_cool"
+    const val SHARE = "share"
+
+    private fun kept(context: Context) = context.getSharedPreferences(FILE, Context.MODE_PRIVATE)
+
+    fun of(context: Context) = Wishes(kept(context).getBoolean(CHARGING, true), kept(context).getBoolean(COOL, true))
+
+    fun share(context: Context): Double = kept(context).getInt(SHARE, 50) / 100.0
+
+    fun set(context: Context, name: String, value: Boolean) {
+        kept(context).edit().putBoolean(name, value).apply()
+    }
+
+    fun setShare(context: Context, percent: Int) {
+        kept(context).edit().putInt(SHARE, percent).apply()
+    }
+}

@@ -1,0 +1,357 @@
+"""What Kotlin calls. Every answer is JSON: ``{"ok": ...}``, or ``{"error": "one line"}``."""
+
+import errno
+import functools
+import json
+import math
+import os
+import shutil
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle.archive import unpack_archive
+from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.errors import BundleError, SeedtuneError, TuningError
+from seedtune.runtime.files import replace_file
+from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+from seedtune.runtime.journal.operations import rewind
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import history_of
+from seedtune.runtime.model import Model, open_model
+from seedtune.runtime.tuning.metrics import read_metrics
+
+from .material import Material, Messages, Writing
+from .session import PAUSED_BY_USER, Listener, Session, unfinished
+
+SORT, WRITE = "sort", "write"
+_MATERIAL: dict[str, type[Material]] = {SORT: Messages, WRITE: Writing}
+_CHOSEN, _MARKER = "bundle.json", "learning.json"
+_CURRENT = "current.json"
+
+
+def _answered(method: Callable[..., Any]) -> Callable[..., str]:
+    """Answer in JSON; whatever goes wrong becomes one line, and the app goes on."""
+
+    @functools.wraps(method)
+    def answer(*arguments: Any) -> str:
+        try:
+            return json.dumps({"ok": method(*arguments)})
+        except Exception as error:
+            return arguments[0]._failed(error)
+
+    return answer
+
+
+def line_of(error: Exception) -> str:
+    """What a person can do with an error, in one line."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return "the phone's storage is full: free some and go on; nothing is lost"
+    if isinstance(error, SeedtuneError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "the phone's memory is full: close other apps and go on; nothing is lost"
+    traceback.print_exc()
+    return f"seedtune has a defect: {type(error).__name__}: {str(error)[:200]}"
+
+
+class App:
+    """All of the app's state, in one folder. One session of learning at a time."""
+
+    def __init__(self, root: str, engine: str = "executorch-java", **settings: Any) -> None:
+        """
+        Args:
+            root: the app's own folder, made if it is not there.
+            engine: runs the bundle's program.
+            settings: of runs, by name, in place of what suits the task.
+        """
+        self._root, self._engine, self._settings = Path(root), engine, settings
+        self._root.mkdir(parents=True, exist_ok=True)
+        os.environ["SEEDTUNE_CACHE"] = str(self._root / "cache")
+        warnings.simplefilter("ignore")  # hints for whoever writes a task
+        self._lock = threading.RLock()
+        self._bundle: Bundle | None = None
+        self._model: Model | None = None
+        self._model_key: tuple[str, str] | None = None
+        self._session: Session | None = None
+        self._holds: dict[str, str] = {}
+
+    # The bundle
+
+    @_answered
+    def take_bundle(self, archive: str) -> dict[str, Any]:
+        """Check a ``.seedtune`` file that was copied here, unpack it and use it from now on.
+
+        The file is gone afterwards, used or not. One that is refused leaves the bundle in use.
+        """
+        file = Path(archive)
+        with self._lock:
+            self._idle()
+            try:
+                folder = unpack_archive(file, self._root)
+                bundle = open_bundle(folder)
+                replace_file(self._root / _CHOSEN, json.dumps({"sha256": bundle.sha256}).encode())
+            except BundleError as error:
+                raise BundleError(str(error).replace(str(file), "the file")) from error
+            finally:
+                file.unlink(missing_ok=True)
+            self._close()
+            self._bundle = bundle
+            for other in folder.parent.iterdir():
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+            return self._about_bundle(bundle)
+
+    def _opened(self) -> Bundle:
+        if self._bundle is None:
+            try:
+                sha256 = json.loads((self._root / _CHOSEN).read_text())["sha256"]
+            except FileNotFoundError:
+                raise TuningError("choose a model file (.seedtune) first") from None
+            self._bundle = open_bundle(self._root / "bundles" / sha256, sha256=sha256)
+        return self._bundle
+
+    @staticmethod
+    def _about_bundle(bundle: Bundle) -> dict[str, Any]:
+        return {
+            "name": bundle.manifest["model"]["name"],
+            "sha256": bundle.sha256,
+            "values": bundle.K,
+            "megabytes": round(bundle.program_path.stat().st_size / 1e6),
+        }
+
+    # What it learns from
+
+    @_answered
+    def name_labels(self, names: str) -> list[str]:
+        """Kinds of messages, separated by commas."""
+        messages = Messages(self._root)
+        messages.name_labels(names.split(","))
+        return messages.labels
+
+    @_answered
+    def add_messages(self, text: str) -> int:
+        """A message a line; how many were new."""
+        return Messages(self._root).add(text)
+
+    @_answered
+    def tap(self, place: int, label: str | None) -> None:
+        """Label message number ``place``."""
+        Messages(self._root).tap(place, label)
+
+    @_answered
+    def messages(self) -> dict[str, Any]:
+        """Kinds, and all messages with theirs."""
+        kept = Messages(self._root)
+        return {"labels": kept.labels, "messages": kept.messages}
+
+    @_answered
+    def write(self, text: str) -> int:
+        """The text to learn from; how many pieces it makes."""
+        writing = Writing(self._root)
+        writing.write(text)
+        return len(writing.rows())
+
+    # Learning
+
+    def learn(self, kind: str, share: float, listener: Listener) -> str:
+        """Learn until done, stopped or failed, in the calling thread.
+
+        Args:
+            kind: empty: go on with what was being learned when the process was killed.
+
+        Returns:
+            JSON: ``{"ok": why it ended}`` or ``{"error": line}``. What was learned stays.
+        """
+        try:
+            with self._lock:
+                self._idle()
+                order = None
+                if not kind:
+                    order = unfinished(self._root / _MARKER)
+                    if order is None:
+                        return json.dumps({"ok": "there was nothing to go on with"})
+                    kind, share = order["kind"], order["share"]
+                self._holds.pop(PAUSED_BY_USER, None)
+                if order is not None and order["paused"]:
+                    self._holds[PAUSED_BY_USER] = "paused"
+                material = _MATERIAL[kind](self._root)
+                train, held_out = material.split()
+                bundle = self._opened()
+                session = Session(self._root / _MARKER, kind, share, listener, self._holds)
+                self._session = session
+            try:
+                with self._lock:
+                    model = self._model_of(material)
+                folder = self._root / f"run-{kind}-{material.key(bundle.sha256)}"
+                current = {"folder": folder.name, "spec": material.spec(), "of": bundle.sha256}
+                replace_file(self._root / f"{kind}-{_CURRENT}", json.dumps(current).encode())
+                why = session.run(
+                    model, folder, train, held_out, material.settings(len(train)) | self._settings
+                )
+                return json.dumps({"ok": why})
+            finally:
+                self._session = None
+        except Exception as error:
+            with self._lock:
+                self._close()  # a program that failed is opened anew
+            return self._failed(error)
+
+    @_answered
+    def pause(self, reason: str | None, who: str = PAUSED_BY_USER) -> bool:
+        """Rest after the step under way, or (None) go on; whether a session heard it.
+
+        Args:
+            who: rests for each are counted apart; the phone's state has its own, which lasts.
+        """
+        session = self._session
+        if session is not None:
+            session.hold(who, reason)
+        elif reason is not None:
+            self._holds[who] = reason
+        else:
+            self._holds.pop(who, None)
+        return session is not None
+
+    @_answered
+    def stop(self) -> bool:
+        """End the session after its step; it can be gone on with. Whether one heard it."""
+        session = self._session
+        if session is not None:
+            session.control.stop("stopped")
+        return session is not None
+
+    # What came of it
+
+    @_answered
+    def state(self) -> dict[str, Any]:
+        """All that a screen shows without a task."""
+        session = self._session
+        chosen: dict[str, Any] | None = None
+        if (self._root / _CHOSEN).exists():
+            chosen = self._about_bundle(self._opened())
+        return {
+            "bundle": chosen,
+            "learning": None if session is None else session.kind,
+            "held": None if session is None else session.held,
+            "unfinished": session is None and unfinished(self._root / _MARKER) is not None,
+            "messages": len(Messages(self._root).messages),
+            "labelled": len(Messages(self._root).rows()),
+            "pieces": len(Writing(self._root).rows()),
+        }
+
+    @_answered
+    def progress(self, kind: str) -> dict[str, Any] | None:
+        """Steps, losses and evaluations of the current run; None before there is one."""
+        folder = self._run_folder(kind)
+        if folder is None:
+            return None
+        journal = read_journal(folder)
+        history = history_of(journal)
+        lines = read_metrics(folder, steps=history.steps)
+        best = history.best
+        return {
+            "steps": history.steps,
+            "of": history.settings.steps,
+            "metric": journal.header.metric["name"],
+            "losses": [[x["step"], x["loss"]] for x in lines if x["kind"] == "step" and x["loss"]],
+            "evaluations": [[e.step, e.loss, e.metric] for e in history.evaluations],
+            "best": 0 if best is None else best.step,
+            "fresh": folder.name.endswith(_MATERIAL[kind](self._root).key(self._opened().sha256)),
+        }
+
+    @_answered
+    def undo(self, kind: str, step: int) -> str:
+        """Go back to the values after ``step`` steps; their hash."""
+        with self._lock:
+            self._idle()
+            folder = self._run_folder(kind)
+            if folder is None:
+                raise TuningError("there is nothing to undo yet")
+            rewind(folder, step)
+            return values_sha256(self._tuned(kind).values)
+
+    @_answered
+    def predict(self, kind: str, text: str) -> dict[str, Any]:
+        """The tuned model's answer beside the model's as it came.
+
+        For messages the kind and how sure; for writing how many words it would hesitate between
+        at each (perplexity).
+        """
+        with self._lock:
+            if self._session is not None and self._session.kind != kind:
+                raise TuningError("it is learning something else; stop that first")
+            model = self._tuned(kind)
+            row = {"text": text.strip()}
+            after = model.predict(row)
+            model.values = Start.of(model.bundle).values
+            before = model.predict(row)
+            return {"before": _shown(before), "after": _shown(after), "step": model.step}
+
+    @_answered
+    def wipe(self) -> None:
+        """Delete everything: model, messages, texts, what was learned."""
+        with self._lock:
+            self._idle()
+            self._close()
+            self._bundle = None
+            for entry in list(self._root.iterdir()):
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+
+    def _failed(self, error: Exception) -> str:
+        return json.dumps({"error": line_of(error).replace(f"{self._root}/", "")})
+
+    def _idle(self) -> None:
+        if self._session is not None:
+            raise TuningError("it is learning; stop that first")
+
+    def _run_folder(self, kind: str) -> Path | None:
+        """Of the run that was begun last, if it is one of the task as it is now."""
+        try:
+            current = json.loads((self._root / f"{kind}-{_CURRENT}").read_text())
+        except (OSError, ValueError):
+            return None
+        folder = self._root / str(current["folder"])
+        now = [_MATERIAL[kind](self._root).spec(), self._opened().sha256]
+        same = [current["spec"], current["of"]] == now
+        return folder if same and (folder / JOURNAL_FILE).exists() else None
+
+    def _model_of(self, material: Material) -> Model:
+        """The model with this task; its program is opened once and kept."""
+        bundle = self._opened()
+        key = (bundle.sha256, json.dumps(material.spec()))
+        if self._model is None or self._model_key != key:
+            self._close()
+            made = open_model(bundle, task=material.spec(), on_long="truncate", engine=self._engine)
+            self._model, self._model_key = made, key
+        return self._model
+
+    def _tuned(self, kind: str) -> Model:
+        """The same with what was learned, if something was."""
+        model = self._model_of(_MATERIAL[kind](self._root))
+        folder = self._run_folder(kind)
+        if folder is not None:
+            model.load(folder)
+        else:
+            model.values, model.step = Start.of(model.bundle).values, 0
+        return model
+
+    def _close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+            self._model = self._model_key = None
+
+
+def _shown(prediction: Any) -> dict[str, Any]:
+    if prediction.answer is None:
+        return {"perplexity": math.exp(min(prediction.scores["nll"], 700))}
+    return {"answer": prediction.answer, "sure": prediction.scores[prediction.answer]}

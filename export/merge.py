@@ -1,0 +1,69 @@
+"""The way back: tuned sensitive values written into a checkpoint as transformers, peft and GGUF
+converters take it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.errors import ModelError
+from seedtune.runtime.files import replace_folder, sync_tree, workplace
+
+from .model.load_model import load_causal_lm
+from .quiet import quiet
+
+
+def merge_values(
+    bundle: Bundle, values: NDArray[np.float32], source: str | Path, folder: str | Path
+) -> dict[str, Any]:
+    """Write the model at ``source`` with ``values`` in their places as a Hugging Face folder.
+
+    The checkpoint keeps the model's own number format, but for bfloat16, whose steps are larger
+    than what tuning moves: that becomes float32.
+
+    Args:
+        values: float32 ``[K]``, of ``bundle``.
+        folder: appears whole or not at all; must not hold anything else.
+
+    Returns:
+        ``dtype`` of the checkpoint and how many values ``changed`` in it.
+
+    Raises:
+        ModelError: it is another model than the bundle was made from, or ``folder`` is taken or
+            cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder}: exists and is not empty; choose another output folder")
+    loaded = load_causal_lm(source, dtype="auto")
+    wanted = bundle.manifest["model"]
+    if loaded.sha256 != wanted["sha256"]:
+        raise ModelError(
+            f"{source}: is another model than the one that {bundle.path} was made from "
+            f"({wanted['name']}): its weights differ"
+        )
+    model = loaded.model
+    if model.dtype is torch.bfloat16:
+        model = model.to(torch.float32)
+    changed = 0
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for layer in bundle.layers:
+            own = slice(layer.offset, layer.offset + layer.count)
+            flat = modules[layer.name].weight.view(-1)
+            places = torch.from_numpy(np.array(bundle.indices[own]))
+            new = torch.from_numpy(np.array(values[own])).to(flat.dtype)
+            changed += int((flat[places] != new).sum())
+            flat[places] = new
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with workplace(folder) as work, quiet():
+            model.save_pretrained(work / "model")
+            loaded.tokenizer.save_pretrained(work / "model")
+            sync_tree(work / "model")
+            replace_folder(work / "model", folder)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return {"dtype": str(model.dtype).removeprefix("torch."), "changed": changed}

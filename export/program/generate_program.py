@@ -1,0 +1,112 @@
+"""The eager module of the method ``generate``: some tokens behind a cache of those before them in,
+the logits of the next one and what to append to the cache out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .cached_attention import NAME, Cache, CachedPass, install_cached_attention
+from .score_program import ScoreProgram
+
+DEFAULT_CONTEXT = 2048
+CHUNK = 64
+"""Tokens of a prompt that are read in one pass, at most."""
+
+
+@dataclass(frozen=True)
+class GenerateBounds:
+    """Largest sizes that the method accepts."""
+
+    chunk: int
+    """Tokens of one pass."""
+    context: int
+    """Places of the cache; the tokens of a whole text."""
+
+    @classmethod
+    def of(cls, context: int) -> "GenerateBounds":
+        """Of texts of ``context`` tokens."""
+        return cls(min(CHUNK, context), context)
+
+
+class GenerateProgram(nn.Module):
+    """``generate(tokens [1, T], start [1], values [1, K], adapter [D, S], cache)``.
+
+    ``cache`` is, block by block, keys ``[KV, d, S]`` and values ``[KV, S, d]``, of which the first
+    ``start`` places are filled. Returns the logits float32 ``[1, V]`` behind the last token and
+    each block's new keys and values, ``[KV, T, d]``.
+
+    It shares every module with ``score``, hence every weight in the file.
+    """
+
+    def __init__(self, score: ScoreProgram, entries: int, bounds: GenerateBounds) -> None:
+        """See ``GenerateBounds``; ``entries`` is K."""
+        super().__init__()
+        self.score = score
+        self.bounds = bounds
+        self.entries = entries
+        self.running = CachedPass()
+        self.shapes = self._shapes()
+        """``(KV, d)`` of each block."""
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        values: torch.Tensor,
+        adapter: torch.Tensor,
+        *cache: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        past = list(zip(cache[::2], cache[1::2], strict=True))
+        logits, new = self._run(tokens, start, values, adapter, past)
+        return (logits, *(tensor for block in new for tensor in block))
+
+    def example(self, vocab_size: int) -> tuple[torch.Tensor, ...]:
+        """Inputs inside the bounds whose sizes differ, so that tracing confuses no two of them."""
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, vocab_size, (1, min(20, self.bounds.chunk)), generator=generator)
+        slots = min(37, self.bounds.context)
+        cache = [
+            torch.zeros(kv_heads, *shape)
+            for kv_heads, width in self.shapes
+            for shape in ((width, slots), (slots, width))
+        ]
+        adapter = torch.zeros(self.score.adapter_shape)
+        return (tokens, torch.tensor([5]), torch.zeros(1, self.entries), adapter, *cache)
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        values: torch.Tensor,
+        adapter: torch.Tensor | None,
+        past: list[Cache],
+    ) -> tuple[torch.Tensor, list[Cache]]:
+        score = self.score
+        length = tokens.shape[1]
+        self.running.begin(length, start, past)
+        score.probe_values.begin(values)
+        embedded = score.embedding(tokens.reshape(length))
+        places = torch.arange(length)[None, :] + start[:, None]
+        config: Any = score.backbone.config
+        before = config._attn_implementation
+        config._attn_implementation = NAME
+        install_cached_attention(self.running, self.bounds.context + self.bounds.chunk)
+        try:
+            with score.mean:
+                hidden = score.backbone(
+                    inputs_embeds=embedded[None], position_ids=places, use_cache=False
+                ).last_hidden_state
+                states = score.tap.take_last()
+        finally:
+            config._attn_implementation = before
+            score.probe_values.end()
+            new = self.running.end()
+        return score.logits(hidden[:, -1:], states, adapter)[0], new
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        with torch.no_grad():
+            tokens, start = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+            _, new = self._run(tokens, start, torch.zeros(1, self.entries), None, [])
+        return [(key.shape[0], key.shape[2]) for key, _ in new]

@@ -1,0 +1,222 @@
+"""``seedtune bench generate``: what writing costs, and whether it is what the model would say.
+
+Speed in turns, on one machine in one run: a prompt is read and an answer written by the bundle's
+program, by the same int4 program without the sparse term, by transformers in float32 with a static
+cache, and by llama.cpp's Python package on the GGUF file where that is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import Text, open_engine
+from seedtune.runtime.engines.cached_text import CachedText
+from seedtune.runtime.engines.executorch_native import WRITING, NativeProgram
+from seedtune.runtime.writing import Manner, Writer
+
+from ..data.calibration import load_calibration
+from ..data.fetch import fetch
+from ..prepare.prepare import Prepared
+from ..quickstart import MODEL
+from .dense_program import dense_program
+from .fidelity import eager_program
+from .results_files import RESULTS, say, write_figures
+from .variants import quickstart_program
+
+PROMPT, ANSWER, CONTEXT = 64, 64, 512
+"""Tokens of a prompt and of an answer, and of the long text whose memory is measured."""
+Answer = Callable[[list[int], int], tuple[float, float]]
+"""Of a prompt and a number of tokens: seconds to read the one and to write the other."""
+
+
+def bench_generate(
+    *,
+    base: Prepared | None = None,
+    threads: int | None = None,
+    turns: int = 7,
+    prompts: int = 20,
+    results: Path = RESULTS,
+    progress: Callable[[str], None] = say,
+) -> dict[str, Any]:
+    """Speed, start, memory and agreement.
+
+    Args:
+        prompts: whose greedy answers are compared with the eager int4 program; 0 leaves that away.
+
+    Returns:
+        ``speed`` (tokens a second to read and to write, medians, and each one's over the bundle's),
+        ``start`` (seconds from the process's start to its first piece of text), ``memory`` (bytes
+        resident) and ``agreement`` (of each prompt, the first token at which the eager program
+        would go on differently; None for none).
+    """
+    base = base or quickstart_program()
+    bundle = base.bundle
+    texts = _texts(bundle, max(prompts, 1))
+    figures: dict[str, Any] = {
+        "tokens": {"prompt": PROMPT, "answer": ANSWER, "context": CONTEXT},
+        "speed": _speed(base, texts[0], threads, turns, progress),
+        "start": _start(bundle, progress),
+        "memory": _memory(bundle, progress),
+    }
+    if prompts:
+        figures["agreement"] = _agreement(base, texts[:prompts], progress)
+    figures["bundle_sha256"] = bundle.sha256
+    return write_figures("generate", figures, results)
+
+
+def _texts(bundle: Bundle, count: int) -> list[list[int]]:
+    """Beginnings of texts that nothing was calibrated on."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = bundle.tokenizer()
+    end = own.id_to_token(bundle.end_ids[0])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, eos_token=end)
+    found: list[list[int]] = load_calibration(tokenizer, held_out=count).held_out.tolist()
+    return [text[:PROMPT] for text in found]
+
+
+def _speed(
+    base: Prepared,
+    prompt: list[int],
+    threads: int | None,
+    turns: int,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    from .generate_rivals import llama_cpp, transformers_float32
+
+    bundle = base.bundle
+    with open_engine(bundle, threads or "auto") as engine:
+        values = bundle.values.astype(np.float32)
+        dense = NativeProgram(dense_program(base))
+        rivals: dict[str, Answer | None] = {
+            "seedtune": _written(lambda: engine.text(values)),
+            "without sparse term": _written(lambda: _dense_text(dense, bundle)),
+            "transformers float32, static cache": transformers_float32(str(fetch(MODEL))),
+            "llama.cpp": llama_cpp(str(fetch(MODEL)), dense.threads),
+        }
+        running = {name: answer for name, answer in rivals.items() if answer is not None}
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
+        for turn in range(turns + 1):
+            for name, answer in running.items():
+                seconds = answer(prompt, ANSWER)
+                if turn:  # the first packs weights and faults pages in
+                    taken[name].append(seconds)
+        used = dense.threads
+        dense.close()
+    speed: dict[str, Any] = {"threads": used, "turns": turns}
+    for name, pairs in taken.items():
+        own = taken["seedtune"]
+        speed[name] = {
+            "read_per_second": len(prompt) / statistics.median(read for read, _ in pairs),
+            "written_per_second": ANSWER / statistics.median(write for _, write in pairs),
+            "seedtune_over_it": {
+                "reading": statistics.median(a[0] / b[0] for a, b in zip(pairs, own, strict=True)),
+                "writing": statistics.median(a[1] / b[1] for a, b in zip(pairs, own, strict=True)),
+            },
+        }
+        progress(f"{name}: {speed[name]['written_per_second']:.1f} tokens/s")
+    return speed
+
+
+def _written(open_text: Callable[[], Text]) -> Answer:
+    def answer(prompt: list[int], count: int) -> tuple[float, float]:
+        text = open_text()
+        began = time.perf_counter()
+        logits = text.read(prompt)
+        read = time.perf_counter()
+        for _ in range(count):
+            logits = text.read([int(logits.argmax())])
+        return read - began, time.perf_counter() - read
+
+    return answer
+
+
+def _dense_text(program: NativeProgram, bundle: Bundle) -> Text:
+    assert bundle.generation is not None and bundle.adapter_shape is not None
+    inputs = [np.zeros((1, 1), np.float32), np.zeros(bundle.adapter_shape, np.float32)]
+
+    def run(
+        given: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
+    ) -> list[NDArray[np.float32]]:
+        return program.run(WRITING, given, *shapes)
+
+    return CachedText(run, bundle.generation, bundle.vocab_size, inputs)
+
+
+def _start(bundle: Bundle, progress: Callable[[str], None]) -> dict[str, float]:
+    """Seconds of the best of three processes, whose files are in memory."""
+    found = [_process("start", bundle) for _ in range(3)]
+    best = min(found, key=lambda each: each["first_seconds"])
+    progress(f"first piece of text after {best['first_seconds']:.2f} s")
+    return best
+
+
+def _memory(bundle: Bundle, progress: Callable[[str], None]) -> dict[str, float]:
+    found = _process("memory", bundle)
+    progress(", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in found.items()))
+    return found
+
+
+def _process(what: str, bundle: Bundle) -> dict[str, float]:
+    command = [sys.executable, "-m", "seedtune.host_tools.bench.generate_process"]
+    done = subprocess.run(
+        [*command, what, str(bundle.path), str(PROMPT), str(CONTEXT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def _agreement(
+    base: Prepared, prompts: list[list[int]], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Greedy answers against the eager program, which is shown each prompt with its answer."""
+    import torch
+    from seedtune.export.model.load_model import load_causal_lm
+
+    bundle = base.bundle
+    values = bundle.values.astype(np.float32)
+    answers = []
+    with open_engine(bundle) as engine:
+        for prompt in prompts:
+            # No end is known to this writer: every answer has its full length.
+            writing = Writer(engine.text(values), bundle.tokenizer(), []).write(
+                prompt, Manner(max_tokens=ANSWER)
+            )
+            list(writing)
+            answers.append(writing.tokens)
+    program = eager_program(load_causal_lm(str(fetch(MODEL))), base)
+    said: list[Any] = []
+    program.head.register_forward_hook(lambda module, given, logits: said.append(logits))
+    first: list[int | None] = []
+    close: list[float] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens = torch.tensor([prompt + answer])
+        places = torch.arange(len(prompt) - 1, tokens.shape[1] - 1)
+        with torch.no_grad():
+            program(tokens, places, places[:, None] * 0, torch.from_numpy(values)[None])
+        logits = said.pop()[0]
+        other = logits.argmax(-1).numpy() != np.array(answer)
+        at = int(np.flatnonzero(other)[0]) if other.any() else None
+        first.append(at)
+        if at is not None:
+            close.append(float(logits[at].max() - logits[at, answer[at]]))
+        progress(f"prompt {len(first)}: {'same' if at is None else f'differs at {at}'}")
+    return {
+        "first_difference": first,
+        "same": sum(each is None for each in first),
+        # How much likelier the eager program finds its own token there, in nats.
+        "largest_gap_at_a_difference": max(close, default=None),
+    }

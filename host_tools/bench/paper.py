@@ -1,0 +1,86 @@
+"""``seedtune bench paper``: what the source paper claims, on what runs here.
+
+Guo et al., "Zeroth-Order Fine-Tuning of LLMs with Extreme Sparsity" (arXiv 2406.02913): (1) tuning
+0.1 % of the weights by forward passes does as well as tuning all of them, if the 0.1 % are the
+sensitive ones; (2) 4-bit weights around them cost little; (3) public text finds them as well as the
+task's own; (4) a step is faster, and takes less memory.
+
+Runs are cells of ``bench quality``: at equal forwards, seeds alone, without readout or directions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.errors import SeedtuneError
+
+from .paper_results import FILE, FORWARDS, claims_of, summarise_paper
+from .paper_table import show_paper
+from .quality import bench_quality
+from .quality_methods import MASKS
+from .quality_results import DECIDING, read_rows
+from .results_files import RESULTS, say, write_figures
+from .sender_results import FILE as SENDERS
+from .tuning_run import Progress
+
+__all__ = ["bench_paper", "show_paper"]
+
+
+def bench_paper(
+    *,
+    seeds: tuple[int, ...] = (0,),
+    forwards: int = FORWARDS,
+    bundle: Path | None = None,
+    threads: int | None = None,
+    results: Path = RESULTS,
+    summary: bool = False,
+    progress: Progress = say,
+) -> dict[str, Any]:
+    """Run what claims 1 to 3 lack, and write the table of all four.
+
+    Args:
+        forwards: of each run.
+        bundle: exported program and mask; by default the quickstart's.
+        summary: compute nothing, read the committed results of all benchmarks.
+
+    Returns:
+        ``claims`` (see ``paper_results.claims_of``) and the figures of
+        ``paper_results.summarise_paper``.
+
+    Raises:
+        SeedtuneError: what a run raises, or a damaged file of results.
+    """
+    device = _read("device", results)
+    if not summary:
+        # Written as it grows: what an interrupt leaves is the table of what is done.
+        for method in ("", *(f"{mask}-mask-fp32" for mask in MASKS), "int4-per-example"):
+            if method:
+                bench_quality(
+                    methods=(method,),
+                    tasks=(DECIDING,),
+                    seeds=seeds,
+                    forwards=forwards,
+                    bundle=bundle,
+                    threads=threads,
+                    results=results,
+                    progress=progress,
+                )
+            claims = claims_of(read_rows(results), device, forwards)
+            write_figures(FILE, {"forwards": forwards, "claims": claims}, results)
+    rows = read_rows(results)
+    figures = summarise_paper(rows, read_rows(results, SENDERS), device)
+    return {"claims": claims_of(rows, device, forwards), **figures}
+
+
+def _read(name: str, folder: Path) -> dict[str, Any] | None:
+    """Committed figures of another benchmark, None where there are none."""
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        return None
+    try:
+        figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SeedtuneError(f"{file}: holds no figures ({error!r})") from error
+    return figures

@@ -1,0 +1,131 @@
+"""``seedtune bench senders``: ways to learn how a person writes, at equal messages.
+
+A table of (method, person, messages). Every cell runs in a process of its own and stands in the
+results as soon as it is done; what stands there is not run again, so that the table grows over
+many runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.errors import SeedtuneError
+
+from ..data.calibration import load_calibration
+from ..quickstart import MODEL
+from ..this_machine import machine
+from .quality import default_bundle, model_source
+from .quality_results import merge_rows, read_rows, row_key
+from .results_files import RESULTS, say
+from .sender_data import SENDERS, SIZES, Person, load_person, sender_of
+from .sender_methods import LENGTH, METHODS
+from .sender_results import FILE, summarise_senders
+from .sender_table import show_senders
+from .tuning_run import Progress
+
+__all__ = ["bench_senders", "show_senders"]
+
+
+def bench_senders(
+    *,
+    methods: tuple[str, ...] = tuple(METHODS),
+    senders: tuple[str, ...] = tuple(SENDERS),
+    messages: tuple[int, ...] = SIZES,
+    bundle: Path | None = None,
+    model: str = MODEL,
+    threads: int | None = None,
+    results: Path = RESULTS,
+    summary: bool = False,
+    progress: Progress = say,
+) -> dict[str, Any]:
+    """Fill in the cells asked for, person by person, and sum up all results.
+
+    Args:
+        senders: people, by the start of their id.
+        messages: how many of each may be learned from.
+        bundle: exported program; by default the quickstart's.
+        summary: compute nothing, read the committed results.
+
+    Returns:
+        See ``sender_results.summarise_senders``.
+
+    Raises:
+        SeedtuneError: an unknown method or person, or what a cell raises.
+    """
+    for name in methods:
+        if name not in METHODS:
+            raise SeedtuneError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    people = [sender_of(name) for name in senders]
+    if not summary:
+        other = _other_text(model)
+        needed = bundle or any(METHODS[name].bundle for name in methods)
+        program = (bundle or default_bundle(model)) if needed else None
+        for size in messages:
+            for person in people:
+                for name in methods:
+                    # What the untouched model knows does not depend on how much there is.
+                    learned = size if METHODS[name].learns else 0
+                    shared = {"threads": threads, "other": other, "bundle": program}
+                    _cell(name, person, learned, model, shared, results, progress)
+    return summarise_senders(read_rows(results, FILE))
+
+
+def _cell(
+    name: str,
+    sender: str,
+    messages: int,
+    model: str,
+    shared: dict[str, Any],
+    results: Path,
+    progress: Progress,
+) -> None:
+    """Compute one cell, unless it stands in the results."""
+    method = METHODS[name]
+    person = load_person(sender, messages)
+    content = json.dumps([person.train, person.held_out, person.test], sort_keys=True)
+    settings: dict[str, Any] = {
+        "model": model,
+        "data_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
+        "length": LENGTH,
+        "messages": messages,
+        **method.settings_for(messages),
+    }
+    if method.bundle:
+        settings["bundle_sha256"] = open_bundle(shared["bundle"]).sha256
+    key = row_key(name, f"{sender[:8]}/{messages}", settings["seed"], settings)
+    if key in read_rows(results, FILE):
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        found = pool.submit(_work, name, person, settings | shared).result()
+    row = {"method": name, "sender": sender, **found, "settings": settings, "machine": machine()}
+    merge_rows({key: row}, results, FILE)
+    progress(f"{key}: {found['test']}")
+
+
+def _work(name: str, person: Person, settings: dict[str, Any]) -> dict[str, Any]:
+    method = METHODS[name]
+    if settings["threads"] and not method.bundle:
+        import torch
+
+        torch.set_num_threads(settings["threads"])
+    run = import_module(f"{__package__}.{method.module}").run
+    found = run(person, {**settings, "source": model_source(settings["model"])}, say)
+    return {"peak_rss_bytes": peak_resident_bytes(), **found}
+
+
+def _other_text(model: str) -> NDArray[np.int64]:
+    """Tokens of text that has nothing to do with anybody's messages."""
+    from seedtune.export.model.load_model import load_causal_lm
+
+    return load_calibration(load_causal_lm(model_source(model)).tokenizer).held_out

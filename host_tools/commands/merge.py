@@ -1,0 +1,41 @@
+"""``seedtune merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from seedtune.runtime.errors import SeedtuneError
+
+from .inputs import load_chosen, model_source
+from .options import BundleHash, BundlePath, FromRun, FromValues, Json, Source
+from .output import Output
+
+
+def merge(
+    bundle: BundlePath,
+    model: Source,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    run: FromRun = None,
+    values: FromValues = None,
+    sha256: BundleHash = None,
+    json: Json = False,
+) -> None:
+    """Write tuned values into a Hugging Face checkpoint of the model that BUNDLE was made from."""
+    from seedtune.export.merge import merge_values
+    from seedtune.runtime.model import open_model
+
+    output = Output(json)
+    if run is None and values is None:
+        raise SeedtuneError("give what to merge: --run RUN or --values FILE")
+    with open_model(bundle, sha256=sha256) as opened:
+        origin = load_chosen(opened, run, values)
+        own = opened.values[: opened.bundle.K]
+        written = merge_values(opened.bundle, own, model_source(model, output), folder)
+        if len(opened.values) > len(own):
+            output.note(
+                "only the sensitive values are merged: what else the run learned has no place in a "
+                "checkpoint, and works with the bundle alone"
+            )
+    output.result({"folder": str(folder), "values": origin, **written})

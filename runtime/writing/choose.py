@@ -1,0 +1,33 @@
+"""Which token comes next."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .manner import Manner
+
+
+def choose(logits: NDArray[np.float32], manner: Manner, place: int) -> int:
+    """The token to write at ``place``, counted from the answer's first token.
+
+    Draws are counter-based: token ``place`` takes the first word of the Philox 4x64 stream with the
+    key ``(seed, place)``, so that what was drawn before has no part in it.
+
+    Args:
+        logits: float32 ``[V]``, finite.
+    """
+    if manner.temperature == 0:
+        return int(logits.argmax())
+    scaled = (logits.astype(np.float64) - float(logits.max())) / manner.temperature
+    probabilities = np.exp(scaled)
+    probabilities /= probabilities.sum()
+    tokens = np.arange(len(logits))
+    if manner.top_p < 1:
+        # All tokens below this have less than what top_p leaves, so the rest has enough.
+        tokens = np.flatnonzero(probabilities >= (1 - manner.top_p) / len(logits))
+        tokens = tokens[np.argsort(-probabilities[tokens], kind="stable")]
+        shares = np.cumsum(probabilities[tokens])
+        tokens = tokens[: 1 + int(np.searchsorted(shares, manner.top_p))]
+    shares = np.cumsum(probabilities[tokens])
+    stream = np.random.Philox(key=np.array([manner.seed, place], dtype=np.uint64))
+    drawn = float(stream.random_raw(1)[0] >> np.uint64(11)) * 2.0**-53 * float(shares[-1])
+    return int(tokens[min(int(np.searchsorted(shares, drawn, side="right")), len(tokens) - 1)])

@@ -1,0 +1,29 @@
+"""Runs scripts of this folder on a JVM with ExecuTorch's Android classes, a process each."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEMO = Path(__file__).parents[2] / "android_demo"
+OnJvm = Callable[..., Any]
+"""``on_jvm("script.py", *arguments)``: what the script of this folder printed last, from JSON."""
+
+
+def run_script(script: str, *arguments: Any, killed: bool = False) -> Any:
+    """See ``OnJvm``. With ``killed``, the script must end by SIGKILL."""
+    path = os.pathsep.join([str(DEMO), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == (-9 if killed else 0), done.stdout + done.stderr
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-1]) if lines else None

@@ -1,0 +1,362 @@
+"""``phone_run.py SCENARIO ROOT BUNDLE``: the app on a JVM; each scenario is one life of a process.
+
+Prints what happened as JSON. The pairs ``begin`` and ``go_on`` are lives before and after a kill.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rehearsal import jvm
+from rehearsal.phone import Phone
+
+SETTINGS = {"batch_size": 4, "eval_every": 2, "steps": 6}
+WORDS = ("rain", "a cat", "a town", "numbers", "a film", "the mat", "humour", "patience")
+
+
+def give_material(phone: Phone, archive: Path) -> None:
+    """A model, messages with kinds, and a text."""
+    good(phone.app.take_bundle(str(archive)))
+    good(phone.app.name_labels("Great, Terrible"))
+    lines = [f"{word} and {other}" for word in WORDS for other in WORDS[:5]]
+    assert good(phone.app.add_messages("\n".join(lines))) == len(lines)
+    for place, line in enumerate(lines[:-2]):
+        good(
+            phone.app.tap(place, "Great" if line.split()[0] in ("rain", "numbers") else "Terrible")
+        )
+    text = "\n".join(
+        f"It was {word}, told with {other} and good humour." for word in WORDS for other in WORDS
+    )
+    assert good(phone.app.write(text * 4)) > 8
+
+
+def good(answer: str) -> Any:
+    found = json.loads(answer)
+    assert "error" not in found, found
+    return found["ok"]
+
+
+def bad(answer: str) -> str:
+    line = json.loads(answer)["error"]
+    assert "\n" not in line and len(line) < 500, line
+    return str(line)
+
+
+def hash_of(phone: Phone, kind: str) -> str:
+    """Of the journal's steps: the values after the last one."""
+    from seedtune.runtime.journal.replay import replay
+    from seedtune.runtime.journal.start import Start
+
+    return replay(phone.app._run_folder(kind), Start.of(phone.app._opened())).sha256
+
+
+def renamed(bundle: Path, archive: Path) -> Path:
+    """The same bundle under another name, so with another hash, as one file."""
+    from seedtune.runtime.bundle import pack_bundle
+
+    folder = archive.with_name("renamed")
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["name"] = "another"
+    del manifest["sha256"]
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return pack_bundle(folder, archive)
+
+
+def picked(bundle: Path, root: Path) -> Path:
+    """The bundle as one file, taken in by the app's own Kotlin."""
+    import jpype
+    from java import jclass
+    from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.bundle.archive import pack_archive
+
+    archive = root.parent / "model.seedtune"
+    if not archive.exists():
+        pack_archive(bundle, open_bundle(bundle).manifest["parts"], archive)
+    told: list[tuple[int, int]] = []
+    progress = jpype.JProxy(
+        "org.seedtune.demo.Intake$Progress", dict={"copied": lambda a, b: told.append((a, b))}
+    )
+    stream = jpype.JProxy(
+        "kotlin.jvm.functions.Function0",
+        dict={"invoke": lambda: jclass("java.io.FileInputStream")(str(archive))},
+    )
+    size = archive.stat().st_size
+    taken = intake(root.parent).take("picked.seedtune", size, progress, stream)
+    assert told[-1] == (size, size)
+    copy = Path(str(taken.getPath()))
+    assert copy.read_bytes() == archive.read_bytes()
+    return copy
+
+
+def intake(folder: Path, free: int | None = None) -> Any:
+    import jpype
+    from java import jclass
+
+    file = jclass("java.io.File")(str(folder / "incoming"))
+    room = (lambda f: jpype.JLong(free)) if free is not None else (lambda f: f.getUsableSpace())
+    asked = jpype.JProxy(
+        "kotlin.jvm.functions.Function1",
+        dict={"invoke": lambda f: jpype.JObject(jpype.java.lang.Long(room(f)))},
+    )
+    return jclass("org.seedtune.demo.Intake")(file, asked)
+
+
+def sort(root: Path, bundle: Path) -> dict[str, Any]:
+    """A whole life without accidents: learn, rest, go on, use, undo, again, wipe."""
+    phone = Phone(root, **SETTINGS)
+    found: dict[str, Any] = {"empty": good(phone.app.state())}
+    found["too early"] = [phone.learn("sort"), bad(phone.app.predict("sort", "a cat"))]
+    give_material(phone, picked(bundle, root))
+    found["ready"] = good(phone.app.state())
+    phone.reports.clear()
+
+    def rest_after_two(report: Any) -> None:
+        if report[1] == 2 and len([r for r in phone.reports if r[1] == 2]) == 1:
+            phone.trainer.pause()
+
+    phone.heard = rest_after_two  # type: ignore[method-assign]
+    phone.trainer.start("sort", 1.0)
+    assert not phone.trainer.start("write", 1.0), "one session at a time"
+    phone.wait(lambda r: r[3])
+    found["busy"] = [bad(phone.app.undo("sort", 1)), bad(phone.app.wipe())]
+    phone.trainer.heed("the phone is not charging")
+    phone.trainer.resume()
+    time.sleep(0.3)
+    found["still resting at"] = good(phone.app.progress("sort"))["steps"]
+    found["held"] = good(phone.app.state())["held"]
+    phone.trainer.heed(None)
+    assert phone.trainer.join(60_000)
+    found["reports"] = [list(report) for report in phone.reports]
+    found["progress"] = good(phone.app.progress("sort"))
+    found["whole"] = hash_of(phone, "sort")
+    found["predicted"] = good(phone.app.predict("sort", "a cat and rain"))
+    found["undone"] = good(phone.app.undo("sort", 3))
+    found["undone progress"] = good(phone.app.progress("sort"))
+    found["too far"] = bad(phone.app.undo("sort", 5))
+    phone.learn("sort")
+    found["again"] = hash_of(phone, "sort")
+    good(phone.app.tap(0, "Terrible"))
+    found["changed"] = good(phone.app.progress("sort"))["fresh"]
+    good(phone.app.name_labels("Yes, No"))
+    found["other task"] = good(phone.app.progress("sort"))
+    good(phone.app.wipe())
+    found["left"] = sorted(str(each) for each in root.rglob("*"))
+    found["wiped"] = good(phone.app.state())
+    return found
+
+
+def write(root: Path, bundle: Path) -> dict[str, Any]:
+    phone = Phone(root, **SETTINGS)
+    give_material(phone, picked(bundle, root))
+    line = phone.learn("write")
+    found = {"line": line, "progress": good(phone.app.progress("write"))}
+    found["predicted"] = good(phone.app.predict("write", "It was rain, told with a cat."))
+    found["hash"] = hash_of(phone, "write")
+    good(phone.app.undo("write", 0))
+    phone.learn("write", 0.2)
+    found["again"] = hash_of(phone, "write")
+    phone.reports.clear()
+    good(phone.app.undo("write", 0))
+    phone.heard = lambda report: report[1] == 1 and phone.trainer.stop()  # type: ignore
+    found["stopped"] = [phone.learn("write"), good(phone.app.state())["unfinished"]]
+    return found
+
+
+def begin(root: Path, bundle: Path, kind: str, paused: str = "") -> None:
+    """Killed after the third step, or while it rests there."""
+    phone = Phone(root, **SETTINGS)
+    give_material(phone, picked(bundle, root))
+
+    def kill(report: Any) -> None:
+        if report[1] == 3 and paused and not report[3]:
+            phone.trainer.pause()
+        elif report[1] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    phone.heard = kill  # type: ignore[method-assign]
+    phone.learn(kind)
+
+
+def go_on_paused(root: Path, bundle: Path) -> dict[str, Any]:
+    """Rests still, as the user wished; goes on when told to."""
+    phone = Phone(root, **SETTINGS)
+    phone.trainer.start("", 0.0)
+    phone.wait(lambda report: report[3])
+    time.sleep(0.3)
+    steps = good(phone.app.progress("sort"))["steps"]
+    phone.trainer.resume()
+    assert phone.trainer.join(60_000)
+    return {"steps": [steps, good(phone.app.progress("sort"))["steps"]]}
+
+
+def go_on(root: Path, bundle: Path, kind: str) -> dict[str, Any]:
+    """The system starts the service anew: no word of what was being done but the marker."""
+    phone = Phone(root, **SETTINGS | {"batch_size": 3})  # of a newer app: the run has its own
+    before = good(phone.app.state())["unfinished"]
+    line = phone.learn("", 0.0)
+    first = next(report[1] for report in phone.reports if report[1])
+    after = good(phone.app.state())["unfinished"]
+    nothing = phone.learn("")
+    killed = hash_of(phone, kind)
+    good(phone.app.undo(kind, 0))
+    phone.learn(kind)
+    found = {"unfinished": [before, after], "line": line, "first step": first, "nothing": nothing}
+    return found | {"hashes": [killed, hash_of(phone, kind)]}
+
+
+def accidents(root: Path, bundle: Path) -> dict[str, Any]:
+    """Each gives one line and loses nothing."""
+    phone = Phone(root, **SETTINGS)
+    import jpype
+    from java import jclass
+
+    archive = picked(bundle, root)
+    kept = archive.with_name("kept")
+    shutil.copy(archive, kept)
+    give_material(phone, archive)
+    found: dict[str, Any] = {"whole line": phone.learn("sort"), "whole": hash_of(phone, "sort")}
+    used = good(phone.app.state())["bundle"]
+
+    # A broken bundle: the one in use stays.
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 1
+    for what, content in (("altered", bytes(data)), ("cut", bytes(data[:5000])), ("other", b"x")):
+        file = archive.with_name(what)
+        file.write_bytes(content)
+        found[what] = bad(phone.app.take_bundle(str(file)))
+        assert not file.exists()
+    assert good(phone.app.state())["bundle"] == used
+
+    # Another bundle while it learns is refused and kept; afterwards each has its own run.
+    other = renamed(bundle, archive.with_name("other"))
+    phone.app._session = object()
+    found["busy"] = bad(phone.app.take_bundle(str(other)))
+    phone.app._session = None
+    assert good(phone.app.take_bundle(str(other)))["sha256"] != used["sha256"]
+    assert not other.exists() and good(phone.app.progress("sort")) is None
+    phone.learn("sort")
+    assert good(phone.app.progress("sort"))["steps"] == 6
+    shutil.copy(kept, archive)
+    assert good(phone.app.take_bundle(str(archive))) == used
+    phone.learn("sort")
+    found["back"] = hash_of(phone, "sort")
+
+    # A picked file that may not be read any more, or does not fit.
+    nothing = jpype.JProxy("org.seedtune.demo.Intake$Progress", dict={"copied": lambda a, b: None})
+    for what, size, free, stream in (
+        ("revoked", 10**6, None, lambda: jclass("org.seedtune.rehearsal.RevokedStream")(200_000)),
+        ("gone", 10**6, None, lambda: None),
+        (
+            "shorter",
+            10**6,
+            None,
+            lambda: jclass("java.io.FileInputStream")(str(root / "bundle.json")),
+        ),
+        ("too full", 10**9, 10**8, lambda: None),
+    ):
+        opener = jpype.JProxy("kotlin.jvm.functions.Function0", dict={"invoke": stream})
+        try:
+            intake(root.parent, free).take("picked.seedtune", size, nothing, opener)
+        except jclass("org.seedtune.demo.IntakeFailed") as error:
+            found[what] = str(error.getMessage())
+        assert not list((root.parent / "incoming").glob("picked*"))
+
+    # A full disk while learning.
+    good(phone.app.undo("sort", 0))
+    real, left = os.write, [4]
+
+    def full(descriptor: int, content: Any) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    os.write = full
+    found["full"] = phone.learn("sort")
+    found["full wrote"] = -left[0]
+    os.write = real
+    found["after full at"] = good(phone.app.progress("sort"))["steps"]
+    phone.learn("sort")
+    found["after full"] = hash_of(phone, "sort")
+
+    # Java fails in the middle of a run.
+    good(phone.app.undo("sort", 0))
+
+    def destroy(report: Any) -> None:
+        if report[1] == 2 and report[2]:
+            phone.app._model.engine._module.destroy()
+
+    phone.heard = destroy  # type: ignore[method-assign]
+    found["java"] = phone.learn("sort")
+    phone.heard = lambda report: None  # type: ignore[method-assign]
+    found["after java at"] = good(phone.app.progress("sort"))["steps"]
+    phone.learn("sort")
+    found["after java"] = hash_of(phone, "sort")
+
+    # The bridge to Python itself fails.
+    def broken(*arguments: Any) -> str:
+        raise RuntimeError("no such method")
+
+    phone.app.learn = broken
+    found["bridge"] = phone.learn("sort")
+    found["active"] = phone.reports[-1][2]
+    return found
+
+
+def pure(root: Path, bundle: Path) -> dict[str, Any]:
+    """Kotlin that needs no Python: when to rest, and where a chart's points stand."""
+    Phone(root)
+    from java import jclass
+
+    state, wishes = jclass("org.seedtune.demo.PhoneState"), jclass("org.seedtune.demo.Wishes")
+    conditions = jclass("org.seedtune.demo.Conditions")
+    integer = jclass("java.lang.Integer")
+    asked, free = wishes(True, True), wishes(False, False)
+
+    def reasons(*states: Any, wish: Any = asked) -> list[str | None]:
+        rule = conditions()
+        said = [
+            rule.reason(state(c, t if t is None else integer(t), b, s), wish)
+            for c, t, b, s in states
+        ]
+        return [None if each is None else str(each) for each in said]
+
+    curve = jclass("org.seedtune.demo.Curve")
+    pair, array = jclass("kotlin.Pair"), jclass("java.util.ArrayList")()
+    for x, y in ((0.0, 50.0), (5.0, 75.0), (10.0, 100.0)):
+        array.add(pair(x, y))
+    made = curve(array, array)
+    plain = jclass("org.seedtune.demo.Trainer").plain
+    return {
+        "charging": reasons((False, 0, 300, False), (True, 0, 300, False), (True, 0, 300, True)),
+        "heat": reasons(*((True, level, 300, False) for level in (1, 2, 1, 0, 1))),
+        "battery": reasons(*((True, None, tenths, False) for tenths in (409, 410, 390, 379, 390))),
+        "free": reasons((False, 6, 500, True), wish=free),
+        "pixels": list(map(float, made.pixels(120, 70, 10.0))),
+        "plain": [
+            str(plain(answer))
+            for answer in (json.dumps({"error": 'a "quoted" \\ line'}), '{"ok": "done"}')
+        ],
+    }
+
+
+if __name__ == "__main__":
+    scenario, root, bundle = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        print(json.dumps(globals()[scenario](root, bundle, *sys.argv[4:])))
+        jvm.leave()
+    except BaseException:
+        traceback.print_exc()
+        jvm.leave(1)

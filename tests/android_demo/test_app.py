@@ -1,0 +1,222 @@
+"""The app as a project: its Kotlin compiles, its parts refer to each other, it asks for little."""
+
+import ast
+import io
+import re
+import shutil
+import subprocess
+import tokenize
+import tomllib
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from jvm_scripts import DEMO, OnJvm
+from rehearsal.phone import APP, KOTLIN, PURE
+from rehearsal.resources import resource_class, unknown_references
+
+ROOT = DEMO.parent
+MANIFEST = APP / "AndroidManifest.xml"
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
+NEWER = {
+    "android.app.Notification$Action": 19,
+    "android.app.Notification$Action$Builder": 20,
+    "android.app.Notification$Action$Builder.<init>": 23,
+    "android.app.Notification$Action$Builder.build": 20,
+    "android.app.Notification$Builder.<init>": 26,
+    "android.app.Notification$Builder.addAction": 20,
+    "android.app.NotificationChannel": 26,
+    "android.app.NotificationChannel.<init>": 26,
+    "android.app.NotificationManager.createNotificationChannel": 26,
+    "android.app.Service.getSystemService": 23,
+    "android.app.Service.stopForeground": 24,
+    "android.content.Context.getColor": 23,
+    "android.content.Context.getSystemService": 23,
+    "android.content.Context.startForegroundService": 26,
+    "android.os.PowerManager.isPowerSaveMode": 21,
+}
+"""What the app uses without a check, beyond API 17, and the level that has it."""
+GUARDED = ("FOREGROUND_SERVICE_TYPE_SPECIAL_USE", "POST_NOTIFICATIONS")
+"""Constants of newer systems."""
+
+
+def kotlin_files() -> list[Path]:
+    return sorted(KOTLIN.glob("*.kt"))
+
+
+@pytest.fixture(scope="module")
+def against(on_jvm: OnJvm, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What the app's Kotlin is compiled against."""
+    from rehearsal.downloads import fetch
+    from rehearsal.signatures import android_signatures
+
+    java = tmp_path_factory.mktemp("resources") / "own"
+    own = java / "org/seedtune/demo"
+    own.mkdir(parents=True)
+    (own / "R.java").write_text(resource_class(APP / "res", "org.seedtune.demo"))
+    return [android_signatures(), java, fetch("kotlin") / "annotations-13.0.jar"]
+
+
+@pytest.mark.android
+def test_kotlin_compiles_without_a_warning(against: list[Path]) -> None:
+    from rehearsal.kotlin import compile_kotlin
+
+    classes = compile_kotlin([KOTLIN], against)
+    assert (classes / "org/seedtune/demo/TuneService.class").is_file()
+
+
+@pytest.mark.android
+def test_nothing_newer_than_the_oldest_system_without_a_check(against: list[Path]) -> None:
+    """Beyond API 17, whose classes are at hand, each is listed with the level that brought it."""
+    from rehearsal.downloads import fetch
+    from rehearsal.kotlin import compile_kotlin
+    from rehearsal.references import newer_than
+    from rehearsal.signatures import OLDEST_SYSTEM
+
+    classes = compile_kotlin([KOTLIN], against)
+    found = newer_than(fetch("android") / "android-17.jar", classes)
+    assert found == set(NEWER)
+    assert max(NEWER.values()) <= OLDEST_SYSTEM
+    assert f"minSdk = {OLDEST_SYSTEM}" in (DEMO / "app/build.gradle.kts").read_text()
+    # The constants below are numbers and texts in the classes: their lines are looked at instead.
+    for file in kotlin_files():
+        lines = file.read_text().splitlines()
+        for place, line in enumerate(lines):
+            if any(name in line for name in GUARDED):
+                assert "Build.VERSION.SDK_INT >=" in "\n".join(lines[max(0, place - 2) : place + 1])
+
+
+@pytest.mark.android
+def test_the_classes_become_dex(against: list[Path], tmp_path: Path) -> None:
+    from rehearsal.downloads import fetch
+    from rehearsal.kotlin import compile_kotlin
+
+    classes, android = compile_kotlin([KOTLIN], against), fetch("android")
+    files = [file for file in classes.rglob("*.class") if "org/seedtune" in str(file)]
+    command = [
+        *("java", "-XX:TieredStopAtLevel=1", "-cp", android / "d8.jar"),
+        *("com.android.tools.r8.D8", "--min-api", "26", "--output", tmp_path),
+        *("--lib", android / "android-17.jar"),
+        *("--classpath", fetch("kotlin") / "kotlin-stdlib.jar", *files),
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "classes.dex").read_bytes().startswith(b"dex\n03")
+
+
+def test_pure_files_import_nothing_of_android() -> None:
+    for name in PURE:
+        imports = re.findall(r"^import (\S+)", (KOTLIN / name).read_text(), re.MULTILINE)
+        assert all(each.startswith("java.") for each in imports), (name, imports)
+
+
+def test_the_manifest_asks_for_little() -> None:
+    root = ElementTree.parse(MANIFEST).getroot()
+    asked = {
+        each.attrib[f"{ANDROID}name"].rpartition(".")[2]: each.attrib
+        for each in root.iter("uses-permission")
+    }
+    removed = {name for name, how in asked.items() if "remove" in how.values()}
+    assert removed == {"INTERNET", "ACCESS_NETWORK_STATE"}
+    assert set(asked) - removed == {
+        "FOREGROUND_SERVICE",
+        "FOREGROUND_SERVICE_SPECIAL_USE",
+        "POST_NOTIFICATIONS",
+        "WAKE_LOCK",
+    }
+    application = root.find("application")
+    assert application is not None
+    assert application.attrib[f"{ANDROID}allowBackup"] == "false"
+    names = {file.stem for file in kotlin_files()}
+    parts = [*application.iter("activity"), *application.iter("service")]
+    assert {part.attrib[f"{ANDROID}name"].removeprefix(".") for part in parts} <= names
+    exported = [part for part in parts if part.attrib[f"{ANDROID}exported"] == "true"]
+    assert [part.attrib[f"{ANDROID}name"] for part in exported] == [".MainActivity"]
+
+
+def test_resources_are_defined_and_used() -> None:
+    assert not unknown_references(APP / "res", MANIFEST)
+    defined = resource_class(APP / "res", "x")
+    sources = "".join(file.read_text() for file in kotlin_files())
+    everything = sources + MANIFEST.read_text()
+    everything += "".join(file.read_text() for file in (APP / "res/layout").glob("*.xml"))
+    for kind, name in re.findall(r"R\.(\w+)\.(\w+)", sources.replace("android.R.", "")):
+        assert re.search(rf"class {kind} {{[^\n]* {name} =", defined), (kind, name)
+    for name in re.findall(r'<string name="(\w+)"', (APP / "res/values/strings.xml").read_text()):
+        assert re.search(rf"(R\.string\.|@string/){name}\b", everything), f"{name} is not used"
+
+
+@pytest.mark.android
+@pytest.mark.skipif(
+    shutil.which("aapt2") is None or not FRAMEWORK.exists(),
+    reason="apt-get install aapt android-framework-res",
+)
+def test_resources_link(tmp_path: Path) -> None:
+    """Against the framework of API 33, which does not know the newest kind of service yet."""
+    manifest = tmp_path / "AndroidManifest.xml"
+    text = MANIFEST.read_text().replace("specialUse", "dataSync")
+    manifest.write_text(text.replace("<manifest ", '<manifest package="org.seedtune.demo" '))
+    for command in (
+        ["aapt2", "compile", "--dir", APP / "res", "-o", tmp_path / "compiled.zip"],
+        [
+            *("aapt2", "link", "-I", FRAMEWORK, "--manifest", manifest, "--java", tmp_path),
+            *("--min-sdk-version", "26", "--target-sdk-version", "33"),
+            *("-o", tmp_path / "linked.apk", tmp_path / "compiled.zip"),
+        ],
+    ):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "warn" not in done.stderr, done.stderr
+    real = (tmp_path / "org/seedtune/demo/R.java").read_text()
+    ours = resource_class(APP / "res", "x")
+    assert set(re.findall(r"int (\w+)=", real)) == set(re.findall(r"int (\w+) =", ours))
+
+
+def test_the_project_names_its_versions_in_one_place() -> None:
+    catalog = tomllib.loads((DEMO / "gradle/libs.versions.toml").read_text())
+    build = (DEMO / "app/build.gradle.kts").read_text()
+    for alias in catalog["plugins"]:
+        assert f"libs.plugins.{alias.replace('-', '.')}" in build
+    assert "libs.executorch.android" in build
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    executorch = catalog["versions"]["executorch"]
+    wanted = next(
+        each for each in required["optional-dependencies"]["host"] if "executorch" in each
+    )
+    assert f">={executorch}," in wanted
+    installed = dict(re.findall(r'install\("(\w+)==([\d.]+)"\)', build))
+    assert installed.keys() == {re.split("[><=]", each)[0] for each in required["dependencies"]}
+    assert 'from(rootDir.resolve("../runtime"))' in build
+
+
+def test_the_app_is_small() -> None:
+    """Lines of Kotlin and Python in the app, without blank ones, comments and docstrings."""
+    count = 0
+    for file in kotlin_files():
+        lines = [line.strip() for line in file.read_text().splitlines()]
+        count += sum(1 for line in lines if line and not line.startswith(("//", "/*", "*")))
+    for file in (APP / "python").rglob("*.py"):
+        count += _python_lines(file.read_text())
+    assert count < 1200, count
+
+
+def _python_lines(text: str) -> int:
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skipped and token.type != tokenize.ENDMARKER:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        body: Any = getattr(node, "body", [])
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            lines -= set(range(first.lineno, (first.end_lineno or 0) + 1))
+    return len(lines)
+
+
+def test_the_readme_says_what_was_never_run() -> None:
+    text = (DEMO / "README.md").read_text()
+    assert "never run on a phone by us" in text
+    assert "seedtune push-android" in text

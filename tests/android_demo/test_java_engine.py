@@ -1,0 +1,108 @@
+"""The engine over ExecuTorch's Android classes, on a JVM, against the native engine."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compiler import needs_compiler
+from jvm_scripts import OnJvm
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.engines import engine_module, open_engine
+from seedtune.runtime.errors import EngineError
+
+
+class TestWithoutJava:
+    def test_says_what_it_needs_in_one_line(self, bundle: Bundle) -> None:
+        module = engine_module("executorch-java")
+        assert not module.can_change_threads()
+        with pytest.raises(EngineError) as told:
+            open_engine(bundle, name="executorch-java")
+        assert "no bridge to Java (module java, Chaquopy's); it runs inside an Android app" in str(
+            told.value
+        )
+        assert "\n" not in str(told.value)
+
+    def test_an_app_without_executorch(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Throwable(Exception):
+            pass
+
+        def jclass(name: str) -> Any:
+            if name == "java.lang.Throwable":
+                return Throwable
+            raise Throwable(f"java.lang.ClassNotFoundException: {name}\n\tat somewhere")
+
+        bridge: Any = types.ModuleType("java")
+        bridge.jclass = jclass
+        bridge.__spec__ = types.SimpleNamespace(name="java")
+        monkeypatch.setitem(sys.modules, "java", bridge)
+        with pytest.raises(EngineError) as told:
+            open_engine(bundle, name="executorch-java")
+        assert "add org.pytorch:executorch-android to its dependencies" in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.android
+@needs_compiler
+class TestOnAJvm:
+    @pytest.fixture(scope="class")
+    def java(self, on_jvm: OnJvm, bundle: Bundle, tmp_path_factory: Any) -> Any:
+        folder = tmp_path_factory.mktemp("java")
+        return on_jvm("engine_run.py", "executorch-java", bundle.path, folder)
+
+    @pytest.fixture(scope="class")
+    def native(self, on_jvm: OnJvm, bundle: Bundle, tmp_path_factory: Any) -> Any:
+        folder = tmp_path_factory.mktemp("native")
+        return on_jvm("engine_run.py", "executorch-native", bundle.path, folder)
+
+    def test_scores_equal_the_native_engines_to_the_bit(self, java: Any, native: Any) -> None:
+        assert java["scores"] == native["scores"]
+        assert len({part for parts in java["scores"] for part in parts}) == 6
+
+    def test_an_adapter_moves_them_alike(self, java: Any, native: Any) -> None:
+        assert java["adapter"] == native["adapter"]
+        assert java["adapter"][1] == java["scores"][0][0] != java["adapter"][0]
+
+    def test_journals_and_values_equal_the_native_engines(self, java: Any, native: Any) -> None:
+        assert java["runs"] == native["runs"]
+        assert len(java["runs"]) == 3
+
+    def test_calls_from_many_threads_wait_for_each_other(self, java: Any) -> None:
+        assert java["same_together"]
+
+    def test_errors_are_one_line_and_leave_the_engine_whole(
+        self, java: Any, bundle: Bundle
+    ) -> None:
+        program = str(bundle.path / "program.pte")
+        wanted = {
+            "entries": "the program takes",
+            "threads": "a program is open with 1 threads; close it before opening one with 2",
+            "closed": f"{program}: the program is closed",
+            "hidden": f"{program}: returns ",
+            "tokens": f"{program}: the program failed: ",
+            "damaged": "damaged.pte: the program cannot be loaded: ",
+            "empty": "empty.pte: the program cannot be loaded: ",
+        }
+        errors = java["errors"]
+        assert errors.keys() == wanted.keys()
+        for what, text in wanted.items():
+            assert text in errors[what], errors[what]
+            assert "\n" not in errors[what] and len(errors[what]) < 600
+        assert java["still"]
+
+
+@pytest.mark.android
+@pytest.mark.slow
+@needs_compiler
+def test_smollm2_equals_the_native_engine(on_jvm: OnJvm, tmp_path: Path) -> None:
+    from seedtune.host_tools.data.fetch import fetch
+    from seedtune.host_tools.prepare.prepare import prepare
+
+    path = prepare(str(fetch("smollm2-135m"))).bundle.path
+    native = on_jvm("engine_run.py", "executorch-native", path, tmp_path / "native")
+    java = on_jvm("engine_run.py", "executorch-java", path, tmp_path / "java")
+    assert java["scores"] == native["scores"]
+    assert java["runs"] == native["runs"]

@@ -1,0 +1,154 @@
+"""The app's logic on a JVM: its Python and its Kotlin that knows no Android, on the real engine."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compiler import needs_compiler
+from jvm_scripts import DEMO, OnJvm
+from seedtune.runtime.bundle import Bundle
+
+pytestmark = [pytest.mark.android, needs_compiler]
+
+
+@pytest.fixture(scope="module")
+def live(on_jvm: OnJvm, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """``live("scenario", *arguments, folder=...)``: a life of the app's process."""
+
+    def run(scenario: str, *arguments: str, folder: Path | None = None, **how: Any) -> Any:
+        root = folder or tmp_path_factory.mktemp(scenario) / "app"
+        return on_jvm("phone_run.py", scenario, root, bundle.path, *arguments, **how)
+
+    return run
+
+
+class TestSorting:
+    @pytest.fixture(scope="class")
+    def found(self, live: Any) -> Any:
+        return live("sort")
+
+    def test_what_is_missing_is_said(self, found: Any) -> None:
+        assert found["empty"]["bundle"] is None
+        assert found["too early"] == [
+            "tap a kind for 8 messages or more, of two kinds at least; 0 have one",
+            "choose a model file (.seedtune) first",
+        ]
+        assert found["ready"]["labelled"] == 38 and found["ready"]["messages"] == 40
+        assert found["ready"]["bundle"]["values"] > 0
+
+    def test_it_rests_for_each_reason_and_goes_on_when_none_is_left(self, found: Any) -> None:
+        texts = [report[0] for report in found["reports"]]
+        assert "Resting: paused" in texts and "Resting: the phone is not charging" in texts
+        assert found["still resting at"] == 2
+        assert found["held"] == "the phone is not charging"
+        steps = [report[1] for report in found["reports"] if report[0].startswith("Step")]
+        assert steps == [1, 2, 3, 4, 5, 6]
+        assert found["reports"][-1] == ["all 6 steps done", 6, False, False]
+        assert found["busy"] == ["it is learning; stop that first"] * 2
+
+    def test_it_learned_and_shows_it(self, found: Any) -> None:
+        progress = found["progress"]
+        assert progress["steps"] == progress["of"] == 6 and progress["metric"] == "accuracy"
+        assert [step for step, _ in progress["losses"]] == [1, 2, 3, 4, 5, 6]
+        assert [step for step, _, _ in progress["evaluations"]] == [0, 2, 4, 6]
+        before, after = progress["evaluations"][0][2], progress["evaluations"][-1][2]
+        assert after > before + 0.3 and progress["fresh"] and progress["best"] > 0
+        assert found["predicted"]["step"] == progress["best"]
+        assert found["predicted"]["before"] != found["predicted"]["after"]
+
+    def test_undo_to_any_step_and_forward_again(self, found: Any) -> None:
+        undone = found["undone progress"]
+        assert undone["steps"] == 3 and undone["best"] == 2
+        assert [step for step, _, _ in undone["evaluations"]] == [0, 2]
+        assert found["too far"].endswith("step 5 cannot be reached; it ends at step 3")
+        assert found["again"] == found["whole"] != found["undone"]
+
+    def test_changed_examples_and_kinds_are_noticed(self, found: Any) -> None:
+        assert found["changed"] is False
+        assert found["other task"] is None
+
+    def test_wiping_leaves_nothing(self, found: Any) -> None:
+        assert found["left"] == []
+        assert found["wiped"] == found["empty"]
+
+
+def test_writing(live: Any) -> None:
+    found = live("write")
+    assert found["line"] == "all 6 steps done"
+    progress = found["progress"]
+    assert progress["metric"] == "perplexity"
+    assert progress["evaluations"][-1][2] < progress["evaluations"][0][2]
+    predicted = found["predicted"]
+    assert predicted["after"]["perplexity"] < predicted["before"]["perplexity"]
+    assert found["again"] == found["hash"]
+    assert found["stopped"] == ["stopped", False]
+
+
+@pytest.mark.parametrize("kind", ["sort", "write"])
+def test_a_killed_process_goes_on_to_the_same_values(live: Any, kind: str, tmp_path: Path) -> None:
+    assert live("begin", kind, folder=tmp_path / "app", killed=True) is None
+    found = live("go_on", kind, folder=tmp_path / "app")
+    assert found["unfinished"] == [True, False]
+    assert found["line"] == "all 6 steps done"
+    assert found["first step"] == 4
+    assert found["hashes"][0] == found["hashes"][1]
+    assert found["nothing"] == "there was nothing to go on with"
+
+
+def test_a_pause_outlives_the_process(live: Any, tmp_path: Path) -> None:
+    live("begin", "sort", "paused", folder=tmp_path / "app", killed=True)
+    assert live("go_on_paused", folder=tmp_path / "app") == {"steps": [3, 6]}
+
+
+def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
+    found = live("accidents")
+    altered = "the file: truncated or altered archive"
+    for what, line in {
+        "altered": altered,
+        "cut": altered,
+        "other": altered,
+        "revoked": "the file may not be read any more: choose it again",
+        "gone": "the file cannot be read (nothing there)",
+        "shorter": "the file cannot be read (ended after ",
+        "too full": "the phone's storage is too full: free 1950 MB",
+        "full": "the phone's storage is full: free some and go on; nothing is lost",
+        "java": "the program failed: java.lang.IllegalStateException: Module has been destroyed",
+        "bridge": "the bridge to Python failed: ",
+        "busy": "it is learning; stop that first",
+    }.items():
+        assert line in found[what] and "\n" not in found[what], found[what]
+    assert found["full wrote"] > 0
+    assert found["after full at"] == found["after java at"] == 2
+    assert found["whole"] == found["back"] == found["after full"] == found["after java"]
+    assert found["active"] is False
+
+
+def test_when_to_rest_and_where_points_stand(live: Any) -> None:
+    found = live("pure")
+    saving = "battery saver is on"
+    assert found["charging"] == ["the phone is not charging", None, saving]
+    warm = "the phone is warm"
+    assert found["heat"] == [None, warm, warm, None, None]
+    assert found["battery"] == [None, warm, warm, None, None]
+    assert found["free"] == [None]
+    assert found["pixels"] == [10, 60, 60, 35, 110, 10]
+    assert found["plain"] == ['a "quoted" \\ line', "done"]
+
+
+def test_it_computes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
+    from seedtune_app import session as module
+
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    session = module.Session(tmp_path / "marker", "sort", 0.25, None, {})
+    now[0] += 2.0  # a step
+    session._rest()
+    assert now[0] == pytest.approx(108.0)
+    now[0] += 1.0
+    session.control.stop()
+    session._rest()
+    assert now[0] == pytest.approx(109.0)
+    sys.modules.pop("seedtune_app.session"), sys.modules.pop("seedtune_app")

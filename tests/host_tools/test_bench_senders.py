@@ -1,0 +1,256 @@
+"""Ways to learn how a person writes: the split in time, scores of words, rivals, the summary."""
+
+import math
+from importlib import import_module
+
+import numpy as np
+import pytest
+from exported_bundle import request
+from seedtune.host_tools.bench import sender_data
+from seedtune.host_tools.bench.float_task import FloatTask
+from seedtune.host_tools.bench.next_words import figures, measure, torch_score
+from seedtune.host_tools.bench.program_words import ProgramWords, Seen
+from seedtune.host_tools.bench.sender_data import SENDERS, SPEC, Person, load_person, sender_of
+from seedtune.host_tools.bench.sender_lora import run as run_lora
+from seedtune.host_tools.bench.sender_memory import Neighbours, NGrams
+from seedtune.host_tools.bench.sender_methods import METHODS
+from seedtune.host_tools.bench.sender_prompt import prompted
+from seedtune.host_tools.bench.sender_results import summarise_senders
+from seedtune.runtime.errors import DataError
+from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.tasks import Batch
+
+WORDS = ("the cat sat", "it was great", "on the mat", "a small town")
+ROWS = [{"before": WORDS[n % 3], "reply": WORDS[(n + 1) % 4]} for n in range(24)]
+
+
+def silent(line):
+    pass
+
+
+def test_the_split_is_in_time_and_the_gate_is_apart(monkeypatch):
+    rows = [{"before": "hello", "reply": str(n), "chat": n} for n in range(400)]
+    monkeypatch.setattr(sender_data, "chat_replies", lambda sender: rows)
+    person = load_person("any", 200)
+    assert person.test == rows[-80:]
+    assert person.train + person.held_out == rows[120:320]
+    assert len(person.held_out) == 20
+    assert len(load_person("any", 50).held_out) == 8
+    assert load_person("any", 0) == Person([], [], rows[-80:])
+    with pytest.raises(DataError, match="any: 320 messages before the test, not 321"):
+        load_person("any", 321)
+
+
+def test_a_sender_is_named_by_the_start_of_its_id():
+    assert len(SENDERS) == 12
+    assert all(sender_of(sender[:8]) == sender for sender in SENDERS)
+    with pytest.raises(DataError, match="sender 'nobody' is not one of afe2b8b4, "):
+        sender_of("nobody")
+
+
+def test_few_messages_come_in_small_batches():
+    assert [sender_data.batch_size(count) for count in (50, 200, 400, 1000)] == [4, 4, 8, 16]
+
+
+def test_figures_of_words():
+    found = figures(
+        [
+            (np.log([0.5, 0.25]), np.array([0, 1])),
+            (np.log([0.125, 0.0625]), np.array([2, 3])),
+        ]
+    )
+    assert found == {"perplexity": pytest.approx(2**2.5), "top1": 0.25, "top3": 0.75, "tokens": 4}
+
+
+def test_torch_scores_are_the_models_own(tiny_llama):
+    import torch
+
+    batch = Batch(
+        np.arange(12).reshape(2, 6) + 30,
+        np.array([1, 9]),
+        np.array([[7], [8]]),
+        np.zeros(2, np.int64),
+    )
+    logp, ranks = torch_score(tiny_llama.model)(batch)
+    with torch.no_grad():
+        logits = tiny_llama.model(torch.from_numpy(batch.tokens)).logits.flatten(0, 1)
+    for at, position in enumerate(batch.positions):
+        row = torch.log_softmax(logits[position], dim=-1)
+        own = row[batch.candidates[at, 0]]
+        assert logp[at] == pytest.approx(float(own), abs=1e-5)
+        assert ranks[at] == int((row > own).sum())
+
+
+def test_shown_messages_stand_before_every_row(tiny_llama):
+    shown, rows = [40, 41, 42, 43], np.arange(10).reshape(2, 5) + 50
+    gold = np.zeros(2, np.int64)
+    whole = Batch(
+        np.hstack([np.tile(shown, (2, 1)), rows]),
+        np.array([5, 9 + 7]),
+        np.array([[7], [8]]),
+        gold,
+    )
+    behind = Batch(rows, np.array([1, 5 + 3]), whole.candidates, gold)
+    score = prompted(tiny_llama.model, shown)
+    wanted = torch_score(tiny_llama.model)(whole)
+    for _ in range(2):  # a call leaves nothing behind
+        logp, ranks = score(behind)
+        np.testing.assert_allclose(logp, wanted[0], atol=1e-5)
+        assert ranks.tolist() == wanted[1].tolist()
+
+
+@pytest.fixture
+def seen():
+    generator = np.random.default_rng(0)
+    return Seen(
+        np.log(np.full(5, 0.1)),
+        np.array([3, 4, 3, 4, 5]),
+        np.array([[1, 2], [2, 3], [1, 2], [2, 3], [-1, 2]]),
+        generator.standard_normal((5, 8)).astype(np.float32),
+    )
+
+
+def test_ngrams_are_distributions_that_know_their_texts(seen):
+    rows = NGrams(seen, 9).distribution(seen, slice(0, 5))
+    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-6)
+    # One word: 2 of 3, 2 of 4, 1 of 5, three kinds, (c + 3 / 9) / 8. After [2]: 2 of 3, 1 of 5,
+    # two kinds, (c + 2 p) / 5. After [1, 2]: 2 of 3 alone, one kind, (c + p) / 3.
+    one = (2 + 3 / 9) / 8
+    two = (2 + 2 * one) / 5
+    assert rows[0, 3] == pytest.approx((2 + two) / 3)
+    unknown = Seen(seen.logp, seen.gold, np.full((5, 2), 8), seen.read)
+    rows = NGrams(seen, 9).distribution(unknown, slice(0, 1))
+    assert rows[0, 3] == pytest.approx(one)
+
+
+def test_neighbours_say_what_followed_the_same_state(seen):
+    rows = Neighbours(seen, 9, 0.03).distribution(seen, slice(2, 5))
+    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
+    assert rows.argmax(axis=1).tolist() == [3, 4, 5]
+    assert rows[0, 3] > 0.9
+
+
+def test_the_program_says_what_the_model_says(bundle):
+    settings = {"bundle": bundle.path, "length": 32, "threads": 1, "other": None}
+    words = ProgramWords(settings)
+    batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
+    seen = words.see([batch])
+    assert seen.gold.tolist() == batch.candidates[:, 0].tolist()
+    assert seen.context[:, 1].tolist() == batch.tokens.reshape(-1)[batch.positions].tolist()
+    first = batch.positions % 12 == 0
+    assert (seen.context[first, 0] == -1).all() and (seen.context[~first, 0] >= 0).all()
+    found = words.figures(seen)
+    assert found["perplexity"] == pytest.approx(math.exp(-seen.logp.mean()))
+    mixed = words.figures(seen, NGrams(seen, words.vocabulary).distribution, 0.5)
+    assert mixed["perplexity"] < found["perplexity"] and mixed["top1"] >= found["top1"]
+
+
+def test_ranks_are_of_the_head_that_the_program_has(bundle):
+    words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": 1, "other": None})
+    batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
+    head = TextHead.of(bundle)
+    assert head is not None
+    weights = np.random.default_rng(0).standard_normal(head.entries).astype(np.float32)
+    values = np.concatenate([bundle.values.astype(np.float32), np.float32(0.5) * weights])
+    apart = []
+    for row in (None, values):
+        seen = words.see([batch], row)
+        logits = seen.read @ head.words.vectors(slice(0, words.vocabulary)).T
+        top = logits.max(axis=1, keepdims=True)
+        logp = (logits - top) - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+        # The program rounds what its head reads to int8.
+        apart.append(np.abs(logp[np.arange(9), seen.gold] - seen.logp).mean())
+    assert max(apart) < 0.15
+    assert np.abs(words.see([batch], values).logp - words.see([batch]).logp).mean() > 0.25
+
+
+@pytest.mark.parametrize("method", ["text-head", "per-example", "ngram", "knn", "start-int4"])
+def test_the_programs_methods_tell_the_same_things(bundle, method):
+    generator = np.random.default_rng(0)
+    settings = {
+        **METHODS[method].settings_for(50), "bundle": bundle.path, "length": 32, "threads": 1,
+        "messages": 50 if METHODS[method].learns else 0,
+        "other": generator.integers(0, 300, (2, 16)),
+    }  # fmt: skip
+    if method == "per-example":
+        settings["tuner"] = {**settings["tuner"], "steps": 2, "eval_every": 2}
+    run = import_module(f"seedtune.host_tools.bench.{METHODS[method].module}").run
+    found = run(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
+    assert found["other"]["tokens"] == 2 * 15 and found["test"]["tokens"] > 10
+    assert ("seconds" in found) == METHODS[method].learns
+    if method in ("ngram", "knn"):
+        assert found["chosen"][1] > 0  # a person who repeats four lines
+    if method == "text-head":
+        assert 0 <= found["step"] <= 3
+
+
+@pytest.mark.parametrize("weights", ["float32", "nf4"])
+def test_lora_ships_the_epoch_that_held_out_messages_choose(
+    tiny_llama_folder, monkeypatch, weights
+):
+    if weights == "nf4":
+        pytest.importorskip("bitsandbytes")
+    person = Person(ROWS[:12], ROWS[12:18], ROWS[18:])
+    monkeypatch.setattr(
+        FloatTask, "of", lambda model, data, settings, of=FloatTask.of: _small(of, model, data)
+    )
+    settings = {
+        "source": str(tiny_llama_folder), "length": 24, "messages": 50, "seed": 0, "lr": 2e-2,
+        "rank": 4, "alpha": 8, "epochs": 2, "weights": weights,
+    }  # fmt: skip
+    start = run_lora(person, settings | {"messages": 0}, silent)
+    found = run_lora(person, settings, silent)
+    assert found["epochs"] > 0 and found["test"]["perplexity"] < start["test"]["perplexity"]
+    assert found["seconds"] > 0 and found["peak_rss_bytes"] > 0
+    if weights == "float32":
+        harmful = run_lora(person, settings | {"lr": 1e3}, silent)
+        assert harmful["epochs"] == 0 and harmful["test"] == start["test"]
+
+
+def _small(of, model, data):
+    cell = of(model, data, {"batch_size": 4, "length": 24, "test_rows": None})
+    cell.generic_text = np.arange(64, dtype=np.int64).reshape(2, 32)
+    return cell
+
+
+def _row(method, sender, messages, perplexity, other):
+    test = {"perplexity": perplexity, "top1": 0.25, "top3": 0.5, "tokens": 10}
+    return {
+        "method": method, "sender": sender, "settings": {"messages": messages}, "test": test,
+        "other": {**test, "perplexity": other}, "seconds": 2.0, "cpu_seconds": 1.0,
+        "peak_rss_bytes": 7,
+    }  # fmt: skip
+
+
+def test_the_summary_compares_with_the_untouched_model():
+    rows = [
+        _row("start-int4", "a", 0, 80.0, 40.0),
+        _row("start-int4", "b", 0, 60.0, 40.0),
+        _row("ngram", "a", 200, 40.0, 44.0),
+        _row("ngram", "b", 200, 61.0, 40.0),
+        _row("ngram", "c", 200, 1.0, 1.0),  # whose start was not measured
+    ]
+    summary = summarise_senders({str(n): row for n, row in enumerate(rows)})
+    (line,) = summary["table"]
+    assert (line["method"], line["messages"], line["people"]) == ("ngram", 200, 2)
+    assert line["gain"]["mean"] == pytest.approx((math.log(2) + math.log(60 / 61)) / 2)
+    assert line["gain"]["least"] == pytest.approx(math.log(60 / 61))
+    assert (line["helped"], line["harmed"]) == (1, 1)
+    assert line["other_rise"] == {"mean": pytest.approx(0.05), "largest": pytest.approx(0.1)}
+    assert line["start"]["perplexity"] == pytest.approx(math.sqrt(80 * 60))
+
+
+def test_every_method_names_its_untouched_model():
+    for method in METHODS.values():
+        assert not METHODS[method.start].learns and METHODS[method.start].bundle == method.bundle
+    assert SPEC["completion_field"] == "reply"
+
+
+def test_measure_joins_batches():
+    def score(batch):
+        return np.array([float(batch.gold[0])]), np.array([0])
+
+    batches = [
+        Batch(np.zeros((1, 2), int), *[np.zeros((1, 1), int)] * 2, np.array([n])) for n in (-1, -3)
+    ]
+    assert measure(score, batches)["perplexity"] == pytest.approx(math.exp(2))

@@ -1,0 +1,248 @@
+"""``generate``, ``chat`` and ``merge`` on the exported tiny model."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import bad, call, good
+from exported_bundle import export_tiny_bundle
+from seedtune.host_tools.cli import app
+from seedtune.runtime import open_model
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.exported_values import export_values
+from tiny_bundle import write_tiny_bundle
+from tiny_model import CORPUS, write_tiny_llama
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Values that say something else."""
+    file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
+    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
+    export_values(file, bundle.values + np.float32(0.5) * noise, bundle, step=3)
+    return file
+
+
+def test_generate_streams_or_tells(bundle: Bundle, tuned: Path) -> None:
+    asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 8, "--threads", 1)
+    found = good(*asked)
+    with open_model(bundle, threads=1) as model:
+        wanted = "".join(model.generate("It was", max_tokens=8))
+    assert found["text"] == wanted and found["tokens"] == 8 and found["ended"] == "max_tokens"
+    assert found["values"] == "the bundle, untuned"
+    streamed = call(*asked)
+    assert streamed.exit_code == 0 and streamed.stdout == wanted + "\n"
+    other = good(*asked, "--values", tuned)
+    assert other["text"] != wanted and other["values"] == str(tuned)
+
+
+def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "good?"}]
+    file = tmp_path / "messages.json"
+    for content in (messages, {"messages": messages}):
+        file.write_text(json.dumps(content))
+        found = good("generate", bundle.path, "--messages", file, "--max-tokens", 4)
+        with open_model(bundle) as model:
+            assert found["text"] == "".join(model.generate(messages, max_tokens=4))
+    piped = CliRunner().invoke(
+        app, ["generate", str(bundle.path), "--prompt", "-", "--max-tokens", "4"], input="It was"
+    )
+    assert piped.exit_code == 0
+    plain = call("generate", bundle.path, "--prompt", "It was", "--max-tokens", 4)
+    assert piped.stdout == plain.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give a text with --prompt TEXT or messages with --messages FILE"),
+        (["--prompt", "x " * 200], "a text here at most 128"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "x", "--stop", ""], "stop[0] is ''"),
+        (["--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
+        (["--messages", "no.json"], "no.json: cannot be read"),
+        (["--prompt", "x", "--memory-limit", "1MB"], "raise the memory limit (--memory-limit"),
+    ],
+)
+def test_bad_input_of_generate_is_one_line(
+    bundle: Bundle, options: list[str], message: str
+) -> None:
+    result = call("generate", bundle.path, *options, "--json")
+    assert result.exit_code not in (0, 2) and result.stdout == ""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+def test_a_bundle_that_only_scores_says_so(tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain").path
+    result = call("chat", plain)
+    assert result.exit_code != 0 and "has no chat template" in result.stderr
+    assert good("inspect", plain)["programs"][0]["methods"] == {"score": {}}
+    assert "it only scores; export again" in call("inspect", plain).stdout
+
+
+def test_inspect_says_what_a_bundle_writes(bundle: Bundle) -> None:
+    assert "texts of up to 128 tokens, and chats" in " ".join(
+        call("inspect", bundle.path).stdout.split()
+    )
+
+
+def chatted(bundle: Bundle, lines: list[str], *options: object) -> tuple[list[str], str]:
+    arguments = ["chat", bundle.path, "--max-tokens", 5, "--temperature", 0, *options]
+    result = CliRunner().invoke(app, list(map(str, arguments)), input="".join(lines))
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines(), result.stderr
+
+
+def test_chat_remembers_takes_back_and_switches(bundle: Bundle, tuned: Path) -> None:
+    def answer(messages: list[str], values: Path | None = None) -> str:
+        turns = [
+            {"role": role, "content": text}
+            for text, role in zip(messages, ["user", "assistant"] * 9, strict=False)
+        ]
+        with open_model(bundle) as model:
+            if values is not None:
+                model.load(values)
+            return "".join(model.generate(turns, max_tokens=5))
+
+    first = answer(["good?"], tuned)
+    second = answer(["good?", first, "bad?"], tuned)
+    shown, notes = chatted(
+        bundle,
+        ["good?\n", "bad?\n", "/undo\n", "bad?\n", "/undo 7\n", "/tuned\n", "good?\n", "/huh\n",
+         "/undo x\n", "/help\n", "/quit\n", "never read\n"],
+        "--values",
+        tuned,
+    )  # fmt: skip
+    text = "\n".join(shown)
+    assert text.startswith(f"{first}\n{second}\n")
+    assert text == "\n".join([first, second, second, answer(["good?"])])
+    for note in ("1 of 2 questions taken back", "2 of 2 questions", "original values",
+                 "/huh is unknown", "give the number of questions", "Ctrl-C stops"):  # fmt: skip
+        assert note in notes
+
+
+def test_chat_leaves_the_oldest_out_and_needs_something_tuned(bundle: Bundle) -> None:
+    long = "the cat sat on the mat and looked " * 2
+    _, notes = chatted(bundle, [f"{long}\n", f"{long}\n", f"{long}\n", "/tuned\n"])
+    assert "the oldest messages no longer fit and were left out" in notes
+    assert "nothing tuned was given" in notes
+
+
+def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(bundle: Bundle) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    command = [sys.executable, "-c", "from seedtune.host_tools.cli import main; main()"]
+    process = subprocess.Popen(
+        [*command, "chat", str(bundle.path), "--max-tokens", "90", "--temperature", "5"],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+
+    def until(text: str) -> str:
+        seen, end = "", time.monotonic() + 120
+        while text not in seen and time.monotonic() < end:
+            seen += os.read(ours, 4096).decode(errors="replace")
+        assert text in seen
+        return seen
+
+    try:
+        until("> ")
+        os.write(ours, b"good?\n")
+        until("good?")
+        process.send_signal(signal.SIGINT)
+        until("> ")
+        os.write(ours, b"/quit\n")
+        assert process.wait(60) == 0
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tuned = tmp_path / "far.safetensors"  # so far that more than rounding changes
+    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
+    export_values(tuned, bundle.values + np.float32(3) * noise, bundle, step=3)
+
+    source, merged = write_tiny_llama(tmp_path / "hf"), tmp_path / "merged"
+    found = good("merge", bundle.path, source, merged, "--values", tuned)
+    assert found["changed"] == bundle.K and found["dtype"] == "float32"
+    one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, merged))
+    with open_model(bundle) as model:
+        model.load(tuned)
+        values = model.values
+        for layer in bundle.layers:
+            own = slice(layer.offset, layer.offset + layer.count)
+            weight = other.get_submodule(layer.name).weight
+            assert torch.equal(weight.flatten()[bundle.indices[own]], torch.tensor(values[own]))
+            weight.data.view(-1)[bundle.indices[own]] = one.get_submodule(
+                layer.name
+            ).weight.flatten()[bundle.indices[own]]
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+        ), "nothing else may differ"
+
+    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
+    halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
+    rows = [{"text": text, "more": more[:12]} for text, more in halves]
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    change = -mean_losses(one, tokenizer, rows)
+    change += mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
+    with open_model(bundle, task=task) as model:
+        ours = [-model.evaluate([row]).loss for row in rows]
+        model.load(tuned)
+        ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
+    # int4 and int8 lie between the two; what tuning changed is larger.
+    assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 2
+    assert np.corrcoef(ours, change)[0, 1] > 0.8
+
+
+def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, str]]) -> Any:
+    """As transformers computes them, float64 ``[rows]``."""
+    import torch
+
+    found = []
+    for row in rows:
+        tokens = tokenizer(row["text"] + row["more"])["input_ids"]
+        ends = tokenizer(row["text"] + row["more"], return_offsets_mapping=True)["offset_mapping"]
+        start = next(i for i, (_, end) in enumerate(ends) if end > len(row["text"]))
+        with torch.no_grad():
+            logp = net(torch.tensor([tokens])).logits.log_softmax(-1)[0]
+        picked = [-float(logp[i - 1, tokens[i]]) for i in range(start, len(tokens))]
+        found.append(np.mean(picked))
+    return np.array(found)
+
+
+def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None:
+    source = write_tiny_llama(tmp_path / "hf")
+    assert "give what to merge" in bad(1, "merge", bundle.path, source, tmp_path / "out")
+    taken = bad(8, "merge", bundle.path, source, source, "--values", tuned)
+    assert "exists and is not empty" in taken
+    from safetensors.torch import load_file, save_file
+
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, file, {"format": "pt"})
+    other = bad(8, "merge", bundle.path, source, tmp_path / "out", "--values", tuned)
+    assert "is another model than the one" in other and not (tmp_path / "out").exists()

@@ -1,0 +1,198 @@
+"""Chat templates against transformers, and the task kind that learns from conversations."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle.chat import Chat as ChatPart
+from seedtune.runtime.errors import DataError
+from seedtune.runtime.tasks import Task, check_spec, task_from_spec
+from seedtune.runtime.tasks.chat_template import ChatTemplate, checked_messages
+from tiny_bundle import tiny_tokenizer
+from tiny_model import CHAT
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ALTERNATING = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system = messages[0]['content'] | trim + '\\n\\n' %}{% else %}"
+    "{% set loop_messages = messages %}{% set system = '' %}{% endif %}\n"
+    "{% for message in loop_messages %}\n"
+    "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n"
+    "        {{ raise_exception('roles must alternate user/assistant') }}\n    {% endif %}\n"
+    "    {%- if message['role'] == 'user' -%}\n"
+    "        [INST] {{ (system if loop.first else '') + message['content'] | trim }} [/INST]\n"
+    "    {%- else -%}{% generation %} {{ message['content'] | trim }}{{ eos_token }}"
+    "{% endgeneration %}{%- endif %}{% endfor %}"
+)
+BREAKING = (
+    "{%- for m in messages -%}{%- if m.role == 'system' -%}{%- continue -%}{%- endif -%}"
+    "{{ m | tojson }}{%- if loop.index > 5 -%}{%- break -%}{%- endif -%}{%- endfor -%}"
+)
+CONVERSATIONS = [
+    [("user", "hi")],
+    [("system", " Be kind. "), ("user", "hi <b>é"), ("assistant", " yes\n"), ("user", "and?")],
+    [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+]
+
+
+def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+@pytest.mark.parametrize("source", [CHATML, ALTERNATING, BREAKING, CHAT])
+@pytest.mark.parametrize("turns", CONVERSATIONS)
+@pytest.mark.parametrize("answer", [False, True])
+def test_templates_are_rendered_as_transformers_does(source: str, turns: Any, answer: bool) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer(), bos_token="<bos>", eos_token="</s>"
+    )
+    wanted = tokenizer.apply_chat_template(
+        said(*turns), chat_template=source, tokenize=False, add_generation_prompt=answer
+    )
+    ours = ChatTemplate(source, {"bos_token": "<bos>", "eos_token": "</s>"})
+    assert ours.render(said(*turns), answer=answer, where="x") == wanted
+
+
+def test_a_template_that_refuses_or_is_none_says_why_in_one_line() -> None:
+    template = ChatTemplate(ALTERNATING, {"bos_token": "", "eos_token": ""})
+    twice = said(("user", "a"), ("user", "b"))
+    with pytest.raises(DataError, match="row 3: the model's chat template refuses it: roles must"):
+        template.render(twice, answer=True, where="row 3")
+    with pytest.raises(DataError, match="chat template cannot be read"):
+        ChatTemplate("{% for %}", {})
+    for harmful in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
+        with pytest.raises(DataError, match="refuses it"):
+            ChatTemplate(harmful, {}).render(said(("user", "a")), answer=True, where="x")
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("hello", "messages must be a list"),
+        ([], "messages is an empty list"),
+        (["a"], r"messages\[0\] must be an object"),
+        ([{"role": "user"}], r"messages\[0\] has no 'content'"),
+        ([{"role": "robot", "content": "x"}], "role 'robot' is unknown; roles: system, user"),
+        ([{"role": "user", "content": None}], "'content' must be text, not null"),
+        ([{"role": "user", "content": "\ud800"}], "holds half a character"),
+    ],
+)
+def test_messages_that_are_none(messages: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        checked_messages(messages, "f:1")
+
+
+BOUNDS = Bounds(probes=2, rows=1, length=64, positions=64, candidates=4)
+SPEC = {"kind": "chat", "messages_field": "messages", "learn": "assistant"}
+
+
+def chat_task(source: str = CHAT, length: int = 64, **spec: str) -> Task:
+    bounds = Bounds(probes=2, rows=1, length=length, positions=length, candidates=4)
+    return task_from_spec(
+        SPEC | spec, tiny_tokenizer(), bounds, 0, chat=ChatPart(source, {"eos_token": "</s>"})
+    )
+
+
+def learned(task: Task, messages: Any) -> tuple[str, str]:
+    """The whole text of an example, and what of it is scored."""
+    example = task.encode({"messages": messages}, "row")
+    tokenizer = tiny_tokenizer()
+    whole = tokenizer.decode(example.tokens[0].tolist(), skip_special_tokens=False)
+    return whole, tokenizer.decode(example.candidates[:, 0].tolist(), skip_special_tokens=False)
+
+
+def test_only_the_assistant_is_learned_with_its_ends() -> None:
+    turns = said(("user", "good?"), ("assistant", " great"), ("user", "bad?"), ("assistant", " no"))
+    whole, scored = learned(chat_task(), turns)
+    assert whole == "<user>good?</s>\n<assistant> great</s>\n<user>bad?</s>\n<assistant> no</s>\n"
+    assert scored == " great</s>\n no</s>\n"
+
+
+def test_a_named_sender_is_learned_as_the_assistant() -> None:
+    turns = [
+        {"role": "user", "name": "Mia", "content": "hi"},
+        {"role": "user", "name": "Tom", "content": "was it good"},
+        {"role": "assistant", "name": "Mia", "content": "yes"},
+    ]
+    whole, scored = learned(chat_task(learn="Mia"), turns)
+    assert whole == "<assistant>hi</s>\n<user>was it good</s>\n<assistant>yes</s>\n"
+    assert scored == "hi</s>\nyes</s>\n"
+    with pytest.raises(DataError, match="row: no message is from 'Ann'"):
+        learned(chat_task(learn="Ann"), turns)
+
+
+def test_long_conversations_lose_their_oldest_messages_whole() -> None:
+    turns = said(
+        ("system", "kind"),
+        *[("user", f"the film was good {n}") for n in range(2)],
+        ("assistant", "the plot was great"),
+        ("user", "because it was dull"),
+        ("assistant", "yes"),
+    )
+    whole, scored = learned(chat_task(length=55), turns)
+    assert whole == "<system>kind</s>\n<user>because it was dull</s>\n<assistant>yes</s>\n"
+    assert scored == "yes</s>\n"
+    with pytest.raises(DataError, match=r"the last turns alone have \d+ tokens.*--length"):
+        learned(chat_task(length=12), turns)
+
+
+def test_what_is_to_be_answered_is_a_prompt() -> None:
+    task = chat_task()
+    tokens = task.prompt({"messages": said(("user", "good?"))}, "row")
+    assert tokens is not None
+    text = tiny_tokenizer().decode(tokens, skip_special_tokens=False)
+    assert text == "<user>good?</s>\n<assistant>"
+    answered = said(("user", "good?"), ("assistant", "yes"))
+    assert task.prompt({"messages": json.dumps(answered)}, "row") is None
+
+
+def test_losses_are_means_over_learned_tokens() -> None:
+    task = chat_task()
+    example = task.encode({"messages": said(("user", "a"), ("assistant", "great"))}, "row")
+    batch = task.collate([example])
+    logp = -np.arange(1.0, len(batch.positions) + 1, dtype=np.float32)[None, :, None]
+    assert task.losses(logp, batch) == [[np.arange(1, len(batch.positions) + 1).mean()]]
+    assert (task.metric_name, task.head_rows) == ("perplexity", 0)
+
+
+def test_a_bundle_without_a_template_says_so() -> None:
+    check_spec(SPEC)
+    with pytest.raises(DataError, match="the bundle has no chat template"):
+        task_from_spec(SPEC, tiny_tokenizer(), BOUNDS, 0)
+    with pytest.raises(DataError, match="field 'learn' of a chat task is missing"):
+        check_spec({"kind": "chat", "messages_field": "messages"})
+    with pytest.raises(DataError, match=r"row: field 'messages' is missing \(fields there: text\)"):
+        chat_task().encode({"text": "x"}, "row")
+
+
+def test_a_template_that_rewrites_the_past_cannot_be_learned_from() -> None:
+    forgetful = (
+        "{% for m in messages %}<{{ m.role }}>"
+        "{{ m.content if loop.last or m.role == 'user' else 'gone' }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    turns = said(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    with pytest.raises(DataError, match=r"writes messages\[1\] in another way once more follows"):
+        learned(chat_task(forgetful), turns)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1e999]", "[NaN]", '[{"role": '])
+def test_crafted_json_in_a_table_s_cell_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"^rows\.csv:3: messages: not JSON"):
+        checked_messages(text, "rows.csv:3")
+
+
+def test_half_a_character_that_only_the_template_reads_is_refused() -> None:
+    template = ChatTemplate("{{ messages[0].name }}", {})
+    message = {"role": "user", "content": "hi", "name": "\ud83d"}
+    with pytest.raises(DataError, match=r"^row 1: .* template makes of it holds half a character"):
+        template.render([message], answer=False, where="row 1")

@@ -1,0 +1,125 @@
+"""``Model.generate`` and written predictions, on the exported tiny model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exported_bundle import export_tiny_bundle
+from seedtune.runtime import open_model
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.errors import DataError, EngineError
+from seedtune.runtime.model import PREDICTED_TOKENS, Model
+from tiny_bundle import TASK, write_tiny_bundle
+
+COMPLETION = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
+CHAT = {"kind": "chat", "messages_field": "messages", "learn": "assistant"}
+MESSAGES = [{"role": "user", "content": "Was it great?"}]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Bundle) -> Iterator[Model]:
+    with open_model(bundle, task=COMPLETION, threads=1) as opened:
+        yield opened
+
+
+def text_of(model: Model, prompt: object, **manner: object) -> str:
+    return "".join(model.generate(prompt, **manner))  # type: ignore[arg-type]
+
+
+def test_the_bundle_knows_how_its_model_ends_and_chats(bundle: Bundle) -> None:
+    assert bundle.end_ids == (1,)
+    assert bundle.chat is not None and bundle.chat.special_tokens["eos_token"] == "</s>"
+
+
+def test_the_same_seed_gives_the_same_text(model: Model) -> None:
+    drawn = [text_of(model, "It was", temperature=1.0, seed=seed) for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    greedy = [text_of(model, "It was", max_tokens=10, seed=seed) for seed in (3, 4)]
+    assert greedy[0] == greedy[1] != ""
+
+
+def test_values_in_use_write(model: Model, bundle: Bundle) -> None:
+    before = text_of(model, "It was", max_tokens=20)
+    original = model.values
+    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
+    model.values = original + np.float32(0.5) * noise
+    moved = text_of(model, "It was", max_tokens=20)
+    model.values = original
+    assert moved != before == text_of(model, "It was", max_tokens=20)
+
+
+def test_messages_are_written_by_the_template(model: Model) -> None:
+    rendered = "<user>Was it great?</s>\n<assistant>"
+    assert model.prompt_tokens(MESSAGES) == model.bundle.tokenizer().encode(rendered).ids
+    assert text_of(model, MESSAGES, max_tokens=5) == text_of(model, rendered, max_tokens=5)
+
+
+def test_a_text_ends_at_its_bound(model: Model) -> None:
+    writing = model.generate("It was", max_tokens=1000, temperature=2.0, seed=1)
+    list(writing)
+    prompt = len(model.prompt_tokens("It was"))
+    assert writing.ended in ("bound", "end")
+    assert writing.ended == "end" or len(writing.tokens) == 128 - prompt
+
+
+def test_rows_without_a_completion_are_answered_with_text(model: Model) -> None:
+    rows = [{"text": "good?", "reply": " yes"}, {"text": "good?"}, {"text": "bad?", "reply": None}]
+    found = model.predict(rows)
+    assert found[0].answer is None and found[0].scores["tokens"] > 0
+    for prediction, row in zip(found[1:], rows[1:], strict=True):
+        assert prediction.scores == {}
+        prompt = f"{row['text']}\nMia:"
+        wanted = text_of(model, prompt, max_tokens=PREDICTED_TOKENS, stop=["\n"])
+        assert prediction.answer == wanted
+    assert model.predict(rows[1]) == found[1]
+    with pytest.raises(DataError, match="no examples"):
+        model.predict([])
+
+
+def test_conversations_are_predicted_and_learned(bundle: Bundle, tmp_path: Path) -> None:
+    answered = [*MESSAGES, {"role": "assistant", "content": "Yes"}]
+    with open_model(bundle, task=CHAT, threads=1) as model:
+        written, scored = model.predict([{"messages": MESSAGES}, {"messages": answered}])
+        assert isinstance(written.answer, str) and scored.answer is None
+        rows = [{"messages": answered}] * 2
+        with model.tuner(tmp_path / "run", rows, rows[:1], steps=2, batch_size=2) as tuner:
+            assert len(list(tuner)) == 2
+        model.load(tmp_path / "run")
+        assert model.evaluate(rows).examples == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "manner", "message"),
+    [
+        ("x " * 200, {}, "the prompt has .* tokens, a text here at most 128"),
+        ("", {}, "the prompt is empty"),
+        ("\ud800", {}, "the prompt holds half a character"),
+        ([{"role": "robot", "content": "x"}], {}, "the prompt: .*role 'robot' is unknown"),
+        ([], {}, "messages is an empty list"),
+        ("x", {"stop": "a"}, "stop must be a list"),
+        ("x", {"stop": [""]}, r"stop\[0\] is ''"),
+    ],
+)
+def test_bad_prompts(model: Model, prompt: object, manner: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        text_of(model, prompt, **manner)
+
+
+def test_values_that_are_not_finite_write_nothing(model: Model) -> None:
+    original, model.values = model.values, np.full_like(model.values, np.nan)
+    with pytest.raises(EngineError, match="hold NaN or infinity; the values in use"):
+        text_of(model, "It was")
+    model.values = original
+
+
+def test_bundles_that_only_score_say_so(bundle: Bundle, tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain", task=TASK)
+    assert plain.programs[0].generation is None and plain.end_ids == () and plain.chat is None
+    with open_model(plain) as model, pytest.raises(DataError, match="has no chat template"):
+        model.prompt_tokens(MESSAGES)

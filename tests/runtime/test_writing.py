@@ -1,0 +1,159 @@
+"""Writing: choice of tokens, whole characters, stop texts, ends, and what is read again."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from seedtune.runtime.engines import Text
+from seedtune.runtime.errors import DataError
+from seedtune.runtime.writing import Manner, Writer
+from seedtune.runtime.writing.choose import choose
+from seedtune.runtime.writing.pieces import Pieces
+from tiny_bundle import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+END = 1
+
+
+class Script(Text):
+    """Says ``answer`` after the prompt, then END; notes what it is given to read."""
+
+    def __init__(self, prompt: list[int], answer: str, bound: int = 1000) -> None:
+        self.bound, self.length = bound, 0
+        self.reads: list[int] = []
+        self._tokens = [*prompt, *TOKENIZER.encode(answer).ids, END]
+
+    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        self.reads.append(len(tokens))
+        self.length += len(tokens)
+        logits = np.zeros(384, np.float32)
+        logits[self._tokens[self.length]] = 50.0
+        return logits
+
+    def rewind(self, length: int) -> None:
+        self.length = length
+
+
+def prompt() -> list[int]:
+    return list(TOKENIZER.encode("It was").ids)
+
+
+def pieces_of(answer: str, manner: Manner, bound: int = 1000) -> tuple[list[str], str | None]:
+    writing = Writer(Script(prompt(), answer, bound), TOKENIZER, [END]).write(prompt(), manner)
+    return list(writing), writing.ended
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [" great", " café ☕ 𝄞 ok", "👩‍👩‍👧 and so on", "", "naïve", "line\nline"],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_pieces_are_whole_characters_and_add_up(answer: str, temperature: float) -> None:
+    pieces, ended = pieces_of(answer, Manner(max_tokens=200, temperature=temperature))
+    assert "".join(pieces) == answer
+    assert ended == "end"
+    for piece in pieces:
+        assert piece and "�" not in piece
+        piece.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("answer", "stop", "shown"),
+    [
+        ("good plot\nand more", ("\n",), "good plot"),
+        ("one two three", ("wo th", "three"), "one t"),
+        ("aaab", ("aab",), "a"),
+        ("ends in half of it: sto", ("stop",), "ends in half of it: sto"),
+        ("stop at once", ("stop",), ""),
+        ("café", ("é",), "caf"),
+    ],
+)
+def test_a_stop_text_ends_before_itself(answer: str, stop: tuple[str, ...], shown: str) -> None:
+    pieces, ended = pieces_of(answer, Manner(stop=stop))
+    assert "".join(pieces) == shown
+    assert ended == ("end" if shown == answer else "stop")
+
+
+def test_the_text_ends_where_tokens_or_the_bundle_end() -> None:
+    long = "the film was great and the plot was good"
+    ids = TOKENIZER.encode(long).ids
+    pieces, ended = pieces_of(long, Manner(max_tokens=3))
+    assert (ended, "".join(pieces)) == ("max_tokens", TOKENIZER.decode(ids[:3]))
+    pieces, ended = pieces_of(long, Manner(), bound=len(prompt()) + 2)
+    assert (ended, "".join(pieces)) == ("bound", TOKENIZER.decode(ids[:2]))
+
+
+def test_half_a_character_at_the_end_is_not_shown() -> None:
+    ids = TOKENIZER.encode("ok 𝄞").ids
+    pieces = Pieces(TOKENIZER, prompt())
+    shown = "".join(pieces.add(token) for token in ids[:-1])
+    assert shown + pieces.rest() == "ok "
+
+
+def test_draws_follow_the_probabilities_the_seed_and_the_place() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    manner = Manner(temperature=1.0, seed=5)
+    drawn = [choose(logits, manner, place) for place in range(4000)]
+    assert drawn == [choose(logits, manner, place) for place in range(4000)]
+    assert drawn != [choose(logits, Manner(temperature=1.0, seed=6), p) for p in range(4000)]
+    shares = np.bincount(drawn, minlength=4) / 4000
+    assert np.abs(shares - [0.5, 0.3, 0.15, 0.05]).max() < 0.03
+    # What is drawn at a place must stay, on every machine, in every version.
+    assert drawn[:20] == [1, 1, 2, 1, 0, 2, 0, 0, 1, 0, 0, 0, 1, 1, 2, 2, 0, 2, 0, 0]
+
+
+def test_top_p_leaves_the_likeliest_alone() -> None:
+    logits = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
+    for top_p, allowed in ((0.4, {1}), (0.79, {1, 3}), (0.9, {1, 3, 2}), (1.0, {0, 1, 2, 3})):
+        manner = Manner(temperature=1.0, top_p=top_p)
+        assert {choose(logits, manner, place) for place in range(500)} == allowed
+    assert choose(logits, Manner(temperature=0.01), 7) == 1
+
+
+def test_a_writer_reads_only_what_is_new() -> None:
+    text = Script(prompt(), " great and the plot was good")
+    writer = Writer(text, TOKENIZER, [END])
+    first = writer.write(prompt(), Manner(max_tokens=4))
+    list(first)
+    assert text.reads == [len(prompt()), 1, 1, 1]
+    text.reads.clear()
+    longer = [*prompt(), *first.tokens, *TOKENIZER.encode(" plot").ids]
+    list(writer.write(longer, Manner(max_tokens=1)))
+    assert text.reads == [len(longer) - len(prompt()) - 3]
+    text.reads.clear()
+    list(writer.write(prompt(), Manner(max_tokens=1)))
+    assert text.reads == [1], "the last token is read again for its logits"
+
+
+def test_an_answer_that_was_left_cannot_be_gone_on_with() -> None:
+    writer = Writer(Script(prompt(), " great and good"), TOKENIZER, [END])
+    first = writer.write(prompt(), Manner())
+    next(first)
+    next(writer.write(prompt(), Manner()))
+    with pytest.raises(DataError, match="left for another"):
+        next(first)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"stop": ("ok", "")}, r"stop\[1\] is ''"),
+    ],
+)
+def test_a_manner_that_makes_no_sense(bad: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Manner(**bad)
+
+
+def test_prompts_that_leave_nothing_to_write() -> None:
+    writer = Writer(Script(prompt(), "x", bound=3), TOKENIZER, [END])
+    with pytest.raises(DataError, match="the prompt is empty"):
+        writer.write([], Manner())
+    with pytest.raises(DataError, match=r"has 5 tokens.* at most 3.*--context"):
+        writer.write([1, 2, 3, 4, 5], Manner())
