@@ -21,6 +21,7 @@ from .contract import Engine, EngineUnavailable, Scores, Text, check_request, ch
 FORMAT = "executorch"
 PROCESS_BYTES = 210 * 10**6
 """Measured on a desktop JVM: 146 MB more than the native engine at SmolLM2's peak."""
+DEVICES = ()
 METHOD = "score"
 WRITING = "generate"
 _PACKAGE = "org.pytorch.executorch"
