@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,6 @@ def bench_senders(
             raise SeedtuneError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     people = [sender_of(name) for name in senders]
     if not summary:
-        other = _other_text(model)
         needed = bundle or any(METHODS[name].bundle for name in methods)
         program = (bundle or default_bundle(model)) if needed else None
         for size in messages:
@@ -75,7 +75,7 @@ def bench_senders(
                 for name in methods:
                     # What the untouched model knows does not depend on how much there is.
                     learned = size if METHODS[name].learns else 0
-                    shared = {"threads": threads, "other": other, "bundle": program}
+                    shared = {"threads": threads, "bundle": program}
                     _cell(name, person, learned, model, shared, results, progress)
     return summarise_senders(read_rows(results, FILE))
 
@@ -105,6 +105,7 @@ def _cell(
     key = row_key(name, f"{sender[:8]}/{messages}", settings["seed"], settings)
     if key in read_rows(results, FILE):
         return
+    shared = {**shared, "other": _other_text(model)}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         found = pool.submit(_work, name, person, settings | shared).result()
@@ -124,6 +125,7 @@ def _work(name: str, person: Person, settings: dict[str, Any]) -> dict[str, Any]
     return {"peak_rss_bytes": peak_resident_bytes(), **found}
 
 
+@cache
 def _other_text(model: str) -> NDArray[np.int64]:
     """Tokens of text that has nothing to do with anybody's messages."""
     from seedtune.export.model.load_model import load_causal_lm

@@ -6,7 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from exported_bundle import request
-from seedtune.host_tools.bench import sender_data
+from seedtune.host_tools.bench import sender_data, senders
 from seedtune.host_tools.bench.float_task import FloatTask
 from seedtune.host_tools.bench.next_words import figures, measure, torch_score
 from seedtune.host_tools.bench.program_words import ProgramWords, Seen
@@ -16,7 +16,8 @@ from seedtune.host_tools.bench.sender_memory import Neighbours, NGrams
 from seedtune.host_tools.bench.sender_methods import METHODS
 from seedtune.host_tools.bench.sender_prompt import prompted
 from seedtune.host_tools.bench.sender_results import summarise_senders
-from seedtune.runtime.errors import DataError
+from seedtune.host_tools.bench.senders import bench_senders
+from seedtune.runtime.errors import DataError, SeedtuneError
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.tasks import Batch
 
@@ -254,3 +255,21 @@ def test_measure_joins_batches():
         Batch(np.zeros((1, 2), int), *[np.zeros((1, 1), int)] * 2, np.array([n])) for n in (-1, -3)
     ]
     assert measure(score, batches)["perplexity"] == pytest.approx(math.exp(2))
+
+
+def test_a_finished_cell_is_not_run_again(bundle, exported_folder, tmp_path, monkeypatch):
+    sender = next(iter(SENDERS))
+    rows = [{"before": "hello", "reply": WORDS[n % 4], "chat": n} for n in range(140)]
+    monkeypatch.setattr(sender_data, "chat_replies", lambda sender: rows)
+    monkeypatch.setattr(senders, "_other_text", lambda model: np.arange(32).reshape(2, 16))
+    given = {
+        "senders": (sender[:8],), "messages": (50,), "bundle": bundle.path, "threads": 1,
+        "model": str(exported_folder / "hf"), "results": tmp_path, "progress": silent,
+    }  # fmt: skip
+    found = bench_senders(methods=("start-int4", "ngram"), **given)
+    (line,) = found["table"]
+    assert (line["method"], line["people"], line["helped"]) == ("ngram", 1, 1)
+    monkeypatch.setattr(senders, "_other_text", None)  # would be called for a cell to compute
+    assert bench_senders(methods=("start-int4", "ngram"), **given) == found
+    with pytest.raises(SeedtuneError, match="unknown method 'none'; known: start-int4, "):
+        bench_senders(methods=("none",), **given)
