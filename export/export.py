@@ -4,7 +4,7 @@ load, calibrate, profile, mask, surgery, quantise, text, lower, write: each step
 and a folder or file of its own beside this one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from seedtune.runtime.bundle import (
     Bounds,
     Bundle,
     Layer,
-    Program,
     TextHeadInfo,
     write_bundle,
 )
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.scoring.word_table import WordTable
 
-from .lower.lower import GENERATE, SCORE, lower, trace, trace_generate
+from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
 from .model.load_model import LoadedModel, load_causal_lm
 from .model.mapped_pages import give_back_freed
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
@@ -40,10 +39,9 @@ from .recipe import Recipe
 from .text.make_frame import make_frame
 from .text.words_place import find_words, packed_words
 
-PROGRAM_FILE = "program.pte"
 Tokens = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages: ``load profile quantise text trace lower``."""
+"""Called with (stage, done, total); stages: ``load profile quantise text``, then ``programs``'."""
 
 
 def export_model(
@@ -58,6 +56,7 @@ def export_model(
     bounds: Bounds = DEFAULT_BOUNDS,
     context: int = DEFAULT_CONTEXT,
     task: Mapping[str, Any] | None = None,
+    to: Sequence[str] = ("executorch",),
     progress: Progress = lambda stage, done, total: None,
 ) -> Bundle:
     """Write the bundle folder ``output`` for the model at ``source``.
@@ -74,13 +73,14 @@ def export_model(
         context: tokens of a text that the bundle can write, prompt and answer, as far as the model
             has positions; 0 leaves writing away.
         task: specification that the bundle holds.
+        to: formats of the programs (``lower.programs.FORMATS``), which share all else.
 
     Raises:
-        ModelError: the model cannot be read, has a structure that export does not support, or is
-            not the one that was profiled.
+        ModelError: a format is unknown or what writes it is not installed; the model cannot be
+            read, has a structure that export does not support, or is not the one that was profiled.
         BundleError: the folder cannot be written.
     """
-    recipe = recipe or Recipe()
+    recipe, to = recipe or Recipe(), check_formats(to)
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
     progress("load", 1, 1)
@@ -109,32 +109,24 @@ def export_model(
     entries, adapter = len(surgery.values), program.adapter_shape
     give_back_freed()
     example = example_inputs(bounds, entries, config.vocab_size, adapter)
-    traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
-    methods: dict[str, dict[str, Any]] = {SCORE: {}}
-    if context:
+    writing = None
+    if context and "executorch" in to:
         longest = min(context, getattr(config, "max_position_embeddings", context))
         writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
-        traced[GENERATE] = trace_generate(writing, writing.example(config.vocab_size))
-        methods[GENERATE] = {
-            "chunk": writing.bounds.chunk,
-            "context": writing.bounds.context,
-            "cache": [list(shape) for shape in writing.shapes],
-        }
-    progress("lower", 0, 100)
-    buffer = lower(traced, partial(progress, "lower"))
-    traced.clear()
+    programs, files = lower_to(to, program, example, bounds, writing, progress)
     text_head = None
     if frame is not None:
+        file = next(name for name in HOLD_WEIGHTS if name in files)
         text_head = TextHeadInfo(
             frame.outputs.shape[1],
             frame.inputs.shape[1],
-            find_words(buffer, PROGRAM_FILE, codes, scales),
+            find_words(files[file], file, codes, scales),
             program.softcap,
         )
     return write_bundle(
         output,
-        programs=[Program("executorch", (PROGRAM_FILE,), "int8 per token", methods)],
-        files={PROGRAM_FILE: buffer},
+        programs=programs,
+        files=files,
         values=surgery.values,
         indices=surgery.indices,
         layers=[Layer(*layer) for layer in surgery.layers],

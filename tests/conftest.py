@@ -40,6 +40,15 @@ def bundle(exported_folder):
 
 
 @pytest.fixture(scope="session")
+def reach(tmp_path_factory):
+    """``bundle``'s model, exported for every engine; its model in ``hf`` beside it."""
+    from exported_bundle import export_tiny_bundle
+    from seedtune.export.lower.programs import FORMATS
+
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "reach", FORMATS)
+
+
+@pytest.fixture(scope="session")
 def smollm2():
     """``LoadedModel`` of SmolLM2-135M, for slow tests. Shared: leave its weights alone."""
     from seedtune.export.model.load_model import load_causal_lm

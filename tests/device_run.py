@@ -1,8 +1,8 @@
 """What a device does, as a script: score, tune and replay with the runtime alone.
 
-``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS``, ``replay BUNDLE RUN`` or
-``write BUNDLE OUT.npy`` (the logits behind each token of a text that is written); prints one JSON
-object. Run by the host's Python and by the emulated one.
+``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS [ENGINE]``, ``replay BUNDLE
+RUN`` or ``write BUNDLE OUT.npy`` (the logits behind each token of a text that is written); prints
+one JSON object. Run by the host's Python and by the emulated one.
 """
 
 import json
@@ -49,11 +49,13 @@ def write(bundle: Bundle, out: Path) -> dict[str, Any]:
     return {}
 
 
-def tune(bundle: Bundle, folder: Path, steps: int) -> dict[str, Any]:
+def tune(
+    bundle: Bundle, folder: Path, steps: int, engine_name: str | None = None
+) -> dict[str, Any]:
     task = task_for(bundle, TASK)
     rows = [{"prompt": prompt, "completion": word} for prompt in PROMPTS for word in ANSWERS]
     examples = encode_rows(task, rows)
-    engine = open_engine(bundle, 1)
+    engine = open_engine(bundle, 1, name=engine_name)
     settings = Settings(
         steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
     )
@@ -74,7 +76,7 @@ def main() -> None:
     elif command == "write":
         told = write(bundle, Path(target))
     elif command == "tune":
-        told = tune(bundle, Path(target), int(rest[0]))
+        told = tune(bundle, Path(target), int(rest[0]), *rest[1:])
     else:
         told = {"sha256": replay(Path(target), Start.of(bundle)).sha256}
     told["machine"] = platform.machine()

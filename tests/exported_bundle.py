@@ -15,8 +15,12 @@ HIDDEN = 32
 
 
 @functools.cache
-def export_tiny_bundle(folder: Path) -> Bundle:
-    """Export into ``folder``; the same folder is exported once (it takes 15 s)."""
+def export_tiny_bundle(folder: Path, to: tuple[str, ...] = ("executorch",)) -> Bundle:
+    """Export into ``folder``; the same folder is exported once (it takes 15 s).
+
+    Args:
+        to: formats of the programs.
+    """
     import torch
     from seedtune.export.export import export_model
     from seedtune.export.model.load_model import load_causal_lm
@@ -36,6 +40,7 @@ def export_tiny_bundle(folder: Path) -> Bundle:
         mask=mask,
         calibrate=lambda tokenizer: (tokens, "random"),
         bounds=BOUNDS,
+        to=to,
     )
 
 

@@ -1,20 +1,68 @@
-"""The install of a device: no torch, no tool of the host; a bundle tunes, from the shell too."""
+"""The installs of a device: no torch, no tool of the host; a bundle tunes, from the shell too."""
 
 import json
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from compiler import needs_compiler
 from exported_bundle import export_tiny_bundle
+from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
 
 HERE = Path(__file__).parent
+OLDEST_ONNX = "1.20"
 HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "pyarrow", "psutil")
+
+
+def fresh(folder: Path) -> tuple[Path, Path, Callable[..., None]]:
+    """Python of a new environment, a copy of the source, and pip's install there."""
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+
+    def install(*arguments: str) -> None:
+        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    source = folder / "source"  # a copy: the build would leave its files in the source
+    keep_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(HERE.parent, source, ignore=keep_out)
+    return python, source, install
+
+
+def packages(python: Path) -> set[str]:
+    """Names of what is installed."""
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
+    )
+    return {each["name"].lower() for each in json.loads(listed.stdout)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["onnxruntime", f"onnxruntime=={OLDEST_ONNX}.*"])
+def test_onnxruntime_alone_tunes_without_compiler_and_torch(
+    reach: Bundle, tmp_path: Path, wanted: str
+) -> None:
+    """The newest one, and the oldest that the extra allows."""
+    python, source, install = fresh(tmp_path)
+    install(f"{source}[onnx]", wanted)
+    assert not packages(python) & {*HOST_ONLY, "onnx", "executorch", "typer"} - {"sympy"}
+    script = HERE / "device_run.py"
+    run = [script, "tune", reach.path, tmp_path / "run", "20", "onnxruntime"]
+    nothing = {"PATH": str(tmp_path), "SEEDTUNE_CACHE": str(tmp_path / "cache")}  # no compiler
+    here = subprocess.run([python, *run], capture_output=True, text=True, cwd="/", env=nothing)
+    assert here.returncode == 0, here.stderr
+    found = json.loads(here.stdout)
+    assert found["torch"] is False
+    run = [script, "replay", reach.path, tmp_path / "run"]
+    host = subprocess.run([sys.executable, *run], capture_output=True, text=True, cwd="/")
+    assert json.loads(host.stdout)["sha256"] == found["sha256"]
 
 
 @needs_compiler
@@ -23,28 +71,14 @@ def test_a_fresh_environment_tunes_without_torch(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-
-    def install(*arguments: str) -> None:
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    source = tmp_path / "source"  # a copy: the build would leave its files in the source
-    keep_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(HERE.parent, source, ignore=keep_out)
+    python, source, install = fresh(tmp_path)
     install(str(source))
     missing = subprocess.run(
         [python, "-c", _OPEN, str(bundle.path)], capture_output=True, text=True, cwd="/"
     )
     assert "pip install --no-deps 'executorch" in missing.stderr.splitlines()[-1]
     install("--no-deps", f"executorch=={version('executorch')}")
-    listed = subprocess.run(
-        [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
-    )
-    names = {each["name"].lower() for each in json.loads(listed.stdout)}
-    assert not names & {*HOST_ONLY, "typer"}
+    assert not packages(python) & {*HOST_ONLY, "typer"}
 
     script = HERE / "device_run.py"
     run = [script, "tune", bundle.path, tmp_path / "run", "20"]

@@ -23,8 +23,11 @@ PAGES = {
     "docs/multiple_choice.md": (),
     "docs/completion.md": (),
     "docs/runs.md": ("docs/completion.md",),
+    "docs/engines.md": ("docs/classification.md",),
 }
 """Each with the pages whose files it uses, too."""
+EVERY_ENGINE = {"docs/engines.md"}
+"""Pages about a bundle that all of them run."""
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
 
@@ -49,8 +52,14 @@ def run_block(commands: Iterator[Command]) -> None:
 @needs_compiler
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_works_as_it_stands(
-    page: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str,
+    bundle: Bundle,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if page in EVERY_ENGINE:
+        bundle = request.getfixturevalue("reach")
     for source in (*PAGES[page], page):
         write_files(source, tmp_path)
     (tmp_path / "model.seedtune").symlink_to(bundle.path)

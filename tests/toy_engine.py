@@ -13,6 +13,7 @@ from seedtune.runtime.tasks import Batch
 
 FORMAT = "toy"
 PROCESS_BYTES = 10**6
+DEVICES = ()
 PROGRAM = Program(FORMAT, ("toy.json",), "float64", {"score": {}})
 FILES = {"toy.json": b'{"slope": 0.5}'}
 

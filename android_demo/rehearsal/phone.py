@@ -78,8 +78,8 @@ class Phone:
                 if not self._told.wait(seconds):
                     raise TimeoutError(f"the last report was {self.reports[-1:]}")
 
-    def learn(self, kind: str, share: float = 1.0) -> str:
+    def learn(self, kind: str, share: float = 1.0, seconds: int = 240) -> str:
         """Learn to the end; the last line."""
         self.trainer.start(kind, share)
-        assert self.trainer.join(120_000)
+        assert self.trainer.join(1000 * seconds)
         return self.reports[-1][0]

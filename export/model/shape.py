@@ -28,6 +28,7 @@ class ModelShape:
     head: int  # of its own; 0 where the head shares the embedding
     other: int  # norms, biases, position embeddings
     gguf: bool
+    tokenizer_bytes: int = 0  # of tokenizer.json; 0 where there is none yet
 
     @property
     def linear_weights(self) -> int:
@@ -102,4 +103,9 @@ def read_shape(source: str | Path) -> ModelShape:
         head=own_head,
         other=total - weights - embedding.numel() - own_head,
         gguf=path.is_file(),
+        tokenizer_bytes=_size(path / "tokenizer.json"),
     )
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0

@@ -1,8 +1,9 @@
 """One measured process of ``bench device``: peak memory and start-up belong to whole processes.
 
 ``python -m seedtune.host_tools.bench.device_process WHAT PATH ROWS LENGTH STEPS TASK`` does STEPS
-steps and prints one JSON object. WHAT is ``tune`` or ``tune-binding`` (PATH a bundle: the real loop
-on the rows of the file TASK, in a run folder of its own), ``mezo`` or ``lora`` (PATH a model).
+steps and prints one JSON object. WHAT is ``tune``, ``tune-binding`` or ``tune:ENGINE`` (PATH a
+bundle: the real loop on the rows of the file TASK, in a run folder of its own), ``mezo`` or
+``lora`` (PATH a model).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def _tune(
         content["spec"], bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
     )
     train = encode_rows(task, content["rows"])
-    name = "executorch-binding" if what == "tune-binding" else None
+    asked = what.partition(":")[2] or None
+    name = "executorch-binding" if what == "tune-binding" else asked
     # Of all cores: measuring which count is fastest is no part of a start but the first.
     engine = open_engine(bundle, len(os.sched_getaffinity(0)), name=name)
     settings = Settings(

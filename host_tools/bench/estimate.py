@@ -139,8 +139,7 @@ def _figures(name: str, asked: Measured) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
         said = estimate_tuning(
             shape, DEFAULT_BOUNDS, rows=ROWS, length=_length(bundle, train),
-            examples=ROWS * STEPS + HELD_OUT, estimator=estimator, speed=1.0,
-            tokenizer_entries=TOKENIZER if asked.shape else None, **options,
+            examples=ROWS * STEPS + HELD_OUT, estimator=estimator, speed=1.0, **options,
         )  # fmt: skip
         rates = ["--lr", "1e-5", "--eps", "0.01"] if estimator == "two-point" else []
         stage(f"tuning {estimator}", said, "tune", bundle, run, "--task", _task(folder), "--train",

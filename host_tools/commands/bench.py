@@ -35,7 +35,8 @@ def bench(
     ] = None,
     json: Json = False,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Methods to compare (quality, senders).")
+        str | None,
+        typer.Option(metavar="A,B", help="What to compare (quality, senders, engines, gpu)."),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
@@ -47,7 +48,7 @@ def bench(
         str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, seeds).")
     ] = None,
     forwards: Annotated[
-        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality).")
+        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, engines).")
     ] = None,
     senders: Annotated[
         str | None, typer.Option(metavar="A,B", help="People, by the start of their id (senders).")
@@ -61,8 +62,11 @@ def bench(
     bundle: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle to tune instead of the default (first_order, quality, seeds, ...)."
+            help="Bundle instead of the default (engines, first_order, quality, seeds, ...)."
         ),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the random model (gpu).")
     ] = None,
     threads: Threads = None,
     summary: Annotated[
@@ -106,6 +110,7 @@ def bench(
         "messages": _numbers(messages),
         "lr": lr,
         "bundle": bundle,
+        "shape": shape,
         "threads": threads,
         "summary": summary or None,
         "results": results,

@@ -81,6 +81,14 @@ def export(
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Bound: tokens scored a position. Default: 16.")
     ] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT,...",
+            help="Programs of the bundle, which share weights, values and tokenizer: executorch, "
+            "onnx (needs the extra onnx-export), torch.",
+        ),
+    ] = "executorch",
     context: Annotated[
         int,
         typer.Option(
@@ -91,7 +99,7 @@ def export(
     ] = 2048,
     json: Json = False,
 ) -> None:
-    """Quantise a model to int4, lower it to ExecuTorch and write a bundle."""
+    """Quantise a model to int4, lower it for one or more engines and write a bundle."""
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
@@ -110,10 +118,12 @@ def export(
     if spec is not None:
         check_spec(spec, bounds)
     (check_file if bundle.suffix == ".seedtune" else check_bundle_folder)(bundle)
+    from seedtune.export.lower.programs import check_formats
     from seedtune.export.profile.masks import mask_method
     from seedtune.export.profile.profile_file import load_profile
 
     mask_method(mask)  # an unknown one is refused before minutes of work
+    formats = check_formats([name.strip() for name in to.split(",")])
     amount = {"sequences": 32, "length": 128} if profile is None else load_profile(profile).settings
     from seedtune.export.export import export_model
     from seedtune.export.model.load_model import load_causal_lm
@@ -151,6 +161,7 @@ def export(
             bounds=bounds,
             context=context,
             task=spec,
+            to=formats,
             progress=stages,
         )
         del loaded  # before the model is loaded again, in float32
@@ -170,6 +181,7 @@ def export(
         {
             "bundle": str(bundle),
             "sha256": written.sha256,
+            "programs": [program.format for program in written.programs],
             "values": written.K,
             "bytes": sum(part["bytes"] for part in written.manifest["parts"].values()),
             "seconds": time.monotonic() - began,

@@ -279,6 +279,7 @@ def _described(journal: Journal) -> dict[str, Any]:
         "changes": [list(item) for item in history.changes],
         "notes": [list(item) for item in history.notes],
         "ends": [list(item) for item in history.ends],
+        "program": history.program,
         "task": header.task,
         "parent": header.parent,
     }

@@ -70,8 +70,8 @@ EngineName = Annotated[
         "--engine",
         metavar="NAME",
         help="Runs the program: executorch-native, executorch-binding (needs torch), "
-        "executorch-java (inside an Android app). "
-        "Default: the first that works here; 'inspect' shows them.",
+        "executorch-java (inside an Android app), onnxruntime, torch-int4; a device may follow, as "
+        "in torch-int4:cuda. Default: the first that works here; 'inspect' shows them.",
     ),
 ]
 MemoryLimit = Annotated[

@@ -7,6 +7,7 @@ follows from shapes.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,7 @@ MB = 10**6
 
 HOST_PROCESS = 466 * MB
 """Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
-LOGIT_BYTES = 22
+LOGIT_BYTES = 17
 """Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
 GGUF_PEAK = 2.7
 """Peak of dequantising a GGUF file, in multiples of the float32 weights. Once per file."""
@@ -65,13 +66,15 @@ TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
 """Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 COMMAND_LINE = 16 * MB
 """Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
-TOKENIZER_BYTES = 940
-"""Of a tokenizer in memory, for each entry of its vocabulary."""
-COUNTED_BEFORE = 21 * MB
+TOKENIZER_TIMES, TOKENIZER_ENTRY = 9, 100
+"""Of a tokenizer in memory over its ``tokenizer.json``, and bytes of that for each entry of its
+vocabulary where there is no file yet. SmolLM2: 32 MB of 3.5, Gemma 3: 297 MB of 33."""
+SMOLLM2_TOKENIZER = 32 * MB
+"""That ``HOST_PROCESS`` counts."""
+COUNTED_BEFORE = 7 * MB
 """Of SmolLM2's tokenizer, in an engine's ``PROCESS_BYTES``."""
-PAGES_A_TOKEN = 64 * 1024
-"""Of the embedding table, that come in when a token occurs for the first time (Linux reads around
-a fault)."""
+READ_AROUND = 64 * 1024
+"""Bytes of the embedding table that come in when a token occurs: Linux reads around a fault."""
 ROW_BYTES = 1_500
 """Of an encoded row."""
 HIDDEN_STATES = 3
@@ -93,6 +96,17 @@ class Estimate:
     @property
     def bytes(self) -> int:
         return sum(self.components.values())
+
+
+def _tokenizer(shape: ModelShape) -> int:
+    """Bytes of its tokenizer in memory."""
+    return TOKENIZER_TIMES * (shape.tokenizer_bytes or TOKENIZER_ENTRY * shape.vocabulary)
+
+
+def _host(shape: ModelShape) -> dict[str, int]:
+    """What a process with torch holds before weights."""
+    larger = max(0, _tokenizer(shape) - SMOLLM2_TOKENIZER)
+    return {"Python, torch, transformers": HOST_PROCESS, "a larger tokenizer": larger}
 
 
 def measure_speed() -> float:
@@ -122,7 +136,7 @@ def estimate_profile(
     block = 8 * shape.hidden + 4 * shape.intermediate  # values kept for the backward pass, a token
     kept = shape.blocks * shape.hidden + block if gradient_checkpointing else shape.blocks * block
     components = {
-        "Python, torch, transformers": HOST_PROCESS,
+        **_host(shape),
         "weights": shape.parameters * dtype_bytes,
         "accumulator (float32)": shape.linear_weights * 4,
         "one gradient": shape.largest_linear * dtype_bytes,
@@ -139,7 +153,7 @@ def estimate_profile(
 def estimate_gguf(shape: ModelShape) -> Estimate:
     """Peak of dequantising a GGUF file for the first time; later loads come from the cache."""
     components = {
-        "Python, torch, transformers": HOST_PROCESS,
+        **_host(shape),
         "dequantised weights and copies": int(shape.parameters * 4 * GGUF_PEAK),
     }
     return Estimate("first GGUF load", components, shape.parameters / 8e6)
@@ -150,7 +164,6 @@ def estimate_bundle(
     *,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
-    tokenizer_bytes: int = 3_500_000,
 ) -> Estimate:
     """Size of the exported bundle on disk.
 
@@ -170,7 +183,7 @@ def estimate_bundle(
         "norms and biases": shape.other * 4,
         "sensitive values and positions": entries * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
-        "tokenizer": tokenizer_bytes,
+        "tokenizer": shape.tokenizer_bytes or TOKENIZER_ENTRY * shape.vocabulary,
         "frame of a text head": _text_frame_bytes(shape.hidden),
     }
     return Estimate("bundle", components, 0.0)
@@ -201,7 +214,7 @@ def estimate_export(
     program = estimate_bundle(shape, **bundle_options).bytes  # type: ignore[arg-type]
     head = shape.head or shape.embedding
     integers = {
-        "Python, torch, transformers": HOST_PROCESS,
+        **_host(shape),
         "int8 embedding": int(shape.embedding * 1.01),
     }
     # Float pages go as the int8 weights come, so the most stands there at the first block.
@@ -234,7 +247,7 @@ def estimate_directions(
     entries = max(1, round(shape.linear_weights * fraction))
     block = 8 * shape.hidden + 4 * shape.intermediate  # as in a profile
     components = {
-        "Python, torch, transformers": HOST_PROCESS,
+        **_host(shape),
         "weights": shape.parameters * 4,
         "gradients of matrices with values": int(shape.linear_weights * MATRICES_SHARE * 4),
         "gradients of values": DIRECTION_TEXTS * entries * 2,
@@ -257,7 +270,6 @@ def estimate_tuning(
     examples: int = 2000,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
-    tokenizer_entries: int | None = None,
     speed: float,
 ) -> Estimate:
     """Peak resident memory of ``seedtune tune``, and seconds of one step.
@@ -268,7 +280,6 @@ def estimate_tuning(
         engine: its name; by default the one that is tried first.
         estimator: its name; by default the one that runs which choose an answer take.
         examples: to learn from and to evaluate on.
-        tokenizer_entries: by default as many as the model's vocabulary has.
 
     Raises:
         EngineError: there is no engine of that name.
@@ -300,11 +311,11 @@ def estimate_tuning(
     components = {
         f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
-        "tokenizer": TOKENIZER_BYTES * (tokenizer_entries or shape.vocabulary),
+        "tokenizer": _tokenizer(shape),
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table": min(table, _distinct(examples * length) * PAGES_A_TOKEN),
+        "embedding table": _table_pages(table, examples * length),
         "adapter": memory.tables - table,
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
@@ -346,10 +357,10 @@ def estimate_writing(
     components = {
         f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
-        "tokenizer": TOKENIZER_BYTES * shape.vocabulary,
+        "tokenizer": _tokenizer(shape),
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
-        "embedding table": min(table, _distinct(tokens) * PAGES_A_TOKEN),
+        "embedding table": _table_pages(table, tokens),
         "adapter": memory.tables - table,
         "keys and values": 4 * shape.cache_width * tokens,
         "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
@@ -360,9 +371,13 @@ def estimate_writing(
     return Estimate("writing", components, seconds)
 
 
-def _distinct(tokens: int) -> int:
-    """Different tokens in so many of English text, by Heaps' law (fitted to Wikipedia)."""
-    return int(8 * tokens**0.6)
+def _table_pages(table: int, tokens: int) -> int:
+    """Bytes of the embedding table that so many tokens of English text bring in.
+
+    Different tokens grow by Heaps' law, and several may lie in what is read around one of them;
+    fitted to film reviews and Wikipedia in the vocabularies of SmolLM2 and Gemma 3.
+    """
+    return int(table * (1 - math.exp(-4 * tokens**0.62 * READ_AROUND / table)))
 
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,14 @@ def prepare(
     mask: str = DEFAULT_MASK,
     fraction: float = DEFAULT_FRACTION,
     recipe: dict[str, Any] | None = None,
+    to: Sequence[str] = ("executorch",),
     progress: Progress = lambda stage, done, total: None,
 ) -> Prepared:
     """Profile and export ``model`` into ``folder`` (by default a place in the cache).
 
     Args:
         recipe: fields of ``seedtune.export.recipe.Recipe`` that differ from its defaults.
+        to: formats of the programs.
 
     Raises:
         SeedtuneError: as profiling and export raise them.
@@ -61,6 +64,7 @@ def prepare(
         "mask": mask,
         "fraction": fraction,
         "recipe": recipe or {},
+        "to": list(to),
     }
     key = _key(job)
     folder = folder or default_cache() / "prepared" / key[:16]
@@ -129,6 +133,7 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
         fraction=job["fraction"],
         recipe=Recipe(**job["recipe"]),
         bounds=Bounds(**job["bounds"]),
+        to=job["to"],
         progress=noted,
     )
     profiled = began["quantise"] - began.get("profile", began["quantise"])

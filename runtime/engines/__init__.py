@@ -19,6 +19,8 @@ ENGINES = {
     "executorch-native": ".executorch_native",
     "executorch-binding": ".executorch_binding",
     "executorch-java": ".executorch_java",
+    "onnxruntime": ".onnxruntime",
+    "torch-int4": ".torch_int4",
 }
 """Name and module of each engine, in the order in which they are tried."""
 
@@ -35,7 +37,8 @@ def open_engine(
     Args:
         threads: ``auto`` measures once which count is fastest here and remembers it (see
             ``threads``), where the engine lets it be changed.
-        name: the engine to take, and no other.
+        name: the engine to take, and no other; where it runs on several devices, one of these
+            may follow behind a colon (``torch-int4:cuda``).
         memory_limit: bytes that this process may hold; see ``Tuner``.
 
     Raises:
@@ -45,15 +48,17 @@ def open_engine(
     reasons: list[str] = []
     for engine, module, program in engines_of(bundle, name):
         try:
+            device = _device(engine, module)
             count = (
-                choose_threads(bundle, engine, module, program, memory_limit)
+                choose_threads(bundle, engine, module, program, memory_limit, device)
                 if threads == "auto"
                 else threads
             )
-            opened = module.open(bundle, program, count, memory_limit)
+            opened = module.open(bundle, program, count, memory_limit, **device)
         except EngineUnavailable as error:
             reasons.append(f"{engine}: {error}")
             continue
+        opened.program = f"{program.format} ({program.activations})"[:60]  # fits a note
         if reasons:
             warnings.warn(f"falling back on {engine} ({'; '.join(reasons)})", stacklevel=2)
         return opened
@@ -61,14 +66,26 @@ def open_engine(
 
 
 def engine_module(name: str) -> EngineModule:
-    """The module of an engine; its library is not loaded yet.
+    """The module of an engine, whatever its device; its library is not loaded yet.
 
     Raises:
         EngineError: there is no engine of that name.
     """
-    if name not in ENGINES:
+    plain = name.partition(":")[0]
+    if plain not in ENGINES:
         raise EngineError(f"engine {name!r} is unknown; engines: {', '.join(ENGINES)}")
-    return cast(EngineModule, importlib.import_module(ENGINES[name], __package__))
+    return cast(EngineModule, importlib.import_module(ENGINES[plain], __package__))
+
+
+def _device(name: str, module: EngineModule) -> dict[str, str]:
+    """What a name asks of its engine besides itself, as an argument of ``EngineModule.open``."""
+    plain, colon, device = name.partition(":")
+    if not colon:
+        return {}
+    if device not in module.DEVICES:
+        known = ", ".join(f"{plain}:{each}" for each in module.DEVICES) or f"none but {plain}"
+        raise EngineError(f"engine {name!r} is unknown; take {known}")
+    return {"device": device}
 
 
 def engines_of(

@@ -72,6 +72,8 @@ class Engine(Protocol):
     """Width W of the hidden states; 0 if the program returns none."""
     adapter_shape: tuple[int, int] | None = None
     """``(D, S)`` of the adapter that the program takes; None if it takes none."""
+    program: str = ""
+    """Format and activations of the program, which a journal notes; set by ``open_engine``."""
 
     def score(
         self,
@@ -93,6 +95,11 @@ class Engine(Protocol):
                 program takes no adapter, or it fails.
         """
         ...
+
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes held, and bytes that could still be had, where activations lie; None if that is
+        this process's own memory."""
+        return None
 
     def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """An empty text, to be written under ``values`` float32 ``[K]`` and ``adapter``, as
@@ -126,6 +133,8 @@ class EngineModule(Protocol):
     """Of the programs that it runs, as manifests say it."""
     PROCESS_BYTES: int
     """What a process holds with its library and a bundle, before weights and activations."""
+    DEVICES: tuple[str, ...]
+    """What may be asked of it behind a colon, as in ``torch-int4:cuda``; empty: nothing."""
 
     def unavailable(self) -> str | None:
         """Why this machine cannot run it, and what to do; None if it can. Loads no library."""
@@ -136,13 +145,19 @@ class EngineModule(Protocol):
         ...
 
     def open(
-        self, bundle: Bundle, program: Program, threads: int | None, memory_limit: int | None
+        self,
+        bundle: Bundle,
+        program: Program,
+        threads: int | None,
+        memory_limit: int | None,
+        **device: str,
     ) -> Engine:
         """Open ``program``, of ``FORMAT``, from the files that were checked (``bundle.checked``).
 
         Args:
             threads: to use; None: the engine's own number, or what the process already has.
             memory_limit: bytes that this process may hold, for engines that can keep to it.
+            device: nothing, or ``device``, one of ``DEVICES``.
 
         Raises:
             EngineUnavailable: this machine lacks what it takes; the next engine is tried.

@@ -17,6 +17,7 @@ from .contract import Engine, EngineUnavailable, Scores, Text, check_request, ch
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
+DEVICES = ()
 
 
 def unavailable() -> str | None:

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle, Program
+from ..bundle import Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_request
+from .cached_text import CachedText
+from .contract import Engine, EngineUnavailable, Scores, Text, check_request, check_writing
 
 FORMAT = "executorch"
 PROCESS_BYTES = 210 * 10**6
 """Measured on a desktop JVM: 146 MB more than the native engine at SmolLM2's peak."""
+DEVICES = ()
 METHOD = "score"
+WRITING = "generate"
 _PACKAGE = "org.pytorch.executorch"
 _open_threads: list[int] = []
 """Thread counts that the open programs were asked for; 0: ExecuTorch's own choice. All share one
@@ -44,14 +47,19 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
     """See ``EngineModule``. Memory is kept to by the loop's passes alone."""
     file = program.files[0]
     with bundle.checked(file) as checked:
-        return JavaEngine(bundle, checked, threads, bundle.path / file)
+        return JavaEngine(bundle, checked, threads, bundle.path / file, program.generation)
 
 
 class JavaEngine(Engine):
     """Runs the method ``score`` through ``org.pytorch.executorch.Module``."""
 
     def __init__(
-        self, bundle: Bundle, program: Path, threads: int | None, shown: Path | None = None
+        self,
+        bundle: Bundle,
+        program: Path,
+        threads: int | None,
+        shown: Path | None = None,
+        generation: Generation | None = None,
     ) -> None:
         """Load ``program`` and its method, weights mapped from the file.
 
@@ -60,6 +68,7 @@ class JavaEngine(Engine):
             threads: of the pool that the process's programs share; by default what an open program
                 already set, else ExecuTorch's choice, the fast cores.
             shown: its name in errors, if not ``program``.
+            generation: what its ``generate`` takes, if it has one.
 
         Raises:
             EngineUnavailable: there is no bridge to Java, or no ExecuTorch behind it.
@@ -77,6 +86,8 @@ class JavaEngine(Engine):
         self._bounds, self._shown = bundle.bounds, shown or program
         self.entries, self.hidden_width = bundle.K, bundle.hidden_width
         self.adapter_shape = bundle.adapter_shape
+        self._generation, self._vocabulary = generation, bundle.vocab_size
+        self._zeros = np.zeros(self.adapter_shape or 0, np.float32)
         self._no_adapter: Any = None
         self._lock = threading.Lock()
         self._throwable: Any = java.jclass("java.lang.Throwable")
@@ -121,45 +132,76 @@ class JavaEngine(Engine):
         """See ``Engine``."""
         check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
         probes, scored = len(values), len(batch.positions)
-        shapes = [(probes, *batch.candidates.shape)]
+        shapes: list[tuple[int, ...]] = [(probes, *batch.candidates.shape)]
         if self.hidden_width:
             shapes.append((probes, scored, self.hidden_width))
-        request = (batch.tokens, batch.positions, batch.candidates, values)
+        request: list[NDArray[np.generic]] = [
+            batch.tokens,
+            batch.positions,
+            batch.candidates,
+            values,
+        ]
+        if self.adapter_shape is not None:
+            request.append(self._zeros if adapter is None else adapter)
+        found = self._run(METHOD, request, shapes)
+        return Scores(found[0], found[1] if self.hidden_width else None)
+
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+        """See ``Engine``."""
+        generation = check_writing(self._shown, self._generation, self, values, adapter)
+        with self._lock:
+            try:
+                if self._module is not None:
+                    self._module.loadMethod(WRITING)
+            except self._throwable as error:
+                raise self._failed("the program cannot be loaded", error) from error
+
+        def run(
+            inputs: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
+        ) -> list[NDArray[np.float32]]:
+            return self._run(WRITING, inputs, shapes)
+
+        inputs = [values[None], self._zeros if adapter is None else adapter]
+        return CachedText(run, generation, self._vocabulary, inputs)
+
+    def _run(
+        self,
+        method: str,
+        request: list[NDArray[np.generic]],
+        shapes: list[tuple[int, ...]],
+    ) -> list[NDArray[np.float32]]:
+        """The first results of a method, which have these shapes.
+
+        All inputs must be given: Java runs a program that lacks one on whatever was in memory.
+        """
         with self._lock:
             if self._module is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                inputs = [self._given(each) for each in request]
-                if self.adapter_shape is not None:
-                    inputs.append(self._adapter(adapter))
-                outputs = self._module.execute(METHOD, self._java.jarray(self._values)(inputs))
+                inputs = self._java.jarray(self._values)([self._given(each) for each in request])
+                outputs = self._module.execute(method, inputs)
                 if len(outputs) < len(shapes):
                     raise EngineError(
                         f"{self._shown}: returns {len(outputs)} results; export again"
                     )
-                found = [
+                return [
                     self._taken(output, shape)
                     for output, shape in zip(outputs, shapes, strict=False)
                 ]
             except self._throwable as error:
                 raise self._failed("the program failed", error) from error
-        return Scores(found[0], found[1] if self.hidden_width else None)
 
     def _given(self, array: NDArray[Any]) -> Any:
-        """A Java tensor with a copy of ``array`` (int64 or float32)."""
+        """A Java tensor with a copy of ``array`` (int64 or float32); that of no adapter is kept."""
+        if array is self._zeros and self._no_adapter is not None:
+            return self._no_adapter
         element = self._java.jlong if array.dtype == np.int64 else self._java.jfloat
         data = self._java.jarray(element)(np.ascontiguousarray(array).reshape(-1))
         shape = self._java.jarray(self._java.jlong)(np.array(array.shape, np.int64))
-        return self._values.from_(self._tensors.fromBlob(data, shape))
-
-    def _adapter(self, given: NDArray[np.float32] | None) -> Any:
-        """The adapter's tensor. There must be one: Java runs a program that lacks an input on
-        whatever was in memory. That of zeros is made once."""
-        if given is not None:
-            return self._given(given)
-        if self._no_adapter is None:
-            self._no_adapter = self._given(np.zeros(self.adapter_shape or 0, np.float32))
-        return self._no_adapter
+        tensor = self._values.from_(self._tensors.fromBlob(data, shape))
+        if array is self._zeros:
+            self._no_adapter = tensor
+        return tensor
 
     def _taken(self, output: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A copy of what is in a Java tensor of float32."""

@@ -27,6 +27,7 @@ from .threads import usable_cores
 FORMAT = "executorch"
 PROCESS_BYTES = 62 * 10**6
 """Measured: what remains of SmolLM2's 141 MB with an open program without its packed weights."""
+DEVICES = ()
 METHOD = "score"
 WRITING = "generate"
 _BINDING = "executorch.extension.pybindings._C"

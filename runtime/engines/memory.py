@@ -68,6 +68,7 @@ def fit_passes(
     *,
     limit: int | None = None,
     reserve: int = 0,
+    now: tuple[int, int] | None = None,
 ) -> Bounds:
     """Bounds of passes over ``examples`` that fit into memory.
 
@@ -79,11 +80,12 @@ def fit_passes(
         limit: bytes that this process may hold in all; by default what the system has left. A
             system that does not tell is taken to have enough.
         reserve: bytes that the process will take in addition.
+        now: bytes held and left (see ``Engine.memory``); by default this process's.
 
     Raises:
         TuningError: one example under one probe does not fit.
     """
-    held, free = resident_bytes(), available_bytes()
+    held, free = (resident_bytes(), available_bytes()) if now is None else now
     if held is None or (limit is None and free is None):
         return bounds
     room = min(each for each in (limit and limit - held, free) if each is not None) - reserve

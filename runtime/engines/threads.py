@@ -8,7 +8,9 @@ the cores.
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,12 @@ _TURNS = 3
 
 
 def choose_threads(
-    bundle: Bundle, name: str, module: EngineModule, program: Program, memory_limit: int | None
+    bundle: Bundle,
+    name: str,
+    module: EngineModule,
+    program: Program,
+    memory_limit: int | None,
+    device: Mapping[str, str] = MappingProxyType({}),
 ) -> int | None:
     """The thread count with the fastest pass: measured the first time, then remembered.
 
@@ -34,6 +41,7 @@ def choose_threads(
         name: of the engine, whose module is ``module``.
         memory_limit: bytes that this process may hold. Where not even a small pass fits, nothing
             is measured and one thread is the answer.
+        device: as ``EngineModule.open`` takes it.
 
     Returns:
         None where the engine cannot change it now, so that its own number stands.
@@ -44,13 +52,15 @@ def choose_threads(
     if not module.can_change_threads():
         return None
     cores = usable_cores()
-    file = default_cache() / "threads" / f"{bundle.sha256[:16]}-{name}-{cores}.json"
+    file = (
+        default_cache() / "threads" / f"{bundle.sha256[:16]}-{name.replace(':', '-')}-{cores}.json"
+    )
     known = _read(file, cores)
     if known is not None:
         return known
     try:
         seconds = {
-            count: _pass_seconds(bundle, module, program, count, memory_limit)
+            count: _pass_seconds(bundle, module, program, count, memory_limit, device)
             for count in candidates(cores)
         }
     except TuningError:
@@ -95,7 +105,12 @@ def _read(file: Path, cores: int) -> int | None:
 
 
 def _pass_seconds(
-    bundle: Bundle, module: EngineModule, program: Program, threads: int, memory_limit: int | None
+    bundle: Bundle,
+    module: EngineModule,
+    program: Program,
+    threads: int,
+    memory_limit: int | None,
+    device: Mapping[str, str],
 ) -> float:
     """The least of some passes as the loop makes them: short rows, all probes that fit.
 
@@ -105,9 +120,9 @@ def _pass_seconds(
     length = min(32, bundle.bounds.length)
     last = np.array([[0, length - 1]])
     row = Encoded(np.zeros((1, length), np.int64), last, np.zeros((1, 1), np.int64), gold=0)
-    with module.open(bundle, program, threads, memory_limit) as engine:
+    with module.open(bundle, program, threads, memory_limit, **device) as engine:
         memory = PassMemory.of_bundle(bundle)
-        passes = fit_passes(bundle.bounds, memory, [row], limit=memory_limit)
+        passes = fit_passes(bundle.bounds, memory, [row], limit=memory_limit, now=engine.memory())
         rows = min(passes.tokens // length, passes.positions)
         batch = Batch(
             tokens=np.zeros((rows, length), np.int64),

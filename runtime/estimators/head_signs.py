@@ -30,8 +30,8 @@ from .estimator import Facts, Ground, Look, Measured, Shape
 MOMENTUM, KEPT = 0.9, 0.95
 PULL, PULL_SHARE = 12.0, 0.5
 """Weight of the divergence from the untouched model on generic text, and tokens of it over those of
-the batch. SmolLM2, one sender, after 50 steps: weight 6 gains 2 % more and moves other text by
-1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``)."""
+the batch. SmolLM2, one sender, after 50 steps: weight 6 gains 2 % more and moves the same part of
+other text by 1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``)."""
 LEAST_BATCH, STEPS_A_PASS = 4, 50
 """Few messages come in smaller batches: 200 messages of two people gained a quarter more in
 batches of 4 than of 16."""

@@ -18,6 +18,8 @@ from .format import Change, End, Evaluation, Header, Note, Record, Reference, Si
 
 GUARD_WINDOW = 64
 """Steps whose scalars the runaway guard remembers."""
+PROGRAM = "program"
+"""Where a header's ``extra`` has ``Engine.program``; a note ``program: ..`` tells of another."""
 
 
 class Evaluated(NamedTuple):
@@ -38,6 +40,9 @@ class History:
             _ = self.settings.resolved_eps, self.settings.resolved_steps
             self.facts: Facts = facts_of(self.settings)
             """Of the run's estimator."""
+            noted = (header.extra or {}).get(PROGRAM)
+            self.program = noted if isinstance(noted, str) else None
+            """Whose losses the steps are from now on (see ``Engine.program``), if it was noted."""
             self.higher_is_better = bool(header.metric["higher_is_better"])
             self.steps = header.first_step
             """Steps done, skipped ones included; the number of the next step."""
@@ -89,6 +94,8 @@ class History:
             self._change(record)
         elif isinstance(record, Note):
             self.notes.append((self.steps, record.text))
+            if record.text.startswith(f"{PROGRAM}: "):
+                self.program = record.text.removeprefix(f"{PROGRAM}: ")
         elif isinstance(record, End):
             # Whoever starts again has had the advice: a fresh count.
             self.skips_in_row = 0

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from ..bundle.exported_values import values_sha256
 from ..engines import Engine
 from ..engines.memory import fit_passes
-from ..errors import TuningError
+from ..errors import TuningError, warn
 from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
-from ..journal.history import History, rounded
+from ..journal.history import PROGRAM, History, rounded
 from ..journal.start import Start
 from ..scoring.batch_loss import BatchLook
 from ..scoring.evaluation import Evaluation, evaluate
@@ -165,11 +165,22 @@ class Tuner:
             allow_changes=allow_changes,
         )
         try:
+            self._note_program(run)
             self._fit_passes(run.estimator)
         except TuningError:
             run.close()
             raise
         return run
+
+    def _note_program(self, run: LiveRun) -> None:
+        """Say, and note in the journal, that losses come from another program from now on."""
+        before, now = run.history.program, self._engine.program
+        if before and now and before != now:
+            warn(
+                f"{run.writer.path}: the run goes on with the program {now}; its steps so far are "
+                f"by {before}, whose losses differ by rounding (--engine chooses)"
+            )
+            run.commit(journal.Note(f"{PROGRAM}: {now}"))
 
     @property
     def ground(self) -> Ground:
@@ -198,6 +209,7 @@ class Tuner:
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
                 reserve=estimator.memory_bytes(len(self._train)) + self._text_bytes(estimator),
+                now=self._engine.memory(),
             )
 
     def _text_bytes(self, estimator: Estimator) -> int:
@@ -212,6 +224,8 @@ class Tuner:
         self, settings: Settings, task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
         extra: dict[str, Any] = {"examples": len(self._train)}
+        if self._engine.program:
+            extra[PROGRAM] = self._engine.program
         settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
         shape = None if fixes is None else fixes(self.ground)

@@ -77,6 +77,12 @@ def results(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
             batch, values = requests[0]
             moved = [model.engine.score(batch, values, a).logp for a in (adapter, 0 * adapter)]
             found["adapter"] = [hashlib.sha256(each.tobytes()).hexdigest() for each in moved]
+        if model.bundle.program("executorch").generation is not None:
+            text = model.engine.text(model.bundle.values.astype(np.float32))
+            seen = [text.read([3, 4, 5]), text.read([6])]
+            text.rewind(2)
+            seen.append(text.read([7]))
+            found["written"] = [hashlib.sha256(each.tobytes()).hexdigest() for each in seen]
         if name == "executorch-java":
             found |= only_java(model, requests)
     return found

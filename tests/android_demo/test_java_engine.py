@@ -66,6 +66,10 @@ class TestOnAJvm:
         assert java["adapter"] == native["adapter"]
         assert java["adapter"][1] == java["scores"][0][0] != java["adapter"][0]
 
+    def test_it_writes_what_the_native_engine_writes(self, java: Any, native: Any) -> None:
+        assert java["written"] == native["written"]
+        assert len(set(java["written"])) == 3
+
     def test_journals_and_values_equal_the_native_engines(self, java: Any, native: Any) -> None:
         assert java["runs"] == native["runs"]
         assert len(java["runs"]) == 3

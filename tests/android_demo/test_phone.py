@@ -81,6 +81,7 @@ def test_writing(live: Any) -> None:
     assert progress["evaluations"][-1][2] < progress["evaluations"][0][2]
     predicted = found["predicted"]
     assert predicted["after"]["perplexity"] < predicted["before"]["perplexity"]
+    assert predicted["after"]["written"] and "written" not in predicted["before"]
     assert found["again"] == found["hash"]
     assert found["stopped"] == ["stopped", False]
 

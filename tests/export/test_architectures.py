@@ -1,6 +1,7 @@
 """Every architecture in scope, on a tiny random configuration: surgery is exact, and the exported
-program follows the eager int4 model."""
+programs follow the eager int4 model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,21 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
 from block_states import block_states, mean_so_far
+from seedtune.export.lower import onnx as onnx_form
+from seedtune.export.lower import torch_graph as torch_form
+from seedtune.export.lower.int4_operator import through_int4_operator_
 from seedtune.export.lower.lower import lower, trace
+from seedtune.export.lower.stored_weights import FILE, StoredWeights
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
+from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
+from seedtune.runtime.engines.onnxruntime import OnnxEngine
+from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.tasks import Batch
 
 
@@ -144,3 +152,68 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
         found, hidden = score(engine, *other)
         assert np.abs(found - wanted.numpy()).mean() < 0.05
         assert np.abs(hidden - states.numpy()).mean() < 0.05
+
+
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("Llama", "Qwen2", "Qwen3")]
+ODD = ["Gemma3", "OPT"]
+"""With what no other has: windows, a cap on logits, biases, rows of all probes as one."""
+
+
+def written(form: Any, traced: Any, folder: Path) -> Path:
+    weights = StoredWeights()
+    made = form(traced, weights)
+    places, data = weights.placed(None)
+    assert data is not None
+    (folder / FILE).write_bytes(data)
+    described, content = made.serialised(places)
+    assert described.files[1:] == (FILE,)
+    (folder / described.files[0]).write_bytes(content)
+    return folder / described.files[0]
+
+
+def other_form(name: str) -> tuple[Any, Any, Any]:
+    """The eager program, its values, and inputs with values that matter and an adapter."""
+    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), BOUNDS, Recipe())
+    quantise_linears_(program)
+    through_int4_operator_(program)
+    *request, rows = inputs(surgery.values, probes=3)
+    generator = torch.Generator().manual_seed(2)
+    rows[1] += 0.5 * torch.randn(len(surgery.values), generator=generator)
+    adapter = 0.1 * torch.randn(program.adapter_shape, generator=generator)
+    example = example_inputs(BOUNDS, len(surgery.values), 96, program.adapter_shape)
+    return program, trace(program, example, BOUNDS), (*request, rows, adapter)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
+    program, traced, request = other_form(name)
+    file = written(torch_form.TorchProgram, traced, tmp_path)
+    run = TorchProgram(
+        file.read_bytes(), {FILE: tmp_path / FILE}, torch.device("cpu"), torch.float32, file
+    )
+    with torch.no_grad():
+        wanted = program(*request)
+    for found, own in zip(run.run(request), wanted, strict=True):
+        torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+    assert (wanted[0][1] - wanted[0][0]).abs().mean() > 0.05, "the values must matter"
+    nodes = json.loads(file.read_bytes())["nodes"]
+    added = sum(each[1] == "seedtune.add_product" for each in nodes)
+    sparse = sum(isinstance(module, SensitiveLinear) for module in program.modules())
+    assert added == sparse, "each sparse term is added in place"
+
+
+@pytest.mark.parametrize("name", [*ODD, *OTHERS])
+def test_the_onnx_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
+    program, traced, request = other_form(name)
+    file = written(onnx_form.OnnxProgram, traced, tmp_path)
+    with torch.no_grad():
+        wanted = program(*request)
+    tokens, positions, candidates, values, adapter = (each.numpy() for each in request)
+    batch = Batch(tokens, positions, candidates, gold=np.zeros(len(tokens), np.int64))
+    with OnnxEngine(file, BOUNDS, 1) as engine:
+        found = engine.score(batch, values, adapter)
+        np.testing.assert_allclose(found.logp, wanted[0].numpy(), atol=1e-3)
+        np.testing.assert_allclose(found.hidden, wanted[1].numpy(), atol=1e-3)
+        assert np.array_equal(found.logp[0], found.logp[2])
+        one = Batch(tokens[:1, :2], positions[3:] % 2, candidates[:1, :1], gold=batch.gold[:1])
+        assert engine.score(one, values[:1]).logp.shape == (1, 1, 1)

@@ -13,9 +13,11 @@ FLOORS = [
     "profile",
     "program",
     "quantise",
+    "text",
     "lower",
     "directions",
     "export",
+    "merge",
 ]
 """From the bottom up."""
 

@@ -650,7 +650,7 @@ WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field":
         (TASK, True, False, "readout"),
         (TASK, False, True, "gauss-newton"),
         (TASK, False, False, "per-example"),
-        (WHOLE_TEXTS, True, True, "per-example"),
+        (WHOLE_TEXTS, True, True, "text-head"),
     ],
 )
 def test_the_estimator_is_the_best_that_task_and_bundle_allow(

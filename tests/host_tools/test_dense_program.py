@@ -14,7 +14,7 @@ def test_a_damaged_program_is_lowered_again(
 ) -> None:
     made = []
 
-    def lower(function: Any, model: str, bounds: Any, file: Path) -> None:
+    def lower(function: Any, model: str, bounds: Any, generation: Any, file: Path) -> None:
         made.append(file)
         with workplace(file) as work:
             (work / file.name).write_bytes(b"program" * 1000)
@@ -22,7 +22,8 @@ def test_a_damaged_program_is_lowered_again(
 
     monkeypatch.setattr(module, "run_in_child", lower)
     monkeypatch.setattr(module, "fetch", lambda name: tmp_path)
-    base: Any = SimpleNamespace(folder=tmp_path, bundle=SimpleNamespace(bounds=None))
+    bundle = SimpleNamespace(bounds=None, programs=[SimpleNamespace(generation=None)])
+    base: Any = SimpleNamespace(folder=tmp_path, bundle=bundle)
     file = module.dense_program(base)
     assert module.dense_program(base) == file == tmp_path / "dense.pte" and len(made) == 1
     file.write_bytes(file.read_bytes()[:1000])

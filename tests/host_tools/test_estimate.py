@@ -129,6 +129,19 @@ def test_tuning_holds_what_its_estimator_learns_from(shape):
     assert of("two-point", 1).seconds == 2 * of("readout", 1).seconds
 
 
+def test_a_larger_tokenizer_counts_on_both_sides(shape):
+    large = dataclasses.replace(shape, tokenizer_bytes=33_000_000)  # as of Gemma 3
+    assert tuning(large).bytes - tuning(shape).bytes > 250e6
+    assert estimate_export(large).bytes - estimate_export(shape).bytes > 250e6
+    assert estimate_profile(large, speed=SPEED).components["a larger tokenizer"] > 250e6
+
+
+def test_the_table_comes_in_as_tokens_occur(shape):
+    wide = dataclasses.replace(shape, vocabulary=262_144, hidden=640)
+    few, many = (tuning(wide, examples=n).components["embedding table"] for n in (10, 100_000))
+    assert 5e6 < few < 30e6 and many == pytest.approx(262_144 * 644, rel=0.01)
+
+
 def test_rounding_to_the_nearest_takes_no_text(shape):
     wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes the most
     gptq, nearest = estimate_export(wide), estimate_export(wide, rounding="nearest")

@@ -179,7 +179,7 @@ def test_several_programs_share_files(tmp_path: Path) -> None:
     programs = [
         PROGRAM,
         Program("onnx", ("model.onnx", "weights.safetensors"), "float32", {"score": {}}),
-        Program("torch", ("weights.safetensors",), "bf16", {"score": {}, "generate": {"rows": 1}}),
+        Program("torch", ("weights.safetensors",), "bf16", {"score": {}, "other": {"rows": 1}}),
     ]
     files: dict[str, bytes | Path] = {
         "program.pte": b"one",

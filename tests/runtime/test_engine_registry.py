@@ -132,7 +132,7 @@ class TestToy:
         told = bad(6, "evaluate", toy.path, "--data", rows, "--engine", "tpu")
         assert told == (
             "engine 'tpu' is unknown; engines: executorch-native, executorch-binding, "
-            "executorch-java, toy"
+            "executorch-java, onnxruntime, torch-int4, toy"
         )
         plain = write_tiny_bundle(tmp_path / "plain").path
         told = bad(6, "evaluate", plain, "--data", rows, "--engine", "toy")

@@ -282,17 +282,19 @@ class App:
         """The tuned model's answer beside the model's as it came.
 
         For messages the kind and how sure; for writing how many words it would hesitate between
-        at each (perplexity).
+        at each (perplexity), and how it goes on, where the bundle can write.
         """
         with self._lock:
             if self._session is not None and self._session.kind != kind:
                 raise TuningError("it is learning something else; stop that first")
             model = self._tuned(kind)
             row = {"text": text.strip()}
-            after = model.predict(row)
+            after = _shown(model.predict(row))
+            if kind == WRITE and model.bundle.generation is not None:
+                after["written"] = "".join(model.generate(row["text"], max_tokens=32))
             model.values = Start.of(model.bundle).values
             before = model.predict(row)
-            return {"before": _shown(before), "after": _shown(after), "step": model.step}
+            return {"before": _shown(before), "after": after, "step": model.step}
 
     @_answered
     def wipe(self) -> None:

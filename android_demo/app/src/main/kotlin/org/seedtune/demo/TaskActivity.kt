@@ -138,7 +138,8 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         text(R.id.answer).text = if (sorting) {
             getString(R.string.answer_sort, before.getString("answer"), after.getString("answer"), 100 * after.getDouble("sure"))
         } else {
-            getString(R.string.answer_write, before.getDouble("perplexity"), after.getDouble("perplexity"))
+            getString(R.string.answer_write, before.getDouble("perplexity"), after.getDouble("perplexity")) +
+                "\n\n" + after.optString("written")
         }
     }
 

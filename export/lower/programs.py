@@ -1,0 +1,112 @@
+"""All programs of a bundle from one quantised module: each form an engine's, the weights once."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from seedtune.runtime.bundle import Bounds, Program
+from seedtune.runtime.errors import ModelError
+
+from ..program.generate_program import GenerateProgram
+from ..program.score_program import ScoreProgram
+from .lower import GENERATE, SCORE, lower, trace, trace_generate
+from .stored_weights import FILE as WEIGHTS
+from .stored_weights import StoredWeights
+
+FORMATS = ("executorch", "onnx", "torch")
+"""Of programs, in the order in which they are made."""
+FILE = "program.pte"
+HOLD_WEIGHTS = (FILE, WEIGHTS)
+"""Files that may hold the int4 weights; of those that there are, the first does."""
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); stages: ``trace lower``, and ``onnx torch`` for these."""
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats in their order, once each.
+
+    Raises:
+        ModelError: one is unknown, none is given, or what writes it is not installed.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ModelError(f"unknown program format {name!r}; take {', '.join(FORMATS)}")
+    if not formats:
+        raise ModelError(f"no program format; take {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        try:
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ModelError(
+                f"writing ONNX takes {error.name}; pip install 'seedtune[onnx-export]'"
+            ) from error
+    return tuple(name for name in FORMATS if name in formats)
+
+
+def lower_to(
+    formats: Sequence[str],
+    program: ScoreProgram,
+    example: tuple[torch.Tensor, ...],
+    bounds: Bounds,
+    writing: GenerateProgram | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[list[Program], dict[str, bytes]]:
+    """The programs of ``formats`` and the files that they name; changes ``program``.
+
+    Args:
+        program: quantised.
+        example: inputs inside ``bounds`` (see ``example_inputs``).
+        writing: a method of ExecuTorch's program besides ``score``.
+
+    Raises:
+        ModelError: as ``check_formats``, or a program cannot take a form.
+    """
+    formats = check_formats(formats)
+    programs: list[Program] = []
+    files: dict[str, bytes] = {}
+    if "executorch" in formats:
+        methods: dict[str, dict[str, Any]] = {SCORE: {}}
+        traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
+        if writing is not None:
+            vocabulary = program.embedding.weight.shape[0]
+            traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
+            methods[GENERATE] = {
+                "chunk": writing.bounds.chunk,
+                "context": writing.bounds.context,
+                "cache": [list(shape) for shape in writing.shapes],
+            }
+        progress("lower", 0, 100)
+        files[FILE] = lower(traced, partial(progress, "lower"))
+        programs.append(Program("executorch", (FILE,), "int8 per token", methods))
+        traced.clear()
+    others = [name for name in formats if name != "executorch"]
+    if others:
+        from .int4_operator import through_int4_operator_
+
+        through_int4_operator_(program)
+        again = "trace again" if programs else "trace"
+        exported = trace(program, example, bounds, partial(progress, again))
+        weights, made = StoredWeights(), []
+        # A head for text reads them, and a program may hold its scales in another form.
+        for name, tensor in program.head.named_buffers():
+            weights.add(f"head.{name}", tensor)
+        for name in others:
+            progress(name, 0, 1)
+            if name == "onnx":
+                from . import onnx as form
+
+                made.append((form.FILE, form.OnnxProgram(exported, weights)))
+            else:
+                from . import torch_graph as form
+
+                made.append((form.FILE, form.TorchProgram(exported, weights)))
+            progress(name, 1, 1)
+        places, written = weights.placed(next(iter(files.items()), None))
+        if written is not None:
+            files[WEIGHTS] = written
+        for file, each in made:
+            described, files[file] = each.serialised(places)
+            programs.append(described)
+    return programs, files

@@ -1,0 +1,98 @@
+"""Where the tensors of ONNX and torch programs stand: once, in a file that all of them point into.
+
+What ``program.pte`` holds already, the int4 codes above all, stays there: programs point at those
+bytes. The rest goes into one safetensors file.
+"""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save
+
+FILE = "weights.safetensors"
+_LEAST = 4096
+"""Bytes of a tensor that is looked for in another file: small ones repeat by chance."""
+_ALIGNED = 16
+"""Bytes that the place of a tensor in a file must divide by, for readers that map it."""
+_NEEDLE = 64
+
+
+class Place(NamedTuple):
+    """Bytes of one file of the bundle."""
+
+    file: str
+    offset: int
+    bytes: int
+
+
+class StoredWeights:
+    """Collects the tensors of all programs, then says where each stands."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._by_content: dict[object, str] = {}
+
+    def add(self, name: str, tensor: torch.Tensor) -> str:
+        """Keep a tensor; returns the name to ask for, another's if that has the same content,
+        in whatever shape."""
+        tensor = tensor.detach().contiguous()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes:  # a part of another
+            tensor = tensor.clone()
+        content = (tensor.dtype, hashlib.sha256(_bytes(tensor)).digest())
+        if content in self._by_content:
+            return self._by_content[content]
+        if name in self._tensors:  # one program folded something into it
+            name = f"{name}.{len(self._tensors)}"
+        self._tensors[name] = tensor
+        self._by_content[content] = name
+        return name
+
+    def placed(self, other: tuple[str, bytes] | None) -> tuple[dict[str, Place], bytes | None]:
+        """The place of every tensor by name, and the bytes of ``FILE``; None if it is not needed.
+
+        Args:
+            other: name and bytes of a file that holds some of them already.
+        """
+        places: dict[str, Place] = {}
+        if other is not None:
+            file, held = other
+            last = 0
+            for name, tensor in self._tensors.items():
+                found = _find(_bytes(tensor), held, last)
+                if found is not None:
+                    places[name] = Place(file, found, tensor.nbytes)
+                    last = found
+        left = {name: tensor for name, tensor in self._tensors.items() if name not in places}
+        if not left:
+            return places, None
+        written = save(left)
+        size = int.from_bytes(written[:8], "little")
+        header = json.loads(written[8 : 8 + size])
+        for name in left:
+            begin, end = header[name]["data_offsets"]
+            places[name] = Place(FILE, 8 + size + begin, end - begin)
+        return places, written
+
+
+def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _find(data: npt.NDArray[np.uint8], held: bytes, start: int) -> int | None:
+    """Where ``held`` has the bytes of a tensor; from ``start`` on first, since files of one model
+    have about the same order."""
+    if data.size < _LEAST:
+        return None
+    needle = data[:_NEEDLE].tobytes()
+    view = np.frombuffer(held, np.uint8)
+    for begin, end in ((start, len(held)), (0, start + _NEEDLE)):
+        at = held.find(needle, begin, end)
+        while at >= 0:
+            if at % _ALIGNED == 0 and np.array_equal(view[at : at + data.size], data):
+                return at
+            at = held.find(needle, at + 1, end)
+    return None

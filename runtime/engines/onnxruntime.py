@@ -1,0 +1,193 @@
+"""Engine over ONNX Runtime: one wheel for Linux, Windows and macOS, no compiler, no torch.
+
+The program keeps activations in float32, so that its losses are all but free of noise (3e-6 under
+perturbations of 1e-4, where int8 activations have 1e-2): small eps mean something here.
+
+Tested on the CPU. Other devices are ONNX Runtime's own providers; a wheel that has them and the
+int4 product (``MatMulNBits``) should run the program, but none was at hand to try.
+"""
+
+import importlib.util
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bounds, Bundle, Program
+from ..errors import EngineError
+from ..tasks import Batch
+from .contract import Engine, EngineUnavailable, Scores, check_request, check_sizes
+from .threads import usable_cores
+
+FORMAT = "onnx"
+PROCESS_BYTES = 70 * 10**6
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+}
+DEVICES = tuple(_PROVIDERS)
+_OLDEST = (1, 20)
+"""Of the versions that the program was tried with."""
+_INSTALL = f"pip install 'onnxruntime>={_OLDEST[0]}.{_OLDEST[1]}'"
+_OLD = ("not a registered function/op", "max supported IR version", "under development")
+"""What older versions say of a program that is too new for them."""
+_INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2, "adapter": 2}
+_OUTPUTS = {"logp": 3, "hidden": 3}
+
+
+def unavailable() -> str | None:
+    """See ``EngineModule``."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return f"onnxruntime is not installed; {_INSTALL}"
+    return None
+
+
+def can_change_threads() -> bool:
+    """Always: a session has threads of its own."""
+    return True
+
+
+def open(
+    bundle: Bundle,
+    program: Program,
+    threads: int | None,
+    memory_limit: int | None,
+    device: str = "cpu",
+) -> Engine:
+    """See ``EngineModule``. Memory is kept to by the loop's passes alone.
+
+    Args:
+        device: one of ``DEVICES``; all but the CPU are untested.
+    """
+    reason = unavailable()
+    if reason is not None:
+        raise EngineUnavailable(reason)
+    with ExitStack() as opened:
+        for name in program.files:
+            opened.enter_context(bundle.checked(name))
+            _refuse_link(bundle.path, name)
+        engine = OnnxEngine(bundle.path / program.files[0], bundle.bounds, threads, device)
+    try:
+        for name in program.files:  # opened by name: was each still the one that was checked?
+            with bundle.checked(name):
+                pass
+        check_sizes(bundle, program.files[0], engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+class OnnxEngine(Engine):
+    """Runs a program's graph; see ``Engine`` for the contract."""
+
+    def __init__(
+        self, program: Path, bounds: Bounds, threads: int | None, device: str = "cpu"
+    ) -> None:
+        """Open ``program``, whose tensors stand in files beside it.
+
+        Args:
+            threads: of the session; by default the cores that this process may run on.
+
+        Raises:
+            EngineUnavailable: onnxruntime cannot be imported, is too old or lacks the device.
+            EngineError: the program is refused.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineUnavailable(f"onnxruntime cannot be imported ({error})") from error
+        version = onnxruntime.__version__
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+            raise EngineUnavailable(f"onnxruntime {version} is too old; {_INSTALL}")
+        provider = _PROVIDERS[device]
+        there = onnxruntime.get_available_providers()
+        if provider not in there:
+            raise EngineUnavailable(
+                f"onnxruntime {version} has no {provider} here, only {', '.join(there)}; install "
+                "a build of it that has, or leave the device away"
+            )
+        self._lock = threading.Lock()
+        self._bounds, self._shown = bounds, program
+        self.threads = threads or usable_cores()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3  # its warnings are for whoever wrote the graph
+        # Sizes differ from pass to pass, so that a plan of one does not fit the next. The arena
+        # stays: without it SmolLM2's peak was 252 MB, not 202, and a pass took 1.2 times as long.
+        options.enable_mem_pattern = False
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                program, options, providers=[provider]
+            )
+        except Exception as error:  # it raises many kinds, all of them its own
+            reason = _first_line(error)
+            if any(part in reason for part in _OLD):
+                raise EngineError(
+                    f"{program}: onnxruntime {version} is too old for it ({reason}); "
+                    "pip install --upgrade onnxruntime"
+                ) from error
+            raise EngineError(f"{program}: onnxruntime cannot open it: {reason}") from error
+        if provider not in self._session.get_providers():
+            self.close()
+            raise EngineUnavailable(f"onnxruntime {version} could not start {provider}")
+        inputs = {each.name: each.shape for each in self._session.get_inputs()}
+        outputs = {each.name: each.shape for each in self._session.get_outputs()}
+        for what, found, wanted in (("takes", inputs, _INPUTS), ("returns", outputs, _OUTPUTS)):
+            if {name: len(shape) for name, shape in found.items()} != wanted:
+                self.close()
+                raise EngineError(f"{program}: {what} {', '.join(found)}, not {', '.join(wanted)}")
+        self.entries, self.hidden_width = inputs["values"][1], outputs["hidden"][2]
+        width, states = inputs["adapter"]
+        self.adapter_shape = (width, states)
+        self._no_adapter = np.zeros((width, states), np.float32)
+
+    def close(self) -> None:
+        """Free the program. Safe to repeat."""
+        self._session = None
+
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
+        """See ``Engine``."""
+        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        inputs = {
+            "tokens": batch.tokens,
+            "positions": batch.positions,
+            "candidates": batch.candidates,
+            "values": values,
+            "adapter": self._no_adapter if adapter is None else adapter,
+        }
+        given = {name: np.ascontiguousarray(each) for name, each in inputs.items()}
+        with self._lock:
+            if self._session is None:
+                raise EngineError(f"{self._shown}: the program is closed")
+            try:
+                logp, hidden = self._session.run(list(_OUTPUTS), given)
+            except Exception as error:
+                reason = _first_line(error)
+                raise EngineError(f"{self._shown}: the program failed: {reason}") from error
+        return Scores(logp, hidden)
+
+
+def _refuse_link(folder: Path, name: str) -> None:
+    """onnxruntime reads no tensors behind a link that leaves the program's folder."""
+    target = (folder / name).resolve()
+    if target.parent != folder.resolve():
+        raise EngineError(
+            f"{folder / name}: is a link to {target}, and onnxruntime follows none out of the "
+            f"bundle's folder; copy the bundle (cp -rL {folder} COPY)"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

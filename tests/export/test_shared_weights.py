@@ -1,0 +1,71 @@
+"""Methods of one program hold their weights once, in the file and in memory, and each its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from seedtune.export.lower.lower import lower
+from seedtune.export.quantise.int4 import quantise_linears_
+from seedtune.runtime.engines.executorch_native import NativeProgram
+from seedtune.runtime.engines.system_memory import resident_bytes
+from torch import nn
+from torch.export import ExportedProgram, export
+
+WIDTH = 4096
+WEIGHTS = WIDTH * WIDTH // 2
+
+
+class Sum(nn.Module):
+    def __init__(self, linear: nn.Module, more: float) -> None:
+        super().__init__()
+        self.linear, self.more = linear, more
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.more
+
+
+def method(linear: nn.Module, more: float) -> ExportedProgram:
+    return export(Sum(linear, more), (torch.ones(1, linear.in_features),))
+
+
+def int4(width: int, scale: float = 1.0) -> nn.Linear:
+    torch.manual_seed(0)
+    linear = nn.Linear(width, width, bias=False).requires_grad_(False)
+    linear.weight.mul_(scale)
+    quantise_linears_(Sum(linear, 0.0))
+    return linear
+
+
+def test_a_second_method_costs_no_second_weights(tmp_path: Path) -> None:
+    linear = int4(WIDTH)
+    one = lower({"score": method(linear, 0.0)})
+    both = lower({"score": method(linear, 0.0), "generate": method(linear, 1.0)})
+    assert len(one) > WEIGHTS and len(both) - len(one) < 0.01 * WEIGHTS
+    file = tmp_path / "program.pte"
+    file.write_bytes(both)
+    program = NativeProgram(file, threads=1)
+    x = np.random.default_rng(0).standard_normal((1, WIDTH), np.float32)
+    program.load("score")
+    before = resident_bytes()
+    program.load("generate")
+    after = resident_bytes()
+    (plain,) = program.run("score", [x], (1, WIDTH))
+    (more,) = program.run("generate", [x], (1, WIDTH))
+    program.close()
+    assert np.array_equal(plain + 1, more)
+    assert before is not None and after is not None
+    assert after - before < 0.3 * WEIGHTS, "packed twice"
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.25])
+def test_equal_codes_of_other_scales_are_another_weight(tmp_path: Path, scale: float) -> None:
+    methods = {"score": method(int4(64), 0.0), "generate": method(int4(64, scale), 0.0)}
+    file = tmp_path / "program.pte"
+    file.write_bytes(lower(methods))
+    program = NativeProgram(file, threads=1)
+    x = np.random.default_rng(0).standard_normal((1, 64), np.float32)
+    (one,) = program.run("score", [x], (1, 64))
+    (other,) = program.run("generate", [x], (1, 64))
+    program.close()
+    assert np.allclose(other, scale * one, rtol=1e-3, atol=1e-4)

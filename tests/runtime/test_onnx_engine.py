@@ -1,0 +1,253 @@
+"""The ONNX engine: one line for all that can be wrong, no torch, and the loop from end to end."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from command_line import bad, call, good
+from exported_bundle import request
+from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.engines import onnxruntime as module
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.contract import EngineUnavailable
+from seedtune.runtime.errors import BundleError, EngineError
+from tiny_bundle import TASK
+
+MOST = {"rows": 8, "length": 32, "scored": 48, "choices": 4, "probes": 2}
+SOME = {"rows": 3, "length": 20, "scored": 9, "choices": 3, "probes": 2}
+
+
+@pytest.fixture
+def copy(reach: Bundle, tmp_path: Path) -> Bundle:
+    shutil.copytree(reach.path, tmp_path / "b")
+    return open_bundle(tmp_path / "b")
+
+
+class TestScores:
+    def test_equal_probes_are_equal_to_the_bit(self, reach: Bundle) -> None:
+        batch, values = request(reach, **MOST)
+        values[:] = values[0]
+        for threads in (1, 2):
+            with open_engine(reach, threads, name="onnxruntime") as engine:
+                found = engine.score(batch, values)
+                assert found.hidden is not None
+                np.testing.assert_array_equal(found.logp[0], found.logp[1])
+                np.testing.assert_array_equal(found.hidden[0], found.hidden[1])
+                kept = found.logp.copy()
+                np.testing.assert_array_equal(engine.score(batch, values).logp, kept)
+                engine.score(batch, values + 1)
+                np.testing.assert_array_equal(found.logp, kept)  # the caller's own
+
+    def test_small_perturbations_are_no_noise(self, reach: Bundle) -> None:
+        """int8 activations round them into steps of 1e-2; here the loss follows its slope."""
+        batch, values = request(reach, **SOME)
+        direction = np.sign(values[1] - values[0])
+        slopes = []
+        with open_engine(reach, 1, name="onnxruntime") as engine:
+            for eps in (1e-2, 1e-3):
+                rows = np.stack([values[0] + eps * direction, values[0] - eps * direction])
+                up, down = engine.score(batch, rows.astype(np.float32)).logp.mean(axis=(1, 2))
+                slopes.append((up - down) / (2 * eps))
+        assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
+
+    def test_a_call_from_another_thread_waits(self, reach: Bundle) -> None:
+        asked = request(reach, **SOME)
+        with open_engine(reach, 1, name="onnxruntime") as engine:
+            wanted = engine.score(*asked).logp
+            found: list[Any] = []
+            work = [
+                threading.Thread(target=lambda: found.append(engine.score(*asked).logp))
+                for _ in range(4)
+            ]
+            for each in work:
+                each.start()
+            for each in work:
+                each.join()
+        for each in found:
+            np.testing.assert_array_equal(each, wanted)
+        assert len(found) == 4
+
+    def test_what_the_program_cannot_take_is_refused(self, reach: Bundle) -> None:
+        batch, values = request(reach, **SOME)
+        with open_engine(reach, 1, name="onnxruntime") as engine:
+            with pytest.raises(EngineError, match="values has 167 columns"):
+                engine.score(batch, values[:, 1:])
+            wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
+            with pytest.raises(EngineError, match=r"program\.onnx: the program failed: .*") as told:
+                engine.score(wrong, values)
+            assert "\n" not in str(told.value)
+            assert engine.score(batch, values[:, ::1]).logp.shape == (2, 9, 3)
+        with pytest.raises(EngineError, match=r"program\.onnx: the program is closed"):
+            engine.score(batch, values)
+        engine.close()
+
+
+class TestOpening:
+    @pytest.mark.parametrize("file", ["program.onnx", "program.pte", "weights.safetensors"])
+    def test_a_file_that_is_cut_or_altered(self, copy: Bundle, file: str) -> None:
+        path = copy.path / file
+        data = path.read_bytes()
+        path.write_bytes(data[:-100])
+        with pytest.raises(BundleError, match=rf"{file}: has .* truncated; copy the bundle again"):
+            open_engine(copy, 1, name="onnxruntime")
+        path.write_bytes(data[:-100] + bytes(100))
+        with pytest.raises(BundleError, match=rf"{file}: altered"):
+            open_engine(copy, 1, name="onnxruntime")
+        with pytest.raises(BundleError, match=rf"{file}: altered"):
+            open_bundle(copy.path)
+
+    def test_a_file_that_is_swapped_while_it_is_opened(
+        self, copy: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = module.OnnxEngine
+        weights = copy.path / "weights.safetensors"
+
+        def swapped(*arguments: Any) -> Any:
+            data = weights.read_bytes()
+            weights.unlink()
+            weights.write_bytes(data[:-9] + bytes(9))
+            return real(*arguments)
+
+        monkeypatch.setattr(module, "OnnxEngine", swapped)
+        with pytest.raises(BundleError, match=r"weights.safetensors: altered"):
+            open_engine(copy, 1, name="onnxruntime")
+
+    def test_a_program_of_another_bundle(self, copy: Bundle) -> None:
+        """Its hash was checked, so that the bundle's maker mixed them."""
+        fewer = replace(copy, values=copy.values[1:])
+        with pytest.raises(EngineError, match="takes 168 values, the bundle says 167; export the"):
+            open_engine(fewer, 1, name="onnxruntime")
+        fewer = replace(copy, hidden_blocks=copy.hidden_blocks[1:])
+        with pytest.raises(EngineError, match="hidden states of width 96, the bundle says 64"):
+            open_engine(fewer, 1, name="onnxruntime")
+
+    def test_weights_behind_a_link(self, reach: Bundle, tmp_path: Path) -> None:
+        """As a hub's cache lays files out; onnxruntime would say something about its security."""
+        (tmp_path / "b").mkdir()
+        for file in reach.path.iterdir():
+            (tmp_path / "b" / file.name).symlink_to(file)
+        linked = open_bundle(tmp_path / "b")
+        with pytest.raises(EngineError, match=r"program.onnx: is a link to .*; copy the bundle"):
+            open_engine(linked, 1, name="onnxruntime")
+        (tmp_path / "whole").symlink_to(reach.path)  # the folder itself may be one
+        with open_engine(open_bundle(tmp_path / "whole"), 1, name="onnxruntime") as engine:
+            assert engine.entries == reach.K
+
+    def test_a_file_that_is_no_program(self, copy: Bundle) -> None:
+        odd = module.OnnxEngine
+        (copy.path / "odd.onnx").write_bytes(b"no protobuf")
+        with pytest.raises(EngineError, match=r"odd.onnx: onnxruntime cannot open it: .*") as told:
+            odd(copy.path / "odd.onnx", copy.bounds, 1)
+        assert "\n" not in str(told.value)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "Fatal error: com.microsoft:MatMulNBits(-1) is not a registered function/op",
+            "Unsupported model IR version: 10, max supported IR version: 9",
+            "ONNX Runtime only guarantees support for models stamped with official released onnx "
+            "opset versions. Opset 21 is under development and support for this is limited.",
+        ],
+    )
+    def test_an_onnxruntime_too_old_for_an_operator(
+        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch, said: str
+    ) -> None:
+        def refuse(*arguments: Any, **more: Any) -> None:
+            raise RuntimeError(said)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+        with pytest.raises(EngineError, match=r"is too old for it .*; pip install --upgrade onnx"):
+            open_engine(reach, 1, name="onnxruntime")
+
+    def test_an_old_or_missing_onnxruntime(
+        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(onnxruntime, "__version__", "1.9.0")
+        with pytest.raises(EngineError, match=r"onnxruntime 1.9.0 is too old; pip install 'onnx"):
+            open_engine(reach, 1, name="onnxruntime")
+        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+        told = module.unavailable()
+        assert told == "onnxruntime is not installed; pip install 'onnxruntime>=1.20'"
+        with pytest.raises(EngineUnavailable, match="not installed"):
+            module.open(reach, reach.programs[1], 1, None)
+
+    def test_a_provider_that_is_not_there(self, reach: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match=r"has no CUDAExecutionProvider here, only .*CPU"):
+            open_engine(reach, 1, name="onnxruntime:cuda")
+        (tmp_path / "rows.jsonl").write_text('{"text": "x", "label": 0}\n')
+        (tmp_path / "task.json").write_text(json.dumps(TASK))
+        told = bad(6, "evaluate", reach.path, "--data", tmp_path / "rows.jsonl",
+                   "--task", tmp_path / "task.json", "--engine", "onnxruntime:tpu")  # fmt: skip
+        assert told.startswith("engine 'onnxruntime:tpu' is unknown; take onnxruntime:cpu, onnxr")
+        with pytest.raises(EngineError, match="take none but executorch-native"):
+            open_engine(reach, 1, name="executorch-native:cpu")
+
+    def test_a_provider_that_does_not_start(
+        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """onnxruntime then goes on with the CPU, and only logs it."""
+        monkeypatch.setattr(
+            onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
+        )
+        fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **b: fallen)
+        with pytest.raises(EngineError, match="could not start CUDAExecutionProvider"):
+            open_engine(reach, 1, name="onnxruntime:cuda")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
+    lines = [json.dumps({"text": words[n % 6], "label": n % 2}) for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    (tmp_path / "task.json").write_text(json.dumps(TASK))
+    return tmp_path / "rows.jsonl"
+
+
+def test_a_process_holds_no_torch(reach: Bundle, tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy as np\n"
+        "from seedtune.runtime.bundle import open_bundle\n"
+        "from seedtune.runtime.engines import open_engine\n"
+        "bundle = open_bundle(sys.argv[1])\n"
+        "with open_engine(bundle, 1, name='onnxruntime') as engine: print(engine.entries)\n"
+        "print('torch' in sys.modules, 'onnx' in sys.modules, engine.program)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(reach.path)], capture_output=True, text=True, cwd="/"
+    )
+    assert done.stdout.splitlines() == ["168", "False False onnx (float32)"], done.stderr
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch-int4:cpu"])
+def test_a_run_of_one_engine_replays_and_goes_on_with_another(
+    reach: Bundle, rows: Path, tmp_path: Path, engine: str
+) -> None:
+    run = tmp_path / "run"
+    task = ("--task", tmp_path / "task.json", "--train", rows, "--data", rows, "--threads", 1)
+    how = ("--estimator", "two-point", "--lr", "1e-4", "--eps", "1e-3", "--steps", 6)
+    good("tune", reach.path, run, *task, *how, "--engine", engine)
+    # Runs no program, and holds the values against the hash that the run wrote at its end.
+    assert good("journal", "verify", run, reach.path)["steps"] == 6
+    shown = good("journal", "show", run)
+    assert shown["program"] == open_engine(reach, 1, name=engine).program
+    assert shown["notes"] == []
+    other = ("--engine", "executorch-binding", "--steps", 8)
+    more = call("tune", reach.path, run, *task, *other, "--json")
+    assert more.exit_code == 0 and json.loads(more.stdout)["steps"] == 8
+    assert "the run goes on with the program executorch (int8 per token)" in more.stderr
+    shown = good("journal", "show", run)
+    assert shown["program"] == "executorch (int8 per token)"
+    assert shown["notes"] == [[6, "program: executorch (int8 per token)"]]
+    good("tune", reach.path, run, *task, *other[:2], "--steps", 9)
+    assert len(good("journal", "show", run)["notes"]) == 1
+    assert good("journal", "verify", run, reach.path)["steps"] == 9

@@ -1,0 +1,219 @@
+"""The torch engine: what it reads, what it refuses, and on a GPU the limit that it keeps to."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exported_bundle import arrays, request
+from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.engines import open_engine, torch_int4, torch_program
+from seedtune.runtime.engines.torch_program import TorchProgram
+from seedtune.runtime.errors import BundleError, EngineError
+
+SOME = {"rows": 3, "length": 20, "scored": 9, "choices": 3, "probes": 2}
+CPU = torch.device("cpu")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+
+
+def program(bundle: Bundle, **changes: Any) -> TorchProgram:
+    """The bundle's torch program, with fields of its JSON changed."""
+    described = bundle.program("torch")
+    assert described is not None
+    own, *others = described.files
+    content = json.loads((bundle.path / own).read_bytes()) | changes
+    files = {name: bundle.path / name for name in others}
+    return TorchProgram(json.dumps(content).encode(), files, CPU, torch.float32, Path("p.json"))
+
+
+class TestScores:
+    @pytest.mark.parametrize(("device", "apart"), [("cpu", 0.0), ("cpu-bf16", 0.05)])
+    def test_the_number_format_of_the_products_is_the_only_difference(
+        self, reach: Bundle, device: str, apart: float
+    ) -> None:
+        asked = request(reach, **SOME)
+        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
+            wanted = engine.score(*asked)
+        with open_engine(reach, 1, name=f"torch-int4:{device}") as engine:
+            found = engine.score(*asked)
+        difference = np.abs(found.logp - wanted.logp).max()
+        assert difference <= apart and (difference > 0) == (apart > 0)
+        assert found.logp.dtype == np.float32 and found.hidden is not None
+
+    def test_an_adapter_moves_what_the_head_reads(self, reach: Bundle) -> None:
+        asked = request(reach, **SOME)
+        generator = np.random.default_rng(0)
+        assert reach.adapter_shape is not None
+        adapter = generator.standard_normal(reach.adapter_shape).astype(np.float32) / 10
+        found = {}
+        for name in ("torch-int4:cpu", "onnxruntime"):
+            with open_engine(reach, 1, name=name) as engine:
+                assert engine.adapter_shape == reach.adapter_shape
+                plain = engine.score(*asked)
+                found[name] = engine.score(*asked, adapter)
+                zeros = engine.score(*asked, np.zeros_like(adapter))
+                np.testing.assert_array_equal(zeros.logp, plain.logp)
+                np.testing.assert_array_equal(found[name].hidden, plain.hidden)
+                assert np.abs(found[name].logp - plain.logp).mean() > 0.05
+        torch_, onnx = found.values()
+        np.testing.assert_allclose(torch_.logp, onnx.logp, atol=2e-5)
+
+    def test_small_perturbations_are_no_noise(self, reach: Bundle) -> None:
+        batch, values = request(reach, **SOME)
+        direction = np.sign(values[1] - values[0])
+        slopes = []
+        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
+            for eps in (1e-2, 1e-3):
+                rows = np.stack([values[0] + eps * direction, values[0] - eps * direction])
+                up, down = engine.score(batch, rows.astype(np.float32)).logp.mean(axis=(1, 2))
+                slopes.append((up - down) / (2 * eps))
+        assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
+
+    def test_a_matrix_is_unpacked_once_for_all_probes(
+        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unpacked = []
+        real = TorchProgram._int4_linear
+        monkeypatch.setattr(
+            TorchProgram,
+            "_int4_linear",
+            lambda self, x, *rest: unpacked.append(tuple(x.shape)) or real(self, x, *rest),
+        )
+        batch, values = request(reach, **SOME)
+        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
+            engine.score(batch, values)
+        assert len(unpacked) == 15 and all(shape[0] == 2 for shape in unpacked)
+
+    def test_refused_requests(self, reach: Bundle) -> None:
+        batch, values = request(reach, **SOME)
+        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
+            with pytest.raises(EngineError, match="values has 167 columns"):
+                engine.score(batch, values[:, 1:])
+            for name in ("tokens", "candidates"):
+                wrong = replace(batch, **{name: np.full_like(getattr(batch, name), 300)})
+                with pytest.raises(EngineError, match=f"{name} holds 300, .* vocabulary of 300"):
+                    engine.score(wrong, values)
+        with pytest.raises(EngineError, match=r"program\.json: the program is closed"):
+            engine.score(batch, values)
+        engine.close()
+
+
+class TestOpening:
+    def test_a_file_that_is_altered_or_a_link(self, reach: Bundle, tmp_path: Path) -> None:
+        (tmp_path / "linked").mkdir()
+        for file in reach.path.iterdir():
+            (tmp_path / "linked" / file.name).symlink_to(file)
+        open_engine(open_bundle(tmp_path / "linked"), 1, name="torch-int4:cpu").close()
+        shutil.copytree(reach.path, tmp_path / "b")
+        copy = open_bundle(tmp_path / "b")
+        data = (copy.path / "program.pte").read_bytes()
+        (copy.path / "program.pte").write_bytes(data[:-9] + bytes(9))
+        with pytest.raises(BundleError, match=r"program.pte: altered"):
+            open_engine(copy, 1, name="torch-int4:cpu")
+
+    def test_no_device(self, reach: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(EngineError, match=r"finds no CUDA device; take torch-int4:cpu, or"):
+            open_engine(reach, 1, name="torch-int4:cuda")
+        with pytest.raises(EngineError, match=r"finds no Apple GPU; take torch-int4:cpu"):
+            open_engine(reach, 1, name="torch-int4:mps")
+        with pytest.raises(EngineError, match=r"'torch-int4:gpu' is unknown; take torch-int4:cpu,"):
+            open_engine(reach, 1, name="torch-int4:gpu")
+        monkeypatch.setattr(torch_int4.importlib.util, "find_spec", lambda name: None)
+        assert torch_int4.unavailable() == "torch is not installed; pip install torch"
+
+    def test_a_program_of_other_sizes_than_the_bundle_says(self, reach: Bundle) -> None:
+        fewer = replace(reach, values=reach.values[1:])
+        with pytest.raises(EngineError, match="takes 168 values, the bundle says 167"):
+            open_engine(fewer, 1, name="torch-int4:cpu")
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"version": 2}, r"version 2 is newer than this seedtune runs \(1\); update seedtune"),
+            ({"nodes": [["a", "aten.no_such.default", []]]}, "has no operator aten.no_such.defau"),
+            ({"nodes": [["a", "os.system.default", ["x"]]]}, "has no operator os.system.default"),
+            ({"nodes": [["a", "odd", []]]}, "does not make sense"),
+            ({"nodes": [["a", "size.mul", [{"value": "b"}, 2]]]}, "a takes b, which nothing gives"),
+            ({"nodes": [["a", "size.mul", [{"code": "b"}, 2]]]}, "argument of kind 'code'"),
+            ({"outputs": [["nothing", "float32", []]]}, "an output is given by nothing"),
+            ({"tensors": {"t": ["uint8", [10**9], "program.pte", 0]}}, "t lies outside program.pt"),
+            ({"tensors": {"t": ["uint8", [1], "program.pte", -1]}}, "t lies outside program.pte"),
+            ({"tensors": {"t": ["text", [1], "program.pte", 0]}}, "does not make sense"),
+            ({"tensors": 3}, "does not make sense: field tensors has the wrong type"),
+        ],
+    )
+    def test_a_program_that_makes_no_sense(
+        self, reach: Bundle, changes: dict[str, Any], told: str
+    ) -> None:
+        with pytest.raises(EngineError, match=told) as error:
+            program(reach, **changes)
+        assert str(error.value).startswith("p.json: ") or "torch" in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_weights_that_exceed_the_room_are_refused_before_they_are_loaded(
+        self, reach: Bundle
+    ) -> None:
+        read = program(reach)
+        need = read.weight_bytes + read.workspace_bytes
+        assert 60_000 < read.weight_bytes < 120_000 and read.workspace_bytes == 4 * 300 * 32
+        described = reach.program("torch")
+        assert described is not None
+        own, *others = described.files
+        files = {name: reach.path / name for name in others}
+        data = (reach.path / own).read_bytes()
+        TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need)
+        with pytest.raises(EngineError, match=r"exceed .* on the GPU; raise the memory limit"):
+            TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need - 1)
+
+
+class TestValues:
+    def test_each_goes_as_soon_as_nothing_needs_it(self, reach: Bundle) -> None:
+        read = program(reach)
+        named = {each.name for each in read._nodes}
+        freed = [name for node in read._nodes for name in node.last]
+        assert len(freed) == len(set(freed))
+        assert named | {*read.inputs} == {*freed, *read.outputs}
+
+    def test_pages_of_weights_are_given_back_and_come_back(
+        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch_program, "_LARGE", 1)
+        read = program(reach)
+        assert {*read._weights._pages} == {*read._weights}
+        inputs = [torch.from_numpy(each) for each in arrays(*request(reach, **SOME))]
+        wanted = program(reach).run(inputs)
+        for _ in range(2):
+            for found, own in zip(read.run(inputs), wanted, strict=True):
+                assert torch.equal(found, own)
+
+
+@pytest.mark.gpu
+@on_gpu
+class TestGpu:
+    def test_parity_with_the_cpu(self, reach: Bundle) -> None:
+        asked = request(reach, **SOME)
+        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
+            wanted = engine.score(*asked).logp
+        for device, apart in (("cuda-float32", 1e-4), ("cuda", 5e-3), ("cuda-bf16", 5e-2)):
+            with open_engine(reach, name=f"torch-int4:{device}") as engine:
+                found = engine.score(*asked).logp
+                now = engine.memory()
+            assert np.abs(found - wanted).max() < apart
+            assert now is not None and min(now) > 0
+
+    def test_the_allocator_keeps_to_the_limit(self, reach: Bundle) -> None:
+        with pytest.raises(EngineError, match="exceed the 0 MB that there are on the GPU"):
+            open_engine(reach, name="torch-int4:cuda", memory_limit=10_000)
+        with open_engine(reach, name="torch-int4:cuda", memory_limit=8 * 10**9) as engine:
+            engine.score(*request(reach, **SOME))
+            assert torch.cuda.max_memory_reserved() < 8 * 10**9
+            total = torch.cuda.get_device_properties(0).total_memory
+            if total > 9 * 10**9:
+                with pytest.raises(torch.OutOfMemoryError):
+                    torch.empty(9 * 10**9, dtype=torch.uint8, device="cuda")
+        torch.cuda.set_per_process_memory_fraction(1.0)
