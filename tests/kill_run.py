@@ -59,7 +59,8 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     Args:
         steps: at most; an estimator that takes each example once may be done before.
     """
-    task = task_for(bundle, WRITING if estimator == "text-head" else SPEC)
+    spec = WRITING if estimator == "text-head" else SPEC
+    task = task_for(bundle, spec, on_long="truncate")
     examples = encode_rows(task, ROWS)
     rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
     settings = Settings(

@@ -113,7 +113,7 @@ def test_the_program_s_adapter_does_what_numpy_makes_of_it(tmp_path_factory):
     examples = encode_rows(task, [{"a": "The cat", "b": " sat on the mat."}] * 2)
     look = BatchLook(engine, task, bundle.bounds, examples, text)
     values = bundle.values.astype(np.float32)
-    weights = np.random.default_rng(0).standard_normal(text.entries, np.float32) / 10
+    weights = np.random.default_rng(0).standard_normal(text.entries, np.float32)
     tokens = look.tokens(values)
     plain = look.losses(values[None])
     for own, moves in ((np.zeros_like(weights), False), (weights, True)):
@@ -141,7 +141,7 @@ def test_what_the_norm_does_is_read_off_it():
 
 def test_words_that_the_program_does_not_hold_are_missed():
     codes, scales = np.arange(64, dtype=np.uint8).reshape(4, 16), np.ones((4, 1), np.uint16)
-    buffer = codes.tobytes()[:-1] + b"?" + b"z" + codes.tobytes() + scales.tobytes()
+    buffer = codes.tobytes()[:-1] + b"!" + b"z" + codes.tobytes() + scales.tobytes()
     assert find_words(buffer, "program.pte", codes, scales) == WordsPlace("program.pte", 65, 129)
     with pytest.raises(ModelError, match=r"program\.pte: does not hold the output head"):
         find_words(buffer[:120], "program.pte", codes, scales)

@@ -10,10 +10,11 @@ from typing import Any, get_type_hints
 import pytest
 from command_line import bad, call, good
 from seedtune.export import export as exporting
+from seedtune.export.lower import programs
 from seedtune.export.model import load_model as loading
 from seedtune.host_tools.commands import export as commands
 from seedtune.host_tools.prepare import task_bundle
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, WordsPlace, open_bundle
 from seedtune.runtime.errors import DataError
 from tiny_bundle import write_tiny_bundle
 from tiny_model import CORPUS, write_tiny_llama
@@ -111,7 +112,14 @@ def test_inspect_refuses_other_files(tmp_path: Path) -> None:
 def test_estimate(model: Path) -> None:
     found = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 32)
     assert found["gflops"] == 50
-    assert list(found["stages"]) == ["profile", "export", "directions", "bundle", "tuning"]
+    assert list(found["stages"]) == [
+        "profile",
+        "export",
+        "directions",
+        "bundle",
+        "tuning",
+        "writing",
+    ]
     for stage in found["stages"].values():
         assert stage["bytes"] == sum(stage["components"].values()) > 0
     longer = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 64)
@@ -182,7 +190,10 @@ def test_export_profiles_by_itself_and_keeps_it(
     text.write_text("\n\n".join(f"{n} {line}" for n in range(600) for line in CORPUS))
     arguments = ("export", model, tmp_path / "b", "--text", text, "--fraction", 0.01,
                  "--length", 16, "--rounding", "nearest", "--mask", "magnitude")  # fmt: skip
-    monkeypatch.setattr(exporting, "lower", lambda traced, progress: b"program")
+    monkeypatch.setattr(programs, "lower", lambda traced, progress: bytes(1 << 20))
+    monkeypatch.setattr(
+        exporting, "find_words", lambda buffer, file, *words: WordsPlace(file, 0, 0)
+    )
     first = call(*arguments)
     assert first.exit_code == 0, first.output
     assert "profile" in first.stderr.split()

@@ -35,6 +35,7 @@ from seedtune.host_tools.emulate.rehearsal import (
 )
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError
+from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
@@ -244,9 +245,8 @@ class TestDeviceScript:
 
     def job(self, bundle: Bundle, kill_after: int, labels: str, estimator: str) -> Job:
         rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
-        settings = Settings(
-            steps=6, batch_size=2, lr=1e-3, eps=1e-2, eval_every=0, estimator=estimator
-        )
+        rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
+        settings = Settings(steps=6, batch_size=2, eval_every=0, estimator=estimator, **rates)
         return Job(bundle, TASK, rows, 16, settings, kill_after)
 
     @pytest.fixture

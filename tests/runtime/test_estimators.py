@@ -280,9 +280,13 @@ def test_what_is_left_open_is_the_estimator_s_own_choice_and_no_more(name):
     found = complete(Settings(estimator=name), ANYTHING)
     assert None not in found.to_dict().values()
     assert (found.lr, found.eps, found.eval_every) == (facts.lr, facts.eps, facts.eval_every)
-    given = Settings(estimator=name, lr=0.5, eps=0.25, steps=3, eval_every=0, batch_size=8)
-    found = complete(given, ANYTHING)
-    assert (found.lr, found.eps, found.steps, found.eval_every) == (0.5, 0.25, 3, 0)
+    said = {"lr": 0.5, "eps": 0.25, "steps": 3, "eval_every": 0, "batch_size": 4}
+    asked = {field: value for field, value in said.items() if field not in facts.ignores}
+    found = complete(Settings(estimator=name, **asked), ANYTHING).to_dict()
+    assert {field: found[field] for field in asked} == asked
+    for field in set(said) - set(asked):
+        with pytest.raises(TuningError, match=f"{field}={said[field]} means nothing to .*{name}"):
+            complete(Settings(estimator=name, **{field: said[field]}), ANYTHING)
     auto = complete(Settings(estimator=name, lr="auto", eps="auto"), ANYTHING)
     measured = ("auto", "auto")
     assert (auto.lr, auto.eps) == ((facts.lr, facts.eps) if facts.own_rates else measured)

@@ -156,14 +156,14 @@ class TestRun:
         run(tmp_path / "b", settings=SETTINGS)
         assert chosen == [4, 8, 12, 16, 24, 32]
 
-    def test_a_learning_rate_below_one_goes_part_of_the_way(self, tmp_path: Path) -> None:
-        ends = []
+    def test_a_run_of_before_with_a_learning_rate_is_replayed_by_it(self) -> None:
+        estimator, ends = Readout(SHAPE, 1), []
+        numbers = np.random.default_rng(0).uniform(0.5, 1, estimator.scalar_count)
         for lr in (1.0, 0.25):
-            its = replace(SETTINGS, lr=lr, steps=1, batch_size=32)
-            with tuner(tmp_path / str(lr), settings=its) as live:
-                list(live)
-                ends.append(live.values[K:].copy())
-        assert ends[0].any() and np.allclose(ends[1], 0.25 * ends[0], rtol=1e-6)
+            values = np.zeros(SHAPE.entries, np.float32)
+            estimator.apply(values, numbers.astype(np.float16), seed=0, step=0, lr=lr)
+            ends.append(values)
+        assert ends[0].all() and np.allclose(ends[1], 0.25 * ends[0], rtol=1e-6)
 
     @pytest.mark.parametrize("eval_examples", [None, HELD_OUT])
     def test_a_batch_that_surprises_is_learned_from(
