@@ -25,9 +25,9 @@ from seedtune.runtime.tasks import Encoded
 
 from ..data.named_tasks import load_task
 from .float_task import FloatTask
+from .mask_places import mask_of
 from .quality import default_bundle, model_source
 from .results_files import RESULTS, say, write_figures
-from .sparse_fp32 import mask_of
 from .torch_engine import Places, TorchEngine
 
 MODEL, TASK = "smollm2-135m", "sst2"
