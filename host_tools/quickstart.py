@@ -40,6 +40,8 @@ RUNS: dict[str, dict[str, Any]] = {
 """Two ways to learn from the same rows, nothing to choose by hand: hidden states, 120 steps of one
 forward each, and the paper's sensitive values along seeded noise, 100 steps of two. ``eval_every``
 is the same however many steps a run has: a second call that makes it longer must keep it."""
+WRITTEN = 0
+"""Tokens that the bundle can write: it sorts sentences, and to write takes longer to export."""
 WATCHED = 300
 """Training sentences that are held back: they choose the best step and which of the two runs ships.
 The test sentences choose nothing."""
@@ -65,7 +67,7 @@ def run_quickstart(
     began = time.monotonic()
     output.note(f"fetching the rows of {task}")
     data = load_task(task)
-    model, prepared = prepare_model(output, folder / "model")
+    model, prepared = prepare_model(output, folder / "model", WRITTEN)
     bundle = task_bundle(model, prepared.bundle, data.spec, folder / task, directions=0)
     output.note(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
@@ -139,10 +141,16 @@ def run_quickstart(
     return result
 
 
-def prepare_model(output: Output, folder: Path | None = None) -> tuple[str, Prepared]:
-    """The quickstart's model, fetched, and its bundle in ``folder`` or the cache."""
+def prepare_model(
+    output: Output, folder: Path | None = None, context: int | None = None
+) -> tuple[str, Prepared]:
+    """The quickstart's model, fetched, and its bundle in ``folder`` or the cache.
+
+    Args:
+        context: see ``prepare``.
+    """
     with output.counting(f"fetching {MODEL}", size=True) as progress:
         model = str(fetch(MODEL, progress))
     output.note("profiling and exporting (a few minutes; kept for the next time)")
     with output.stages() as stages:
-        return model, prepare(model, folder, progress=stages)
+        return model, prepare(model, folder, context=context, progress=stages)

@@ -47,6 +47,7 @@ def prepare(
     fraction: float = DEFAULT_FRACTION,
     recipe: dict[str, Any] | None = None,
     to: Sequence[str] = ("executorch",),
+    context: int | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Prepared:
     """Profile and export ``model`` into ``folder`` (by default a place in the cache).
@@ -54,6 +55,7 @@ def prepare(
     Args:
         recipe: fields of ``seedtune.export.recipe.Recipe`` that differ from its defaults.
         to: formats of the programs.
+        context: tokens of a text that the bundle can write, 0 for none; by default the export's.
 
     Raises:
         SeedtuneError: as profiling and export raise them.
@@ -65,6 +67,7 @@ def prepare(
         "fraction": fraction,
         "recipe": recipe or {},
         "to": list(to),
+        "context": context,
     }
     key = _key(job)
     folder = folder or default_cache() / "prepared" / key[:16]
@@ -134,6 +137,7 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
         recipe=Recipe(**job["recipe"]),
         bounds=Bounds(**job["bounds"]),
         to=job["to"],
+        **({} if job["context"] is None else {"context": job["context"]}),
         progress=noted,
     )
     profiled = began["quantise"] - began.get("profile", began["quantise"])
