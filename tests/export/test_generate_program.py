@@ -83,7 +83,7 @@ def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> No
     adapter = 0.05 * torch.randn(score.adapter_shape, generator=generator)
     file = tmp_path / "program.pte"
     file.write_bytes(lower({"generate": trace_generate(program, program.example(96))}))
-    lowered = NativeProgram(file, threads=1)
+    lowered = NativeProgram(file)
 
     def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
         inputs = [tokens, start, values.numpy(), adapter.numpy(), *cache]

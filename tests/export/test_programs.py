@@ -38,7 +38,7 @@ def test_the_bundle_says_what_its_programs_are(reach: Bundle) -> None:
 def test_all_programs_say_the_same_but_for_the_activations(reach: Bundle, sizes: Any) -> None:
     found = {}
     for name in ("executorch-binding", "onnxruntime", "torch-int4:cpu"):
-        with open_engine(reach, 1, name=name) as engine:
+        with open_engine(reach, name=name) as engine:
             found[name] = engine.score(*asked(reach, sizes))
     native, onnx, eager = found.values()
     # Float32 twice; int8 activations are apart, as they are from the eager model.
@@ -90,7 +90,7 @@ def test_every_value_reaches_every_program(reach: Bundle) -> None:
     batch, values = asked(reach, (2, 20, 6, 3, 2))
     values[:] = reach.values
     for name in ("onnxruntime", "torch-int4:cpu"):
-        with open_engine(reach, 1, name=name) as engine:
+        with open_engine(reach, name=name) as engine:
             for layer in reach.layers:
                 moved = values.copy()
                 moved[1, layer.offset : layer.offset + layer.count] += 2.0

@@ -44,7 +44,7 @@ def test_a_second_method_costs_no_second_weights(tmp_path: Path) -> None:
     assert len(one) > WEIGHTS and len(both) - len(one) < 0.01 * WEIGHTS
     file = tmp_path / "program.pte"
     file.write_bytes(both)
-    program = NativeProgram(file, threads=1)
+    program = NativeProgram(file)
     x = np.random.default_rng(0).standard_normal((1, WIDTH), np.float32)
     program.load("score")
     before = resident_bytes()
@@ -63,7 +63,7 @@ def test_equal_codes_of_other_scales_are_another_weight(tmp_path: Path, scale: f
     methods = {"score": method(int4(64), 0.0), "generate": method(int4(64, scale), 0.0)}
     file = tmp_path / "program.pte"
     file.write_bytes(lower(methods))
-    program = NativeProgram(file, threads=1)
+    program = NativeProgram(file)
     x = np.random.default_rng(0).standard_normal((1, 64), np.float32)
     (one,) = program.run("score", [x], (1, 64))
     (other,) = program.run("generate", [x], (1, 64))

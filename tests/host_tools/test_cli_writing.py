@@ -39,9 +39,9 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_generate_streams_or_tells(bundle: Bundle, tuned: Path) -> None:
-    asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 8, "--threads", 1)
+    asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 8)
     found = good(*asked)
-    with open_model(bundle, threads=1) as model:
+    with open_model(bundle) as model:
         wanted = "".join(model.generate("It was", max_tokens=8))
     assert found["text"] == wanted and found["tokens"] == 8 and found["ended"] == "max_tokens"
     assert found["values"] == "the bundle, untuned"

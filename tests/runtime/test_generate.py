@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def model(bundle: Bundle) -> Iterator[Model]:
-    with open_model(bundle, task=COMPLETION, threads=1) as opened:
+    with open_model(bundle, task=COMPLETION) as opened:
         yield opened
 
 
@@ -84,7 +84,7 @@ def test_rows_without_a_completion_are_answered_with_text(model: Model) -> None:
 
 def test_conversations_are_predicted_and_learned(bundle: Bundle, tmp_path: Path) -> None:
     answered = [*MESSAGES, {"role": "assistant", "content": "Yes"}]
-    with open_model(bundle, task=CHAT, threads=1) as model:
+    with open_model(bundle, task=CHAT) as model:
         written, scored = model.predict([{"messages": MESSAGES}, {"messages": answered}])
         assert isinstance(written.answer, str) and scored.answer is None
         rows = [{"messages": answered}] * 2

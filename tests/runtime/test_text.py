@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def engine(bundle: Bundle):  # type: ignore[no-untyped-def]
-    with open_engine(bundle, 1, name=ENGINES[0]) as opened:
+    with open_engine(bundle, name=ENGINES[0]) as opened:
         yield opened
 
 
@@ -114,7 +114,7 @@ def test_a_long_prompt_is_read_in_chunks_and_fills_the_bound(
 
 def test_both_engines_give_the_same_bits(engine: Engine, bundle: Bundle) -> None:
     tokens, values = tokens_of(70), values_of(bundle, seed=1)
-    with open_engine(bundle, 1, name=ENGINES[1]) as binding:
+    with open_engine(bundle, name=ENGINES[1]) as binding:
         one, other = engine.text(values), binding.text(values)
         for part in (tokens[:66], tokens[66:67], tokens[67:]):
             assert np.array_equal(one.read(part), other.read(part))
@@ -141,7 +141,7 @@ def test_an_engine_that_only_scores_says_so() -> None:
 
 
 def test_methods_share_their_weights_in_file_and_memory(bundle: Bundle) -> None:
-    program = NativeProgram(bundle.program_path, threads=1)
+    program = NativeProgram(bundle.program_path)
     assert program.methods() == ["generate", "score"]
     program.load("score")
     program.load("generate")
@@ -150,7 +150,7 @@ def test_methods_share_their_weights_in_file_and_memory(bundle: Bundle) -> None:
 
 def test_a_closed_engine_writes_nothing(bundle: Bundle, tmp_path: Path) -> None:
     for name in ENGINES:
-        with open_engine(bundle, 1, name=name) as opened:
+        with open_engine(bundle, name=name) as opened:
             text = opened.text(values_of(bundle))
         with pytest.raises(EngineError, match="the program is closed"):
             text.read([1])
