@@ -158,7 +158,7 @@ def _files(folder: Path) -> dict[str, Case]:
         def read() -> str:
             own("values").write_bytes(bad)
             same = load_values(own("values"), bundle).tobytes() == tuned.tobytes()
-            return EQUAL if same and bad == values else "different"
+            return EQUAL if same else "different"  # blanks of the header are free
 
         return what, read
 

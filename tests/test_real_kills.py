@@ -47,7 +47,7 @@ def test_5_kills_of_smollm2(tmp_path: Path) -> None:
     command = [
         *(str(Path(sys.executable).with_name("seedtune")), "tune", str(prepared.bundle.path)),
         *("--task", "sst2", "--limit", "8", "--steps", "12", "--batch-size", "4"),
-        *("--lr", "1e-4", "--eps", "1e-2", "--eval-every", "6"),
+        *("--eval-every", "6"),
     ]
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
