@@ -65,7 +65,8 @@ class Model:
         memory_limit: int | None,
     ) -> None:
         self.bundle = bundle
-        self.values: NDArray[np.float32] = Start.of(bundle).values
+        self._start = Start.of(bundle)
+        self.values: NDArray[np.float32] = self._start.values
         """float32 ``[K]``, or with an estimator's own weights behind: what evaluates and predicts.
         As exported until ``load``."""
         self.step = 0
@@ -77,7 +78,6 @@ class Model:
         self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
         self._memory_limit = memory_limit
-        self._text = TextHead.of(bundle)
         self._task: Task | None = None
         self._engine: Engine | None = None
         self._chat: ChatTemplate | None = None
@@ -101,7 +101,7 @@ class Model:
     @property
     def text(self) -> TextHead | None:
         """What the bundle has for a head for text; None too where the task writes nothing."""
-        return self._text if self.task.writes else None
+        return self._start.text if self.task.writes else None
 
     @property
     def engine(self) -> Engine:
@@ -158,7 +158,7 @@ class Model:
         warn_of_examples(self.task, examples, evaluated)
         return Tuner(
             self.engine,
-            Start.of(self.bundle),
+            self._start,
             self.task,
             examples,
             folder=folder,
@@ -187,7 +187,7 @@ class Model:
         if isinstance(source, Tuned):
             self.values, self.step = source.values.copy(), source.step
         elif os.path.isdir(source):
-            done = replay(source, Start.of(self.bundle))
+            done = replay(source, self._start)
             self._take_task(done.journal.header.task, Path(source))
             self.values = done.best_values
             self.step = done.history.steps if done.best is None else done.best.step
@@ -313,9 +313,9 @@ class Model:
             TuningError: there is no memory for a text.
         """
         own, more = np.split(self.values, [self.bundle.K])
-        adapter = None
-        if self._text is not None and len(more) == self._text.entries:
-            adapter = self._text.adapter(more)  # what a readout learned has no part in writing
+        head, adapter = self._start.text, None
+        if head is not None and len(more) == head.entries:
+            adapter = head.adapter(more)  # what a readout learned has no part in writing
         text = self.engine.text(np.ascontiguousarray(own), adapter)
         bound = text.bound
         generation = self.bundle.generation

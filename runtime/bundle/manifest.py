@@ -379,7 +379,9 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         hidden_blocks=hidden["hidden_blocks"],
         mean_blocks=hidden["mean_blocks"],
         adapter=adapter,
-        text_head=None if text is None else _check_text_head(text, adapter, content, file),
+        text_head=(
+            None if text is None else _check_text_head(text, adapter, programs, content, file)
+        ),
         layers=layers,
         parts={
             name: Part(part["sha256"], part["bytes"]) for name, part in content["parts"].items()
@@ -450,7 +452,11 @@ def _check_adapter(
 
 
 def _check_text_head(
-    text: dict[str, Any], adapter: Adapter | None, content: dict[str, Any], file: Path
+    text: dict[str, Any],
+    adapter: Adapter | None,
+    programs: tuple[Program, ...],
+    content: dict[str, Any],
+    file: Path,
 ) -> TextHeadInfo:
     _check_types(text, _TEXT_HEAD_SCHEMA, "text_head.", file)
     model, parts, words = content["model"], content["parts"], WordsPlace(**text["words"])
@@ -463,7 +469,7 @@ def _check_text_head(
             f"{file}: text_head of {found.outputs} x {found.inputs} exceeds the adapter's "
             f"{adapter.width} x {states}, or {_MOST_MOVED} numbers"
         )
-    if words.file not in parts or words.file in (VALUES, TOKENIZER, BASIS, TEXT):
+    if not any(words.file in program.files for program in programs):
         raise BundleError(f"{file}: text_head.words.file is {words.file[:80]!r}, not a program's")
     if adapter.width % WORDS_GROUP:
         raise BundleError(f"{file}: text_head: {adapter.width} is no multiple of {WORDS_GROUP}")

@@ -261,6 +261,29 @@ def _check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) 
         raise EngineError(f"adapter is {adapter.shape}, the program takes {shape}")
 
 
+def checked_inputs(
+    engine: Engine,
+    bounds: Bounds,
+    batch: Batch,
+    values: NDArray[np.float32],
+    adapter: NDArray[np.float32] | None,
+    no_adapter: NDArray[np.float32],
+) -> list[NDArray[np.generic]]:
+    """What ``score`` of a program takes, in its order, from the arguments of ``Engine.score``.
+
+    Args:
+        no_adapter: taken for none, zeros float32 ``[D, S]``, where the program takes an adapter.
+
+    Raises:
+        EngineError: as ``check_request``.
+    """
+    check_request(bounds, batch, values, engine.entries, adapter, engine.adapter_shape)
+    inputs: list[NDArray[np.generic]] = [batch.tokens, batch.positions, batch.candidates, values]
+    if engine.adapter_shape is not None:
+        inputs.append(no_adapter if adapter is None else adapter)
+    return inputs
+
+
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:
     if array.dtype != dtype:
         raise EngineError(f"{name} is {array.dtype}, must be {np.dtype(dtype)}")

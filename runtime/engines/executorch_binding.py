@@ -13,7 +13,7 @@ from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText
-from .contract import Engine, EngineUnavailable, Scores, Text, check_request, check_writing
+from .contract import Engine, EngineUnavailable, Scores, Text, check_writing, checked_inputs
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
@@ -120,15 +120,7 @@ class ExecutorchBinding(Engine):
         adapter: NDArray[np.float32] | None = None,
     ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
-        request: list[NDArray[np.generic]] = [
-            batch.tokens,
-            batch.positions,
-            batch.candidates,
-            values,
-        ]
-        if self.adapter_shape is not None:
-            request.append(self._no_adapter if adapter is None else adapter)
+        request = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
         arrays = self._run("score", request, 2 if self.hidden_width else 1)
         return Scores(arrays[0], arrays[1] if self.hidden_width else None)
 

@@ -16,7 +16,7 @@ from ..bundle import Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText
-from .contract import Engine, EngineUnavailable, Scores, Text, check_request, check_writing
+from .contract import Engine, EngineUnavailable, Scores, Text, check_writing, checked_inputs
 
 FORMAT = "executorch"
 PROCESS_BYTES = 210 * 10**6
@@ -130,19 +130,11 @@ class JavaEngine(Engine):
         adapter: NDArray[np.float32] | None = None,
     ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        request = checked_inputs(self, self._bounds, batch, values, adapter, self._zeros)
         probes, scored = len(values), len(batch.positions)
         shapes: list[tuple[int, ...]] = [(probes, *batch.candidates.shape)]
         if self.hidden_width:
             shapes.append((probes, scored, self.hidden_width))
-        request: list[NDArray[np.generic]] = [
-            batch.tokens,
-            batch.positions,
-            batch.candidates,
-            values,
-        ]
-        if self.adapter_shape is not None:
-            request.append(self._zeros if adapter is None else adapter)
         found = self._run(METHOD, request, shapes)
         return Scores(found[0], found[1] if self.hidden_width else None)
 

@@ -20,7 +20,7 @@ from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText
-from .contract import Engine, Scores, Text, check_request, check_sizes, check_writing
+from .contract import Engine, Scores, Text, check_sizes, check_writing, checked_inputs
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
 
@@ -249,19 +249,11 @@ class NativeEngine(Engine):
         adapter: NDArray[np.float32] | None = None,
     ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
         probes, width = len(values), self.hidden_width
         shapes = [(probes, *batch.candidates.shape)]
         if width:
             shapes.append((probes, len(batch.positions), width))
-        inputs: list[NDArray[np.generic]] = [
-            batch.tokens,
-            batch.positions,
-            batch.candidates,
-            values,
-        ]
-        if self.adapter_shape is not None:
-            inputs.append(self._no_adapter if adapter is None else adapter)
         logp, *hidden = self._program.run(METHOD, inputs, *shapes)
         return Scores(logp, hidden[0] if hidden else None)
 

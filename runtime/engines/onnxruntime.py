@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_request, check_sizes
+from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
 from .threads import usable_cores
 
 FORMAT = "onnx"
@@ -159,15 +159,10 @@ class OnnxEngine(Engine):
         adapter: NDArray[np.float32] | None = None,
     ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
-        inputs = {
-            "tokens": batch.tokens,
-            "positions": batch.positions,
-            "candidates": batch.candidates,
-            "values": values,
-            "adapter": self._no_adapter if adapter is None else adapter,
+        inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
+        given = {
+            name: np.ascontiguousarray(each) for name, each in zip(_INPUTS, inputs, strict=True)
         }
-        given = {name: np.ascontiguousarray(each) for name, each in inputs.items()}
         with self._lock:
             if self._session is None:
                 raise EngineError(f"{self._shown}: the program is closed")

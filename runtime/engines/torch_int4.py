@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..bundle import Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_request, check_sizes
+from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
 
 FORMAT = "torch"
 PROCESS_BYTES = 300 * 10**6
@@ -155,15 +155,13 @@ class TorchEngine(Engine):
         adapter: NDArray[np.float32] | None = None,
     ) -> Scores:
         """See ``Engine``."""
-        check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        request = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
         for name, tokens in (("tokens", batch.tokens), ("candidates", batch.candidates)):
             # On a GPU an index outside ends the process's use of it.
             if tokens.max() >= self._vocabulary:
                 raise EngineError(
                     f"{name} holds {tokens.max()}, outside the vocabulary of {self._vocabulary}"
                 )
-        moved = self._no_adapter if adapter is None else adapter
-        request = (batch.tokens, batch.positions, batch.candidates, values, moved)
         with self._lock:
             if self._program is None:
                 raise EngineError(f"{self._shown}: the program is closed")
