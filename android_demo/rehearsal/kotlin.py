@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import clean_up, default_cache, replace_folder, workplace
+from seedtune.runtime.files import default_cache, replace_folder, workplace
 
 from .downloads import fetch
 
@@ -44,7 +44,6 @@ def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Pat
         return target
     if shutil.which("java") is None:
         raise KotlinError("the Kotlin compiler needs Java: apt-get install default-jre-headless")
-    clean_up(target.parent)
     java = [str(file) for file in against if file.is_dir() and any(file.rglob("*.java"))]
     path = [str(file) for file in against if str(file) not in java]
     with workplace(target) as work:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import clean_up, default_cache, replace_folder, workplace
+from seedtune.runtime.files import default_cache, replace_folder, workplace
 
 from .downloads import fetch
 
@@ -66,7 +66,6 @@ def library_folder(machine: Machine) -> Path:
         if shutil.which(command) is None:
             package = "g++" if machine == "x86_64" else "g++-aarch64-linux-gnu"
             raise ShimError(f"the shim needs {command}: apt-get install {package}")
-    clean_up(target.parent)
     with workplace(target) as work:
         built = work / "libraries"
         built.mkdir()

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from seedtune.runtime.files import clean_up, default_cache, replace_folder, workplace
+from seedtune.runtime.files import default_cache, replace_folder, workplace
 
 from .downloads import fetch
 
@@ -74,7 +74,6 @@ def android_signatures() -> Path:
     target = default_cache() / "android" / f"signatures-{key.hexdigest()[:16]}"
     if target.is_dir():
         return target
-    clean_up(target.parent)
     with workplace(target) as work:
         java = work / "java"
         shutil.copytree(_HAND_WRITTEN, java)

@@ -11,7 +11,7 @@ Activations stay float32: nothing is rounded at run time, unlike in ExecuTorch's
 import torch
 from torch import nn
 
-from ..quantise.int4 import GROUP_SIZE
+from ..quantise.int4 import GROUP_SIZE, packed_int4
 
 NAME = "seedtune::int4_linear"
 WIDE, PART = 16384, 8192
@@ -43,13 +43,9 @@ class Int4Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        integers, scales = linear.weight.qdata, linear.weight.scale  # of torchao's tensor
-        out, width = integers.shape
-        codes = (integers.to(torch.int16) + 8).to(torch.uint8)
-        codes = codes.view(out, width // GROUP_SIZE, GROUP_SIZE // 2, 2)
-        packed = codes[..., 0] | codes[..., 1] << 4
-        # As XNNPACK rounds them: GPTQ's are exact in this form.
-        scales = scales.view(out, -1).to(torch.bfloat16)
+        packed, scales = packed_int4(linear.weight)
+        out = len(packed)
+        packed = packed.reshape(out, -1, GROUP_SIZE // 2)
         self.parts = len(range(0, out, PART)) if out > WIDE else 1
         rows = PART if self.parts > 1 else out
         for part in range(self.parts):

@@ -61,9 +61,8 @@ def lower_to(
         writing: a method of ExecuTorch's program besides ``score``.
 
     Raises:
-        ModelError: as ``check_formats``, or a program cannot take a form.
+        ModelError: a program cannot take a form.
     """
-    formats = check_formats(formats)
     programs: list[Program] = []
     files: dict[str, bytes] = {}
     if "executorch" in formats:

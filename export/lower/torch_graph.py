@@ -2,7 +2,7 @@
 
 torch's own file of an exported program is bound to the version that wrote it and brings the weights
 along. A decoder needs little of it: names of aten operators, their arguments, and where tensors
-stand. ``runtime.engines.torch_graph`` reads it and says what the fields are.
+stand. ``runtime.engines.torch_program`` reads it and says what the fields are.
 """
 
 import json

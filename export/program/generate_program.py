@@ -59,7 +59,8 @@ class GenerateProgram(nn.Module):
         *cache: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         past = list(zip(cache[::2], cache[1::2], strict=True))
-        logits, new = self._run(tokens, start, values, adapter, past)
+        hidden, states, new = self._run(tokens, start, values, past)
+        logits = self.score.logits(hidden, states, adapter)[0]
         return (logits, *(tensor for block in new for tensor in block))
 
     def example(self, vocab_size: int) -> tuple[torch.Tensor, ...]:
@@ -80,9 +81,9 @@ class GenerateProgram(nn.Module):
         tokens: torch.Tensor,
         start: torch.Tensor,
         values: torch.Tensor,
-        adapter: torch.Tensor | None,
         past: list[Cache],
-    ) -> tuple[torch.Tensor, list[Cache]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, list[Cache]]:
+        """The last token's hidden state and tapped states, and each block's new keys and values."""
         score = self.score
         length = tokens.shape[1]
         self.running.begin(length, start, past)
@@ -103,10 +104,10 @@ class GenerateProgram(nn.Module):
             config._attn_implementation = before
             score.probe_values.end()
             new = self.running.end()
-        return score.logits(hidden[:, -1:], states, adapter)[0], new
+        return hidden[:, -1:], states, new
 
     def _shapes(self) -> list[tuple[int, int]]:
         with torch.no_grad():
             tokens, start = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-            _, new = self._run(tokens, start, torch.zeros(1, self.entries), None, [])
+            *_, new = self._run(tokens, start, torch.zeros(1, self.entries), [])
         return [(key.shape[0], key.shape[2]) for key, _ in new]

@@ -105,3 +105,12 @@ def int4_weight(integers: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
         activation_quantization="int8_asym_per_token",
     )
     return nn.Parameter(weight, requires_grad=False)
+
+
+def packed_int4(weight: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes uint8 ``[out, in / 2]``, the first of two in the lower half, 8 for zero, and scales
+    bfloat16 ``[out, in / GROUP_SIZE]`` of a quantised weight: as XNNPACK and ONNX Runtime's
+    MatMulNBits take them. GPTQ's scales are exact in this form."""
+    codes = (weight.qdata.to(torch.int16) + 8).to(torch.uint8)
+    scales = weight.scale.view(len(codes), -1).to(torch.bfloat16)
+    return codes[:, ::2] | codes[:, 1::2] << 4, scales

@@ -7,6 +7,8 @@ import torch
 from seedtune.runtime.bundle import WordsPlace
 from seedtune.runtime.errors import ModelError
 
+from ..quantise.int4 import packed_int4
+
 _NEEDLE = 4096
 
 
@@ -14,10 +16,9 @@ def packed_words(
     weight: torch.Tensor,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
     """Codes uint8 ``[V, D / 2]`` and scales, bfloat16 as uint16 ``[V, D / 32]``, of a linear that
-    was rounded to int4: the bytes that XNNPACK and ONNX Runtime's MatMulNBits take."""
-    codes = (weight.qdata.to(torch.int16) + 8).to(torch.uint8).numpy()  # type: ignore[attr-defined]
-    scales = weight.scale.to(torch.bfloat16).view(torch.int16).numpy()  # type: ignore[attr-defined]
-    return codes[:, 1::2] << 4 | codes[:, ::2], scales.view(np.uint16)
+    was rounded to int4 (see ``packed_int4``)."""
+    codes, scales = packed_int4(weight)
+    return codes.numpy(), scales.view(torch.int16).numpy().view(np.uint16)
 
 
 def find_words(

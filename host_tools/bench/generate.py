@@ -101,7 +101,9 @@ def _speed(
         rivals: dict[str, Answer | None] = {
             "seedtune": _written(lambda: engine.text(values)),
             "without sparse term": _written(lambda: _dense_text(dense, bundle)),
-            "transformers float32, static cache": transformers_float32(str(fetch(MODEL))),
+            "transformers float32, static cache": transformers_float32(
+                str(fetch(MODEL)), dense.threads
+            ),
             "llama.cpp": llama_cpp(str(fetch(MODEL)), dense.threads),
         }
         running = {name: answer for name, answer in rivals.items() if answer is not None}

@@ -7,12 +7,13 @@ import time
 from typing import Any
 
 
-def transformers_float32(source: str) -> Any:
+def transformers_float32(source: str, threads: int) -> Any:
     """An ``Answer`` (see ``generate``) of the model in transformers, with a static cache."""
     import torch
     from seedtune.export.model.load_model import load_causal_lm
     from transformers import StaticCache
 
+    torch.set_num_threads(threads)
     model = load_causal_lm(source).model
 
     @torch.no_grad()

@@ -64,10 +64,12 @@ def _profile(bundle: Bundle) -> dict[str, Any]:
     rows = bounds.tokens // LENGTH
     batch = example_batch(rows, LENGTH, bundle.vocab_size)
     values = np.repeat(bundle.values.astype(np.float32)[None], bounds.probes, axis=0)
-    inputs = tuple(torch.from_numpy(each) for each in (*batch, values))
+    inputs = [torch.from_numpy(each) for each in (*batch, values)]
+    if bundle.adapter_shape is not None:
+        inputs.append(torch.zeros(bundle.adapter_shape))
     program = _load_for_executorch(str(bundle.program_path), enable_etdump=True)
     for _ in range(RUNS):
-        program.run_method("score", inputs)
+        program.run_method("score", tuple(inputs))
     with tempfile.TemporaryDirectory() as folder:
         dump = Path(folder) / "run.etdp"
         program.write_etdump_result_to_file(str(dump), str(Path(folder) / "debug"))

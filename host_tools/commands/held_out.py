@@ -76,8 +76,7 @@ def in_two(run: Path, rows: Sequence[Row], examples: Sequence[Encoded]) -> HeldO
     """
     from seedtune.runtime.tuning.live_run import examples_sha256
 
-    known = _chosen_by(run)
-    if len(examples) < 2 or (known is not None and known == examples_sha256(examples)):
+    if len(examples) < 2 or _chosen_by(run) == examples_sha256(examples):
         return HeldOut(list(examples), [], [])
     by_label = sorted(range(len(examples)), key=lambda number: examples[number].gold)
     choosing, judging = sorted(by_label[::2]), sorted(by_label[1::2])

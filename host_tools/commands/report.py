@@ -37,12 +37,10 @@ def report(
 
     It is readable without a network, and needs nothing beside it. It shows rows of your data.
     """
-    from seedtune.runtime.journal.file import read_journal
-    from seedtune.runtime.journal.state import history_of
-
     from ..reports.page import write_page
+    from ..reports.run_curves import run_curves
     from .journal import that_matter
 
-    file = page or run / "report.html"
-    write_page(run, file, that_matter(history_of(read_journal(run))))
+    file, found = page or run / "report.html", run_curves(run)
+    write_page(found, run, file, that_matter(found.history))
     Output(json).result({"page": str(file), "bytes": file.stat().st_size})

@@ -34,6 +34,7 @@ from .followed import follow_command
 from .guest import Guest
 from .host import CPU, EmulatorError, quiet
 from .machine import PYTHON_PATH, Machine
+from .tune_on_device import likeliest
 
 _NUDGE = np.float32(1e-6)
 """Relative change of values that only rounding can feel; 8-bit activations round far coarser."""
@@ -193,13 +194,9 @@ def _first_difference(
 ) -> int | None:
     prompt = example.tokens[0, : example.positions[0, 1] + 1].tolist()
     with open_engine(bundle) as engine:
-        text = engine.text(replayed.values[: bundle.K])
-        logits = text.read(prompt)
-        for number, token in enumerate(written):
-            if int(logits.argmax()) != token:
-                return number
-            logits = text.read([token])
-    return None
+        ours = likeliest(engine.text(replayed.values[: bundle.K]), prompt, len(written))
+        pairs = enumerate(zip(ours, written, strict=True))
+        return next((number for number, (own, theirs) in pairs if own != theirs), None)
 
 
 def _last(lines: list[str]) -> str:

@@ -71,7 +71,7 @@ def tune(
         if bundle.generation is not None:
             prompt = examples[0].tokens[0, : examples[0].positions[0, 1] + 1].tolist()
             text = engine.text(tuner.values[: bundle.K])
-            written = list(_likeliest(text, prompt, job["written"]))
+            written = list(likeliest(text, prompt, job["written"]))
         return {
             "written": written,
             "resumed_at_step": resumed_at,
@@ -83,12 +83,12 @@ def tune(
         }
 
 
-def _likeliest(text: Any, prompt: list[int], count: int) -> Iterator[int]:
+def likeliest(text: Any, prompt: list[int], count: int) -> Iterator[int]:
     """The tokens with which a text goes on, the likeliest each time."""
-    logits = text.read(prompt)
+    given = prompt
     for _ in range(count):
-        yield int(logits.argmax())
-        logits = text.read([int(logits.argmax())])
+        given = [int(text.read(given).argmax())]
+        yield given[0]
 
 
 class Watch:

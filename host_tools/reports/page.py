@@ -14,7 +14,7 @@ from seedtune.runtime.tuning.metrics import read_metrics
 
 from ..commands.outcome import OUTCOME_FILE
 from .curve import read_curve
-from .run_curves import Curves, measure_words, run_curves
+from .run_curves import Curves, measure_words
 from .svg_chart import Line, chart
 
 _STYLE = """
@@ -29,18 +29,17 @@ svg text { font: 12px system-ui, sans-serif; fill: #444 }
 """
 
 
-def write_page(run: Path, file: Path, settings: Mapping[str, Any]) -> None:
+def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]) -> None:
     """Write the page of the run folder ``run`` to ``file``, readable by its owner alone: it shows
     rows of data.
 
     Args:
+        found: the run's.
         settings: those that mean something to the run, by name.
 
     Raises:
-        JournalError: no run there, or damaged.
         SeedtuneError: the page cannot be written.
     """
-    found = run_curves(run)
     outcome = _outcome(run)
     parts = [
         f"<h1>{escape(found.title)}</h1>",
@@ -84,7 +83,8 @@ def _outcome(run: Path) -> dict[str, Any]:
 def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]:
     metric = found.metric
     before, after = outcome.get("before"), outcome.get("after")
-    if isinstance(before, dict) and isinstance(after, dict):
+    known = isinstance(before, dict) and isinstance(after, dict)
+    if known and None not in (before[metric], after[metric]):  # null: it was not finite
         judged = outcome.get("judged_rows") or 0
         of = f"{judged} rows that chose nothing" if judged else "the rows that chose the step"
         yield (
@@ -146,8 +146,8 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
 def _answer(said: dict[str, Any], right: str | None) -> str:
     answer, scores = said["answer"], said["scores"]
     if answer is None:  # a completion: how well it fits
-        return escape(f"loss a token {scores['nll']:.3f}") if "nll" in scores else ""
-    share = f" ({scores[answer]:.0%})" if answer in scores else ""
+        return "" if scores.get("nll") is None else escape(f"loss a token {scores['nll']:.3f}")
+    share = "" if scores.get(answer) is None else f" ({scores[answer]:.0%})"
     kind = "right" if answer == right else "wrong"
     mark = "✓" if answer == right else "✗"
     return f"<span class={kind}>{mark} {escape(answer)}{share}</span>"

@@ -192,15 +192,15 @@ class App:
                 folder = self._root / f"run-{kind}-{material.key(bundle.sha256)}"
                 current = {"folder": folder.name, "spec": material.spec(), "of": bundle.sha256}
                 replace_file(self._root / f"{kind}-{_CURRENT}", json.dumps(current).encode())
-                why = session.run(
-                    model, folder, train, held_out, material.settings(len(train)) | self._settings
-                )
-                return json.dumps({"ok": why})
+                settings = material.settings(len(train)) | self._settings
+                return json.dumps({"ok": session.run(model, folder, train, held_out, settings)})
+            except Exception:
+                with self._lock:
+                    self._close()  # a program that failed is opened anew
+                raise
             finally:
                 self._session = None
         except Exception as error:
-            with self._lock:
-                self._close()  # a program that failed is opened anew
             return self._failed(error)
 
     @_answered
