@@ -11,6 +11,7 @@ import numpy as np
 from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
 from fuzz_runs import run_kinds
 from fuzz_texts import text_kinds
+from journal_bytes import encoded
 from safetensors.numpy import load
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
@@ -20,7 +21,6 @@ from seedtune.runtime.bundle.text_frame import load_text_frame
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
     Change,
-    Encoder,
     End,
     Evaluation,
     Header,
@@ -225,6 +225,4 @@ def _journal(count: int, signs: int = 0) -> tuple[Header, list[Record], bytes]:
         records.append(Signs(rng.bytes(-(-signs // 8))) if signs else Step(scalars))
         records += [Skip(1), Change("lr", 0.5)] if step == 6 else []
     records.append(End(bytes(range(16)), "done"))
-    data = head.encode()
-    encoder = Encoder(count, int.from_bytes(data[-4:], "little"), signs=signs)
-    return head, records, data + b"".join(map(encoder.encode, records))
+    return head, records, encoded(head, records)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
 from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
+from journal_bytes import encoded
 from safetensors.numpy import load
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import JOURNAL_FILE, Journal, read_journal
@@ -81,15 +82,9 @@ def run_kinds(folder: Path) -> dict[str, Case]:
         def read() -> str:
             digest = hashlib.sha256(data).hexdigest()
             held = {**journal.header.snapshot, "file": "snapshot", "sha256": digest}
-            head = replace(journal.header, snapshot=held).encode()
-            encoder = Encoder(
-                journal.header.scalar_count,
-                int.from_bytes(head[-4:], "little"),
-                signs=journal.header.signs,
-            )
-            records = (encoder.encode(placed.record) for placed in journal.records)
+            head = replace(journal.header, snapshot=held)
             own("snapshot").write_bytes(data)
-            own(JOURNAL_FILE).write_bytes(head + b"".join(records))
+            own(JOURNAL_FILE).write_bytes(encoded(head, (each.record for each in journal.records)))
             _ = replay(own(JOURNAL_FILE), start).best_values
             return SOUND
 

@@ -47,33 +47,36 @@ class TestScores:
                 engine.score(batch, values + 1)
                 np.testing.assert_array_equal(found.logp, kept)  # the caller's own
 
-    def test_small_perturbations_are_no_noise(self, reach: Bundle) -> None:
+    @pytest.mark.parametrize("name", ["onnxruntime", "torch-int4:cpu"])
+    def test_small_perturbations_are_no_noise(self, reach: Bundle, name: str) -> None:
         """int8 activations round them into steps of 1e-2; here the loss follows its slope."""
         batch, values = request(reach, **SOME)
         direction = np.sign(values[1] - values[0])
         slopes = []
-        with open_engine(reach, 1, name="onnxruntime") as engine:
+        with open_engine(reach, 1, name=name) as engine:
             for eps in (1e-2, 1e-3):
                 rows = np.stack([values[0] + eps * direction, values[0] - eps * direction])
                 up, down = engine.score(batch, rows.astype(np.float32)).logp.mean(axis=(1, 2))
                 slopes.append((up - down) / (2 * eps))
+        assert abs(slopes[0]) > 0.1
         assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
 
-    def test_a_call_from_another_thread_waits(self, reach: Bundle) -> None:
-        asked = request(reach, **SOME)
+    def test_calls_from_several_threads_keep_apart(self, reach: Bundle) -> None:
+        asked = [request(reach, **{**SOME, "rows": rows}) for rows in (1, 2, 3, 4)]
+        found: dict[int, Any] = {}
         with open_engine(reach, 1, name="onnxruntime") as engine:
-            wanted = engine.score(*asked).logp
-            found: list[Any] = []
-            work = [
-                threading.Thread(target=lambda: found.append(engine.score(*asked).logp))
-                for _ in range(4)
-            ]
-            for each in work:
+            wanted = [engine.score(*each).logp for each in asked]
+
+            def work(number: int) -> None:
+                found[number] = engine.score(*asked[number]).logp
+
+            threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+            for each in threads:
                 each.start()
-            for each in work:
+            for each in threads:
                 each.join()
-        for each in found:
-            np.testing.assert_array_equal(each, wanted)
+        for number, each in enumerate(wanted):
+            np.testing.assert_array_equal(found[number], each)
         assert len(found) == 4
 
     def test_what_the_program_cannot_take_is_refused(self, reach: Bundle) -> None:

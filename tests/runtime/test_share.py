@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_jour
 from seedtune.runtime.journal.format import End, Note, Record, Step
 from seedtune.runtime.journal.operations import receive, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Batch
 from seedtune.runtime.tuning.tuner import Tuner
 
 START = fake_start(8)
@@ -161,29 +162,55 @@ def test_journals_that_hold_numbers_of_single_examples_are_not_shared(
         assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == shared
 
 
-class _Spread(FakeTask):
-    """The same mean loss of every batch, by other losses of its examples."""
+APART = np.array([0.75, -0.25, -0.25, -0.25])
+"""Of the losses of a batch of four: their mean is 0, that of no part is."""
 
-    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        losses = super().losses(logp, batch)
-        size = losses.shape[1] // 2 * 2
-        losses[:, 0:size:2] += 0.25  # exact in binary, so that sums of both stay the same
-        losses[:, 1:size:2] -= 0.25
-        return losses
+
+def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart: bool) -> list[Any]:
+    """What a run journals; with ``apart``, each probe moves the losses of a batch's examples apart,
+    the further the later it comes, and leaves the batch's mean where it was."""
+    real, cut = BatchLook.losses, BatchLook.part
+
+    def losses(self: BatchLook, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        found = real(self, rows)
+        numbers = getattr(self, "numbers", np.arange(found.shape[1]))
+        return found + apart * np.arange(1, len(rows) + 1)[:, None] * APART[numbers]
+
+    def part(self: BatchLook, numbers: Sequence[int]) -> BatchLook:
+        found = cut(self, numbers)
+        found.numbers = np.asarray(numbers)  # type: ignore[attr-defined]
+        return found
+
+    rates = {} if ESTIMATORS[name].own_rates else {"lr": 0.3, "eps": 0.01}
+    settings = Settings(steps=3, batch_size=4, estimator=name, eval_every=0, loss_jump=1e9, **rates)
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchLook, "losses", losses)
+        patched.setattr(BatchLook, "part", part)
+        examples = fake_examples(32)
+        with Tuner(
+            FakeEngine(8), START, FakeTask(), examples, folder=folder, settings=settings
+        ) as live:
+            list(live)
+    return [record.scalars for record in records(folder) if isinstance(record, Step)]
 
 
 @pytest.mark.parametrize("name", [n for n, f in ESTIMATORS.items() if not f.holds_examples])
-def test_who_does_not_say_so_journals_batch_means_alone(tmp_path: Path, name: str) -> None:
-    settings = Settings(
-        steps=3, batch_size=4, estimator=name, lr=0.3, eps=0.01, eval_every=0, loss_jump=1e9
-    )
-    kept = []
-    for task in (FakeTask(), _Spread()):
-        folder = tmp_path / type(task).__name__
-        with Tuner(
-            FakeEngine(8), START, task, fake_examples(32), folder=folder, settings=settings
-        ) as live:
-            list(live)
-        kept.append([r.scalars for r in records(folder) if isinstance(r, Step)])
+def test_who_does_not_say_so_journals_batch_means_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    kept = [
+        _scalars(tmp_path / str(apart), name, monkeypatch, apart=apart) for apart in (False, True)
+    ]
     assert len(kept[0]) == 3
     assert np.allclose(kept[0], kept[1], rtol=2e-3)  # an ulp of float16
+
+
+def test_numbers_of_parts_of_a_batch_would_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check itself."""
+    kept = [
+        _scalars(tmp_path / str(apart), "per-example", monkeypatch, apart=apart)
+        for apart in (False, True)
+    ]
+    assert not np.allclose(kept[0], kept[1], rtol=2e-3)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from journal_bytes import encoded
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
@@ -42,10 +43,7 @@ def header(signs: int = COUNT, scalar_count: int = 0) -> Header:
 
 
 def encode(records: list[Record], head: Header | None = None) -> bytes:
-    head = head or header()
-    data = head.encode()
-    encoder = Encoder(head.scalar_count, int.from_bytes(data[-4:], "little"), signs=head.signs)
-    return data + b"".join(map(encoder.encode, records))
+    return encoded(head or header(), records)
 
 
 def decode(data: bytes) -> tuple[list[Record], int]:

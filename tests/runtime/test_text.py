@@ -140,7 +140,11 @@ def test_an_engine_that_only_scores_says_so() -> None:
         ToyEngine.text(ToyEngine.__new__(ToyEngine), np.zeros(2, np.float32))
 
 
-def test_methods_share_their_weights_in_file_and_memory(bundle: Bundle) -> None:
+def test_methods_share_their_weights_in_the_file(bundle: Bundle) -> None:
+    assert bundle.text_head is not None
+    words, data = bundle.text_head.words, bundle.program_path.read_bytes()
+    codes = data[words.codes : words.codes + VOCABULARY * 16]  # of 32 columns, two a byte
+    assert data.count(codes) == 1
     program = NativeProgram(bundle.program_path)
     assert program.methods() == ["generate", "score"]
     program.load("score")

@@ -62,17 +62,6 @@ class TestScores:
         torch_, onnx = found.values()
         np.testing.assert_allclose(torch_.logp, onnx.logp, atol=2e-5)
 
-    def test_small_perturbations_are_no_noise(self, reach: Bundle) -> None:
-        batch, values = request(reach, **SOME)
-        direction = np.sign(values[1] - values[0])
-        slopes = []
-        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
-            for eps in (1e-2, 1e-3):
-                rows = np.stack([values[0] + eps * direction, values[0] - eps * direction])
-                up, down = engine.score(batch, rows.astype(np.float32)).logp.mean(axis=(1, 2))
-                slopes.append((up - down) / (2 * eps))
-        assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
-
     def test_a_matrix_is_unpacked_once_for_all_probes(
         self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
