@@ -132,7 +132,7 @@ def test_neighbours_say_what_followed_the_same_state(seen):
 
 
 def test_the_program_says_what_the_model_says(bundle):
-    settings = {"bundle": bundle.path, "length": 32, "threads": 1, "other": None}
+    settings = {"bundle": bundle.path, "length": 32, "threads": None, "other": None}
     words = ProgramWords(settings)
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
     seen = words.see([batch])
@@ -147,7 +147,7 @@ def test_the_program_says_what_the_model_says(bundle):
 
 
 def test_ranks_are_of_the_head_that_the_program_has(bundle):
-    words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": 1, "other": None})
+    words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": None, "other": None})
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
     head = TextHead.of(bundle)
     assert head is not None
@@ -169,7 +169,7 @@ def test_ranks_are_of_the_head_that_the_program_has(bundle):
 def test_the_programs_methods_tell_the_same_things(bundle, method):
     generator = np.random.default_rng(0)
     settings = {
-        **METHODS[method].settings_for(50), "bundle": bundle.path, "length": 32, "threads": 1,
+        **METHODS[method].settings_for(50), "bundle": bundle.path, "length": 32, "threads": None,
         "messages": 50 if METHODS[method].learns else 0,
         "other": generator.integers(0, 300, (2, 16)),
     }  # fmt: skip
