@@ -29,7 +29,7 @@ from seedtune.runtime.files import default_cache, replace_file
 from ..data.fetch import fetch
 from ..data.sentences import load_sentences
 from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
-from .results_files import RESULTS, say, write_figures
+from .results_files import RESULTS, read_figures, say, write_figures
 from .shapes import FRACTION, SHAPES, Shape, random_mask
 
 ROWS, WORDS, STEPS, HELD_OUT = 4, 40, 4, 8
@@ -79,20 +79,13 @@ def bench_estimate(
     for name in models or ():
         if name not in MODELS:
             raise SeedtuneError(f"bench estimate: no model {name!r}; known: {', '.join(MODELS)}")
-    figures = _known(results)
+    known = read_figures("estimate", results) or {}
+    figures = {name: known[name] for name in MODELS if name in known}
     for name in models or tuple(MODELS):
         figures[name] = _figures(name, MODELS[name])
         found = write_figures("estimate", figures, results)
         replace_file(results / "estimate.md", table(figures).encode())
     return found
-
-
-def _known(results: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((results / "estimate.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return {name: found[name] for name in MODELS if name in found}
 
 
 def show_estimate(figures: dict[str, Any]) -> str:

@@ -10,18 +10,15 @@ Runs are cells of ``bench quality``: at equal forwards, seeds alone, without rea
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-from seedtune.runtime.errors import SeedtuneError
 
 from .paper_results import FILE, FORWARDS, claims_of, summarise_paper
 from .paper_table import show_paper
 from .quality import bench_quality
 from .quality_methods import MASKS
 from .quality_results import DECIDING, read_rows
-from .results_files import RESULTS, say, write_figures
+from .results_files import RESULTS, read_figures, say, write_figures
 from .sender_results import FILE as SENDERS
 from .tuning_run import Progress
 
@@ -52,7 +49,7 @@ def bench_paper(
     Raises:
         SeedtuneError: what a run raises, or a damaged file of results.
     """
-    device = _read("device", results)
+    device = read_figures("device", results)
     if not summary:
         # Written as it grows: what an interrupt leaves is the table of what is done.
         for method in ("", *(f"{mask}-mask-fp32" for mask in MASKS), "int4-per-example"):
@@ -72,15 +69,3 @@ def bench_paper(
     rows = read_rows(results)
     figures = summarise_paper(rows, read_rows(results, SENDERS), device)
     return {"claims": claims_of(rows, device, forwards), **figures}
-
-
-def _read(name: str, folder: Path) -> dict[str, Any] | None:
-    """Committed figures of another benchmark, None where there are none."""
-    file = folder / f"{name}.json"
-    if not file.is_file():
-        return None
-    try:
-        figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SeedtuneError(f"{file}: holds no figures ({error!r})") from error
-    return figures

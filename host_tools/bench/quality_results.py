@@ -13,7 +13,7 @@ from typing import Any
 
 from seedtune.runtime.errors import SeedtuneError
 
-from .results_files import write_figures
+from .results_files import read_figures, write_figures
 from .tuning_run import mean_and_deviation
 
 FILE = "quality"
@@ -44,13 +44,12 @@ def read_rows(folder: Path, name: str = FILE) -> Rows:
     Raises:
         SeedtuneError: the file is not one that ``merge_rows`` wrote.
     """
-    file = folder / f"{name}.json"
-    if not file.is_file():
+    figures = read_figures(name, folder)
+    if figures is None:
         return {}
-    try:
-        rows: Rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SeedtuneError(f"{file}: holds no table of results ({error!r})") from error
+    if "rows" not in figures:
+        raise SeedtuneError(f"{folder / name}.json: holds no table of results")
+    rows: Rows = figures["rows"]
     return rows
 
 

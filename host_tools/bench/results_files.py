@@ -41,6 +41,24 @@ def write_figures(name: str, figures: dict[str, Any], folder: Path = RESULTS) ->
     return content
 
 
+def read_figures(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """What ``write_figures`` wrote into ``NAME.json``; None where there is no file.
+
+    Raises:
+        SeedtuneError: the file holds something else.
+    """
+    file = folder / f"{name}.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SeedtuneError(f"{file}: holds no figures ({error!r})") from error
+    if not isinstance(found, dict):
+        raise SeedtuneError(f"{file}: holds no figures (a JSON object is wanted)")
+    return found
+
+
 def draw_curves(
     title: str, curves: dict[str, list[dict[str, Any]]], name: str, folder: Path = RESULTS
 ) -> None:

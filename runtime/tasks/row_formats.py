@@ -133,10 +133,11 @@ def _separated(text: str, name: str, delimiter: str) -> Fields:
                 raise DataError(f"{where}: has {len(cells)} cells, the header {len(header)}")
             yield dict(zip(header, cells, strict=True)), where
     except csv.Error as error:
-        raise DataError(
-            f"{name}:{number}: not CSV ({error}); a cell that begins with a double quote must end "
-            "with one, and those within are doubled"
-        ) from error
+        remedy = "a cell that begins with a double quote must end with one, and those within are "
+        remedy += "doubled"
+        if "field limit" in str(error):
+            remedy += f"; cells over {csv.field_size_limit():,} characters are read from .jsonl"
+        raise DataError(f"{name}:{number}: not CSV ({error}); {remedy}") from error
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -182,6 +182,11 @@ def test_what_is_no_dicts(given: Any, message: str) -> None:
         ("d.csv", "a,b;c\n1,2;3\n", r"d\.csv:1: the header can be split at comma and at semicolon"),
         ("d.csv", "a\tb;c\n", r"d\.csv:1: the header can be split at semicolon and at tab"),
         ("d.tsv", 'a\tb\n"so" it is\t2\n', r"d\.tsv:2: not CSV .*begins with a double quote must"),
+        (
+            "d.csv",
+            f"a,b\n1,{'x' * 140_000}\n",
+            r"d\.csv:2: not CSV .*cells over 131,072 characters are read from",
+        ),
         ("d.parquet", b"PAR1 not", r"d\.parquet: damaged, or of an unknown kind"),
         (
             "d.xlsx",
