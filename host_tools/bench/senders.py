@@ -36,6 +36,10 @@ from .tuning_run import Progress
 
 __all__ = ["bench_senders", "show_senders"]
 
+OTHER_SEQUENCES = 80
+"""Of 128 tokens, of text that has nothing to do with anybody. The change of its loss that a head
+for text makes has a deviation of some 0.2 a token: 16 sequences tell it to 0.4 %, these to 0.2."""
+
 
 def bench_senders(
     *,
@@ -98,6 +102,7 @@ def _cell(
         "data_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
         "length": LENGTH,
         "messages": messages,
+        "other_sequences": OTHER_SEQUENCES,
         **method.settings_for(messages),
     }
     if method.bundle:
@@ -130,4 +135,5 @@ def _other_text(model: str) -> NDArray[np.int64]:
     """Tokens of text that has nothing to do with anybody's messages."""
     from seedtune.export.model.load_model import load_causal_lm
 
-    return load_calibration(load_causal_lm(model_source(model)).tokenizer).held_out
+    tokenizer = load_causal_lm(model_source(model)).tokenizer
+    return load_calibration(tokenizer, held_out=OTHER_SEQUENCES).held_out

@@ -289,7 +289,6 @@ def estimate_tuning(
     estimator = estimator or next(iter(ESTIMATORS))
     settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
     forwards = forwards_a_step(settings)
-    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
     probes = min(bounds.probes, forwards)
@@ -300,23 +299,10 @@ def estimate_tuning(
         positions=min(in_pass, bounds.positions),
         probes=probes,
     )
-    memory = PassMemory.of(
-        hidden=shape.hidden,
-        widest=max(shape.hidden, shape.intermediate),
-        vocabulary=shape.vocabulary,
-        adapter=(shape.hidden, TAPPED * shape.hidden),
-    )
-    table = shape.vocabulary * (shape.hidden + 4)
+    memory = _pass_memory(shape)
     entries = max(1, round(shape.linear_weights * fraction))
     components = {
-        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
-        "command line": COMMAND_LINE,
-        "tokenizer": _tokenizer(shape),
-        # XNNPACK packs them into memory of its own and gives the file's pages back.
-        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
-        "float columns": bundle["float columns"],
-        "embedding table": _table_pages(table, examples * length),
-        "adapter": memory.tables - table,
+        **_opened(shape, engine, examples * length, fraction, column_share),
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,
@@ -345,23 +331,10 @@ def estimate_writing(
         EngineError: as ``estimate_tuning``.
     """
     engine = engine or next(iter(ENGINES))
-    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
     head = shape.head or shape.embedding
-    memory = PassMemory.of(
-        hidden=shape.hidden,
-        widest=max(shape.hidden, shape.intermediate),
-        vocabulary=shape.vocabulary,
-        adapter=(shape.hidden, TAPPED * shape.hidden),
-    )
-    table = shape.vocabulary * (shape.hidden + 4)
+    memory = _pass_memory(shape)
     components = {
-        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
-        "command line": COMMAND_LINE,
-        "tokenizer": _tokenizer(shape),
-        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
-        "float columns": bundle["float columns"],
-        "embedding table": _table_pages(table, tokens),
-        "adapter": memory.tables - table,
+        **_opened(shape, engine, tokens, fraction, column_share),
         "keys and values": 4 * shape.cache_width * tokens,
         "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
         "code, workspace": PAGES,
@@ -369,6 +342,34 @@ def estimate_writing(
     operations = 2 * (shape.linear_weights * (1 + column_share) + head)
     seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
     return Estimate("writing", components, seconds)
+
+
+def _pass_memory(shape: ModelShape) -> PassMemory:
+    return PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
+    )
+
+
+def _opened(
+    shape: ModelShape, engine: str, tokens: int, fraction: float, column_share: float
+) -> dict[str, int]:
+    """Of a process that has opened a bundle and read so many tokens, without what a pass takes."""
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    table = shape.vocabulary * (shape.hidden + 4)
+    head = shape.head or shape.embedding
+    return {
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
+        "command line": COMMAND_LINE,
+        "tokenizer": _tokenizer(shape),
+        # XNNPACK packs them into memory of its own and gives the file's pages back.
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": _table_pages(table, tokens),
+        "adapter": _pass_memory(shape).tables - table,
+    }
 
 
 def _table_pages(table: int, tokens: int) -> int:
