@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def renamed(bundle: Path, archive: Path) -> Path:
     return pack_bundle(folder, archive)
 
 
+def forge(archive: Path) -> Path:
+    """The same with other values, as whoever knows how an archive is made would write it."""
+    forged = archive.with_name("forged")
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(forged, "w") as target:
+        for info in source.infolist():
+            content = bytearray(source.read(info))
+            if info.filename == "values.safetensors":
+                content[-1] ^= 1
+            target.writestr(info, bytes(content))
+    return forged
+
+
 def picked(bundle: Path, root: Path) -> Path:
     """The bundle as one file, taken in by the app's own Kotlin."""
     from java import jclass
@@ -132,6 +145,7 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
     phone.trainer.heed("the phone is not charging")
     phone.trainer.resume()
     time.sleep(0.3)
+    found["still said"] = list(phone.reports[-1])
     good(phone.app.predict("sort", "a cat and rain"))  # which must not disturb the run
     found["still resting at"] = good(phone.app.progress("sort"))["steps"]
     found["held"] = good(phone.app.state())["held"]
@@ -258,7 +272,13 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     # A broken bundle: the one in use stays.
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
-    for what, content in (("altered", bytes(data)), ("cut", bytes(data[:5000])), ("other", b"x")):
+    forged = forge(kept).read_bytes()
+    for what, content in (
+        ("altered", bytes(data)),
+        ("forged", forged),
+        ("cut", bytes(data[:5000])),
+        ("other", b"x"),
+    ):
         file = archive.with_name(what)
         file.write_bytes(content)
         found[what] = bad(phone.app.take_bundle(str(file)))

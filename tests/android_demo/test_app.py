@@ -47,6 +47,12 @@ NEWER = {
 """What the app uses without a check, beyond API 17, and the level that has it."""
 NEWER_RESOURCES = {
     "accessibilityLiveRegion": 19,
+    "fillColor": 21,
+    "inset": 21,
+    "pathData": 21,
+    "viewportHeight": 21,
+    "viewportWidth": 21,
+    "fullBackupContent": 23,
     "importantForAutofill": 26,
     "foregroundServiceType": 29,
     "dataExtractionRules": 31,

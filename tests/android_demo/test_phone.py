@@ -44,6 +44,8 @@ class TestSorting:
         texts = [report[0] for report in found["reports"]]
         assert "Resting: paused" in texts and "Resting: the phone is not charging" in texts
         assert found["still resting at"] == 2
+        assert found["still said"] == ["Resting: the phone is not charging", 2, True, True]
+        assert texts.count("Going on") == 1
         assert found["held"] == "the phone is not charging"
         steps = [report[1] for report in found["reports"] if report[0].startswith("Step")]
         assert steps == [1, 2, 3, 4, 5, 6]
@@ -123,6 +125,7 @@ def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     altered = "the file: truncated or altered archive"
     for what, line in {
         "altered": altered,
+        "forged": "the file: values.safetensors is truncated or altered; copy it again",
         "cut": altered,
         "other": altered,
         "revoked": "the file may not be read any more: choose it again",

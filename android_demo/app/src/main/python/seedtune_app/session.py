@@ -20,8 +20,8 @@ Order = dict[str, Any]
 ``starts``: how often it was begun without coming to a step."""
 Holds = dict[str, str]
 MOST_STARTS = 3
-"""So often a session is gone on with that dies before its first step, and no more: what kills it
-would do so whenever the app is opened."""
+"""So often a session is begun that dies before its first step, and no more: what kills it would do
+so whenever the app is opened."""
 
 
 class Listener(Protocol):
