@@ -108,7 +108,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
             button.setOnClickListener { ask("tap", place, label) { tapped = place.takeIf { label != null }; refresh() } }
             row.addView(button)
         }
-        for (label in 0 until labels.length()) if (next != null) button(labels.getString(label), next, labels.getString(label))
+        for (label in (0 until labels.length()).map(labels::getString)) if (next != null) button(label, next, label)
         tapped?.let { button(getString(R.string.take_back), it, null) }
     }
 
