@@ -21,6 +21,7 @@ TASK = {
     "label_field": "label",
     "verbalisers": {"0": " terrible", "1": " great"},
 }
+WRITING = {"kind": "completion", "template": "", "completion_field": "text"}
 ROWS = [
     {"text": f"A film about {word}, told with {manner}.", "label": str(place % 2)}
     for place, (word, manner) in enumerate(
@@ -61,16 +62,7 @@ def results(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
             parts = [scores.logp] if scores.hidden is None else [scores.logp, scores.hidden]
             found["scores"].append([hashlib.sha256(part.tobytes()).hexdigest() for part in parts])
         for estimator in ("two-point", "per-example", "readout"):
-            with model.tuner(
-                folder / estimator, ROWS, ROWS[:2], estimator=estimator, steps=4, batch_size=4
-            ) as tuner:
-                for _ in tuner:
-                    pass
-                journal = (folder / estimator / "journal.bin").read_bytes()
-                found["runs"][estimator] = [
-                    hashlib.sha256(journal).hexdigest(),
-                    values_sha256(tuner.values),
-                ]
+            found["runs"][estimator] = run(model, folder, estimator)
         shape = model.bundle.adapter_shape
         if shape is not None:
             adapter = np.random.default_rng(7).standard_normal(shape, np.float32)
@@ -85,7 +77,22 @@ def results(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
             found["written"] = [hashlib.sha256(each.tobytes()).hexdigest() for each in seen]
         if name == "executorch-java":
             found |= only_java(model, requests)
+    if shape is not None:
+        with open_model(bundle, engine=name, threads=1, task=WRITING) as model:
+            found["runs"]["text-head"] = run(model, folder, "text-head")
     return found
+
+
+def run(model: Any, folder: Path, estimator: str) -> list[str]:
+    """At most four steps; hashes of the journal and of the values."""
+    with model.tuner(
+        folder / estimator, ROWS, ROWS[:2], estimator=estimator, steps=4, batch_size=4
+    ) as tuner:
+        for _ in tuner:
+            pass
+        assert tuner.history.steps == tuner.history.settings.resolved_steps >= 2
+        journal = (folder / estimator / "journal.bin").read_bytes()
+        return [hashlib.sha256(journal).hexdigest(), values_sha256(tuner.values)]
 
 
 def only_java(model: Any, requests: Any) -> dict[str, Any]:

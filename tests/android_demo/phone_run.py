@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,20 @@ def renamed(bundle: Path, archive: Path) -> Path:
     return pack_bundle(folder, archive)
 
 
+def forge(archive: Path) -> Path:
+    """The same with other values, as whoever knows how an archive is made would write it."""
+    forged = archive.with_name("forged")
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(forged, "w") as target:
+        for info in source.infolist():
+            content = bytearray(source.read(info))
+            if info.filename == "values.safetensors":
+                content[-1] ^= 1
+            target.writestr(info, bytes(content))
+    return forged
+
+
 def picked(bundle: Path, root: Path) -> Path:
     """The bundle as one file, taken in by the app's own Kotlin."""
-    import jpype
     from java import jclass
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.bundle.archive import pack_archive
@@ -84,13 +96,8 @@ def picked(bundle: Path, root: Path) -> Path:
     if not archive.exists():
         pack_archive(bundle, open_bundle(bundle).manifest["parts"], archive)
     told: list[tuple[int, int]] = []
-    progress = jpype.JProxy(
-        "org.seedtune.demo.Intake$Progress", dict={"copied": lambda a, b: told.append((a, b))}
-    )
-    stream = jpype.JProxy(
-        "kotlin.jvm.functions.Function0",
-        dict={"invoke": lambda: jclass("java.io.FileInputStream")(str(archive))},
-    )
+    progress = function(2, lambda done, size: told.append((int(done), int(size))))
+    stream = function(0, lambda: jclass("java.io.FileInputStream")(str(archive)))
     size = archive.stat().st_size
     taken = intake(root.parent).take("picked.seedtune", size, progress, stream)
     assert told[-1] == (size, size)
@@ -105,11 +112,15 @@ def intake(folder: Path, free: int | None = None) -> Any:
 
     file = jclass("java.io.File")(str(folder / "incoming"))
     room = (lambda f: jpype.JLong(free)) if free is not None else (lambda f: f.getUsableSpace())
-    asked = jpype.JProxy(
-        "kotlin.jvm.functions.Function1",
-        dict={"invoke": lambda f: jpype.JObject(jpype.java.lang.Long(room(f)))},
-    )
+    asked = function(1, lambda f: jpype.JObject(jpype.java.lang.Long(room(f))))
     return jclass("org.seedtune.demo.Intake")(file, asked)
+
+
+def function(arguments: int, work: Any) -> Any:
+    """A Kotlin lambda."""
+    import jpype
+
+    return jpype.JProxy(f"kotlin.jvm.functions.Function{arguments}", dict={"invoke": work})
 
 
 def sort(root: Path, bundle: Path) -> dict[str, Any]:
@@ -119,6 +130,7 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
     found["too early"] = [phone.learn("sort"), bad(phone.app.predict("sort", "a cat"))]
     give_material(phone, picked(bundle, root))
     found["ready"] = good(phone.app.state())
+    found["messages"] = good(phone.app.messages())
     phone.reports.clear()
 
     def rest_after_two(report: Any) -> None:
@@ -133,6 +145,8 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
     phone.trainer.heed("the phone is not charging")
     phone.trainer.resume()
     time.sleep(0.3)
+    found["still said"] = list(phone.reports[-1])
+    good(phone.app.predict("sort", "a cat and rain"))  # which must not disturb the run
     found["still resting at"] = good(phone.app.progress("sort"))["steps"]
     found["held"] = good(phone.app.state())["held"]
     phone.trainer.heed(None)
@@ -158,6 +172,8 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
 
 def write(root: Path, bundle: Path) -> dict[str, Any]:
     phone = Phone(root, **SETTINGS)
+    from java import jclass
+
     give_material(phone, picked(bundle, root))
     line = phone.learn("write")
     found = {"line": line, "progress": good(phone.app.progress("write"))}
@@ -167,6 +183,11 @@ def write(root: Path, bundle: Path) -> dict[str, Any]:
     phone.learn("write", 0.2)
     found["again"] = hash_of(phone, "write")
     phone.reports.clear()
+    text = root.parent / "text.txt"
+    text.write_text("It was humour, töld twice. " * 90)
+    stream = function(0, lambda: jclass("java.io.FileInputStream")(str(text)))
+    found["read"] = [len(str(intake(root.parent).text(most, stream))) for most in (100, 10**6)]
+    found["more"] = [good(phone.app.write(each)) for each in ("", text.read_text(), "töld twice.")]
     good(phone.app.undo("write", 0))
     phone.heard = lambda report: report[1] == 1 and phone.trainer.stop()  # type: ignore
     found["stopped"] = [phone.learn("write"), good(phone.app.state())["unfinished"]]
@@ -186,6 +207,27 @@ def begin(root: Path, bundle: Path, kind: str, paused: str = "") -> None:
 
     phone.heard = kill  # type: ignore[method-assign]
     phone.learn(kind)
+
+
+def start_and_die(root: Path, bundle: Path) -> None:
+    """Killed before the first step, as by a defect of the library that loads the program."""
+    phone = Phone(root, **SETTINGS)
+    if not (root / "messages.json").exists():
+        give_material(phone, picked(bundle, root))
+    phone.heard = lambda report: (
+        report[0].startswith("Judging")
+        and os.kill(  # type: ignore
+            os.getpid(), signal.SIGKILL
+        )
+    )
+    phone.learn("" if good(phone.app.state())["unfinished"] else "sort")
+
+
+def after_deaths(root: Path, bundle: Path) -> dict[str, Any]:
+    """Nothing begins by itself any more, but what the user asks for does."""
+    phone = Phone(root, **SETTINGS)
+    found = {"unfinished": good(phone.app.state())["unfinished"], "by itself": phone.learn("")}
+    return found | {"asked": phone.learn("sort"), "left": (root / "learning.json").exists()}
 
 
 def go_on_paused(root: Path, bundle: Path) -> dict[str, Any]:
@@ -218,7 +260,6 @@ def go_on(root: Path, bundle: Path, kind: str) -> dict[str, Any]:
 def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     """Each gives one line and loses nothing."""
     phone = Phone(root, **SETTINGS)
-    import jpype
     from java import jclass
 
     archive = picked(bundle, root)
@@ -231,7 +272,13 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     # A broken bundle: the one in use stays.
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
-    for what, content in (("altered", bytes(data)), ("cut", bytes(data[:5000])), ("other", b"x")):
+    forged = forge(kept).read_bytes()
+    for what, content in (
+        ("altered", bytes(data)),
+        ("forged", forged),
+        ("cut", bytes(data[:5000])),
+        ("other", b"x"),
+    ):
         file = archive.with_name(what)
         file.write_bytes(content)
         found[what] = bad(phone.app.take_bundle(str(file)))
@@ -253,7 +300,7 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     found["back"] = hash_of(phone, "sort")
 
     # A picked file that may not be read any more, or does not fit.
-    nothing = jpype.JProxy("org.seedtune.demo.Intake$Progress", dict={"copied": lambda a, b: None})
+    nothing = function(2, lambda done, size: None)
     for what, size, free, stream in (
         ("revoked", 10**6, None, lambda: jclass("org.seedtune.rehearsal.RevokedStream")(200_000)),
         ("gone", 10**6, None, lambda: None),
@@ -265,12 +312,16 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
         ),
         ("too full", 10**9, 10**8, lambda: None),
     ):
-        opener = jpype.JProxy("kotlin.jvm.functions.Function0", dict={"invoke": stream})
         try:
-            intake(root.parent, free).take("picked.seedtune", size, nothing, opener)
+            intake(root.parent, free).take("picked.seedtune", size, nothing, function(0, stream))
         except jclass("org.seedtune.demo.IntakeFailed") as error:
             found[what] = str(error.getMessage())
         assert not list((root.parent / "incoming").glob("picked*"))
+    try:
+        stream = function(0, lambda: jclass("org.seedtune.rehearsal.RevokedStream")(500))
+        intake(root.parent).text(1000, stream)
+    except jclass("org.seedtune.demo.IntakeFailed") as error:
+        found["revoked text"] = str(error.getMessage())
 
     # A full disk while learning.
     good(phone.app.undo("sort", 0))
@@ -346,7 +397,7 @@ def pure(root: Path, bundle: Path) -> dict[str, Any]:
         "pixels": list(map(float, made.pixels(120, 70, 10.0))),
         "plain": [
             str(plain(answer))
-            for answer in (json.dumps({"error": 'a "quoted" \\ line'}), '{"ok": "done"}')
+            for answer in (json.dumps({"error": 'a "quoted" \\ lïne'}), '{"ok": "done"}')
         ],
     }
 

@@ -3,23 +3,30 @@
 import ast
 import io
 import re
-import shutil
-import subprocess
 import tokenize
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from jvm_scripts import DEMO, OnJvm
+from rehearsal import packaging
 from rehearsal.phone import APP, KOTLIN, PURE
 from rehearsal.resources import resource_class, unknown_references
 
 ROOT = DEMO.parent
 MANIFEST = APP / "AndroidManifest.xml"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
-FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
+MISSING = packaging.missing()
+needs_tools = pytest.mark.skipif(bool(MISSING), reason=f"apt-get install {' '.join(MISSING)}")
+ASKED = {
+    "FOREGROUND_SERVICE",
+    "FOREGROUND_SERVICE_SPECIAL_USE",
+    "POST_NOTIFICATIONS",
+    "WAKE_LOCK",
+}
 NEWER = {
     "android.app.Notification$Action": 19,
     "android.app.Notification$Action$Builder": 20,
@@ -38,7 +45,20 @@ NEWER = {
     "android.os.PowerManager.isPowerSaveMode": 21,
 }
 """What the app uses without a check, beyond API 17, and the level that has it."""
-GUARDED = ("FOREGROUND_SERVICE_TYPE_SPECIAL_USE", "POST_NOTIFICATIONS")
+NEWER_RESOURCES = {
+    "accessibilityLiveRegion": 19,
+    "fillColor": 21,
+    "inset": 21,
+    "pathData": 21,
+    "viewportHeight": 21,
+    "viewportWidth": 21,
+    "fullBackupContent": 23,
+    "importantForAutofill": 26,
+    "foregroundServiceType": 29,
+    "dataExtractionRules": 31,
+}
+"""The same of styles and attributes. Older systems pass over the last two."""
+GUARDED = ("POST_NOTIFICATIONS",)
 """Constants of newer systems."""
 
 
@@ -89,21 +109,93 @@ def test_nothing_newer_than_the_oldest_system_without_a_check(against: list[Path
 
 
 @pytest.mark.android
-def test_the_classes_become_dex(against: list[Path], tmp_path: Path) -> None:
-    from rehearsal.downloads import fetch
-    from rehearsal.kotlin import compile_kotlin
+@needs_tools
+class TestPackage:
+    """What Gradle would call, called by hand; Python is not in it."""
 
-    classes, android = compile_kotlin([KOTLIN], against), fetch("android")
-    files = [file for file in classes.rglob("*.class") if "org/seedtune" in str(file)]
-    command = [
-        *("java", "-XX:TieredStopAtLevel=1", "-cp", android / "d8.jar"),
-        *("com.android.tools.r8.D8", "--min-api", "26", "--output", tmp_path),
-        *("--lib", android / "android-17.jar"),
-        *("--classpath", fetch("kotlin") / "kotlin-stdlib.jar", *files),
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "classes.dex").read_bytes().startswith(b"dex\n03")
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("package")
+
+    @pytest.fixture(scope="class")
+    def linked(self, folder: Path) -> Path:
+        return packaging.link(folder)
+
+    @pytest.fixture(scope="class")
+    def classes(self, against: list[Path]) -> Path:
+        from rehearsal.kotlin import compile_kotlin
+
+        return compile_kotlin([KOTLIN], against)
+
+    @pytest.fixture(scope="class")
+    def code(self, classes: Path, folder: Path) -> Path:
+        return packaging.dex(classes, folder)
+
+    @pytest.fixture(scope="class")
+    def apk(self, linked: Path, code: Path, folder: Path) -> Path:
+        return packaging.package(linked, code, folder)
+
+    def test_resources_link(self, linked: Path) -> None:
+        real = (linked.parent / "org/seedtune/demo/R.java").read_text()
+        ours = resource_class(APP / "res", "x")
+        assert set(re.findall(r"int (\w+)=", real)) == set(re.findall(r"int (\w+) =", ours))
+
+    def test_the_classes_become_dex(self, classes: Path, code: Path) -> None:
+        found = packaging.dex_classes(code)
+        own = {
+            str(file.relative_to(classes).with_suffix(""))
+            for file in classes.rglob("org/seedtune/**/*.class")
+        }
+        assert len(own) > 20 and own <= found
+        assert "org/pytorch/executorch/Module" in found
+
+    def test_it_holds_what_a_phone_looks_for(self, apk: Path) -> None:
+        with zipfile.ZipFile(apk) as archive:
+            names = set(archive.namelist())
+        wanted = {"AndroidManifest.xml", "classes.dex", "resources.arsc"}
+        wanted |= {
+            f"lib/{abi}/lib{name}.so"
+            for abi in ("arm64-v8a", "x86_64")
+            for name in ("executorch", "fbjni", "c++_shared")
+        }
+        assert wanted <= names
+        asked = {each.rpartition(".")[2] for each in packaging.permissions(apk)}
+        assert asked == ASKED
+
+    def test_its_signature_verifies_and_an_altered_one_does_not(
+        self, apk: Path, tmp_path: Path
+    ) -> None:
+        assert {"v2", "v3"} <= packaging.verify(apk)
+        data = bytearray(apk.read_bytes())
+        data[len(data) // 2] ^= 1
+        altered = tmp_path / "altered.apk"
+        altered.write_bytes(data)
+        with pytest.raises(packaging.PackagingError, match="apksigner"):
+            packaging.verify(altered)
+
+
+@pytest.mark.android
+def test_resources_name_nothing_newer_than_the_oldest_system(on_jvm: OnJvm) -> None:
+    """Styles and attributes of Android that its API 17 lacks are listed, with their levels."""
+    from rehearsal.downloads import fetch
+    from rehearsal.references import Classes
+    from rehearsal.signatures import OLDEST_SYSTEM
+
+    classes = Classes(fetch("android") / "android-17.jar")
+    missing: set[str] = set()
+    for file in [MANIFEST, *(APP / "res").rglob("*.xml")]:
+        text = file.read_text()
+        used = {("style", each) for each in re.findall(r"@android:style/([\w.]+)", text)}
+        used |= {("attr", each) for each in re.findall(r"\?android:attr/(\w+)", text)}
+        used |= {("attr", each) for each in re.findall(r"\bandroid:(\w+)=", text)}
+        for kind, name in used:
+            found = classes.find(f"android/R${kind}")
+            assert found is not None
+            if name.replace(".", "_") not in {member for member, _ in found.members}:
+                missing.add(name)
+    assert missing == set(NEWER_RESOURCES)
+    for name, level in NEWER_RESOURCES.items():
+        assert level <= OLDEST_SYSTEM or name in ("foregroundServiceType", "dataExtractionRules")
 
 
 def test_pure_files_import_nothing_of_android() -> None:
@@ -120,12 +212,7 @@ def test_the_manifest_asks_for_little() -> None:
     }
     removed = {name for name, how in asked.items() if "remove" in how.values()}
     assert removed == {"INTERNET", "ACCESS_NETWORK_STATE"}
-    assert set(asked) - removed == {
-        "FOREGROUND_SERVICE",
-        "FOREGROUND_SERVICE_SPECIAL_USE",
-        "POST_NOTIFICATIONS",
-        "WAKE_LOCK",
-    }
+    assert set(asked) - removed == ASKED
     application = root.find("application")
     assert application is not None
     assert application.attrib[f"{ANDROID}allowBackup"] == "false"
@@ -146,32 +233,6 @@ def test_resources_are_defined_and_used() -> None:
         assert re.search(rf"class {kind} {{[^\n]* {name} =", defined), (kind, name)
     for name in re.findall(r'<string name="(\w+)"', (APP / "res/values/strings.xml").read_text()):
         assert re.search(rf"(R\.string\.|@string/){name}\b", everything), f"{name} is not used"
-
-
-@pytest.mark.android
-@pytest.mark.skipif(
-    shutil.which("aapt2") is None or not FRAMEWORK.exists(),
-    reason="apt-get install aapt android-framework-res",
-)
-def test_resources_link(tmp_path: Path) -> None:
-    """Against the framework of API 33, which does not know the newest kind of service yet."""
-    manifest = tmp_path / "AndroidManifest.xml"
-    text = MANIFEST.read_text().replace("specialUse", "dataSync")
-    manifest.write_text(text.replace("<manifest ", '<manifest package="org.seedtune.demo" '))
-    for command in (
-        ["aapt2", "compile", "--dir", APP / "res", "-o", tmp_path / "compiled.zip"],
-        [
-            *("aapt2", "link", "-I", FRAMEWORK, "--manifest", manifest, "--java", tmp_path),
-            *("--min-sdk-version", "26", "--target-sdk-version", "33"),
-            *("-o", tmp_path / "linked.apk", tmp_path / "compiled.zip"),
-        ],
-    ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "warn" not in done.stderr, done.stderr
-    real = (tmp_path / "org/seedtune/demo/R.java").read_text()
-    ours = resource_class(APP / "res", "x")
-    assert set(re.findall(r"int (\w+)=", real)) == set(re.findall(r"int (\w+) =", ours))
 
 
 def test_the_project_names_its_versions_in_one_place() -> None:

@@ -9,6 +9,7 @@ import pytest
 from compiler import needs_compiler
 from jvm_scripts import OnJvm
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.manifest import VERSION
 from seedtune.runtime.engines import engine_module, open_engine
 from seedtune.runtime.errors import EngineError
 
@@ -58,6 +59,13 @@ class TestOnAJvm:
         folder = tmp_path_factory.mktemp("native")
         return on_jvm("engine_run.py", "executorch-native", bundle.path, folder)
 
+    def test_the_bundle_is_of_the_newest_format_with_all_that_a_program_can_have(
+        self, bundle: Bundle
+    ) -> None:
+        assert bundle.manifest["version"] == VERSION
+        assert bundle.adapter_shape is not None and bundle.hidden_width
+        assert bundle.program("executorch").generation is not None
+
     def test_scores_equal_the_native_engines_to_the_bit(self, java: Any, native: Any) -> None:
         assert java["scores"] == native["scores"]
         assert len({part for parts in java["scores"] for part in parts}) == 6
@@ -72,7 +80,8 @@ class TestOnAJvm:
 
     def test_journals_and_values_equal_the_native_engines(self, java: Any, native: Any) -> None:
         assert java["runs"] == native["runs"]
-        assert len(java["runs"]) == 3
+        assert len(java["runs"]) == 4
+        assert len({run[0] for run in java["runs"].values()}) == 4
 
     def test_calls_from_many_threads_wait_for_each_other(self, java: Any) -> None:
         assert java["same_together"]
@@ -108,5 +117,6 @@ def test_smollm2_equals_the_native_engine(on_jvm: OnJvm, tmp_path: Path) -> None
     path = prepare(str(fetch("smollm2-135m"))).bundle.path
     native = on_jvm("engine_run.py", "executorch-native", path, tmp_path / "native")
     java = on_jvm("engine_run.py", "executorch-java", path, tmp_path / "java")
-    assert java["scores"] == native["scores"]
-    assert java["runs"] == native["runs"]
+    for what in ("scores", "adapter", "written", "runs"):
+        assert java[what] == native[what], what
+    assert len(java["runs"]) == 4

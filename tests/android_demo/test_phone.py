@@ -1,6 +1,7 @@
 """The app's logic on a JVM: its Python and its Kotlin that knows no Android, on the real engine."""
 
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,17 @@ class TestSorting:
             "tap a kind for 8 messages or more, of two kinds at least; 0 have one",
             "choose a model file (.seedtune) first",
         ]
-        assert found["ready"]["labelled"] == 38 and found["ready"]["messages"] == 40
+        labels = [each["label"] for each in found["messages"]["messages"]]
+        assert len(labels) == 40 and labels.count(None) == 2
+        assert found["messages"]["labels"] == ["Great", "Terrible"]
         assert found["ready"]["bundle"]["values"] > 0
 
     def test_it_rests_for_each_reason_and_goes_on_when_none_is_left(self, found: Any) -> None:
         texts = [report[0] for report in found["reports"]]
         assert "Resting: paused" in texts and "Resting: the phone is not charging" in texts
         assert found["still resting at"] == 2
+        assert found["still said"] == ["Resting: the phone is not charging", 2, True, True]
+        assert texts.count("Going on") == 1
         assert found["held"] == "the phone is not charging"
         steps = [report[1] for report in found["reports"] if report[0].startswith("Step")]
         assert steps == [1, 2, 3, 4, 5, 6]
@@ -84,6 +89,8 @@ def test_writing(live: Any) -> None:
     assert predicted["after"]["written"] and "written" not in predicted["before"]
     assert found["again"] == found["hash"]
     assert found["stopped"] == ["stopped", False]
+    before, more, again = found["more"]
+    assert found["read"] == [100, 90 * 27] and before < more == again
 
 
 @pytest.mark.parametrize("kind", ["sort", "write"])
@@ -102,14 +109,27 @@ def test_a_pause_outlives_the_process(live: Any, tmp_path: Path) -> None:
     assert live("go_on_paused", folder=tmp_path / "app") == {"steps": [3, 6]}
 
 
+def test_what_dies_at_once_is_not_begun_for_ever(live: Any, tmp_path: Path) -> None:
+    for _ in range(3):
+        live("start_and_die", folder=tmp_path / "app", killed=True)
+    assert live("after_deaths", folder=tmp_path / "app") == {
+        "unfinished": False,
+        "by itself": "there was nothing to go on with",
+        "asked": "all 6 steps done",
+        "left": False,
+    }
+
+
 def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     found = live("accidents")
     altered = "the file: truncated or altered archive"
     for what, line in {
         "altered": altered,
+        "forged": "the file: values.safetensors is truncated or altered; copy it again",
         "cut": altered,
         "other": altered,
         "revoked": "the file may not be read any more: choose it again",
+        "revoked text": "the file may not be read any more: choose it again",
         "gone": "the file cannot be read (nothing there)",
         "shorter": "the file cannot be read (ended after ",
         "too full": "the phone's storage is too full: free 1950 MB",
@@ -134,22 +154,55 @@ def test_when_to_rest_and_where_points_stand(live: Any) -> None:
     assert found["battery"] == [None, warm, warm, None, None]
     assert found["free"] == [None]
     assert found["pixels"] == [10, 60, 60, 35, 110, 10]
-    assert found["plain"] == ['a "quoted" \\ line', "done"]
+    assert found["plain"] == ['a "quoted" \\ lïne', "done"]
+
+
+def test_held_out_messages_are_of_all_kinds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
+    from seedtune_app.material import Messages
+
+    messages = Messages(tmp_path)
+    messages.name_labels(["work", "family"])
+    messages.add("\n".join(f"message {number}" for number in range(16)))
+    for place in range(16):
+        messages.tap(place, ["work", "family"][place % 2])
+    train, held_out = messages.split()
+    assert sorted(row["label"] for row in held_out) == ["family", "family", "work", "work"]
+    assert sorted(row["text"] for row in train + held_out) == sorted(
+        row["text"] for row in messages.rows()
+    )
+    sys.modules.pop("seedtune_app.material"), sys.modules.pop("seedtune_app")
 
 
 def test_it_computes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
+    from seedtune.runtime.tuning import budget
     from seedtune_app import session as module
 
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    session = module.Session(tmp_path / "marker", "sort", 0.25, None, {})
+    order = {"kind": "sort", "share": 0.25, "paused": False, "starts": 0}
+    listener = types.SimpleNamespace(waiting=lambda reason: None)
+    session = module.Session(tmp_path / "marker", order, listener, {})
     now[0] += 2.0  # a step
     session._rest()
     assert now[0] == pytest.approx(108.0)
+    session.hold("phone", "it is warm")
+    monkeypatch.setattr(
+        budget.time,
+        "sleep",
+        lambda seconds: (now.__setitem__(0, 5000.0), session.hold("phone", None)),
+    )
+    session.control.wait()
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    now[0] += 1.0  # the hours of the pause are no work
+    session._rest()
+    assert now[0] == pytest.approx(5004.0)
     now[0] += 1.0
     session.control.stop()
     session._rest()
-    assert now[0] == pytest.approx(109.0)
+    assert now[0] == pytest.approx(5005.0)
     sys.modules.pop("seedtune_app.session"), sys.modules.pop("seedtune_app")

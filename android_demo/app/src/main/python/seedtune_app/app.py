@@ -26,7 +26,7 @@ from seedtune.runtime.model import Model, open_model
 from seedtune.runtime.tuning.metrics import read_metrics
 
 from .material import Material, Messages, Writing
-from .session import PAUSED_BY_USER, Listener, Session, unfinished
+from .session import PAUSED_BY_USER, Listener, Order, Session, unfinished
 
 SORT, WRITE = "sort", "write"
 _MATERIAL: dict[str, type[Material]] = {SORT: Messages, WRITE: Writing}
@@ -153,9 +153,9 @@ class App:
 
     @_answered
     def write(self, text: str) -> int:
-        """The text to learn from; how many pieces it makes."""
+        """More text to learn from; how many pieces all of it makes."""
         writing = Writing(self._root)
-        writing.write(text)
+        writing.add(text)
         return len(writing.rows())
 
     # Learning
@@ -172,19 +172,19 @@ class App:
         try:
             with self._lock:
                 self._idle()
-                order = None
+                order: Order | None = {"kind": kind, "share": share, "paused": False, "starts": 0}
                 if not kind:
                     order = unfinished(self._root / _MARKER)
-                    if order is None:
-                        return json.dumps({"ok": "there was nothing to go on with"})
-                    kind, share = order["kind"], order["share"]
+                if order is None:
+                    return json.dumps({"ok": "there was nothing to go on with"})
+                kind = order["kind"]
                 self._holds.pop(PAUSED_BY_USER, None)
-                if order is not None and order["paused"]:
+                if order["paused"]:
                     self._holds[PAUSED_BY_USER] = "paused"
                 material = _MATERIAL[kind](self._root)
                 train, held_out = material.split()
                 bundle = self._opened()
-                session = Session(self._root / _MARKER, kind, share, listener, self._holds)
+                session = Session(self._root / _MARKER, order, listener, self._holds)
                 self._session = session
             try:
                 with self._lock:
@@ -232,18 +232,12 @@ class App:
     @_answered
     def state(self) -> dict[str, Any]:
         """All that a screen shows without a task."""
-        session = self._session
-        chosen: dict[str, Any] | None = None
-        if (self._root / _CHOSEN).exists():
-            chosen = self._about_bundle(self._opened())
+        session, chosen = self._session, (self._root / _CHOSEN).exists()
         return {
-            "bundle": chosen,
+            "bundle": self._about_bundle(self._opened()) if chosen else None,
             "learning": None if session is None else session.kind,
             "held": None if session is None else session.held,
             "unfinished": session is None and unfinished(self._root / _MARKER) is not None,
-            "messages": len(Messages(self._root).messages),
-            "labelled": len(Messages(self._root).rows()),
-            "pieces": len(Writing(self._root).rows()),
         }
 
     @_answered
@@ -303,11 +297,8 @@ class App:
             self._idle()
             self._close()
             self._bundle = None
-            for entry in list(self._root.iterdir()):
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+            shutil.rmtree(self._root)
+            self._root.mkdir()
 
     def _failed(self, error: Exception) -> str:
         return json.dumps({"error": line_of(error).replace(f"{self._root}/", "")})

@@ -1,7 +1,7 @@
 """What the user gives to learn from: messages with labels, or a text. Kept in one JSON file each.
 
-Each is turned into a task and its rows. Every fourth row is held out: it is never learned from, and
-says what the others taught.
+Each is turned into a task and its rows. Every fourth row of a kind is held out: it is never learned
+from, and says what the others taught.
 """
 
 import hashlib
@@ -66,8 +66,11 @@ class Material:
             DataError: too few; says how many are wanted.
         """
         rows = self.rows()
-        train = [row for place, row in enumerate(rows) if place % HELD_OUT != HELD_OUT - 1]
-        held_out = rows[HELD_OUT - 1 :: HELD_OUT]
+        # By kind: of kinds that were given by turns, all would else be of one.
+        by_kind = sorted(range(len(rows)), key=lambda place: str(rows[place].get("label")))
+        judging = set(by_kind[HELD_OUT - 1 :: HELD_OUT])
+        train = [row for place, row in enumerate(rows) if place not in judging]
+        held_out = [rows[place] for place in sorted(judging)]
         return train[:MOST_ROWS], held_out[:MOST_HELD_OUT]
 
     def settings(self, rows: int) -> dict[str, Any]:
@@ -131,12 +134,8 @@ class Messages(Material):
 
     def spec(self) -> dict[str, Any]:
         words = {label: f" {label.lower()}" for label in self.labels}
-        return {
-            "kind": "classification",
-            "template": "{text}\nKind:",
-            "label_field": "label",
-            "verbalisers": words,
-        }
+        choice = {"kind": "classification", "template": "{text}\nKind:", "label_field": "label"}
+        return choice | {"verbalisers": words}
 
     def settings(self, rows: int) -> dict[str, Any]:
         """Small steps of few messages, judged often enough for a chart."""
@@ -144,11 +143,7 @@ class Messages(Material):
         return {"batch_size": size, "eval_every": max(1, rows // size // 6)}
 
     def rows(self) -> list[Row]:
-        return [
-            {"text": each["text"], "label": each["label"]}
-            for each in self.messages
-            if each["label"]
-        ]
+        return [dict(each) for each in self.messages if each["label"]]
 
     def split(self) -> tuple[list[Row], list[Row]]:
         train, held_out = super().split()
@@ -168,13 +163,10 @@ class Writing(Material):
     def _empty(self) -> dict[str, Any]:
         return {"text": ""}
 
-    @property
-    def text(self) -> str:
-        return str(self._data["text"])
-
-    def write(self, text: str) -> None:
-        """Replace the text."""
-        self._keep(text=text)
+    def add(self, text: str) -> None:
+        """Take more text, if it is not there yet."""
+        if text.strip() not in self._data["text"]:
+            self._keep(text=f"{self._data['text']}\n{text.strip()}".strip())
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "completion", "template": "", "completion_field": "text"}
@@ -184,7 +176,7 @@ class Writing(Material):
 
     def rows(self) -> list[Row]:
         pieces = [""]
-        for line in re.split(r"\n+|(?<=[.!?]) (?=[A-Z])", self.text):
+        for line in re.split(r"\n+|(?<=[.!?]) (?=[A-Z])", self._data["text"]):
             if len(pieces[-1]) > _PIECE:
                 pieces.append("")
             pieces[-1] = f"{pieces[-1]}\n{line}".strip()

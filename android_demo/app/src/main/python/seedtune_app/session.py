@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,13 @@ from seedtune.runtime.tuning.budget import Budget, Control
 
 _POLL_SECONDS = 0.1
 PAUSED_BY_USER = "user"
+Order = dict[str, Any]
+"""``kind``; ``share`` of the time that may be computed in, above 0 to 1; ``paused`` by the user;
+``starts``: how often it was begun without coming to a step."""
+Holds = dict[str, str]
+MOST_STARTS = 3
+"""So often a session is begun that dies before its first step, and no more: what kills it would do
+so whenever the app is opened."""
 
 
 class Listener(Protocol):
@@ -26,27 +34,41 @@ class Listener(Protocol):
         """So many held-out rows are judged."""
 
     def waiting(self, reason: str) -> None:
-        """The session rests until what the reason names is over."""
+        """The session rests until what the reason names is over; empty: it goes on."""
+
+
+class _Control(Control):
+    """Knows how long it waited since that was last asked."""
+
+    _waited = 0.0
+
+    def wait(self) -> None:
+        began = time.monotonic()
+        super().wait()
+        self._waited += time.monotonic() - began
+
+    def waited(self) -> float:
+        seconds, self._waited = self._waited, 0.0
+        return seconds
 
 
 class Session:
     """Runs until the steps are done or it is told to stop; ``unfinished`` outlives a kill."""
 
-    def __init__(
-        self, marker: Path, kind: str, share: float, listener: Listener, holds: dict[str, str]
-    ) -> None:
+    def __init__(self, marker: Path, order: Order, listener: Listener, holds: Holds) -> None:
         """
         Args:
             marker: file that exists while the session is to go on, whatever happens to the process.
-            share: part of the time that may be computed in, above 0 to 1.
+            order: what to do.
             holds: who lets it rest already, and why.
         """
-        self.kind = kind
-        self.control = Control()
-        self._marker, self._share, self._listener = marker, min(max(share, 0.05), 1.0), listener
-        self._holds = holds
+        self.kind = str(order["kind"])
+        self.control = _Control()
+        self._share, self._starts = min(max(order["share"], 0.05), 1.0), order["starts"] + 1
+        self._marker, self._order, self._listener, self._holds = marker, order, listener, holds
         self._last_step = time.monotonic()
         self._running = False
+        self._marking = threading.Lock()
         self._heed_holds()
 
     def hold(self, who: str, reason: str | None) -> None:
@@ -55,21 +77,30 @@ class Session:
             self._holds.pop(who, None)
         else:
             self._holds[who] = reason
-        if self._running:
-            self._mark()
-        self._heed_holds()
+        try:
+            self._keep_mark()  # first: a kill must not undo what was shown
+        finally:
+            self._heed_holds()  # on a full disk, too
+
+    def _keep_mark(self) -> None:
+        """Not after the end, which takes the mark away."""
+        with self._marking:
+            if self._running:
+                self._mark()
 
     def _mark(self) -> None:
-        paused = PAUSED_BY_USER in self._holds
-        order = {"kind": self.kind, "share": self._share, "paused": paused}
+        # Resting does no harm: a process that is killed then is not one that kills itself.
+        starts = 0 if self._holds else self._starts
+        order = self._order | {"paused": PAUSED_BY_USER in self._holds, "starts": starts}
         replace_file(self._marker, json.dumps(order).encode(), private=True)
 
     def _heed_holds(self) -> None:
-        if self._holds:
+        if (reason := self.held) is not None:
             self.control.pause()
-            self._listener.waiting(next(iter(self._holds.values())))
-        else:
+            self._listener.waiting(reason)
+        elif self.control.paused:
             self.control.proceed()
+            self._listener.waiting("")
 
     @property
     def held(self) -> str | None:
@@ -84,43 +115,44 @@ class Session:
         """
         if (folder / JOURNAL_FILE).exists():
             settings = {}  # it has its own, perhaps of an older version of the app
+        heard = self._listener.evaluating
+        manners: dict[str, Any] = {"control": self.control, "budget": Budget(check=self._rest)}
         self._mark()
         self._running = True
         try:
             with model.tuner(
-                folder,
-                train,
-                held_out,
-                budget=Budget(check=self._rest),
-                control=self.control,
-                on_evaluation=self._listener.evaluating,
-                **settings,
+                folder, train, held_out, on_evaluation=heard, **settings, **manners
             ) as tuner:
                 steps = tuner.history.settings.resolved_steps
                 self._last_step = time.monotonic()
                 for report in tuner:
+                    if self._starts:
+                        self._starts = 0
+                        self._keep_mark()
                     loss = report.loss if math.isfinite(report.loss) else -1.0
                     self._listener.stepped(report.step, steps, loss)
                 return tuner.stop_reason or ""
         finally:
-            self._running = False
-            with contextlib.suppress(OSError):
+            with self._marking, contextlib.suppress(OSError):
+                self._running = False
                 self._marker.unlink(missing_ok=True)
 
     def _rest(self) -> None:
-        """Between steps: sleep as long as the last one took, times what is not ours."""
-        worked = time.monotonic() - self._last_step
+        """Between steps: sleep as long as the last one took, times what is not ours. Time in which
+        it was paused is no work."""
+        worked = time.monotonic() - self._last_step - self.control.waited()
         until = time.monotonic() + worked * (1 / self._share - 1)
         while (left := until - time.monotonic()) > 0 and self.control.stop_reason is None:
             time.sleep(min(left, _POLL_SECONDS))
         self._last_step = time.monotonic()
 
 
-def unfinished(marker: Path) -> dict[str, Any] | None:
-    """What a killed session was doing: kind and share, and whether the user had paused it."""
+def unfinished(marker: Path) -> Order | None:
+    """What a killed session was doing, if that is to be gone on with."""
     try:
         order = json.loads(marker.read_text(encoding="utf-8"))
-        found = {"kind": str(order["kind"]), "share": float(order["share"])}
-        return {**found, "paused": bool(order["paused"])}
+        kinds = {"kind": str, "share": float, "paused": bool, "starts": int}
+        found = {name: kind(order[name]) for name, kind in kinds.items()}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return found if found["starts"] < MOST_STARTS else None

@@ -15,15 +15,11 @@ class ChartView(context: Context, attributes: AttributeSet?) : View(context, att
         strokeWidth = 3 * dense
         textSize = 12 * dense
     }
-    private var losses = emptyList<Pair<Double, Double>>()
-    private var judged = emptyList<Pair<Double, Double>>()
+    private var losses: Points = emptyList()
+    private var judged: Points = emptyList()
     private var unit: (Double) -> String = { "%.1f".format(it) }
 
-    fun show(
-        losses: List<Pair<Double, Double>>,
-        judged: List<Pair<Double, Double>>,
-        unit: (Double) -> String,
-    ) {
+    fun show(losses: Points, judged: Points, unit: (Double) -> String) {
         this.losses = losses
         this.judged = judged
         this.unit = unit

@@ -1,7 +1,10 @@
 package org.seedtune.demo
 
+/** Step and value. */
+typealias Points = List<Pair<Double, Double>>
+
 /** Where the points of a chart stand. */
-class Curve(private val points: List<Pair<Double, Double>>, through: List<Pair<Double, Double>> = points) {
+class Curve(private val points: Points, through: Points = points) {
     private val right = maxOf(1.0, through.maxOfOrNull { it.first } ?: 1.0)
     val low = through.minOfOrNull { it.second } ?: 0.0
     val high = through.maxOfOrNull { it.second } ?: 1.0
@@ -13,11 +16,7 @@ class Curve(private val points: List<Pair<Double, Double>>, through: List<Pair<D
         val range = if (high > low) high - low else 1.0
         return FloatArray(2 * points.size) { place ->
             val (x, y) = points[place / 2]
-            if (place % 2 == 0) {
-                margin + (across * x / right).toFloat()
-            } else {
-                margin + (down * (high - y) / range).toFloat()
-            }
+            margin + (if (place % 2 == 0) across * x / right else down * (high - y) / range).toFloat()
         }
     }
 }

@@ -10,18 +10,15 @@ class IntakeFailed(message: String, cause: Throwable? = null) : Exception(messag
 
 /** Copies what the user picked into the app's own folder, whole or not at all. */
 class Intake(private val folder: File, private val free: (File) -> Long = { it.usableSpace }) {
-    fun interface Progress {
-        fun copied(bytes: Long, of: Long)
-    }
-
     /**
      * Copy all of [open]'s stream to [name].
      *
+     * @param told bytes copied so far, and of how many.
      * @param size bytes to come, or -1 if nobody knows.
      * @throws IntakeFailed the source cannot be read any more, or the storage is full; what was
      *   there before is untouched, and nothing half remains.
      */
-    fun take(name: String, size: Long, progress: Progress, open: () -> InputStream?): File {
+    fun take(name: String, size: Long, told: (Long, Long) -> Unit, open: () -> InputStream?): File {
         folder.mkdirs()
         // The archive, and what is unpacked from it.
         val wanted = 2 * size + SPARE
@@ -31,38 +28,52 @@ class Intake(private val folder: File, private val free: (File) -> Long = { it.u
         val part = File(folder, "$name.part")
         val target = File(folder, name)
         try {
-            val source = open() ?: throw IOException("nothing there")
-            source.use { from -> FileOutputStream(part).use { copy(from, it, size, progress) } }
-            if (!part.renameTo(target)) throw IOException("cannot be renamed")
-            return target
-        } catch (error: SecurityException) {
-            throw IntakeFailed("the file may not be read any more: choose it again", error)
-        } catch (error: IOException) {
-            val full = free(folder) < SPARE || error.message.orEmpty().contains("ENOSPC")
-            val why = if (full) "the phone's storage is full: free some" else "the file cannot be read"
-            throw IntakeFailed("$why (${error.message.orEmpty().lineSequence().first()})", error)
+            return from(open) { source ->
+                FileOutputStream(part).use { copy(source, it, size, told) }
+                if (!part.renameTo(target)) throw IOException("cannot be renamed")
+                target
+            }
         } finally {
             part.delete()
         }
     }
 
-    private fun copy(from: InputStream, to: FileOutputStream, size: Long, progress: Progress) {
+    /** The first [most] characters of [open]'s text. */
+    fun text(most: Int, open: () -> InputStream?): String = from(open) { source ->
+        val reader = source.reader()
+        val found = CharArray(most)
+        var size = 0
+        while (size < most) size += reader.read(found, size, most - size).takeIf { it >= 0 } ?: break
+        String(found, 0, size)
+    }
+
+    private fun <T> from(open: () -> InputStream?, read: (InputStream) -> T): T = try {
+        (open() ?: throw IOException("nothing there")).use(read)
+    } catch (error: SecurityException) {
+        throw IntakeFailed("the file may not be read any more: choose it again", error)
+    } catch (error: IOException) {
+        val full = free(folder) < SPARE || error.message.orEmpty().contains("ENOSPC")
+        val why = if (full) "the phone's storage is full: free some" else "the file cannot be read"
+        throw IntakeFailed("$why (${error.message.orEmpty().lineSequence().first()})", error)
+    }
+
+    private fun copy(from: InputStream, to: FileOutputStream, size: Long, told: (Long, Long) -> Unit) {
         val buffer = ByteArray(1 shl 16)
         var copied = 0L
-        var told = 0L
+        var next = TELL_EVERY
         while (true) {
             val count = from.read(buffer)
             if (count < 0) break
             to.write(buffer, 0, count)
             copied += count
-            if (copied - told >= TELL_EVERY) {
-                progress.copied(copied, size)
-                told = copied
+            if (copied >= next) {
+                told(copied, size)
+                next = copied + TELL_EVERY
             }
         }
         if (size >= 0 && copied != size) throw IOException("ended after $copied of $size bytes")
         to.fd.sync()
-        progress.copied(copied, size)
+        told(copied, size)
     }
 
     private fun megabytes(bytes: Long) = (bytes + 999_999) / 1_000_000

@@ -28,13 +28,25 @@ class MainActivity : Activity(), Screen {
         findViewById<Button>(R.id.sort).setOnClickListener { TaskActivity.open(this, "sort") }
         findViewById<Button>(R.id.write).setOnClickListener { TaskActivity.open(this, "write") }
         findViewById<Button>(R.id.wipe).setOnClickListener { askToWipe() }
+        if (saved != null) return
         if (Build.VERSION.SDK_INT >= 33) requestPermissions(arrayOf(Manifest.permission.POST_NOTIFICATIONS), 0)
     }
 
     override fun onResume() {
         super.onResume()
-        val pushed = incoming.listFiles { file -> file.name.endsWith(".seedtune") }?.firstOrNull()
-        if (pushed != null) use(pushed.path) else refresh()
+        take {}
+    }
+
+    /** Waits for [first], then takes in what was picked or pushed; one by one, so that each is taken once. */
+    private fun take(first: () -> Unit) {
+        Seedtune.ask(this, { brain ->
+            first()
+            incoming.listFiles { file -> file.name.endsWith(".seedtune") }?.firstOrNull()?.let {
+                runOnUiThread { say(getString(R.string.checking)) }
+                brain.ok("take_bundle", it.path)
+            }
+        }) { taken -> if (taken != null) say(getString(R.string.checked)) }
+        refresh()
     }
 
     private fun refresh() {
@@ -55,25 +67,17 @@ class MainActivity : Activity(), Screen {
         val uri = data?.data
         if (request != PICK || result != RESULT_OK || uri == null) return
         say(getString(R.string.copying))
-        Seedtune.ask(this, { copy(uri) }) { use(it.path) }
+        take { copy(uri) }
     }
 
-    private fun copy(uri: Uri): File = Intake(incoming).take("picked.seedtune", sizeOf(uri), { done, of ->
-        runOnUiThread { say(getString(R.string.copied, done / 1_000_000, of / 1_000_000)) }
+    private fun copy(uri: Uri) = Intake(incoming).take("picked.seedtune", sizeOf(uri), { done, of ->
+        runOnUiThread { say(getString(R.string.copied, done / 1_000_000, maxOf(done, of) / 1_000_000)) }
     }) { contentResolver.openInputStream(uri) }
 
     private fun sizeOf(uri: Uri): Long =
         contentResolver.query(uri, arrayOf(OpenableColumns.SIZE), null, null, null)?.use {
             if (it.moveToFirst() && !it.isNull(0)) it.getLong(0) else null
         } ?: -1
-
-    private fun use(path: String) {
-        say(getString(R.string.checking))
-        Seedtune.ask(this, "take_bundle", path) {
-            say(getString(R.string.checked))
-            refresh()
-        }
-    }
 
     private fun askToWipe() {
         AlertDialog.Builder(this)
@@ -85,11 +89,9 @@ class MainActivity : Activity(), Screen {
                     trainer.stop()
                     trainer.join(WAIT)
                     incoming.deleteRecursively()
-                    it.call("wipe")
-                }) {
-                    say(if (it.startsWith("{\"ok\"")) getString(R.string.wiped) else Trainer.plain(it))
-                    refresh()
-                }
+                    it.ok("wipe")
+                }) { say(getString(R.string.wiped)) }
+                refresh()
             }
             .show()
     }

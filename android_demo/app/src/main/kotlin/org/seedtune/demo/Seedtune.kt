@@ -2,11 +2,11 @@ package org.seedtune.demo
 
 import android.app.Activity
 import android.content.Context
-import android.os.PowerManager
 import android.content.Intent
 import android.content.IntentFilter
 import android.os.BatteryManager
 import android.os.Build
+import android.os.PowerManager
 import com.chaquo.python.PyObject
 import com.chaquo.python.Python
 import com.chaquo.python.android.AndroidPlatform
@@ -16,16 +16,12 @@ import org.json.JSONObject
 
 /** [Brain] inside this process, by Chaquopy. */
 private class PythonBrain(context: Context) : Brain {
-    private val app: PyObject
-
-    init {
+    private val app: PyObject = run {
         if (!Python.isStarted()) Python.start(AndroidPlatform(context))
-        val module = Python.getInstance().getModule("seedtune_app.app")
-        app = module.callAttr("App", File(context.filesDir, "seedtune").path)
+        Python.getInstance().getModule("seedtune_app.app").callAttr("App", File(context.filesDir, "seedtune").path)
     }
 
-    override fun call(name: String, vararg arguments: Any?): String =
-        app.callAttr(name, *arguments).toString()
+    override fun call(name: String, vararg arguments: Any?) = app.callAttr(name, *arguments).toString()
 }
 
 /** The one trainer of the process, and a thread on which screens ask Python. */
@@ -36,12 +32,10 @@ object Seedtune {
 
     /** Starts Python, which takes a second or two: not on the main thread. */
     @Synchronized
-    fun brain(context: Context): Brain =
-        brain ?: PythonBrain(context.applicationContext).also { brain = it }
+    fun brain(context: Context): Brain = brain ?: PythonBrain(context.applicationContext).also { brain = it }
 
     @Synchronized
-    fun trainer(context: Context): Trainer =
-        made ?: Trainer(brain(context)).also { made = it }
+    fun trainer(context: Context): Trainer = made ?: Trainer(brain(context)).also { made = it }
 
     /** Do [work] in the background, then [show] what it gave, if the screen is still there. */
     fun <T> ask(screen: Activity, work: (Brain) -> T, show: (T) -> Unit) {
@@ -49,19 +43,15 @@ object Seedtune {
             val found = runCatching { work(brain(screen)) }
             screen.runOnUiThread {
                 if (!screen.isDestroyed) {
-                    found.onSuccess(show).onFailure { (screen as Screen).say(it.message ?: "$it") }
+                    found.onSuccess(show).onFailure { (screen as Screen).say((it.message ?: "$it").lineSequence().first()) }
                 }
             }
         }
     }
 
-    /** The same for one of Python's methods: [show] gets what is behind `ok`. */
-    fun ask(screen: Activity, name: String, vararg arguments: Any?, show: (Any?) -> Unit) {
-        ask(screen, { JSONObject(it.call(name, *arguments)) }) { answer ->
-            if (answer.has("error")) (screen as Screen).say(answer.getString("error"))
-            else show(answer.opt("ok"))
-        }
-    }
+    /** The same for one of Python's methods. */
+    fun ask(screen: Activity, name: String, vararg arguments: Any?, show: (Any?) -> Unit) =
+        ask(screen, { it.ok(name, *arguments) }, show)
 
     fun state(context: Context): PhoneState {
         val battery = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
@@ -73,6 +63,13 @@ object Seedtune {
             saving = power.isPowerSaveMode,
         )
     }
+}
+
+/** What is behind `ok` in Python's answer; an `error` is thrown. */
+fun Brain.ok(name: String, vararg arguments: Any?): Any? {
+    val answer = JSONObject(call(name, *arguments))
+    check(!answer.has("error")) { answer.getString("error") }
+    return answer.opt("ok").takeIf { it != JSONObject.NULL }
 }
 
 /** A screen that can show one line. */

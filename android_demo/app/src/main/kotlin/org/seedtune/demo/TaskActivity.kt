@@ -19,6 +19,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
     private val kind by lazy { intent.getStringExtra(KIND)!! }
     private val sorting get() = kind == "sort"
     private var shownStep = -1
+    private var tapped: Int? = null
 
     override fun onCreate(saved: Bundle?) {
         super.onCreate(saved)
@@ -51,7 +52,9 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
 
     override fun onStart() {
         super.onStart()
-        Seedtune.ask(this, { Seedtune.trainer(this) }) { it.watch(this) }
+        // In the queue's order, so that a screen that is gone at once is forgotten after it watched.
+        Seedtune.ask(this, { Seedtune.trainer(this).watch(this) }) {}
+        ask("state") { if ((it as JSONObject).getBoolean("unfinished")) TuneService.tell(this, TuneService.GO_ON) }
         refresh()
     }
 
@@ -62,11 +65,8 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
 
     override fun show(report: Report) = runOnUiThread {
         if (report.text.isNotEmpty()) say(report.text)
-        findViewById<View>(R.id.learn).isEnabled = !report.active
-        findViewById<View>(R.id.undo).isEnabled = !report.active
-        findViewById<View>(R.id.pause).isEnabled = report.active && !report.resting
-        findViewById<View>(R.id.resume).isEnabled = report.active && report.resting
-        findViewById<View>(R.id.stop).isEnabled = report.active
+        for (id in listOf(R.id.learn, R.id.undo)) findViewById<View>(id).isEnabled = !report.active
+        for (id in listOf(R.id.pause, R.id.resume, R.id.stop)) findViewById<View>(id).isEnabled = report.active
         if (report.step != shownStep || !report.active) {
             shownStep = report.step
             ask("progress", kind) { showProgress(it as? JSONObject) }
@@ -79,6 +79,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
     }
 
     private fun give(given: String) = ask(if (sorting) "add_messages" else "write", given) {
+        findViewById<EditText>(R.id.given).text.clear()
         say(getString(if (sorting) R.string.messages_added else R.string.pieces, it as Int))
         refresh()
     }
@@ -86,11 +87,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
         val uri = data?.data
         if (request != TEXT || result != RESULT_OK || uri == null) return
-        Seedtune.ask(this, {
-            val intake = Intake(cacheDir)
-            val file = intake.take("text.txt", -1, { _, _ -> }) { contentResolver.openInputStream(uri) }
-            file.readText().take(LONGEST).also { file.delete() }
-        }) { give(it) }
+        Seedtune.ask(this, { Intake(cacheDir).text(LONGEST) { contentResolver.openInputStream(uri) } }) { give(it) }
     }
 
     /** The first message without a kind, and a button a kind. */
@@ -105,12 +102,14 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         }
         val row = findViewById<LinearLayout>(R.id.labels)
         row.removeAllViews()
-        for (place in 0 until if (next == null) 0 else labels.length()) {
+        fun button(title: String, place: Int, label: String?) {
             val button = Button(this)
-            button.text = labels.getString(place)
-            button.setOnClickListener { ask("tap", next, labels.getString(place)) { refresh() } }
+            button.text = title
+            button.setOnClickListener { ask("tap", place, label) { tapped = place.takeIf { label != null }; refresh() } }
             row.addView(button)
         }
+        for (label in (0 until labels.length()).map(labels::getString)) if (next != null) button(label, next, label)
+        tapped?.let { button(getString(R.string.take_back), it, null) }
     }
 
     private fun showProgress(found: JSONObject?) {
@@ -148,7 +147,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
     }
 
     private fun ask(name: String, vararg arguments: Any?, show: (Any?) -> Unit) =
-        Seedtune.ask(this, name, *arguments, show = { if (it == JSONObject.NULL) show(null) else show(it) })
+        Seedtune.ask(this, name, *arguments, show = show)
 
     private fun text(id: Int) = findViewById<TextView>(id)
 

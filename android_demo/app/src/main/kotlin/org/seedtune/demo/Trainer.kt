@@ -47,7 +47,7 @@ class Trainer(private val brain: Brain) : Listener {
     private fun learn(kind: String, share: Double) {
         val answer = try {
             brain.call("learn", kind, share, this)
-        } catch (error: Exception) {
+        } catch (error: Throwable) { // else the app ends, is started again, and ends again
             "{\"error\": \"the bridge to Python failed: $error\"}"
         }
         synchronized(this) { worker = null }
@@ -61,7 +61,6 @@ class Trainer(private val brain: Brain) : Listener {
 
     fun resume() {
         brain.call("pause", null, "user")
-        if (report.active && report.resting) tell(report.copy(text = "Going on", resting = false))
     }
 
     /** Rest while there is a [reason] in the phone's state; go on when there is none. */
@@ -89,7 +88,8 @@ class Trainer(private val brain: Brain) : Listener {
     }
 
     override fun waiting(reason: String) {
-        tell(report.copy(text = "Resting: $reason", resting = true))
+        val text = if (reason.isEmpty()) "Going on" else "Resting: $reason"
+        tell(report.copy(text = text, resting = reason.isNotEmpty()))
     }
 
     private fun tell(next: Report) {
@@ -101,7 +101,11 @@ class Trainer(private val brain: Brain) : Listener {
         /** The line in an answer of [Brain]: `{"ok": "line"}` or `{"error": "line"}`. */
         @JvmStatic
         fun plain(answer: String): String =
-            answer.substringAfter(": \"", answer).removeSuffix("\"}")
-                .replace("\\\"", "\"").replace("\\\\", "\\")
+            answer.substringAfter(": \"", answer).removeSuffix("\"}").replace(ESCAPE) {
+                val (one, code) = it.destructured
+                if (code.isEmpty()) one else code.toInt(16).toChar().toString()
+            }
+
+        private val ESCAPE = Regex("""\\(u([0-9a-f]{4})|.)""")
     }
 }

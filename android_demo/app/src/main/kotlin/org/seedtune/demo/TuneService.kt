@@ -7,12 +7,11 @@ import android.app.PendingIntent
 import android.app.Service
 import android.content.Context
 import android.content.Intent
-import android.content.pm.ServiceInfo
-import android.os.Build
 import android.os.Handler
 import android.os.IBinder
 import android.os.Looper
 import android.os.PowerManager
+import android.util.Log
 import java.util.concurrent.Executors
 
 /** Learning that goes on without a screen, in the foreground as the system counts it. */
@@ -21,6 +20,9 @@ class TuneService : Service(), Trainer.Watcher {
     private val background = Executors.newSingleThreadExecutor()
     private val conditions = Conditions()
     private lateinit var lock: PowerManager.WakeLock
+    private var lastStart = 0
+
+    @Volatile
     private var trainer: Trainer? = null
 
     override fun onBind(intent: Intent?): IBinder? = null
@@ -35,12 +37,17 @@ class TuneService : Service(), Trainer.Watcher {
     }
 
     override fun onStartCommand(intent: Intent?, flags: Int, startId: Int): Int {
-        val now = trainer?.report?.takeIf { it.active } ?: Report(getString(R.string.getting_ready))
-        startForegroundWith(notification(now)) // within seconds, or the system ends the app
+        lastStart = startId
+        val now = trainer?.report?.takeIf { it.active }
+        // Within seconds, or the system ends the app.
+        if (!toForeground(now ?: Report(getString(R.string.getting_ready))) && now == null) {
+            stopSelf(startId) // not from the background: it goes on when the app is opened
+            return START_NOT_STICKY
+        }
         val action = intent?.action ?: GO_ON // the system starts it anew after it was killed
         background.execute {
             runCatching { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
-                .onFailure { show(Report("$it", active = false)) }
+                .onFailure { show(Report("$it".lineSequence().first(), active = false)) }
         }
         return START_STICKY
     }
@@ -79,30 +86,23 @@ class TuneService : Service(), Trainer.Watcher {
     override fun show(report: Report) {
         main.post {
             if (report.active && !report.resting) lock.acquire(LOCK_AT_MOST) else lock.release()
-            if (report.active) {
-                startForegroundWith(notification(report))
-            } else {
-                stopForeground(STOP_FOREGROUND_DETACH)
-                getSystemService(NotificationManager::class.java).notify(ID, notification(report))
-                stopSelf()
-            }
+            if (!report.active) stopForeground(STOP_FOREGROUND_DETACH)
+            getSystemService(NotificationManager::class.java).notify(ID, notification(report))
+            if (!report.active) stopSelf(lastStart) // no start that came since is lost
         }
     }
 
-    private fun startForegroundWith(notification: Notification) {
-        try {
-            if (Build.VERSION.SDK_INT >= 34) {
-                startForeground(ID, notification, ServiceInfo.FOREGROUND_SERVICE_TYPE_SPECIAL_USE)
-            } else {
-                startForeground(ID, notification)
-            }
-        } catch (error: IllegalStateException) { // not now: it goes on when the app is opened
-            stopSelf()
-        }
+    /** Whether the system lets it: not if it was started in the background. */
+    private fun toForeground(report: Report): Boolean = try {
+        startForeground(ID, notification(report)) // of the type in the manifest
+        true
+    } catch (error: IllegalStateException) {
+        false
     }
 
     private fun notification(report: Report): Notification {
         val open = Intent(this, MainActivity::class.java)
+            .setFlags(Intent.FLAG_ACTIVITY_SINGLE_TOP or Intent.FLAG_ACTIVITY_CLEAR_TOP)
         val builder = Notification.Builder(this, CHANNEL)
             .setSmallIcon(R.drawable.ic_learning)
             .setContentTitle(getString(R.string.app_name))
@@ -125,9 +125,9 @@ class TuneService : Service(), Trainer.Watcher {
     }
 
     override fun onDestroy() {
-        main.removeCallbacks(look)
         trainer?.forget(this)
         background.shutdown()
+        main.removeCallbacksAndMessages(null)
         lock.release()
     }
 
@@ -143,31 +143,31 @@ class TuneService : Service(), Trainer.Watcher {
         private const val LOOK_EVERY = 15_000L
         private const val LOCK_AT_MOST = 10 * 60_000L
 
+        /** From a screen. One that went meanwhile may not start a service: it goes on when the app is opened. */
         fun tell(context: Context, action: String, kind: String = "") {
-            val intent = Intent(context, TuneService::class.java).setAction(action)
-            context.startForegroundService(intent.putExtra(KIND, kind))
+            val intent = Intent(context, TuneService::class.java).setAction(action).putExtra(KIND, kind)
+            try {
+                context.startForegroundService(intent)
+            } catch (error: IllegalStateException) {
+                Log.w("seedtune", error)
+            }
         }
     }
 }
 
 /** What the user asks of learning, kept. */
 object Wish {
-    private const val FILE = "wishes"
     const val CHARGING = "only_charging"
     const val COOL = "only_cool"
     const val SHARE = "share"
 
-    private fun kept(context: Context) = context.getSharedPreferences(FILE, Context.MODE_PRIVATE)
+    private fun kept(context: Context) = context.getSharedPreferences("wishes", Context.MODE_PRIVATE)
 
     fun of(context: Context) = Wishes(kept(context).getBoolean(CHARGING, true), kept(context).getBoolean(COOL, true))
 
     fun share(context: Context): Double = kept(context).getInt(SHARE, 50) / 100.0
 
-    fun set(context: Context, name: String, value: Boolean) {
-        kept(context).edit().putBoolean(name, value).apply()
-    }
+    fun set(context: Context, name: String, value: Boolean) = kept(context).edit().putBoolean(name, value).apply()
 
-    fun setShare(context: Context, percent: Int) {
-        kept(context).edit().putInt(SHARE, percent).apply()
-    }
+    fun setShare(context: Context, percent: Int) = kept(context).edit().putInt(SHARE, percent).apply()
 }
