@@ -1,10 +1,11 @@
 """``seedtune bench engines``: one bundle's programs on this machine's CPU, engine beside engine.
 
-SmolLM2 and SST-2. Of each engine: how far its losses are from the first one's, their noise, what a
-tuning run learns with the same settings (and that its journal replays to the same values without
-any engine), the time of a pass over the first one's and over the same program's without the sparse
-term, in turns, and the peak memory of a process of its own. ``engines.md`` beside the figures says
-what they mean. Figures are written as they come, so that a benchmark cut short leaves the others.
+SmolLM2 and SST-2. Of each engine: how far its losses are from the first one's, their noise and what
+that does to a two-point estimate, what a tuning run learns with the same settings (and that its
+journal replays to the same values without any engine), the time of a pass over the first one's and
+over the same program's without the sparse term, in turns, and the peak memory of a process of its
+own. ``engines.md`` beside the figures says what they mean. Figures are written as they come, so
+that a benchmark cut short leaves the others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
 from .results_files import RESULTS, say, write_figures
+from .slopes import described, slopes
 from .sparse_cost import FORMATS_TAKEN, without_sparse_term
 from .timing import in_turns
 from .tuning_run import encode, tune
@@ -59,8 +61,8 @@ EPS = (1e-3, 1e-2)
 RATE = 3e-5
 """Of the two-point runs."""
 OF_NOISE = 2
-"""The first so many engines make two-point runs: activations of int8 and of float32. Those of torch
-are as free of noise as ONNX's."""
+"""The first so many engines estimate slopes and make two-point runs: activations of int8 and of
+float32. Those of torch are as free of noise as ONNX's."""
 
 
 def bench_engines(
@@ -78,7 +80,7 @@ def bench_engines(
         forwards: of two-point runs at each of ``EPS``; 0: none.
 
     Returns:
-        By engine: ``loss``, ``apart_mean``, ``apart_most`` and ``noise``, ``readout`` and
+        By engine: ``loss``, ``apart_mean``, ``apart_most``, ``noise``, ``slopes``, ``readout`` and
         ``two-point, eps E`` (tuning runs), ``seconds_over_first`` by threads (of one thread in
         seconds of the processor), ``over_dense``, ``peak_rss_bytes`` and ``over_program_bytes``.
     """
@@ -93,6 +95,9 @@ def bench_engines(
 
     for figures, name in zip(_losses(opened, task, test, methods), methods, strict=True):
         found[name] |= figures
+    for name, by_eps in _slopes(opened, task, test, methods[:OF_NOISE], found).items():
+        found[name]["slopes"] = by_eps
+    written()
     for threads in (1, 2):
         say(f"timing in turns, {threads} threads")
         for name, ratio in _times(opened, methods, threads).items():
@@ -163,6 +168,23 @@ def _losses(
             }
         )
     return figures
+
+
+def _slopes(
+    bundle: Bundle,
+    task: Task,
+    test: Sequence[Encoded],
+    names: Sequence[str],
+    figures: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """See ``slopes.described``; of the first 16 sentences."""
+    values, found = bundle.values.astype(np.float32), {}
+    for name in names:
+        say(f"{name}: slopes")
+        with _looks(bundle, task, test[:16], name) as look:
+            found[name] = {eps: slopes(look.mean_losses, values, eps) for eps in EPS}
+    quiet = min(names, key=lambda name: figures[name]["noise"][f"{NOISE[0]:g}"])
+    return described(found, quiet, EPS)
 
 
 def _times(bundle: Bundle, names: Sequence[str], threads: int) -> dict[str, float]:

@@ -39,6 +39,10 @@ def test_engines_beside_each_other(reach: Bundle, small: None, tmp_path: Path) -
     assert first["apart_most"] == 0 < second["apart_most"] < 1e-4
     assert first["equal_probes_bit_equal"]
     assert first["noise"]["1e-06"] < 1e-5
+    for each in (first, second):
+        for eps in ("0.001", "0.01"):
+            assert each["slopes"][eps]["root_mean_square"] > 0
+            assert each["slopes"][eps]["correlation"] > 0.98  # float32: noise moves nothing
     assert first["seconds_over_first"] == {"1": 1.0, "2": 1.0}
     assert set(second["seconds_over_first"]) == {"1", "2"}
     assert (first["torch"], second["torch"]) == (False, True)
