@@ -1,6 +1,6 @@
 """What a two-point estimate is worth by engine and eps: slopes of one batch along the same noises.
 
-A step follows the slope of a batch's loss along a noise z, ``(L(v + eps z) - L(v - eps z)) / 2 eps``.
+A step follows the slope of a loss along a noise z, ``(L(v + eps z) - L(v - eps z)) / 2 eps``.
 What noise the loss itself has enters it divided by eps. Slopes at a small eps by an engine without
 such noise are the true ones. Those of another engine with a correlation r to them are worth r
 squared as many steps.
