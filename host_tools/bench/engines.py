@@ -1,9 +1,11 @@
 """``seedtune bench engines``: one bundle's programs on this machine's CPU, engine beside engine.
 
-SmolLM2 and SST-2. Of each engine: how far its losses are from the first one's, their noise, what a
-tuning run learns with the same settings (and that its journal replays to the same values without
-any engine), the time of a pass over the first one's in turns, and the peak memory of a process of
-its own. ``engines.md`` beside the figures says what they mean.
+SmolLM2 and SST-2. Of each engine: how far its losses are from the first one's, their noise and what
+that does to a two-point estimate, what a tuning run learns with the same settings (and that its
+journal replays to the same values without any engine), the time of a pass over the first one's and
+over the same program's without the sparse term, in turns, and the peak memory of a process of its
+own. ``engines.md`` beside the figures says what they mean. Figures are written as they come, so
+that a benchmark cut short leaves the others.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from seedtune.export.lower.programs import FORMATS
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
@@ -36,6 +40,8 @@ from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
 from .results_files import RESULTS, say, write_figures
+from .slopes import described, slopes
+from .sparse_cost import FORMATS_TAKEN, without_sparse_term
 from .timing import in_turns
 from .tuning_run import encode, tune
 
@@ -54,6 +60,9 @@ TEST_ROWS = 200
 EPS = (1e-3, 1e-2)
 RATE = 3e-5
 """Of the two-point runs."""
+OF_NOISE = 2
+"""The first so many engines estimate slopes and make two-point runs: activations of int8 and of
+float32. Those of torch are as free of noise as ONNX's."""
 
 
 def bench_engines(
@@ -71,34 +80,48 @@ def bench_engines(
         forwards: of two-point runs at each of ``EPS``; 0: none.
 
     Returns:
-        By engine: ``losses`` and ``noise``, ``readout`` (a tuning run), ``two_point`` by eps,
-        ``seconds_over_first`` by threads, ``peak_rss_bytes`` and ``over_program_bytes``.
+        By engine: ``loss``, ``apart_mean``, ``apart_most``, ``noise``, ``slopes``, ``readout`` and
+        ``two-point, eps E`` (tuning runs), ``seconds_over_first`` by threads (of one thread in
+        seconds of the processor), ``over_dense``, ``peak_rss_bytes`` and ``over_program_bytes``.
     """
     opened = open_bundle(bundle) if bundle is not None else _prepared()
     data = load_task("sst2")
     task, train, test = encode(data, opened.tokenizer(), opened.bounds, opened.pad_id, TEST_ROWS)
     found: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    about = {"model": "smollm2-135m", "task": "sst2", "bundle_sha256": opened.sha256}
+
+    def written() -> dict[str, Any]:
+        return write_figures("engines", {**about, "engines": found}, results)
+
     for figures, name in zip(_losses(opened, task, test, methods), methods, strict=True):
         found[name] |= figures
+    for name, by_eps in _slopes(opened, task, test, methods[:OF_NOISE], found).items():
+        found[name]["slopes"] = by_eps
+    written()
     for threads in (1, 2):
         say(f"timing in turns, {threads} threads")
         for name, ratio in _times(opened, methods, threads).items():
             found[name].setdefault("seconds_over_first", {})[str(threads)] = ratio
+    written()
     for name in methods:
-        say(f"{name}: peak of a process")
+        say(f"{name}: peak of a process, cost of the sparse term")
         found[name] |= _peak(opened, name, data)
-    runs = {"readout": Settings(estimator="readout", steps=40, eval_every=20, seed=0)}
+        if engine_module(name).FORMAT in FORMATS_TAKEN:
+            found[name]["over_dense"] = _over_dense(opened, name)
+    written()
+    readout = Settings(estimator="readout", steps=40, eval_every=20, seed=0)
+    runs = [(name, "readout", readout) for name in methods]
     for eps in EPS if forwards else ():
         steps = forwards // 2
-        runs[f"two-point, eps {eps:g}"] = Settings(
-            estimator="two-point", eps=eps, lr=RATE, steps=steps, eval_every=steps // 4, seed=0
+        settings = Settings(
+            estimator="two-point", eps=eps, lr=RATE, steps=steps, eval_every=steps // 2, seed=0
         )
-    for name in methods:
-        for label, settings in runs.items():
-            say(f"{name}: {label}")
-            found[name][label] = _run(opened, name, task, train, test, settings)
-    about = {"model": "smollm2-135m", "task": "sst2", "bundle_sha256": opened.sha256}
-    return write_figures("engines", {**about, "engines": found}, results)
+        runs += [(name, f"two-point, eps {eps:g}", settings) for name in methods[:OF_NOISE]]
+    for name, label, settings in runs:
+        say(f"{name}: {label}")
+        found[name][label] = _run(opened, name, task, train, test, settings)
+        written()
+    return written()
 
 
 def _prepared() -> Bundle:
@@ -147,10 +170,61 @@ def _losses(
     return figures
 
 
+def _slopes(
+    bundle: Bundle,
+    task: Task,
+    test: Sequence[Encoded],
+    names: Sequence[str],
+    figures: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """See ``slopes.described``; of the first 16 sentences."""
+    values, found = bundle.values.astype(np.float32), {}
+    for name in names:
+        say(f"{name}: slopes")
+        with _looks(bundle, task, test[:16], name) as look:
+            found[name] = {eps: slopes(look.mean_losses, values, eps) for eps in EPS}
+    quiet = min(names, key=lambda name: figures[name]["noise"][f"{NOISE[0]:g}"])
+    return described(found, quiet, EPS)
+
+
 def _times(bundle: Bundle, names: Sequence[str], threads: int) -> dict[str, float]:
     """Time of a batch of ``ROWS`` short rows, two probes, over the first engine's."""
+    batch, values = _short_batch(bundle)
+    engines: dict[str, Engine] = {name: open_engine(bundle, threads, name=name) for name in names}
+    try:
+        _, ratios = in_turns(
+            {name: lambda each=each: each.score(batch, values) for name, each in engines.items()},
+            TURNS,
+            time.process_time if threads == 1 else time.perf_counter,
+        )
+    finally:
+        for each in engines.values():
+            each.close()
+    return ratios
+
+
+def _over_dense(bundle: Bundle, name: str) -> float:
+    """Time of a pass over the same program's without the sparse term, one thread, in turns."""
+    batch, values = _short_batch(bundle)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_engine(without_sparse_term(bundle, name, Path(folder)), 1, name=name) as dense,
+        open_engine(bundle, 1, name=name) as whole,
+    ):
+        _, ratios = in_turns(
+            {
+                "dense": lambda: dense.score(batch, values),
+                "whole": lambda: whole.score(batch, values),
+            },
+            TURNS,
+            time.process_time,
+        )
+    return ratios["whole"]
+
+
+def _short_batch(bundle: Bundle) -> tuple[Batch, NDArray[np.float32]]:
+    """``ROWS`` short rows of random tokens, or as many as a pass takes, and two equal probes."""
     rng = np.random.default_rng(0)
-    values = np.repeat(bundle.values.astype(np.float32)[None], 2, axis=0)
     rows = min(ROWS, bundle.bounds.tokens // SHORT)
     batch = Batch(
         tokens=rng.integers(0, bundle.vocab_size, (rows, SHORT)),
@@ -158,16 +232,7 @@ def _times(bundle: Bundle, names: Sequence[str], threads: int) -> dict[str, floa
         candidates=rng.integers(0, bundle.vocab_size, (rows, 2)),
         gold=np.zeros(rows, np.int64),
     )
-    engines: dict[str, Engine] = {name: open_engine(bundle, threads, name=name) for name in names}
-    try:
-        _, ratios = in_turns(
-            {name: lambda each=each: each.score(batch, values) for name, each in engines.items()},
-            TURNS,
-        )
-    finally:
-        for each in engines.values():
-            each.close()
-    return ratios
+    return batch, np.repeat(bundle.values.astype(np.float32)[None], 2, axis=0)
 
 
 def _peak(bundle: Bundle, name: str, data: TaskData) -> dict[str, Any]:
