@@ -359,7 +359,7 @@ def estimate_writing(
         "command line": COMMAND_LINE,
         "tokenizer": _tokenizer(shape),
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
-        "float columns": bundle["float columns"],
+        "float columns, and with the values in them twice": 3 * bundle["float columns"],
         "embedding table": _table_pages(table, tokens),
         "adapter": memory.tables - table,
         "keys and values": 4 * shape.cache_width * tokens,

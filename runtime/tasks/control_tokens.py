@@ -37,7 +37,7 @@ class ControlTokens:
         texts = sorted((each.content for each in added if each.special), key=len, reverse=True)
         self.texts = tuple(texts)
         """The longest first, since one may begin with another."""
-        self._stand_ins: dict[int, str] = {}
+        self._stand_ins: dict[str, int | None] = {}
 
     @cached_property
     def _copy(self) -> Tokenizer:
@@ -60,10 +60,12 @@ class ControlTokens:
             encoding = tokenise(self.tokenizer, text, special=False)
             return Tokens(list(encoding.ids), list(encoding.offsets))
         self._copy.add_tokens([AddedToken(each, normalized=False) for each in named])
-        self._stand_ins.update({self._copy.token_to_id(each): each for each in named})
+        for each in named:
+            self._stand_ins[each] = self._copy.token_to_id(each)
+        of_token = {token: each for each, token in self._stand_ins.items()}
         encoding, found = tokenise(self._copy, text, special=False), Tokens([], [])
         for token, offsets in zip(encoding.ids, encoding.offsets, strict=True):
-            ids, stand_in = [token], self._stand_ins.get(token)
+            ids, stand_in = [token], of_token.get(token)
             if stand_in is not None:  # in another conversation it may be just that character
                 told = named.get(stand_in, stand_in)
                 ids = list(tokenise(self._literal, told, special=False).ids)

@@ -307,7 +307,7 @@ def test_a_merged_text_head_is_what_the_program_reads_by(
         ours = [-model.evaluate([row]).loss for row in rows]
         model.load(headed)
         ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
-    assert np.abs(change).min() > 0.1
+    assert np.abs(change).max() > 0.1
     # int4 and int8 lie between the two; what the head changes is larger.
     assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 4
 
