@@ -62,10 +62,9 @@ def test_a_text_has_the_probabilities_that_score_gives(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_bundle_of_before_writes_from_the_values_themselves(name: str, bundle: Bundle) -> None:
+def test_a_bundle_of_before_writes_from_the_values_themselves(name: str) -> None:
     before = open_bundle(Path(__file__).parents[1] / "data/before/writes.seedtune")
-    assert before.generation is not None and bundle.generation is not None
-    assert (before.generation.columns, bundle.generation.columns > before.K) == (0, True)
+    assert before.generation is not None and before.generation.columns == 0
     with open_engine(before, name=name) as opened:
         compare_with_score(opened, before, seed=1)
 
@@ -160,6 +159,7 @@ def test_methods_share_their_weights_in_the_file(bundle: Bundle) -> None:
     assert data.count(codes) == 1
     program = NativeProgram(bundle.program_path)
     assert program.methods() == ["columns", "generate", "score"]
+    assert bundle.generation is not None and bundle.generation.columns > bundle.K
     program.load("score")
     program.load("generate")
     program.close()
