@@ -1,22 +1,33 @@
 """The way back: tuned sensitive values written into a checkpoint as transformers, peft and GGUF
-converters take it."""
+converters take it. A text head has no place in one and lies beside it (see ``load_merged``)."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import replace_folder, sync_tree, workplace
 
+from . import load_merged
+from .load_merged import FORMAT, HEAD_FILE, content_sha256
 from .model.load_model import load_causal_lm
+from .program.block_tap import tapped_blocks
 from .quiet import quiet
 
 
 def merge_values(
-    bundle: Bundle, values: NDArray[np.float32], source: str | Path, folder: str | Path
+    bundle: Bundle,
+    values: NDArray[np.float32],
+    source: str | Path,
+    folder: str | Path,
+    *,
+    adapter: NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
     """Write the model at ``source`` with ``values`` in their places as a Hugging Face folder.
 
@@ -26,9 +37,11 @@ def merge_values(
     Args:
         values: float32 ``[K]``, of ``bundle``.
         folder: appears whole or not at all; must not hold anything else.
+        adapter: of a text head, float32 ``[D, S]``; goes into a file of its own, with its loader.
 
     Returns:
-        ``dtype`` of the checkpoint and how many values ``changed`` in it.
+        ``dtype`` of the checkpoint, how many values ``changed`` in it, and the ``text_head``'s file
+        or None.
 
     Raises:
         ModelError: it is another model than the bundle was made from, or ``folder`` is taken or
@@ -62,8 +75,26 @@ def merge_values(
         with workplace(folder) as work, quiet():
             model.save_pretrained(work / "model")
             loaded.tokenizer.save_pretrained(work / "model")
+            if adapter is not None:
+                blocks, _ = tapped_blocks(model.config.num_hidden_layers)
+                _write_head(work / "model", adapter, blocks)
             sync_tree(work / "model")
             replace_folder(work / "model", folder)
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return {"dtype": str(model.dtype).removeprefix("torch."), "changed": changed}
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "changed": changed,
+        "text_head": None if adapter is None else str(folder / HEAD_FILE),
+    }
+
+
+def _write_head(folder: Path, adapter: NDArray[np.float32], blocks: list[int]) -> None:
+    tensor = torch.from_numpy(np.ascontiguousarray(adapter))
+    metadata = {
+        "format": FORMAT,
+        "blocks": json.dumps(blocks),
+        "sha256": content_sha256(tensor, blocks),
+    }
+    save_file({"adapter": tensor}, folder / HEAD_FILE, metadata)
+    shutil.copyfile(load_merged.__file__, folder / "load_merged.py")

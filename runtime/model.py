@@ -8,7 +8,6 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from . import engines
 from .bundle import Bundle, open_bundle
@@ -37,6 +36,7 @@ from .tasks import (
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
+from .tasks.control_tokens import ControlTokens
 from .tasks.field_text import check_characters
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
@@ -81,6 +81,7 @@ class Model:
         self._task: Task | None = None
         self._engine: Engine | None = None
         self._chat: ChatTemplate | None = None
+        self._controls: ControlTokens | None = None
 
     @property
     def task(self) -> Task:
@@ -295,7 +296,8 @@ class Model:
 
         Args:
             prompt: a text, or messages (``role``, ``content``), which the model's chat template
-                writes and the answer follows.
+                writes and the answer follows. Control tokens in a text are such, as in
+                transformers; in messages they are plain text (see ``tasks.control_tokens``).
             max_tokens, temperature, top_p, seed, stop: see ``Manner``.
 
         Raises:
@@ -312,17 +314,20 @@ class Model:
             EngineError: the bundle or the engine cannot write.
             TuningError: there is no memory for a text.
         """
-        own, more = np.split(self.values, [self.bundle.K])
-        head, adapter = self._start.text, None
-        if head is not None and len(more) == head.entries:
-            adapter = head.adapter(more)  # what a readout learned has no part in writing
-        text = self.engine.text(np.ascontiguousarray(own), adapter)
+        own = np.ascontiguousarray(self.values[: self.bundle.K])
+        text = self.engine.text(own, self.adapter())
         bound = text.bound
         generation = self.bundle.generation
         if generation is not None:
             memory = PassMemory.of_bundle(self.bundle)
             bound = fit_text(generation, memory, limit=self._memory_limit)
         return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound)
+
+    def adapter(self) -> NDArray[np.float32] | None:
+        """What the text head in use adds to what the output head reads, float32 ``[D, S]``; None
+        where the values in use hold none (what a readout learned has no part in writing)."""
+        head, more = self._start.text, self.values[self.bundle.K :]
+        return head.adapter(more) if head is not None and len(more) == head.entries else None
 
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.
@@ -333,7 +338,7 @@ class Model:
         tokenizer = self.bundle.tokenizer()
         if isinstance(prompt, str):
             check_characters(prompt, "the prompt")
-            return _tokens(tokenizer, prompt, special=True)
+            return list(watched(lambda _: tokenise(tokenizer, prompt), "the prompt").ids)
         messages = checked_messages(prompt, "the prompt")
         if self._chat is None:
             if self.bundle.chat is None:
@@ -343,8 +348,11 @@ class Model:
                 )
             chat = self.bundle.chat
             self._chat = ChatTemplate(chat.template, chat.special_tokens)
-        text = self._chat.render(messages, answer=True, where="the prompt")
-        return _tokens(tokenizer, text, special=False)
+            self._controls = ControlTokens(tokenizer)
+        assert self._controls is not None
+        conversation = self._controls.conversation(messages)
+        text = self._chat.render(conversation.messages, answer=True, where="the prompt")
+        return watched(lambda _: conversation.tokenise(text), "the prompt").ids
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
@@ -376,10 +384,6 @@ class Model:
         if all(isinstance(row, Encoded) for row in given):
             return given
         return self.encode(given, labelled=labelled)
-
-
-def _tokens(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
-    return list(watched(lambda _: tokenise(tokenizer, text, special=special), "the prompt").ids)
 
 
 def _listed(stop: Sequence[str]) -> tuple[str, ...]:

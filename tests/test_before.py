@@ -4,6 +4,8 @@
 estimators half way through their runs, one that was compacted, and exported values;
 ``expected.json`` holds what it found them to be. Hashes of values that a program's losses led to
 differ between processors, so that only what a journal holds is compared with them.
+``writes.seedtune`` is of a later version, whose ``generate`` took the values: see
+``runtime/test_text.py``.
 """
 
 import json

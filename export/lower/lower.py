@@ -45,7 +45,7 @@ from ..program.score_program import ScoreProgram
 from ..quiet import quiet
 from .plan_memory import lowest_place
 
-SCORE, GENERATE = "score", "generate"
+SCORE, GENERATE, COLUMNS = "score", "generate", "columns"
 Progress = Callable[[int, int], None]
 _EDGE = 65
 """Percent of the time that the edge dialect takes."""
@@ -96,11 +96,17 @@ def trace_generate(
     dynamic = {
         "tokens": {1: _axis("T", program.bounds.chunk)},
         "start": {},
-        "values": {},
+        "columns": {},
         "adapter": {},
         "cache": tuple({axis: slots} for _ in program.shapes for axis in (2, 1)),
     }
     return _export(program, example, dynamic, program.score.tap, progress)
+
+
+def trace_columns(program: GenerateProgram) -> ExportedProgram:
+    """Export the method that makes ``columns`` of values."""
+    with torch.no_grad(), quiet():
+        return export(program.columns, (torch.zeros(1, program.entries),), strict=False)
 
 
 def _axis(name: str, most: int, least: int = 1) -> Any:

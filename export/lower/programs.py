@@ -10,7 +10,7 @@ from seedtune.runtime.errors import ModelError
 
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
-from .lower import GENERATE, SCORE, lower, trace, trace_generate
+from .lower import COLUMNS, GENERATE, SCORE, lower, trace, trace_columns, trace_generate
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
@@ -58,7 +58,7 @@ def lower_to(
     Args:
         program: quantised.
         example: inputs inside ``bounds`` (see ``example_inputs``).
-        writing: a method of ExecuTorch's program besides ``score``.
+        writing: adds methods to ExecuTorch's program besides ``score``.
 
     Raises:
         ModelError: a program cannot take a form.
@@ -71,7 +71,9 @@ def lower_to(
         if writing is not None:
             vocabulary = program.embedding.weight.shape[0]
             traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
+            traced[COLUMNS], methods[COLUMNS] = trace_columns(writing), {}
             methods[GENERATE] = {
+                "columns": writing.columns.size,
                 "chunk": writing.bounds.chunk,
                 "context": writing.bounds.context,
                 "cache": [list(shape) for shape in writing.shapes],

@@ -9,6 +9,7 @@ from torch import nn
 
 from .cached_attention import NAME, Cache, CachedPass, install_cached_attention
 from .score_program import ScoreProgram
+from .sensitive_linear import Columns
 
 DEFAULT_CONTEXT = 2048
 CHUNK = 64
@@ -31,11 +32,12 @@ class GenerateBounds:
 
 
 class GenerateProgram(nn.Module):
-    """``generate(tokens [1, T], start [1], values [1, K], adapter [D, S], cache)``.
+    """``generate(tokens [1, T], start [1], columns [1, F], adapter [D, S], cache)``.
 
-    ``cache`` is, block by block, keys ``[KV, d, S]`` and values ``[KV, S, d]``, of which the first
-    ``start`` places are filled. Returns the logits float32 ``[1, V]`` behind the last token and
-    each block's new keys and values, ``[KV, T, d]``.
+    ``columns`` is what the method of this name makes of values, which a text needs once. ``cache``
+    is, block by block, keys ``[KV, d, S]`` and values ``[KV, S, d]``, of which the first ``start``
+    places are filled. Returns the logits float32 ``[1, V]`` behind the last token and each block's
+    new keys and values, ``[KV, T, d]``.
 
     It shares every module with ``score``, hence every weight in the file.
     """
@@ -46,6 +48,7 @@ class GenerateProgram(nn.Module):
         self.score = score
         self.bounds = bounds
         self.entries = entries
+        self.columns = Columns(score)
         self.running = CachedPass()
         self.shapes = self._shapes()
         """``(KV, d)`` of each block."""
@@ -54,12 +57,12 @@ class GenerateProgram(nn.Module):
         self,
         tokens: torch.Tensor,
         start: torch.Tensor,
-        values: torch.Tensor,
+        columns: torch.Tensor,
         adapter: torch.Tensor,
         *cache: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         past = list(zip(cache[::2], cache[1::2], strict=True))
-        hidden, states, new = self._run(tokens, start, values, past)
+        hidden, states, new = self._run(tokens, start, columns, past)
         logits = self.score.logits(hidden, states, adapter)[0]
         return (logits, *(tensor for block in new for tensor in block))
 
@@ -74,20 +77,23 @@ class GenerateProgram(nn.Module):
             for shape in ((width, slots), (slots, width))
         ]
         adapter = torch.zeros(self.score.adapter_shape)
-        return (tokens, torch.tensor([5]), torch.zeros(1, self.entries), adapter, *cache)
+        return (tokens, torch.tensor([5]), self._no_columns(), adapter, *cache)
+
+    def _no_columns(self) -> torch.Tensor:
+        return torch.zeros(1, max(1, self.columns.size))  # a method takes no empty input
 
     def _run(
         self,
         tokens: torch.Tensor,
         start: torch.Tensor,
-        values: torch.Tensor,
+        columns: torch.Tensor,
         past: list[Cache],
     ) -> tuple[torch.Tensor, torch.Tensor, list[Cache]]:
         """The last token's hidden state and tapped states, and each block's new keys and values."""
         score = self.score
         length = tokens.shape[1]
         self.running.begin(length, start, past)
-        score.probe_values.begin(values)
+        score.probe_values.begin_scattered(columns)
         embedded = score.embedding(tokens.reshape(length))
         places = torch.arange(length)[None, :] + start[:, None]
         config: Any = score.backbone.config
@@ -109,5 +115,5 @@ class GenerateProgram(nn.Module):
     def _shapes(self) -> list[tuple[int, int]]:
         with torch.no_grad():
             tokens, start = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-            *_, new = self._run(tokens, start, torch.zeros(1, self.entries), [])
+            *_, new = self._run(tokens, start, self._no_columns(), [])
         return [(key.shape[0], key.shape[2]) for key, _ in new]

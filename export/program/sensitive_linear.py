@@ -17,6 +17,7 @@ Some facts of the exported program shape this file:
   portable cast took 52 ms of a 450 ms forward.
 * All scatters of one decoder block are one operator on one flat buffer. This keeps the graph, and
   with it the lowering time, small, while only one block's compact weights are alive at a time.
+* To write, values are scattered once a text (``Columns``), not once a token.
 * A matrix without a sensitive entry stays a plain linear: a zero-width product in an ExecuTorch
   program returns uninitialised memory, silently.
 
@@ -47,26 +48,35 @@ class ProbeValues:
 
     def __init__(self) -> None:
         self.values: torch.Tensor | None = None
+        self.scattered: torch.Tensor | None = None
         self._compact: dict[int, tuple[torch.Tensor, ...]] = {}
         self._inputs: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def begin(self, values: torch.Tensor) -> None:
         """Start a forward pass with ``values`` float32 ``[P, K]``."""
+        self.end()
         self.values = values
-        self._compact.clear()
-        self._inputs.clear()
+
+    def begin_scattered(self, scattered: torch.Tensor) -> None:
+        """Start a forward pass with what ``Columns`` made of values, float32 ``[P, F]``."""
+        self.end()
+        self.scattered = scattered
 
     def end(self) -> None:
         """Drop every tensor of the pass."""
-        self.values = None
+        self.values = self.scattered = None
         self._compact.clear()
         self._inputs.clear()
 
     def compact(self, block: "BlockScatter") -> tuple[torch.Tensor, ...]:
-        """The compact weights of one decoder block, scattered once per pass."""
+        """The compact weights of one decoder block, scattered once per pass at most."""
         if block.start not in self._compact:
-            assert self.values is not None
-            self._compact = {block.start: block(self.values)}
+            if self.scattered is not None:
+                parts = block.cut(self.scattered)
+            else:
+                assert self.values is not None
+                parts = block(self.values)
+            self._compact = {block.start: parts}
         return self._compact[block.start]
 
     def columns(
@@ -109,25 +119,54 @@ class BlockScatter(nn.Module):
         positions: torch.Tensor,
         base: torch.Tensor,
         shapes: list[tuple[int, int]],
+        place: int,
     ) -> None:
+        """``place`` is where the block's weights begin among those of all blocks."""
         super().__init__()
         self.start, self.stop = start, start + positions.numel()
+        self.place = place
         self.shapes = shapes
         self.sizes = [columns * out for columns, out in shapes]
         self.register_buffer("positions", positions.reshape(1, -1))
         self.register_buffer("base", base.reshape(1, -1))
 
-    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def flat(self, values: torch.Tensor) -> torch.Tensor:
+        """The weights of all matrices behind each other, ``[P, C * out + ...]``."""
         probes = values.shape[0]
-        flat = self.base.expand(probes, -1).scatter(
+        return self.base.expand(probes, -1).scatter(
             1, self.positions.expand(probes, -1), values[:, self.start : self.stop]
         )
+
+    def cut(self, scattered: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The block's weights out of those of all blocks, float32 ``[P, F]``."""
+        parts, first = [], self.place
+        for size, shape in zip(self.sizes, self.shapes, strict=True):
+            parts.append(scattered[:, first : first + size].view(scattered.shape[0], *shape))
+            first += size
+        return tuple(parts)
+
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        probes, flat = values.shape[0], self.flat(values)
         if len(self.sizes) == 1:
             return (flat.view(probes, *self.shapes[0]),)
         parts = flat.split(self.sizes, dim=1)
         return tuple(
             part.view(probes, *shape) for part, shape in zip(parts, self.shapes, strict=True)
         )
+
+
+class Columns(nn.Module):
+    """``columns(values [1, K])``: the compact weights of all blocks, scattered, ``[1, F]``."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        found = (each for each in program.modules() if isinstance(each, BlockScatter))
+        self.blocks = nn.ModuleList(sorted(found, key=lambda block: block.place))
+        self.size = sum(sum(block.sizes) for block in self.blocks)
+        """F; 0 where there is no sensitive matrix."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([block.flat(values) for block in self.blocks], dim=1)
 
 
 class SensitiveLinear(nn.Module):
@@ -246,7 +285,7 @@ def insert_sensitive_linears(
             layers.append((name, (out, width), offset, flat.numel()))
             flat_size += compact.numel()
             offset += flat.numel()
-        block = BlockScatter(start, torch.cat(positions), torch.cat(bases), shapes)
+        block = BlockScatter(start, torch.cat(positions), torch.cat(bases), shapes, compact_size)
         for slot, name in enumerate(block_names):
             linear = linears[name]
             dense = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None)

@@ -2,7 +2,7 @@
 
 Speed in turns, on one machine in one run: a prompt is read and an answer written by the bundle's
 program, by the same int4 program without the sparse term, by transformers in float32 with a static
-cache, and by llama.cpp's Python package on the GGUF file where that is installed.
+cache, and by llama.cpp on the GGUF file where its package ``xllamacpp`` is installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,12 @@ from ..prepare.prepare import Prepared
 from ..quickstart import MODEL
 from .dense_program import dense_program
 from .fidelity import eager_program
+from .generate_rivals import Answer, Spent, Stopwatch, llama_cpp, transformers_float32
 from .results_files import RESULTS, say, write_figures
 from .variants import quickstart_program
 
 PROMPT, ANSWER, CONTEXT = 64, 64, 512
 """Tokens of a prompt and of an answer, and of the long text whose memory is measured."""
-Answer = Callable[[list[int], int], tuple[float, float]]
-"""Of a prompt and a number of tokens: seconds to read the one and to write the other."""
 
 
 def bench_generate(
@@ -54,7 +52,8 @@ def bench_generate(
         prompts: whose greedy answers are compared with the eager int4 program; 0 leaves that away.
 
     Returns:
-        ``speed`` (tokens a second to read and to write, medians, and each one's over the bundle's),
+        ``speed`` (tokens a second to read and to write, medians, and how many times as fast the
+        bundle's program was, by the clock and by the processor's time),
         ``start`` (seconds from the process's start to its first piece of text), ``memory`` (bytes
         resident) and ``agreement`` (of each prompt, the first token at which the eager program
         would go on differently; None for none).
@@ -92,8 +91,6 @@ def _speed(
     turns: int,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    from .generate_rivals import llama_cpp, transformers_float32
-
     bundle = base.bundle
     with open_engine(bundle, threads or "auto") as engine:
         values = bundle.values.astype(np.float32)
@@ -107,7 +104,7 @@ def _speed(
             "llama.cpp": llama_cpp(str(fetch(MODEL)), dense.threads),
         }
         running = {name: answer for name, answer in rivals.items() if answer is not None}
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
+        taken: dict[str, list[tuple[Spent, Spent]]] = {name: [] for name in running}
         for turn in range(turns + 1):
             for name, answer in running.items():
                 seconds = answer(prompt, ANSWER)
@@ -117,28 +114,40 @@ def _speed(
         dense.close()
     speed: dict[str, Any] = {"threads": used, "turns": turns}
     for name, pairs in taken.items():
-        own = taken["seedtune"]
         speed[name] = {
-            "read_per_second": len(prompt) / statistics.median(read for read, _ in pairs),
-            "written_per_second": ANSWER / statistics.median(write for _, write in pairs),
-            "seedtune_over_it": {
-                "reading": statistics.median(a[0] / b[0] for a, b in zip(pairs, own, strict=True)),
-                "writing": statistics.median(a[1] / b[1] for a, b in zip(pairs, own, strict=True)),
-            },
+            "read_per_second": len(prompt) / statistics.median(read.seconds for read, _ in pairs),
+            "written_per_second": ANSWER / statistics.median(write.seconds for _, write in pairs),
+            "seedtune_is_faster": _faster(taken["seedtune"], pairs),
         }
-        progress(f"{name}: {speed[name]['written_per_second']:.1f} tokens/s")
+        progress(f"{name}: {speed[name]}")
     return speed
 
 
+def _faster(
+    own: list[tuple[Spent, Spent]], others: list[tuple[Spent, Spent]]
+) -> dict[str, dict[str, float]]:
+    """The others' time over ``own`` of the same turn, its median."""
+    return {
+        what: {
+            field: statistics.median(
+                getattr(other[at], field) / getattr(mine[at], field)
+                for mine, other in zip(own, others, strict=True)
+            )
+            for field in Spent._fields
+        }
+        for at, what in enumerate(("reading", "writing"))
+    }
+
+
 def _written(open_text: Callable[[], Text]) -> Answer:
-    def answer(prompt: list[int], count: int) -> tuple[float, float]:
+    def answer(prompt: list[int], count: int) -> tuple[Spent, Spent]:
         text = open_text()
-        began = time.perf_counter()
+        watch = Stopwatch()
         logits = text.read(prompt)
-        read = time.perf_counter()
+        read = watch.read()
         for _ in range(count):
             logits = text.read([int(logits.argmax())])
-        return read - began, time.perf_counter() - read
+        return read, watch.read()
 
     return answer
 

@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 
-def transformers_float32(source: str, threads: int) -> Any:
-    """An ``Answer`` (see ``generate``) of the model in transformers, with a static cache."""
+class Spent(NamedTuple):
+    """What something took."""
+
+    seconds: float
+    processor_seconds: float
+    """Of all threads of the process: on a machine that does other work it tells more."""
+
+
+Answer = Callable[[list[int], int], tuple[Spent, Spent]]
+"""Of a prompt and a number of tokens: what it took to read the one and to write the other."""
+
+
+class Stopwatch:
+    """Since it was made, or last read."""
+
+    def __init__(self) -> None:
+        self._before = _now()
+
+    def read(self) -> Spent:
+        """What was spent; begins again."""
+        now = _now()
+        spent = Spent(now[0] - self._before[0], now[1] - self._before[1])
+        self._before = now
+        return spent
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def transformers_float32(source: str, threads: int) -> Answer:
+    """The model in transformers, with a static cache."""
     import torch
     from seedtune.export.model.load_model import load_causal_lm
     from transformers import StaticCache
@@ -17,35 +48,44 @@ def transformers_float32(source: str, threads: int) -> Any:
     model = load_causal_lm(source).model
 
     @torch.no_grad()
-    def answer(prompt: list[int], count: int) -> tuple[float, float]:
+    def answer(prompt: list[int], count: int) -> tuple[Spent, Spent]:
         cache = StaticCache(config=model.config, max_cache_len=len(prompt) + count)
-        began = time.perf_counter()
+        watch = Stopwatch()
         tokens = torch.tensor([prompt])
         found = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        read = time.perf_counter()
+        read = watch.read()
         for _ in range(count):
             tokens = found.logits[:, -1:].argmax(-1)
             found = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return read - began, time.perf_counter() - read
+        return read, watch.read()
 
     return answer
 
 
-def llama_cpp(gguf: str, threads: int) -> Any:
-    """An ``Answer`` of llama.cpp on the GGUF file; None where its package is not installed."""
-    if importlib.util.find_spec("llama_cpp") is None:
+def llama_cpp(gguf: str, threads: int) -> Answer | None:
+    """llama.cpp on the GGUF file, by the package ``xllamacpp``, whose wheels hold it compiled; None
+    where that is not installed."""
+    if importlib.util.find_spec("xllamacpp") is None:
         return None
-    from llama_cpp import Llama
+    import xllamacpp
 
-    model = Llama(gguf, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+    asked: Any = xllamacpp.CommonParams()
+    asked.model.path, asked.n_ctx, asked.n_parallel = gguf, 2048, 1
+    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
+    asked.verbosity = -1
+    server = xllamacpp.Server(asked)
+    greedy = {"temperature": 0.0, "top_k": 1, "ignore_eos": True}
 
-    def answer(prompt: list[int], count: int) -> tuple[float, float]:
-        model.reset()
-        began = time.perf_counter()
-        model.eval(prompt)
-        read = time.perf_counter()
-        for _ in range(count):
-            model.eval([model.sample(temp=0.0)])
-        return read - began, time.perf_counter() - read
+    def answer(prompt: list[int], count: int) -> tuple[Spent, Spent]:
+        watch = Stopwatch()
+        server.handle_completions({"prompt": prompt, "n_predict": 0, "cache_prompt": False})
+        read = watch.read()
+        # What was read is known now, but for the last token.
+        found = server.handle_completions(
+            {"prompt": prompt, "n_predict": count, "cache_prompt": True, **greedy}
+        )
+        written = watch.read()
+        assert found["usage"]["completion_tokens"] == count, found["usage"]
+        return read, written
 
     return answer

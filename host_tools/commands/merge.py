@@ -31,9 +31,15 @@ def merge(
         raise SeedtuneError("give what to merge: --run RUN or --values FILE")
     with open_model(bundle, sha256=sha256) as opened:
         origin = load_chosen(opened, run, values)
-        own = opened.values[: opened.bundle.K]
-        written = merge_values(opened.bundle, own, model_source(model, output), folder)
-        if len(opened.values) > len(own):
+        own, adapter = opened.values[: opened.bundle.K], opened.adapter()
+        source = model_source(model, output)
+        written = merge_values(opened.bundle, own, source, folder, adapter=adapter)
+        if adapter is not None:
+            output.note(
+                f"{folder}/load_merged.py loads the checkpoint with the text head, which lies "
+                "beside it; other loaders go without the head"
+            )
+        elif len(opened.values) > len(own):
             output.note(
                 "only the sensitive values are merged: what else the run learned has no place in a "
                 "checkpoint, and works with the bundle alone"

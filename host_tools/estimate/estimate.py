@@ -333,8 +333,11 @@ def estimate_writing(
     engine = engine or next(iter(ENGINES))
     head = shape.head or shape.embedding
     memory = _pass_memory(shape)
+    opened = _opened(shape, engine, tokens, fraction, column_share)
     components = {
-        **_opened(shape, engine, tokens, fraction, column_share),
+        **opened,
+        # As the program returns them, and as the text holds them.
+        "float columns with the values in them": 2 * opened["float columns"],
         "keys and values": 4 * shape.cache_width * tokens,
         "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
         "code, workspace": PAGES,

@@ -30,6 +30,8 @@ METHOD = "score"
 """Every program has it."""
 GENERATE = "generate"
 """Programs that write have it, too."""
+COLUMNS = "columns"
+"""Makes what ``generate`` takes of values, once a text; programs of before take values."""
 _PROGRAM_FILE = re.compile(r"[a-z][a-z0-9_-]{0,63}\.(pte|onnx|safetensors|json)")
 """Names of programs' files: plain, in one case, since a file system may know no other."""
 
@@ -88,6 +90,7 @@ _GENERATION_SCHEMA: dict[str, Any] = {
     "chunk": Whole(1, 2**31 - 1),
     "context": Whole(2, 2**31 - 1),
     "cache": list,
+    "columns": Maybe(Whole(1, 2**31 - 1)),
 }
 _LAYER_SCHEMA: dict[str, Any] = {
     "name": Text(),
@@ -210,6 +213,8 @@ class Generation:
     """Tokens of a whole text, prompt and answer."""
     cache: tuple[tuple[int, int], ...]
     """Heads and width ``(KV, d)`` of the keys and values of each block."""
+    columns: int = 0
+    """F of what the method ``columns`` makes of values; 0 where ``generate`` takes values."""
 
     @property
     def token_bytes(self) -> int:
@@ -237,7 +242,8 @@ class Program:
             return None
         found = self.methods[GENERATE]
         cache = tuple((heads, width) for heads, width in found["cache"])
-        return Generation(found["chunk"], found["context"], cache)
+        columns = found.get("columns") or 0
+        return Generation(found["chunk"], found["context"], cache, columns)
 
 
 @dataclass(frozen=True)
@@ -408,6 +414,8 @@ def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:
             raise BundleError(f"{file}: {where}.methods must have {METHOD!r}, and objects only")
         if GENERATE in methods:
             _check_generation(methods[GENERATE], f"{where}.methods.{GENERATE}", file)
+            if methods[GENERATE].get("columns") and COLUMNS not in methods:
+                raise BundleError(f"{file}: {where}.methods lacks {COLUMNS!r}, which writing takes")
         if any(item["format"] == program.format for program in programs):
             raise BundleError(f"{file}: {where}: format {item['format']!r} is listed twice")
         programs.append(Program(item["format"], tuple(files), item["activations"], methods))

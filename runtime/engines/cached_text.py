@@ -16,7 +16,20 @@ from .contract import Text
 SLOTS = 64
 """By which the cache grows: unfilled places cost time, and each growth a copy of all."""
 Run = Callable[[list[NDArray[np.generic]], list[tuple[int, ...]]], list[NDArray[np.float32]]]
-"""Runs ``generate``: inputs and the shapes of its results to these."""
+"""Runs a method: inputs and the shapes of its results to these."""
+
+
+def sparse_input(
+    generation: Generation, values: NDArray[np.float32], columns: Callable[[], Run]
+) -> NDArray[np.float32]:
+    """What ``generate`` takes for values float32 ``[K]``, the same for every token of a text.
+
+    Args:
+        columns: loads the method of this name, which programs of before lack.
+    """
+    if not generation.columns:
+        return values[None]
+    return columns()([values[None]], [(1, generation.columns)])[0]
 
 
 class CachedText(Text):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .cached_text import CachedText
+from .cached_text import CachedText, Run, sparse_input
 from .contract import Engine, EngineUnavailable, Scores, Text, check_writing, checked_inputs
 
 FORMAT = "executorch"
@@ -127,15 +127,13 @@ class ExecutorchBinding(Engine):
     def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """See ``Engine``."""
         generation = check_writing(self._shown, self._generation, self, values, adapter)
-        self._load("generate")
+        scattered = sparse_input(generation, values, lambda: self._loaded("columns"))
+        inputs = [scattered, self._no_adapter if adapter is None else adapter]
+        return CachedText(self._loaded("generate"), generation, self._vocabulary, inputs)
 
-        def run(
-            inputs: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
-        ) -> list[NDArray[np.float32]]:
-            return self._run("generate", inputs, len(shapes))
-
-        inputs = [values[None], self._no_adapter if adapter is None else adapter]
-        return CachedText(run, generation, self._vocabulary, inputs)
+    def _loaded(self, method: str) -> Run:
+        self._load(method)
+        return lambda inputs, shapes: self._run(method, inputs, len(shapes))
 
     def _load(self, method: str) -> None:
         if method in self._methods or self._program is None:

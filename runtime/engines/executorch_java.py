@@ -6,6 +6,7 @@ anything with its ``jclass`` and ``jarray`` does. Arrays go to Java and back by 
 
 import importlib.util
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ..bundle import Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .cached_text import CachedText
+from .cached_text import CachedText, Run, sparse_input
 from .contract import Engine, EngineUnavailable, Scores, Text, check_writing, checked_inputs
 
 FORMAT = "executorch"
@@ -23,7 +24,7 @@ PROCESS_BYTES = 210 * 10**6
 """Measured on a desktop JVM: 146 MB more than the native engine at SmolLM2's peak."""
 DEVICES = ()
 METHOD = "score"
-WRITING = "generate"
+WRITING, COLUMNS = "generate", "columns"
 _PACKAGE = "org.pytorch.executorch"
 _open_threads: list[int] = []
 """Thread counts that the open programs were asked for; 0: ExecuTorch's own choice. All share one
@@ -141,20 +142,18 @@ class JavaEngine(Engine):
     def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """See ``Engine``."""
         generation = check_writing(self._shown, self._generation, self, values, adapter)
+        scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
+        inputs = [scattered, self._zeros if adapter is None else adapter]
+        return CachedText(self._loaded(WRITING), generation, self._vocabulary, inputs)
+
+    def _loaded(self, method: str) -> Run:
         with self._lock:
             try:
                 if self._module is not None:
-                    self._module.loadMethod(WRITING)
+                    self._module.loadMethod(method)
             except self._throwable as error:
                 raise self._failed("the program cannot be loaded", error) from error
-
-        def run(
-            inputs: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
-        ) -> list[NDArray[np.float32]]:
-            return self._run(WRITING, inputs, shapes)
-
-        inputs = [values[None], self._zeros if adapter is None else adapter]
-        return CachedText(run, generation, self._vocabulary, inputs)
+        return partial(self._run, method)
 
     def _run(
         self,

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Generation, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .cached_text import CachedText
+from .cached_text import CachedText, Run, sparse_input
 from .contract import Engine, Scores, Text, check_sizes, check_writing, checked_inputs
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
@@ -29,7 +28,7 @@ PROCESS_BYTES = 62 * 10**6
 """Measured: what remains of SmolLM2's 141 MB with an open program without its packed weights."""
 DEVICES = ()
 METHOD = "score"
-WRITING = "generate"
+WRITING, COLUMNS = "generate", "columns"
 _BINDING = "executorch.extension.pybindings._C"
 """Loaded here, its methods share the thread pool."""
 _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
@@ -262,10 +261,13 @@ class NativeEngine(Engine):
         generation = check_writing(self._shown, self._generation, self, values, adapter)
         described = self._program.describe(WRITING)
         vocabulary = _check_writing(self._shown, described, generation, self)
-        self._program.load(WRITING)
-        run = partial(self._program.run, WRITING)
-        inputs = [values[None], self._no_adapter if adapter is None else adapter]
-        return CachedText(lambda given, shapes: run(given, *shapes), generation, vocabulary, inputs)
+        scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
+        inputs = [scattered, self._no_adapter if adapter is None else adapter]
+        return CachedText(self._loaded(WRITING), generation, vocabulary, inputs)
+
+    def _loaded(self, method: str) -> Run:
+        self._program.load(method)
+        return lambda given, shapes: self._program.run(method, given, *shapes)
 
 
 def _check_writing(path: Path, method: Method, generation: Generation, engine: Engine) -> int:
@@ -274,7 +276,7 @@ def _check_writing(path: Path, method: Method, generation: Generation, engine: E
     inputs: list[tuple[str, tuple[int, ...]]] = [
         ("int64", (1, generation.chunk)),
         ("int64", (1,)),
-        ("float32", (1, engine.entries)),
+        ("float32", (1, generation.columns or engine.entries)),
         ("float32", engine.adapter_shape or ()),
     ]
     outputs = []

@@ -100,7 +100,8 @@ def fit_passes(
 def text_bytes(generation: Generation, memory: PassMemory, tokens: int) -> int:
     """What writing a text of ``tokens`` adds to a process that holds the open program."""
     passing = min(tokens, generation.chunk) * memory.token + memory.position
-    return tokens * generation.token_bytes + passing + memory.tables + PAGES
+    columns = 2 * 4 * generation.columns  # what the program made, and the copy that is given to it
+    return tokens * generation.token_bytes + passing + columns + memory.tables + PAGES
 
 
 def fit_text(generation: Generation, memory: PassMemory, *, limit: int | None = None) -> int:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from ..errors import DataError
 from . import spec_fields
 from .chat_template import Message, checked_messages
+from .control_tokens import ControlTokens, Conversation
 from .task import Encoded, Setting
 from .token_loss import TokenLoss
-from .tokenising import tokenise
 
 
 class Chat(TokenLoss):
@@ -19,7 +19,7 @@ class Chat(TokenLoss):
     whose turns become the assistant's and all others the user's.
 
     A conversation that exceeds the length bound loses whole messages, the oldest first; a leading
-    system message stays.
+    system message stays. What a message says is never a control token (see ``control_tokens``).
     """
 
     fields: ClassVar = {
@@ -36,6 +36,7 @@ class Chat(TokenLoss):
                 "was made for chat, or a completion task"
             )
         self._chat = setting.chat
+        self._controls = ControlTokens(self._tokenizer)
         self._field: str = spec["messages_field"]
         self._learn: str = spec["learn"]
 
@@ -43,6 +44,8 @@ class Chat(TokenLoss):
         messages = self._messages(row, where)
         if not any(self._learned(message) for message in messages):
             raise DataError(f"{where}: no message is from {self._learn[:40]!r}, whom to learn from")
+        conversation = self._controls.conversation(messages)
+        messages = conversation.messages
         system = messages[:1] if messages[0]["role"] == "system" else []
         rest = messages[len(system) :]
         bound, length = self._bounds.length, 0
@@ -52,7 +55,7 @@ class Chat(TokenLoss):
             kept = [*system, *rest[first:]]
             if not any(self._learned(message) for message in kept):
                 break
-            tokens, columns = self._scored(kept, where)
+            tokens, columns = self._scored(conversation, kept, where)
             length = len(tokens)
             if length <= bound:
                 positions = [(0, column) for column in columns]
@@ -67,8 +70,9 @@ class Chat(TokenLoss):
         messages = self._messages(row, where)
         if self._learned(messages[-1]):
             return None
-        text = self._chat.render(messages, answer=True, where=where)
-        return list(tokenise(self._tokenizer, text, special=False).ids)
+        conversation = self._controls.conversation(messages)
+        text = self._chat.render(conversation.messages, answer=True, where=where)
+        return conversation.tokenise(text).ids
 
     def made_up_row(self, texts: Sequence[str], chosen: Any) -> dict[str, Any]:
         said = [{"role": role, "content": chosen.choice(texts)} for role in ("user", "assistant")]
@@ -94,8 +98,11 @@ class Chat(TokenLoss):
     def _learned(message: Message) -> bool:
         return bool(message["role"] == "assistant")
 
-    def _scored(self, messages: list[dict[str, Any]], where: str) -> tuple[list[int], list[int]]:
-        """Tokens of a conversation, and the columns whose next token is one to learn."""
+    def _scored(
+        self, conversation: Conversation, messages: list[dict[str, Any]], where: str
+    ) -> tuple[list[int], list[int]]:
+        """Tokens of some messages of a conversation, and the columns whose next token is one to
+        learn."""
         whole = self._chat.render(messages, answer=False, where=where)
         spans = []
         for number, message in enumerate(messages):
@@ -110,10 +117,10 @@ class Chat(TokenLoss):
                     "after it away"
                 )
             spans.append((len(before), len(through)))
-        encoding = tokenise(self._tokenizer, whole, special=False)
+        tokens, offsets = conversation.tokenise(whole)
         columns = [
             index - 1
-            for index, (start, end) in enumerate(encoding.offsets)
+            for index, (start, end) in enumerate(offsets)
             if index and end > start and any(a <= start < b for a, b in spans)
         ]
-        return list(encoding.ids), columns
+        return tokens, columns

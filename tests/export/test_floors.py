@@ -17,6 +17,7 @@ FLOORS = [
     "lower",
     "directions",
     "export",
+    "load_merged",
     "merge",
 ]
 """From the bottom up."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
-from seedtune.export.lower.lower import lower, trace_generate
+from seedtune.export.lower.lower import lower, trace_columns, trace_generate
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import quantise_linears_
@@ -55,7 +55,7 @@ def eagerly(program: Any, values: torch.Tensor, adapter: torch.Tensor) -> Any:
     def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
         given = [torch.from_numpy(each.copy()) for each in (tokens, start, *cache)]
         with torch.no_grad():
-            found = program(given[0], given[1], values, adapter, *given[2:])
+            found = program(given[0], given[1], program.columns(values), adapter, *given[2:])
         return [each.numpy() for each in found]
 
     return run
@@ -82,11 +82,16 @@ def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> No
     values += 0.3 * torch.randn(values.shape, generator=generator)
     adapter = 0.05 * torch.randn(score.adapter_shape, generator=generator)
     file = tmp_path / "program.pte"
-    file.write_bytes(lower({"generate": trace_generate(program, program.example(96))}))
+    traced = {
+        "generate": trace_generate(program, program.example(96)),
+        "columns": trace_columns(program),
+    }
+    file.write_bytes(lower(traced))
     lowered = NativeProgram(file)
+    (columns,) = lowered.run("columns", [values.numpy()], (1, program.columns.size))
 
     def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
-        inputs = [tokens, start, values.numpy(), adapter.numpy(), *cache]
+        inputs = [tokens, start, columns, adapter.numpy(), *cache]
         sizes = [(heads, tokens.shape[1], width) for heads, width in program.shapes for _ in "kv"]
         return list(lowered.run("generate", inputs, (1, 96), *sizes))
 

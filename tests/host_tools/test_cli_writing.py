@@ -3,11 +3,13 @@
 import json
 import os
 import pty
-import signal
+import select
+import shutil
 import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from command_line import bad, call, good
 from exported_bundle import export_tiny_bundle
+from seedtune.export.load_merged import HEAD_FILE, content_sha256, load_merged
 from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
@@ -144,34 +147,69 @@ def test_chat_leaves_the_oldest_out_and_needs_something_tuned(bundle: Bundle) ->
     assert "nothing tuned was given" in notes
 
 
-def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(bundle: Bundle) -> None:
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from seedtune.host_tools.cli import main
+from seedtune.runtime.engines.cached_text import CachedText
+read, log = CachedText.read, Path(sys.argv.pop(1))
+def slowly(self, tokens):
+    with log.open("a") as file:
+        file.write("read\\n")
+    time.sleep(0.05)
+    return read(self, tokens)
+CachedText.read = slowly
+main()
+"""
+"""The command line, where a token takes long enough to be interrupted, and is counted in a file."""
+
+
+def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    def whole(seed: int) -> int:
+        asked = [{"role": "user", "content": "good?"}]
+        writing = model.generate(asked, max_tokens=90, temperature=5.0, seed=seed)
+        list(writing)
+        return len(writing.tokens)
+
+    with open_model(bundle) as model:
+        seed = next(seed for seed in range(50) if whole(seed) == 90)
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
-    command = [sys.executable, "-c", "from seedtune.host_tools.cli import main; main()"]
+    reads = tmp_path / "reads"
+    options = ["--max-tokens", "90", "--temperature", "5", "--top-p", "1", "--seed", str(seed)]
     process = subprocess.Popen(
-        [*command, "chat", str(bundle.path), "--max-tokens", "90", "--temperature", "5"],
+        [sys.executable, "-c", SLOWLY, str(reads), "chat", str(bundle.path), *options],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         preexec_fn=lambda: __import__("fcntl").ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
 
-    def until(text: str) -> str:
+    def until(reached: Callable[[str], bool]) -> None:
         seen, end = "", time.monotonic() + 120
-        while text not in seen and time.monotonic() < end:
-            seen += os.read(ours, 4096).decode(errors="replace")
-        assert text in seen
-        return seen
+        while not reached(seen) and time.monotonic() < end:
+            if select.select([ours], [], [], 0.05)[0]:
+                seen += os.read(ours, 4096).decode(errors="replace")
+        assert reached(seen), seen
+
+    def count() -> int:
+        return len(reads.read_text().splitlines()) if reads.exists() else 0
 
     try:
-        until("> ")
+        until(lambda seen: "> " in seen)
         os.write(ours, b"good?\n")
-        until("good?")
-        process.send_signal(signal.SIGINT)
-        until("> ")
+        until(lambda seen: count() >= 5)
+        os.write(ours, termios.tcgetattr(theirs)[6][termios.VINTR])  # Ctrl-C, as it is typed
+        until(lambda seen: seen.endswith("> "))
         os.write(ours, b"/quit\n")
-        assert process.wait(60) == 0
+        until(lambda seen: process.poll() is not None)
+        assert process.returncode == 0
+        # The prompt is read in one go; without Ctrl-C 89 more would follow for the 90 tokens.
+        assert 5 <= count() < 60
         assert termios.tcgetattr(theirs) == before
     finally:
         process.kill()
+        process.wait()
         os.close(ours)
         os.close(theirs)
 
@@ -231,6 +269,113 @@ def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, str]]) -> Any:
         picked = [-float(logp[i - 1, tokens[i]]) for i in range(start, len(tokens))]
         found.append(np.mean(picked))
     return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def headed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Values with a text head that says something else."""
+    assert bundle.text_head is not None
+    file = tmp_path_factory.mktemp("headed") / "values.safetensors"
+    size = bundle.text_head.outputs * bundle.text_head.inputs
+    head = np.random.default_rng(1).standard_normal(size, np.float32) / 10
+    export_values(file, np.concatenate([bundle.values.astype(np.float32), head]), bundle, step=3)
+    return file
+
+
+@pytest.fixture(scope="module")
+def merged(bundle: Bundle, headed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with its head."""
+    folder = tmp_path_factory.mktemp("merged")
+    source = write_tiny_llama(folder / "hf")
+    found = good("merge", bundle.path, source, folder / "out", "--values", headed)
+    assert found["text_head"] == str(folder / "out" / HEAD_FILE)
+    return folder / "out"
+
+
+def test_a_merged_text_head_is_what_the_program_reads_by(
+    bundle: Bundle, headed: Path, merged: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
+    halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
+    rows = [{"text": text, "more": more[:12]} for text, more in halves]
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    change = mean_losses(load_merged(merged), tokenizer, rows)
+    change -= mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
+    with open_model(bundle, task=task) as model:
+        ours = [-model.evaluate([row]).loss for row in rows]
+        model.load(headed)
+        ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
+    assert np.abs(change).max() > 0.1
+    # int4 and int8 lie between the two; what the head changes is larger.
+    assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 4
+
+
+def test_a_merged_text_head_is_added_as_its_file_says(merged: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    adapter = load_file(merged / HEAD_FILE)["adapter"]
+    plain, moved = AutoModelForCausalLM.from_pretrained(merged), load_merged(merged)
+    tokens = torch.arange(10, 24).reshape(2, 7)
+    tapped: list[Any] = []
+    for block in plain.model.layers:  # two blocks: 2/3 of the way up and the end are 1 and 2
+        block.register_forward_hook(lambda block, given, out: tapped.append(out))
+    with torch.no_grad():
+        read = plain.model(tokens).last_hidden_state
+        states = [x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() for x in tapped]
+        wanted = plain.lm_head(read + torch.cat(states, -1) @ adapter.T)
+        torch.testing.assert_close(moved(tokens).logits, wanted)
+        last = moved(tokens, logits_to_keep=1).logits
+        torch.testing.assert_close(last, wanted[:, -1:])
+        assert not torch.allclose(plain(tokens).logits, wanted, atol=0.1)
+        begun = moved(tokens[:, :4], use_cache=True)
+        rest = moved(tokens[:, 4:], past_key_values=begun.past_key_values)
+        torch.testing.assert_close(rest.logits, wanted[:, 4:])
+
+
+def test_the_copied_loader_works_by_itself(merged: Path) -> None:
+    script = (
+        "import torch, load_merged as it, sys\n"
+        "assert not any(name.startswith('seedtune') for name in sys.modules)\n"
+        "out = it.load_merged('.')(torch.arange(9)[None]).logits\n"
+        "print(float(out.double().sum()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=merged, capture_output=True, text=True, check=True
+    )
+    import torch
+
+    with torch.no_grad():
+        wanted = float(load_merged(merged)(torch.arange(9)[None]).logits.double().sum())
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_the_loader_refuses(merged: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(merged / HEAD_FILE, "pt") as opened:
+        metadata, adapter = opened.metadata(), opened.get_tensor("adapter")
+
+    def refused(change: Callable[[Path], object]) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(merged, folder)
+        change(folder / HEAD_FILE)
+        with pytest.raises(ValueError) as raised:
+            load_merged(folder)
+        assert "\n" not in str(raised.value) and HEAD_FILE in str(raised.value)
+        return str(raised.value)
+
+    assert "is missing" in refused(lambda file: file.unlink())
+    assert "damaged" in refused(lambda file: file.write_bytes(file.read_bytes()[:-9]))
+    assert "SHA-256" in refused(lambda file: save_file({"adapter": adapter + 1}, file, metadata))
+    assert "no text head" in refused(lambda file: save_file({"adapter": adapter}, file))
+    wide = adapter.new_zeros(adapter.shape[0], 3 * adapter.shape[1] // 2)
+    other = {**metadata, "blocks": "[1, 2, 3]", "sha256": content_sha256(wide, [1, 2, 3])}
+    assert "of another model" in refused(lambda file: save_file({"adapter": wide}, file, other))
 
 
 def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None:

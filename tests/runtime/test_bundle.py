@@ -313,6 +313,12 @@ def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
         (lambda m: m["programs"][0].pop("format"), r"programs\[0\].format is missing"),
         (lambda m: m["programs"][0].update(methods={}), r"programs\[0\].methods must have 'score'"),
         (lambda m: m["programs"][0].update(methods={"score": 1}), "objects only"),
+        (
+            lambda m: m["programs"][0]["methods"].update(
+                generate={"chunk": 8, "context": 32, "cache": [[1, 8]], "columns": 5}
+            ),
+            r"programs\[0\].methods lacks 'columns', which writing takes",
+        ),
         *[
             (
                 lambda m, bad=bad: m["programs"][0].update(files=bad),

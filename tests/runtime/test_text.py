@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exported_bundle import VOCABULARY, export_tiny_bundle
 from numpy.typing import NDArray
-from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.cached_text import SLOTS
 from seedtune.runtime.engines.executorch_native import NativeProgram
@@ -58,6 +58,18 @@ def first_four(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_a_text_has_the_probabilities_that_score_gives(
     engine: Engine, bundle: Bundle, seed: int | None
 ) -> None:
+    compare_with_score(engine, bundle, seed)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_bundle_of_before_writes_from_the_values_themselves(name: str) -> None:
+    before = open_bundle(Path(__file__).parents[1] / "data/before/writes.seedtune")
+    assert before.generation is not None and before.generation.columns == 0
+    with open_engine(before, name=name) as opened:
+        compare_with_score(opened, before, seed=1)
+
+
+def compare_with_score(engine: Engine, bundle: Bundle, seed: int | None) -> None:
     values, tokens = values_of(bundle, seed=seed), tokens_of(30)
     text = engine.text(values)
     for first, last in ((0, 12), (12, 13), (13, 14), (14, 29), (29, 30)):
@@ -146,7 +158,8 @@ def test_methods_share_their_weights_in_the_file(bundle: Bundle) -> None:
     codes = data[words.codes : words.codes + VOCABULARY * 16]  # of 32 columns, two a byte
     assert data.count(codes) == 1
     program = NativeProgram(bundle.program_path)
-    assert program.methods() == ["generate", "score"]
+    assert program.methods() == ["columns", "generate", "score"]
+    assert bundle.generation is not None and bundle.generation.columns > bundle.K
     program.load("score")
     program.load("generate")
     program.close()
