@@ -31,9 +31,6 @@ def estimate(
     rounding: Annotated[str, typer.Option(metavar="gptq|nearest", help="Of the export.")] = "gptq",
     engine: EngineName = None,
     sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="While profiling.")
-    ] = False,
     gflops: Annotated[
         float | None,
         typer.Option(help="Float32 speed of the target. Default: measured on this machine."),
@@ -62,7 +59,6 @@ def estimate(
             shape,
             sequences=sequences,
             length=length,
-            gradient_checkpointing=gradient_checkpointing,
             speed=speed,
         ),
         estimates.estimate_export(shape, rounding=rounding, fraction=fraction),
