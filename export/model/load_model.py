@@ -145,11 +145,10 @@ def _check_finite(model: Any, folder: Path) -> None:
         # The sum is not finite if any entry is not; it saves a mask as large as the weight.
         # An overflow of the sum alone is told apart by looking again, entry by entry.
         weight = parameter.detach()
-        if not torch.isfinite(weight.sum(dtype=torch.float32)) and not bool(
-            torch.isfinite(weight).all()
-        ):
-            layer = name.removesuffix(".weight")
-            raise ModelError(f"{folder}: layer {layer} holds NaN or infinite weights")
+        for rows in weight.split(4096):
+            if not torch.isfinite(rows.float().sum()) and not bool(torch.isfinite(rows).all()):
+                layer = name.removesuffix(".weight")
+                raise ModelError(f"{folder}: layer {layer} holds NaN or infinite weights")
         forget(weight)
 
 

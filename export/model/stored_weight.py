@@ -48,6 +48,8 @@ class Rest:
         """From a tensor of any float format."""
         self.tensors: tuple[torch.Tensor, ...] = (stored,)
         self.make: Callable[..., nn.Parameter] = self._float32
+        self._is_mapped = stored.dtype is torch.float32
+        """Whether the weight is the stored tensor itself."""
         self.zeros: tuple[Any, ...] | None = None
         """Index of entries that are read as zero."""
         self.shelf: Shelf | None = None
@@ -55,7 +57,10 @@ class Rest:
 
     def weight(self) -> nn.Parameter:
         """A weight to use once."""
-        return self.make(*self.tensors)
+        made = self.make(*self.tensors)
+        if not self._is_mapped:
+            self.let_go()
+        return made
 
     def becomes(self, make: Callable[..., nn.Parameter], *tensors: torch.Tensor) -> None:
         """Make the weight from other tensors from now on, which go to the shelf if there is one."""
@@ -63,6 +68,7 @@ class Rest:
             tensors = tuple(self.shelf.put(tensor) for tensor in tensors)
         self.let_go()
         self.make, self.tensors = make, tensors
+        self._is_mapped = False
         self.let_go()
 
     def let_go(self) -> None:
@@ -141,8 +147,12 @@ def stored_modules(program: nn.Module) -> Iterator[Any]:
 def held(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, weights are made once and are the same at each reading."""
     own = [module for module in modules if isinstance(module, Stored)]
+    made: dict[int, nn.Parameter] = {}  # an output head may have the embedding's
     for module in own:
-        module.rest.held = module.rest.weight()
+        key = module.rest.tensors[0].data_ptr()
+        if key not in made:
+            made[key] = module.rest.weight()
+        module.rest.held = made[key]
     try:
         yield
     finally:

@@ -63,6 +63,7 @@ def round_by_calibration_(
             )
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
+        del weight
         give_int4_(linear, integers, scales)
         rounded.add(name)
         progress(len(rounded), len(linears))

@@ -5,6 +5,7 @@ XNNPACK runs natively (``qd8-f32-qb4w``).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,18 +76,25 @@ def quantise_linears_(
             weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
         )
         for done, (name, module) in enumerate(linears.items()):
-            weight = module.weight.data
-            check_finite(name, weight)
-            integers = torch.empty(weight.shape, dtype=torch.int8)
-            scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
-            for first in range(0, len(weight), BLOCK_ROWS):
-                rows = slice(first, first + BLOCK_ROWS)
-                part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
-                part.weight = nn.Parameter(weight[rows], requires_grad=False)
-                quantize_(part, config)
-                integers[rows], scales[rows] = part.weight.qdata, part.weight.scale
-            give_int4_(module, integers, scales)
+            rounded = _to_nearest(name, module.weight, partial(quantize_, config=config))
+            give_int4_(module, *rounded)
             progress(done + 1, len(linears))
+
+
+def _to_nearest(
+    name: str, weight: torch.Tensor, quantise: Callable[[nn.Module], None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integers and scales of ``weight``, rounded by torchao's ``quantise``."""
+    check_finite(name, weight)
+    integers = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
+    for first in range(0, len(weight), BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
+        part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
+        part.weight = nn.Parameter(weight[rows], requires_grad=False)
+        quantise(part)
+        integers[rows], scales[rows] = part.weight.qdata, part.weight.scale
+    return integers, scales
 
 
 def through_int8(x: torch.Tensor) -> torch.Tensor:
