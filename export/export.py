@@ -4,7 +4,8 @@ load, calibrate, profile, mask, surgery, quantise, text, lower, write: each step
 and a folder or file of its own beside this one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from seedtune.runtime.bundle import (
     TextHeadInfo,
     write_bundle,
 )
-from seedtune.runtime.errors import ModelError
+from seedtune.runtime.errors import BundleError, ModelError
+from seedtune.runtime.files import workplace
 from seedtune.runtime.scoring.word_table import WordTable
 
 from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
 from .model.load_model import LoadedModel, load_causal_lm
 from .model.mapped_pages import give_back_freed
+from .model.stored_weight import Shelf, stored_modules
 from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
@@ -63,7 +66,8 @@ def export_model(
 
     Args:
         source: Hugging Face folder, hub id or GGUF file, or the model itself, which is then
-            consumed: its linears are replaced in place.
+            consumed: its linears are replaced in place. Loaded as ``stored``, none of its matrices
+            stands in memory for longer than it is used.
         calibrate: given the model's tokenizer, generic text as tokens int64 ``[n, length]`` and
             the SHA-256 of that text.
         profile: file of one of this model; by default what the cache keeps, made if need be.
@@ -82,7 +86,7 @@ def export_model(
     """
     recipe, to = recipe or Recipe(), check_formats(to)
     progress("load", 0, 1)
-    loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source)
+    loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source, "stored")
     progress("load", 1, 1)
     found = None if profile is None else load_profile(profile)
     tokens, text_sha256 = calibrate(loaded.tokenizer)
@@ -98,63 +102,78 @@ def export_model(
         mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     del found  # four bytes a weight
     give_back_freed()
-    config = loaded.model.config
-    progress("quantise", 0, 1)
-    program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
-    quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
-    progress("text", 0, 1)
-    codes, scales = packed_words(program.head.weight)
-    words = WordTable(codes, scales, program.softcap)
-    frame = make_frame(program, words, tokens, surgery.values, partial(progress, "text"))
-    entries, adapter = len(surgery.values), program.adapter_shape
-    give_back_freed()
-    example = example_inputs(bounds, entries, config.vocab_size, adapter)
-    writing = None
-    if context and "executorch" in to:
-        longest = min(context, getattr(config, "max_position_embeddings", context))
-        writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
-    programs, files = lower_to(to, program, example, bounds, writing, progress)
-    text_head = None
-    if frame is not None:
-        file = next(name for name in HOLD_WEIGHTS if name in files)
-        text_head = TextHeadInfo(
-            frame.outputs.shape[1],
-            frame.inputs.shape[1],
-            find_words(files[file], file, codes, scales),
-            program.softcap,
+    with _workplace(Path(output)) as work:
+        config = loaded.model.config
+        progress("quantise", 0, 1)
+        program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
+        shelf = Shelf(work)
+        for module in stored_modules(program):
+            module.rest.shelf = shelf
+        quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
+        progress("text", 0, 1)
+        codes, scales = packed_words(program.head)
+        words = WordTable(codes, scales, program.softcap)
+        frame = make_frame(program, words, tokens, surgery.values, partial(progress, "text"))
+        entries, adapter = len(surgery.values), program.adapter_shape
+        give_back_freed()
+        example = example_inputs(bounds, entries, config.vocab_size, adapter)
+        writing = None
+        if context and "executorch" in to:
+            longest = min(context, getattr(config, "max_position_embeddings", context))
+            writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
+        programs, files = lower_to(to, program, example, bounds, work, writing, progress)
+        text_head = None
+        if frame is not None:
+            file = next(name for name in HOLD_WEIGHTS if name in files)
+            text_head = TextHeadInfo(
+                frame.outputs.shape[1],
+                frame.inputs.shape[1],
+                find_words(files[file], file, codes, scales),
+                program.softcap,
+            )
+        return write_bundle(
+            output,
+            programs=programs,
+            files=files,
+            values=surgery.values,
+            indices=surgery.indices,
+            layers=[Layer(*layer) for layer in surgery.layers],
+            tokenizer_json=loaded.tokenizer_json,
+            model={
+                "name": loaded.name,
+                "architecture": type(loaded.model).__name__,
+                "sha256": loaded.sha256,
+                "vocab_size": config.vocab_size,
+                "hidden_size": config.hidden_size,
+                "layers": config.num_hidden_layers,
+            },
+            mask=about,
+            quantisation={
+                **DESCRIPTION,
+                "rounding": recipe.rounding,
+                "float_columns": recipe.float_columns,
+                "outlier_share": recipe.outlier_share if recipe.float_columns else 0.0,
+                "compact_share": round(surgery.compact_share, 6),
+            },
+            bounds=bounds,
+            pad_id=loaded.tokenizer.pad_token_id or 0,
+            hidden_blocks=program.tap.blocks,
+            mean_blocks=program.tap.mean_blocks,
+            chat=loaded.chat,
+            end_ids=loaded.end_ids,
+            adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
+            text_head=text_head,
+            text_frame=b"" if frame is None else frame.to_bytes(),
+            task=task,
         )
-    return write_bundle(
-        output,
-        programs=programs,
-        files=files,
-        values=surgery.values,
-        indices=surgery.indices,
-        layers=[Layer(*layer) for layer in surgery.layers],
-        tokenizer_json=loaded.tokenizer_json,
-        model={
-            "name": loaded.name,
-            "architecture": type(loaded.model).__name__,
-            "sha256": loaded.sha256,
-            "vocab_size": config.vocab_size,
-            "hidden_size": config.hidden_size,
-            "layers": config.num_hidden_layers,
-        },
-        mask=about,
-        quantisation={
-            **DESCRIPTION,
-            "rounding": recipe.rounding,
-            "float_columns": recipe.float_columns,
-            "outlier_share": recipe.outlier_share if recipe.float_columns else 0.0,
-            "compact_share": round(surgery.compact_share, 6),
-        },
-        bounds=bounds,
-        pad_id=loaded.tokenizer.pad_token_id or 0,
-        hidden_blocks=program.tap.blocks,
-        mean_blocks=program.tap.mean_blocks,
-        chat=loaded.chat,
-        end_ids=loaded.end_ids,
-        adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
-        text_head=text_head,
-        text_frame=b"" if frame is None else frame.to_bytes(),
-        task=task,
-    )
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` for what an export puts aside, gone at the end."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with workplace(folder) as work:
+            yield work
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error

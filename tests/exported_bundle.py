@@ -26,7 +26,7 @@ def export_tiny_bundle(folder: Path, to: tuple[str, ...] = ("executorch",)) -> B
     from seedtune.export.model.load_model import load_causal_lm
     from tiny_model import write_tiny_llama
 
-    loaded = load_causal_lm(write_tiny_llama(folder / "hf"))
+    loaded = load_causal_lm(write_tiny_llama(folder / "hf"), "stored")
     generator = np.random.default_rng(0)
     mask = {
         name: np.sort(generator.choice(layer.weight.numel(), 12, replace=False))

@@ -11,7 +11,7 @@ Activations stay float32: nothing is rounded at run time, unlike in ExecuTorch's
 import torch
 from torch import nn
 
-from ..quantise.int4 import GROUP_SIZE, packed_int4
+from ..quantise.int4 import GROUP_SIZE, packed_weight
 
 NAME = "seedtune::int4_linear"
 WIDE, PART = 16384, 8192
@@ -43,16 +43,18 @@ class Int4Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        packed, scales = packed_int4(linear.weight)
+        packed, scales = packed_weight(linear)
         out = len(packed)
         packed = packed.reshape(out, -1, GROUP_SIZE // 2)
         self.parts = len(range(0, out, PART)) if out > WIDE else 1
         rows = PART if self.parts > 1 else out
         for part in range(self.parts):
             # Names whose order is that of the parts: files then hold them one after another.
-            own = slice(part * rows, (part + 1) * rows)
-            self.register_buffer(f"packed_{part:03}", packed[own].clone())
-            self.register_buffer(f"scales_{part:03}", scales[own].clone())
+            for name, tensor in (("packed", packed), ("scales", scales)):
+                own = tensor
+                if self.parts > 1:
+                    own = tensor[part * rows : (part + 1) * rows].clone()
+                self.register_buffer(f"{name}_{part:03}", own)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
 from seedtune.runtime.errors import ModelError
 
+from ..model.stored_weight import keep_whole_, stored_modules
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from .lower import COLUMNS, GENERATE, SCORE, lower, trace, trace_columns, trace_generate
@@ -50,22 +52,28 @@ def lower_to(
     program: ScoreProgram,
     example: tuple[torch.Tensor, ...],
     bounds: Bounds,
+    work: Path,
     writing: GenerateProgram | None = None,
     progress: Progress = lambda stage, done, total: None,
-) -> tuple[list[Program], dict[str, bytes]]:
+) -> tuple[list[Program], dict[str, bytes | Path]]:
     """The programs of ``formats`` and the files that they name; changes ``program``.
 
     Args:
         program: quantised.
         example: inputs inside ``bounds`` (see ``example_inputs``).
+        work: folder for a file that is too large for memory.
         writing: adds methods to ExecuTorch's program besides ``score``.
 
     Raises:
         ModelError: a program cannot take a form.
+        OSError: ``work`` cannot be written.
     """
     programs: list[Program] = []
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | Path] = {}
+    held: tuple[str, bytes] | None = None
     if "executorch" in formats:
+        for module in list(stored_modules(program)):
+            keep_whole_(module)
         methods: dict[str, dict[str, Any]] = {SCORE: {}}
         traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
         if writing is not None:
@@ -79,7 +87,8 @@ def lower_to(
                 "cache": [list(shape) for shape in writing.shapes],
             }
         progress("lower", 0, 100)
-        files[FILE] = lower(traced, partial(progress, "lower"))
+        files[FILE] = lowered = lower(traced, partial(progress, "lower"))
+        held = FILE, lowered
         programs.append(Program("executorch", (FILE,), "int8 per token", methods))
         traced.clear()
     others = [name for name in formats if name != "executorch"]
@@ -104,9 +113,9 @@ def lower_to(
 
                 made.append((form.FILE, form.TorchProgram(exported, weights)))
             progress(name, 1, 1)
-        places, written = weights.placed(next(iter(files.items()), None))
-        if written is not None:
-            files[WEIGHTS] = written
+        places = weights.placed(held, work / WEIGHTS)
+        if (work / WEIGHTS).exists():
+            files[WEIGHTS] = work / WEIGHTS
         for file, each in made:
             described, files[file] = each.serialised(places)
             programs.append(described)

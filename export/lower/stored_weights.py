@@ -5,13 +5,15 @@ bytes. The rest goes into one safetensors file.
 """
 
 import hashlib
-import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save
+
+from ..model.mapped_pages import forget
+from ..model.tensor_file import Kind, TensorFile
 
 FILE = "weights.safetensors"
 _LEAST = 4096
@@ -43,6 +45,7 @@ class StoredWeights:
         if tensor.untyped_storage().nbytes() != tensor.nbytes:  # a part of another
             tensor = tensor.clone()
         content = (tensor.dtype, hashlib.sha256(_bytes(tensor)).digest())
+        forget(tensor)
         if content in self._by_content:
             return self._by_content[content]
         if name in self._tensors:  # one program folded something into it
@@ -51,31 +54,36 @@ class StoredWeights:
         self._by_content[content] = name
         return name
 
-    def placed(self, other: tuple[str, bytes] | None) -> tuple[dict[str, Place], bytes | None]:
-        """The place of every tensor by name, and the bytes of ``FILE``; None if it is not needed.
+    def placed(self, other: tuple[str, bytes] | None, file: Path) -> dict[str, Place]:
+        """The place of every tensor by name; those that ``other`` does not hold are written to
+        ``file``, which is not made where there are none.
 
         Args:
             other: name and bytes of a file that holds some of them already.
+
+        Raises:
+            OSError: ``file`` cannot be written.
         """
         places: dict[str, Place] = {}
         if other is not None:
-            file, held = other
+            held_in, held = other
             last = 0
             for name, tensor in self._tensors.items():
                 found = _find(_bytes(tensor), held, last)
                 if found is not None:
-                    places[name] = Place(file, found, tensor.nbytes)
+                    places[name] = Place(held_in, found, tensor.nbytes)
                     last = found
         left = {name: tensor for name, tensor in self._tensors.items() if name not in places}
         if not left:
-            return places, None
-        written = save(left)
-        size = int.from_bytes(written[:8], "little")
-        header = json.loads(written[8 : 8 + size])
-        for name in left:
-            begin, end = header[name]["data_offsets"]
-            places[name] = Place(FILE, 8 + size + begin, end - begin)
-        return places, written
+            return places
+        kinds = {name: Kind(each.dtype, tuple(each.shape)) for name, each in left.items()}
+        with TensorFile(file, kinds) as written:
+            for name, tensor in left.items():
+                written.write(name, _bytes(tensor))
+                forget(tensor)
+        for name, tensor in left.items():
+            places[name] = Place(FILE, written.offsets[name], tensor.nbytes)
+        return places
 
 
 def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:

@@ -15,6 +15,8 @@ from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
 from ..quiet import quiet
+from .keep_stored import keep_stored, stored_dtype
+from .mapped_pages import forget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,9 +60,10 @@ class LoadedModel:
         return sorted({end for end in found if end is not None and 0 <= end < vocabulary})
 
 
-def load_causal_lm(
-    source: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32
-) -> LoadedModel:
+Dtype = torch.dtype | Literal["auto", "stored"]
+
+
+def load_causal_lm(source: str | Path, dtype: Dtype = torch.float32) -> LoadedModel:
     """Loads the model at ``source``: a folder, a ``.gguf`` file, or a hub id such as ``org/name``.
 
     A GGUF file is dequantised once; the result is kept as a folder in the cache under the hash of
@@ -69,7 +72,9 @@ def load_causal_lm(
     Code that a folder or a hub id brings along is never run, nor asked about.
 
     Args:
-        dtype: of the weights; ``auto`` takes the stored one.
+        dtype: of the weights; ``auto`` takes the stored one. With ``stored`` the model computes in
+            float32 and its large weights stay in their files, mapped (see ``stored_weight``);
+            files of several formats, or other than safetensors, are read as float32.
 
     Raises:
         ModelError: nothing there, not a causal language model, no fast tokenizer, a weight missing
@@ -89,7 +94,7 @@ def load_causal_lm(
     return _load_folder(_download_hub(str(source)), str(source), dtype)
 
 
-def _load_folder(folder: Path, name: str, dtype: torch.dtype | Literal["auto"]) -> LoadedModel:
+def _load_folder(folder: Path, name: str, dtype: Dtype) -> LoadedModel:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder}: holds no config.json, so it is not a Hugging Face model folder"
@@ -102,7 +107,7 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype | Literal["auto"]) 
             # No accelerate and no low-memory path: plain CPU tensors that we own.
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=dtype,
+                dtype=stored_dtype(files) if dtype == "stored" else dtype,
                 output_loading_info=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -120,6 +125,8 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype | Literal["auto"]) 
         # transformers would fill these with random numbers and only log a warning.
         raise ModelError(f"{folder}: the weight files lack {missing[0]} ({len(missing)} missing)")
     _check_finite(model, folder)
+    if dtype == "stored":
+        model = keep_stored(model)
     model.eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, _tokenizer_json(tokenizer, folder), name, _hash(files))
 
@@ -137,11 +144,12 @@ def _check_finite(model: Any, folder: Path) -> None:
     for name, parameter in model.named_parameters():
         # The sum is not finite if any entry is not; it saves a mask as large as the weight.
         # An overflow of the sum alone is told apart by looking again, entry by entry.
-        if not torch.isfinite(parameter.detach().float().sum()) and not bool(
-            torch.isfinite(parameter).all()
-        ):
-            layer = name.removesuffix(".weight")
-            raise ModelError(f"{folder}: layer {layer} holds NaN or infinite weights")
+        weight = parameter.detach()
+        for rows in weight.split(4096):
+            if not torch.isfinite(rows.float().sum()) and not bool(torch.isfinite(rows).all()):
+                layer = name.removesuffix(".weight")
+                raise ModelError(f"{folder}: layer {layer} holds NaN or infinite weights")
+        forget(weight)
 
 
 def _tokenizer_json(tokenizer: Any, folder: Path) -> bytes:

@@ -5,14 +5,16 @@ the sensitive weights are those with the largest mean squared gradient of the ca
 generic text. The square is taken of the gradient of *each sequence's* loss and then averaged; the
 square of a batch gradient would let gradients of different sequences cancel.
 
-Memory is the model plus one accumulator: a hook fires as soon as the gradient of one weight is
-complete, adds its square to the accumulator and drops it, so that no two gradients live at once.
+One decoder block is worked on at a time (see ``block_by_block``), so that memory holds the weights,
+one gradient and the squares of one block, and what every block reads of every sequence. It costs a
+second forward pass, a third more time than if all activations were kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,12 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 
 from ..model.decoder_linears import decoder_linears
-from ..quiet import quiet
-from .profile_file import LayerProfile, Profile
+from ..model.stored_weight import held
+from .block_by_block import BlockByBlock
+from .profile_file import LayerProfile, Profile, load_profile, writing_profile
 
 Progress = Callable[[int, int], None]
-"""Called with (sequences done, sequences in total)."""
+"""Called with (blocks done, of all), forwards and then backwards."""
 
 
 def compute_profile(
@@ -36,95 +39,135 @@ def compute_profile(
     model_name: str,
     model_sha256: str,
     text_sha256: str,
+    file: Path | None = None,
     device: str = "cpu",
-    gradient_checkpointing: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
+    about: dict[str, Any] | None = None,
 ) -> Profile:
     """Profiles ``model`` (any transformers causal LM) over ``sequences`` int64 [n, length].
 
-    The model is moved to ``device`` and keeps its dtype; the accumulator is float32 on the same
-    device. The model is given back in evaluation mode with no parameter asking for a gradient.
+    The model is moved to ``device`` and keeps its dtype; squares are added up in float32 on the
+    same device. It is given back in evaluation mode with no parameter asking for a gradient.
+
+    Args:
+        file: where the profile is written matrix by matrix and read from, mapped; without one it
+            stands in memory.
+        about: further settings to note.
 
     Raises:
-        ModelError: a loss or a gradient is not finite, naming the sequence or the layer.
+        ModelError: a loss or a gradient is not finite, naming the sequence or the layer; the model
+            has no list of blocks; or the file cannot be written.
     """
     if sequences.ndim != 2 or sequences.shape[0] < 1 or sequences.shape[1] < 2:
         raise ModelError(f"calibration sequences must be [n, length >= 2], not {sequences.shape}")
     model.to(device)
+    model.eval().requires_grad_(False)
     linears = decoder_linears(model)
-    model.eval()
-    model.requires_grad_(False)
-    fisher = {
-        name: torch.zeros(linear.weight.shape, dtype=torch.float32, device=device)
-        for name, linear in linears.items()
-    }
-    largest = {
-        name: torch.zeros(linear.in_features, device=device) for name, linear in linears.items()
-    }
-    count = len(sequences)
-    with (
-        _squared_gradients(linears, fisher),
-        _watched_inputs(linears, largest),
-        _checkpointing(model, gradient_checkpointing),
-    ):
-        for index, sequence in enumerate(sequences):
-            tokens = torch.from_numpy(np.ascontiguousarray(sequence))[None].to(device)
-            loss = _causal_lm_loss(model, tokens)
-            if not bool(torch.isfinite(loss)):
-                raise ModelError(
-                    f"{model_name}: the loss of calibration sequence {index} is not finite; "
-                    "profile in float32"
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            if progress is not None:
-                progress(index + 1, count)
-    layers = {}
-    for name in linears:
-        mean = fisher.pop(name).div_(count).cpu().numpy()
-        if not np.isfinite(mean.max(initial=0.0)):
-            raise ModelError(f"{model_name}: layer {name} has a gradient that is not finite")
-        layers[name] = LayerProfile(mean, largest[name].cpu().numpy())
     settings = {
-        "sequences": count,
+        "sequences": len(sequences),
         "length": int(sequences.shape[1]),
         "tokens": int(sequences.size),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "gradient_checkpointing": gradient_checkpointing,
+        **(about or {}),
     }
-    return Profile(layers, model_name, model_sha256, text_sha256, settings)
+    found = Profile({}, model_name, model_sha256, text_sha256, settings)
+    layers = _layers(model, linears, sequences, model_name, device, progress)
+    if file is not None:
+        shapes = {name: (each.out_features, each.in_features) for name, each in linears.items()}
+        with writing_profile(file, found, shapes) as write:
+            for name, layer in layers:
+                write(name, layer)
+        return load_profile(file)
+    made = dict(layers)
+    found.layers.update((name, made[name]) for name in linears)
+    return found
 
 
-def _causal_lm_loss(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean next-token loss of one sequence [1, length], in float32."""
-    logits = model(input_ids=tokens, use_cache=False).logits
-    return nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:])
+def _layers(
+    model: Any,
+    linears: dict[str, nn.Linear],
+    sequences: npt.NDArray[np.int64],
+    model_name: str,
+    device: str,
+    progress: Progress,
+) -> Iterator[tuple[str, LayerProfile]]:
+    """Every layer, those of the last block first."""
+    count = len(sequences)
+    largest = {name: torch.zeros(each.in_features, device=device) for name, each in linears.items()}
+    text = [torch.from_numpy(np.ascontiguousarray(each))[None].to(device) for each in sequences]
+    passing = BlockByBlock(model, text)
+    total = 2 * len(passing.blocks)
+    of_blocks = [
+        {name: each for name, each in linears.items() if each in {*block.modules()}}
+        for block in passing.blocks
+    ]
+    inside = {name for names in of_blocks for name in names}
+    outside = {name: each for name, each in linears.items() if name not in inside}
+
+    with _watched_inputs(linears, largest), torch.no_grad():
+        with held(passing.ends):
+            passing.begin()
+        for number, own in enumerate(of_blocks):
+            with held(own.values()):
+                passing.forward(number)
+            progress(number + 1, total)
+
+    def finished(squares: dict[str, torch.Tensor]) -> Iterator[tuple[str, LayerProfile]]:
+        for name in list(squares):
+            mean = squares.pop(name).div_(count).cpu().numpy()
+            if not np.isfinite(mean.max(initial=0.0)):
+                raise ModelError(f"{model_name}: layer {name} has a gradient that is not finite")
+            yield name, LayerProfile(mean, largest[name].cpu().numpy())
+
+    with _squared_gradients(outside) as others:
+        with held(passing.ends):
+            for index, loss in enumerate(passing.losses()):
+                if not bool(torch.isfinite(loss)):
+                    raise ModelError(
+                        f"{model_name}: the loss of calibration sequence {index} is not finite; "
+                        "profile in float32"
+                    )
+        for number in reversed(range(len(of_blocks))):
+            with _squared_gradients(of_blocks[number]) as squares:
+                passing.backward(number)
+            yield from finished(squares)
+            progress(total - number, total)
+        if outside:
+            with held(passing.ends):
+                passing.end()
+    yield from finished(others)
 
 
 @contextmanager
-def _squared_gradients(
-    linears: dict[str, nn.Linear], fisher: dict[str, torch.Tensor]
-) -> Iterator[None]:
-    """Adds the square of each weight's gradient to ``fisher`` and drops the gradient at once."""
+def _squared_gradients(linears: dict[str, nn.Linear]) -> Iterator[dict[str, torch.Tensor]]:
+    """Adds the square of each weight's gradient to what it yields, and drops the gradient at once,
+    so that no two live together."""
     handles = []
-    for name, linear in linears.items():
-        linear.weight.requires_grad_(True)
+    with held(linears.values()):
+        weights = {name: linear.weight for name, linear in linears.items()}
+        squares = {
+            name: torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            for name, weight in weights.items()
+        }
+        for name, weight in weights.items():
+            weight.requires_grad_(True)
 
-        def add_square(weight: torch.Tensor, total: torch.Tensor = fisher[name]) -> None:
-            gradient = weight.grad
-            assert gradient is not None
-            weight.grad = None
-            gradient = gradient.to(total.dtype)
-            total.addcmul_(gradient, gradient)
+            def add_square(weight: torch.Tensor, total: torch.Tensor = squares[name]) -> None:
+                gradient = weight.grad
+                assert gradient is not None
+                weight.grad = None
+                gradient = gradient.to(total.dtype)
+                total.addcmul_(gradient, gradient)
 
-        handles.append(linear.weight.register_post_accumulate_grad_hook(add_square))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for linear in linears.values():
-            linear.weight.requires_grad_(False)
-            linear.weight.grad = None
+            handles.append(weight.register_post_accumulate_grad_hook(add_square))
+        try:
+            yield squares
+        finally:
+            for handle in handles:
+                handle.remove()
+            for weight in weights.values():
+                weight.requires_grad_(False)
+                weight.grad = None
 
 
 @contextmanager
@@ -147,26 +190,3 @@ def _watched_inputs(
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
-    """Recomputes each block in the backward pass instead of keeping its activations.
-
-    transformers checkpoints in training mode only, which would also switch dropout on.
-    """
-    if not wanted:
-        yield
-        return
-    with quiet():  # transformers 5 announces another name for these two in version 6
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
-    try:
-        yield
-    finally:
-        with quiet():
-            model.gradient_checkpointing_disable()
-        model.eval()

@@ -13,8 +13,8 @@ from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache
 
 from ..model.load_model import LoadedModel
-from . import fisher
-from .profile_file import Profile, load_profile, save_profile
+from . import block_by_block, fisher
+from .profile_file import Profile, load_profile
 
 
 def kept_profile(
@@ -30,7 +30,8 @@ def kept_profile(
         ModelError: as ``compute_profile`` raises it, or the cache cannot be written.
     """
     file = default_cache() / "profiles" / f"{loaded.sha256[:32]}.safetensors"
-    code = hashlib.sha256(Path(fisher.__file__).read_bytes()).hexdigest()[:16]
+    sources = [Path(each.__file__).read_bytes() for each in (fisher, block_by_block)]
+    code = hashlib.sha256(b"".join(sources)).hexdigest()[:16]
     wanted = (loaded.sha256, text_sha256, code, *tokens.shape)
     try:
         kept = load_profile(file)
@@ -40,17 +41,15 @@ def kept_profile(
         settings = [kept.settings.get(name) for name in ("code", "sequences", "length")]
         if (kept.model_sha256, kept.text_sha256, *settings) == wanted:
             return kept
-    progress(0, len(tokens))
-    found = fisher.compute_profile(
+    with contextlib.suppress(OSError):  # writing says what is wrong
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return fisher.compute_profile(
         loaded.model,
         tokens,
         model_name=loaded.name,
         model_sha256=loaded.sha256,
         text_sha256=text_sha256,
+        file=file,
         progress=progress,
+        about={"code": code},
     )
-    found.settings["code"] = code
-    with contextlib.suppress(OSError):  # saving says what is wrong
-        file.parent.mkdir(parents=True, exist_ok=True)
-    save_profile(found, file)
-    return found

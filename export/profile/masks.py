@@ -11,7 +11,7 @@ Ties go to the earlier layer, then to the smaller index, so a mask is a pure fun
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,14 @@ COVERED_MASS = 0.94
 
 def global_top_k(profile: Profile, fraction: float) -> Mask:
     """The largest Fisher values of the whole model. Many layers may get no entry."""
-    scores = ((name, layer.fisher.reshape(-1)) for name, layer in profile.layers.items())
-    return _top_of_all(scores, entry_count(profile, fraction))
+    return _top_of_all(_flat_scores(profile), entry_count(profile, fraction))
+
+
+def _flat_scores(profile: Profile) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
+    """Of each layer; what was read of a file is given back when the next one is asked for."""
+    for name, layer in profile.layers.items():
+        yield name, layer.fisher.reshape(-1)
+        layer.let_go()
 
 
 def compact_top_k(profile: Profile, fraction: float) -> Mask:
@@ -59,6 +65,7 @@ def compact_top_k(profile: Profile, fraction: float) -> Mask:
         columns[name] = np.flatnonzero(held >= COLUMN_ENTRIES)
         kept = flat[held[flat % fisher.shape[1]] >= COLUMN_ENTRIES]
         mass[name] = float(fisher.reshape(-1)[kept].sum(dtype=np.float64))
+        profile.layers[name].let_go()
     wanted = COVERED_MASS * sum(mass.values())
     height = {name: profile.layers[name].fisher.shape[0] for name in columns}
     room = 0
@@ -69,12 +76,14 @@ def compact_top_k(profile: Profile, fraction: float) -> Mask:
         room += len(columns[name]) * height[name]
     if room < count:
         return global_top_k(profile, fraction)  # so few entries that none share a column
-    scores = (
-        (name, np.ascontiguousarray(profile.layers[name].fisher[:, kept]).reshape(-1))
-        for name, kept in columns.items()
-    )
+
+    def kept_scores() -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
+        for name, kept in columns.items():
+            yield name, np.ascontiguousarray(profile.layers[name].fisher[:, kept]).reshape(-1)
+            profile.layers[name].let_go()
+
     mask: Mask = {}
-    for name, flat in _top_of_all(scores, count).items():
+    for name, flat in _top_of_all(kept_scores(), count).items():
         kept, width = columns[name], profile.layers[name].fisher.shape[1]
         if len(kept):
             mask[name] = np.sort(flat // len(kept) * width + kept[flat % len(kept)])
@@ -88,6 +97,7 @@ def per_layer_top_k(profile: Profile, fraction: float) -> Mask:
     for name, layer in profile.layers.items():
         flat = layer.fisher.reshape(-1)
         mask[name] = _top(flat, max(1, round(flat.size * fraction)))
+        layer.let_go()
     return mask
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError, safe_open
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import replacing
+
+from ..model.mapped_pages import forget
+from ..model.tensor_file import Kind, TensorFile
 
 FORMAT = "seedtune-profile"
 VERSION = 2
@@ -34,6 +40,10 @@ class LayerProfile:
 
     fisher: npt.NDArray[np.float32]
     input_absmax: npt.NDArray[np.float32]
+
+    def let_go(self) -> None:
+        """Give back the pages that reading brought in, where it lies in a mapped file."""
+        forget(torch.from_numpy(self.fisher))
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Profile:
         for layer in self.layers.values():
             digest.update(np.ascontiguousarray(layer.fisher))
             digest.update(layer.input_absmax)
+            layer.let_go()
         return digest.hexdigest()
 
 
@@ -70,41 +81,48 @@ def save_profile(profile: Profile, file: Path) -> None:
     Raises:
         ModelError: the folder cannot be written.
     """
-    tensors = {}
-    for name, layer in profile.layers.items():
-        tensors[f"{name}.fisher"] = layer.fisher
-        tensors[f"{name}.input_absmax"] = layer.input_absmax
+    shapes = {name: layer.fisher.shape for name, layer in profile.layers.items()}
+    with writing_profile(file, profile, shapes) as write:
+        for name, layer in profile.layers.items():
+            write(name, layer)
+
+
+@contextmanager
+def writing_profile(
+    file: Path, about: Profile, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Callable[[str, LayerProfile], None]]:
+    """A function that writes a layer by its name, each of ``shapes`` once, in any order.
+
+    Args:
+        about: what was measured, and on what; its layers are not looked at.
+        shapes: of the matrices, in model order.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
-        "model_name": profile.model_name,
-        "model_sha256": profile.model_sha256,
-        "text_sha256": profile.text_sha256,
-        "settings": json.dumps(profile.settings, sort_keys=True),
-        "layers": json.dumps(list(profile.layers)),  # safetensors does not keep the model order
+        "model_name": about.model_name,
+        "model_sha256": about.model_sha256,
+        "text_sha256": about.text_sha256,
+        "settings": json.dumps(about.settings, sort_keys=True),
+        "layers": json.dumps(list(shapes)),  # safetensors does not keep the model order
     }
+    kinds = {}
+    for name, shape in shapes.items():
+        kinds[f"{name}.fisher"] = Kind(torch.float32, shape)
+        kinds[f"{name}.input_absmax"] = Kind(torch.float32, shape[1:])
     try:
-        with replacing(file) as partial:
-            _write(partial, tensors, metadata)
+        with replacing(file) as partial, TensorFile(partial, kinds, metadata) as sink:
+
+            def write(name: str, layer: LayerProfile) -> None:
+                sink.write(f"{name}.fisher", layer.fisher)
+                sink.write(f"{name}.input_absmax", layer.input_absmax)
+
+            yield write
     except OSError as error:
         raise ModelError(f"{file}: cannot write the profile: {error}") from error
-
-
-def _write(
-    file: Path, tensors: dict[str, npt.NDArray[np.float32]], metadata: dict[str, str]
-) -> None:
-    """As safetensors, matrix by matrix: its own ``save_file`` would hold all of them once more."""
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
-    with file.open("wb") as sink:
-        sink.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            sink.write(np.ascontiguousarray(tensor, dtype="<f4").data)
 
 
 def load_profile(file: Path) -> Profile:
@@ -142,7 +160,9 @@ def load_profile(file: Path) -> Profile:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{file}: cannot read the profile: {error}") from error
     for name, layer in layers.items():
-        if not np.isfinite(layer.fisher.max(initial=0.0)):
+        finite = np.isfinite(layer.fisher.max(initial=0.0))
+        layer.let_go()
+        if not finite:
             raise ModelError(f"{file}: layer {name} holds values that are not finite")
         columns = (layer.fisher.shape[1],) if layer.fisher.ndim == 2 else None
         if layer.input_absmax.shape != columns:

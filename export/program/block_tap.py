@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from seedtune.runtime.errors import ModelError
 from torch import nn
+
+from ..model.decoder_blocks import decoder_blocks
 
 DEPTHS = (2 / 3, 1.0)
 MEAN_DEPTHS = (1 / 2,)
@@ -36,13 +37,9 @@ class BlockTap:
         Raises:
             ModelError: the model has no list of its ``num_hidden_layers`` decoder blocks.
         """
-        count = model.config.num_hidden_layers
-        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-        if not lists:
-            raise ModelError(f"{type(model).__name__} has no list of {count} decoder blocks")
-        self.blocks, self.mean_blocks = tapped_blocks(count)
+        self.all_blocks = decoder_blocks(model)
+        self.blocks, self.mean_blocks = tapped_blocks(len(self.all_blocks))
         """How many blocks lie below each state."""
-        self.all_blocks = lists[0]
         self._seen: dict[int, torch.Tensor] = {}
         for below in {*self.blocks, *self.mean_blocks}:
             self.all_blocks[below - 1].register_forward_hook(partial(self._keep, below))

@@ -9,7 +9,7 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..model.mapped_pages import forget
+from ..model.stored_weight import held
 from .block_tap import BlockTap
 from .row_attention import RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
@@ -25,11 +25,11 @@ class QuantisedEmbedding(nn.Module):
         scale, weight = torch.empty(size[0], 1), torch.empty(size, dtype=torch.int8)
         # In blocks, into what is there already: a table as a whole would stand there three times in
         # float32, and blocks that are kept between those that go would leave holes as large.
-        for tokens in torch.arange(size[0]).split(4096):
-            with torch.no_grad():
+        with torch.no_grad(), held([embedding]):
+            for tokens in torch.arange(size[0]).split(4096):
                 rows = embedding(tokens).to(torch.float32)
-            scale[tokens] = (rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12)
-            weight[tokens] = torch.round(rows / scale[tokens]).to(torch.int8)
+                scale[tokens] = (rows.abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-12)
+                weight[tokens] = torch.round(rows / scale[tokens]).to(torch.int8)
         self.register_buffer("scale", scale)
         self.register_buffer("weight", weight)
 
@@ -54,7 +54,6 @@ class ScoreProgram(nn.Module):
         super().__init__()
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
-        table = model.get_input_embeddings().weight
         self.embedding = QuantisedEmbedding(model.get_input_embeddings())
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
@@ -71,8 +70,6 @@ class ScoreProgram(nn.Module):
         )
         """``(D, S)``."""
         model.set_input_embeddings(nn.Embedding(1, 1))  # its table now lives in self.embedding
-        if table is not self.head.weight:
-            forget(table)
         self.mean = MeanAsLinear(self)
 
     def forward(

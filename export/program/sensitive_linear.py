@@ -35,7 +35,7 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..model.mapped_pages import forget
+from ..model.stored_weight import held, put_zeros_
 
 
 class ProbeValues:
@@ -239,10 +239,11 @@ def insert_sensitive_linears(
         ModelError: an index lies outside its matrix, or the mask has no entry.
     """
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    sizes = {name: (m.out_features, m.in_features) for name, m in linears.items()}
     for name, flat in mask.items():
-        if flat.size and int(flat[-1]) >= linears[name].weight.numel():
+        if flat.size and int(flat[-1]) >= sizes[name][0] * sizes[name][1]:
             raise ModelError(
-                f"mask: {name}: an index lies outside its {linears[name].weight.shape}"
+                f"mask: {name}: an index lies outside its matrix of {list(sizes[name])}"
             )
     names = [name for name, flat in mask.items() if flat.size]
     if not names:
@@ -268,16 +269,18 @@ def insert_sensitive_linears(
     for block_names in _blocks(names):
         start, positions, bases, shapes, flat_size = offset, [], [], [], 0
         for name in block_names:
-            weight = linears[name].weight.data
-            out, width = weight.shape
+            out, width = sizes[name]
             index = shared[name].index
             flat = torch.from_numpy(mask[name])
             rows, cols = flat // width, flat % width
-            # fp16 first: the exported values are what the device starts from.
-            values.append(weight[rows, cols].to(torch.float16))
             compact = torch.zeros(index.numel(), out)
-            if float_columns:
-                compact = weight[:, index].t().contiguous()
+            with held([linears[name]]):
+                weight = linears[name].weight.data
+                # fp16 first: the exported values are what the device starts from.
+                values.append(weight[rows, cols].to(torch.float16))
+                if float_columns:
+                    compact = weight[:, index].t().contiguous()
+                del weight
             place = torch.searchsorted(index, cols)
             positions.append(flat_size + place * out + rows)
             bases.append(compact.reshape(-1))
@@ -287,20 +290,13 @@ def insert_sensitive_linears(
             offset += flat.numel()
         block = BlockScatter(start, torch.cat(positions), torch.cat(bases), shapes, compact_size)
         for slot, name in enumerate(block_names):
-            linear = linears[name]
-            dense = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None)
-            weight = linear.weight.data.clone()
-            if float_columns:
-                weight[:, shared[name].index] = 0.0
-            else:
-                weight.view(-1)[torch.from_numpy(mask[name])] = 0.0
-            dense.weight = nn.Parameter(weight, requires_grad=False)
-            forget(linear.weight.data)
-            if linear.bias is not None:
-                dense.bias = nn.Parameter(linear.bias.data, requires_grad=False)
+            dense, flat = linears[name], torch.from_numpy(mask[name])
+            columns = shared[name].index
+            zeros = (flat // dense.in_features, flat % dense.in_features)
+            put_zeros_(dense, (slice(None), columns) if float_columns else zeros)
             _replace(model, name, SensitiveLinear(dense, shared[name], block, slot, probe_values))
         compact_size += flat_size
-    total = sum(linears[name].weight.numel() for name in mask)
+    total = sum(sizes[name][0] * sizes[name][1] for name in mask)
     return Surgery(
         probe_values,
         torch.cat(values).numpy(),

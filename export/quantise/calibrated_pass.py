@@ -13,10 +13,9 @@ import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..model.mapped_pages import forget
 from ..program.score_program import ScoreProgram
 from .gptq import inverse_factor, round_with_compensation
-from .int4 import GROUP_SIZE, check_linears, int4_weight, through_int8
+from .int4 import GROUP_SIZE, check_finite, check_widths, give_int4_, through_int8
 
 Progress = Callable[[int, int], None]
 """Called with (linears rounded, linears in all)."""
@@ -46,25 +45,26 @@ def round_by_calibration_(
         values: the sensitive values, float32 ``[1, K]``.
 
     Raises:
-        ModelError: as ``check_linears``, or a linear's input is not finite, naming the linear.
+        ModelError: as ``check_widths``, or a weight or an input is not finite, naming the linear.
     """
-    check_linears(program)
+    check_widths(program)
     linears = {name: m for name, m in program.named_modules() if isinstance(m, nn.Linear)}
     rounded: set[str] = set()
     known: list[_Input] = []  # of the last input: query, key and value share theirs
 
     def round_one(name: str, linear: nn.Linear, x: torch.Tensor) -> None:
+        weight = linear.weight
+        check_finite(name, weight)
         try:
             if not known or known[0].x is not x:
                 known[:] = [_Input(x)]
             integers, scales = round_with_compensation(
-                linear.weight, known[0].second_moment, known[0].factor, GROUP_SIZE
+                weight, known[0].second_moment, known[0].factor, GROUP_SIZE
             )
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
-        float_weight = linear.weight.data
-        linear.weight = int4_weight(integers, scales)
-        forget(float_weight)
+        del weight
+        give_int4_(linear, integers, scales)
         rounded.add(name)
         progress(len(rounded), len(linears))
 

@@ -4,13 +4,15 @@ Activations to int8 per token at run time, weights to int4 in groups of 32 along
 XNNPACK runs natively (``qd8-f32-qb4w``).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..model.mapped_pages import forget
+from ..model.stored_weight import Stored
 from ..quiet import quiet
 
 GROUP_SIZE = 32
@@ -25,35 +27,47 @@ DESCRIPTION: dict[str, Any] = {
 """Of the formats, for the manifest."""
 
 
-def check_linears(program: nn.Module) -> None:
-    """See that every ``nn.Linear`` of ``program`` can be quantised.
+def check_widths(program: nn.Module) -> None:
+    """See that groups divide the input of every ``nn.Linear`` of ``program``.
 
     Raises:
-        ModelError: an input width is not a multiple of the group size, or a weight is not finite.
+        ModelError: they do not; it names the linear.
     """
     for name, module in program.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        if module.in_features % GROUP_SIZE:
+        if isinstance(module, nn.Linear) and module.in_features % GROUP_SIZE:
             raise ModelError(
                 f"{name}: its input width {module.in_features} is not a multiple of the group "
                 f"size {GROUP_SIZE}; this model cannot be exported to int4"
             )
-        # In blocks: the question makes a float copy of what it is asked of.
-        if not all(bool(torch.isfinite(rows).all()) for rows in module.weight.split(BLOCK_ROWS)):
-            raise ModelError(f"{name}: its weights hold NaN or infinity; the model is damaged")
 
 
-def quantise_linears_(program: nn.Module) -> None:
+def check_finite(name: str, weight: torch.Tensor) -> None:
+    """See that a weight can be rounded.
+
+    Raises:
+        ModelError: it is not finite.
+    """
+    # In blocks: the question makes a float copy of what it is asked of.
+    if not all(bool(torch.isfinite(rows).all()) for rows in weight.split(BLOCK_ROWS)):
+        raise ModelError(f"{name}: its weights hold NaN or infinity; the model is damaged")
+
+
+def quantise_linears_(
+    program: nn.Module, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
     """Quantise, in place, every ``nn.Linear``, each weight to the nearest step of its group.
 
     In blocks of rows, which round by themselves: torchao makes float copies of what it is given,
     and a head of 170 million weights would stand there three times.
 
+    Args:
+        progress: called with (linears rounded, linears in all).
+
     Raises:
-        ModelError: as ``check_linears``.
+        ModelError: as ``check_widths`` and ``check_finite``.
     """
-    check_linears(program)
+    check_widths(program)
+    linears = {name: each for name, each in program.named_modules() if isinstance(each, nn.Linear)}
     with quiet():
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
         from torchao.quantization.granularity import PerGroup
@@ -61,20 +75,26 @@ def quantise_linears_(program: nn.Module) -> None:
         config = Int8DynamicActivationIntxWeightConfig(
             weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
         )
-        for module in program.modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            weight = module.weight.data
-            integers = torch.empty(weight.shape, dtype=torch.int8)
-            scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
-            for first in range(0, len(weight), BLOCK_ROWS):
-                rows = slice(first, first + BLOCK_ROWS)
-                part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
-                part.weight = nn.Parameter(weight[rows], requires_grad=False)
-                quantize_(part, config)
-                integers[rows], scales[rows] = part.weight.qdata, part.weight.scale
-            module.weight = int4_weight(integers, scales)
-            forget(weight)
+        for done, (name, module) in enumerate(linears.items()):
+            rounded = _to_nearest(name, module.weight, partial(quantize_, config=config))
+            give_int4_(module, *rounded)
+            progress(done + 1, len(linears))
+
+
+def _to_nearest(
+    name: str, weight: torch.Tensor, quantise: Callable[[nn.Module], None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integers and scales of ``weight``, rounded by torchao's ``quantise``."""
+    check_finite(name, weight)
+    integers = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
+    for first in range(0, len(weight), BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
+        part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
+        part.weight = nn.Parameter(weight[rows], requires_grad=False)
+        quantise(part)
+        integers[rows], scales[rows] = part.weight.qdata, part.weight.scale
+    return integers, scales
 
 
 def through_int8(x: torch.Tensor) -> torch.Tensor:
@@ -111,6 +131,30 @@ def packed_int4(weight: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes uint8 ``[out, in / 2]``, the first of two in the lower half, 8 for zero, and scales
     bfloat16 ``[out, in / GROUP_SIZE]`` of a quantised weight: as XNNPACK and ONNX Runtime's
     MatMulNBits take them. GPTQ's scales are exact in this form."""
-    codes = (weight.qdata.to(torch.int16) + 8).to(torch.uint8)
+    codes = (weight.qdata + 8).view(torch.uint8)
     scales = weight.scale.view(len(codes), -1).to(torch.bfloat16)
     return codes[:, ::2] | codes[:, 1::2] << 4, scales
+
+
+def unpacked_int4(codes: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
+    """The quantised weight that ``packed_int4`` made ``codes`` and ``scales`` of."""
+    integers = torch.stack([codes & 15, codes >> 4], dim=-1).view(len(codes), -1)
+    return int4_weight(integers.view(torch.int8) - 8, scales.to(torch.float32))
+
+
+def packed_weight(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """``packed_int4`` of a linear's weight, without packing it again where it is kept so."""
+    if isinstance(linear, Stored) and linear.rest.make is unpacked_int4:
+        codes, scales = linear.rest.tensors
+        return codes, scales
+    return packed_int4(linear.weight)
+
+
+def give_int4_(linear: nn.Linear, integers: torch.Tensor, scales: torch.Tensor) -> None:
+    """Make them (see ``int4_weight``) the weight of ``linear``, which keeps them packed if it is
+    one of those that keep a weight small while nobody reads it."""
+    weight = int4_weight(integers, scales)
+    if isinstance(linear, Stored):
+        linear.rest.becomes(unpacked_int4, *packed_int4(weight))
+    else:
+        linear.weight = weight

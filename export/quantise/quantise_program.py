@@ -27,8 +27,7 @@ def quantise_program(
         ModelError: the recipe and the calibration text do not suit each other or the model.
     """
     if recipe.rounding == "nearest":
-        quantise_linears_(program)
-        progress(1, 1)
+        quantise_linears_(program, progress)
         _leave_the_file(program)
         return
     if calibration is None:

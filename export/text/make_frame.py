@@ -109,7 +109,15 @@ def read_norm(last: Floats, read: Floats) -> tuple[Floats, Floats] | None:
 
 
 def _axes(samples: Floats) -> npt.NDArray[np.float64]:
-    """Eigenvectors of the second moment of ``[n, width]``, the largest first, as columns."""
-    moment = samples.T.astype(np.float64) @ samples.astype(np.float64) / len(samples)
-    vectors: npt.NDArray[np.float64] = np.linalg.eigh(moment)[1][:, ::-1]
-    return vectors
+    """Eigenvectors of the second moment of ``[n, width]``, the largest first, as columns; no more
+    than there are samples."""
+    count, width = samples.shape
+    wide = samples.astype(np.float64)
+    if count >= width:
+        vectors: npt.NDArray[np.float64] = np.linalg.eigh(wide.T @ wide / count)[1][:, ::-1]
+        return vectors
+    # The products of samples have the same ones, mixed from samples: of 7B's states a half.
+    values, mixed = np.linalg.eigh(wide @ wide.T)
+    kept = values > 1e-12 * values[-1]
+    vectors = wide.T @ mixed[:, kept]
+    return (vectors / np.sqrt(values[kept]))[:, ::-1]

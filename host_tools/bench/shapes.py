@@ -69,7 +69,7 @@ def _figures(name: str) -> dict[str, Any]:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shape = read_shape(folder)
     options: dict[str, Any] = {"fraction": FRACTION}
-    export = estimate_export(shape, rounding="nearest", **options)
+    export = estimate_export(shape, rounding="nearest", speed=measure_speed(), **options)
     tuning = estimate_tuning(
         shape,
         DEFAULT_BOUNDS,

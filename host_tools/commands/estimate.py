@@ -29,11 +29,11 @@ def estimate(
     ] = None,
     fraction: Fraction = DEFAULT_FRACTION,
     rounding: Annotated[str, typer.Option(metavar="gptq|nearest", help="Of the export.")] = "gptq",
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT,...", help="Programs, as of the export.")
+    ] = "executorch",
     engine: EngineName = None,
     sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="While profiling.")
-    ] = False,
     gflops: Annotated[
         float | None,
         typer.Option(help="Float32 speed of the target. Default: measured on this machine."),
@@ -46,6 +46,7 @@ def estimate(
     """
     from dataclasses import replace
 
+    from seedtune.export.lower.programs import check_formats
     from seedtune.export.model.shape import read_shape
     from seedtune.export.recipe import Recipe
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
@@ -54,6 +55,7 @@ def estimate(
 
     output = Output(json)
     Recipe(rounding=rounding)  # refuses an unknown one
+    formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
     speed = gflops * 1e9 if gflops is not None else estimates.measure_speed()
     bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
@@ -62,10 +64,11 @@ def estimate(
             shape,
             sequences=sequences,
             length=length,
-            gradient_checkpointing=gradient_checkpointing,
             speed=speed,
         ),
-        estimates.estimate_export(shape, rounding=rounding, fraction=fraction),
+        estimates.estimate_export(
+            shape, rounding=rounding, to=formats, fraction=fraction, speed=speed
+        ),
         estimates.estimate_directions(shape, fraction=fraction, speed=speed),
         estimates.estimate_bundle(shape, fraction=fraction),
         estimates.estimate_tuning(

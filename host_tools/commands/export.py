@@ -135,7 +135,7 @@ def export(
     source = model_source(model, output)
     with output.counting("loading the model") as progress:
         progress(0, 1)  # a GGUF file is dequantised at first
-        loaded = load_causal_lm(source)
+        loaded = load_causal_lm(source, "stored")
     if spec is not None:
         tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
         tokenizer.no_truncation()  # as the bundle's will be

@@ -32,11 +32,12 @@ def profile(
     length: Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")] = 128,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     dtype: Annotated[
-        str, typer.Option(metavar="float32|bfloat16", help="Of the model's weights.")
+        str,
+        typer.Option(
+            metavar="float32|bfloat16",
+            help="To compute in. Weights stay as they are stored, one block at a time apart.",
+        ),
     ] = "float32",
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
-    ] = False,
     mask: MaskName = DEFAULT_MASK,
     fraction: Fraction = DEFAULT_FRACTION,
     picture: Annotated[Path | None, typer.Option(help="PNG file of the report.")] = None,
@@ -52,7 +53,6 @@ def profile(
     from seedtune.export.model.load_model import load_causal_lm
     from seedtune.export.profile.fisher import compute_profile
     from seedtune.export.profile.masks import build_mask, mask_method
-    from seedtune.export.profile.profile_file import save_profile
 
     from ..data.calibration import load_calibration
 
@@ -60,11 +60,11 @@ def profile(
     source = model_source(model, output)
     with output.counting("loading the model") as loading:
         loading(0, 1)  # a GGUF file is dequantised at first
-        loaded = load_causal_lm(source, getattr(torch, dtype))
+        loaded = load_causal_lm(source, "stored" if dtype == "float32" else torch.bfloat16)
     calibration = load_calibration(
         loaded.tokenizer, sequences=sequences, length=length, held_out=0, text=text
     )
-    with output.counting("profiling sequences") as progress:
+    with output.counting("profiling blocks") as progress:
         found = compute_profile(
             loaded.model,
             calibration.profile,
@@ -72,10 +72,9 @@ def profile(
             model_sha256=loaded.sha256,
             text_sha256=calibration.sha256,
             device=device,
-            gradient_checkpointing=gradient_checkpointing,
+            file=file,
             progress=progress,
         )
-    save_profile(found, file)
     chosen = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     show_profile(found, chosen, picture, verbose, output, {"profile": str(file)})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from seedtune.export.model.shape import ModelShape
@@ -42,6 +43,10 @@ CALIBRATION_TOKENS = 32 * 128
 """That GPTQ passes through the model at once, by default."""
 TEXT_WIDTHS = 6
 """Floats that a token of it keeps at once, in widths of the widest matrix."""
+ENTRY_BYTES = 48
+"""Of a sensitive entry while masks are chosen: value, layer and place, twice."""
+ROUNDING_BYTES = 7
+"""Of a weight while its matrix is rounded: float32, integers, codes."""
 SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
@@ -82,7 +87,7 @@ HIDDEN_STATES = 3
 TEXT_WORK = 60 * MB
 """What a head for text takes besides: words in float32, logits and states of some tokens."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
-"""Lowering is bound by Python per matrix, not by its size."""
+"""Of lowering, which is bound by Python per matrix, not by its size."""
 
 
 @dataclass(frozen=True)
@@ -124,30 +129,34 @@ def measure_speed() -> float:
 
 
 def estimate_profile(
-    shape: ModelShape,
-    *,
-    sequences: int = 32,
-    length: int = 128,
-    dtype_bytes: int = 4,
-    gradient_checkpointing: bool = False,
-    speed: float,
+    shape: ModelShape, *, sequences: int = 32, length: int = 128, speed: float
 ) -> Estimate:
-    """Peak resident memory and duration of a sensitivity profile on the CPU."""
-    block = 8 * shape.hidden + 4 * shape.intermediate  # values kept for the backward pass, a token
-    kept = shape.blocks * shape.hidden + block if gradient_checkpointing else shape.blocks * block
-    components = {
+    """Peak resident memory and duration of a sensitivity profile on the CPU: of its work on a
+    block, or of that on the output head, whichever takes more."""
+    tokens = sequences * length
+    block = shape.linear_weights // shape.blocks
+    kept = 8 * shape.hidden + 4 * shape.intermediate  # values for the backward pass, a token
+    common = {
         **_host(shape),
-        "weights": shape.parameters * dtype_bytes,
-        "accumulator (float32)": shape.linear_weights * 4,
-        "one gradient": shape.largest_linear * dtype_bytes,
-        "activations": kept * length * dtype_bytes,
+        "what blocks read of all text": 4 * (shape.blocks + 2) * tokens * shape.hidden,
+    }
+    on_a_block = {
+        **common,
+        "float32 weights of a block": 4 * block,
+        "their squared gradients": 4 * block,
+        "one gradient": 4 * shape.largest_linear,
+        "activations": 4 * kept * length,
+    }
+    on_the_head = {
+        **common,
+        "embedding and head (float32)": 4 * (shape.embedding + shape.head),
         "logits": shape.vocabulary * length * LOGIT_BYTES,
     }
-    # Forward, gradient of inputs, gradient of weights: two operations each for every weight.
-    passes = 4 if gradient_checkpointing else 3
+    most = max(on_a_block, on_the_head, key=lambda components: sum(components.values()))
+    # Forward twice, gradient of inputs, gradient of weights: two operations each a weight.
     head = shape.head or shape.embedding
-    operations = 2 * passes * (shape.linear_weights + head) * sequences * length
-    return Estimate("profile", components, operations / (speed * PROFILE_EFFICIENCY))
+    operations = 2 * (4 * shape.linear_weights + 2 * head) * tokens
+    return Estimate("profile", most, operations / (speed * PROFILE_EFFICIENCY))
 
 
 def estimate_gguf(shape: ModelShape) -> Estimate:
@@ -203,38 +212,70 @@ def _text_frame_bytes(hidden: int) -> int:
 
 
 def estimate_export(
-    shape: ModelShape, *, rounding: str = "gptq", **bundle_options: float
+    shape: ModelShape,
+    *,
+    rounding: str = "gptq",
+    to: Sequence[str] = ("executorch",),
+    fraction: float = DEFAULT_FRACTION,
+    speed: float,
+    **bundle_options: float,
 ) -> Estimate:
     """Peak resident memory and duration of an export from a profile: of choosing the sensitive
-    weights, quantising and lowering, whichever takes the most.
+    weights, quantising, making the frame of a text head, and lowering, whichever takes the most.
+
+    Weights stay in their files until they are used, one matrix at a time; ExecuTorch's program
+    alone is made of all of them at once.
 
     Args:
         rounding: as of a recipe.
+        to: formats of the programs.
     """
-    program = estimate_bundle(shape, **bundle_options).bytes  # type: ignore[arg-type]
+    bundle = estimate_bundle(shape, fraction=fraction, **bundle_options).components
     head = shape.head or shape.embedding
-    integers = {
+    common = {**_host(shape), "int8 embedding": int(shape.embedding * 1.01)}
+    choosing = {
         **_host(shape),
-        "int8 embedding": int(shape.embedding * 1.01),
+        "gradients of a matrix": 2 * 4 * shape.largest_linear,
+        "chosen entries": int(shape.linear_weights * fraction) * ENTRY_BYTES,
     }
-    # Float pages go as the int8 weights come, so the most stands there at the first block.
-    floats = {**integers, "float32 weights": shape.parameters * 4}
-    quantising = dict(floats)
+    columns = {"float columns": bundle["float columns"]}
+    largest = max(shape.largest_linear, head)
+    quantising = {**common, **columns, "a matrix while it is rounded": ROUNDING_BYTES * largest}
     if rounding == "gptq":
         widest = shape.intermediate
         quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
         quantising["second moments of an input"] = SECOND_MOMENTS * widest**2
-    choosing = {**floats, "profile (pages of its file)": shape.linear_weights * 4}
-    del choosing["int8 embedding"]
-    lowering = {
-        **integers,
-        "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
-        "graphs": len(shape.linears) * GRAPH_BYTES,
-        "program and its serialised copies": int(PROGRAM_COPIES * program),
-    }
-    stages = choosing, quantising, lowering
+    framing = {**common, **columns, "frame of a text head, while it is made": _framing(shape)}
+    stages = [choosing, quantising, framing]
+    graphs = {"graphs": len(shape.linears) * GRAPH_BYTES}
+    if set(to) != {"executorch"}:
+        stages.append({**common, **columns, "output head": int(head * INT4_BYTES), **graphs})
+    if "executorch" in to:
+        stages.append(
+            {
+                **common,
+                "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
+                **graphs,
+                "program and its serialised copies": int(PROGRAM_COPIES * sum(bundle.values())),
+            }
+        )
     most = max(stages, key=lambda components: sum(components.values()))
-    return Estimate("export", most, len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
+    operations = 2.0 * shape.linear_weights * GENERIC_TOKENS  # for the frame of a text head
+    if rounding == "gptq":
+        operations += 2.0 * shape.linear_weights * CALIBRATION_TOKENS
+        for out, width in shape.linears.values():  # second moments, their factors, compensation
+            operations += width**2 * (2.0 * CALIBRATION_TOKENS + 3.0 * width + 2.0 * out)
+    seconds = operations / (speed * PROFILE_EFFICIENCY)
+    return Estimate("export", most, seconds + len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
+
+
+def _framing(shape: ModelShape) -> int:
+    """Generic text's states thrice in float32 and once in float64, what the head reads of it, and
+    eigenvectors, of so many directions as there are tokens at most."""
+    states, read = GENERIC_TOKENS * TAPPED * shape.hidden, GENERIC_TOKENS * shape.hidden
+    directions = min(GENERIC_TOKENS, TAPPED * shape.hidden)
+    vectors = 2 * TAPPED * shape.hidden * directions if directions == GENERIC_TOKENS else 0
+    return 20 * states + 16 * read + 8 * (3 * directions**2 + vectors) + TEXT_WORK
 
 
 def estimate_directions(

@@ -81,6 +81,7 @@ def report(profile: Profile, mask: Mask) -> Report:
                 covered=float(layer.fisher.reshape(-1)[indices].sum(dtype=np.float64)),
             )
         )
+        layer.let_go()
     return Report(layers)
 
 

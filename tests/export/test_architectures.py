@@ -162,9 +162,7 @@ ODD = ["Gemma3", "OPT"]
 def written(form: Any, traced: Any, folder: Path) -> Path:
     weights = StoredWeights()
     made = form(traced, weights)
-    places, data = weights.placed(None)
-    assert data is not None
-    (folder / FILE).write_bytes(data)
+    places = weights.placed(None, folder / FILE)
     described, content = made.serialised(places)
     assert described.files[1:] == (FILE,)
     (folder / described.files[0]).write_bytes(content)

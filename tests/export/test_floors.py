@@ -51,4 +51,4 @@ def test_nothing_imports_upwards(file: Path) -> None:
 
 def test_the_check_sees_imports() -> None:
     assert {"lower", "model", "profile"} <= imported(EXPORT / "export.py")
-    assert {"quiet", "model"} <= imported(EXPORT / "profile" / "fisher.py")
+    assert {"quiet", "model"} <= imported(EXPORT / "quantise" / "int4.py")

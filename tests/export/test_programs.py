@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exported_bundle import request
+from safetensors.torch import load
 from seedtune.export.lower import int4_operator, stored_weights
 from seedtune.export.lower.programs import FORMATS, check_formats
 from seedtune.export.lower.stored_weights import StoredWeights
@@ -115,37 +116,38 @@ class TestStoredWeights:
             torch.arange(1000),
         ]
 
-    def test_what_another_file_holds_stays_there(self) -> None:
+    def test_what_another_file_holds_stays_there(self, tmp_path: Path) -> None:
         codes, scales, numbers = self.tensors()
         weights = StoredWeights()
         names = [weights.add(name, each) for name, each in zip("abc", self.tensors(), strict=True)]
         # Two places have the first bytes, one of them all; a third is not aligned.
         raw = codes.numpy().tobytes()
         held = b"x" + raw + bytes(15) + raw[:2048] + bytes(2048) + raw + numbers.numpy().tobytes()
-        places, written = weights.placed(("program.pte", held))
+        places = weights.placed(("program.pte", held), tmp_path / "w")
         assert places["a"] == ("program.pte", 1 + len(raw) + 15 + 4096, len(raw))
         assert places["c"].file == "program.pte"  # it has 8 000 bytes
-        assert places["b"].file == "weights.safetensors" and written is not None
-        at = places["b"].offset
+        assert places["b"].file == "weights.safetensors"
+        at, written = places["b"].offset, (tmp_path / "w").read_bytes()
+        assert load(written).keys() == {"b"}
         assert written[at : at + 80] == scales.view(torch.uint8).numpy().tobytes()
         assert names == ["a", "b", "c"]
 
-    def test_equal_tensors_are_kept_once_and_names_never_clash(self) -> None:
+    def test_equal_tensors_are_kept_once_and_names_never_clash(self, tmp_path: Path) -> None:
         codes, scales, _ = self.tensors()
         weights = StoredWeights()
         assert weights.add("a", codes) == weights.add("other", codes.clone()) == "a"
         assert weights.add("a", scales) != "a"
         assert weights.add("flat", codes.reshape(-1)) == "a"  # programs say the shape
         assert weights.add("part", codes[:9]) == "part"
-        places, _ = weights.placed(None)
+        places = weights.placed(None, tmp_path / "w")
         assert [each.bytes for each in places.values()] == [4096, 80, 576]
 
-    def test_a_file_that_holds_all_leaves_none_to_write(self) -> None:
+    def test_a_file_that_holds_all_leaves_none_to_write(self, tmp_path: Path) -> None:
         codes = self.tensors()[0]
         weights = StoredWeights()
         weights.add("a", codes)
-        _, written = weights.placed(("program.pte", codes.numpy().tobytes()))
-        assert written is None
+        weights.placed(("program.pte", codes.numpy().tobytes()), tmp_path / "w")
+        assert not (tmp_path / "w").exists()
 
 
 def test_the_onnx_file_is_small_and_sound(reach: Bundle) -> None:

@@ -10,6 +10,7 @@ from command_line import bad, call
 from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.bench import estimate as module
 from seedtune.host_tools.bench.estimate import Measured, few_columns
+from seedtune.host_tools.bench.random_llama import write_random_llama
 from seedtune.runtime.errors import SeedtuneError
 from tiny_bundle import write_tiny_bundle
 
@@ -87,3 +88,34 @@ def test_random_weights_get_a_mask_in_few_columns() -> None:
     }
     mask = few_columns(Profile(layers, "m", "0" * 64, "0" * 64, {}), 0.001)
     assert sum(len(flat) for flat in mask.values()) == pytest.approx(16 * 64 * 256 / 1000, rel=0.1)
+
+
+def test_what_is_exported_for_torch_alone_is_not_tuned(
+    tmp_path: Path, commands: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MODELS", {"one": Measured(to=("torch",))})
+    assert call("bench", "estimate", "--output", tmp_path).exit_code == 0
+    assert [each[0] for each in commands] == ["profile", "export"]
+    assert commands[1][commands[1].index("--to") + 1] == "torch"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_random_llama_is_a_model_in_fp16_files(
+    tied: bool, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from seedtune.export.model.load_model import load_causal_lm
+
+    config = {
+        "vocab_size": 280, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    write_random_llama(tmp_path, config, tiny_llama_folder)
+    assert len([*tmp_path.glob("*.safetensors")]) == 4
+    loaded = load_causal_lm(tmp_path, "stored")  # refuses a model that lacks a weight
+    linears = [m for m in loaded.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert {each.rest.tensors[0].dtype for each in linears} == {torch.float16}
+    assert len({float(each.weight.sum()) for each in linears}) == len(linears) == 22
+    assert 0.015 < float(linears[0].weight.std()) < 0.025
+    ids = loaded.tokenizer("The cat sat on the mat.")["input_ids"]
+    assert ids and max(ids) < 280

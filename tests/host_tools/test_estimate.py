@@ -22,6 +22,10 @@ BOUNDS = Bounds(probes=2, rows=16, length=64, positions=16, candidates=2)
 SPEED = 1e11
 
 
+def exporting(shape, **more):
+    return estimate_export(shape, speed=SPEED, **more)
+
+
 @pytest.fixture(scope="module")
 def shape(tiny_llama_folder):
     return read_shape(tiny_llama_folder)
@@ -56,7 +60,7 @@ def test_total_is_the_sum_of_its_components(shape):
         estimate_profile(shape, speed=SPEED),
         estimate_gguf(shape),
         estimate_bundle(shape),
-        estimate_export(shape),
+        exporting(shape),
         estimate_directions(shape, speed=SPEED),
         tuning(shape),
     ):
@@ -64,19 +68,43 @@ def test_total_is_the_sum_of_its_components(shape):
         assert all(part >= 0 for part in estimate.components.values()), estimate
 
 
-def test_profile_holds_weights_and_one_accumulator(shape):
-    full = estimate_profile(shape, speed=SPEED)
-    half = estimate_profile(shape, dtype_bytes=2, speed=SPEED)
-    assert full.components["accumulator (float32)"] == 4 * shape.linear_weights
-    assert half.components["accumulator (float32)"] == 4 * shape.linear_weights
-    assert half.components["weights"] == 2 * shape.parameters
-    saved = estimate_profile(shape, gradient_checkpointing=True, length=1024, speed=SPEED)
-    kept = estimate_profile(shape, length=1024, speed=SPEED)
-    assert saved.bytes < kept.bytes
-    assert saved.seconds > kept.seconds
-    assert estimate_profile(shape, sequences=64, speed=SPEED).seconds == pytest.approx(
-        2 * full.seconds
-    )
+def test_a_profile_holds_one_block_and_what_all_of_them_read(shape):
+    wide = dataclasses.replace(shape, blocks=32, linears=shape.linears | {"more": (9999, 9999)})
+    found = estimate_profile(wide, speed=SPEED)
+    assert found.components["float32 weights of a block"] == 4 * (wide.linear_weights // 32)
+    read = 4 * (32 + 2) * 32 * 128 * shape.hidden
+    assert found.components["what blocks read of all text"] == read
+    twice = estimate_profile(wide, sequences=64, speed=SPEED)
+    assert twice.bytes - found.bytes == read
+    assert twice.seconds == pytest.approx(2 * found.seconds)
+    # A vocabulary as large as that takes more than a block.
+    assert "logits" in estimate_profile(shape, speed=SPEED).components
+
+
+LLAMA_2_7B = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "tie_word_embeddings": False,
+}
+
+
+def test_seven_billion_weights_take_far_less_than_their_float32(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    seven = read_shape(tmp_path)
+    assert 6.7e9 < seven.parameters < 6.8e9
+    others = ("onnx", "torch")
+    assert estimate_profile(seven, speed=SPEED).bytes < 12e9
+    assert exporting(seven, to=others).bytes < 12e9
+    assert exporting(seven, to=others, rounding="nearest").bytes < 12e9
+    # ExecuTorch's program is made of all weights at once.
+    assert "int8 weights and scales" in exporting(seven).components
+    assert exporting(seven).bytes > exporting(seven, to=others).bytes + 5e9
 
 
 def test_directions_hold_a_float32_model_and_the_gradients_of_all_texts(shape):
@@ -132,7 +160,7 @@ def test_tuning_holds_what_its_estimator_learns_from(shape):
 def test_a_larger_tokenizer_counts_on_both_sides(shape):
     large = dataclasses.replace(shape, tokenizer_bytes=33_000_000)  # as of Gemma 3
     assert tuning(large).bytes - tuning(shape).bytes > 250e6
-    assert estimate_export(large).bytes - estimate_export(shape).bytes > 250e6
+    assert exporting(large).bytes - exporting(shape).bytes > 250e6
     assert estimate_profile(large, speed=SPEED).components["a larger tokenizer"] > 250e6
 
 
@@ -144,7 +172,7 @@ def test_the_table_comes_in_as_tokens_occur(shape):
 
 def test_rounding_to_the_nearest_takes_no_text(shape):
     wide = dataclasses.replace(shape, intermediate=4096)  # quantising takes the most
-    gptq, nearest = estimate_export(wide), estimate_export(wide, rounding="nearest")
+    gptq, nearest = exporting(wide), exporting(wide, rounding="nearest")
     assert gptq.bytes > nearest.bytes
     assert "calibration text" in gptq.components
     assert "calibration text" not in nearest.components
@@ -160,29 +188,30 @@ def test_speed_is_plausible():
 
 MEASURE = """
 import sys
+from pathlib import Path
 from seedtune.export.model.load_model import load_causal_lm
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.host_tools.data.calibration import load_calibration
 from seedtune.host_tools.data.fetch import fetch
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
-length, checkpointing = int(sys.argv[1]), sys.argv[2] == "1"
-loaded = load_causal_lm(fetch("smollm2-135m"))
+length = int(sys.argv[1])
+loaded = load_causal_lm(fetch("smollm2-135m"), "stored")
 text = load_calibration(loaded.tokenizer, sequences=2, length=length, held_out=1)
 compute_profile(loaded.model, text.profile, model_name="m", model_sha256="", text_sha256="",
-                gradient_checkpointing=checkpointing)
+                file=Path(sys.argv[2]))
 print(peak_resident_bytes())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-@pytest.mark.parametrize(("length", "checkpointing"), [(32, False), (128, False), (256, True)])
-def test_profile_memory_is_within_15_percent_of_the_measurement(smollm2, length, checkpointing):
+@pytest.mark.parametrize("length", [32, 128, 256])
+def test_profile_memory_is_within_15_percent_of_the_measurement(smollm2, length, tmp_path):
     """``smollm2`` makes sure that the file is dequantised: that has a higher peak of its own."""
     from seedtune.host_tools.data.fetch import fetch
 
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(length), str(int(checkpointing))],
+        [sys.executable, "-c", MEASURE, str(length), str(tmp_path / "profile")],
         capture_output=True,
         text=True,
         check=True,
@@ -191,7 +220,6 @@ def test_profile_memory_is_within_15_percent_of_the_measurement(smollm2, length,
         read_shape(fetch("smollm2-135m")),
         sequences=2,
         length=length,
-        gradient_checkpointing=checkpointing,
         speed=SPEED,
     ).bytes
     assert expected == pytest.approx(int(done.stdout), rel=0.15)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.profile import fisher
+from seedtune.export.profile.block_by_block import BlockByBlock
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.profile.kept_profile import kept_profile
 from seedtune.export.profile.profile_file import load_profile, save_profile
@@ -74,34 +75,46 @@ def test_input_statistics_equal_those_of_a_plain_forward(tiny_llama, profile):
     np.testing.assert_allclose(profile.layers[name].input_absmax, np.abs(x).max(0), rtol=1e-5)
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(tiny_llama, profile):
-    again = compute_profile(tiny_llama.model, SEQUENCES, gradient_checkpointing=True, **NAMES)
-    for name, layer in profile.layers.items():
-        np.testing.assert_allclose(again.layers[name].fisher, layer.fisher, rtol=1e-4, atol=1e-12)
-        np.testing.assert_allclose(again.layers[name].input_absmax, layer.input_absmax, rtol=1e-5)
-    assert not tiny_llama.model.training
-    assert not tiny_llama.model.is_gradient_checkpointing
+def test_a_model_whose_weights_stay_stored_has_the_same_profile(tiny_llama_folder, profile):
+    """Also what is written matrix by matrix, from the last block to the first."""
+    from seedtune.export.model.load_model import load_causal_lm
+
+    stored = load_causal_lm(tiny_llama_folder, "stored").model
+    again = compute_profile(stored, SEQUENCES, **NAMES)
+    assert again.sha256 == profile.sha256
+    assert again.settings["dtype"] == "float32"
 
 
-def test_gradients_are_dropped_as_soon_as_they_are_squared(tiny_llama):
+def test_a_file_holds_what_memory_would(tiny_llama, profile, tmp_path):
+    file = tmp_path / "p.safetensors"
+    written = compute_profile(tiny_llama.model, SEQUENCES, file=file, **NAMES)
+    assert list(written.layers) == list(profile.layers)
+    assert written.sha256 == profile.sha256 == load_profile(file).sha256
+
+
+def test_gradients_are_dropped_as_soon_as_they_are_squared(tiny_llama, monkeypatch):
     """Memory is the model and one accumulator: never are two weight gradients alive at once."""
     alive = []
     model = tiny_llama.model
     linears = decoder_linears(model)
+    run = BlockByBlock.backward
 
     def look(weight):
         # Runs after the profile's own hook of this weight.
         alive.append(sum(linear.weight.grad is not None for linear in linears.values()))
 
-    forward = model.forward
+    def with_late_hooks(passing, number):
+        hooks = [
+            linear.weight.register_post_accumulate_grad_hook(look)
+            for linear in linears.values()
+            if linear.weight.requires_grad
+        ]
+        assert len(hooks) == 7  # those of one block
+        run(passing, number)
+        for hook in hooks:
+            hook.remove()
 
-    def forward_with_late_hooks(*args, **options):
-        if not alive:
-            for linear in linears.values():
-                linear.weight.register_post_accumulate_grad_hook(look)
-        return forward(*args, **options)
-
-    model.forward = forward_with_late_hooks
+    monkeypatch.setattr(BlockByBlock, "backward", with_late_hooks)
     compute_profile(model, SEQUENCES[:1], **NAMES)
     assert len(alive) == len(linears)
     assert set(alive) == {0}
@@ -125,12 +138,12 @@ def test_half_precision_weights_keep_a_float32_accumulator(tiny_llama, profile):
     assert np.corrcoef(np.sqrt(one.ravel()), np.sqrt(other.ravel()))[0, 1] > 0.98
 
 
-def test_progress_counts_sequences(tiny_llama):
+def test_progress_counts_blocks_there_and_back(tiny_llama):
     steps = []
     compute_profile(
         tiny_llama.model, SEQUENCES[:3], progress=lambda *step: steps.append(step), **NAMES
     )
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_nan_is_found_and_named(tiny_llama):
@@ -187,7 +200,7 @@ def test_the_cache_keeps_a_profile_until_its_text_or_the_code_changes(
     (file,) = (tmp_path / "profiles").iterdir()
     file.write_bytes(file.read_bytes()[:-10])
     ask("b" * 64, SEQUENCES[:3])
-    assert counted == [5, 0, 5, 3, 3, 3]
+    assert counted == [4, 0, 4, 4, 4, 4]
 
 
 def test_the_hash_of_a_profile_follows_what_was_measured(profile, tmp_path):
@@ -228,17 +241,20 @@ def test_files_that_are_no_profile_of_this_version(profile, tmp_path, monkeypatc
 
 
 def test_profile_with_nan_or_mismatched_shapes_names_the_layer(profile, tmp_path):
-    name = "model.layers.0.mlp.up_proj"
-    good = profile.layers[name]
-    spoiled = good.fisher.copy()
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    name, file = "model.layers.0.mlp.up_proj", tmp_path / "p.safetensors"
+    save_profile(profile, file)
+    with safe_open(file, framework="np") as source:
+        metadata = source.metadata()
+        good = {key: source.get_tensor(key) for key in source.keys()}  # noqa: SIM118
+    spoiled = good[f"{name}.fisher"].copy()
     spoiled[1, 1] = np.nan
-    for layer, message in (
-        (dataclasses.replace(good, fisher=spoiled), "not finite"),
-        (dataclasses.replace(good, input_absmax=good.input_absmax[1:]), "disagree"),
+    for change, message in (
+        ({f"{name}.fisher": spoiled}, "not finite"),
+        ({f"{name}.input_absmax": good[f"{name}.input_absmax"][1:]}, "disagree"),
     ):
-        save_profile(
-            dataclasses.replace(profile, layers={**profile.layers, name: layer}),
-            tmp_path / "p.safetensors",
-        )
+        save_file({**good, **change}, file, metadata)
         with pytest.raises(ModelError, match=rf"layer {name}.*{message}"):
-            load_profile(tmp_path / "p.safetensors")
+            load_profile(file)
