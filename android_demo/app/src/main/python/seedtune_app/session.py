@@ -67,15 +67,15 @@ class Session:
         self._share, self._starts = min(max(order["share"], 0.05), 1.0), order["starts"] + 1
         self._marker, self._order, self._listener, self._holds = marker, order, listener, holds
         self._last_step = time.monotonic()
-        self._running = False
-        self._marking = threading.Lock()
+        self._running, self._marking = False, threading.Lock()
         self._heed_holds()
 
     def hold(self, who: str, reason: str | None) -> None:
         """Pause on behalf of ``who`` (the user, the phone's state), or no longer if None."""
-        if reason is None:
-            self._holds.pop(who, None)
-        else:
+        if self._holds.get(who) == reason:
+            return  # the phone's state is told often
+        self._holds.pop(who, None)
+        if reason is not None:
             self._holds[who] = reason
         try:
             self._keep_mark()  # first: a kill must not undo what was shown
