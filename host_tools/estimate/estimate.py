@@ -145,7 +145,7 @@ def estimate_profile(
         **common,
         "float32 weights of a block": 4 * block,
         "their squared gradients": 4 * block,
-        "one gradient": 4 * shape.largest_linear,
+        "one gradient, and its copy in the weight's order": 8 * shape.largest_linear,
         "activations": 4 * kept * length,
     }
     on_the_head = {
@@ -241,7 +241,11 @@ def estimate_export(
     }
     columns = {"float columns": bundle["float columns"]}
     largest = max(shape.largest_linear, head)
-    quantising = {**common, **columns, "a matrix while it is rounded": int(ROUNDING_BYTES * largest)}
+    quantising = {
+        **common,
+        **columns,
+        "a matrix while it is rounded": int(ROUNDING_BYTES * largest),
+    }
     if rounding == "gptq":
         widest = shape.intermediate
         quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
