@@ -119,5 +119,6 @@ def _axes(samples: Floats) -> npt.NDArray[np.float64]:
     # The products of samples have the same ones, mixed from samples: of 7B's states a half.
     values, mixed = np.linalg.eigh(wide @ wide.T)
     kept = values > 1e-12 * values[-1]
+    kept[-1] = True
     vectors = wide.T @ mixed[:, kept]
-    return (vectors / np.sqrt(values[kept]))[:, ::-1]
+    return (vectors / np.sqrt(np.maximum(values[kept], 1e-300)))[:, ::-1]

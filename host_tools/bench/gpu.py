@@ -21,6 +21,7 @@ from seedtune.runtime.errors import BundleError, SeedtuneError
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.tasks import Batch
 
+from .random_llama import write_random_llama
 from .results_files import RESULTS, say, write_figures
 
 LIMIT = 8 * 10**9
@@ -40,14 +41,12 @@ class Shape(NamedTuple):
     layers: int
     heads: int
     vocabulary: int
-    host_gigabytes: int
-    """Memory that exporting it takes here."""
 
 
 SHAPES = {
-    "llama-2-7b": Shape(4096, 11008, 32, 32, 32000, 64),
-    "llama-1.1b": Shape(2048, 5632, 22, 32, 32000, 14),
-    "tiny": Shape(64, 96, 2, 4, 512, 2),
+    "llama-2-7b": Shape(4096, 11008, 32, 32, 32000),
+    "llama-1.1b": Shape(2048, 5632, 22, 32, 32000),
+    "tiny": Shape(64, 96, 2, 4, 512),
 }
 
 
@@ -91,12 +90,12 @@ def bench_gpu(
 
 def random_bundle(name: str) -> Bundle:
     """A bundle for torch of random weights, with its float model in ``hf`` beside it."""
-    import torch
     from seedtune.export.export import export_model
-    from seedtune.export.model.load_model import LoadedModel
+    from seedtune.export.model.decoder_linears import decoder_linears
+    from seedtune.export.model.load_model import load_causal_lm
     from seedtune.export.recipe import Recipe
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     shape = SHAPES[name]
     folder = default_cache() / "bench" / f"gpu-{name}"
@@ -104,33 +103,31 @@ def random_bundle(name: str) -> Bundle:
         return open_bundle(folder / "bundle")
     except BundleError:
         pass
-    say(f"making a model of the shape {name} ({shape.host_gigabytes} GB of memory)")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        vocab_size=shape.vocabulary,
-        max_position_embeddings=4096,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    model.to(torch.bfloat16).save_pretrained(folder / "hf")
-    model.to(torch.float32)
+    say(f"making a model of the shape {name}")
+    config = {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "vocab_size": shape.vocabulary,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+    }
     words = {f"w{number}": number for number in range(shape.vocabulary)}
     backend = Tokenizer(models.WordLevel(words, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    write_random_llama(folder / "hf", config)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0")
+    tokenizer.save_pretrained(folder / "hf")
+    loaded = load_causal_lm(folder / "hf", "stored")
     generator = np.random.default_rng(0)
     mask = {
-        layer: np.sort(_entries(generator, *module.weight.shape))
-        for layer, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and layer != "lm_head"
+        layer: np.sort(_entries(generator, module.out_features, module.in_features))
+        for layer, module in decoder_linears(loaded.model).items()
     }
     return export_model(
-        LoadedModel(model, tokenizer, backend.to_str().encode(), name, "0" * 64),
+        loaded,
         folder / "bundle",
         calibrate=lambda _: (np.zeros((1, 2), np.int64), ""),
         mask=mask,

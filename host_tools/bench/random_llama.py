@@ -13,12 +13,12 @@ POOL = 16_777_213
 would take minutes. A prime, so that no rows of a matrix repeat."""
 
 
-def write_random_llama(folder: Path, config: dict[str, Any], tokenizer: Path) -> None:
+def write_random_llama(folder: Path, config: dict[str, Any], tokenizer: Path | None = None) -> None:
     """Write a Hugging Face folder.
 
     Args:
         config: fields of ``LlamaConfig``.
-        tokenizer: folder whose BPE tokenizer it gets, cut to the vocabulary of ``config``.
+        tokenizer: folder whose BPE tokenizer it gets, cut to the vocabulary of ``config``, if any.
     """
     from safetensors.torch import save_file
     from transformers import LlamaConfig
@@ -33,7 +33,7 @@ def write_random_llama(folder: Path, config: dict[str, Any], tokenizer: Path) ->
         where.update(dict.fromkeys(tensors, name))
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json") if tokenizer is not None else ():
         text = (tokenizer / name).read_text(encoding="utf-8")
         if name == "tokenizer.json":
             text = json.dumps(cut_vocabulary(json.loads(text), made.vocab_size))

@@ -45,8 +45,9 @@ TEXT_WIDTHS = 6
 """Floats that a token of it keeps at once, in widths of the widest matrix."""
 ENTRY_BYTES = 48
 """Of a sensitive entry while masks are chosen: value, layer and place, twice."""
-ROUNDING_BYTES = 7
-"""Of a weight while its matrix is rounded: float32, integers, codes."""
+ROUNDING_BYTES = 8.4
+"""Of a weight while its matrix is rounded: float32, integers, codes, and a part of it in torchao's
+hands (a head of 131 million weights: 1.1 GB)."""
 SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
@@ -144,7 +145,7 @@ def estimate_profile(
         **common,
         "float32 weights of a block": 4 * block,
         "their squared gradients": 4 * block,
-        "one gradient": 4 * shape.largest_linear,
+        "one gradient, and its copy in the weight's order": 8 * shape.largest_linear,
         "activations": 4 * kept * length,
     }
     on_the_head = {
@@ -240,7 +241,11 @@ def estimate_export(
     }
     columns = {"float columns": bundle["float columns"]}
     largest = max(shape.largest_linear, head)
-    quantising = {**common, **columns, "a matrix while it is rounded": ROUNDING_BYTES * largest}
+    quantising = {
+        **common,
+        **columns,
+        "a matrix while it is rounded": int(ROUNDING_BYTES * largest),
+    }
     if rounding == "gptq":
         widest = shape.intermediate
         quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
