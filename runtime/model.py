@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -81,7 +81,6 @@ class Model:
         self._task: Task | None = None
         self._engine: Engine | None = None
         self._chat: ChatTemplate | None = None
-        self._controls: ControlTokens | None = None
 
     @property
     def task(self) -> Task:
@@ -329,14 +328,18 @@ class Model:
         head, more = self._start.text, self.values[self.bundle.K :]
         return head.adapter(more) if head is not None and len(more) == head.entries else None
 
+    @cached_property
+    def _controls(self) -> ControlTokens:
+        return ControlTokens(self.bundle.tokenizer())
+
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.
 
         Raises:
             DataError: half a character, no message, an unknown role, or no chat template.
         """
-        tokenizer = self.bundle.tokenizer()
         if isinstance(prompt, str):
+            tokenizer = self.bundle.tokenizer()
             check_characters(prompt, "the prompt")
             return list(watched(lambda _: tokenise(tokenizer, prompt), "the prompt").ids)
         messages = checked_messages(prompt, "the prompt")
@@ -348,8 +351,6 @@ class Model:
                 )
             chat = self.bundle.chat
             self._chat = ChatTemplate(chat.template, chat.special_tokens)
-            self._controls = ControlTokens(tokenizer)
-        assert self._controls is not None
         conversation = self._controls.conversation(messages)
         text = self._chat.render(conversation.messages, answer=True, where="the prompt")
         return watched(lambda _: conversation.tokenise(text), "the prompt").ids
@@ -363,12 +364,7 @@ class Model:
     def __enter__(self) -> "Model":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _written(self, prompt: list[int]) -> Prediction:

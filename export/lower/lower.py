@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle.manifest import GENERATE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, GraphModule, Interpreter, Node
@@ -45,7 +46,6 @@ from ..program.score_program import ScoreProgram
 from ..quiet import quiet
 from .plan_memory import lowest_place
 
-SCORE, GENERATE, COLUMNS = "score", "generate", "columns"
 Progress = Callable[[int, int], None]
 _EDGE = 65
 """Percent of the time that the edge dialect takes."""

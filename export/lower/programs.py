@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
+from seedtune.runtime.bundle.manifest import COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
 from ..model.stored_weight import keep_whole_, stored_modules
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
-from .lower import COLUMNS, GENERATE, SCORE, lower, trace, trace_columns, trace_generate
+from .lower import lower, trace, trace_columns, trace_generate
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
@@ -74,8 +75,8 @@ def lower_to(
     if "executorch" in formats:
         for module in list(stored_modules(program)):
             keep_whole_(module)
-        methods: dict[str, dict[str, Any]] = {SCORE: {}}
-        traced = {SCORE: trace(program, example, bounds, partial(progress, "trace"))}
+        methods: dict[str, dict[str, Any]] = {METHOD: {}}
+        traced = {METHOD: trace(program, example, bounds, partial(progress, "trace"))}
         if writing is not None:
             vocabulary = program.embedding.weight.shape[0]
             traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from seedtune.runtime.bundle import Bounds, Generation
+from seedtune.runtime.bundle.manifest import GENERATE, METHOD
 from seedtune.runtime.files import is_whole, place_hashed, workplace
 
 from ..data.fetch import fetch
@@ -30,7 +31,7 @@ def _lower(
     model: str, bounds: Bounds, generation: Generation, file: Path, progress: Progress
 ) -> None:
     import torch
-    from seedtune.export.lower.lower import GENERATE, SCORE, lower, trace, trace_generate
+    from seedtune.export.lower.lower import lower, trace, trace_generate
     from seedtune.export.model.load_model import load_causal_lm
     from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
     from seedtune.export.program.score_program import ScoreProgram, example_inputs
@@ -46,7 +47,7 @@ def _lower(
     quantise_linears_(program)
     writing = GenerateProgram(program, 1, GenerateBounds(generation.chunk, generation.context))
     traced = {
-        SCORE: trace(program, example, bounds),
+        METHOD: trace(program, example, bounds),
         GENERATE: trace_generate(writing.eval(), writing.example(vocabulary)),
     }
     with workplace(file) as work:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.manifest import GENERATE
 from seedtune.runtime.engines import Text, open_engine
 from seedtune.runtime.engines.cached_text import CachedText
-from seedtune.runtime.engines.executorch_native import WRITING, NativeProgram
+from seedtune.runtime.engines.executorch_native import NativeProgram
 from seedtune.runtime.writing import Manner, Writer
 
 from ..data.calibration import load_calibration
@@ -29,8 +30,9 @@ from ..prepare.prepare import Prepared
 from ..quickstart import MODEL
 from .dense_program import dense_program
 from .fidelity import eager_program
-from .generate_rivals import Answer, Spent, Stopwatch, llama_cpp, transformers_float32
+from .generate_rivals import Answer, llama_cpp, transformers_float32
 from .results_files import RESULTS, say, write_figures
+from .timing import Spent, Stopwatch
 from .variants import quickstart_program
 
 PROMPT, ANSWER, CONTEXT = 64, 64, 512
@@ -159,7 +161,7 @@ def _dense_text(program: NativeProgram, bundle: Bundle) -> Text:
     def run(
         given: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
     ) -> list[NDArray[np.float32]]:
-        return program.run(WRITING, given, *shapes)
+        return program.run(GENERATE, given, *shapes)
 
     return CachedText(run, bundle.generation, bundle.vocab_size, inputs)
 

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Spent(NamedTuple):
-    """What something took."""
-
-    seconds: float
-    processor_seconds: float
-    """Of all threads of the process: on a machine that does other work it tells more."""
-
+from .timing import Spent, Stopwatch
 
 Answer = Callable[[list[int], int], tuple[Spent, Spent]]
 """Of a prompt and a number of tokens: what it took to read the one and to write the other."""
-
-
-class Stopwatch:
-    """Since it was made, or last read."""
-
-    def __init__(self) -> None:
-        self._before = _now()
-
-    def read(self) -> Spent:
-        """What was spent; begins again."""
-        now = _now()
-        spent = Spent(now[0] - self._before[0], now[1] - self._before[1])
-        self._before = now
-        return spent
-
-
-def _now() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
 
 
 def transformers_float32(source: str, threads: int) -> Answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
@@ -10,22 +9,6 @@ from seedtune.runtime.bundle import DEFAULT_BOUNDS
 from .fidelity import text_batches
 from .float_task import FloatTask
 from .next_words import Score, measure, message_batches
-
-
-class Stopwatch:
-    """Seconds since it was made, of the clock and of the processor.
-
-    The latter tells more on a machine that does other work.
-    """
-
-    def __init__(self) -> None:
-        self._clock, self._processor = time.monotonic(), time.process_time()
-
-    def read(self) -> dict[str, float]:
-        return {
-            "seconds": time.monotonic() - self._clock,
-            "cpu_seconds": time.process_time() - self._processor,
-        }
 
 
 def judged(score: Score, cell: FloatTask) -> dict[str, Any]:

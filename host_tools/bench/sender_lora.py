@@ -20,8 +20,9 @@ from .float_task import FloatTask
 from .lora import Adapter
 from .next_words import message_batches, torch_score
 from .peak import forget_peak
-from .sender_cell import Stopwatch, judged
+from .sender_cell import judged
 from .sender_data import SPEC, Person, batch_size
+from .timing import Stopwatch
 from .tuning_run import Progress
 
 
@@ -59,7 +60,7 @@ def run(person: Person, settings: dict[str, Any], progress: Progress) -> dict[st
         progress(f"epoch {done}: {loss:.4f} on held-out messages")
         if loss < best:
             best, shipped, kept = loss, done, [weight.detach().clone() for weight in weights]
-    spent = {**watch.read(), "peak_rss_bytes": peak_resident_bytes()}
+    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
     with torch.no_grad():
         for weight, value in zip(weights, kept, strict=True):
             weight.copy_(value)

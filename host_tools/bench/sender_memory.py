@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
 from .program_words import ProgramWords, Seen
-from .sender_cell import Stopwatch
 from .sender_data import Person
+from .timing import Stopwatch
 from .tuning_run import Progress
 
 WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.3)
@@ -61,7 +61,7 @@ def run(person: Person, settings: dict[str, Any], progress: Progress) -> dict[st
             losses[kind, weight] = -float(mixed.mean())
     kind, weight = min(losses, key=lambda choice: losses[choice])
     progress(f"{settings['memory']} {kind}, weight {weight}: {losses[kind, weight]:.4f}")
-    spent = {**watch.read(), "peak_rss_bytes": peak_resident_bytes()}
+    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
     return {**_judged(words, person, kinds.get(kind), weight), **spent, "chosen": [kind, weight]}
 
 

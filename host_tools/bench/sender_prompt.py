@@ -18,8 +18,9 @@ from ..data.named_tasks import TaskData
 from .float_task import FloatTask
 from .next_words import Score, Words, measure, message_batches, ranked, torch_score
 from .peak import forget_peak
-from .sender_cell import Stopwatch, judged
+from .sender_cell import judged
 from .sender_data import SPEC, Person
+from .timing import Stopwatch
 from .tuning_run import Progress
 
 SEPARATOR = "\n\n"
@@ -50,7 +51,7 @@ def run(person: Person, settings: dict[str, Any], progress: Progress) -> dict[st
     chosen = min(losses, key=lambda room: (losses[room], room))
     if chosen:
         scores[chosen] = prompted(cell.model, _shown(cell, rows, chosen))
-    spent = {**watch.read(), "peak_rss_bytes": peak_resident_bytes()}
+    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
     return {**judged(scores[chosen], cell), **spent, "room": chosen}
 
 

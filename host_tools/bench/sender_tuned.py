@@ -9,8 +9,8 @@ from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.model import open_model
 
 from .program_words import ProgramWords
-from .sender_cell import Stopwatch
 from .sender_data import SPEC, Person
+from .timing import Stopwatch
 from .tuning_run import Progress
 
 
@@ -33,7 +33,7 @@ def run(person: Person, settings: dict[str, Any], progress: Progress) -> dict[st
             if report.evaluation is not None:
                 progress(f"step {report.step}: {report.evaluation.loss:.4f} on held-out messages")
         tuned = tuner.tuned()
-    spent = {**watch.read(), "peak_rss_bytes": peak_resident_bytes()}
+    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
     words = ProgramWords(settings)
     texts = {"test": words.messages(person.test), "other": words.other_text()}
     found = {

@@ -3,6 +3,33 @@
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Spent(NamedTuple):
+    """What something took."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all threads of the process: on a machine that does other work it tells more."""
+
+
+class Stopwatch:
+    """Since it was made, or last read."""
+
+    def __init__(self) -> None:
+        self._before = _now()
+
+    def read(self) -> Spent:
+        """What was spent; begins again."""
+        now = _now()
+        spent = Spent(now[0] - self._before[0], now[1] - self._before[1])
+        self._before = now
+        return spent
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def in_turns(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
+from ..bundle.manifest import COLUMNS, GENERATE, METHOD
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText, Run, sparse_input
@@ -106,7 +107,7 @@ class ExecutorchBinding(Engine):
         except RuntimeError as error:
             raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
         self._methods: dict[str, Any] = {}
-        self._load("score")
+        self._load(METHOD)
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
@@ -121,15 +122,15 @@ class ExecutorchBinding(Engine):
     ) -> Scores:
         """See ``Engine``."""
         request = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        arrays = self._run("score", request, 2 if self.hidden_width else 1)
+        arrays = self._run(METHOD, request, 2 if self.hidden_width else 1)
         return Scores(arrays[0], arrays[1] if self.hidden_width else None)
 
     def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """See ``Engine``."""
         generation = check_writing(self._shown, self._generation, self, values, adapter)
-        scattered = sparse_input(generation, values, lambda: self._loaded("columns"))
+        scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
         inputs = [scattered, self._no_adapter if adapter is None else adapter]
-        return CachedText(self._loaded("generate"), generation, self._vocabulary, inputs)
+        return CachedText(self._loaded(GENERATE), generation, self._vocabulary, inputs)
 
     def _loaded(self, method: str) -> Run:
         self._load(method)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, Generation, Program
+from ..bundle.manifest import COLUMNS, GENERATE, METHOD
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText, Run, sparse_input
@@ -23,8 +24,6 @@ FORMAT = "executorch"
 PROCESS_BYTES = 210 * 10**6
 """Measured on a desktop JVM: 146 MB more than the native engine at SmolLM2's peak."""
 DEVICES = ()
-METHOD = "score"
-WRITING, COLUMNS = "generate", "columns"
 _PACKAGE = "org.pytorch.executorch"
 _open_threads: list[int] = []
 """Thread counts that the open programs were asked for; 0: ExecuTorch's own choice. All share one
@@ -144,7 +143,7 @@ class JavaEngine(Engine):
         generation = check_writing(self._shown, self._generation, self, values, adapter)
         scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
         inputs = [scattered, self._zeros if adapter is None else adapter]
-        return CachedText(self._loaded(WRITING), generation, self._vocabulary, inputs)
+        return CachedText(self._loaded(GENERATE), generation, self._vocabulary, inputs)
 
     def _loaded(self, method: str) -> Run:
         with self._lock:

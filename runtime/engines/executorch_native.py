@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
+from ..bundle.manifest import COLUMNS, GENERATE, METHOD
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText, Run, sparse_input
@@ -27,8 +28,6 @@ FORMAT = "executorch"
 PROCESS_BYTES = 62 * 10**6
 """Measured: what remains of SmolLM2's 141 MB with an open program without its packed weights."""
 DEVICES = ()
-METHOD = "score"
-WRITING, COLUMNS = "generate", "columns"
 _BINDING = "executorch.extension.pybindings._C"
 """Loaded here, its methods share the thread pool."""
 _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
@@ -259,11 +258,11 @@ class NativeEngine(Engine):
     def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """See ``Engine``."""
         generation = check_writing(self._shown, self._generation, self, values, adapter)
-        described = self._program.describe(WRITING)
+        described = self._program.describe(GENERATE)
         vocabulary = _check_writing(self._shown, described, generation, self)
         scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
         inputs = [scattered, self._no_adapter if adapter is None else adapter]
-        return CachedText(self._loaded(WRITING), generation, vocabulary, inputs)
+        return CachedText(self._loaded(GENERATE), generation, vocabulary, inputs)
 
     def _loaded(self, method: str) -> Run:
         self._program.load(method)
@@ -287,7 +286,7 @@ def _check_writing(path: Path, method: Method, generation: Generation, engine: E
     sizes = (list(method.inputs), new, logits[0], logits[1][:-1])
     if sizes != (inputs, outputs, "float32", (1,)):
         raise EngineError(
-            f"{path}: method {WRITING} takes or returns other sizes than its bundle says; export "
+            f"{path}: method {GENERATE} takes or returns other sizes than its bundle says; export "
             "the bundle again"
         )
     return logits[1][1]
