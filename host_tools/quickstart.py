@@ -16,6 +16,7 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.evaluation import evaluate
+from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
@@ -100,7 +101,7 @@ def run_quickstart(
                 tuned, forwards = tuner.tuned(), tuner.forwards
                 output.note(tuned.message)
             found[run] = tuned, forwards
-        judged = {}
+        judged, known = {}, KnownForwards(engine)
         values = {
             "before": bundle.values,
             **{run: tuned.values for run, (tuned, _) in found.items()},
@@ -108,7 +109,9 @@ def run_quickstart(
         for run, of_run in values.items():
             what = "start" if run == "before" else run
             with output.counting(f"judging on the {len(test)} test rows: {what}") as progress:
-                judged[run] = evaluate(engine, the_task, test, of_run, bundle.bounds, progress)
+                judged[run] = evaluate(
+                    engine, the_task, test, of_run, bundle.bounds, progress, known=known
+                )
     ships = max(found, key=lambda run: (found[run][0].metric, -found[run][0].loss))
     tuned, forwards = found[ships]
     shipped = folder / f"{name}-{ships}"

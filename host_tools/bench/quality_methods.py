@@ -65,7 +65,7 @@ _LORA: dict[str, Any] = {
     "alpha": 16,
 }
 """Rate and rank of SST-2 in the paper's table 9."""
-_LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 10, 25]}}
+_LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 5, 10, 15, 20, 25, 50]}}
 """1 600 messages."""
 _READOUT: dict[str, Any] = {
     "estimator": "readout",
@@ -91,7 +91,7 @@ _INT4: dict[str, dict[str, Any]] = {
 _TEXT_HEAD: dict[str, Any] = {
     "estimator": "text-head",
     "steps": 100,
-    "eval_every": 25,
+    "eval_every": 10,
     "lr": "auto",
     "eps": "auto",
     "schedule": "constant",

@@ -126,7 +126,12 @@ def _judged(
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """Loss and metric before and after, and both answers to some rows."""
     from seedtune.runtime.scoring.evaluation import evaluate, predict
+    from seedtune.runtime.scoring.known_forwards import KnownForwards
 
+    # A readout leaves the sensitive values as they were: one forward serves both.
+    known = (
+        KnownForwards(model.engine) if model.task.head_rows and model.engine.hidden_width else None
+    )
     figures, answers = [], []
     shown = spaced(range(len(held_out.judging)), SHOWN_ROWS)
     some = [held_out.judging[number] for number in shown]
@@ -137,7 +142,7 @@ def _judged(
             progress(before * of + done, total)
 
         asked = model.engine, model.task, held_out.judging, values, bounds
-        found = evaluate(*asked, shown_as_one, text=model.text)
+        found = evaluate(*asked, shown_as_one, text=model.text, known=known)
         figures.append({"loss": found.loss, model.task.metric_name: found.metric})
         answers.append(predict(model.engine, model.task, some, values, bounds, text=model.text))
     rows = [held_out.rows[number] for number in shown]

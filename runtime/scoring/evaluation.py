@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..tasks import Batch, Encoded, Prediction, Task, need_labels
 from .answer_head import check_values, score_batch
 from .batch_loss import passes
+from .known_forwards import KnownForwards
 from .text_head import TextHead
 
 
@@ -36,12 +37,14 @@ def evaluate(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
     text: TextHead | None = None,
+    known: KnownForwards | None = None,
 ) -> Evaluation:
     """Evaluate ``values`` (``[K]``, or with a head's weights behind) on all of ``encoded``.
 
     Args:
         progress: called with the examples done and their total after every forward.
         text: what the bundle has for a head for text, where the task writes.
+        known: of this engine, for examples that come again under other weights of an answer head.
 
     Raises:
         DataError: no examples, or one has no label.
@@ -49,11 +52,11 @@ def evaluate(
     need_labels(encoded, "example")
     loss = 0.0
     totals = np.zeros(2)
-    forwards = 0
-    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text):
+    forwards, before = 0, 0 if known is None else known.calls
+    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text, known):
         loss += float(task.losses(logp, batch).sum())
         totals += task.metric(logp[0], batch).sum(axis=0)
-        forwards += 1
+        forwards = forwards + 1 if known is None else known.calls - before
     return Evaluation(loss / len(encoded), task.aggregate(totals), len(encoded), forwards)
 
 
@@ -65,14 +68,16 @@ def predict(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
     text: TextHead | None = None,
+    known: KnownForwards | None = None,
 ) -> list[Prediction]:
-    """The answer to each of ``encoded``, in their order.
+    """The answer to each of ``encoded``, in their order; arguments as of ``evaluate``.
 
     Raises:
         DataError: no examples.
     """
     answers: dict[int, Prediction] = {}
-    for indices, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text):
+    passed = _forwards(engine, task, encoded, values, bounds, progress, text, known)
+    for indices, batch, logp in passed:
         answers.update(zip(indices, task.predict(logp[0], batch), strict=True))
     return [answers[index] for index in range(len(encoded))]
 
@@ -85,6 +90,7 @@ def _forwards(
     bounds: Bounds,
     progress: Callable[[int, int], None] | None,
     text: TextHead | None,
+    known: KnownForwards | None,
 ) -> Iterator[tuple[list[int], Batch, NDArray[np.float32]]]:
     """Indices, batch and log-probabilities ``[1, N, C]`` of each pass."""
     if not encoded:
@@ -93,7 +99,10 @@ def _forwards(
     row = values.astype(np.float32).reshape(1, -1)
     done = 0
     for numbers, batch in passes(task, encoded, bounds):
-        yield numbers, batch, score_batch(engine, batch, row, text)
+        if known is None:
+            yield numbers, batch, score_batch(engine, batch, row, text)
+        else:
+            yield numbers, batch, known.score(batch, row[0])
         done += len(numbers)
         if progress is not None:
             progress(done, len(encoded))

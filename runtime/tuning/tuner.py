@@ -29,6 +29,7 @@ from ..journal.history import PROGRAM, History, rounded
 from ..journal.start import Start
 from ..scoring.batch_loss import BatchLook
 from ..scoring.evaluation import Evaluation, evaluate
+from ..scoring.known_forwards import KnownForwards, known_bytes
 from ..settings import Settings
 from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
@@ -141,6 +142,8 @@ class Tuner:
             header = self._new_header(_new_settings(settings), task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
+        answers = self._run.estimator.own_entries and not self._learns_text(self._run.estimator)
+        self._known = KnownForwards(self._engine) if answers else None
 
     def _resumed(
         self,
@@ -207,14 +210,19 @@ class Tuner:
                 self._start.memory,
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
-                reserve=estimator.memory_bytes(len(self._train)) + self._text_bytes(estimator),
+                reserve=estimator.memory_bytes(len(self._train)) + self._head_bytes(estimator),
                 now=self._engine.memory(),
             )
 
-    def _text_bytes(self, estimator: Estimator) -> int:
-        """What a head for text takes beside the estimator's own, where it learns one."""
-        learns = self._text is not None and estimator.own_entries == self._text.entries
-        return self._text.memory_bytes if learns and self._text is not None else 0
+    def _head_bytes(self, estimator: Estimator) -> int:
+        """What a head takes beside the estimator's own, where it learns one."""
+        if self._learns_text(estimator):
+            assert self._text is not None
+            return self._text.memory_bytes
+        return known_bytes(self._engine, self._eval) if estimator.own_entries else 0
+
+    def _learns_text(self, estimator: Estimator) -> bool:
+        return self._text is not None and estimator.own_entries == self._text.entries
 
     def _look(self, examples: Sequence[Encoded]) -> BatchLook:
         return BatchLook(self._engine, self._task, self._bounds, examples, self._text)
@@ -380,7 +388,14 @@ class Tuner:
         self._run.writer.sync()  # an evaluation can take long
         began = time.monotonic()
         found = evaluate(
-            self._engine, self._task, self._eval, self.values, self._bounds, progress, self._text
+            self._engine,
+            self._task,
+            self._eval,
+            self.values,
+            self._bounds,
+            progress,
+            self._text,
+            self._known,
         )
         seconds = time.monotonic() - began
         self._active += seconds

@@ -9,6 +9,7 @@ from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
+from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.tasks import Batch, Task, encode_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
@@ -107,6 +108,41 @@ def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     assert [p.answer for p in predicted] == [a.answer for a in answers]
     for left, right in zip(predicted, answers, strict=True):
         assert left.scores == pytest.approx(right.scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
+def test_forwards_are_known_while_the_sensitive_values_stand_still(kind: str) -> None:
+    """Other weights of an answer head give the same bits as with forwards of their own."""
+    task, rng = task_of(kind), np.random.default_rng(1)
+    encoded = encode_rows(task, rows(45))
+    engine = HashEngine()
+    known = KnownForwards(engine)
+    start = rng.standard_normal(3).astype(np.float32)
+    head = rng.standard_normal((2, 3 * task.head_rows)).astype(np.float32)
+    each = [start, *(np.concatenate([start, weights]) for weights in head)]
+    moved = each[1] + np.float32(0.5)
+    calls = []
+    for values in (*each, moved, start):
+        found = evaluate(engine, task, encoded, values, BOUNDS, known=known)
+        fresh = evaluate(HashEngine(), task, encoded, values, BOUNDS)
+        assert (found.loss, found.metric) == (fresh.loss, fresh.metric)
+        calls.append(found.forwards)
+        answers = predict(engine, task, encoded, values, BOUNDS, known=known)
+        assert answers == predict(HashEngine(), task, encoded, values, BOUNDS)
+    assert calls == [fresh.forwards, 0, 0, fresh.forwards, fresh.forwards]
+    assert engine.calls == known.calls == sum(calls)
+
+
+def test_no_more_forwards_are_kept_than_there_is_room_for() -> None:
+    task = task_of("classification")
+    encoded = encode_rows(task, rows(45))
+    values = np.zeros(3, np.float32)
+    known = KnownForwards(HashEngine(), most_bytes=2500)
+    first, again = (
+        evaluate(known._engine, task, encoded, values, BOUNDS, known=known) for _ in range(2)
+    )
+    assert again.loss == first.loss
+    assert 0 < again.forwards < first.forwards
 
 
 def test_examples_of_like_length_run_together() -> None:
