@@ -22,11 +22,11 @@ from ..scoring.answer_head import AnswerHeadShape
 from ..settings import Settings
 from ..tasks import Observation
 from .estimator import Facts, Ground, Look, Measured, Shape
-from .ridge_logistic import Examples, choose_ridge, fit
+from .ridge_logistic import SHARES, Choice, Examples, choose, fit
 
 _GROWTH, _SETTLED = 1.3, 1000
-"""The ridge is chosen again whenever there are 1.3 times as many examples, until there are 1000:
-by then it hardly matters, and choosing takes longer than a forward."""
+"""Ridge and share are chosen again whenever there are 1.3 times as many examples, until there are
+1000: by then they hardly matter, and choosing takes longer than a forward."""
 MEMORY = 2048
 """Examples that it learns from; older ones are forgotten, so that memory and time have a bound."""
 _LARGEST = 1 << 28
@@ -39,9 +39,9 @@ _NO_READOUT = 60000.0
 class Readout:
     """One probe, which observes the hidden states at the values as they are.
 
-    Its state is ``weights`` float32 ``[R, D + 1]``, ``offset`` float32 ``[n, A]``, ``features``
-    float16 ``[n, F, D]`` and ``gold`` int64 ``[n]`` of the last n examples, and ``ridge`` float64
-    ``[2]``: the last choice and how many examples it was made of.
+    Its state is ``weights`` float32 ``[R * (D + 1) + 1]``, the last for the share; of the last n
+    examples ``offset`` float32 ``[n, A]``, ``features`` float16 ``[n, F, D]`` and ``gold`` int64
+    ``[n]``; and ``ridge`` float64 ``[2]``: the last choice and how many examples it was made of.
     """
 
     shape: AnswerHeadShape
@@ -55,8 +55,9 @@ class Readout:
 
     @property
     def scalar_count(self) -> int:
-        """The ridge and what each weight moves by; then, of each example, its answer, the scores
-        and the features: without these a resumed run could not go on to the same bits."""
+        """The ridge and what each weight moves by, the share's too; then, of each example, its
+        answer, the scores and the features: without these a resumed run could not go on to the
+        same bits."""
         each = 1 + self.shape.answers + self._parts * self.shape.width
         return 1 + self.shape.entries + self.batch_size * each
 
@@ -86,13 +87,18 @@ class Readout:
         if not np.isfinite(batch).all():
             return np.full(self.scalar_count, np.nan, np.float16)
         known = self._with(batch)
-        examples = _examples(known)
+        examples, now = _examples(known), self._weights()
+        began = now[: len(now) - self.shape.share].reshape(self.shape.rows, -1)
         ridge, chosen_at = known["ridge"]
+        share = 1 + float(now[-1]) if self.shape.share else 1.0
+        choice = Choice(ridge if ridge < _NO_READOUT else np.inf, share)
         if _is_due(len(examples.gold), chosen_at):
-            ridge = min(choose_ridge(examples, self._weights()), _NO_READOUT)
-        target = fit(examples, ridge if ridge < _NO_READOUT else np.inf, self._weights())
-        move = (target - self._weights()).astype(np.float16)
-        return np.concatenate([[np.float16(ridge)], move.reshape(-1), batch.reshape(-1)])
+            choice = choose(examples, began, SHARES if self.shape.share else ())
+        head = fit(examples.of_share(choice.share), choice.ridge, began)
+        target = np.append(head, [np.float32(choice.share - 1)] * self.shape.share)
+        move = (target - now).astype(np.float16)
+        ridge = np.float16(min(choice.ridge, _NO_READOUT))
+        return np.concatenate([[ridge], move, batch.reshape(-1)])
 
     def apply(
         self,
@@ -112,7 +118,7 @@ class Readout:
         count = len(known["gold"])
         if _is_due(count, known["ridge"][1]):
             known["ridge"] = np.array([ridge, count])
-        self.state.update(known, weights=values[-entries:].reshape(self._weights().shape).copy())
+        self.state.update(known, weights=values[-entries:].copy())
 
     @property
     def _parts(self) -> int:
@@ -120,8 +126,7 @@ class Readout:
         return self.shape.answers // self.shape.rows
 
     def _weights(self) -> NDArray[np.float32]:
-        empty = np.zeros((self.shape.rows, self.shape.width + 1), np.float32)
-        return self.state.get("weights", empty)
+        return self.state.get("weights", np.zeros(self.shape.entries, np.float32))
 
     def _with(self, batch: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
         """The state's examples and those of ``batch``, as journaled."""
@@ -174,12 +179,13 @@ def _shape(ground: Ground) -> Shape:
             "estimator readout needs a program that returns hidden states; export the model "
             "again, or take another estimator"
         )
-    return {"rows": ground.head_rows, "width": ground.hidden_width, "answers": ground.answers}
+    sizes = {"rows": ground.head_rows, "width": ground.hidden_width, "answers": ground.answers}
+    return {**sizes, "share": 1}
 
 
 def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> Readout:
     sizes = {} if shape is None else dict(shape)
-    if set(sizes) != {"rows", "width", "answers"}:
+    if set(sizes) - {"share"} != {"rows", "width", "answers"} or sizes.get("share", 1) != 1:
         raise ValueError(f"readout {sizes}")
     if min(sizes.values()) < 1 or math.prod(sizes.values()) > _LARGEST:
         raise ValueError(f"readout {sizes}")

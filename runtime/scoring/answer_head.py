@@ -6,10 +6,11 @@ its derivatives lie in the one forward. To the score of an answer (a label word'
 the mean of a choice's) is added ``w_answer . [x; 1]``, with ``x`` the residual stream at the scored
 position in the upper half of the model and at its end, and its mean over the row so far half way
 up, which the program returns (``export.block_tap``): linear probing (Alain and Bengio, arXiv
-1610.01644) on top of what the model already says.
+1610.01644) on top of what the model already says, or of a share of it.
 
 The weights, float32 ``[R, D + 1]``, follow the K sensitive values in a run's values: R rows are the
-task's, one a label, or one for all choices.
+task's, one a label, or one for all choices. One more number is that share less 1, so that zeros are
+no head.
 """
 
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ class AnswerHeadShape:
     """D."""
     answers: int
     """A: labels or choices."""
+    share: int = 0
+    """1 where a share of the model's own answer is learned; runs of before kept all of it."""
 
     @property
     def entries(self) -> int:
-        """Number of weights: ``R * (D + 1)``."""
-        return self.rows * (self.width + 1)
+        """Number of weights: ``R * (D + 1)``, and one for a share."""
+        return self.rows * (self.width + 1) + self.share
 
 
 def check_values(
@@ -55,7 +58,8 @@ def check_values(
     more = len(values) - engine.entries
     if task.writes and text is not None and more == text.entries:
         return
-    if more and (not engine.hidden_width or more != task.head_rows * (engine.hidden_width + 1)):
+    head = task.head_rows * (engine.hidden_width + 1)
+    if more and (not engine.hidden_width or not head or more not in (head, head + 1)):
         raise TuningError(
             f"{len(values)} values are neither the {engine.entries} of this program nor those and "
             "a head for this task: give the bundle and the task that they were tuned with"
@@ -103,6 +107,10 @@ def score_with_inputs(
 def add_head(
     logp: NDArray[np.float32], inputs: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """``logp`` ``[P, N, C]`` and the head's part of it, from weights ``[P, R * (D + 1)]``."""
+    """The share of ``logp`` ``[P, N, C]`` and the head's part, from weights ``[P, R * (D + 1)]``
+    or, where they hold a share, ``[P, R * (D + 1) + 1]``."""
+    if weights.shape[1] % inputs.shape[2] == 1:
+        logp = (1 + weights[:, -1, None, None]) * logp
+        weights = weights[:, :-1]
     shaped = weights.reshape(len(weights), -1, inputs.shape[2])
     return logp + inputs @ shaped.transpose(0, 2, 1)

@@ -19,7 +19,7 @@ from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, Ground
 from seedtune.runtime.estimators import readout as estimator_module
 from seedtune.runtime.estimators.readout import Readout
-from seedtune.runtime.estimators.ridge_logistic import Examples, fit
+from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
 from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, compact, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
@@ -48,7 +48,7 @@ from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 SETTINGS = Settings(
     seed=3, steps=60, batch_size=4, lr="auto", eval_every=4, estimator="readout", best_by="loss"
 )
-SHAPE = AnswerHeadShape(rows=2, width=6, answers=2)
+SHAPE = AnswerHeadShape(rows=2, width=6, answers=2, share=1)
 LONG = replace(SETTINGS, batch_size=1, steps=150, eval_every=25)
 MANY = fake_examples(150)
 
@@ -119,11 +119,13 @@ class TestRun:
     def test_the_weights_are_those_that_all_examples_ask_for(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
             list(live)
-            found = live.values[K:].reshape(2, 7)
+            weights = live.values[K:]
+        found, share = weights[:-1].reshape(2, 7), 1 + float(weights[-1])
         state = replay(tmp_path, START).estimator.state
-        assert (state["weights"] == found).all()
+        assert (state["weights"] == weights).all() and share in (1, *SHARES)
         inputs = np.concatenate([state["features"], np.ones((64, 1, 1))], axis=2)
-        seen = Examples(state["offset"], inputs.astype(np.float32), state["gold"])
+        offset = np.float32(share) * state["offset"]
+        seen = Examples(offset, inputs.astype(np.float32), state["gold"])
         wanted = fit(seen, float(state["ridge"][0]), np.zeros((2, 7), np.float32))
         assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
@@ -142,13 +144,13 @@ class TestRun:
     def test_the_ridge_is_chosen_again_as_examples_grow_until_it_settles(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        chosen, plain = [], estimator_module.choose_ridge
+        chosen, plain = [], estimator_module.choose
 
-        def watched(seen: Examples, start: np.ndarray) -> float:
+        def watched(seen: Examples, *rest: Any) -> Choice:
             chosen.append(len(seen.gold))
-            return plain(seen, start)
+            return plain(seen, *rest)
 
-        monkeypatch.setattr(estimator_module, "choose_ridge", watched)
+        monkeypatch.setattr(estimator_module, "choose", watched)
         run(tmp_path / "a", settings=SETTINGS)
         assert chosen == [4, 8, 12, 16, 24, 32, 44, 60]
         chosen.clear()
@@ -385,8 +387,8 @@ class TestBatchLook:
         examples, values = fake_examples(count, seed=seed), random_weights(seed)
         losses, seen = self.look(rows, examples).observe(values)
         assert (losses == self.look(rows, examples).losses(values[None])).all()
-        weights = values[K:].reshape(2, 7)
-        scored = seen.scores + (seen.features @ weights.T).reshape(seen.scores.shape)
+        weights, share = values[K:-1].reshape(2, 7), 1 + values[-1]
+        scored = share * seen.scores + (seen.features @ weights.T).reshape(seen.scores.shape)
         right = scored[np.arange(count), seen.gold]
         assert np.allclose(losses[0], np.logaddexp.reduce(scored, axis=1) - right, atol=1e-4)
 
@@ -407,6 +409,10 @@ class TestBatchLook:
         weights = np.arange(28, dtype=np.float32).reshape(2, 14)
         wanted = weights[1].reshape(2, 7).sum(axis=1)
         assert (add_head(logp, inputs, weights)[1] == wanted).all()
+        shares = np.concatenate([weights, [[-0.5], [-1]]], axis=1).astype(np.float32)
+        found = add_head(logp - 8, inputs, shares)
+        assert (found[0] == weights[0].reshape(2, 7).sum(axis=1) - 4).all()
+        assert (found[1] == wanted).all()
 
 
 def real_task(**changes: Any) -> Any:
@@ -421,13 +427,14 @@ class TestRefusals:
     def test_sizes_follow_task_and_program(self) -> None:
         three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
         shape = ESTIMATORS["readout"].shape
-        sizes = {"rows": 3, "width": 6, "answers": 3}
+        sizes = {"rows": 3, "width": 6, "answers": 3, "share": 1}
         assert shape(fake_ground(ENGINE, three, 1)) == sizes
-        assert AnswerHeadShape(**sizes).entries == 21
+        assert AnswerHeadShape(**sizes).entries == 22
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
-        assert shape(fake_ground(ENGINE, task, 1)) == {"rows": 1, "width": 6, "answers": 3}
+        sizes = {"rows": 1, "width": 6, "answers": 3, "share": 1}
+        assert shape(fake_ground(ENGINE, task, 1)) == sizes
 
     @pytest.mark.parametrize(
         "task",
@@ -449,7 +456,7 @@ class TestRefusals:
             tuner(tmp_path / "run", engine=engine, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
 
-    @pytest.mark.parametrize("length", [0, K - 1, K + 1, K + 7, K + 13, K + 15, K + 21])
+    @pytest.mark.parametrize("length", [0, K - 1, K + 1, K + 7, K + 13, K + 16, K + 21])
     def test_values_of_another_bundle_or_task(self, length: int) -> None:
         values = np.zeros(length, np.float32)
         with pytest.raises(TuningError, match=rf"{length} values are neither the 64 of this prog"):
@@ -463,7 +470,7 @@ class TestRefusals:
         check_values(plain, FakeTask(), START.values)
         check_values(ENGINE, FakeTask(), random_weights(0))
         for engine, task in ((plain, FakeTask()), (ENGINE, real_task(objective="vocabulary"))):
-            with pytest.raises(TuningError, match="78 values are neither the 64 of this program"):
+            with pytest.raises(TuningError, match="79 values are neither the 64 of this program"):
                 check_values(engine, task, random_weights(0))
 
     @pytest.mark.parametrize(
@@ -471,10 +478,12 @@ class TestRefusals:
         [
             ("readout", None, r"make sense: readout \{\}"),
             ("two-point", {"rows": 2, "width": 6, "answers": 2}, "two-point takes no shape"),
-            ("two-point", None, "51 scalars a step do not fit two-point"),
+            ("two-point", None, "52 scalars a step do not fit two-point"),
             ("readout", {"rows": 2, "width": 6}, r"make sense: readout .*'width': 6\}"),
             ("readout", {"rows": 2, "width": 6, "answers": 2, "depth": 1}, "depth"),
-            ("readout", {"rows": 2, "width": 5, "answers": 2}, "51 scalars .* do not fit readout"),
+            ("readout", {"rows": 2, "width": 6, "answers": 2, "share": 2}, "'share': 2"),
+            ("readout", {"rows": 2, "width": 6, "answers": 2}, "52 scalars .* do not fit readout"),
+            ("readout", {"rows": 2, "width": 5, "answers": 2}, "52 scalars .* do not fit readout"),
             ("readout", {"rows": 2, "width": 6, "answers": 3}, "readout .*'answers': 3"),
             ("readout", {"rows": 0, "width": 6, "answers": 2}, "readout .*'rows': 0"),
             ("readout", {"rows": 2**10, "width": 2**20, "answers": 2**10}, "readout .*1048576"),
@@ -500,7 +509,7 @@ class TestRefusals:
     ) -> None:
         forged = replace(read_journal(done[0]).header, entries=K + 12)
         JournalWriter.create(tmp_path, forged).close()
-        with pytest.raises(JournalError, match="has 76 values, the bundle 78"):
+        with pytest.raises(JournalError, match="has 76 values, the bundle 79"):
             replay(tmp_path, START)
 
     def test_a_resumed_run_keeps_its_estimator(self, tmp_path: Path) -> None:
@@ -555,7 +564,7 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
         tuned, last = live.tuned(), values_sha256(live.values)
     start = Start.of(bundle)
     assert replay(tmp_path / "run", start).sha256 == last
-    assert tuned.step > 0 and len(tuned.values) == bundle.K + 2 * (bundle.hidden_width + 1)
+    assert tuned.step > 0 and len(tuned.values) == bundle.K + 2 * (bundle.hidden_width + 1) + 1
     export_values(tmp_path / "v", tuned.values, bundle, step=tuned.step)
     loaded = load_values(tmp_path / "v", bundle)
     assert (loaded == tuned.values).all()

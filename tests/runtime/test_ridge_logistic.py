@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from seedtune.runtime.estimators.ridge_logistic import (
     FOLDS,
     RIDGES,
+    SHARES,
+    Choice,
     Examples,
-    choose_ridge,
+    choose,
     fit,
     scores,
 )
@@ -153,7 +155,7 @@ def test_features_that_come_with_every_answer_ask_for_no_readout(seed, shape):
     features = np.repeat(problem(seed, *shape, count=20).features, answers, axis=0)
     gold = np.tile(np.arange(answers), 20)
     seen = Examples(np.zeros((len(gold), answers), np.float32), features, gold)
-    assert choose_ridge(seen, zeros(seen, rows)) == float("inf")
+    assert choose(seen, zeros(seen, rows), SHARES) == Choice(float("inf"), 1.0)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -166,7 +168,7 @@ def test_noise_beside_an_offset_that_says_it_all_asks_for_no_readout_but_by_chan
         gold = (offset + rng.gumbel(size=offset.shape)).argmax(axis=1)
         noise = problem(seed, *shape, count=200, width=30).features
         seen = Examples(offset, noise, gold)
-        chosen.append(choose_ridge(seen, zeros(seen, rows)))
+        chosen.append(choose(seen, zeros(seen, rows), SHARES).ridge)
     assert np.isinf(chosen).mean() > 0.75 and min(chosen) >= 1.5
 
 
@@ -180,7 +182,7 @@ def test_an_answer_that_the_features_tell_asks_for_a_light_ridge(shape):
     else:
         features[:, 0, :answers] = 4.0 * (np.arange(answers) == gold[:, None])
     seen = Examples(np.zeros((60, answers), np.float32), features, gold)
-    ridge = choose_ridge(seen, zeros(seen, rows))
+    ridge = choose(seen, zeros(seen, rows), SHARES).ridge
     assert ridge == min(RIDGES)
     assert (scores(seen, fit(seen, ridge, zeros(seen, rows))).argmax(axis=1) == gold).all()
 
@@ -188,7 +190,27 @@ def test_an_answer_that_the_features_tell_asks_for_a_light_ridge(shape):
 @pytest.mark.parametrize("count", range(1, FOLDS + 2))
 def test_a_ridge_can_be_chosen_from_few_examples(count):
     seen = problem(4, 2, 2, count=count)
-    ridge = choose_ridge(seen, zeros(seen, 2))
+    ridge = choose(seen, zeros(seen, 2), SHARES).ridge
     assert ridge in (*RIDGES, float("inf"))
     if count == 1:
         assert ridge == float("inf")  # nothing to hold out
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_an_offset_that_misleads_is_left_out_and_one_that_tells_is_kept(shape):
+    """Both beside features that tell the answer, of which the offset says more or nothing."""
+    rows = shape[1]
+    seen = problem(5, *shape, count=300)
+    wrong = np.random.default_rng(6).permutation(seen.offset * 4)
+    assert choose(seen, zeros(seen, rows), SHARES).share == 1
+    misled = Examples(wrong, seen.features, seen.gold)
+    found = choose(misled, zeros(seen, rows), SHARES)
+    assert found.share == 0
+    assert choose(misled, zeros(seen, rows), ()) == found._replace(share=1.0)
+    fitted = [
+        fit(misled.of_share(share), found.ridge, zeros(seen, rows)) for share in (found.share, 1)
+    ]
+    apart = [
+        mean_loss(misled.of_share(share), own) for share, own in zip((0, 1), fitted, strict=True)
+    ]
+    assert apart[0] < apart[1]
