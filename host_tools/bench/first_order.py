@@ -1,4 +1,5 @@
-"""``seedtune bench first_order``: wall-clock and memory to an accuracy, ours against LoRA's.
+"""``seedtune bench first_order``: wall-clock and memory to an accuracy or a perplexity, ours
+against LoRA's.
 
 A step of each is timed in turns on the same batch and CPU. How many steps each needs, and the peak
 memory of its process, come from the committed table of ``bench quality``.
@@ -7,6 +8,7 @@ memory of its process, come from the committed table of ``bench quality``.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,41 +33,54 @@ from .timing import in_turns
 def bench_first_order(
     *,
     turns: int = 7,
+    tasks: Sequence[str] = (DECIDING, "chat"),
     bundle: Path | None = None,
     threads: int | None = None,
     results: Path = RESULTS,
 ) -> dict[str, Any]:
-    """Time both; the accuracy is the one that our best setting ends with, mean over seeds.
+    """Time both on each task; the goal is what our best setting ends with, mean over seeds.
 
     Our steps are timed half way to it, since what a readout has to fit grows with the steps.
 
     Args:
-        bundle: by default the quickstart's; directions for the task, where our method needs them,
+        bundle: by default the quickstart's; directions for a task, where our method needs them,
             are learned for it.
 
     Returns:
-        ``accuracy``; ``int4`` and ``lora`` with ``steps`` to it, ``step_seconds``, ``seconds`` and
-        ``peak_rss_bytes``; ``time_over_lora`` and ``memory_over_lora``; ``by_accuracy``: for each
-        accuracy that LoRA was evaluated at and both reached, ``accuracy``, the seconds of both and
-        ``time_over_lora``.
+        ``tasks``: for each ``metric`` and ``goal``; ``int4`` and ``lora`` with ``steps`` to it,
+        ``step_seconds``, ``seconds`` and ``peak_rss_bytes``; ``time_over_lora`` and
+        ``memory_over_lora``; ``on_the_way``: for each point that LoRA was evaluated at and both
+        reached, ``goal``, the seconds of both and ``time_over_lora``.
 
     Raises:
         SeedtuneError: the table lacks rows of ours or LoRA's, or LoRA never gets there.
     """
     groups = chosen_groups(read_rows(results).values())
-    ours, lora = best_of_ours(groups), groups.get(("lora", DECIDING))
+    found = {task: _on(task, groups, bundle, threads, turns, results) for task in tasks}
+    return write_figures("first_order", {"tasks": found}, results)
+
+
+def _on(
+    task: str,
+    groups: dict[tuple[str, str], Group],
+    bundle: Path | None,
+    threads: int | None,
+    turns: int,
+    results: Path,
+) -> dict[str, Any]:
+    ours, lora = best_of_ours(groups, task), groups.get(("lora", task))
     if ours is None or lora is None:
         raise SeedtuneError(
-            f"{results}/quality.json: needs rows of lora and of an int4 method on {DECIDING}; "
+            f"{results}/quality.json: needs rows of lora and of an int4 method on {task}; "
             "run `seedtune bench quality` first"
         )
-    accuracy = ours.last["mean"]
+    goal = ours.last["mean"]
     probes = forwards_a_step(resolved_settings({**ours.rows[0]["settings"], "seed": 0}))
     steps = {
-        "int4": _forwards_to(accuracy, ours) / probes,
-        "lora": _forwards_to(accuracy, lora) / FORWARDS_A_STEP,
+        "int4": _forwards_to(goal, ours) / probes,
+        "lora": _forwards_to(goal, lora) / FORWARDS_A_STEP,
     }
-    seconds = _step_seconds(ours, lora, bundle, threads, turns, int(steps["int4"] / 2))
+    seconds = _step_seconds(task, ours, lora, bundle, threads, turns, int(steps["int4"] / 2))
     found: dict[str, Any] = {
         name: {
             "method": group.method,
@@ -76,28 +91,27 @@ def bench_first_order(
         }
         for name, group in (("int4", ours), ("lora", lora))
     }
-    figures = {
-        "task": DECIDING,
-        "accuracy": accuracy,
+    return {
+        "metric": ours.rows[0]["metric"],
+        "goal": goal,
         **found,
         "time_over_lora": found["int4"]["seconds"] / found["lora"]["seconds"],
         "memory_over_lora": found["int4"]["peak_rss_bytes"] / found["lora"]["peak_rss_bytes"],
-        "by_accuracy": _by_accuracy(ours, lora, seconds["int4"] / probes, seconds["lora"]),
+        "on_the_way": _on_the_way(ours, lora, seconds["int4"] / probes, seconds["lora"]),
     }
-    return write_figures("first_order", figures, results)
 
 
-def _forwards_to(accuracy: float, group: Group) -> int:
-    reached = group.forwards_to(accuracy)
+def _forwards_to(goal: float, group: Group) -> int:
+    reached = group.forwards_to(goal)
     if reached is None:
         raise SeedtuneError(
-            f"{group.method} never reaches {accuracy:.3f} on {group.task}; add longer runs with "
+            f"{group.method} never reaches {goal:.3f} on {group.task}; add longer runs with "
             "`seedtune bench quality`"
         )
     return reached
 
 
-def _by_accuracy(
+def _on_the_way(
     ours: Group, lora: Group, forward_seconds: float, lora_step_seconds: float
 ) -> list[dict[str, float]]:
     rows = []
@@ -108,7 +122,7 @@ def _by_accuracy(
             lora_seconds = forwards / FORWARDS_A_STEP * lora_step_seconds
             rows.append(
                 {
-                    "accuracy": reached["mean"],
+                    "goal": reached["mean"],
                     "int4_seconds": int4_seconds,
                     "lora_seconds": lora_seconds,
                     "time_over_lora": int4_seconds / lora_seconds,
@@ -118,7 +132,13 @@ def _by_accuracy(
 
 
 def _step_seconds(
-    ours: Group, lora: Group, bundle: Path | None, threads: int | None, turns: int, before: int
+    task: str,
+    ours: Group,
+    lora: Group,
+    bundle: Path | None,
+    threads: int | None,
+    turns: int,
+    before: int,
 ) -> dict[str, float]:
     """Median of a step of each, ours after so many ``before``."""
     import torch
@@ -126,7 +146,7 @@ def _step_seconds(
     if threads:
         torch.set_num_threads(threads)
     settings = {**lora.rows[0]["settings"], "seed": 0}
-    source, data = model_source(settings["model"]), load_task(DECIDING)
+    source, data = model_source(settings["model"]), load_task(task)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
     if METHODS[ours.method].directions:
         opened = task_bundle(source, opened, data.spec, directions=16)

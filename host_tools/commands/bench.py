@@ -39,7 +39,7 @@ def bench(
         typer.Option(metavar="A,B", help="What to compare (quality, senders, engines, gpu)."),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
+        str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality, first_order).")
     ] = None,
     models: Annotated[
         str | None, typer.Option(metavar="A,B", help="Models to measure (estimate).")

@@ -467,23 +467,36 @@ def test_a_target_never_reached_is_null():
     assert summarise_quality(slow)["forwards_ratio_to_mezo_best"] is None
 
 
+TEXT_HEAD = {"estimator": "text-head", "steps": 100, "eval_every": 10}
+
+
 def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
     settings = {"estimator": "two-point", "noise": "rademacher", "forwards": 400, "eval_every": 100}
     rows = table(
         row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.7, 200: 0.81, 400: 0.8}, settings),
         row("lora", "sst2", 0, {0: 0.5, 60: 0.79, 90: 0.85, 150: 0.9}, peak_rss_bytes=4000),
+        row("int4-text-head", "chat", 0, {0: 85, 50: 50, 100: 44}, TEXT_HEAD, metric="perplexity"),
+        row("int4-two-point", "chat", 0, {0: 85, 400: 77}, settings, metric="perplexity"),
+        row("lora", "chat", 0, {0: 80, 30: 48, 60: 40, 300: 33}, metric="perplexity"),
     )
     merge_rows(rows, tmp_path)
     monkeypatch.setattr(first_order, "_step_seconds", lambda *_: {"int4": 0.5, "lora": 4.0})
-    found = first_order.bench_first_order(results=tmp_path)
+    both = first_order.bench_first_order(results=tmp_path)
+    assert json.loads((tmp_path / "first_order.json").read_text()) == both
+    text = both["tasks"]["chat"]
+    assert (text["metric"], text["goal"], text["int4"]["method"]) == (
+        "perplexity", 44, "int4-text-head"
+    )  # fmt: skip
+    assert (text["int4"]["steps"], text["lora"]["steps"]) == (100, 20)
+    assert [each["goal"] for each in text["on_the_way"]] == [48]
+    found = both["tasks"]["sst2"]
     assert (found["int4"]["steps"], found["lora"]["steps"]) == (100, 30)
     assert found["time_over_lora"] == pytest.approx(100 * 0.5 / (30 * 4.0))
     assert found["memory_over_lora"] == 0.25
-    (reached,) = found["by_accuracy"]  # 0.85 and 0.9 were never ours
+    (reached,) = found["on_the_way"]  # 0.85 and 0.9 were never ours
     assert reached == {
-        "accuracy": 0.79, "int4_seconds": 50.0, "lora_seconds": 80.0, "time_over_lora": 0.625
+        "goal": 0.79, "int4_seconds": 50.0, "lora_seconds": 80.0, "time_over_lora": 0.625
     }  # fmt: skip
-    assert json.loads((tmp_path / "first_order.json").read_text()) == found
 
 
 def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkeypatch):
@@ -511,7 +524,9 @@ def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkey
         row("lora", "sst2", 0, {0: 0.5, 60: 0.85}, METHODS["lora"].settings | shared),
     )  # fmt: skip
     merge_rows(rows, tmp_path)
-    found = first_order.bench_first_order(turns=1, bundle=bundle.path, results=tmp_path)
+    found = first_order.bench_first_order(
+        turns=1, tasks=["sst2"], bundle=bundle.path, results=tmp_path
+    )["tasks"]["sst2"]
     assert asked == [(model, bundle.sha256, TASK, 16)]
     assert found["int4"]["steps"] == 10
     assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
