@@ -1,6 +1,6 @@
 """``seedtune bench device``: what tuning costs on a device, beside MeZO and LoRA in float32.
 
-Times come from one process in turns, peaks from a process each (see ``device_process``), all on
+Times come from one process in turns, peaks from a process each (see ``processes.device``), all on
 SmolLM2, one batch size and one CPU. Linux only.
 """
 
@@ -18,7 +18,7 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import prepare
-from .results_files import RESULTS, say, write_figures
+from .measuring.results_files import RESULTS, say, write_figures
 from .step import step_figures
 
 ROWS, LENGTH = 16, 64
@@ -90,7 +90,7 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
 
 
 def _process(what: str, path: str, steps: int, task: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.device_process"]
+    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.device"]
     sizes = map(str, (ROWS, LENGTH, steps))
     done = subprocess.run([*command, what, path, *sizes, str(task)], capture_output=True, text=True)
     if done.returncode != 0:

@@ -39,11 +39,11 @@ from seedtune.runtime.tasks import Batch, Encoded, Task
 from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
-from .results_files import RESULTS, say, write_figures
-from .slopes import described, slopes
-from .sparse_cost import FORMATS_TAKEN, without_sparse_term
-from .timing import in_turns
-from .tuning_run import encode, tune
+from .measuring.results_files import RESULTS, say, write_figures
+from .measuring.slopes import described, slopes
+from .measuring.timing import in_turns
+from .measuring.tuning_run import encode, tune
+from .programs.without_sparse_term import FORMATS_TAKEN, without_sparse_term
 
 ENGINES = ("executorch-native", "onnxruntime", "torch-int4:cpu")
 """The first is what the others are held against."""
@@ -246,7 +246,7 @@ def _peak(bundle: Bundle, name: str, data: TaskData) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.json"
         task.write_text(json.dumps({"spec": data.spec, "rows": joined}), encoding="utf-8")
-        command = [sys.executable, "-m", "seedtune.host_tools.bench.device_process"]
+        command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.device"]
         sizes = map(str, (ROWS, LENGTH, 3))
         done = subprocess.run(
             [*command, f"tune:{name}", str(bundle.path), *sizes, str(task)],

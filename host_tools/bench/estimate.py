@@ -29,8 +29,8 @@ from seedtune.runtime.files import default_cache, replace_file
 from ..data.fetch import fetch
 from ..data.sentences import load_sentences
 from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
-from .random_llama import write_random_llama
-from .results_files import RESULTS, read_figures, say, write_figures
+from .measuring.results_files import RESULTS, read_figures, say, write_figures
+from .programs.random_llama import write_random_llama
 from .shapes import FRACTION, SHAPES, Shape, random_mask
 
 ROWS, WORDS, STEPS, HELD_OUT = 4, 40, 4, 8

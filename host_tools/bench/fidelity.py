@@ -25,8 +25,8 @@ from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
-from .results_files import RESULTS, say, write_figures
-from .variants import quickstart_program
+from .measuring.results_files import RESULTS, say, write_figures
+from .programs.variants import quickstart_program
 
 Score = Callable[[Batch, NDArray[np.float32]], NDArray[np.float32]]
 """Log-probabilities of a batch under rows of values, whoever computes them: see ``Engine``."""

@@ -21,13 +21,13 @@ from seedtune.runtime.tuning.tuner import Tuner
 
 from ..data.named_tasks import load_task
 from ..prepare.task_bundle import task_bundle
-from .float_task import FloatTask
-from .lora import FORWARDS_A_STEP, Adapter
+from .measuring.results_files import RESULTS, write_figures
+from .measuring.timing import in_turns
+from .methods.float_task import FloatTask
+from .methods.lora import FORWARDS_A_STEP, Adapter
+from .methods.settings import METHODS, resolved_settings
 from .quality import default_bundle, model_source
-from .quality_methods import METHODS, resolved_settings
-from .quality_results import DECIDING, Group, best_of_ours, chosen_groups, read_rows
-from .results_files import RESULTS, write_figures
-from .timing import in_turns
+from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 
 
 def bench_first_order(

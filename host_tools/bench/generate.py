@@ -28,12 +28,12 @@ from ..data.calibration import load_calibration
 from ..data.fetch import fetch
 from ..prepare.prepare import Prepared
 from ..quickstart import MODEL
-from .dense_program import dense_program
+from .contenders.writers import Answer, llama_cpp, transformers_float32
 from .fidelity import eager_program
-from .generate_rivals import Answer, llama_cpp, transformers_float32
-from .results_files import RESULTS, say, write_figures
-from .timing import Spent, Stopwatch
-from .variants import quickstart_program
+from .measuring.results_files import RESULTS, say, write_figures
+from .measuring.timing import Spent, Stopwatch
+from .programs.dense_program import dense_program
+from .programs.variants import quickstart_program
 
 PROMPT, ANSWER, CONTEXT = 64, 64, 512
 """Tokens of a prompt and of an answer, and of the long text whose memory is measured."""
@@ -181,7 +181,7 @@ def _memory(bundle: Bundle, progress: Callable[[str], None]) -> dict[str, float]
 
 
 def _process(what: str, bundle: Bundle) -> dict[str, float]:
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.generate_process"]
+    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.generate"]
     done = subprocess.run(
         [*command, what, str(bundle.path), str(PROMPT), str(CONTEXT)],
         capture_output=True,

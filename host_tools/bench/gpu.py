@@ -1,8 +1,9 @@
 """``seedtune bench gpu``: a two-point step on a graphics card, beside MeZO and QLoRA.
 
 Weights are random, of a real model's shape, and made here: no registry is asked, and no accuracy
-means anything. Each contender is a process of its own (``gpu_process``), ours under a limit of 8 GB
-that torch's allocator keeps. Without a card all of it runs on the CPU, which takes a small shape.
+means anything. Each contender is a process of its own (``processes.gpu``), ours under a limit of
+8 GB that torch's allocator keeps. Without a card all of it runs on the CPU, which takes a small
+shape.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from seedtune.runtime.errors import BundleError, SeedtuneError
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.tasks import Batch
 
-from .random_llama import write_random_llama
-from .results_files import RESULTS, say, write_figures
+from .measuring.results_files import RESULTS, say, write_figures
+from .programs.random_llama import write_random_llama
 
 LIMIT = 8 * 10**9
 """Bytes that our process may hold on the card."""
@@ -171,7 +172,7 @@ def _parity(bundle: Bundle, device: str) -> dict[str, float]:
 
 
 def _process(name: str, bundle: Bundle, device: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.gpu_process"]
+    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.gpu"]
     done = subprocess.run(
         [*command, name, str(bundle.path), device], capture_output=True, text=True
     )

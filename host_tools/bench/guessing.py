@@ -24,11 +24,11 @@ from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.tasks import Encoded
 
 from ..data.named_tasks import load_task
-from .float_task import FloatTask
-from .mask_places import mask_of
+from .measuring.results_files import RESULTS, say, write_figures
+from .methods.float_task import FloatTask
+from .methods.mask_places import mask_of
+from .methods.torch_engine import Places, TorchEngine
 from .quality import default_bundle, model_source
-from .results_files import RESULTS, say, write_figures
-from .torch_engine import Places, TorchEngine
 
 MODEL, TASK = "smollm2-135m", "sst2"
 CANDIDATES, TRAINING = 1000, 64

@@ -10,9 +10,9 @@ from seedtune.runtime.settings import Settings
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK
-from .results_files import RESULTS, draw_curves, say, write_figures
-from .tuning_run import Progress, learn
-from .variants import quickstart_program, variant
+from .measuring.results_files import RESULTS, draw_curves, say, write_figures
+from .measuring.tuning_run import Progress, learn
+from .programs.variants import quickstart_program, variant
 
 LR = 1e-4
 """Of the sensitive mask; twice as much learned less."""

@@ -17,8 +17,8 @@ from seedtune.runtime.bundle import Bundle
 
 from ..data.fetch import fetch
 from ..prepare.prepare import prepare
-from .contenders import example_batch
-from .results_files import RESULTS, write_figures
+from .contenders.steps import example_batch
+from .measuring.results_files import RESULTS, write_figures
 
 LENGTH = 32
 RUNS = 5

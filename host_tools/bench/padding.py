@@ -22,8 +22,8 @@ from seedtune.runtime.tuning.batches import batch_indices
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import prepare
-from .results_files import RESULTS, write_figures
-from .timing import in_turns
+from .measuring.results_files import RESULTS, write_figures
+from .measuring.timing import in_turns
 
 BATCHES, BATCH = 6, 16
 

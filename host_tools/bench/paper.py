@@ -13,14 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .paper_results import FILE, FORWARDS, claims_of, summarise_paper
-from .paper_table import show_paper
+from .measuring.results_files import RESULTS, read_figures, say, write_figures
+from .measuring.tuning_run import Progress
+from .methods.settings import MASKS
 from .quality import bench_quality
-from .quality_methods import MASKS
-from .quality_results import DECIDING, read_rows
-from .results_files import RESULTS, read_figures, say, write_figures
-from .sender_results import FILE as SENDERS
-from .tuning_run import Progress
+from .summaries.paper import FILE, FORWARDS, claims_of, summarise_paper
+from .summaries.paper_table import show_paper
+from .summaries.quality import DECIDING, read_rows
+from .summaries.senders import FILE as SENDERS
 
 __all__ = ["bench_paper", "show_paper"]
 
@@ -43,8 +43,8 @@ def bench_paper(
         summary: compute nothing, read the committed results of all benchmarks.
 
     Returns:
-        ``claims`` (see ``paper_results.claims_of``) and the figures of
-        ``paper_results.summarise_paper``.
+        ``claims`` (see ``summaries.paper.claims_of``) and the figures of
+        ``summaries.paper.summarise_paper``.
 
     Raises:
         SeedtuneError: what a run raises, or a damaged file of results.

@@ -25,11 +25,11 @@ from ..data.fetch import RESOURCES, fetch
 from ..data.named_tasks import TaskData, load_task
 from ..quickstart import MODEL
 from ..this_machine import machine
-from .quality_methods import METHODS, resolved_settings
-from .quality_results import draw_quality, merge_rows, read_rows, row_key, summarise_quality
-from .quality_table import show_quality
-from .results_files import RESULTS, say
-from .tuning_run import Progress
+from .measuring.results_files import RESULTS, say
+from .measuring.tuning_run import Progress
+from .methods.settings import METHODS, resolved_settings
+from .summaries.quality import draw_quality, merge_rows, read_rows, row_key, summarise_quality
+from .summaries.quality_table import show_quality
 
 __all__ = ["bench_quality", "show_quality"]
 
@@ -116,7 +116,7 @@ def bench_quality(
         summary: compute nothing, read the committed results.
 
     Returns:
-        See ``quality_results.summarise_quality``.
+        See ``summaries.quality.summarise_quality``.
 
     Raises:
         SeedtuneError: an unknown method or task, or what a cell raises.
@@ -219,7 +219,7 @@ def _compute(cell: Cell, runs: Path, threads: int | None) -> dict[str, Any]:
 
 def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
     method = METHODS[cell.method]
-    run = import_module(f"{__package__}.{method.module}").run
+    run = import_module(f"{__package__}.methods.{method.module}").run
     source = model_source(cell.settings["model"])
     settings = {
         **cell.settings,
@@ -233,7 +233,7 @@ def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
     if method.float32:
         import torch
 
-        from .float_task import FloatTask
+        from .methods.float_task import FloatTask
 
         if threads:
             torch.set_num_threads(threads)

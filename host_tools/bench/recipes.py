@@ -23,14 +23,14 @@ from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
-from .contenders import dense_forward, sparse_forward
-from .dense_program import dense_program
+from .contenders.steps import dense_forward, sparse_forward
 from .fidelity import engine_score, perplexity
-from .results_files import RESULTS, say, write_figures
+from .measuring.results_files import RESULTS, say, write_figures
+from .measuring.timing import in_turns
+from .measuring.tuning_run import Progress, learn
+from .programs.dense_program import dense_program
+from .programs.variants import quickstart_program, variant
 from .step import LENGTH, ROWS
-from .timing import in_turns
-from .tuning_run import Progress, learn
-from .variants import quickstart_program, variant
 
 DEFAULT = "sensitive columns float"
 RECIPES: dict[str, dict[str, Any]] = {

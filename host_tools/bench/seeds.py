@@ -13,8 +13,8 @@ from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
 from ..prepare.task_bundle import task_bundle
 from ..quickstart import DEFAULT_STEPS, DEFAULT_TASK, MODEL, RUNS
-from .results_files import RESULTS, draw_curves, say, write_figures
-from .tuning_run import Progress, learn, mean_and_deviation
+from .measuring.results_files import RESULTS, draw_curves, say, write_figures
+from .measuring.tuning_run import Progress, learn, mean_and_deviation
 
 
 def bench_seeds(

@@ -25,14 +25,14 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.calibration import load_calibration
 from ..quickstart import MODEL
 from ..this_machine import machine
+from .measuring.results_files import RESULTS, say
+from .measuring.tuning_run import Progress
+from .people.data import SENDERS, SIZES, Person, load_person, sender_of
+from .people.methods import LENGTH, METHODS
 from .quality import default_bundle, model_source
-from .quality_results import merge_rows, read_rows, row_key
-from .results_files import RESULTS, say
-from .sender_data import SENDERS, SIZES, Person, load_person, sender_of
-from .sender_methods import LENGTH, METHODS
-from .sender_results import FILE, summarise_senders
-from .sender_table import show_senders
-from .tuning_run import Progress
+from .summaries.quality import merge_rows, read_rows, row_key
+from .summaries.senders import FILE, summarise_senders
+from .summaries.senders_table import show_senders
 
 __all__ = ["bench_senders", "show_senders"]
 
@@ -62,7 +62,7 @@ def bench_senders(
         summary: compute nothing, read the committed results.
 
     Returns:
-        See ``sender_results.summarise_senders``.
+        See ``summaries.senders.summarise_senders``.
 
     Raises:
         SeedtuneError: an unknown method or person, or what a cell raises.
@@ -125,7 +125,7 @@ def _work(name: str, person: Person, settings: dict[str, Any]) -> dict[str, Any]
         import torch
 
         torch.set_num_threads(settings["threads"])
-    run = import_module(f"{__package__}.{method.module}").run
+    run = import_module(f"{__package__}.people.{method.module}").run
     found = run(person, {**settings, "source": model_source(settings["model"])}, say)
     return {"peak_rss_bytes": peak_resident_bytes(), **found}
 

@@ -26,7 +26,7 @@ from seedtune.runtime.files import default_cache
 
 from ..data.fetch import fetch
 from ..estimate.estimate import estimate_bundle, estimate_export, estimate_tuning, measure_speed
-from .results_files import RESULTS, say, write_figures
+from .measuring.results_files import RESULTS, say, write_figures
 
 ROWS, LENGTH = 4, 64
 FRACTION, COLUMN_SHARE = 0.001, 0.004  # the latter as estimates take it
@@ -177,7 +177,7 @@ def _tune(bundle_path: Path) -> dict[str, Any]:
 
     from seedtune.runtime.bundle import open_bundle
 
-    from .contenders import spsa_step
+    from .contenders.steps import spsa_step
 
     bundle = open_bundle(bundle_path)
     step = spsa_step(bundle, ROWS, LENGTH)

@@ -13,9 +13,9 @@ from seedtune.runtime.bundle import Bundle
 
 from ..data.fetch import fetch
 from ..prepare.prepare import Prepared, prepare
-from .contenders import Step, dense_forward, lora_step, mezo_step, sparse_forward, spsa_step
-from .dense_program import dense_program
-from .timing import in_turns
+from .contenders.steps import Step, dense_forward, lora_step, mezo_step, sparse_forward, spsa_step
+from .measuring.timing import in_turns
+from .programs.dense_program import dense_program
 
 ROWS, LENGTH = 16, 32
 """Batch of the quickstart; 32 tokens hold most SST-2 sentences."""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from compiler import needs_compiler
 from seedtune.export.model.shape import ModelShape
-from seedtune.host_tools.bench import contenders
-from seedtune.host_tools.bench.contenders import spsa_step
+from seedtune.host_tools.bench.contenders import steps
+from seedtune.host_tools.bench.contenders.steps import spsa_step
 from seedtune.host_tools.bench.operators import _kernel
 from seedtune.host_tools.bench.padding import _padded
 from seedtune.host_tools.bench.shapes import COLUMN_SHARE, FRACTION, SHAPES, random_mask
@@ -25,7 +25,7 @@ def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) 
     task = tmp_path / "task.json"
     rows = [{"text": f"the cat {number}", "label": str(number % 2)} for number in range(8)]
     task.write_text(json.dumps({"spec": TASK, "rows": rows}))
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.device_process", "tune"]
+    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.device", "tune"]
     done = subprocess.run(
         [*command, str(bundle.path), "4", "16", "2", str(task)], capture_output=True, text=True
     )
@@ -40,7 +40,7 @@ def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) 
 def test_a_step_moves_nothing_but_its_own_copy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contenders, "_CORES", None)  # other tests fix how many the process has
+    monkeypatch.setattr(steps, "_CORES", None)  # other tests fix how many the process has
     before = bundle.values.copy()
     step = spsa_step(bundle, 3, 8)
     step()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from compiler import needs_compiler
 from exported_bundle import request
-from seedtune.host_tools.bench import engines, gpu, gpu_process
-from seedtune.host_tools.bench.sparse_cost import without_sparse_term
+from seedtune.host_tools.bench import engines, gpu
+from seedtune.host_tools.bench.processes import gpu as gpu_process
+from seedtune.host_tools.bench.programs.without_sparse_term import without_sparse_term
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError

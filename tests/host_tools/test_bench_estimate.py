@@ -10,7 +10,7 @@ from command_line import bad, call
 from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.bench import estimate as module
 from seedtune.host_tools.bench.estimate import Measured, few_columns
-from seedtune.host_tools.bench.random_llama import write_random_llama
+from seedtune.host_tools.bench.programs.random_llama import write_random_llama
 from seedtune.runtime.errors import SeedtuneError
 from tiny_bundle import write_tiny_bundle
 

@@ -12,15 +12,17 @@ from exported_bundle import export_tiny_bundle
 from seedtune.export.directions.task_loss import task_losses
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.host_tools.bench import first_order, quality
-from seedtune.host_tools.bench.float_task import FloatTask
-from seedtune.host_tools.bench.lora import run as run_lora
-from seedtune.host_tools.bench.mask_places import random_places
-from seedtune.host_tools.bench.mezo_fp32 import all_weights, move
-from seedtune.host_tools.bench.mezo_fp32 import run as run_mezo
-from seedtune.host_tools.bench.prompting import answered, balanced, behind
-from seedtune.host_tools.bench.prompting import run as run_prompt
-from seedtune.host_tools.bench.quality_methods import METHODS, tuner_settings
-from seedtune.host_tools.bench.quality_results import (
+from seedtune.host_tools.bench.methods.float_task import FloatTask
+from seedtune.host_tools.bench.methods.lora import run as run_lora
+from seedtune.host_tools.bench.methods.mask_places import random_places
+from seedtune.host_tools.bench.methods.mezo_fp32 import all_weights, move
+from seedtune.host_tools.bench.methods.mezo_fp32 import run as run_mezo
+from seedtune.host_tools.bench.methods.prompting import answered, balanced, behind
+from seedtune.host_tools.bench.methods.prompting import run as run_prompt
+from seedtune.host_tools.bench.methods.settings import METHODS, tuner_settings
+from seedtune.host_tools.bench.methods.sparse_fp32 import run as run_sparse
+from seedtune.host_tools.bench.methods.torch_engine import TorchEngine
+from seedtune.host_tools.bench.summaries.quality import (
     draw_quality,
     merge_rows,
     read_rows,
@@ -28,8 +30,6 @@ from seedtune.host_tools.bench.quality_results import (
     settings_hash,
     summarise_quality,
 )
-from seedtune.host_tools.bench.sparse_fp32 import run as run_sparse
-from seedtune.host_tools.bench.torch_engine import TorchEngine
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer, with_task
 from seedtune.runtime.bundle.basis import Basis

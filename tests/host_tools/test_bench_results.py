@@ -5,12 +5,18 @@ import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench import seeds, tuning_run
+from seedtune.host_tools.bench import seeds
 from seedtune.host_tools.bench.fidelity import difference, perplexity
+from seedtune.host_tools.bench.measuring import tuning_run
+from seedtune.host_tools.bench.measuring.results_files import (
+    RESULTS,
+    draw_curves,
+    machine,
+    write_figures,
+)
+from seedtune.host_tools.bench.measuring.tuning_run import mean_and_deviation
 from seedtune.host_tools.bench.recipes import DEFAULT, EPS, RECIPES, noise_figures
-from seedtune.host_tools.bench.results_files import RESULTS, draw_curves, machine, write_figures
 from seedtune.host_tools.bench.seeds import bench_seeds, summarise
-from seedtune.host_tools.bench.tuning_run import mean_and_deviation
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Engine, Scores

@@ -6,17 +6,18 @@ from importlib import import_module
 import numpy as np
 import pytest
 from exported_bundle import request
-from seedtune.host_tools.bench import sender_data, senders
-from seedtune.host_tools.bench.float_task import FloatTask
-from seedtune.host_tools.bench.next_words import figures, measure, torch_score
-from seedtune.host_tools.bench.program_words import ProgramWords, Seen
-from seedtune.host_tools.bench.sender_data import SENDERS, SPEC, Person, load_person, sender_of
-from seedtune.host_tools.bench.sender_lora import run as run_lora
-from seedtune.host_tools.bench.sender_memory import Neighbours, NGrams
-from seedtune.host_tools.bench.sender_methods import METHODS
-from seedtune.host_tools.bench.sender_prompt import prompted
-from seedtune.host_tools.bench.sender_results import summarise_senders
+from seedtune.host_tools.bench import senders
+from seedtune.host_tools.bench.methods.float_task import FloatTask
+from seedtune.host_tools.bench.people import data
+from seedtune.host_tools.bench.people.data import SENDERS, SPEC, Person, load_person, sender_of
+from seedtune.host_tools.bench.people.lora import run as run_lora
+from seedtune.host_tools.bench.people.memory import Neighbours, NGrams
+from seedtune.host_tools.bench.people.methods import METHODS
+from seedtune.host_tools.bench.people.next_words import figures, measure, torch_score
+from seedtune.host_tools.bench.people.program_words import ProgramWords, Seen
+from seedtune.host_tools.bench.people.prompt import prompted
 from seedtune.host_tools.bench.senders import bench_senders
+from seedtune.host_tools.bench.summaries.senders import summarise_senders
 from seedtune.runtime.errors import DataError, SeedtuneError
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.tasks import Batch
@@ -31,7 +32,7 @@ def silent(line):
 
 def test_the_split_is_in_time_and_the_gate_is_apart(monkeypatch):
     rows = [{"before": "hello", "reply": str(n), "chat": n} for n in range(400)]
-    monkeypatch.setattr(sender_data, "chat_replies", lambda sender: rows)
+    monkeypatch.setattr(data, "chat_replies", lambda sender: rows)
     person = load_person("any", 200)
     assert person.test == rows[-80:]
     assert person.train + person.held_out == rows[120:320]
@@ -50,7 +51,7 @@ def test_a_sender_is_named_by_the_start_of_its_id():
 
 
 def test_few_messages_come_in_small_batches():
-    assert [sender_data.batch_size(count) for count in (50, 200, 400, 1000)] == [4, 4, 8, 16]
+    assert [data.batch_size(count) for count in (50, 200, 400, 1000)] == [4, 4, 8, 16]
 
 
 def test_figures_of_words():
@@ -175,7 +176,7 @@ def test_the_programs_methods_tell_the_same_things(bundle, method):
     }  # fmt: skip
     if method == "per-example":
         settings["tuner"] = {**settings["tuner"], "steps": 2, "eval_every": 2}
-    run = import_module(f"seedtune.host_tools.bench.{METHODS[method].module}").run
+    run = import_module(f"seedtune.host_tools.bench.people.{METHODS[method].module}").run
     found = run(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
     assert found["other"]["tokens"] == 2 * 15 and found["test"]["tokens"] > 10
     assert ("seconds" in found) == METHODS[method].learns
@@ -260,7 +261,7 @@ def test_measure_joins_batches():
 def test_a_finished_cell_is_not_run_again(bundle, exported_folder, tmp_path, monkeypatch):
     sender = next(iter(SENDERS))
     rows = [{"before": "hello", "reply": WORDS[n % 4], "chat": n} for n in range(140)]
-    monkeypatch.setattr(sender_data, "chat_replies", lambda sender: rows)
+    monkeypatch.setattr(data, "chat_replies", lambda sender: rows)
     monkeypatch.setattr(senders, "_other_text", lambda model: np.arange(32).reshape(2, 16))
     given = {
         "senders": (sender[:8],), "messages": (50,), "bundle": bundle.path, "threads": 1,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from seedtune.host_tools.bench import dense_program as module
+from seedtune.host_tools.bench.programs import dense_program as module
 from seedtune.runtime.files import place_hashed, workplace
 
 

@@ -1,0 +1,1 @@
+"""What benchmarks measure with, and the files that their figures go to."""

@@ -1,0 +1,138 @@
+"""One tuning run for a benchmark: kept in the cache, so that an interrupted benchmark resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.bundle import Bounds, Bundle
+from seedtune.runtime.engines import Engine, open_engine
+from seedtune.runtime.files import default_cache
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.settings import Settings
+from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
+from seedtune.runtime.tuning.live_run import examples_sha256
+from seedtune.runtime.tuning.metrics import read_metrics
+from seedtune.runtime.tuning.tuner import Tuner
+from tokenizers import Tokenizer
+
+from ...data.named_tasks import TaskData
+from .results_files import say
+
+Progress = Callable[[str], None]
+
+
+def learn(
+    bundle: Bundle,
+    data: TaskData,
+    settings: Settings,
+    *,
+    test_rows: int | None = None,
+    threads: int | None = None,
+    runs: Path | None = None,
+    progress: Progress = say,
+) -> dict[str, Any]:
+    """Tune ``bundle`` on ``data`` as the quickstart does, or resume that run, to its last step.
+
+    Args:
+        test_rows: evaluate on the first so many test rows; by default on all.
+        runs: where the run's folder goes; by default in the cache.
+
+    Returns:
+        ``curve`` (``forwards, loss, accuracy`` of every evaluation), ``before`` and ``after`` (of
+        the best evaluated step, as the tuner ships it), ``last`` (of the last step),
+        ``skipped``, ``step_seconds`` (median), ``test_rows``, and of the bundle its ``mask``,
+        ``quantisation`` and ``bundle_sha256``.
+    """
+    task, train, test = encode(data, bundle.tokenizer(), bundle.bounds, bundle.pad_id, test_rows)
+    folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
+    with open_engine(bundle, threads or "auto") as engine:
+        found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
+    return {**found, **described(bundle)}
+
+
+def encode(
+    data: TaskData, tokenizer: Tokenizer, bounds: Bounds, pad_id: int, test_rows: int | None = None
+) -> tuple[Task, list[Encoded], list[Encoded]]:
+    """The task, its training examples and the first ``test_rows`` test examples.
+
+    Texts over ``bounds.length`` are cut.
+    """
+    task = task_from_spec(data.spec, tokenizer, bounds, pad_id, on_long="truncate")
+    return task, encode_rows(task, data.train), encode_rows(task, data.test[:test_rows])
+
+
+def tune(
+    engine: Engine,
+    start: Start,
+    task: Task,
+    train: Sequence[Encoded],
+    test: Sequence[Encoded],
+    settings: Settings,
+    folder: Path,
+    progress: Progress = say,
+) -> dict[str, Any]:
+    """Tune on encoded examples, or resume the run in ``folder``, to its last step.
+
+    Returns:
+        What ``learn`` does, except what it takes from the bundle.
+    """
+    with Tuner(
+        engine, start, task, train, folder=folder, settings=settings, eval_examples=test
+    ) as tuner:
+        for report in tuner:
+            if report.evaluation is not None:
+                progress(
+                    f"{folder.name} step {report.step}: loss {report.evaluation.loss:.4f}, "
+                    f"{task.metric_name} {report.evaluation.metric:.4f}"
+                )
+        history, tuned = tuner.history, tuner.tuned()
+        probes = tuner.forwards // history.steps
+    curve = [
+        {"forwards": item.step * probes, "loss": item.loss, "accuracy": item.metric}
+        for item in history.evaluations
+    ]
+    taken = [line["seconds"] for line in read_metrics(folder) if line["kind"] == "step"]
+    return {
+        "curve": curve,
+        "before": curve[0],
+        "after": {"forwards": tuned.step * probes, "loss": tuned.loss, "accuracy": tuned.metric},
+        "last": curve[-1],
+        "skipped": history.skipped,
+        "step_seconds": statistics.median(taken) if taken else None,
+        "test_rows": len(test),
+        "settings": history.settings.to_dict(),
+    }
+
+
+def described(bundle: Bundle) -> dict[str, Any]:
+    """What a figure's row says of the bundle that it was measured on."""
+    return {
+        "mask": bundle.manifest["mask"],
+        "quantisation": bundle.manifest["quantisation"],
+        "bundle_sha256": bundle.sha256,
+    }
+
+
+def mean_and_deviation(numbers: Sequence[float]) -> dict[str, float]:
+    """Mean and sample standard deviation (0 for a single number)."""
+    return {
+        "mean": statistics.fmean(numbers),
+        "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+    }
+
+
+def _key(
+    bundle: Bundle, settings: Settings, train: Sequence[Encoded], test: Sequence[Encoded]
+) -> str:
+    parts = [
+        bundle.sha256,
+        json.dumps(settings.to_dict(), sort_keys=True),
+        examples_sha256(train),
+        examples_sha256(test),
+    ]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

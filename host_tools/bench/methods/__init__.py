@@ -1,0 +1,1 @@
+"""Ways to tune that `bench quality` compares on tasks, and their parts in float32."""

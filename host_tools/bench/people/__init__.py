@@ -1,0 +1,1 @@
+"""Ways to learn how a person writes, that `bench senders` compares, and the messages."""

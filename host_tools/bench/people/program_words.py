@@ -1,0 +1,121 @@
+"""Next words of the int4 program: its own probabilities, and ranks from the states it returns.
+
+The program gives the probability of the word that came. Which words were likelier follows from what
+its output head reads and that head's own words, multiplied in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
+
+from ..fidelity import text_batches
+from .data import SPEC
+from .next_words import Words, figures, message_batches
+
+AT_ONCE = 64
+"""Positions that are looked at with all words."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Positions of some text as the program saw them."""
+
+    logp: NDArray[np.float64]
+    """``[n]``, of the word that came."""
+    gold: NDArray[np.int64]
+    """``[n]``, that word."""
+    context: NDArray[np.int64]
+    """``[n, 2]``, the two words before it; -1 where there is none."""
+    read: NDArray[np.float32]
+    """``[n, width]``, what the output head reads."""
+
+    def parts(self) -> Iterator[slice]:
+        for first in range(0, len(self.gold), AT_ONCE):
+            yield slice(first, min(first + AT_ONCE, len(self.gold)))
+
+
+class ProgramWords:
+    """The program of a bundle that has a head for text, on messages.
+
+    Args:
+        settings: ``bundle`` (a path), ``length``, ``threads`` and ``other`` (tokens int64
+            ``[n, length]`` of text that has nothing to do with anybody's messages).
+
+    Raises:
+        SeedtuneError: the bundle says nothing of its output head's words.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        bundle = open_bundle(settings["bundle"])
+        head = TextHead.of(bundle)
+        if head is None:
+            raise SeedtuneError(f"{bundle.path}: has no head for text; export the model again")
+        self._head, self._bounds = head, replace(bundle.bounds, length=settings["length"])
+        self._task = task_from_spec(
+            SPEC, bundle.tokenizer(), self._bounds, bundle.pad_id, on_long="truncate"
+        )
+        self._engine = open_engine(bundle, settings["threads"] or "auto")
+        self._values = bundle.values.astype(np.float32)
+        self._other = settings["other"]
+        self.vocabulary = bundle.vocab_size
+
+    def messages(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Batch]:
+        """Batches of a person's messages."""
+        return message_batches(self._task, encode_rows(self._task, rows), self._bounds)
+
+    def other_text(self) -> Iterator[Batch]:
+        """Batches of text that has nothing to do with anybody's messages."""
+        return text_batches(self._other, DEFAULT_BOUNDS)
+
+    def see(self, batches: Iterable[Batch], values: NDArray[np.float32] | None = None) -> Seen:
+        """Run the program under ``values`` float32 ``[K]``, or with the weights of a head for text
+        behind them; by default as it was exported."""
+        logp, gold, context, read = [], [], [], []
+        row = (self._values if values is None else values)[None]
+        entries = self._engine.entries
+        adapter = self._head.adapter(row[0, entries:]) if row.shape[1] > entries else None
+        assert self._engine.adapter_shape is not None
+        width = self._engine.adapter_shape[1]
+        for batch in batches:
+            scores = self._engine.score(batch, row[:, :entries], adapter)
+            assert scores.hidden is not None
+            states = scores.hidden[0, :, :width]
+            logp.append(scores.logp[0, :, 0].astype(np.float64))
+            gold.append(batch.candidates[:, 0])
+            tokens, column = batch.tokens.reshape(-1), batch.positions % batch.tokens.shape[1]
+            before = np.where(column > 0, tokens[batch.positions - 1], -1)
+            context.append(np.stack([before, tokens[batch.positions]], axis=1))
+            own = self._head.frame.read(states)
+            read.append(own if adapter is None else own + states @ adapter.T)
+        return Seen(*map(np.concatenate, (logp, gold, context, read)))
+
+    def figures(self, seen: Seen, own: Any = None, weight: float = 0.0) -> dict[str, float]:
+        """``next_words.figures`` of the program with ``own`` mixed in (see ``memory``)."""
+        table = self._head.words.vectors(slice(0, self.vocabulary))
+        found: list[Words] = []
+        for part in seen.parts():
+            likely = _softmax(seen.read[part] @ table.T)
+            rows, gold = np.arange(len(likely)), seen.gold[part]
+            logp = seen.logp[part]
+            if own is not None:
+                mine = own(seen, part)
+                logp = np.log((1 - weight) * np.exp(logp) + weight * mine[rows, gold])
+                likely = (1 - weight) * likely + weight * mine
+            found.append((logp, (likely > likely[rows, gold][:, None]).sum(axis=1)))
+        return figures(found)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits -= logits.max(axis=1, keepdims=True)
+    likely: NDArray[np.float32] = np.exp(logits)
+    return likely / likely.sum(axis=1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Committed tables, summed up, and shown to people."""

@@ -1,0 +1,144 @@
+"""The table of ``bench paper`` and the figures of its summary, from committed results alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..methods.settings import MASKS
+from .quality import DECIDING, Group, Rows, chosen_groups
+from .senders import summarise_senders
+
+FILE = "paper"
+FORWARDS = 200
+AT = 400
+"""Forwards of the comparison with all weights, where MeZO's rate was chosen."""
+LONG = 1000
+SPARSE, MEZO, LORA = "int4-per-example", "mezo-fp32", "lora"
+TEXT, CHAT = "int4-text-head", "chat"
+NO_MEMORY = (
+    "no memory of words is built: nearest neighbours beside the head gained 0.017 at best and cost "
+    "2 to 6 % on other text (text_head.md)"
+)
+
+Device = dict[str, Any] | None
+
+
+def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[str, Any]]]:
+    """The paper's claims, a list of rows each.
+
+    Returns:
+        ``masks``, ``bits`` and ``text``: ``what``, ``method``, ``seeds``, ``forwards``,
+        ``accuracy`` (mean and deviation) on the deciding task; ``cost``: ``what`` and ``figure``.
+        What was not run is left out.
+    """
+    short = {key: row for key, row in rows.items() if row["settings"].get("forwards") == forwards}
+    groups = chosen_groups(rows.values()) | chosen_groups(short.values())
+
+    def lines(methods: dict[str, str]) -> list[dict[str, Any]]:
+        found = []
+        for method, what in methods.items():
+            group = groups.get((method, DECIDING))
+            if group is not None and forwards in group.curve:
+                found.append(
+                    {
+                        "what": what,
+                        "method": method,
+                        "seeds": len(group.rows),
+                        "forwards": forwards,
+                        "accuracy": group.curve[forwards],
+                    }
+                )
+        return found
+
+    own = f"{MASKS[0]}-mask-fp32"
+    return {
+        "masks": lines(
+            {MEZO: "all weights (MeZO)"}
+            | {f"{mask}-mask-fp32": f"{mask} 0.1 %" for mask in MASKS if mask != "task"}
+            | {f"{mask}-fp32": f"{mask} 0.1 %, shared noise" for mask in ("sensitive", "random")}
+        ),
+        "bits": lines({own: "float32", SPARSE: "int4"}),
+        "text": lines({own: "public text", "task-mask-fp32": "the task's training rows"}),
+        "cost": [{"what": what, "figure": device[name]} for name, what in _COSTS.items() if device],
+    }
+
+
+_COSTS = {
+    "step_over_two_forwards": "two-point step over two forwards of the int4 program",
+    "sparse_overhead": "forward with the sparse term over one without",
+    "mezo_fp32_over_step": "MeZO's step in float32 over a step",
+    "lora_over_step": "LoRA's step in float32 over a step",
+    "peak_over_mezo": "peak memory of the loop over MeZO's",
+    "peak_over_lora": "peak memory of the loop over LoRA's",
+}
+
+
+def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]:
+    """Headline figures.
+
+    Returns:
+        ``sparse_forwards_to_mezo_400``: forwards by seeds alone to the mean SST-2 accuracy of MeZO
+        on all weights in float32 after 400; ``sparse_accuracy_at_400``, ``mezo_accuracy_at_400``,
+        ``sparse_accuracy_at_1000`` (means over seeds); ``text_gain_over_lora``: fall of the log of
+        perplexity on the named chat, over LoRA's; ``text_gain_with_memory_over_lora``;
+        ``senders_helped``, ``senders_harmed`` and ``other_text_rise`` of the text head, with
+        ``senders_messages`` and ``senders_people``, where most people were measured;
+        ``step_over_mezo`` and ``peak_over_lora``. What is not known is null and stands in
+        ``missing``, with the command that makes it or the reason.
+    """
+    chosen = chosen_groups(
+        row for row in rows.values() if row["settings"].get("forwards", AT) == AT
+    )
+    sparse, mezo = (chosen.get((method, DECIDING)) for method in (SPARSE, MEZO))
+    long = chosen_groups(row for row in rows.values() if row["settings"].get("forwards") == LONG)
+    every = chosen_groups(rows.values())
+    text = max(
+        (line for line in summarise_senders(senders)["table"] if line["method"] == "text-head"),
+        key=lambda line: (line["people"], line["messages"]),
+        default=None,
+    )
+    mezo_at = mezo and _at(mezo, AT)
+    gains = [_gain(every.get((method, CHAT))) for method in (TEXT, LORA)]
+    found: dict[str, Any] = {
+        "sparse_forwards_to_mezo_400": sparse and mezo_at and sparse.forwards_to(mezo_at),
+        "sparse_accuracy_at_400": sparse and _at(sparse, AT),
+        "mezo_accuracy_at_400": mezo_at,
+        "sparse_accuracy_at_1000": (group := long.get((SPARSE, DECIDING))) and _at(group, LONG),
+        "text_gain_over_lora": gains[0] / gains[1] if gains[0] and gains[1] else None,
+        "text_gain_with_memory_over_lora": None,
+        "senders_helped": text and text["helped"],
+        "senders_harmed": text and text["harmed"],
+        "other_text_rise": text and text["other_rise"]["mean"],
+        "senders_people": text and text["people"],
+        "senders_messages": text and text["messages"],
+        "step_over_mezo": device and 1 / device["mezo_fp32_over_step"],
+        "peak_over_lora": device and device["peak_over_lora"],
+    }
+    missing = {name: _reason(name) for name, value in found.items() if value is None}
+    return {**found, "missing": missing}
+
+
+def _at(group: Group, forwards: int) -> float | None:
+    point = group.curve.get(forwards)
+    return None if point is None else point["mean"]
+
+
+def _gain(group: Group | None) -> float | None:
+    """Fall of the log of perplexity, mean over seeds."""
+    return None if group is None else math.log(group.curve[0]["mean"] / group.last["mean"])
+
+
+def _reason(name: str) -> str:
+    quality = "seedtune bench quality --methods "
+    known: dict[str, Callable[[], str]] = {
+        "text_gain_with_memory_over_lora": lambda: NO_MEMORY,
+        "text_gain_over_lora": lambda: f"{quality}{TEXT},{LORA} --tasks {CHAT}",
+        "sparse_accuracy_at_1000": lambda: f"{quality}{SPARSE} --tasks sst2 --forwards {LONG}",
+        "step_over_mezo": lambda: "seedtune bench device",
+        "peak_over_lora": lambda: "seedtune bench device",
+    }
+    if name.startswith("senders_") or name == "other_text_rise":
+        return "seedtune bench senders --methods start-int4,text-head"
+    return known.get(name, lambda: f"{quality}{SPARSE},{MEZO} --tasks {DECIDING} --forwards {AT}")()

@@ -1,0 +1,75 @@
+"""The committed table of ``bench senders``, summed up over people."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+from ..people.methods import METHODS
+from .quality import Row, Rows
+
+FILE = "senders"
+HARM = 0.005
+"""Log-perplexity: a person is helped or harmed by more than this, half a per cent."""
+
+
+def summarise_senders(rows: Rows) -> dict[str, Any]:
+    """Means over people by method and messages.
+
+    Returns:
+        ``rows``; ``table``: for each method and number of messages ``people``; medians and means of
+        what they had at the ``start`` and ``after``: ``perplexity`` (geometric mean), ``top1``,
+        ``top3``; ``gain`` (mean fall of log-perplexity) and its ``least``; ``other_rise`` (mean and
+        ``largest`` relative rise of perplexity on other text); ``helped`` and ``harmed`` (people
+        whose log-perplexity fell or rose by more than ``HARM``); ``cpu_seconds`` and ``seconds``
+        (means), ``peak_rss_bytes`` (largest).
+    """
+    starts = {
+        (row["method"], row["sender"]): row
+        for row in rows.values()
+        if not METHODS[row["method"]].learns
+    }
+    cells: dict[tuple[int, str], list[tuple[Row, Row]]] = {}
+    for row in rows.values():
+        method = METHODS[row["method"]]
+        start = starts.get((method.start, row["sender"]))
+        if method.learns and start is not None:
+            key = (row["settings"]["messages"], row["method"])
+            cells.setdefault(key, []).append((start, row))
+    order = list(METHODS)
+    keys = sorted(cells, key=lambda key: (key[0], order.index(key[1])))
+    table = [
+        {"messages": messages, "method": method, **_over_people(cells[messages, method])}
+        for messages, method in keys
+    ]
+    return {"rows": len(rows), "table": table}
+
+
+def _over_people(pairs: list[tuple[Row, Row]]) -> dict[str, Any]:
+    gains = [_log(start, "test") - _log(row, "test") for start, row in pairs]
+    rises = [math.expm1(_log(row, "other") - _log(start, "other")) for start, row in pairs]
+    return {
+        "people": len(pairs),
+        "start": _means([start for start, _ in pairs]),
+        "after": _means([row for _, row in pairs]),
+        "gain": {"mean": statistics.fmean(gains), "least": min(gains)},
+        "other_rise": {"mean": statistics.fmean(rises), "largest": max(rises)},
+        "helped": sum(gain > HARM for gain in gains),
+        "harmed": sum(gain < -HARM for gain in gains),
+        "seconds": statistics.fmean(row["seconds"] for _, row in pairs),
+        "cpu_seconds": statistics.fmean(row["cpu_seconds"] for _, row in pairs),
+        "peak_rss_bytes": max(row["peak_rss_bytes"] for _, row in pairs),
+    }
+
+
+def _means(rows: list[Row]) -> dict[str, float]:
+    return {
+        "perplexity": math.exp(statistics.fmean(_log(row, "test") for row in rows)),
+        "top1": statistics.fmean(row["test"]["top1"] for row in rows),
+        "top3": statistics.fmean(row["test"]["top3"] for row in rows),
+    }
+
+
+def _log(row: Row, text: str) -> float:
+    return math.log(row[text]["perplexity"])
