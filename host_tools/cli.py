@@ -136,3 +136,7 @@ app.add_typer(journal.app, name="journal")
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

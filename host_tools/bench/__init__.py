@@ -1,1 +1,2 @@
-"""Benchmarks, each one file, run by `seedtune bench NAME`."""
+"""Benchmarks: `seedtune bench NAME` runs the file NAME.py. Folders hold what benchmarks use, and
+know none of them; `results` holds the committed figures."""

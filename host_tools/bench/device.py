@@ -7,8 +7,6 @@ SmolLM2, one batch size and one CPU. Linux only.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,9 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import prepare
+from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
+from .processes import device as process
 from .step import step_figures
 
 ROWS, LENGTH = 16, 64
@@ -56,7 +56,7 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
 
         def measured(what: str, path: Path | str, steps: int = STEPS) -> dict[str, Any]:
             say(f"measuring a process: {what}")
-            return _process(what, str(path), steps, task)
+            return run_module(process.__name__, what, path, ROWS, LENGTH, steps, task)
 
         ours = measured("tune", bundle)
         starts = [measured("tune", bundle, 1) for _ in range(STARTS)]
@@ -87,14 +87,3 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
         },
         results,
     )
-
-
-def _process(what: str, path: str, steps: int, task: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.device"]
-    sizes = map(str, (ROWS, LENGTH, steps))
-    done = subprocess.run([*command, what, path, *sizes, str(task)], capture_output=True, text=True)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SeedtuneError(f"bench device: {what}: {last} (exit code {done.returncode})")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +25,6 @@ from seedtune.export.lower.programs import FORMATS
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import Engine, engine_module, open_engine
-from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators.noise import perturb
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.replay import replay
@@ -39,10 +36,12 @@ from seedtune.runtime.tasks import Batch, Encoded, Task
 from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import prepare
+from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.slopes import described, slopes
 from .measuring.timing import in_turns
 from .measuring.tuning_run import encode, tune
+from .processes import device as process
 from .programs.without_sparse_term import FORMATS_TAKEN, without_sparse_term
 
 ENGINES = ("executorch-native", "onnxruntime", "torch-int4:cpu")
@@ -246,17 +245,7 @@ def _peak(bundle: Bundle, name: str, data: TaskData) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.json"
         task.write_text(json.dumps({"spec": data.spec, "rows": joined}), encoding="utf-8")
-        command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.device"]
-        sizes = map(str, (ROWS, LENGTH, 3))
-        done = subprocess.run(
-            [*command, f"tune:{name}", str(bundle.path), *sizes, str(task)],
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SeedtuneError(f"bench engines: {name}: {last} (exit code {done.returncode})")
-    found = json.loads(done.stdout.splitlines()[-1])
+        found = run_module(process.__name__, f"tune:{name}", bundle.path, ROWS, LENGTH, 3, task)
     size = sum((bundle.path / file).stat().st_size for file in program.files)
     return {
         "peak_rss_bytes": found["peak_rss_bytes"],

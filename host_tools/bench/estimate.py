@@ -9,10 +9,7 @@ for which this machine lacks the memory is left out.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +26,15 @@ from seedtune.runtime.files import default_cache, replace_file
 from ..data.fetch import fetch
 from ..data.sentences import load_sentences
 from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
+from .measuring.process import call_function, run_module
 from .measuring.results_files import RESULTS, read_figures, say, write_figures
+from .programs.llama_shapes import FRACTION, SHAPES, Shape, random_mask
 from .programs.random_llama import write_random_llama
-from .shapes import FRACTION, SHAPES, Shape, random_mask
 
 ROWS, WORDS, STEPS, HELD_OUT = 4, 40, 4, 8
 """Rows of a batch, words of a row, steps of a run, and rows held out of it."""
+COMMANDS = "seedtune.host_tools.cli"
+"""Each is run as a user runs it."""
 TASK = {
     "kind": "classification",
     "template": "{text} It was",
@@ -112,7 +112,7 @@ def _figures(name: str, asked: Measured) -> dict[str, Any]:
             say(f"{name}: {what} needs {said.bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
             return False
         say(f"{name}: {what}")
-        peak = _command(*command)["peak_rss_bytes"]
+        peak = run_module(COMMANDS, *command, "--json")["peak_rss_bytes"]
         found[what] |= {"peak_rss_bytes": peak, "estimate_over_peak": said.bytes / peak}
         return True
 
@@ -151,15 +151,10 @@ def _figures(name: str, asked: Measured) -> dict[str, Any]:
 
 def _real(name: str) -> Path:
     """The folder that a fetched GGUF file is dequantised to, which is a peak of its own."""
-    code = (
-        "import sys; from seedtune.export.model.load_model import _dequantised_folder as folder; "
-        "from pathlib import Path; print(folder(Path(sys.argv[1])))"
-    )
-    command = [sys.executable, "-c", code, str(fetch(name))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise SeedtuneError(f"bench estimate: {name} could not be dequantised")
-    return Path(done.stdout.splitlines()[-1])
+    from seedtune.export.model.load_model import _dequantised_folder
+
+    folder: Path = call_function(_dequantised_folder, fetch(name))
+    return folder
 
 
 def _random(name: str, shape: Shape, folder: Path) -> Path:
@@ -206,18 +201,6 @@ def _length(bundle: Path, rows: Path) -> int:
     tokenizer = open_bundle(bundle).tokenizer()
     texts = [json.loads(line)["text"] for line in rows.read_text(encoding="utf-8").splitlines()]
     return round(sum(len(tokenizer.encode(text + " It was").ids) for text in texts) / len(texts))
-
-
-def _command(*arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-c", "from seedtune.host_tools.cli import main; main()"]
-    command += [str(argument) for argument in arguments]
-    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, env=os.environ)
-    if done.returncode != 0:
-        raise SeedtuneError(
-            f"bench estimate: {arguments[0]} of {arguments[1]} ended with code {done.returncode}"
-        )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -6,17 +6,13 @@ quantisation; float32 is the model as loaded, with every linear and its embeddin
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.export.recipe import Recipe
-from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.engines import Engine, open_engine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.tasks import Batch, encode_rows, task_for
 
@@ -25,11 +21,10 @@ from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
+from .measuring.perplexity import Score, engine_score, perplexity
 from .measuring.results_files import RESULTS, say, write_figures
+from .programs.eager_program import eager_program
 from .programs.variants import quickstart_program
-
-Score = Callable[[Batch, NDArray[np.float32]], NDArray[np.float32]]
-"""Log-probabilities of a batch under rows of values, whoever computes them: see ``Engine``."""
 
 
 def bench_fidelity(
@@ -117,35 +112,6 @@ def difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str
     }
 
 
-def perplexity(
-    score: Score, text: NDArray[np.int64], values: NDArray[np.float32], bounds: Bounds
-) -> float:
-    """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
-    total = 0.0
-    for batch in text_batches(text, bounds):
-        total -= float(score(batch, values)[0].sum(dtype=np.float64))
-    return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
-
-
-def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
-    """``text`` int64 ``[n, length]``, as many rows at a time as the bounds allow, with the next
-    tokens for candidates."""
-    length = text.shape[1]
-    if length > bounds.length or length - 1 > bounds.positions:
-        raise ValueError(f"sequences of {length} tokens exceed {bounds}")
-    rows = min(bounds.rows, bounds.positions // (length - 1))
-    for first in range(0, len(text), rows):
-        part = text[first : first + rows]
-        places = np.arange(part.size).reshape(part.shape)[:, :-1]
-        gold = np.zeros(len(part), np.int64)
-        yield Batch(part, places.reshape(-1), part[:, 1:].reshape(-1, 1), gold)
-
-
-def engine_score(engine: Engine) -> Score:
-    """``score`` of an engine."""
-    return lambda batch, values: engine.score(batch, values).logp
-
-
 def float_score(model: Any) -> Score:
     """``score`` of the model as it was loaded; ``values`` are not looked at."""
     import torch
@@ -174,33 +140,3 @@ def eager_score(loaded: Any, base: Prepared) -> Score:
         return found
 
     return score
-
-
-def eager_program(loaded: Any, base: Prepared) -> Any:
-    """The ``ScoreProgram`` that ``base`` was exported from, in PyTorch; consumes ``loaded``."""
-    from seedtune.export.profile.kept_profile import kept_profile
-    from seedtune.export.profile.masks import build_mask, mask_method
-    from seedtune.export.program.prepare_program import prepare_program
-    from seedtune.export.quantise.quantise_program import quantise_program
-
-    manifest = base.bundle.manifest
-    text = load_calibration(loaded.tokenizer)
-    profile = kept_profile(loaded, text.profile, text.sha256)
-    method = mask_method(manifest["mask"]["method"], model=loaded.model)
-    mask = build_mask(profile, manifest["mask"]["fraction"], method)
-    recipe = recipe_of(manifest["quantisation"])
-    activity = {name: layer.input_absmax for name, layer in profile.layers.items()}
-    program, surgery = prepare_program(loaded.model, mask, base.bundle.bounds, recipe, activity)
-    _same_entries(surgery.indices, base.bundle)
-    quantise_program(program, surgery, recipe, text.profile)
-    return program
-
-
-def recipe_of(quantisation: Mapping[str, Any]) -> Recipe:
-    """The recipe that a bundle's manifest states under ``quantisation``."""
-    return Recipe(**{field.name: quantisation[field.name] for field in fields(Recipe)})
-
-
-def _same_entries(indices: NDArray[np.int64], bundle: Bundle) -> None:
-    if not np.array_equal(indices, bundle.indices):
-        raise ValueError(f"{bundle.path}: its mask is not the one of the profile beside it")

@@ -26,7 +26,7 @@ from .measuring.timing import in_turns
 from .methods.float_task import FloatTask
 from .methods.lora import FORWARDS_A_STEP, Adapter
 from .methods.settings import METHODS, resolved_settings
-from .quality import default_bundle, model_source
+from .programs.default_bundle import default_bundle, model_source
 from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 
 

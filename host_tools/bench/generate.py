@@ -7,10 +7,7 @@ cache, and by llama.cpp on the GGUF file where its package ``xllamacpp`` is inst
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,12 @@ from ..data.fetch import fetch
 from ..prepare.prepare import Prepared
 from ..quickstart import MODEL
 from .contenders.writers import Answer, llama_cpp, transformers_float32
-from .fidelity import eager_program
+from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.timing import Spent, Stopwatch
+from .processes import generate as process
 from .programs.dense_program import dense_program
+from .programs.eager_program import eager_program
 from .programs.variants import quickstart_program
 
 PROMPT, ANSWER, CONTEXT = 64, 64, 512
@@ -168,28 +167,17 @@ def _dense_text(program: NativeProgram, bundle: Bundle) -> Text:
 
 def _start(bundle: Bundle, progress: Callable[[str], None]) -> dict[str, float]:
     """Seconds of the best of three processes, whose files are in memory."""
-    found = [_process("start", bundle) for _ in range(3)]
+    asked = (bundle.path, PROMPT, CONTEXT)
+    found = [run_module(process.__name__, "start", *asked) for _ in range(3)]
     best = min(found, key=lambda each: each["first_seconds"])
     progress(f"first piece of text after {best['first_seconds']:.2f} s")
     return best
 
 
 def _memory(bundle: Bundle, progress: Callable[[str], None]) -> dict[str, float]:
-    found = _process("memory", bundle)
+    found = run_module(process.__name__, "memory", bundle.path, PROMPT, CONTEXT)
     progress(", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in found.items()))
     return found
-
-
-def _process(what: str, bundle: Bundle) -> dict[str, float]:
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.generate"]
-    done = subprocess.run(
-        [*command, what, str(bundle.path), str(PROMPT), str(CONTEXT)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
 
 
 def _agreement(

@@ -28,7 +28,7 @@ from .measuring.results_files import RESULTS, say, write_figures
 from .methods.float_task import FloatTask
 from .methods.mask_places import mask_of
 from .methods.torch_engine import Places, TorchEngine
-from .quality import default_bundle, model_source
+from .programs.default_bundle import default_bundle, model_source
 
 MODEL, TASK = "smollm2-135m", "sst2"
 CANDIDATES, TRAINING = 1000, 64

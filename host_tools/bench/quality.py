@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +19,14 @@ from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import default_cache, replace_file
 
-from ..data.fetch import RESOURCES, fetch
 from ..data.named_tasks import TaskData, load_task
 from ..quickstart import MODEL
 from ..this_machine import machine
+from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
 from .methods.settings import METHODS, resolved_settings
+from .programs.default_bundle import default_bundle, model_source
 from .summaries.quality import draw_quality, merge_rows, read_rows, row_key, summarise_quality
 from .summaries.quality_table import show_quality
 
@@ -182,18 +181,6 @@ def _data_sha256(data: TaskData) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def default_bundle(model: str) -> Path:
-    """The quickstart's bundle, prepared if need be."""
-    from ..prepare.prepare import prepare
-
-    return prepare(model_source(model)).bundle.path
-
-
-def model_source(model: str) -> str:
-    """What ``load_causal_lm`` takes: names that ``fetch`` knows are fetched."""
-    return str(fetch(model)) if model in RESOURCES else model
-
-
 def _finished(cell: Cell, runs: Path) -> dict[str, Any] | None:
     file = cell.folder(runs) / _row_file(cell)
     if not file.is_file():
@@ -210,9 +197,7 @@ def _compute(cell: Cell, runs: Path, threads: int | None) -> dict[str, Any]:
     """In a process of its own: its peak memory is the cell's, and an interrupt ends it."""
     folder = cell.folder(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        row = pool.submit(_work, cell, folder, threads).result()
+    row: dict[str, Any] = call_function(_work, cell, folder, threads)
     replace_file(folder / _row_file(cell), (json.dumps(row, indent=1) + "\n").encode())
     return row
 

@@ -24,7 +24,7 @@ from ..data.named_tasks import TaskData, load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK, MODEL
 from .contenders.steps import dense_forward, sparse_forward
-from .fidelity import engine_score, perplexity
+from .measuring.perplexity import engine_score, perplexity
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.timing import in_turns
 from .measuring.tuning_run import Progress, learn

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -25,11 +23,12 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.calibration import load_calibration
 from ..quickstart import MODEL
 from ..this_machine import machine
+from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
 from .people.data import SENDERS, SIZES, Person, load_person, sender_of
 from .people.methods import LENGTH, METHODS
-from .quality import default_bundle, model_source
+from .programs.default_bundle import default_bundle, model_source
 from .summaries.quality import merge_rows, read_rows, row_key
 from .summaries.senders import FILE, summarise_senders
 from .summaries.senders_table import show_senders
@@ -111,9 +110,7 @@ def _cell(
     if key in read_rows(results, FILE):
         return
     shared = {**shared, "other": _other_text(model)}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        found = pool.submit(_work, name, person, settings | shared).result()
+    found = call_function(_work, name, person, settings | shared)
     row = {"method": name, "sender": sender, **found, "settings": settings, "machine": machine()}
     merge_rows({key: row}, results, FILE)
     progress(f"{key}: {found['test']}")

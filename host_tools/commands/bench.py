@@ -85,13 +85,8 @@ def bench(
             "installed by pip install -e '.[host]'"
         ) from None
 
-    # The folder also holds what benchmarks share; those files define no bench_NAME.
-    known = sorted(
-        file.stem
-        for folder in benchmarks.__path__
-        for file in Path(folder).glob("*.py")
-        if f"def bench_{file.stem}(" in file.read_text(encoding="utf-8")
-    )
+    folders = [Path(folder) for folder in benchmarks.__path__]
+    known = sorted({file.stem for each in folders for file in each.glob("*.py")} - {"__init__"})
     output = Output(json)
     if name == "list":
         output.result({"benchmarks": known})

@@ -17,7 +17,7 @@ from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
 from seedtune.export.text.make_frame import read_norm
 from seedtune.export.text.words_place import find_words
-from seedtune.host_tools.bench.fidelity import recipe_of
+from seedtune.host_tools.bench.programs.eager_program import recipe_of
 from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding

@@ -1,7 +1,6 @@
 """The device's benchmarks: what their figures are made from, and a measured process for real."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +10,16 @@ from compiler import needs_compiler
 from seedtune.export.model.shape import ModelShape
 from seedtune.host_tools.bench.contenders import steps
 from seedtune.host_tools.bench.contenders.steps import spsa_step
+from seedtune.host_tools.bench.measuring.process import run_module
 from seedtune.host_tools.bench.operators import _kernel
 from seedtune.host_tools.bench.padding import _padded
-from seedtune.host_tools.bench.shapes import COLUMN_SHARE, FRACTION, SHAPES, random_mask
+from seedtune.host_tools.bench.processes import device, generate, shapes
+from seedtune.host_tools.bench.programs.llama_shapes import (
+    COLUMN_SHARE,
+    FRACTION,
+    SHAPES,
+    random_mask,
+)
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.tasks import Encoded
 from tiny_bundle import TASK
@@ -25,16 +31,22 @@ def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) 
     task = tmp_path / "task.json"
     rows = [{"text": f"the cat {number}", "label": str(number % 2)} for number in range(8)]
     task.write_text(json.dumps({"spec": TASK, "rows": rows}))
-    command = [sys.executable, "-m", "seedtune.host_tools.bench.processes.device", "tune"]
-    done = subprocess.run(
-        [*command, str(bundle.path), "4", "16", "2", str(task)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = run_module(device.__name__, "tune", bundle.path, 4, 16, 2, task)
     assert found["torch"] is False
     assert 0 < found["ready_seconds"] < found["first_step_seconds"]
     assert found["longest_row"] <= 16
     assert 10**7 < found["peak_rss_bytes"] < 10**9
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@needs_compiler
+def test_measured_processes_of_other_benchmarks(bundle: Bundle) -> None:
+    step = run_module(shapes.__name__, "tune", bundle.path, 3, 8)
+    assert step["step_seconds"] > 0 and 10**7 < step["peak_rss_bytes"] < 10**9
+    start = run_module(generate.__name__, "start", bundle.path, 4, 12)
+    assert 0 < start["opened_seconds"] < start["loaded_seconds"] < start["first_seconds"]
+    memory = run_module(generate.__name__, "memory", bundle.path, 4, 12)
+    assert 10**7 < memory["scoring"] <= memory["writing"] <= memory["writing_full_context"]
 
 
 def test_a_step_moves_nothing_but_its_own_copy(

@@ -11,6 +11,7 @@ from compiler import needs_compiler
 from exported_bundle import request
 from seedtune.host_tools.bench import engines, gpu
 from seedtune.host_tools.bench.processes import gpu as gpu_process
+from seedtune.host_tools.bench.programs import random_bundle
 from seedtune.host_tools.bench.programs.without_sparse_term import without_sparse_term
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
@@ -75,11 +76,9 @@ def test_a_program_without_the_sparse_term(reach: Bundle, tmp_path: Path, name: 
 def test_a_card_is_measured_here_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All but the card's own figures, on the CPU and a tiny shape."""
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gpu, "LENGTH", 16)
+    monkeypatch.setattr(random_bundle, "LENGTH", 16)
     monkeypatch.setattr(gpu_process, "STEPS", 1)
-    monkeypatch.setattr(
-        gpu, "_process", lambda name, bundle, device: gpu_process.main(name, bundle.path, device)
-    )
+    monkeypatch.setattr(gpu, "run_module", lambda module, *arguments: gpu_process.main(*arguments))
     with pytest.raises(SeedtuneError, match=r"unknown 'huge'; known: llama-2-7b, "):
         gpu.bench_gpu(shape="huge")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -94,7 +93,7 @@ def test_a_card_is_measured_here_too(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         == found["qlora-checkpointing"]
         == {"missing": "no_such_library is not installed"}
     )
-    bundle = gpu.random_bundle("tiny")  # kept
+    bundle = random_bundle.random_bundle("tiny")  # kept
     assert [program.format for program in bundle.programs] == ["torch"]
     shares = [layer.count / np.prod(layer.shape) for layer in bundle.layers]
     assert 0.0005 < np.mean(shares) < 0.002

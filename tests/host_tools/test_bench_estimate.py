@@ -10,6 +10,7 @@ from command_line import bad, call
 from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.bench import estimate as module
 from seedtune.host_tools.bench.estimate import Measured, few_columns
+from seedtune.host_tools.bench.measuring.process import run_module
 from seedtune.host_tools.bench.programs.random_llama import write_random_llama
 from seedtune.runtime.errors import SeedtuneError
 from tiny_bundle import write_tiny_bundle
@@ -22,7 +23,7 @@ def commands(
     """What was run; no command takes more than it says."""
     seen: list[tuple[Any, ...]] = []
 
-    def run(*arguments: Any) -> dict[str, Any]:
+    def run(name: str, *arguments: Any) -> dict[str, Any]:
         seen.append(arguments)
         if arguments[0] == "export":
             write_tiny_bundle(Path(arguments[2]))
@@ -31,7 +32,7 @@ def commands(
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "MODELS", {"one": Measured(), "two": Measured(rounding="nearest")})
     monkeypatch.setattr(module, "_real", lambda name: tiny_llama_folder)
-    monkeypatch.setattr(module, "_command", run)
+    monkeypatch.setattr(module, "run_module", run)
     return seen
 
 
@@ -72,9 +73,10 @@ def test_what_does_not_fit_is_not_run(
     assert "not run: too little memory" in (tmp_path / "estimate.md").read_text()
 
 
-def test_a_command_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(SeedtuneError, match="inspect of nowhere ended with code"):
-        module._command("inspect", "nowhere")
+def test_a_command_that_fails_is_named() -> None:
+    wanted = "cli inspect nowhere --json` ended with exit code 4: nowhere: no such bundle"
+    with pytest.raises(SeedtuneError, match=wanted):
+        run_module(module.COMMANDS, "inspect", "nowhere", "--json")
 
 
 def test_random_weights_get_a_mask_in_few_columns() -> None:

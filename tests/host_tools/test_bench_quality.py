@@ -326,7 +326,13 @@ def test_a_row_tells_its_machine_and_the_tuners_settings(tmp_path, monkeypatch, 
 
 def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "load_task", lambda name: DATA)
-    monkeypatch.setattr(quality, "ProcessPoolExecutor", InThisProcess)
+    runs = []
+
+    def in_this_process(function, *arguments):
+        runs.append(arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(quality, "call_function", in_this_process)
     asked = {
         "methods": ("zero-shot", "mezo-fp32"),
         "tasks": ("sst2",),
@@ -340,37 +346,14 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
     assert set(found["tasks"]["sst2"]) == {"zero-shot", "mezo-fp32"}
     assert found["tasks"]["sst2"]["mezo-fp32"]["best_at_forwards"] in (0, 100, 200)
     found = quality.bench_quality(**asked, seeds=(1, 0))
-    assert InThisProcess.runs == 4  # zero-shot has no seed but runs once for each first one
+    assert len(runs) == 4  # zero-shot has no seed but runs once for each first one
     assert found["tasks"]["sst2"]["mezo-fp32"]["seeds"] == 2
     quality.bench_quality(**asked, seeds=(0,))
-    assert InThisProcess.runs == 4
+    assert len(runs) == 4
     assert (tmp_path / "results" / "quality.png").read_bytes().startswith(b"\x89PNG")
     row = next(iter(read_rows(tmp_path / "results").values()))
     assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
-
-
-class InThisProcess:
-    """Stands in for the pool of one process."""
-
-    runs = 0
-
-    def __init__(self, *arguments, **options):
-        self.value = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def submit(self, function, *arguments):
-        InThisProcess.runs += 1
-        self.value = function(*arguments)
-        return self
-
-    def result(self):
-        return self.value
 
 
 @pytest.mark.parametrize("asked", [{"methods": ("magic",)}, {"tasks": ("nothing",)}])

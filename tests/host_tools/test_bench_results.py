@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 from seedtune.host_tools.bench import seeds
-from seedtune.host_tools.bench.fidelity import difference, perplexity
+from seedtune.host_tools.bench.fidelity import difference
 from seedtune.host_tools.bench.measuring import tuning_run
+from seedtune.host_tools.bench.measuring.perplexity import perplexity
 from seedtune.host_tools.bench.measuring.results_files import (
     RESULTS,
     draw_curves,

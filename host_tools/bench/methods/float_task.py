@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..fidelity import engine_score, perplexity
+from ..measuring.perplexity import engine_score, perplexity
 from ..measuring.tuning_run import encode
 from .torch_engine import TorchEngine
 

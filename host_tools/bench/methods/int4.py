@@ -18,7 +18,7 @@ from seedtune.runtime.tasks import Batch
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..fidelity import perplexity
+from ..measuring.perplexity import perplexity
 from ..measuring.tuning_run import Progress, described, encode, tune
 from .settings import tuner_settings
 

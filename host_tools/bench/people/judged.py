@@ -6,7 +6,7 @@ from typing import Any
 
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
-from ..fidelity import text_batches
+from ..measuring.perplexity import text_batches
 from ..methods.float_task import FloatTask
 from .next_words import Score, measure, message_batches
 

@@ -18,7 +18,7 @@ from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
 
-from ..fidelity import text_batches
+from ..measuring.perplexity import text_batches
 from .data import SPEC
 from .next_words import Words, figures, message_batches
 

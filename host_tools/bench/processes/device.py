@@ -12,9 +12,10 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from .age import seconds_since_start
 
 
 def main(what: str, path: str, rows: int, length: int, steps: int, task: str) -> dict[str, Any]:
@@ -64,20 +65,14 @@ def _tune(
         tempfile.TemporaryDirectory() as folder,
         Tuner(engine, Start.of(bundle), task, train, folder=folder, settings=settings) as tuner,
     ):
-        moments.append(_seconds_since_start())
+        moments.append(seconds_since_start())
         for _ in tuner:
-            moments.append(_seconds_since_start())
+            moments.append(seconds_since_start())
     return {
         "ready_seconds": moments[0],
         "first_step_seconds": moments[1],
         "longest_row": max(example.length for example in train),
     }
-
-
-def _seconds_since_start() -> float:
-    """Since the kernel started this process (Linux)."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

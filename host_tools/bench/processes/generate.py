@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from .device import _seconds_since_start
+from .age import seconds_since_start
 
 
 def main(what: str, path: str, prompt: int, context: int) -> dict[str, float]:
@@ -24,12 +24,12 @@ def main(what: str, path: str, prompt: int, context: int) -> dict[str, float]:
     from seedtune.runtime.writing import Manner, Writer
 
     bundle = open_bundle(path)
-    opened = _seconds_since_start()
+    opened = seconds_since_start()
     values = bundle.values.astype(np.float32)
     tokens = np.random.default_rng(0).integers(0, bundle.vocab_size, context).tolist()
     with open_engine(bundle, len(os.sched_getaffinity(0))) as engine:
         scoring = resident_bytes() or 0
-        loaded = _seconds_since_start()
+        loaded = seconds_since_start()
         text = engine.text(values)
         writing = resident_bytes() or 0
         if what == "start":
@@ -37,7 +37,7 @@ def main(what: str, path: str, prompt: int, context: int) -> dict[str, float]:
             return {
                 "opened_seconds": opened,
                 "loaded_seconds": loaded,
-                "first_seconds": _seconds_since_start(),
+                "first_seconds": seconds_since_start(),
             }
         text.read(tokens)
         full = resident_bytes() or 0

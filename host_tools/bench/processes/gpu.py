@@ -23,7 +23,7 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.estimators.noise import add_noise, perturb
 
-from ..gpu import LIMIT, PROBES, batch_of
+from ..programs.random_bundle import MEMORY_LIMIT, PROBES, batch_of
 
 STEPS = 5
 EPS, RATE = 1e-3, 1e-6
@@ -58,7 +58,7 @@ def main(what: str, path: str, device: str) -> dict[str, Any]:
 def _ours(path: Path, device: str) -> Callable[[], object]:
     """Both probes in one pass, and the update."""
     bundle = open_bundle(path)
-    engine = open_engine(bundle, name=f"torch-int4:{device}", memory_limit=LIMIT)
+    engine = open_engine(bundle, name=f"torch-int4:{device}", memory_limit=MEMORY_LIMIT)
     batch, values = batch_of(bundle.vocab_size), bundle.values.astype(np.float32)
     rows = np.empty((PROBES, len(values)), np.float32)
     step = 0

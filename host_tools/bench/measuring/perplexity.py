@@ -1,0 +1,44 @@
+"""Perplexity of a text under whatever scores it: an engine, or a model in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines import Engine
+from seedtune.runtime.tasks import Batch
+
+Score = Callable[[Batch, NDArray[np.float32]], NDArray[np.float32]]
+"""Log-probabilities of a batch under rows of values, whoever computes them: see ``Engine``."""
+
+
+def perplexity(
+    score: Score, text: NDArray[np.int64], values: NDArray[np.float32], bounds: Bounds
+) -> float:
+    """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
+    total = 0.0
+    for batch in text_batches(text, bounds):
+        total -= float(score(batch, values)[0].sum(dtype=np.float64))
+    return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
+
+
+def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
+    """``text`` int64 ``[n, length]``, as many rows at a time as the bounds allow, with the next
+    tokens for candidates."""
+    length = text.shape[1]
+    if length > bounds.length or length - 1 > bounds.positions:
+        raise ValueError(f"sequences of {length} tokens exceed {bounds}")
+    rows = min(bounds.rows, bounds.positions // (length - 1))
+    for first in range(0, len(text), rows):
+        part = text[first : first + rows]
+        places = np.arange(part.size).reshape(part.shape)[:, :-1]
+        gold = np.zeros(len(part), np.int64)
+        yield Batch(part, places.reshape(-1), part[:, 1:].reshape(-1, 1), gold)
+
+
+def engine_score(engine: Engine) -> Score:
+    """``score`` of an engine."""
+    return lambda batch, values: engine.score(batch, values).logp
