@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import engines
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle, Progress, open_bundle
 from .bundle.exported_values import export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
@@ -398,6 +398,7 @@ def open_model(
     threads: int | Literal["auto"] = "auto",
     memory_limit: int | None = None,
     sha256: str | None = None,
+    progress: Progress | None = None,
 ) -> Model:
     """Open a bundle and check all of it; its program is opened when first needed.
 
@@ -410,6 +411,7 @@ def open_model(
         memory_limit: bytes that this process may hold; by default what the system has left.
         sha256: the bundle's own (see ``open_bundle``); another is refused before anything of it
             is read but its manifest.
+        progress: hears how far the check is (see ``open_bundle``).
 
     Raises:
         BundleError: another than ``sha256`` names, truncated, altered, or newer than this version.
@@ -419,7 +421,7 @@ def open_model(
         opened = bundle
         check_identity(opened.sha256, sha256, opened.path)
     else:
-        opened = open_bundle(bundle, sha256=sha256)
+        opened = open_bundle(bundle, sha256=sha256, progress=progress)
     return Model(
         opened,
         task,

@@ -43,7 +43,8 @@ def inspect(
         return
     from seedtune.runtime.bundle import open_bundle
 
-    opened = open_bundle(path)
+    with output.checking() as progress:
+        opened = open_bundle(path, progress=progress)
     output.result(_described(opened), None if json else _shown(opened))
 
 
@@ -67,12 +68,13 @@ def directions(
 
     output = Output(json)
     check_bundle_folder(output_bundle)
-    opened = open_bundle(bundle)
+    with output.checking() as progress:
+        opened = open_bundle(bundle, progress=progress)
     spec = ChosenTask.of(task, opened.task).spec
     if spec is None:
         raise DataError(f"{bundle}: has no task; give one with --task NAME or --task FILE")
     check_task(spec, opened.tokenizer(), opened.bounds, opened.pad_id, directions=count, text=text)
-    with output.stages() as progress:
+    with output.stages() as stages:
         written = write_task_bundle(
             model_source(model, output),
             opened,
@@ -80,7 +82,7 @@ def directions(
             output_bundle,
             directions=count,
             text=text,
-            progress=progress,
+            progress=stages,
         )
     found = written.basis.size if written.basis is not None else 0
     output.result(

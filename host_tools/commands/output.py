@@ -70,6 +70,12 @@ class Output:
             yield lambda done, total: report(what, done, total, "")
 
     @contextlib.contextmanager
+    def checking(self) -> Iterator[Callable[[int, int], None]]:
+        """The same while a bundle is opened, gone when it is: most are small."""
+        with self._bars(TaskProgressColumn(), passing=True) as report:
+            yield lambda done, total: report("checking the bundle", done, total, "")
+
+    @contextlib.contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int], None]]:
         """One bar a stage for work that reports ``(stage, done, total)``."""
         with self._bars(MofNCompleteColumn(), announce=True) as report:
@@ -87,16 +93,16 @@ class Output:
 
     @contextlib.contextmanager
     def _bars(
-        self, *columns: ProgressColumn, announce: bool = False
+        self, *columns: ProgressColumn, announce: bool = False, passing: bool = False
     ) -> Iterator[Callable[[str, int, int, str], None]]:
-        """Bars by name; off a terminal lines."""
+        """Bars by name, gone at the end if ``passing``; off a terminal lines."""
         if not self.live:
             with self._lines(announce) as report:
                 yield report
             return
         shown = [TextColumn("{task.description}"), BarColumn(), *columns]
         shown += [TimeElapsedColumn(), TimeRemainingColumn()]
-        with Progress(*shown, console=self._screen) as bars:
+        with Progress(*shown, console=self._screen, transient=passing) as bars:
             tasks: dict[str, TaskID] = {}
 
             def move(name: str, done: int, total: int, figures: str) -> None:

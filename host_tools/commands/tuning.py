@@ -166,8 +166,8 @@ def tune(
     limit_bytes = memory_bytes(memory_limit)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(
-            open_model(
+        with output.checking() as progress:
+            opened = open_model(
                 bundle,
                 task=task_of_run(run) if chosen.spec is None else chosen.spec,
                 objective=objective,  # type: ignore[arg-type]  # checked there, for users
@@ -176,8 +176,9 @@ def tune(
                 threads=threads or "auto",
                 memory_limit=limit_bytes,
                 sha256=sha256,
+                progress=progress,
             )
-        )
+        model = stack.enter_context(opened)
         the_task = model.task
         examples = chosen.encode("train", train, the_task)
         held_out = held_out_rows(run, chosen, the_task, data, test, limit)
@@ -236,7 +237,7 @@ def evaluate(
 
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, objective, on_long, engine, threads, sha256) as model:
+    with _open(bundle, chosen, objective, on_long, engine, threads, sha256, output) as model:
         origin = load_chosen(model, run, values)
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
@@ -281,7 +282,7 @@ def predict(
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, "label_words", on_long, engine, threads, sha256) as model:
+    with _open(bundle, chosen, "label_words", on_long, engine, threads, sha256, output) as model:
         load_chosen(model, run, values)
         if text is not None:
             names = model.task.template.names
@@ -320,18 +321,21 @@ def _open(
     engine: str | None,
     threads: int | None,
     sha256: str | None,
+    output: Output,
 ) -> Model:
     from seedtune.runtime.model import open_model
 
-    return open_model(
-        bundle,
-        task=chosen.spec,
-        objective=objective,  # type: ignore[arg-type]  # checked there, for users
-        on_long=on_long,  # type: ignore[arg-type]
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
-    )
+    with output.checking() as progress:
+        return open_model(
+            bundle,
+            task=chosen.spec,
+            objective=objective,  # type: ignore[arg-type]  # checked there, for users
+            on_long=on_long,  # type: ignore[arg-type]
+            engine=engine,
+            threads=threads or "auto",
+            sha256=sha256,
+            progress=progress,
+        )
 
 
 def _say_what_the_figures_are_of(output: Output, held_out: HeldOut, result: dict[str, Any]) -> None:

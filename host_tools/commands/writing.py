@@ -77,7 +77,7 @@ def generate(
     asked: Any = _messages(messages) if messages is not None else prompt
     if asked == "-":
         asked = sys.stdin.read()
-    with _opened(bundle, memory_limit, engine, threads, sha256) as model:
+    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
         origin = load_chosen(model, run, values)
         writing = model.generate(
             asked,
@@ -137,7 +137,7 @@ def chat(
 
     output = Output(False)
     manner = Manner(max_tokens, temperature, top_p, seed, tuple(stop or ()))
-    with _opened(bundle, memory_limit, engine, threads, sha256) as model:
+    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
         original = model.values
         origin = load_chosen(model, run, values)
         conversation = _Conversation(model, manner, system)
@@ -277,13 +277,16 @@ def _opened(
     engine: str | None,
     threads: int | None,
     sha256: str | None,
+    output: Output,
 ) -> Model:
     from seedtune.runtime.model import open_model
 
-    return open_model(
-        bundle,
-        memory_limit=memory_bytes(memory_limit),
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
-    )
+    with output.checking() as progress:
+        return open_model(
+            bundle,
+            memory_limit=memory_bytes(memory_limit),
+            engine=engine,
+            threads=threads or "auto",
+            sha256=sha256,
+            progress=progress,
+        )

@@ -15,6 +15,7 @@ from .manifest import (
     TextHeadInfo,
     WordsPlace,
 )
+from .progress import Progress
 from .text_frame import TextFrame
 from .write import pack_bundle, with_task, write_bundle
 
@@ -26,6 +27,7 @@ __all__ = [
     "Generation",
     "Layer",
     "Program",
+    "Progress",
     "TextFrame",
     "TextHeadInfo",
     "WordsPlace",

@@ -4,13 +4,14 @@ import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
 from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
 from .manifest import MANIFEST, Manifest, check_identity, parse_manifest
+from .progress import Progress, ProgressFailed, counting
 
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 1 << 24
@@ -38,7 +39,13 @@ def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
     return file
 
 
-def unpack_archive(file: Path, cache: Path | None = None, *, sha256: str | None = None) -> Path:
+def unpack_archive(
+    file: Path,
+    cache: Path | None = None,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Check ``file`` against its own manifest and return the folder that holds its parts.
 
     The folder is named after the manifest's hash, so that every archive of one bundle shares it.
@@ -46,10 +53,12 @@ def unpack_archive(file: Path, cache: Path | None = None, *, sha256: str | None 
 
     Args:
         sha256: see ``check_identity``.
+        progress: hears of each piece of a part, of 1 MiB at most.
 
     Raises:
         BundleError: not a bundle archive, another bundle than asked for, a part is missing or
             altered, or the cache cannot be written.
+        ProgressFailed: ``progress`` raised something.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -61,13 +70,14 @@ def unpack_archive(file: Path, cache: Path | None = None, *, sha256: str | None 
             _check_names(set(entries), manifest, file)
             folder = (cache or default_cache()) / "bundles" / manifest.sha256
             clean_up(folder.parent)
+            checked = counting(progress, manifest.bytes)
             if folder.is_dir():
                 # The archive itself is still checked: a damaged copy must not pass as a good one.
                 for name in manifest.parts:
-                    _check_part(archive, entries[name], manifest, file, None)
+                    _check_part(archive, entries[name], manifest, file, None, checked)
             else:
-                _unpack(archive, entries, manifest, file, folder)
-    except BundleError:
+                _unpack(archive, entries, manifest, file, folder, checked)
+    except (BundleError, ProgressFailed):
         raise
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror or error}") from error
@@ -105,6 +115,7 @@ def _check_part(
     manifest: Manifest,
     file: Path,
     target: IO[bytes] | None,
+    checked: Callable[[int], None],
 ) -> None:
     """Hash one entry, copying it to ``target`` if given, and compare it with the manifest."""
     size = manifest.parts[entry.filename].bytes
@@ -119,6 +130,7 @@ def _check_part(
             digest.update(chunk)
             if target is not None:
                 target.write(chunk)
+            checked(len(chunk))
     if digest.hexdigest() != manifest.parts[entry.filename].sha256:
         raise BundleError(f"{file}: {entry.filename} is truncated or altered; copy it again")
 
@@ -129,6 +141,7 @@ def _unpack(
     manifest: Manifest,
     file: Path,
     folder: Path,
+    checked: Callable[[int], None],
 ) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +150,7 @@ def _unpack(
             new.mkdir()
             for name in manifest.parts:
                 with (new / name).open("wb") as target:
-                    _check_part(archive, entries[name], manifest, file, target)
+                    _check_part(archive, entries[name], manifest, file, target, checked)
             (new / MANIFEST).write_bytes(archive.read(entries[MANIFEST]))
             sync_tree(new)
             replace_folder(new, folder)  # another process may have unpacked the same bundle first

@@ -27,7 +27,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,7 @@ from .manifest import (
     parse_manifest,
 )
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
+from .progress import Progress, ProgressFailed, counting, part_of
 from .text_frame import TextFrame, load_text_frame
 
 
@@ -187,7 +188,11 @@ class Bundle:
 
 
 def open_bundle(
-    path: str | Path, *, cache: Path | None = None, sha256: str | None = None
+    path: str | Path,
+    *,
+    cache: Path | None = None,
+    sha256: str | None = None,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Open a bundle folder or ``*.seedtune`` file and check all of it.
 
@@ -197,37 +202,52 @@ def open_bundle(
             ``~/.cache/seedtune``.
         sha256: the bundle's own, as ``Bundle.sha256`` and ``seedtune inspect`` give it, if only
             that one may be opened. Nothing of another is read but its manifest.
+        progress: called in this thread with the bytes checked so far and how many there are to
+            check, at first with 0 and after each MiB at the latest. Those of a single file are
+            checked twice, packed and unpacked. Counting begins anew only where what was unpacked
+            before turns out damaged. What it raises ends the opening and reaches the caller.
 
     Raises:
         BundleError: another bundle than ``sha256`` names, a part is missing, truncated or altered,
             the version is newer than this reader's, or two parts disagree. The message names the
             part.
     """
-    path = Path(path)
+    try:
+        return _open(Path(path), cache, sha256, progress)
+    except ProgressFailed as failed:
+        raise failed.reason from None
+
+
+def _open(path: Path, cache: Path | None, sha256: str | None, progress: Progress | None) -> Bundle:
     if not os.path.exists(path):  # Path's own raises where a folder above cannot be read
         clean_up(path.parent)  # puts back what a process killed in replacing it moved away
     if os.path.isfile(path):
-        folder = unpack_archive(path, cache, sha256=sha256)
+        first, second = (part_of(progress, which, 2) for which in range(2))
+        folder = unpack_archive(path, cache, sha256=sha256, progress=first)
         try:
-            return open_folder(folder, sha256)
+            return open_folder(folder, sha256, second)
         except BundleError:
             # The cached copy may be what is damaged; the archive then has the good parts.
             shutil.rmtree(folder, ignore_errors=True)
-            return open_folder(unpack_archive(path, cache, sha256=sha256), sha256)
+            folder = unpack_archive(path, cache, sha256=sha256, progress=first)
+            return open_folder(folder, sha256, second)
     if not os.path.isdir(path):
         raise BundleError(f"{path}: no such bundle (a folder or a .seedtune file)")
-    return open_folder(path, sha256)
+    return open_folder(path, sha256, progress)
 
 
-def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
+def open_folder(
+    folder: Path, sha256: str | None = None, progress: Progress | None = None
+) -> Bundle:
     manifest = parse_manifest(read_part(folder / MANIFEST), folder)
     check_identity(manifest.sha256, sha256, folder)
     parts = manifest.parts
     files = {name for program in manifest.programs for name in program.files}
     files |= {TEXT} & set(parts)
-    stamps = {name: check_file(folder / name, parts[name]) for name in files}
+    checked = counting(progress, manifest.bytes)
+    stamps = {name: check_file(folder / name, parts[name], checked) for name in files}
     # Read once, so that what is parsed is what was hashed.
-    data = {name: _read(folder / name, parts[name]) for name in parts if name not in files}
+    data = {name: _read(folder / name, parts[name], checked) for name in parts if name not in files}
     values, indices = parse_values(data[VALUES], folder / VALUES, manifest.layers)
     tokenizer = parse_tokenizer(data[TOKENIZER], folder / TOKENIZER)
     vocabulary = vocabulary_of(tokenizer)
@@ -262,11 +282,12 @@ def open_folder(folder: Path, sha256: str | None = None) -> Bundle:
     )
 
 
-def _read(file: Path, part: Part) -> bytes:
+def _read(file: Path, part: Part, checked: Callable[[int], None]) -> bytes:
     try:
         check_size(file, file.stat().st_size, part)
         data = file.read_bytes()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
     check_digest(file, hashlib.sha256(data).hexdigest(), part)
+    checked(len(data))
     return data

@@ -9,7 +9,7 @@ Nothing here can notice what is written into a file while it is mapped.
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -19,12 +19,18 @@ from .manifest import Part
 
 Stamp = tuple[int, ...]
 """Device, number, size, and times of the last change, of a file."""
+_CHUNK = 1 << 20
 _SETTLED_NS = 10**9
 """Two changes within one tick of the file system's clock (at most some 10 ms) have one time."""
 
 
-def check_file(path: Path, part: Part) -> Stamp | None:
+def check_file(
+    path: Path, part: Part, checked: Callable[[int], None] = lambda count: None
+) -> Stamp | None:
     """Hash a file and compare it with the manifest.
+
+    Args:
+        checked: called with the bytes of each piece, of 1 MiB at most, once it is hashed.
 
     Returns:
         How to recognise the file later; None if it changed too recently to tell.
@@ -33,7 +39,7 @@ def check_file(path: Path, part: Part) -> Stamp | None:
         BundleError: it cannot be read, or is not what the manifest says.
     """
     with _opened(path) as stream:
-        return _check(stream, path, part)
+        return _check(stream, path, part, checked)
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def open_checked(path: Path, part: Part, stamp: Stamp | None) -> Iterator[Path]:
     """
     with _opened(path) as stream:
         if stamp is None or stamp != _stamp(os.fstat(stream.fileno())):
-            _check(stream, path, part)
+            _check(stream, path, part, lambda count: None)
         own = Path(f"/proc/self/fd/{stream.fileno()}")
         yield own if own.exists() else path
 
@@ -62,14 +68,19 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         yield stream
 
 
-def _check(stream: BufferedReader, path: Path, part: Part) -> Stamp | None:
+def _check(
+    stream: BufferedReader, path: Path, part: Part, checked: Callable[[int], None]
+) -> Stamp | None:
+    digest = hashlib.sha256()
     try:
         status = os.fstat(stream.fileno())  # before: what changes meanwhile shows later
         check_size(path, status.st_size, part)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            checked(len(chunk))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    check_digest(path, digest, part)
+    check_digest(path, digest.hexdigest(), part)
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     return _stamp(status) if time.time_ns() - changed > _SETTLED_NS else None
 

@@ -268,6 +268,11 @@ class Manifest:
     vocabulary: int
     tokenizer_vocabulary: int
 
+    @property
+    def bytes(self) -> int:
+        """Of all parts."""
+        return sum(part.bytes for part in self.parts.values())
+
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the manifest's canonical JSON without its own ``sha256`` field."""

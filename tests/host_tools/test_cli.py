@@ -1,5 +1,6 @@
 """The command line: one JSON object, one-line errors, exit codes that mean something."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from command_line import bad, call, good
 from fakes import fake_basis, fake_ground
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
+from seedtune.host_tools.commands.output import Output
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.estimators import complete
@@ -470,6 +472,27 @@ class TestInspect:
         shown = call("inspect", bundle).stdout
         assert found["sha256"] in shown
         assert "3, 2 of them with sensitive values" in shown
+
+
+@pytest.mark.parametrize("command", ["inspect", "tune", "evaluate", "predict"])
+def test_who_waits_for_the_check_of_a_bundle_hears_of_it(
+    command: str, tmp_path: Path, bundle: Path, rows: Path, engine: None, monkeypatch: Any
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def checking(output: Output) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: told.append((done, total))
+
+    monkeypatch.setattr(Output, "checking", checking)
+    options = {
+        "inspect": [],
+        "tune": [tmp_path / "run", "--train", rows, "--steps", 1, "--eps", 0.01],
+    }
+    good(command, bundle, *options.get(command, ["--data", rows]))
+    size = sum(each.stat().st_size for each in bundle.iterdir() if each.suffix != ".json")
+    size += (bundle / "tokenizer.json").stat().st_size
+    assert told[0] == (0, size) and told[-1] == (size, size)
 
 
 def _altered(bundle: Path) -> None:

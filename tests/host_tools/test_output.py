@@ -51,6 +51,24 @@ def test_quick_counts_say_nothing_and_slow_ones_do(clock: Any, capsys: Any) -> N
     assert capsys.readouterr().err.splitlines() == ["evaluating: 50%, 40 s left"]
 
 
+def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(
+    clock: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    with Output(False).checking() as report:
+        report(0, 100)
+        clock(EVERY)
+        report(40, 100)
+        report(100, 100)
+    lines = ["checking the bundle: 40%, 15 s left"]
+    assert capsys.readouterr().err.splitlines() == lines
+    output, screen = Output(False), io.StringIO()
+    monkeypatch.setattr(output, "_screen", Console(file=screen, force_terminal=True, width=100))
+    with output.checking() as report:
+        report(40, 100)
+    _shown, _, after = screen.getvalue().partition("checking the bundle")
+    assert "40%" in after and after.rstrip().endswith("\x1b[2K")  # the bar's line is erased
+
+
 def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) -> None:
     with Output(False).tuning(100, 50, "accuracy") as view:
         clock(EVERY)

@@ -1,0 +1,41 @@
+"""How far the check of a bundle is, for whoever waits for it."""
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes checked so far and how many there are."""
+
+
+class ProgressFailed(Exception):
+    """Carries what a callback raised past all that would take it for a damaged file."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """What to call with the bytes of each piece once it is checked; ``progress`` hears their sum.
+
+    It hears of 0 bytes at once, so that it can show what is waited for.
+    """
+    done = 0
+
+    def checked(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            try:
+                progress(done, total)
+            except Exception as error:
+                raise ProgressFailed(error) from error
+
+    checked(0)
+    return checked
+
+
+def part_of(progress: Progress | None, which: int, parts: int) -> Progress | None:
+    """For pass number ``which`` of ``parts`` over the same bytes."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(which * total + done, parts * total)
