@@ -23,12 +23,12 @@ _BACKGROUND, _TEXT, _SOFT, _BUTTON = "#f0f0f3", "#212121", "#6e6e6e", "#d6d7d7"
 _DIM, _LINE, _SYSTEM_ACCENT = "#aaaaaa", "#8a8a8a", "#00668b"
 _IGNORED = {
     "fitsSystemWindows", "inputType", "maxLines", "importantForAutofill", "textIsSelectable",
-    "accessibilityLiveRegion", "contentDescription", "max",
+    "accessibilityLiveRegion", "contentDescription", "freezesText", "labelFor", "max", "maxLength",
 }  # fmt: skip
 """Attributes that do not show in a picture of a screen at rest."""
 _KNOWN = {
-    "id", "layout_width", "layout_height", "layout_weight", "layout_marginTop", "orientation",
-    "padding", "paddingTop", "paddingBottom", "text", "textAppearance", "hint",
+    "id", "layout_width", "layout_height", "layout_weight", "layout_marginTop", "minHeight",
+    "orientation", "padding", "paddingTop", "paddingBottom", "text", "textAppearance", "hint",
 }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ class Screen:
             case "Button":
                 return 48
             case "CheckBox" | "SeekBar":
-                return 32
+                return max(32, self._dp(node, "minHeight"))
         if "." in node.tag and self._state(node).draw is not None:
             return self._dp(node, "layout_height")
         raise Undrawable(f"a {node.tag}")
@@ -173,6 +173,7 @@ class Screen:
                 title = self._cut(said.upper(), 14, width - 16)
                 self._text(title, x + width / 2, y + height / 2, 14, colour, "mm")
             case "CheckBox":
+                y += (height - 32) / 2
                 mark = self._pixels(x + 7, y + 7, x + 25, y + 25)
                 fill = _SYSTEM_ACCENT if state.checked else None
                 self._draw.rounded_rectangle(mark, 2 * SCALE, fill, _LINE, 0 if fill else SCALE * 2)
@@ -182,7 +183,7 @@ class Screen:
                     self._draw.line(line, "white", 2 * SCALE)
                 self._text(said, x + 32, y + 16, 14, _TEXT, "lm")
             case "SeekBar":
-                left, right, middle = x + 16, x + width - 16, y + 16
+                left, right, middle = x + 16, x + width - 16, y + height / 2
                 at = left + (right - left) * state.progress
                 self._draw.line(self._pixels(left, middle, right, middle), _DIM, SCALE * 2)
                 self._draw.line(self._pixels(left, middle, at, middle), _SYSTEM_ACCENT, SCALE * 2)

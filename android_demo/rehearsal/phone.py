@@ -13,7 +13,7 @@ from .kotlin import compile_kotlin
 
 APP = Path(__file__).parents[1] / "app/src/main"
 KOTLIN = APP / "kotlin/org/seedtune/demo"
-PURE = ("Brain.kt", "Conditions.kt", "Curve.kt", "Intake.kt", "Trainer.kt")
+PURE = ("Brain.kt", "Conditions.kt", "Curve.kt", "Intake.kt", "Lines.kt", "Trainer.kt")
 """Files that import nothing of Android: what runs here is what the app runs."""
 _FAKES = Path(__file__).with_name("fakes")
 
@@ -43,11 +43,25 @@ class Phone:
         self.app = App(str(root), **settings)
         self.reports: list[tuple[str, int, bool, bool]] = []
         """Text, step, active, resting: all that the notification showed."""
+        self.checked: list[tuple[int, int]] = []
+        """Bytes of bundles checked, and of how many: what the screen shows of it."""
         self._told = threading.Condition()
         brain = jpype.JProxy("org.seedtune.demo.Brain", dict={"call": self._call})
         watcher = jpype.JProxy("org.seedtune.demo.Trainer$Watcher", dict={"show": self._show})
         self.trainer = jpype.JClass("org.seedtune.demo.Trainer")(brain)
         self.trainer.watch(watcher)
+
+    def take_bundle(self, archive: Path) -> str:
+        """Check a copied file and use it; what the app's Python answers."""
+        import jpype
+
+        def checked(done: Any, total: Any) -> None:
+            self.checked.append((int(done), int(total)))
+
+        waiting = jpype.JProxy("org.seedtune.demo.Checking", dict={"checked": checked})
+        waiting = jpype.JObject(waiting, "org.seedtune.demo.Checking")
+        answer: str = self.app.take_bundle(str(archive), waiting)
+        return answer
 
     def _call(self, name: Any, arguments: Any) -> str:
         import jpype

@@ -298,6 +298,11 @@ class Tuner:
         """Forward passes of all steps of the run so far, one a probe."""
         return self.history.steps * self._run.estimator.probes
 
+    @property
+    def seconds(self) -> float:
+        """Active time of this session: steps and evaluations, pauses excluded."""
+        return self._active
+
     def tuned(self) -> Tuned:
         """The state to ship: the best evaluated step, or the start if nothing beat it."""
         return self._run.tuned()
@@ -380,10 +385,15 @@ class Tuner:
         return self._evaluate(lambda done, total: None)
 
     def _evaluate(self, between: Callable[[int, int], None]) -> Evaluation:
+        paused = 0.0
+
         def progress(done: int, total: int) -> None:
+            nonlocal paused
             if self._on_evaluation is not None:
                 self._on_evaluation(done, total)
+            waiting = time.monotonic()
             between(done, total)
+            paused += time.monotonic() - waiting
 
         self._run.writer.sync()  # an evaluation can take long
         began = time.monotonic()
@@ -397,7 +407,7 @@ class Tuner:
             self._text,
             self._known,
         )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began - paused
         self._active += seconds
         self._run.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))
         self._metrics.append(

@@ -25,7 +25,7 @@ WORDS = ("rain", "a cat", "a town", "numbers", "a film", "the mat", "humour", "p
 
 def give_material(phone: Phone, archive: Path) -> None:
     """A model, messages with kinds, and a text."""
-    good(phone.app.take_bundle(str(archive)))
+    good(phone.take_bundle(archive))
     good(phone.app.name_labels("Great, Terrible"))
     lines = [f"{word} and {other}" for word in WORDS for other in WORDS[:5]]
     assert good(phone.app.add_messages("\n".join(lines))) == len(lines)
@@ -99,11 +99,19 @@ def picked(bundle: Path, root: Path) -> Path:
     progress = function(2, lambda done, size: told.append((int(done), int(size))))
     stream = function(0, lambda: jclass("java.io.FileInputStream")(str(archive)))
     size = archive.stat().st_size
-    taken = intake(root.parent).take("picked.seedtune", size, progress, stream)
-    assert told[-1] == (size, size)
+    for said in (size, 0):  # some that give a file do not know its size
+        taken = intake(root.parent).take(size_of(said), progress, stream)
+        assert told[-1] == (size, said)
     copy = Path(str(taken.getPath()))
     assert copy.read_bytes() == archive.read_bytes()
     return copy
+
+
+def size_of(size: int) -> Any:
+    """What the app asks whoever gives a file."""
+    import jpype
+
+    return function(0, lambda: jpype.JObject(jpype.java.lang.Long(size)))
 
 
 def intake(folder: Path, free: int | None = None) -> Any:
@@ -129,7 +137,7 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"empty": good(phone.app.state())}
     found["too early"] = [phone.learn("sort"), bad(phone.app.predict("sort", "a cat"))]
     give_material(phone, picked(bundle, root))
-    found["ready"] = good(phone.app.state())
+    found["ready"], found["checked"] = good(phone.app.state()), phone.checked
     found["messages"] = good(phone.app.messages())
     phone.reports.clear()
 
@@ -148,14 +156,14 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
     found["still said"] = list(phone.reports[-1])
     good(phone.app.predict("sort", "a cat and rain"))  # which must not disturb the run
     found["still resting at"] = good(phone.app.progress("sort"))["steps"]
-    found["held"] = good(phone.app.state())["held"]
     phone.trainer.heed(None)
     assert phone.trainer.join(60_000)
     found["reports"] = [list(report) for report in phone.reports]
     found["progress"] = good(phone.app.progress("sort"))
     found["whole"] = hash_of(phone, "sort")
     found["predicted"] = good(phone.app.predict("sort", "a cat and rain"))
-    found["undone"] = good(phone.app.undo("sort", 3))
+    good(phone.app.undo("sort", 3))
+    found["undone"] = hash_of(phone, "sort")
     found["undone progress"] = good(phone.app.progress("sort"))
     found["too far"] = bad(phone.app.undo("sort", 5))
     phone.learn("sort")
@@ -257,6 +265,24 @@ def go_on(root: Path, bundle: Path, kind: str) -> dict[str, Any]:
     return found | {"hashes": [killed, hash_of(phone, kind)]}
 
 
+def stopped_early(root: Path, bundle: Path) -> dict[str, Any]:
+    """Stopped while it gets ready, which takes long where something else has the model."""
+    phone = Phone(root, **SETTINGS)
+    give_material(phone, picked(bundle, root))
+    found = {}
+    for what, reason in (("at once", None), ("resting", "the phone is warm")):
+        phone.trainer.heed(reason)
+        with phone.app._lock:
+            phone.trainer.start("sort", 1.0)
+            time.sleep(0.3)
+            phone.trainer.stop()
+        assert phone.trainer.join(60_000), phone.reports
+        steps = good(phone.app.progress("sort"))["steps"]
+        found[what] = [phone.reports[-1][0], steps, good(phone.app.state())["unfinished"]]
+    phone.trainer.heed(None)
+    return found | {"afterwards": phone.learn("sort")}
+
+
 def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     """Each gives one line and loses nothing."""
     phone = Phone(root, **SETTINGS)
@@ -281,27 +307,32 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     ):
         file = archive.with_name(what)
         file.write_bytes(content)
-        found[what] = bad(phone.app.take_bundle(str(file)))
+        found[what] = bad(phone.take_bundle(file))
         assert not file.exists()
     assert good(phone.app.state())["bundle"] == used
 
     # Another bundle while it learns is refused and kept; afterwards each has its own run.
     other = renamed(bundle, archive.with_name("other"))
     phone.app._session = object()
-    found["busy"] = bad(phone.app.take_bundle(str(other)))
+    found["busy"] = bad(phone.take_bundle(other))
     phone.app._session = None
-    assert good(phone.app.take_bundle(str(other)))["sha256"] != used["sha256"]
+    assert good(phone.take_bundle(other))["sha256"] != used["sha256"]
     assert not other.exists() and good(phone.app.progress("sort")) is None
     phone.learn("sort")
     assert good(phone.app.progress("sort"))["steps"] == 6
     shutil.copy(kept, archive)
-    assert good(phone.app.take_bundle(str(archive))) == used
+    assert good(phone.take_bundle(archive)) == used
     phone.learn("sort")
     found["back"] = hash_of(phone, "sort")
 
     # A picked file that may not be read any more, or does not fit.
     nothing = function(2, lambda done, size: None)
+
+    def refused() -> Any:
+        raise jclass("java.lang.SecurityException")("Permission Denial: reading provider")
+
     for what, size, free, stream in (
+        ("revoked at once", refused, None, lambda: None),
         ("revoked", 10**6, None, lambda: jclass("org.seedtune.rehearsal.RevokedStream")(200_000)),
         ("gone", 10**6, None, lambda: None),
         (
@@ -313,7 +344,8 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
         ("too full", 10**9, 10**8, lambda: None),
     ):
         try:
-            intake(root.parent, free).take("picked.seedtune", size, nothing, function(0, stream))
+            asked = function(0, size) if callable(size) else size_of(size)
+            intake(root.parent, free).take(asked, nothing, function(0, stream))
         except jclass("org.seedtune.demo.IntakeFailed") as error:
             found[what] = str(error.getMessage())
         assert not list((root.parent / "incoming").glob("picked*"))
@@ -322,6 +354,16 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
         intake(root.parent).text(1000, stream)
     except jclass("org.seedtune.demo.IntakeFailed") as error:
         found["revoked text"] = str(error.getMessage())
+
+    # A process that was killed in copying left a part; another is being pushed by a cable.
+    left = [root.parent / "incoming" / f"{name}.seedtune.part" for name in ("picked", "pushed")]
+    for part in left:
+        part.write_bytes(b"x")
+    assert intake(root.parent).waiting() is None
+    found["left"] = [part.exists() for part in left]
+    whole = left[1].rename(left[1].with_suffix(""))
+    found["waiting"] = str(intake(root.parent).waiting().getName())
+    whole.unlink()
 
     # A full disk while learning.
     good(phone.app.undo("sort", 0))
@@ -357,7 +399,7 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
 
     # The bridge to Python itself fails.
     def broken(*arguments: Any) -> str:
-        raise RuntimeError("no such method")
+        raise RuntimeError("no such\nmethod")
 
     phone.app.learn = broken
     found["bridge"] = phone.learn("sort")
@@ -388,18 +430,57 @@ def pure(root: Path, bundle: Path) -> dict[str, Any]:
     for x, y in ((0.0, 50.0), (5.0, 75.0), (10.0, 100.0)):
         array.add(pair(x, y))
     made = curve(array, array)
-    plain = jclass("org.seedtune.demo.Trainer").plain
     return {
         "charging": reasons((False, 0, 300, False), (True, 0, 300, False), (True, 0, 300, True)),
         "heat": reasons(*((True, level, 300, False) for level in (1, 2, 1, 0, 1))),
         "battery": reasons(*((True, None, tenths, False) for tenths in (409, 410, 390, 379, 390))),
         "free": reasons((False, 6, 500, True), wish=free),
         "pixels": list(map(float, made.pixels(120, 70, 10.0))),
-        "plain": [
-            str(plain(answer))
-            for answer in (json.dumps({"error": 'a "quoted" \\ lïne'}), '{"ok": "done"}')
-        ],
+        "lines": lines(),
+        "ends": ends(),
     }
+
+
+def lines() -> list[list[str]]:
+    """What two screens were told, the second being the first after a rotation."""
+    import jpype
+
+    board = jpype.JClass("org.seedtune.demo.Lines")()
+    told: list[list[str]] = [[], []]
+    first, second = (
+        jpype.JProxy(
+            "org.seedtune.demo.Screen", dict={"say": lambda line, into=into: into.append(str(line))}
+        )
+        for into in told
+    )
+    board.say("before any")
+    board.come(first)
+    board.say("copying")
+    board.leave(first)
+    for line in ("copied", "the storage is full"):
+        board.say(line)
+    board.come(second)
+    board.leave(first)  # late, as Android tells it
+    board.say("whole")
+    return told
+
+
+def ends() -> list[bool]:
+    """Whether it was learning, of each report, where somebody starts anew at every moment."""
+    import jpype
+
+    brain = {"call": lambda name, arguments: "done"}
+    trainer = jpype.JClass("org.seedtune.demo.Trainer")(
+        jpype.JProxy("org.seedtune.demo.Brain", dict=brain)
+    )
+    told: list[bool] = []
+    show = {"show": lambda report: told.append(bool(report.getActive()))}
+    trainer.watch(jpype.JProxy("org.seedtune.demo.Trainer$Watcher", dict=show))
+    begun = 0
+    while begun < 300:
+        begun += bool(trainer.start("sort", 1.0))
+    assert trainer.join(10_000)
+    return told
 
 
 if __name__ == "__main__":

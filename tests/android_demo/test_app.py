@@ -235,6 +235,32 @@ def test_resources_are_defined_and_used() -> None:
         assert re.search(rf"(R\.string\.|@string/){name}\b", everything), f"{name} is not used"
 
 
+def test_a_text_with_a_place_to_fill_is_never_shown_as_it_stands() -> None:
+    """A layout cannot fill it: a slider would read ``%1$d`` aloud."""
+    strings = ElementTree.parse(APP / "res/values/strings.xml").getroot()
+    open_ones = {each.attrib["name"] for each in strings if "%" in (each.text or "")}
+    assert len(open_ones) > 5
+    for file in [MANIFEST, *(APP / "res").glob("layout/*.xml")]:
+        assert not open_ones & set(re.findall(r"@string/(\w+)", file.read_text())), file
+
+
+def test_what_is_touched_has_a_label_and_room_and_what_is_typed_has_bounds() -> None:
+    for file in (APP / "res").glob("layout/*.xml"):
+        views = list(ElementTree.parse(file).getroot().iter())
+        labelled = {each.get(f"{ANDROID}labelFor", "").rpartition("/")[2] for each in views}
+        for view in views:
+            name = view.get(f"{ANDROID}id", "").rpartition("/")[2]
+            if view.tag in ("SeekBar", "CheckBox"):
+                said = {view.get(f"{ANDROID}{what}") for what in ("text", "contentDescription")}
+                assert said != {None} or name in labelled, name
+                assert view.get(f"{ANDROID}minHeight") == "48dp", name
+            if view.tag == "EditText":
+                assert view.get(f"{ANDROID}hint"), name
+                # Android keeps it with the screen, in at most some hundred kilobytes.
+                single = view.get(f"{ANDROID}inputType") == "text"
+                assert single or int(view.attrib[f"{ANDROID}maxLength"]) <= 100_000, name
+
+
 def test_the_project_names_its_versions_in_one_place() -> None:
     catalog = tomllib.loads((DEMO / "gradle/libs.versions.toml").read_text())
     build = (DEMO / "app/build.gradle.kts").read_text()

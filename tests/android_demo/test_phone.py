@@ -38,7 +38,15 @@ class TestSorting:
         labels = [each["label"] for each in found["messages"]["messages"]]
         assert len(labels) == 40 and labels.count(None) == 2
         assert found["messages"]["labels"] == ["Great", "Terrible"]
-        assert found["ready"]["bundle"]["values"] > 0
+        assert found["ready"]["bundle"]["megabytes"] == 1 and found["empty"]["bundle"] is None
+
+    def test_the_check_of_the_model_is_shown_to_its_end(self, found: Any) -> None:
+        """Packed and unpacked, by the runtime's own count, through the bridge that Kotlin hears."""
+        total = found["checked"][0][1]
+        assert found["checked"][0] == [0, total] and found["checked"][-1] == [total, total]
+        done = [each[0] for each in found["checked"]]
+        assert done == sorted(done) and len(set(done)) > 6
+        assert total / 2 in done and total > 10**6
 
     def test_it_rests_for_each_reason_and_goes_on_when_none_is_left(self, found: Any) -> None:
         texts = [report[0] for report in found["reports"]]
@@ -46,7 +54,6 @@ class TestSorting:
         assert found["still resting at"] == 2
         assert found["still said"] == ["Resting: the phone is not charging", 2, True, True]
         assert texts.count("Going on") == 1
-        assert found["held"] == "the phone is not charging"
         steps = [report[1] for report in found["reports"] if report[0].startswith("Step")]
         assert steps == [1, 2, 3, 4, 5, 6]
         assert found["reports"][-1] == ["all 6 steps done", 6, False, False]
@@ -54,10 +61,10 @@ class TestSorting:
 
     def test_it_learned_and_shows_it(self, found: Any) -> None:
         progress = found["progress"]
-        assert progress["steps"] == progress["of"] == 6 and progress["metric"] == "accuracy"
+        assert progress["steps"] == 6
         assert [step for step, _ in progress["losses"]] == [1, 2, 3, 4, 5, 6]
-        assert [step for step, _, _ in progress["evaluations"]] == [0, 2, 4, 6]
-        before, after = progress["evaluations"][0][2], progress["evaluations"][-1][2]
+        assert [step for step, _ in progress["evaluations"]] == [0, 2, 4, 6]
+        before, after = progress["evaluations"][0][1], progress["evaluations"][-1][1]
         assert after > before + 0.3 and progress["fresh"] and progress["best"] > 0
         assert found["predicted"]["step"] == progress["best"]
         assert found["predicted"]["before"] != found["predicted"]["after"]
@@ -65,7 +72,7 @@ class TestSorting:
     def test_undo_to_any_step_and_forward_again(self, found: Any) -> None:
         undone = found["undone progress"]
         assert undone["steps"] == 3 and undone["best"] == 2
-        assert [step for step, _, _ in undone["evaluations"]] == [0, 2]
+        assert [step for step, _ in undone["evaluations"]] == [0, 2]
         assert found["too far"].endswith("step 5 cannot be reached; it ends at step 3")
         assert found["again"] == found["whole"] != found["undone"]
 
@@ -82,8 +89,7 @@ def test_writing(live: Any) -> None:
     found = live("write")
     assert found["line"] == "all 6 steps done"
     progress = found["progress"]
-    assert progress["metric"] == "perplexity"
-    assert progress["evaluations"][-1][2] < progress["evaluations"][0][2]
+    assert 1 < progress["evaluations"][-1][1] < progress["evaluations"][0][1]
     predicted = found["predicted"]
     assert predicted["after"]["perplexity"] < predicted["before"]["perplexity"]
     assert predicted["after"]["written"] and "written" not in predicted["before"]
@@ -120,6 +126,14 @@ def test_what_dies_at_once_is_not_begun_for_ever(live: Any, tmp_path: Path) -> N
     }
 
 
+def test_a_stop_before_it_is_ready_is_heard(live: Any) -> None:
+    assert live("stopped_early") == {
+        "at once": ["stopped", 0, False],
+        "resting": ["stopped", 0, False],
+        "afterwards": "all 6 steps done",
+    }
+
+
 def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     found = live("accidents")
     altered = "the file: truncated or altered archive"
@@ -128,6 +142,7 @@ def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
         "forged": "the file: values.safetensors is truncated or altered; copy it again",
         "cut": altered,
         "other": altered,
+        "revoked at once": "the file may not be read any more: choose it again",
         "revoked": "the file may not be read any more: choose it again",
         "revoked text": "the file may not be read any more: choose it again",
         "gone": "the file cannot be read (nothing there)",
@@ -140,6 +155,7 @@ def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     }.items():
         assert line in found[what] and "\n" not in found[what], found[what]
     assert found["full wrote"] > 0
+    assert found["left"] == [False, True] and found["waiting"] == "pushed.seedtune"
     assert found["after full at"] == found["after java at"] == 2
     assert found["whole"] == found["back"] == found["after full"] == found["after java"]
     assert found["active"] is False
@@ -154,7 +170,8 @@ def test_when_to_rest_and_where_points_stand(live: Any) -> None:
     assert found["battery"] == [None, warm, warm, None, None]
     assert found["free"] == [None]
     assert found["pixels"] == [10, 60, 60, 35, 110, 10]
-    assert found["plain"] == ['a "quoted" \\ lïne', "done"]
+    assert found["lines"] == [["before any", "copying"], ["the storage is full", "whole"]]
+    assert found["ends"] == [False, *[True, False] * 300]
 
 
 def test_held_out_messages_are_of_all_kinds(
@@ -178,7 +195,6 @@ def test_held_out_messages_are_of_all_kinds(
 
 def test_it_computes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
-    from seedtune.runtime.tuning import budget
     from seedtune_app import session as module
 
     now = [100.0]
@@ -187,22 +203,11 @@ def test_it_computes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.M
     order = {"kind": "sort", "share": 0.25, "paused": False, "starts": 0}
     listener = types.SimpleNamespace(waiting=lambda reason: None)
     session = module.Session(tmp_path / "marker", order, listener, {})
-    now[0] += 2.0  # a step
-    session._rest()
-    assert now[0] == pytest.approx(108.0)
-    session.hold("phone", "it is warm")
-    monkeypatch.setattr(
-        budget.time,
-        "sleep",
-        lambda seconds: (now.__setitem__(0, 5000.0), session.hold("phone", None)),
-    )
-    session.control.wait()
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    now[0] += 1.0  # the hours of the pause are no work
-    session._rest()
-    assert now[0] == pytest.approx(5004.0)
-    now[0] += 1.0
+    session._rest(2.0)  # a step of so many seconds
+    assert now[0] == pytest.approx(106.0)
+    session._rest(3.0)  # and one of one more
+    assert now[0] == pytest.approx(109.0)
     session.control.stop()
-    session._rest()
-    assert now[0] == pytest.approx(5005.0)
+    session._rest(4.0)
+    assert now[0] == pytest.approx(109.0)
     sys.modules.pop("seedtune_app.session"), sys.modules.pop("seedtune_app")

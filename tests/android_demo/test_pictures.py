@@ -17,7 +17,7 @@ needs_font = pytest.mark.skipif(
 def test_the_pictures_are_of_the_layouts_as_they_are() -> None:
     """Else: ``cd android_demo && python -m rehearsal.pictures BUNDLE pictures``."""
     files = sorted((DEMO / "pictures").glob("*.png"))
-    assert [file.stem for file in files] == ["main", "sort"]
+    assert [file.stem for file in files] == ["main", "sort", "write"]
     for file in files:
         with Image.open(file) as picture:
             assert picture.info[pictures.MARK] == pictures.drawn_from(), file.name

@@ -8,6 +8,7 @@ import time
 import pytest
 from fakes import FakeEngine
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.tuning import tuner as module
 from seedtune.runtime.tuning.budget import Budget, Control, signals
 from tiny_run import START, K, run, tuner
 
@@ -59,6 +60,24 @@ def test_pause_and_proceed_by_call(tmp_path, whole):
         control.stop()
         assert list(steps) == [] and live.stop_reason == "stopped by the app"
     assert run(tmp_path) == whole[1]
+
+
+def test_a_pause_is_no_active_time_not_even_in_an_evaluation(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    class Paused(Control):
+        def wait(self):
+            now[0] += 1000
+
+    class Slow(FakeEngine):
+        def score(self, *arguments):
+            now[0] += 1
+            return super().score(*arguments)
+
+    with tuner(tmp_path, control=Paused(), engine=Slow(K)) as live:
+        next(iter(live))
+        assert 3 < live.seconds < 50 < 3000 <= now[0]  # an evaluation of three passes, and a step
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,11 +11,9 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.bundle.archive import unpack_archive
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import BundleError, SeedtuneError, TuningError
 from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
@@ -42,9 +40,16 @@ def _answered(method: Callable[..., Any]) -> Callable[..., str]:
         try:
             return json.dumps({"ok": method(*arguments)})
         except Exception as error:
-            return arguments[0]._failed(error)
+            return json.dumps({"error": arguments[0]._line_of(error)})
 
     return answer
+
+
+class Waiting(Protocol):
+    """Who waits for the check of a bundle; in the app, a Kotlin object."""
+
+    def checked(self, done: int, total: int) -> None:
+        """So many bytes are checked."""
 
 
 def line_of(error: Exception) -> str:
@@ -85,17 +90,19 @@ class App:
     # The bundle
 
     @_answered
-    def take_bundle(self, archive: str) -> dict[str, Any]:
+    def take_bundle(self, archive: str, waiting: Waiting) -> dict[str, Any]:
         """Check a ``.seedtune`` file that was copied here, unpack it and use it from now on.
 
         The file is gone afterwards, used or not. One that is refused leaves the bundle in use.
+
+        Args:
+            waiting: hears how many bytes are checked, of those of the file and its unpacked parts.
         """
         file = Path(archive)
         with self._lock:
             self._idle()
             try:
-                folder = unpack_archive(file, self._root)
-                bundle = open_bundle(folder)
+                bundle = open_bundle(file, cache=self._root, progress=waiting.checked)
                 replace_file(self._root / _CHOSEN, json.dumps({"sha256": bundle.sha256}).encode())
             except BundleError as error:
                 raise BundleError(str(error).replace(str(file), "the file")) from error
@@ -103,8 +110,8 @@ class App:
                 file.unlink(missing_ok=True)
             self._close()
             self._bundle = bundle
-            for other in folder.parent.iterdir():
-                if other != folder:
+            for other in bundle.path.parent.iterdir():
+                if other != bundle.path:
                     shutil.rmtree(other, ignore_errors=True)
             return self._about_bundle(bundle)
 
@@ -122,18 +129,15 @@ class App:
         return {
             "name": bundle.manifest["model"]["name"],
             "sha256": bundle.sha256,
-            "values": bundle.K,
             "megabytes": round(bundle.program_path.stat().st_size / 1e6),
         }
 
     # What it learns from
 
     @_answered
-    def name_labels(self, names: str) -> list[str]:
+    def name_labels(self, names: str) -> None:
         """Kinds of messages, separated by commas."""
-        messages = Messages(self._root)
-        messages.name_labels(names.split(","))
-        return messages.labels
+        Messages(self._root).name_labels(names.split(","))
 
     @_answered
     def add_messages(self, text: str) -> int:
@@ -167,7 +171,7 @@ class App:
             kind: empty: go on with what was being learned when the process was killed.
 
         Returns:
-            JSON: ``{"ok": why it ended}`` or ``{"error": line}``. What was learned stays.
+            Why it ended, in one line; no JSON. What was learned stays.
         """
         try:
             with self._lock:
@@ -176,24 +180,23 @@ class App:
                 if not kind:
                     order = unfinished(self._root / _MARKER)
                 if order is None:
-                    return json.dumps({"ok": "there was nothing to go on with"})
+                    return "there was nothing to go on with"
                 kind = order["kind"]
                 self._holds.pop(PAUSED_BY_USER, None)
                 if order["paused"]:
                     self._holds[PAUSED_BY_USER] = "paused"
                 material = _MATERIAL[kind](self._root)
                 train, held_out = material.split()
-                bundle = self._opened()
                 session = Session(self._root / _MARKER, order, listener, self._holds)
-                self._session = session
+                self._session = session  # before what takes long, in which it may be stopped
             try:
                 with self._lock:
-                    model = self._model_of(material)
+                    bundle, model = self._opened(), self._model_of(material)
                 folder = self._root / f"run-{kind}-{material.key(bundle.sha256)}"
                 current = {"folder": folder.name, "spec": material.spec(), "of": bundle.sha256}
                 replace_file(self._root / f"{kind}-{_CURRENT}", json.dumps(current).encode())
                 settings = material.settings(len(train)) | self._settings
-                return json.dumps({"ok": session.run(model, folder, train, held_out, settings)})
+                return session.run(model, folder, train, held_out, settings)
             except Exception:
                 with self._lock:
                     self._close()  # a program that failed is opened anew
@@ -201,11 +204,11 @@ class App:
             finally:
                 self._session = None
         except Exception as error:
-            return self._failed(error)
+            return self._line_of(error)
 
     @_answered
-    def pause(self, reason: str | None, who: str = PAUSED_BY_USER) -> bool:
-        """Rest after the step under way, or (None) go on; whether a session heard it.
+    def pause(self, reason: str | None, who: str = PAUSED_BY_USER) -> None:
+        """Rest after the step under way, or (None) go on.
 
         Args:
             who: rests for each are counted apart; the phone's state has its own, which lasts.
@@ -217,27 +220,23 @@ class App:
             self._holds[who] = reason
         else:
             self._holds.pop(who, None)
-        return session is not None
 
     @_answered
-    def stop(self) -> bool:
-        """End the session after its step; it can be gone on with. Whether one heard it."""
+    def stop(self) -> None:
+        """End the session after its step; it can be gone on with."""
         session = self._session
         if session is not None:
             session.control.stop("stopped")
-        return session is not None
 
     # What came of it
 
     @_answered
     def state(self) -> dict[str, Any]:
         """All that a screen shows without a task."""
-        session, chosen = self._session, (self._root / _CHOSEN).exists()
+        chosen, idle = (self._root / _CHOSEN).exists(), self._session is None
         return {
             "bundle": self._about_bundle(self._opened()) if chosen else None,
-            "learning": None if session is None else session.kind,
-            "held": None if session is None else session.held,
-            "unfinished": session is None and unfinished(self._root / _MARKER) is not None,
+            "unfinished": idle and unfinished(self._root / _MARKER) is not None,
         }
 
     @_answered
@@ -246,30 +245,26 @@ class App:
         folder = self._run_folder(kind)
         if folder is None:
             return None
-        journal = read_journal(folder)
-        history = history_of(journal)
+        history = history_of(read_journal(folder))
         lines = read_metrics(folder, steps=history.steps)
         best = history.best
         return {
             "steps": history.steps,
-            "of": history.settings.steps,
-            "metric": journal.header.metric["name"],
             "losses": [[x["step"], x["loss"]] for x in lines if x["kind"] == "step" and x["loss"]],
-            "evaluations": [[e.step, e.loss, e.metric] for e in history.evaluations],
+            "evaluations": [[e.step, e.metric] for e in history.evaluations],
             "best": 0 if best is None else best.step,
             "fresh": folder.name.endswith(_MATERIAL[kind](self._root).key(self._opened().sha256)),
         }
 
     @_answered
-    def undo(self, kind: str, step: int) -> str:
-        """Go back to the values after ``step`` steps; their hash."""
+    def undo(self, kind: str, step: int) -> None:
+        """Go back to the values after ``step`` steps."""
         with self._lock:
             self._idle()
             folder = self._run_folder(kind)
             if folder is None:
                 raise TuningError("there is nothing to undo yet")
             rewind(folder, step)
-            return values_sha256(self._tuned(kind).values)
 
     @_answered
     def predict(self, kind: str, text: str) -> dict[str, Any]:
@@ -300,8 +295,8 @@ class App:
             shutil.rmtree(self._root)
             self._root.mkdir()
 
-    def _failed(self, error: Exception) -> str:
-        return json.dumps({"error": line_of(error).replace(f"{self._root}/", "")})
+    def _line_of(self, error: Exception) -> str:
+        return line_of(error).replace(f"{self._root}/", "")
 
     def _idle(self) -> None:
         if self._session is not None:

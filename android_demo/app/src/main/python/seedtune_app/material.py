@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.files import replace_file
@@ -17,6 +17,7 @@ Row = dict[str, str]
 
 HELD_OUT = 4
 """One row in so many is held out."""
+LEAST_ROWS = 8
 MOST_ROWS = 512
 MOST_HELD_OUT = 64
 """More take longer on a phone than they tell."""
@@ -30,10 +31,16 @@ class Material:
     """The rows of one task, on the disk."""
 
     file: str
+    empty: ClassVar[dict[str, Any]]
+    """What stands in the file before anything is given; never changed."""
+    kinds: int
+    """So many there must be, at least."""
+    too_few: str
+    """What to give more of, with a place for how many rows there are."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / self.file
-        self._data: dict[str, Any] = self._empty()
+        self._data = self.empty
         if self._path.exists():
             try:
                 self._data = json.loads(self._path.read_text(encoding="utf-8"))
@@ -41,9 +48,6 @@ class Material:
                 raise DataError(
                     f"what you gave cannot be read ({error}); wipe it and begin anew"
                 ) from error
-
-    def _empty(self) -> dict[str, Any]:
-        raise NotImplementedError
 
     def _keep(self, **changes: Any) -> None:
         """Write first, then take it over: a full disk leaves both as they were."""
@@ -63,7 +67,7 @@ class Material:
         """Rows to learn from, and held-out ones.
 
         Raises:
-            DataError: too few; says how many are wanted.
+            DataError: too few; says what is wanted.
         """
         rows = self.rows()
         # By kind: of kinds that were given by turns, all would else be of one.
@@ -71,6 +75,8 @@ class Material:
         judging = set(by_kind[HELD_OUT - 1 :: HELD_OUT])
         train = [row for place, row in enumerate(rows) if place not in judging]
         held_out = [rows[place] for place in sorted(judging)]
+        if len(rows) < LEAST_ROWS or len({row.get("label") for row in train}) < self.kinds:
+            raise DataError(self.too_few.format(len(rows)))
         return train[:MOST_ROWS], held_out[:MOST_HELD_OUT]
 
     def settings(self, rows: int) -> dict[str, Any]:
@@ -87,9 +93,9 @@ class Messages(Material):
     """Messages to sort: each has a text and, once tapped, a label."""
 
     file = "messages.json"
-
-    def _empty(self) -> dict[str, Any]:
-        return {"labels": [], "messages": []}
+    empty: ClassVar = {"labels": [], "messages": []}
+    kinds = 2
+    too_few = "tap a kind for 8 messages or more, of two kinds at least; {} have one"
 
     @property
     def labels(self) -> list[str]:
@@ -145,23 +151,14 @@ class Messages(Material):
     def rows(self) -> list[Row]:
         return [dict(each) for each in self.messages if each["label"]]
 
-    def split(self) -> tuple[list[Row], list[Row]]:
-        train, held_out = super().split()
-        if len(train) + len(held_out) < 8 or len({row["label"] for row in train}) < 2:
-            raise DataError(
-                f"tap a kind for 8 messages or more, of two kinds at least; "
-                f"{len(self.rows())} have one"
-            )
-        return train, held_out
-
 
 class Writing(Material):
     """A text of the user's, in pieces of some lines."""
 
     file = "writing.json"
-
-    def _empty(self) -> dict[str, Any]:
-        return {"text": ""}
+    empty: ClassVar = {"text": ""}
+    kinds = 1
+    too_few = "give more of what you wrote: 8 pages or so; it makes {} pieces, 8 are the least"
 
     def add(self, text: str) -> None:
         """Take more text, if it is not there yet."""
@@ -181,12 +178,3 @@ class Writing(Material):
                 pieces.append("")
             pieces[-1] = f"{pieces[-1]}\n{line}".strip()
         return [{"text": piece} for piece in pieces if len(piece.split()) > 3]
-
-    def split(self) -> tuple[list[Row], list[Row]]:
-        train, held_out = super().split()
-        if len(train) + len(held_out) < 8:
-            raise DataError(
-                f"give more of what you wrote: {HELD_OUT * _PIECE // 200} pages or so; it makes "
-                f"{len(self.rows())} pieces, 8 are the least"
-            )
-        return train, held_out

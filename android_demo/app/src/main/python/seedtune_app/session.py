@@ -37,21 +37,6 @@ class Listener(Protocol):
         """The session rests until what the reason names is over; empty: it goes on."""
 
 
-class _Control(Control):
-    """Knows how long it waited since that was last asked."""
-
-    _waited = 0.0
-
-    def wait(self) -> None:
-        began = time.monotonic()
-        super().wait()
-        self._waited += time.monotonic() - began
-
-    def waited(self) -> float:
-        seconds, self._waited = self._waited, 0.0
-        return seconds
-
-
 class Session:
     """Runs until the steps are done or it is told to stop; ``unfinished`` outlives a kill."""
 
@@ -63,12 +48,11 @@ class Session:
             holds: who lets it rest already, and why.
         """
         self.kind = str(order["kind"])
-        self.control = _Control()
+        self.control = Control()
         self._share, self._starts = min(max(order["share"], 0.05), 1.0), order["starts"] + 1
         self._marker, self._order, self._listener, self._holds = marker, order, listener, holds
-        self._last_step = time.monotonic()
+        self._worked = 0.0
         self._running, self._marking = False, threading.Lock()
-        self._heed_holds()
 
     def hold(self, who: str, reason: str | None) -> None:
         """Pause on behalf of ``who`` (the user, the phone's state), or no longer if None."""
@@ -95,17 +79,12 @@ class Session:
         replace_file(self._marker, json.dumps(order).encode(), private=True)
 
     def _heed_holds(self) -> None:
-        if (reason := self.held) is not None:
+        if (reason := next(iter(self._holds.values()), None)) is not None:
             self.control.pause()
             self._listener.waiting(reason)
         elif self.control.paused:
             self.control.proceed()
             self._listener.waiting("")
-
-    @property
-    def held(self) -> str | None:
-        """Why it rests, if it does."""
-        return next(iter(self._holds.values()), None)
 
     def run(self, model: Model, folder: Path, train: Any, held_out: Any, settings: Any) -> str:
         """Start the run in ``folder`` or go on with it; why it ended.
@@ -116,7 +95,9 @@ class Session:
         if (folder / JOURNAL_FILE).exists():
             settings = {}  # it has its own, perhaps of an older version of the app
         heard = self._listener.evaluating
-        manners: dict[str, Any] = {"control": self.control, "budget": Budget(check=self._rest)}
+        budget = Budget(check=lambda: self._rest(tuner.seconds))
+        manners: dict[str, Any] = {"control": self.control, "budget": budget}
+        self._heed_holds()  # those of before
         self._mark()
         self._running = True
         try:
@@ -124,7 +105,6 @@ class Session:
                 folder, train, held_out, on_evaluation=heard, **settings, **manners
             ) as tuner:
                 steps = tuner.history.settings.resolved_steps
-                self._last_step = time.monotonic()
                 for report in tuner:
                     if self._starts:
                         self._starts = 0
@@ -137,14 +117,13 @@ class Session:
                 self._running = False
                 self._marker.unlink(missing_ok=True)
 
-    def _rest(self) -> None:
-        """Between steps: sleep as long as the last one took, times what is not ours. Time in which
-        it was paused is no work."""
-        worked = time.monotonic() - self._last_step - self.control.waited()
-        until = time.monotonic() + worked * (1 / self._share - 1)
+    def _rest(self, worked: float) -> None:
+        """Between steps: sleep as long as was computed since (``worked``: seconds in all), times
+        what is not ours."""
+        until = time.monotonic() + (worked - self._worked) * (1 / self._share - 1)
+        self._worked = worked
         while (left := until - time.monotonic()) > 0 and self.control.stop_reason is None:
             time.sleep(min(left, _POLL_SECONDS))
-        self._last_step = time.monotonic()
 
 
 def unfinished(marker: Path) -> Order | None:

@@ -23,7 +23,8 @@ class ChartView(context: Context, attributes: AttributeSet?) : View(context, att
         this.losses = losses
         this.judged = judged
         this.unit = unit
-        contentDescription = judged.joinToString { (step, value) -> "$step: ${unit(value)}" }
+        val told = judged.joinToString { (step, value) -> "${step.toInt()}: ${unit(value)}" }
+        contentDescription = context.getString(R.string.chart, told)
         invalidate()
     }
 
@@ -41,9 +42,8 @@ class ChartView(context: Context, attributes: AttributeSet?) : View(context, att
         canvas.drawText(unit(curve.low), dense, height - 4 * dense, strong)
     }
 
+    /** From each point to the next: lines from every other point, from the first on and from the second. */
     private fun line(canvas: Canvas, pixels: FloatArray, paint: Paint) {
-        for (place in 0 until pixels.size - 3 step 2) {
-            canvas.drawLine(pixels[place], pixels[place + 1], pixels[place + 2], pixels[place + 3], paint)
-        }
+        for (from in listOf(0, 2)) canvas.drawLines(pixels, from, maxOf(0, pixels.size - from), paint)
     }
 }

@@ -10,32 +10,44 @@ class IntakeFailed(message: String, cause: Throwable? = null) : Exception(messag
 
 /** Copies what the user picked into the app's own folder, whole or not at all. */
 class Intake(private val folder: File, private val free: (File) -> Long = { it.usableSpace }) {
+    private val part = File(folder, "picked.seedtune.part")
+
+    /** A bundle that was picked, or pushed by a cable; what a process left that was killed in copying is gone. */
+    fun waiting(): File? {
+        part.delete()
+        return folder.listFiles { file -> file.name.endsWith(".seedtune") }?.firstOrNull()
+    }
+
     /**
-     * Copy all of [open]'s stream to [name].
+     * Copy all of [open]'s stream; one at a time.
      *
+     * @param size bytes to come, 0 or less if nobody knows.
      * @param told bytes copied so far, and of how many.
-     * @param size bytes to come, or -1 if nobody knows.
      * @throws IntakeFailed the source cannot be read any more, or the storage is full; what was
      *   there before is untouched, and nothing half remains.
      */
-    fun take(name: String, size: Long, told: (Long, Long) -> Unit, open: () -> InputStream?): File {
+    fun take(size: () -> Long, told: (Long, Long) -> Unit, open: () -> InputStream?): File {
         folder.mkdirs()
-        // The archive, and what is unpacked from it.
-        val wanted = 2 * size + SPARE
-        if (size >= 0 && free(folder) < wanted) {
-            throw IntakeFailed("the phone's storage is too full: free ${megabytes(wanted - free(folder))} MB")
-        }
-        val part = File(folder, "$name.part")
-        val target = File(folder, name)
+        val target = File(folder, "picked.seedtune")
+        var coming = -1L
         try {
-            return from(open) { source ->
-                FileOutputStream(part).use { copy(source, it, size, told) }
+            return from({ coming = fitting(size()); open() }) { source ->
+                FileOutputStream(part).use { copy(source, it, coming, told) }
                 if (!part.renameTo(target)) throw IOException("cannot be renamed")
                 target
             }
         } finally {
             part.delete()
         }
+    }
+
+    /** The [size], if there is room for the archive and what is unpacked from it. */
+    private fun fitting(size: Long): Long {
+        val lacking = 2 * size + SPARE - free(folder)
+        if (size > 0 && lacking > 0) {
+            throw IntakeFailed("the phone's storage is too full: free ${(lacking + 999_999) / 1_000_000} MB")
+        }
+        return size
     }
 
     /** The first [most] characters of [open]'s text. */
@@ -71,15 +83,13 @@ class Intake(private val folder: File, private val free: (File) -> Long = { it.u
                 next = copied + TELL_EVERY
             }
         }
-        if (size >= 0 && copied != size) throw IOException("ended after $copied of $size bytes")
+        if (size > 0 && copied != size) throw IOException("ended after $copied of $size bytes")
         to.fd.sync()
         told(copied, size)
     }
 
-    private fun megabytes(bytes: Long) = (bytes + 999_999) / 1_000_000
-
     private companion object {
         const val SPARE = 50_000_000L
-        const val TELL_EVERY = 1L shl 20
+        const val TELL_EVERY = 1L shl 22
     }
 }

@@ -1,6 +1,5 @@
 package org.seedtune.demo
 
-import android.app.Activity
 import android.content.Context
 import android.content.Intent
 import android.content.IntentFilter
@@ -24,8 +23,9 @@ private class PythonBrain(context: Context) : Brain {
     override fun call(name: String, vararg arguments: Any?) = app.callAttr(name, *arguments).toString()
 }
 
-/** The one trainer of the process, and a thread on which screens ask Python. */
+/** The one trainer of the process, a thread on which screens ask Python, and what is said to them. */
 object Seedtune {
+    val lines = Lines()
     private val asking = Executors.newSingleThreadExecutor()
     private var brain: Brain? = null
     private var made: Trainer? = null
@@ -37,21 +37,14 @@ object Seedtune {
     @Synchronized
     fun trainer(context: Context): Trainer = made ?: Trainer(brain(context)).also { made = it }
 
-    /** Do [work] in the background, then [show] what it gave, if the screen is still there. */
-    fun <T> ask(screen: Activity, work: (Brain) -> T, show: (T) -> Unit) {
+    /** Do [work] in the background, then [show] what it gave, if the page is still there. */
+    fun <T> ask(page: Page, work: (Brain) -> T, show: (T) -> Unit) {
         asking.execute {
-            val found = runCatching { work(brain(screen)) }
-            screen.runOnUiThread {
-                if (!screen.isDestroyed) {
-                    found.onSuccess(show).onFailure { (screen as Screen).say((it.message ?: "$it").lineSequence().first()) }
-                }
-            }
+            val found = runCatching { work(brain(page)) }
+            found.onFailure { lines.say((it.message ?: "$it").lineSequence().first()) }
+            page.runOnUiThread { if (!page.isDestroyed) found.onSuccess(show) }
         }
     }
-
-    /** The same for one of Python's methods. */
-    fun ask(screen: Activity, name: String, vararg arguments: Any?, show: (Any?) -> Unit) =
-        ask(screen, { it.ok(name, *arguments) }, show)
 
     fun state(context: Context): PhoneState {
         val battery = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
@@ -70,9 +63,4 @@ fun Brain.ok(name: String, vararg arguments: Any?): Any? {
     val answer = JSONObject(call(name, *arguments))
     check(!answer.has("error")) { answer.getString("error") }
     return answer.opt("ok").takeIf { it != JSONObject.NULL }
-}
-
-/** A screen that can show one line. */
-interface Screen {
-    fun say(line: String)
 }

@@ -1,21 +1,19 @@
 package org.seedtune.demo
 
-import android.app.Activity
 import android.content.Context
 import android.content.Intent
+import android.net.Uri
 import android.os.Bundle
 import android.view.View
 import android.widget.Button
 import android.widget.CheckBox
-import android.widget.EditText
 import android.widget.LinearLayout
 import android.widget.SeekBar
-import android.widget.TextView
 import org.json.JSONArray
 import org.json.JSONObject
 
 /** One task: what to learn from, learning, what came of it, and the way back. */
-class TaskActivity : Activity(), Screen, Trainer.Watcher {
+class TaskActivity : Page(), Trainer.Watcher {
     private val kind by lazy { intent.getStringExtra(KIND)!! }
     private val sorting get() = kind == "sort"
     private var shownStep = -1
@@ -30,11 +28,8 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
             findViewById<View>(id).visibility = if (sorting) View.VISIBLE else View.GONE
         }
         on(R.id.name_kinds) { ask("name_labels", field(R.id.kinds)) { refresh() } }
-        on(R.id.add) { give(field(R.id.given)) }
-        on(R.id.from_file) {
-            val open = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("text/*")
-            startActivityForResult(open, TEXT)
-        }
+        on(R.id.add) { field(R.id.given).let { give { it } } }
+        on(R.id.from_file) { choose("text/*") }
         on(R.id.learn) { TuneService.tell(this, TuneService.LEARN, kind) }
         on(R.id.pause) { TuneService.tell(this, TuneService.PAUSE) }
         on(R.id.resume) { TuneService.tell(this, TuneService.RESUME) }
@@ -43,7 +38,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         on(R.id.try_it) { ask("predict", kind, field(R.id.tried)) { showAnswer(it as JSONObject) } }
         wish(R.id.charging, Wish.CHARGING, Wish.of(this).onlyCharging)
         wish(R.id.cool, Wish.COOL, Wish.of(this).onlyCool)
-        slide(R.id.share, (Wish.share(this) * 100).toInt()) {
+        slide(R.id.share, Wish.share(this)) {
             Wish.setShare(this, it.coerceAtLeast(5))
             text(R.id.share_text).text = getString(R.string.share, it.coerceAtLeast(5))
         }
@@ -54,7 +49,6 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         super.onStart()
         // In the queue's order, so that a screen that is gone at once is forgotten after it watched.
         Seedtune.ask(this, { Seedtune.trainer(this).watch(this) }) {}
-        ask("state") { if ((it as JSONObject).getBoolean("unfinished")) TuneService.tell(this, TuneService.GO_ON) }
         refresh()
     }
 
@@ -65,7 +59,7 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
 
     override fun show(report: Report) = runOnUiThread {
         if (report.text.isNotEmpty()) say(report.text)
-        for (id in listOf(R.id.learn, R.id.undo)) findViewById<View>(id).isEnabled = !report.active
+        for (id in listOf(R.id.learn, R.id.undo, R.id.share)) findViewById<View>(id).isEnabled = !report.active
         for (id in listOf(R.id.pause, R.id.resume, R.id.stop)) findViewById<View>(id).isEnabled = report.active
         if (report.step != shownStep || !report.active) {
             shownStep = report.step
@@ -78,16 +72,14 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         if (sorting) ask("messages") { showMessages(it as JSONObject) }
     }
 
-    private fun give(given: String) = ask(if (sorting) "add_messages" else "write", given) {
-        findViewById<EditText>(R.id.given).text.clear()
-        say(getString(if (sorting) R.string.messages_added else R.string.pieces, it as Int))
-        refresh()
-    }
+    override fun chosen(uri: Uri) = give { Intake(cacheDir).text(LONGEST) { contentResolver.openInputStream(uri) } }
 
-    override fun onActivityResult(request: Int, result: Int, data: Intent?) {
-        val uri = data?.data
-        if (request != TEXT || result != RESULT_OK || uri == null) return
-        Seedtune.ask(this, { Intake(cacheDir).text(LONGEST) { contentResolver.openInputStream(uri) } }) { give(it) }
+    private fun give(given: () -> String) = Seedtune.ask(this, { brain ->
+        given().let { it to brain.ok(if (sorting) "add_messages" else "write", it) as Int }
+    }) { (taken, count) ->
+        if (field(R.id.given) == taken) text(R.id.given).text = "" // nothing else that stands there
+        say(getString(if (sorting) R.string.messages_added else R.string.pieces, count))
+        refresh()
     }
 
     /** The first message without a kind, and a button a kind. */
@@ -113,24 +105,18 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
     }
 
     private fun showProgress(found: JSONObject?) {
-        val steps = found?.getInt("steps") ?: 0
-        findViewById<SeekBar>(R.id.step).max = steps
-        if (found == null) {
-            text(R.id.before_after).setText(R.string.nothing_yet)
-            findViewById<ChartView>(R.id.chart).show(emptyList(), emptyList()) { "" }
-            return
-        }
-        val unit: (Double) -> String =
-            if (sorting) { value -> "%.0f %%".format(100 * value) } else { value -> "%.1f".format(value) }
-        val judged = pairs(found.getJSONArray("evaluations"), 2)
-        findViewById<ChartView>(R.id.chart).show(pairs(found.getJSONArray("losses"), 1), judged, unit)
-        val best = found.getInt("best").toDouble()
-        val before = judged.firstOrNull() ?: return
-        val after = judged.firstOrNull { it.first == best } ?: before
+        val judged = pairs(found, "evaluations")
+        findViewById<SeekBar>(R.id.step).max = found?.getInt("steps") ?: 0
+        findViewById<ChartView>(R.id.chart).show(pairs(found, "losses"), judged, ::shown)
+        val before = judged.firstOrNull()
+        if (found == null || before == null) return text(R.id.before_after).setText(R.string.nothing_yet)
+        val after = judged.firstOrNull { it.first == found.getInt("best").toDouble() } ?: before
         val what = if (sorting) R.string.before_after_sort else R.string.before_after_write
         val stale = if (found.getBoolean("fresh")) "" else "\n" + getString(R.string.stale)
-        text(R.id.before_after).text = getString(what, unit(before.second), unit(after.second), after.first.toInt()) + stale
+        text(R.id.before_after).text = getString(what, shown(before.second), shown(after.second), after.first.toInt()) + stale
     }
+
+    private fun shown(value: Double) = if (sorting) "%.0f %%".format(100 * value) else "%.1f".format(value)
 
     private fun showAnswer(found: JSONObject) {
         val (before, after) = listOf("before", "after").map { found.getJSONObject(it) }
@@ -142,18 +128,12 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         }
     }
 
-    private fun pairs(found: JSONArray, value: Int) = (0 until found.length()).map {
-        found.getJSONArray(it).getDouble(0) to found.getJSONArray(it).getDouble(value)
+    private fun pairs(found: JSONObject?, name: String): Points {
+        val points = found?.getJSONArray(name) ?: JSONArray()
+        return (0 until points.length()).map(points::getJSONArray).map { it.getDouble(0) to it.getDouble(1) }
     }
 
-    private fun ask(name: String, vararg arguments: Any?, show: (Any?) -> Unit) =
-        Seedtune.ask(this, name, *arguments, show = show)
-
-    private fun text(id: Int) = findViewById<TextView>(id)
-
-    private fun field(id: Int) = findViewById<EditText>(id).text.toString()
-
-    private fun on(id: Int, act: () -> Unit) = findViewById<View>(id).setOnClickListener { act() }
+    private fun field(id: Int) = text(id).text.toString()
 
     private fun wish(id: Int, name: String, now: Boolean) {
         val box = findViewById<CheckBox>(id)
@@ -174,13 +154,8 @@ class TaskActivity : Activity(), Screen, Trainer.Watcher {
         })
     }
 
-    override fun say(line: String) {
-        text(R.id.line).text = line
-    }
-
     companion object {
         private const val KIND = "kind"
-        private const val TEXT = 2
         private const val LONGEST = 2_000_000
 
         fun open(from: Context, kind: String) {

@@ -22,10 +22,15 @@ class Trainer(private val brain: Brain) : Listener {
     private val watchers = CopyOnWriteArraySet<Watcher>()
     private var worker: Thread? = null
 
+    /** A session that is not ready yet does not hear of it: it is told again with what it says. */
+    @Volatile
+    private var stopping = false
+
     @Volatile
     var report = Report("", active = false)
         private set
 
+    @Synchronized
     fun watch(watcher: Watcher) {
         watchers.add(watcher)
         watcher.show(report)
@@ -39,6 +44,7 @@ class Trainer(private val brain: Brain) : Listener {
     @Synchronized
     fun start(kind: String, share: Double): Boolean {
         if (worker != null) return false
+        stopping = false
         tell(Report("Getting ready"))
         worker = Thread({ learn(kind, share) }, "learning").apply { start() }
         return true
@@ -48,27 +54,28 @@ class Trainer(private val brain: Brain) : Listener {
         val answer = try {
             brain.call("learn", kind, share, this)
         } catch (error: Throwable) { // else the app ends, is started again, and ends again
-            "{\"error\": \"the bridge to Python failed: $error\"}"
+            "the bridge to Python failed: ${"$error".lineSequence().first()}"
         }
-        synchronized(this) { worker = null }
-        tell(report.copy(text = plain(answer), active = false, resting = false))
+        synchronized(this) { // else a session that is started meanwhile would pass for ended
+            worker = null
+            tell(report.copy(text = answer, active = false, resting = false))
+        }
     }
 
     /** Rest after the step under way. */
-    fun pause() {
-        brain.call("pause", "paused", "user")
-    }
+    fun pause() = rest("paused", "user")
 
-    fun resume() {
-        brain.call("pause", null, "user")
-    }
+    fun resume() = rest(null, "user")
 
     /** Rest while there is a [reason] in the phone's state; go on when there is none. */
-    fun heed(reason: String?) {
-        brain.call("pause", reason, "phone")
+    fun heed(reason: String?) = rest(reason, "phone")
+
+    private fun rest(reason: String?, whose: String) {
+        brain.call("pause", reason, whose)
     }
 
     fun stop() {
+        stopping = true
         brain.call("stop")
     }
 
@@ -79,14 +86,17 @@ class Trainer(private val brain: Brain) : Listener {
         return !thread.isAlive
     }
 
+    @Synchronized
     override fun stepped(step: Int, steps: Int, loss: Double) {
         tell(Report("Step $step of $steps", step, steps))
     }
 
+    @Synchronized
     override fun evaluating(done: Int, total: Int) {
         tell(report.copy(text = "Judging $done of $total held-out examples", resting = false))
     }
 
+    @Synchronized
     override fun waiting(reason: String) {
         val text = if (reason.isEmpty()) "Going on" else "Resting: $reason"
         tell(report.copy(text = text, resting = reason.isNotEmpty()))
@@ -95,17 +105,6 @@ class Trainer(private val brain: Brain) : Listener {
     private fun tell(next: Report) {
         report = next
         watchers.forEach { it.show(next) }
-    }
-
-    companion object {
-        /** The line in an answer of [Brain]: `{"ok": "line"}` or `{"error": "line"}`. */
-        @JvmStatic
-        fun plain(answer: String): String =
-            answer.substringAfter(": \"", answer).removeSuffix("\"}").replace(ESCAPE) {
-                val (one, code) = it.destructured
-                if (code.isEmpty()) one else code.toInt(16).toChar().toString()
-            }
-
-        private val ESCAPE = Regex("""\\(u([0-9a-f]{4})|.)""")
+        if (stopping && next.active) brain.call("stop")
     }
 }

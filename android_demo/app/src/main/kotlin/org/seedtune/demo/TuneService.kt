@@ -22,6 +22,9 @@ class TuneService : Service(), Trainer.Watcher {
     private lateinit var lock: PowerManager.WakeLock
     private var lastStart = 0
 
+    /** Starts that are not obeyed yet: until then no session's end is this service's. */
+    private var due = 0
+
     @Volatile
     private var trainer: Trainer? = null
 
@@ -44,20 +47,22 @@ class TuneService : Service(), Trainer.Watcher {
             stopSelf(startId) // not from the background: it goes on when the app is opened
             return START_NOT_STICKY
         }
-        val action = intent?.action ?: GO_ON // the system starts it anew after it was killed
+        val action = intent?.action ?: LEARN // the system starts it anew after it was killed
+        due++
         background.execute {
-            runCatching { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
-                .onFailure { show(Report("$it".lineSequence().first(), active = false)) }
+            val found = runCatching { obey(action, intent?.getStringExtra(KIND).orEmpty()) }
+            main.post { due-- }
+            show(found.getOrElse { Report("$it".lineSequence().first(), active = false) })
         }
         return START_STICKY
     }
 
-    private fun obey(action: String, kind: String) {
+    private fun obey(action: String, kind: String): Report {
         val trainer = Seedtune.trainer(this)
         when (action) {
-            LEARN, GO_ON -> {
+            LEARN -> {
                 trainer.heed(reasonToRest())
-                trainer.start(kind, Wish.share(this))
+                trainer.start(kind, Wish.share(this) / 100.0)
                 main.removeCallbacks(look)
                 main.postDelayed(look, LOOK_EVERY)
             }
@@ -68,12 +73,11 @@ class TuneService : Service(), Trainer.Watcher {
         if (this.trainer == null) {
             this.trainer = trainer
             trainer.watch(this)
-        } else {
-            show(trainer.report)
         }
+        return trainer.report
     }
 
-    /** Looks at charger and heat: they tell the app of most changes, but not of all. */
+    /** Looks at charger, heat and what was asked: not all of them tell of a change. */
     private val look = object : Runnable {
         override fun run() {
             background.execute { trainer?.takeIf { it.report.active }?.heed(reasonToRest()) }
@@ -85,10 +89,11 @@ class TuneService : Service(), Trainer.Watcher {
 
     override fun show(report: Report) {
         main.post {
+            val over = !report.active && due == 0
             if (report.active && !report.resting) lock.acquire(LOCK_AT_MOST) else lock.release()
-            if (!report.active) stopForeground(STOP_FOREGROUND_DETACH)
+            if (over) stopForeground(STOP_FOREGROUND_DETACH)
             getSystemService(NotificationManager::class.java).notify(ID, notification(report))
-            if (!report.active) stopSelf(lastStart) // no start that came since is lost
+            if (over) stopSelf(lastStart) // no start that is on its way is lost
         }
     }
 
@@ -101,8 +106,7 @@ class TuneService : Service(), Trainer.Watcher {
     }
 
     private fun notification(report: Report): Notification {
-        val open = Intent(this, MainActivity::class.java)
-            .setFlags(Intent.FLAG_ACTIVITY_SINGLE_TOP or Intent.FLAG_ACTIVITY_CLEAR_TOP)
+        val open = packageManager.getLaunchIntentForPackage(packageName)!! // as it was left, texts and all
         val builder = Notification.Builder(this, CHANNEL)
             .setSmallIcon(R.drawable.ic_learning)
             .setContentTitle(getString(R.string.app_name))
@@ -136,7 +140,6 @@ class TuneService : Service(), Trainer.Watcher {
         const val PAUSE = "pause"
         const val RESUME = "resume"
         const val STOP = "stop"
-        const val GO_ON = "go on"
         private const val KIND = "kind"
         private const val CHANNEL = "learning"
         private const val ID = 1
@@ -165,7 +168,8 @@ object Wish {
 
     fun of(context: Context) = Wishes(kept(context).getBoolean(CHARGING, true), kept(context).getBoolean(COOL, true))
 
-    fun share(context: Context): Double = kept(context).getInt(SHARE, 50) / 100.0
+    /** Percent of the processor's time. */
+    fun share(context: Context) = kept(context).getInt(SHARE, 50)
 
     fun set(context: Context, name: String, value: Boolean) = kept(context).edit().putBoolean(name, value).apply()
 
