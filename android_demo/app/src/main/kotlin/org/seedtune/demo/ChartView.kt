@@ -23,8 +23,8 @@ class ChartView(context: Context, attributes: AttributeSet?) : View(context, att
         this.losses = losses
         this.judged = judged
         this.unit = unit
-        val told = judged.joinToString { (step, value) -> "${step.toInt()}: ${unit(value)}" }
-        contentDescription = context.getString(R.string.chart, told)
+        val said = judged.joinToString { (step, value) -> "${step.toInt()}: ${unit(value)}" }
+        contentDescription = context.getString(R.string.chart, said)
         invalidate()
     }
 

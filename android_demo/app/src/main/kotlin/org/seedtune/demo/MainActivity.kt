@@ -53,11 +53,9 @@ class MainActivity : Page() {
 
     private fun refresh() = ask("state") { state ->
         val bundle = (state as JSONObject).optJSONObject("bundle")
-        text(R.id.model).text = if (bundle == null) {
-            getString(R.string.no_model)
-        } else {
-            getString(R.string.model, bundle.getString("name"), bundle.getInt("megabytes"), bundle.getString("sha256").take(16))
-        }
+        text(R.id.model).text = bundle?.let {
+            getString(R.string.model, it.getString("name"), it.getInt("megabytes"), it.getString("sha256").take(16))
+        } ?: getString(R.string.no_model)
         for (id in listOf(R.id.sort, R.id.write)) findViewById<View>(id).isEnabled = bundle != null
     }
 

@@ -21,6 +21,7 @@ class TaskActivity : Page(), Trainer.Watcher {
 
     override fun onCreate(saved: Bundle?) {
         super.onCreate(saved)
+        tapped = saved?.getInt(TAPPED, -1)?.takeIf { it >= 0 }
         setContentView(R.layout.task)
         setTitle(if (sorting) R.string.sort else R.string.write)
         text(R.id.hint).setText(if (sorting) R.string.sort_hint else R.string.write_hint)
@@ -43,6 +44,11 @@ class TaskActivity : Page(), Trainer.Watcher {
             text(R.id.share_text).text = getString(R.string.share, it.coerceAtLeast(5))
         }
         slide(R.id.step, 0) { findViewById<Button>(R.id.undo).text = getString(R.string.undo, it) }
+    }
+
+    override fun onSaveInstanceState(state: Bundle) {
+        super.onSaveInstanceState(state)
+        tapped?.let { state.putInt(TAPPED, it) }
     }
 
     override fun onStart() {
@@ -156,6 +162,7 @@ class TaskActivity : Page(), Trainer.Watcher {
 
     companion object {
         private const val KIND = "kind"
+        private const val TAPPED = "tapped"
         private const val LONGEST = 2_000_000
 
         fun open(from: Context, kind: String) {
