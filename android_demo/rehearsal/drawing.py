@@ -131,7 +131,8 @@ class Screen:
             case "TextView":
                 return top + bottom + max(1, len(self._lines(self._said(node), 18, width))) * 21 + 4
             case "EditText":
-                return 25 + 21 * max(1, len(self._lines(self._said(node), 18, width - 8)))
+                shown = self._said(node) or self._said(node, "hint")
+                return 25 + 21 * max(1, len(self._lines(shown, 18, width - 8)))
             case "Button":
                 return 48
             case "CheckBox" | "SeekBar":

@@ -169,7 +169,8 @@ class Writing(Material):
         return {"kind": "completion", "template": "", "completion_field": "text"}
 
     def settings(self, rows: int) -> dict[str, Any]:
-        return {"batch_size": min(16, rows), "eval_every": 10}
+        """Judged often enough for a chart."""
+        return {"batch_size": min(16, rows), "eval_every": max(2, rows // 32)}
 
     def rows(self) -> list[Row]:
         pieces = [""]

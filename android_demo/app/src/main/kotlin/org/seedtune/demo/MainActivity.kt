@@ -1,9 +1,7 @@
 package org.seedtune.demo
 
-import android.Manifest
 import android.app.AlertDialog
 import android.net.Uri
-import android.os.Build
 import android.os.Bundle
 import android.provider.OpenableColumns
 import android.view.View
@@ -23,9 +21,6 @@ class MainActivity : Page() {
         on(R.id.write) { TaskActivity.open(this, "write") }
         on(R.id.wipe) { askToWipe() }
         if (saved?.getBoolean(ASKING) == true) askToWipe()
-        if (saved == null && Build.VERSION.SDK_INT >= 33) {
-            requestPermissions(arrayOf(Manifest.permission.POST_NOTIFICATIONS), 0)
-        }
     }
 
     override fun onResume() {

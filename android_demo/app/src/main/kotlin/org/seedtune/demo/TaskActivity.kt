@@ -1,8 +1,10 @@
 package org.seedtune.demo
 
+import android.Manifest
 import android.content.Context
 import android.content.Intent
 import android.net.Uri
+import android.os.Build
 import android.os.Bundle
 import android.view.View
 import android.widget.Button
@@ -31,7 +33,11 @@ class TaskActivity : Page(), Trainer.Watcher {
         on(R.id.name_kinds) { ask("name_labels", field(R.id.kinds)) { refresh() } }
         on(R.id.add) { field(R.id.given).let { give { it } } }
         on(R.id.from_file) { choose("text/*") }
-        on(R.id.learn) { TuneService.tell(this, TuneService.LEARN, kind) }
+        on(R.id.learn) {
+            TuneService.tell(this, TuneService.LEARN, kind)
+            // Asked once there is something to notify of; it learns without, too.
+            if (Build.VERSION.SDK_INT >= 33) requestPermissions(arrayOf(Manifest.permission.POST_NOTIFICATIONS), 0)
+        }
         on(R.id.pause) { TuneService.tell(this, TuneService.PAUSE) }
         on(R.id.resume) { TuneService.tell(this, TuneService.RESUME) }
         on(R.id.stop) { TuneService.tell(this, TuneService.STOP) }
