@@ -25,7 +25,7 @@ from .phone import APP, Phone
 RESOURCES = APP / "res"
 _KINDS = {"ham": "people", "spam": "offers"}
 _LEARNED = 64
-_WRITTEN = 400
+_WRITTEN = 120
 """Replies that are learned from."""
 _TRIED = "I think you should"
 MARK = "drawn from"
