@@ -25,7 +25,9 @@ from seedtune.runtime.files import default_cache, replace_file
 
 from ..data.fetch import fetch
 from ..data.sentences import load_sentences
-from ..estimate.estimate import Estimate, estimate_export, estimate_profile, estimate_tuning
+from ..estimate.device_stages import estimate_tuning
+from ..estimate.host_stages import estimate_export, estimate_profile
+from ..estimate.sizes import Estimate
 from .measuring.process import call_function, run_module
 from .measuring.results_files import RESULTS, read_figures, say, write_figures
 from .programs.llama_shapes import FRACTION, SHAPES, Shape, random_mask

@@ -18,7 +18,9 @@ from seedtune.runtime.bundle import DEFAULT_BOUNDS
 from seedtune.runtime.engines.system_memory import available_bytes
 from seedtune.runtime.files import default_cache
 
-from ..estimate.estimate import estimate_bundle, estimate_export, estimate_tuning, measure_speed
+from ..estimate.device_stages import estimate_tuning
+from ..estimate.host_stages import estimate_export
+from ..estimate.sizes import estimate_bundle, measure_speed
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .processes import shapes as process

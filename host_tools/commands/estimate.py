@@ -13,7 +13,7 @@ from .options import EngineName, Fraction, Json, Source
 from .output import Output
 
 if TYPE_CHECKING:
-    from ..estimate.estimate import Estimate
+    from ..estimate.sizes import Estimate
 
 
 def estimate(
@@ -51,27 +51,27 @@ def estimate(
     from seedtune.export.recipe import Recipe
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
-    from ..estimate import estimate as estimates
+    from ..estimate import device_stages, host_stages, sizes
 
     output = Output(json)
     Recipe(rounding=rounding)  # refuses an unknown one
     formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
-    speed = gflops * 1e9 if gflops is not None else estimates.measure_speed()
+    speed = gflops * 1e9 if gflops is not None else sizes.measure_speed()
     bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
     stages = [
-        estimates.estimate_profile(
+        host_stages.estimate_profile(
             shape,
             sequences=sequences,
             length=length,
             speed=speed,
         ),
-        estimates.estimate_export(
+        host_stages.estimate_export(
             shape, rounding=rounding, to=formats, fraction=fraction, speed=speed
         ),
-        estimates.estimate_directions(shape, fraction=fraction, speed=speed),
-        estimates.estimate_bundle(shape, fraction=fraction),
-        estimates.estimate_tuning(
+        host_stages.estimate_directions(shape, fraction=fraction, speed=speed),
+        sizes.estimate_bundle(shape, fraction=fraction),
+        device_stages.estimate_tuning(
             shape,
             bounds,
             rows=rows,
@@ -82,12 +82,12 @@ def estimate(
             fraction=fraction,
             speed=speed,
         ),
-        estimates.estimate_writing(
+        device_stages.estimate_writing(
             shape, tokens=context, engine=engine, fraction=fraction, speed=speed
         ),
     ]
     if shape.gguf:
-        stages.insert(0, estimates.estimate_gguf(shape))
+        stages.insert(0, host_stages.estimate_gguf(shape))
     data = {
         stage.stage: {
             "bytes": stage.bytes,

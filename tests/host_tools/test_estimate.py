@@ -5,16 +5,15 @@ import sys
 
 import pytest
 from seedtune.export.model.shape import read_shape
-from seedtune.host_tools.estimate.estimate import (
+from seedtune.host_tools.estimate.device_stages import estimate_tuning
+from seedtune.host_tools.estimate.host_stages import (
     DIRECTION_TEXTS,
-    estimate_bundle,
     estimate_directions,
     estimate_export,
     estimate_gguf,
     estimate_profile,
-    estimate_tuning,
-    measure_speed,
 )
+from seedtune.host_tools.estimate.sizes import estimate_bundle, measure_speed
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import EngineError, ModelError
 

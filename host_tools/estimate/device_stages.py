@@ -1,0 +1,196 @@
+"""Memory and time that tuning and writing will take on a device, as a sum of named components.
+
+The constants were measured on SmolLM2-135M, as those of ``host_stages``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from seedtune.export.model.shape import ModelShape
+from seedtune.export.profile import DEFAULT_FRACTION
+from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.engines import ENGINES, engine_module
+from seedtune.runtime.engines.memory import PAGES, PassMemory
+from seedtune.runtime.estimators import (
+    ESTIMATORS,
+    Ground,
+    facts_of,
+    forwards_a_step,
+    make_estimator,
+    with_defaults,
+)
+from seedtune.runtime.settings import Settings
+
+from .sizes import (
+    INT4_BYTES,
+    MB,
+    TAPPED,
+    TEXT_WORK,
+    Estimate,
+    estimate_bundle,
+    text_frame_bytes,
+    text_shape,
+    tokenizer_in_memory,
+)
+
+INT4_SPEED = 3.4
+"""Speed of the int4 kernels with 8-bit activations over a float32 product on the same cores."""
+TOKEN_SPEED = 0.6
+"""Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
+CHUNK = 64
+"""Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
+COMMAND_LINE = 16 * MB
+"""Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
+COUNTED_BEFORE = 7 * MB
+"""Of SmolLM2's tokenizer, in an engine's ``PROCESS_BYTES``."""
+READ_AROUND = 64 * 1024
+"""Bytes of the embedding table that come in when a token occurs: Linux reads around a fault."""
+ROW_BYTES = 1_500
+"""Of an encoded row."""
+HIDDEN_STATES = 3
+"""That a program returns by default."""
+
+
+def estimate_tuning(
+    shape: ModelShape,
+    bounds: Bounds,
+    *,
+    rows: int,
+    length: int,
+    engine: str | None = None,
+    estimator: str | None = None,
+    examples: int = 2000,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of ``seedtune tune``, and seconds of one step.
+
+    Args:
+        bounds: of the program: they decide how much of a batch goes into a pass.
+        rows, length: of a batch, one answer position a row.
+        engine: its name; by default the one that is tried first.
+        estimator: its name; by default the one that runs which choose an answer take.
+        examples: to learn from and to evaluate on.
+
+    Raises:
+        EngineError: there is no engine of that name.
+        TuningError: there is no estimator of that name.
+    """
+    engine = engine or next(iter(ENGINES))
+    estimator = estimator or next(iter(ESTIMATORS))
+    settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
+    forwards = forwards_a_step(settings)
+    head = shape.head or shape.embedding
+    in_pass = max(1, min(rows, bounds.tokens // length))
+    probes = min(bounds.probes, forwards)
+    passes = replace(
+        bounds,
+        rows=in_pass,
+        length=length,
+        positions=min(in_pass, bounds.positions),
+        probes=probes,
+    )
+    memory = _pass_memory(shape)
+    entries = max(1, round(shape.linear_weights * fraction))
+    components = {
+        **_opened(shape, engine, examples * length, fraction, column_share),
+        "activations of a pass": passes.probes * passes.tokens * memory.token,
+        "logits of a pass": passes.probes * passes.positions * memory.position,
+        "code, workspace": PAGES,
+        "rows": examples * ROW_BYTES,
+        # Live and best values, and the rows of a pass.
+        "values": entries * 4 * (2 + probes),
+        f"estimator ({estimator})": _estimator_bytes(shape, settings, examples),
+    }
+    tokens, answers = rows * length, rows
+    operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
+    return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
+
+
+def estimate_writing(
+    shape: ModelShape,
+    *,
+    tokens: int = 512,
+    engine: str | None = None,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+    speed: float,
+) -> Estimate:
+    """Peak resident memory of writing a text of ``tokens``, and seconds of one token.
+
+    Raises:
+        EngineError: as ``estimate_tuning``.
+    """
+    engine = engine or next(iter(ENGINES))
+    head = shape.head or shape.embedding
+    memory = _pass_memory(shape)
+    opened = _opened(shape, engine, tokens, fraction, column_share)
+    components = {
+        **opened,
+        # As the program returns them, and as the text holds them.
+        "float columns with the values in them": 2 * opened["float columns"],
+        "keys and values": 4 * shape.cache_width * tokens,
+        "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
+        "code, workspace": PAGES,
+    }
+    operations = 2 * (shape.linear_weights * (1 + column_share) + head)
+    seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
+    return Estimate("writing", components, seconds)
+
+
+def _pass_memory(shape: ModelShape) -> PassMemory:
+    return PassMemory.of(
+        hidden=shape.hidden,
+        widest=max(shape.hidden, shape.intermediate),
+        vocabulary=shape.vocabulary,
+        adapter=(shape.hidden, TAPPED * shape.hidden),
+    )
+
+
+def _opened(
+    shape: ModelShape, engine: str, tokens: int, fraction: float, column_share: float
+) -> dict[str, int]:
+    """Of a process that has opened a bundle and read so many tokens, without what a pass takes."""
+    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    table = shape.vocabulary * (shape.hidden + 4)
+    head = shape.head or shape.embedding
+    return {
+        f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
+        "command line": COMMAND_LINE,
+        "tokenizer": tokenizer_in_memory(shape),
+        # XNNPACK packs them into memory of its own and gives the file's pages back.
+        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "float columns": bundle["float columns"],
+        "embedding table": _table_pages(table, tokens),
+        "adapter": _pass_memory(shape).tables - table,
+    }
+
+
+def _table_pages(table: int, tokens: int) -> int:
+    """Bytes of the embedding table that so many tokens of English text bring in.
+
+    Different tokens grow by Heaps' law, and several may lie in what is read around one of them;
+    fitted to film reviews and Wikipedia in the vocabularies of SmolLM2 and Gemma 3.
+    """
+    return int(table * (1 - math.exp(-4 * tokens**0.62 * READ_AROUND / table)))
+
+
+def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
+    """What it holds of ``examples``, that choose between two answers if it learns from such."""
+    facts = facts_of(settings)
+    if facts.shape is None:
+        return 0
+    # The program returns the last token's hidden state of two blocks and a mean of one.
+    width = HIDDEN_STATES * shape.hidden
+    text = text_shape(shape.hidden)
+    ground = Ground(2, 2, width, None, examples, writes=True, text_head=text)
+    estimator = make_estimator(settings, None, facts.shape(ground))
+    held = estimator.memory_bytes(examples)
+    if estimator.own_entries == text[0] * text[1]:
+        bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
+        words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
+        held += text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
+    return held

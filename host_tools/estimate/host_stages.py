@@ -1,0 +1,202 @@
+"""Memory and time that profiling and export will take on a workstation, before anything is loaded.
+
+Each estimate is a sum of named components, so that a user sees what to change. The constants were
+measured on SmolLM2-135M (Linux, x86-64, torch 2.13, executorch 1.5.1); everything else follows from
+shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seedtune.export.model.shape import ModelShape
+from seedtune.export.profile import DEFAULT_FRACTION
+
+from .sizes import (
+    GENERIC_TOKENS,
+    INT4_BYTES,
+    MB,
+    TAPPED,
+    TEXT_WORK,
+    Estimate,
+    estimate_bundle,
+    tokenizer_in_memory,
+)
+
+HOST_PROCESS = 466 * MB
+"""Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
+LOGIT_BYTES = 17
+"""Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
+GGUF_PEAK = 2.7
+"""Peak of dequantising a GGUF file, in multiples of the float32 weights. Once per file."""
+CALIBRATION_TOKENS = 32 * 128
+"""That GPTQ passes through the model at once, by default."""
+TEXT_WIDTHS = 6
+"""Floats that a token of it keeps at once, in widths of the widest matrix."""
+ENTRY_BYTES = 48
+"""Of a sensitive entry while masks are chosen: value, layer and place, twice."""
+ROUNDING_BYTES = 8.4
+"""Of a weight while its matrix is rounded: float32, integers, codes, and a part of it in torchao's
+hands (a head of 131 million weights: 1.1 GB)."""
+SECOND_MOMENTS = 28
+"""Bytes of the second moments, their inverse and its factors, per pair of input columns."""
+GRAPH_BYTES = 1_200_000
+"""Per matrix, of the traced graph."""
+LOWERED_BYTES = 2_270_000
+"""Per matrix and method, of the traced and lowered graphs. SmolLM2: an export of both methods peaks
+479 MB higher than one of ``score`` alone."""
+METHODS = 2
+"""Of ExecuTorch's program, unless it is exported with ``--context 0``."""
+PROGRAM_COPIES = 1.7
+"""Of the program, while it is put together."""
+PROFILE_EFFICIENCY = 0.65
+"""Speed of a forward and backward pass over that of one large float32 matrix product."""
+DIRECTION_TEXTS = 300
+"""That directions are learned from: ``directions.task_basis.EXAMPLES``, without importing torch."""
+DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
+"""Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
+MATRICES_SHARE = 0.14
+"""Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
+SMOLLM2_TOKENIZER = 32 * MB
+"""That ``HOST_PROCESS`` counts."""
+EXPORT_SECONDS_PER_MATRIX = 0.5
+"""Of lowering, which is bound by Python per matrix, not by its size."""
+
+
+def _host(shape: ModelShape) -> dict[str, int]:
+    """What a process with torch holds before weights."""
+    larger = max(0, tokenizer_in_memory(shape) - SMOLLM2_TOKENIZER)
+    return {"Python, torch, transformers": HOST_PROCESS, "a larger tokenizer": larger}
+
+
+def estimate_profile(
+    shape: ModelShape, *, sequences: int = 32, length: int = 128, speed: float
+) -> Estimate:
+    """Peak resident memory and duration of a sensitivity profile on the CPU: of its work on a
+    block, or of that on the output head, whichever takes more."""
+    tokens = sequences * length
+    block = shape.linear_weights // shape.blocks
+    kept = 8 * shape.hidden + 4 * shape.intermediate  # values for the backward pass, a token
+    common = {
+        **_host(shape),
+        "what blocks read of all text": 4 * (shape.blocks + 2) * tokens * shape.hidden,
+    }
+    on_a_block = {
+        **common,
+        "float32 weights of a block": 4 * block,
+        "their squared gradients": 4 * block,
+        "one gradient, and its copy in the weight's order": 8 * shape.largest_linear,
+        "activations": 4 * kept * length,
+    }
+    on_the_head = {
+        **common,
+        "embedding and head (float32)": 4 * (shape.embedding + shape.head),
+        "logits": shape.vocabulary * length * LOGIT_BYTES,
+    }
+    most = max(on_a_block, on_the_head, key=lambda components: sum(components.values()))
+    # Forward twice, gradient of inputs, gradient of weights: two operations each a weight.
+    head = shape.head or shape.embedding
+    operations = 2 * (4 * shape.linear_weights + 2 * head) * tokens
+    return Estimate("profile", most, operations / (speed * PROFILE_EFFICIENCY))
+
+
+def estimate_gguf(shape: ModelShape) -> Estimate:
+    """Peak of dequantising a GGUF file for the first time; later loads come from the cache."""
+    components = {
+        **_host(shape),
+        "dequantised weights and copies": int(shape.parameters * 4 * GGUF_PEAK),
+    }
+    return Estimate("first GGUF load", components, shape.parameters / 8e6)
+
+
+def estimate_export(
+    shape: ModelShape,
+    *,
+    rounding: str = "gptq",
+    to: Sequence[str] = ("executorch",),
+    fraction: float = DEFAULT_FRACTION,
+    speed: float,
+    **bundle_options: float,
+) -> Estimate:
+    """Peak resident memory and duration of an export from a profile: of choosing the sensitive
+    weights, quantising, making the frame of a text head, and lowering, whichever takes the most.
+
+    Weights stay in their files until they are used, one matrix at a time; ExecuTorch's program
+    alone is made of all of them at once.
+
+    Args:
+        rounding: as of a recipe.
+        to: formats of the programs.
+    """
+    bundle = estimate_bundle(shape, fraction=fraction, **bundle_options).components
+    head = shape.head or shape.embedding
+    common = {**_host(shape), "int8 embedding": int(shape.embedding * 1.01)}
+    choosing = {
+        **_host(shape),
+        "gradients of a matrix": 2 * 4 * shape.largest_linear,
+        "chosen entries": int(shape.linear_weights * fraction) * ENTRY_BYTES,
+    }
+    columns = {"float columns": bundle["float columns"]}
+    largest = max(shape.largest_linear, head)
+    quantising = {
+        **common,
+        **columns,
+        "a matrix while it is rounded": int(ROUNDING_BYTES * largest),
+    }
+    if rounding == "gptq":
+        widest = shape.intermediate
+        quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
+        quantising["second moments of an input"] = SECOND_MOMENTS * widest**2
+    framing = {**common, **columns, "frame of a text head, while it is made": _framing(shape)}
+    stages = [choosing, quantising, framing]
+    if set(to) != {"executorch"}:
+        held = {"output head": int(head * INT4_BYTES), "graph": len(shape.linears) * GRAPH_BYTES}
+        stages.append({**common, **columns, **held})
+    if "executorch" in to:
+        stages.append(
+            {
+                **common,
+                "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
+                "graphs of both methods": len(shape.linears) * METHODS * LOWERED_BYTES,
+                "program and its serialised copies": int(PROGRAM_COPIES * sum(bundle.values())),
+            }
+        )
+    most = max(stages, key=lambda components: sum(components.values()))
+    operations = 2.0 * shape.linear_weights * GENERIC_TOKENS  # for the frame of a text head
+    if rounding == "gptq":
+        operations += 2.0 * shape.linear_weights * CALIBRATION_TOKENS
+        for out, width in shape.linears.values():  # second moments, their factors, compensation
+            operations += width**2 * (2.0 * CALIBRATION_TOKENS + 3.0 * width + 2.0 * out)
+    seconds = operations / (speed * PROFILE_EFFICIENCY)
+    return Estimate("export", most, seconds + len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
+
+
+def _framing(shape: ModelShape) -> int:
+    """Generic text's states thrice in float32 and once in float64, what the head reads of it, and
+    eigenvectors, of so many directions as there are tokens at most."""
+    states, read = GENERIC_TOKENS * TAPPED * shape.hidden, GENERIC_TOKENS * shape.hidden
+    directions = min(GENERIC_TOKENS, TAPPED * shape.hidden)
+    vectors = 2 * TAPPED * shape.hidden * directions if directions == GENERIC_TOKENS else 0
+    return 20 * states + 16 * read + 8 * (3 * directions**2 + vectors) + TEXT_WORK
+
+
+def estimate_directions(
+    shape: ModelShape, *, fraction: float = DEFAULT_FRACTION, speed: float
+) -> Estimate:
+    """Peak resident memory and duration of learning directions for a task, after the export.
+
+    For the default mask: one with values in every matrix adds gradients as large as the weights.
+    """
+    entries = max(1, round(shape.linear_weights * fraction))
+    block = 8 * shape.hidden + 4 * shape.intermediate  # as in a profile
+    components = {
+        **_host(shape),
+        "weights": shape.parameters * 4,
+        "gradients of matrices with values": int(shape.linear_weights * MATRICES_SHARE * 4),
+        "gradients of values": DIRECTION_TEXTS * entries * 2,
+        "activations": shape.blocks * block * DIRECTION_LONGEST * 4,
+        "logits and their gradient": shape.vocabulary * DIRECTION_LONGEST * 2 * 4,
+    }
+    head = shape.head or shape.embedding
+    operations = 2 * 3 * (shape.linear_weights + head) * DIRECTION_TEXTS * DIRECTION_TOKENS
+    return Estimate("directions", components, operations / (speed * PROFILE_EFFICIENCY))

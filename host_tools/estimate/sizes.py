@@ -1,0 +1,97 @@
+"""What the estimates of all stages share: sizes of a bundle, a tokenizer, a machine's speed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from seedtune.export.model.shape import ModelShape
+from seedtune.export.profile import DEFAULT_FRACTION
+
+MB = 10**6
+INT4_BYTES = 0.5 + 2 / 32
+"""Per int4 weight: half a byte, and a 2-byte scale for each group of 32."""
+PROGRAM_OVERHEAD = 40_000
+"""Bytes of a lowered program per matrix: graph, kernels' constants, delegate headers."""
+TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
+"""Of a head for text: states that it reads, most of its weights, tokens of generic text."""
+TOKENIZER_TIMES, TOKENIZER_ENTRY = 9, 100
+"""Of a tokenizer in memory over its ``tokenizer.json``, and bytes of that for each entry of its
+vocabulary where there is no file yet. SmolLM2: 32 MB of 3.5, Gemma 3: 297 MB of 33."""
+TEXT_WORK = 60 * MB
+"""What a head for text takes besides: words in float32, logits and states of some tokens."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``components`` in bytes by name; ``seconds`` of the whole stage, or of one step of tuning."""
+
+    stage: str
+    components: dict[str, int]
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.components.values())
+
+
+def tokenizer_in_memory(shape: ModelShape) -> int:
+    """Bytes of its tokenizer in memory."""
+    return TOKENIZER_TIMES * (shape.tokenizer_bytes or TOKENIZER_ENTRY * shape.vocabulary)
+
+
+def measure_speed() -> float:
+    """Float32 multiply-adds counted as two operations, per second, of torch on this machine."""
+    import torch
+
+    size = 1024
+    matrix = torch.ones(size, size)
+    best = float("inf")
+    for _ in range(8):  # the best of several: another process may hold a core for a while
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def estimate_bundle(
+    shape: ModelShape,
+    *,
+    fraction: float = DEFAULT_FRACTION,
+    column_share: float = 0.004,
+) -> Estimate:
+    """Size of the exported bundle on disk.
+
+    Args:
+        fraction: of the weights that are sensitive.
+        column_share: dense size of the columns kept out of int4 over that of all weights; by
+            default that of the default mask on SmolLM2.
+    """
+    entries = max(1, round(shape.linear_weights * fraction))
+    embedding = shape.embedding + shape.head
+    components = {
+        "int4 matrices": int(shape.linear_weights * INT4_BYTES),
+        "float columns": int(shape.linear_weights * column_share * 4),
+        # Gathering rows and multiplying by the head take two layouts, so tied weights are stored
+        # twice: as a table and as a packed matrix.
+        "embedding and head": int((embedding if shape.head else 2 * embedding) * (1 + 2 / 32)),
+        "norms and biases": shape.other * 4,
+        "sensitive values and positions": entries * (2 + 8),
+        "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
+        "tokenizer": shape.tokenizer_bytes or TOKENIZER_ENTRY * shape.vocabulary,
+        "frame of a text head": text_frame_bytes(shape.hidden),
+    }
+    return Estimate("bundle", components, 0.0)
+
+
+def text_shape(hidden: int) -> tuple[int, int]:
+    """Of a head for text: directions of what it moves, and of what it reads."""
+    states = TAPPED * hidden
+    kept = min(1.0, (TEXT_ENTRIES / (states * hidden)) ** 0.5)
+    return max(1, int(hidden * kept)), max(1, int(states * kept))
+
+
+def text_frame_bytes(hidden: int) -> int:
+    """Of the part that a head for text is learned in: bases and generic text, in float16."""
+    states, (outputs, inputs) = TAPPED * hidden, text_shape(hidden)
+    return 2 * (states * inputs + hidden * outputs + GENERIC_TOKENS * (states + outputs))
