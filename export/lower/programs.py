@@ -1,5 +1,6 @@
 """All programs of a bundle from one quantised module: each form an engine's, the weights once."""
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from seedtune.runtime.bundle import Bounds, Program
 from seedtune.runtime.bundle.manifest import COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
+from ..model.mapped_pages import give_back_freed
 from ..model.stored_weight import keep_whole_, stored_modules
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
@@ -92,6 +94,8 @@ def lower_to(
         held = FILE, lowered
         programs.append(Program("executorch", (FILE,), "int8 per token", methods))
         traced.clear()
+        gc.collect()  # a graph's nodes refer to each other
+        give_back_freed()
     others = [name for name in formats if name != "executorch"]
     if others:
         from .int4_operator import through_int4_operator_

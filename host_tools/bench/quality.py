@@ -27,7 +27,14 @@ from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
 from .methods.settings import METHODS, resolved_settings
 from .programs.default_bundle import default_bundle, model_source
-from .summaries.quality import draw_quality, merge_rows, read_rows, row_key, summarise_quality
+from .summaries.quality import (
+    TEST_ROWS,
+    draw_quality,
+    merge_rows,
+    read_rows,
+    row_key,
+    summarise_quality,
+)
 from .summaries.quality_table import show_quality
 
 __all__ = ["bench_quality", "show_quality"]
@@ -44,7 +51,6 @@ LENGTH = {
 """Tokens of an example at most; longer texts are cut. Holds 97 % of SST-2, half of BoolQ."""
 SEEDS = (0, 1, 2)
 FORWARDS = 1000
-TEST_ROWS = 300
 BATCH_SIZE = 16
 
 
@@ -95,6 +101,7 @@ def bench_quality(
     tasks: tuple[str, ...] = tuple(LENGTH),
     seeds: tuple[int, ...] = SEEDS,
     forwards: int = FORWARDS,
+    test_rows: int = TEST_ROWS,
     lr: float | None = None,
     bundle: Path | None = None,
     model: str = MODEL,
@@ -108,6 +115,7 @@ def bench_quality(
 
     Args:
         forwards: of every method that learns by forwards alone.
+        test_rows: to judge on, the first so many; of another number the summary keeps a task apart.
         lr: learning rate in place of the methods' own, for a search.
         bundle: exported program and mask; by default the quickstart's. Directions for a task's
             prompt, where a method needs them, are learned for it.
@@ -131,7 +139,7 @@ def bench_quality(
         for seed in seeds:
             for name in methods:
                 if METHODS[name].seeded or seed == seeds[0]:
-                    cell = _cell(name, task, seed, forwards, lr, bundle, model)
+                    cell = _cell(name, task, seed, forwards, test_rows, lr, bundle, model)
                     row = _finished(cell, runs) or _compute(cell, runs, threads)
                     progress(f"{cell.key}: {row['curve'][-1]}")
                     merge_rows({cell.key: row}, results)
@@ -145,6 +153,7 @@ def _cell(
     task: str,
     seed: int,
     forwards: int,
+    test_rows: int,
     lr: float | None,
     bundle: Path | None,
     model: str,
@@ -155,7 +164,7 @@ def _cell(
         "model": model,
         "data_sha256": _data_sha256(data)[:16],
         "length": LENGTH[task],
-        "test_rows": TEST_ROWS,
+        "test_rows": test_rows,
         "batch_size": BATCH_SIZE,
         **method.settings,
         **method.by_task.get(task, {}),

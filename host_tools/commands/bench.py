@@ -56,6 +56,9 @@ def bench(
     messages: Annotated[
         str | None, typer.Option(metavar="50,200", help="Messages to learn from (senders).")
     ] = None,
+    test_rows: Annotated[
+        int | None, typer.Option(min=1, help="Test rows to judge on (quality).")
+    ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
     ] = None,
@@ -103,6 +106,7 @@ def bench(
         "forwards": forwards,
         "senders": _names(senders),
         "messages": _numbers(messages),
+        "test_rows": test_rows,
         "lr": lr,
         "bundle": bundle,
         "shape": shape,
@@ -112,7 +116,7 @@ def bench(
     }
     asked = {option: value for option, value in given.items() if value is not None}
     for option in sorted(set(asked) - set(signature(run).parameters)):
-        option = {"results": "output"}.get(option, option)
+        option = {"results": "output"}.get(option, option.replace("_", "-"))
         raise typer.BadParameter(f"benchmark {name} takes no --{option}")
     figures = run(**asked)
     output.result(figures, show(figures) if show and not json else None)

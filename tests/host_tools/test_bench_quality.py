@@ -444,6 +444,17 @@ def test_a_perplexity_that_diverges_leaves_room_for_the_others(tmp_path, monkeyp
     assert drawn[0].get_ylim()[1] < 100
 
 
+def test_a_task_judged_on_other_rows_stands_apart():
+    more = {"forwards": 180, "test_rows": 872}
+    rows = ROWS | table(
+        *(row("lora", "sst2", seed, {0: 0.5, 180: 0.99}, more) for seed in range(9)),
+    )
+    before, found = summarise_quality(ROWS), summarise_quality(rows)
+    apart = found["tasks"].pop("sst2, 872 rows")
+    assert found["tasks"] == before["tasks"]
+    assert apart["lora"]["last"]["mean"] == pytest.approx(0.99) and apart["lora"]["seeds"] == 9
+
+
 def test_a_target_never_reached_is_null():
     slow = {key: each for key, each in ROWS.items() if not key.startswith("int4")}
     slow |= table(row("int4-two-point", "sst2", 0, {0: 0.5, 1000: 0.6}))

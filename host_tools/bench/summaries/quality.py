@@ -21,6 +21,8 @@ HEADLINE = {"sst2": "sst2", "sms": "sms-spam"}
 """Tasks of the figures in the summary, by the short name that they have there."""
 DECIDING = "sst2"
 OURS = "int4-"
+TEST_ROWS = 300
+"""That a task is judged on unless asked otherwise."""
 _DIVERGED = 1.2
 """Perplexities above so many times the start's are drawn there."""
 
@@ -140,13 +142,14 @@ class Group:
 def chosen_groups(rows: Iterable[Row]) -> dict[tuple[str, str], Group]:
     """One group for each (method, task): most seeds, then most forwards, then the best last mean.
 
-    Short runs of a search for a learning rate so stay out of the figures.
+    Short runs of a search for a learning rate so stay out of the figures. A task that was judged on
+    another number of rows is one of its own, ``TASK, N rows``.
     """
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        found.setdefault((row["method"], row["task"], settings_hash(row["settings"])), []).append(
-            row
-        )
+        judged_on = row["settings"].get("test_rows", TEST_ROWS)
+        task = row["task"] + (f", {judged_on} rows" if judged_on != TEST_ROWS else "")
+        found.setdefault((row["method"], task, settings_hash(row["settings"])), []).append(row)
     chosen: dict[tuple[str, str], Group] = {}
     ranks: dict[tuple[str, str], tuple[float, ...]] = {}
     for (method, task, _), members in sorted(found.items()):
