@@ -59,6 +59,7 @@ class Measured:
     to: tuple[str, ...] = ("executorch",)
 
 
+_MARKS = "<!-- measured -->", "<!-- end of measured -->"
 TOKENIZER = 49_152
 """Entries of SmolLM2's, which the models with random weights have."""
 _RANDOM = ["--mask", f"{__name__}:few_columns"]
@@ -75,7 +76,8 @@ def bench_estimate(
     *, models: tuple[str, ...] | None = None, results: Path = RESULTS
 ) -> dict[str, Any]:
     """Estimate and measurement of each model, also written to ``estimate.json`` and, as a table,
-    to ``estimate.md`` in ``results``. Models that are not asked for keep their figures.
+    into ``estimate.md`` in ``results``, whose other text stays. Models that are not asked for keep
+    their figures.
 
     Returns:
         By model and stage (``profile``, ``export``, ``tuning readout``, ``tuning two-point``):
@@ -89,7 +91,9 @@ def bench_estimate(
     for name in models or tuple(MODELS):
         figures[name] = _figures(name, MODELS[name])
         found = write_figures("estimate", figures, results)
-        replace_file(results / "estimate.md", table(figures).encode())
+        page = results / "estimate.md"
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        replace_file(page, with_table(text, table(figures)).encode())
     return found
 
 
@@ -205,11 +209,16 @@ def _length(bundle: Path, rows: Path) -> int:
     return round(sum(len(tokenizer.encode(text + " It was").ids) for text in texts) / len(texts))
 
 
+def with_table(page: str, rows: str) -> str:
+    """``page`` with ``rows`` between its two marks, or at its end where it has none."""
+    before, _, rest = page.partition(_MARKS[0])
+    after = rest.partition(_MARKS[1])[2] or "\n"
+    return f"{before}{_MARKS[0]}\n{rows}{_MARKS[1]}{after}"
+
+
 def table(figures: dict[str, Any]) -> str:
-    """The figures as a Markdown page."""
+    """The figures in Markdown."""
     lines = [
-        "# What `seedtune estimate` says, and what it then takes",
-        "",
         "`seedtune bench estimate` measures this again. Peaks are resident memory (`VmHWM`) of the "
         f"command's own process. Tuning: {ROWS} rows of {WORDS} words a batch, {STEPS} steps. The "
         "last three models have random weights, and are rounded to the nearest, for time; that of "

@@ -64,6 +64,17 @@ def test_one_model_again_leaves_the_figures_of_the_others(
     assert "no model 'three'; known: one, two" in bad(1, "bench", "estimate", "--models", "three")
 
 
+def test_what_people_wrote_on_the_page_stays(tmp_path: Path, commands: list[Any]) -> None:
+    page = tmp_path / "estimate.md"
+    call("bench", "estimate", "--models", "one", "--output", tmp_path)
+    page.write_text(f"# Estimates\n\n{page.read_text()}\n## More\n\nWritten by hand.\n")
+    call("bench", "estimate", "--output", tmp_path)
+    found = page.read_text()
+    assert found.startswith("# Estimates\n\n<!-- measured -->\n`seedtune bench estimate`")
+    assert found.endswith("<!-- end of measured -->\n\n## More\n\nWritten by hand.\n")
+    assert found.count("| one | profile |") == found.count("| two | profile |") == 1
+
+
 def test_what_does_not_fit_is_not_run(
     tmp_path: Path, commands: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
