@@ -142,7 +142,7 @@ def test_a_long_run_survives_a_kill_and_replays_on_the_host(
             estimator="two-point",
         )
         rows = [Row(row, f"row {number}") for number, row in enumerate(ROWS, 1)]
-        return Job(bundle, SPEC, rows, 16, settings, kill_after)
+        return Job(bundle, SPEC, rows, 16, settings, kill_after, max_tokens=12)
 
     found = rehearse(job(120), machine, timeout=600)
     assert found["architecture"] == "aarch64"
@@ -154,9 +154,25 @@ def test_a_long_run_survives_a_kill_and_replays_on_the_host(
     assert found["loss_difference_max"] < 0.05
     assert 0.8e9 < found["device_memory_bytes"] < 2**30
     assert 0 < found["peak_rss_bytes"] < found["device_memory_bytes"]
+    writing = found["writing"]
+    assert writing["prompt"] == "A film about rain, told with humour. It was"
+    assert writing["tokens"] == 12 or writing["ended"] == "end"
+    assert 0 < writing["peak_rss_bytes"] < found["device_memory_bytes"]
+    assert_same_text(writing)
     again = rehearse(job(40), Guest(), timeout=600)
     assert again["resumed_at_step"] == 40
     assert again["values_sha256"] == found["values_sha256"]
+    assert again["writing"]["text"] == writing["text"]
+
+
+def assert_same_text(writing: dict[str, Any]) -> None:
+    """Rounding may choose otherwise between two tokens, but only where they are level."""
+    difference = writing["first_difference"]
+    assert (difference is None) == writing["same_text"]
+    if difference is None:
+        assert writing["text"] == writing["host_text"]
+    else:
+        assert difference["host_margin"] < 0.2
 
 
 def test_the_command_tells_one_object(bundle: Bundle, tmp_path: Path) -> None:
@@ -164,11 +180,16 @@ def test_the_command_tells_one_object(bundle: Bundle, tmp_path: Path) -> None:
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     task.write_text(json.dumps(SPEC))
     options = ("--train", rows, "--task", task, "--steps", 20, "--length", 24)
+    options += ("--prompt", "The cat sat", "--max-tokens", 5)
     found = good("emulate", bundle.path, "--user", *options)
     assert found["emulator"] == "user mode"
     assert found["same_values"] is True
     assert found["steps"] == 20
     assert found["resumed_at_step"] == 10
+    assert found["writing"]["prompt"] == "The cat sat"
+    assert found["writing"]["tokens"] == 5 or found["writing"]["ended"] == "end"
+    assert found["writing"]["text"] != ""
+    assert_same_text(found["writing"])
 
 
 @pytest.mark.slow
@@ -196,3 +217,5 @@ def test_smollm2_on_1_gb(machine: Machine) -> None:
     assert found["values_sha256"] != values_sha256(Start.of(job.bundle).values)
     assert found["loss_difference_max"] < 0.3
     assert found["peak_rss_bytes"] < found["program_bytes"] + 150e6
+    assert found["writing"]["tokens"] > 0
+    assert found["writing"]["peak_rss_bytes"] < found["program_bytes"] + 150e6

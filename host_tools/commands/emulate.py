@@ -52,6 +52,16 @@ def emulate(
     length: Annotated[int, typer.Option(min=2, help="Tokens; longer texts are shortened.")] = 16,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-4,
     eps: Annotated[float, typer.Option(help="Size of the perturbation.")] = 1e-2,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="What the tuned model goes on from on the device. Default: the first row's "
+            "prompt, where the bundle can write.",
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that it writes, at most.")] = 8,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds after which the device is given up.")
     ] = 3600,
@@ -60,7 +70,8 @@ def emulate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Tune a bundle on an emulated arm64 device, kill and resume it, compare with this machine.
+    """Tune a bundle on an emulated arm64 device, kill and resume it, let it write, and compare
+    values, losses and text with this machine's.
 
     The first call downloads the device's packages: 150 MB with --user, 250 MB with its kernel.
     """
@@ -89,13 +100,18 @@ def emulate(
             Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0), any_task
         ),
         kill_after=steps // 2,
+        prompt=prompt,
+        max_tokens=max_tokens,
     )
-    job.encode()  # an unusable row is named now, not after minutes of downloading and emulation
+    # An unusable row or prompt is named now, not after minutes of downloading and emulation.
+    job.prompt_tokens(job.encode()[1])
     device = Guest(output.note) if user else Machine(memory, output.note)
     output.note(f"tuning on the device: {steps} steps, a kill after {steps // 2}")
+    if opened.generation is None:
+        output.note("the bundle only scores and will write nothing; export it again (--context)")
 
     def show(line: str) -> None:
-        if console or line.startswith(("step ", "killed")):
+        if console or line.startswith(("step ", "killed", "writing")):
             output.note(line)
 
     found = {"machine": machine(), **rehearse(job, device, timeout=timeout, console=show)}

@@ -1,8 +1,8 @@
 """A tuning run on the emulated device, killed and resumed, then held against the host.
 
-The device tunes the bundle with real rows. The host replays the journal that comes back, which must
-give the same values to the bit, and scores the same batches at the same values: what their losses
-differ by is the floating-point kernels'.
+The device tunes the bundle with real rows, and then writes with it. The host replays the journal
+that comes back, which must give the same values to the bit, and scores the same batches at the same
+values: what their losses differ by is the floating-point kernels'.
 """
 
 from __future__ import annotations
@@ -34,12 +34,10 @@ from .followed import follow_command
 from .guest import Guest
 from .host import CPU, EmulatorError, quiet
 from .machine import PYTHON_PATH, Machine
-from .tune_on_device import likeliest
+from .written import compare_written, prompt_tokens
 
 _NUDGE = np.float32(1e-6)
 """Relative change of values that only rounding can feel; 8-bit activations round far coarser."""
-WRITTEN = 8
-"""Tokens that the device writes with the tuned values behind the first row's prompt."""
 _SCRIPT = Path(__file__).with_name("tune_on_device.py")
 
 
@@ -61,6 +59,11 @@ class Job:
     settings: Settings
     kill_after: int
     """Step after which the first session is killed."""
+    prompt: str | None = None
+    """What the device goes on from with the tuned values, where the bundle can write; None for the
+    prompt of the first row."""
+    max_tokens: int = 8
+    """That it writes."""
 
     def __post_init__(self) -> None:
         steps, longest = self.settings.resolved_steps, self.bundle.bounds.length
@@ -85,6 +88,10 @@ class Job:
         )
         return task, encode_rows(task, self.rows)
 
+    def prompt_tokens(self, examples: Sequence[Encoded]) -> list[int] | None:
+        """See ``written.prompt_tokens``."""
+        return prompt_tokens(self.bundle, self.prompt, examples[0])
+
 
 def rehearse(
     job: Job,
@@ -103,8 +110,7 @@ def rehearse(
         ``values_sha256`` of the device and ``replay_sha256`` of the host; of the losses of all
         batches on both, ``loss_difference_mean`` and ``_max``, beside ``rounding_difference_mean``
         and ``_max``: the same of this machine with itself, when the values move by a millionth;
-        of a bundle that writes, ``written_first_difference``: the first of ``WRITTEN`` tokens that
-        the device wrote and this machine would not, None for none;
+        ``writing``: see ``compare_written``, None of a bundle that only scores;
         ``resumed_at_step``, ``seconds_per_step`` (median), ``start_seconds`` (from the second
         session's start to its first step), ``peak_rss_bytes`` (of the tuning process; in user mode
         with qemu); of a machine ``boot_seconds``, ``device_memory_bytes`` and
@@ -112,12 +118,13 @@ def rehearse(
 
     Raises:
         EmulatorError: the device fails, runs out of memory or time, or encodes rows otherwise.
-        DataError: as ``Job.encode`` raises it, before the device starts.
+        DataError: as ``Job.encode`` and ``Job.prompt_tokens`` raise it, before the device starts.
     """
     task, examples = job.encode()
+    prompt = job.prompt_tokens(examples)
     with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as temporary:
         folder = Path(temporary)
-        _write_job(job, folder)
+        _write_job(job, prompt, folder)
         if isinstance(device, Machine):
             about = _in_machine(device, job, folder, timeout, console)
         else:
@@ -126,10 +133,10 @@ def rehearse(
         replayed = replay(folder / "run", Start.of(job.bundle))
         compared: dict[str, Any] = _compared(job, task, examples, folder / "run", replayed)
         steps = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
-        written = found.pop("written")
-        if written is not None:
-            compared["written_first_difference"] = _first_difference(
-                job.bundle, examples[0], replayed, written
+        writing = None
+        if prompt is not None:
+            writing = compare_written(
+                job.bundle, folder / "run", prompt, job.max_tokens, found.pop("writing")
             )
     if isinstance(device, Guest):
         for name in ("device_memory_bytes", "device_least_available_bytes"):
@@ -147,16 +154,18 @@ def rehearse(
         "replay_sha256": replayed.sha256,
         "same_values": replayed.sha256 == found["values_sha256"],
         **compared,
+        "writing": writing,
     }
 
 
-def _write_job(job: Job, folder: Path) -> None:
+def _write_job(job: Job, prompt: list[int] | None, folder: Path) -> None:
     order = {
         "task": job.task,
         "length": job.length,
         "settings": job.settings.to_dict(),
         "kill_after": job.kill_after,
-        "written": WRITTEN,
+        "prompt": prompt,
+        "max_tokens": job.max_tokens,
     }
     (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
     # Fields that the task has no use for may be anything: dates and bytes of a Parquet file.
@@ -187,16 +196,6 @@ def _in_user_mode(
     if status != 0:
         raise EmulatorError(f"tuning in user mode failed ({status}): {_last(lines)}")
     return {"emulator": "user mode"}
-
-
-def _first_difference(
-    bundle: Bundle, example: Encoded, replayed: Replay, written: list[int]
-) -> int | None:
-    prompt = example.tokens[0, : example.positions[0, 1] + 1].tolist()
-    with open_engine(bundle) as engine:
-        ours = likeliest(engine.text(replayed.values[: bundle.K]), prompt, len(written))
-        pairs = enumerate(zip(ours, written, strict=True))
-        return next((number for number, (own, theirs) in pairs if own != theirs), None)
 
 
 def _last(lines: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the emulated device does: tune, be killed, resume. Runs with the runtime alone.
+"""What the emulated device does: tune, be killed, resume, write. Runs with the runtime alone.
 
 ``python tune_on_device.py BUNDLE FOLDER`` reads ``FOLDER/job.json`` (see ``rehearsal.Job``) and
 ``FOLDER/rows.jsonl``, leaves the run in ``FOLDER/run`` and writes ``FOLDER/result.json``. The
@@ -12,7 +12,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,7 @@ def tune(
                 (folder / _WAITING).touch()
                 while True:
                     signal.pause()
-        written = None
-        if bundle.generation is not None:
-            prompt = examples[0].tokens[0, : examples[0].positions[0, 1] + 1].tolist()
-            text = engine.text(tuner.values[: bundle.K])
-            written = list(likeliest(text, prompt, job["written"]))
         return {
-            "written": written,
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
             "values_sha256": values_sha256(tuner.values),
@@ -83,12 +77,34 @@ def tune(
         }
 
 
-def likeliest(text: Any, prompt: list[int], count: int) -> Iterator[int]:
-    """The tokens with which a text goes on, the likeliest each time."""
-    given = prompt
-    for _ in range(count):
-        given = [int(text.read(given).argmax())]
-        yield given[0]
+def write(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Open the tuned model, as an app does after a restart, and let it go on from the prompt."""
+    began = time.monotonic()
+    from seedtune.runtime import open_model
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.writing import Manner
+
+    with open_model(bundle_path, threads=1) as model:
+        model.load(folder / "run")
+        writing = model.writer().write(job["prompt"], Manner(job["max_tokens"]))
+        opened = time.monotonic()
+        text, first, shown = "", None, 0
+        for piece in writing:
+            text += piece
+            if first is None:
+                first, shown = time.monotonic(), len(writing.tokens)
+        last = time.monotonic()
+        # Each token is read for the next one's sake, and the one that ends the text is none of it.
+        later = len(writing.tokens) - shown + (writing.ended == "end")
+        return {
+            "text": text,
+            "tokens": writing.tokens,
+            "ended": writing.ended,
+            "start_seconds": opened - began,
+            "first_seconds": (first or last) - opened,
+            "seconds_per_token": (last - first) / later if first and later else None,
+            "peak_rss_bytes": peak_resident_bytes(),
+        }
 
 
 class Watch:
@@ -97,13 +113,22 @@ class Watch:
     def __init__(self) -> None:
         self.least_available = _kilobytes("/proc/meminfo", "MemAvailable")
 
-    def session(self, work: Callable[[], None], stop: Callable[[], bool]) -> int:
-        """Run ``work`` in a process of its own, killed as soon as ``stop`` holds; its status."""
+    def session(
+        self,
+        work: Callable[[], dict[str, Any]],
+        told: Path,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Run ``work`` in a process of its own, killed as soon as ``stop`` holds; its status.
+
+        Args:
+            told: file for what ``work`` returns, as JSON.
+        """
         child = os.fork()
         if child == 0:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan tunes on
             try:
-                work()
+                told.write_text(json.dumps(work()))
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(1)
@@ -122,30 +147,36 @@ class Watch:
 def main() -> int:
     bundle, folder = map(Path, sys.argv[1:])
     job = json.loads((folder / "job.json").read_text())
-    waiting, session = folder / _WAITING, folder / "session.json"
-
-    def first() -> None:
-        tune(bundle, folder, job, job["kill_after"])
-
-    def second() -> None:
-        session.write_text(json.dumps(tune(bundle, folder, job, None)))
-
+    waiting, told = folder / _WAITING, folder / "session.json"
     watch = Watch()
-    killed = watch.session(first, waiting.exists)
+    killed = watch.session(
+        lambda: tune(bundle, folder, job, job["kill_after"]), told, waiting.exists
+    )
     if killed == 0:
         print("the first session ended before the step after which to kill it", file=sys.stderr)
         return 1
     if killed != -signal.SIGKILL or not waiting.exists():  # it failed, or the kernel killed it
-        return killed if killed > 0 else 128 - killed
+        return _exit_code(killed)
     print("killed; resuming", flush=True)
-    status = watch.session(second, lambda: False)
+    status = watch.session(lambda: tune(bundle, folder, job, None), told)
     if status != 0:
-        return status if status > 0 else 128 - status
-    result = json.loads(session.read_text())
+        return _exit_code(status)
+    result = json.loads(told.read_text())
+    if job["prompt"] is not None:
+        print(f"writing behind {len(job['prompt'])} tokens", flush=True)
+        status = watch.session(lambda: write(bundle, folder, job), told)
+        if status != 0:
+            return _exit_code(status)
+        result["writing"] = json.loads(told.read_text())
     result["device_memory_bytes"] = _kilobytes("/proc/meminfo", "MemTotal")
     result["device_least_available_bytes"] = watch.least_available
     (folder / "result.json").write_text(json.dumps(result))
     return 0
+
+
+def _exit_code(status: int) -> int:
+    """As a shell tells it: 128 + n where signal n ended a session."""
+    return status if status > 0 else 128 - status
 
 
 def _kilobytes(file: str, field: str) -> int:

@@ -32,6 +32,21 @@ class Writing(Iterator[str]):
         return next(self._pieces)
 
 
+def check_prompt(prompt: Sequence[int], bound: int) -> None:
+    """Refuse a prompt that is empty or leaves no room in ``bound`` tokens for an answer.
+
+    Raises:
+        DataError: it is one of these.
+    """
+    if not prompt:
+        raise DataError("the prompt is empty: give the text that is to be gone on from")
+    if len(prompt) >= bound:
+        raise DataError(
+            f"the prompt has {len(prompt)} tokens, a text here at most {bound} with its answer: "
+            "shorten the prompt, export with a larger --context or raise the memory limit"
+        )
+
+
 class Writer:
     """Writes answers under one row of values.
 
@@ -66,14 +81,7 @@ class Writer:
             DataError: the prompt is empty, or leaves no room for an answer.
             EngineError: (iterating) the program fails, or its logits are not finite.
         """
-        if not prompt:
-            raise DataError("the prompt is empty: give the text that is to be gone on from")
-        if len(prompt) >= self.bound:
-            raise DataError(
-                f"the prompt has {len(prompt)} tokens, a text here at most {self.bound} with its "
-                "answer: shorten the prompt, export with a larger --context or raise the memory "
-                "limit"
-            )
+        check_prompt(prompt, self.bound)
         writing = Writing()
         writing._pieces = self._pieces(writing, list(prompt), manner)
         self._latest = writing

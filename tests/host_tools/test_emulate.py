@@ -27,13 +27,13 @@ from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
 from seedtune.host_tools.emulate.rehearsal import (
     _SCRIPT,
-    WRITTEN,
     Job,
     _compared,
-    _first_difference,
     _write_job,
 )
-from seedtune.runtime.bundle import Bundle
+from seedtune.host_tools.emulate.written import compare_written
+from seedtune.runtime import open_model
+from seedtune.runtime.bundle import Bundle, Program
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
@@ -42,6 +42,14 @@ from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks.rows import Row
 from tiny_bundle import TASK, write_tiny_bundle
 
+PROMPT = "It was"
+WRITTEN = 6
+WRITES = Program(
+    "executorch",
+    ("program.pte",),
+    "int8 per token",
+    {"score": {}, "generate": {"chunk": 8, "context": 24, "cache": [[2, 8]]}},
+)
 NAMES = st.text("abc/._-", min_size=1, max_size=20)
 
 
@@ -119,6 +127,15 @@ def test_bad_options_are_refused_before_anything_is_downloaded(
     plain = write_tiny_bundle(tmp_path / "plain", task=None).path
     message = bad(DataError.exit_code, "emulate", plain, "--train", rows)
     assert message == "the bundle has no task; give one with --task NAME or --task FILE"
+    rows.write_text('{"text": "good", "label": "1"}\n')
+    asked = ("--train", rows, "--prompt")
+    message = bad(1, "emulate", bundle, *asked, "the film")
+    assert "only scores and cannot write behind a prompt; leave --prompt away" in message
+    writes = write_tiny_bundle(tmp_path / "writes", programs=[WRITES]).path
+    message = bad(DataError.exit_code, "emulate", writes, *asked, "the film " * 12)
+    assert "the prompt has 2" in message and "a text here at most 24 with its answer" in message
+    message = bad(DataError.exit_code, "emulate", writes, *asked, "")
+    assert message.startswith("the prompt is empty")
     assert not (tmp_path / "cache").exists()
 
 
@@ -127,6 +144,17 @@ def test_a_kill_must_come_within_the_run(tmp_path: Path) -> None:
     for kill_after in (0, 4):
         with pytest.raises(EmulatorError, match=f"kill after step {kill_after} of 4"):
             Job(bundle, TASK, [], 4, Settings(steps=4), kill_after)
+
+
+def test_the_device_goes_on_from_the_first_rows_prompt(tmp_path: Path) -> None:
+    def prompt_of(bundle: Bundle) -> list[int] | None:
+        rows = [Row({"text": f"the {what}", "label": "1"}, "") for what in ("plot", "film")]
+        job = Job(bundle, TASK, rows, 16, Settings(steps=4), 2)
+        return job.prompt_tokens(job.encode()[1])
+
+    writes = write_tiny_bundle(tmp_path / "writes", programs=[WRITES])
+    assert writes.tokenizer().decode(prompt_of(writes)) == "the plot It was"
+    assert prompt_of(write_tiny_bundle(tmp_path / "scores")) is None
 
 
 def test_a_cached_folder_is_made_once_and_whole(
@@ -247,7 +275,7 @@ class TestDeviceScript:
         rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
         rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
         settings = Settings(steps=6, batch_size=2, eval_every=0, estimator=estimator, **rates)
-        return Job(bundle, TASK, rows, 16, settings, kill_after)
+        return Job(bundle, TASK, rows, 16, settings, kill_after, max_tokens=WRITTEN)
 
     @pytest.fixture
     def tune(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -257,7 +285,8 @@ class TestDeviceScript:
         def run(
             kill_after: int, labels: str, estimator: str = "two-point"
         ) -> subprocess.CompletedProcess[str]:
-            _write_job(self.job(bundle, kill_after, labels, estimator), tmp_path)
+            job = self.job(bundle, kill_after, labels, estimator)
+            _write_job(job, bundle.tokenizer().encode(PROMPT).ids, tmp_path)
             command = [sys.executable, str(_SCRIPT), str(bundle.path), str(tmp_path)]
             return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -287,13 +316,43 @@ class TestDeviceScript:
         assert found["loss_mean"] > 0.1
         assert found["loss_difference_max"] < 1e-6
         assert 0 < found["rounding_difference_mean"] <= found["rounding_difference_max"] < 0.3
-        written = json.loads((tmp_path / "result.json").read_text())["written"]
-        replayed = replay(tmp_path / "run", Start.of(bundle))
-        _, examples = job.encode()
-        assert len(written) == WRITTEN
-        assert _first_difference(bundle, examples[0], replayed, written) is None
-        written[2] += 1
-        assert _first_difference(bundle, examples[0], replayed, written) == 2
+
+    @pytest.mark.parametrize("estimator", ["two-point", "readout"])
+    def test_the_host_finds_the_text_that_the_device_wrote(
+        self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tune: Any, estimator: str
+    ) -> None:
+        done = tune(3, "01" * 6, estimator)
+        assert done.returncode == 0, done.stderr
+        bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+        told = json.loads((tmp_path / "result.json").read_text())["writing"]
+        with open_model(bundle) as model:
+            values = replay(tmp_path / "run", Start.of(bundle)).values
+            text = model.engine.text(values[: bundle.K])
+            prompt = model.prompt_tokens(PROMPT)
+            wanted, logits = [], text.read(prompt)
+            for _ in range(WRITTEN):
+                wanted.append(int(logits.argmax()))
+                logits = text.read(wanted[-1:])
+        assert told["tokens"] == wanted
+        assert told["first_seconds"] > 0 and told["seconds_per_token"] > 0
+        assert told["peak_rss_bytes"] > 1e6
+
+        def compared(tokens: list[int]) -> Any:
+            changed = {**told, "tokens": tokens}
+            return compare_written(bundle, tmp_path / "run", prompt, WRITTEN, changed)
+
+        same = compared(wanted)
+        assert same["same_text"] and same["first_difference"] is None
+        assert same["text"] == same["host_text"] != "" and same["tokens"] == WRITTEN
+        assert same["prompt"] == PROMPT and same["prompt_tokens"] == len(prompt)
+        other = (wanted[2] + 1) % 300
+        found = compared([*wanted[:2], other, *wanted[3:]])["first_difference"]
+        assert found["token"] == 3
+        assert found["device"] == bundle.tokenizer().decode([other])
+        assert found["host"] == bundle.tokenizer().decode([wanted[2]])
+        assert found["host_margin"] > 0
+        ended = compared(wanted[:5])["first_difference"]
+        assert (ended["token"], ended["device"]) == (6, None)
 
     def test_the_reason_of_a_failure_is_the_last_line(self, tune: Any) -> None:
         done = tune(5, "01x1")
