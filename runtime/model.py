@@ -15,7 +15,7 @@ from .bundle.exported_values import export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_text
-from .errors import DataError, TuningError
+from .errors import DataError, TuningError, warn
 from .journal.file import Durability
 from .journal.replay import replay
 from .journal.start import Start
@@ -313,8 +313,13 @@ class Model:
             EngineError: the bundle or the engine cannot write.
             TuningError: there is no memory for a text.
         """
-        own = np.ascontiguousarray(self.values[: self.bundle.K])
-        text = self.engine.text(own, self.adapter())
+        own, adapter = np.ascontiguousarray(self.values[: self.bundle.K]), self.adapter()
+        if adapter is None and len(self.values) > len(own):
+            warn(
+                "the values in use hold weights that choose between given answers; these have no "
+                "part in writing, so the text is written without them"
+            )
+        text = self.engine.text(own, adapter)
         bound = text.bound
         generation = self.bundle.generation
         if generation is not None:

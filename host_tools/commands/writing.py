@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from seedtune.runtime.errors import DataError
+from seedtune.runtime.errors import DataError, SeedtuneError, warn
 
 from .inputs import load_chosen, memory_bytes
 from .options import (
@@ -47,7 +48,11 @@ _HELP = """/tuned     switch between tuned and original values
 def generate(
     bundle: BundlePath,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Text to go on from; - reads stdin.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text to go on from; - reads stdin, whose last line break is left out.",
+        ),
     ] = None,
     messages: Annotated[
         Path | None,
@@ -73,10 +78,12 @@ def generate(
     began = time.monotonic()
     output = Output(json)
     if (prompt is None) == (messages is None):
-        raise DataError("give a text with --prompt TEXT or messages with --messages FILE")
+        raise DataError(
+            "give a text with --prompt TEXT (- reads stdin) or messages with --messages FILE"
+        )
     asked: Any = _messages(messages) if messages is not None else prompt
     if asked == "-":
-        asked = sys.stdin.read()
+        asked = _stdin().read().removesuffix("\n")  # 'echo' adds it; nobody means to go on from it
     with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
         origin = load_chosen(model, run, values)
         writing = model.generate(
@@ -85,7 +92,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            stop=stop or (),
+            stop=_as_typed(stop),
         )
         text, first = "", None
         with _interrupts() as stopped:
@@ -136,7 +143,7 @@ def chat(
     from seedtune.runtime.writing import Manner
 
     output = Output(False)
-    manner = Manner(max_tokens, temperature, top_p, seed, tuple(stop or ()))
+    manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop))
     with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
         original = model.values
         origin = load_chosen(model, run, values)
@@ -144,7 +151,8 @@ def chat(
         conversation.check()
         tuned = model.values
         output.note(f"{origin}; /help for help")
-        while (said := _asked()) is not None:
+        terminal = _stdin().isatty()
+        while (said := _asked(terminal)) is not None:
             command, _, rest = said.partition(" ")
             if command == "/quit":
                 break
@@ -162,12 +170,24 @@ def chat(
             elif command.startswith("/"):
                 output.note(f"{command} is unknown; /help names what is known")
             elif said.strip():
-                with _interrupts() as stopped:
-                    for piece in conversation.answer(said, stopped):
-                        _show(piece)
-                print()
-                if conversation.dropped:
-                    output.note("the oldest messages no longer fit and were left out")
+                _answer(conversation, said, output)
+
+
+def _answer(conversation: _Conversation, said: str, output: Output) -> None:
+    begun = False
+    try:
+        with _interrupts() as stopped:
+            for piece in conversation.answer(said, stopped):
+                begun = True
+                _show(piece)
+    except SeedtuneError as error:  # such as too long a question; the conversation is still there
+        if begun:
+            print()
+        output.note(f"error: {error}")
+        return
+    print()
+    if conversation.dropped:
+        output.note("the oldest messages no longer fit and were left out")
 
 
 class _Conversation:
@@ -215,7 +235,8 @@ class _Conversation:
 
     def _fitting(self, asked: list[dict[str, str]]) -> tuple[list[int], bool]:
         """Tokens of the latest messages that leave room for the answer."""
-        room = self._writer.bound - self._manner.max_tokens
+        # Whoever allows answers as long as all that fits does not mean to be forgotten at once.
+        room = self._writer.bound - min(self._manner.max_tokens, self._writer.bound // 2)
         for first in range(0, len(asked), 2):
             tokens = self._model.prompt_tokens([*self._system, *asked[first:]])
             if len(tokens) <= room:
@@ -223,18 +244,39 @@ class _Conversation:
         return tokens, len(asked) > 1  # the last alone: the writer says what it lacks
 
 
-def _asked() -> str | None:
+def _asked(terminal: bool) -> str | None:
     """The next line that is typed; None at the end."""
-    if sys.stdin.isatty():
+    if terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # edits the line, and puts the terminal back
     while True:
         try:
-            return input("> " if sys.stdin.isatty() else "")
+            return input("> " if terminal else "")
         except EOFError:
+            if terminal:
+                print()
             return None
         except KeyboardInterrupt:
             print()
+
+
+def _stdin() -> TextIO:
+    """Before the first read: bytes that are no text become half characters, which the prompt's
+    checks name."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
+
+
+def _as_typed(stop: list[str] | None) -> tuple[str, ...]:
+    """What ``--stop`` gave; shells hand ``"\\n"`` on as two characters."""
+    for text in stop or ():
+        if "\\n" in text:
+            warn(
+                f"--stop {text}: a backslash and an n are no line break; in bash and zsh type "
+                "$'\\n' for one"
+            )
+    return tuple(stop or ())
 
 
 @contextlib.contextmanager

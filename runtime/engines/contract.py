@@ -108,7 +108,10 @@ class Engine(Protocol):
             EngineError: the program only scores, the engine runs none that writes, or an argument
                 has another shape than the program takes.
         """
-        raise EngineError(f"{type(self).__name__} cannot write text; take another engine")
+        raise EngineError(
+            f"{type(self).__name__} cannot write text; leave the choice of the engine open, or "
+            "export the bundle for executorch, too"
+        )
 
     def close(self) -> None:
         """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""

@@ -11,6 +11,7 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import export_values
+from seedtune.runtime.errors import SeedtuneWarning
 from tiny_bundle import write_tiny_bundle
 from tiny_model import CORPUS, write_tiny_llama
 from typer.testing import CliRunner
@@ -62,18 +64,44 @@ def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> 
         found = good("generate", bundle.path, "--messages", file, "--max-tokens", 4)
         with open_model(bundle) as model:
             assert found["text"] == "".join(model.generate(messages, max_tokens=4))
-    piped = CliRunner().invoke(
-        app, ["generate", str(bundle.path), "--prompt", "-", "--max-tokens", "4"], input="It was"
-    )
-    assert piped.exit_code == 0
-    plain = call("generate", bundle.path, "--prompt", "It was", "--max-tokens", 4)
-    assert piped.stdout == plain.stdout
+    asked = ["generate", str(bundle.path), "--prompt", "-", "--max-tokens", "4"]
+    for given, text in (("It was", "It was"), ("It was\n", "It was"), ("It was\n\n", "It was\n")):
+        plain = call("generate", bundle.path, "--prompt", text, "--max-tokens", 4)
+        piped = CliRunner().invoke(app, asked, input=given)
+        assert piped.exit_code == 0 and piped.stdout == plain.stdout
+
+
+def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bundle) -> None:
+    asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 2, "--stop")
+    told = call(*asked, "\\n")
+    assert told.exit_code == 0
+    assert "warning: --stop \\n: a backslash and an n are no line break" in told.stderr
+    assert "$'\\n' for one" in told.stderr
+    assert call(*asked, "\n").stderr == ""
+
+
+def test_weights_that_only_choose_are_told_of(bundle: Bundle, tmp_path: Path) -> None:
+    rows = [{"text": f"It was {n}", "label": str(n % 2)} for n in range(8)]
+    task = {"kind": "classification", "template": "{text} It was", "label_field": "label",
+            "verbalisers": {"0": " terrible", "1": " great"}}  # fmt: skip
+    words_of_many_tokens = pytest.warns(SeedtuneWarning, match="verbaliser")
+    with words_of_many_tokens, open_model(bundle, task=task) as model:
+        for estimator in ("readout", "two-point"):
+            rates = {} if estimator == "readout" else {"lr": 1e-3, "eps": 1e-2}
+            chosen = {"estimator": estimator, "steps": 1, "batch_size": 4, "eval_every": 0}
+            with model.tuner(tmp_path / estimator, rows, **chosen, **rates) as tuner:
+                list(tuner)
+    asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 4)
+    told = call(*asked, "--run", tmp_path / "readout")
+    assert told.exit_code == 0 and told.stdout == call(*asked).stdout
+    assert "weights that choose between given answers; these have no part in writing" in told.stderr
+    assert call(*asked, "--run", tmp_path / "two-point").stderr == ""
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give a text with --prompt TEXT or messages with --messages FILE"),
+        ([], "give a text with --prompt TEXT (- reads stdin) or messages with --messages FILE"),
         (["--prompt", "x " * 200], "a text here at most 128"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "x", "--stop", ""], "stop[0] is ''"),
@@ -107,7 +135,9 @@ def test_inspect_says_what_a_bundle_writes(bundle: Bundle) -> None:
 
 def chatted(bundle: Bundle, lines: list[str], *options: object) -> tuple[list[str], str]:
     arguments = ["chat", bundle.path, "--max-tokens", 5, "--temperature", 0, *options]
-    result = CliRunner().invoke(app, list(map(str, arguments)), input="".join(lines))
+    # A character from half of one stands for a byte that is no text.
+    given = "".join(lines).encode(errors="surrogateescape")
+    result = CliRunner().invoke(app, list(map(str, arguments)), input=given)
     assert result.exit_code == 0, result.output
     return result.stdout.splitlines(), result.stderr
 
@@ -145,6 +175,22 @@ def test_chat_leaves_the_oldest_out_and_needs_something_tuned(bundle: Bundle) ->
     _, notes = chatted(bundle, [f"{long}\n", f"{long}\n", f"{long}\n", "/tuned\n"])
     assert "the oldest messages no longer fit and were left out" in notes
     assert "nothing tuned was given" in notes
+
+
+def test_a_question_that_cannot_be_asked_does_not_end_the_chat(bundle: Bundle) -> None:
+    lines = ["good?\n", "the cat sat on the mat " * 20 + "\n", "half \udce9\n", "bad?\n"]
+    shown, notes = chatted(bundle, lines)
+    assert shown == chatted(bundle, ["good?\n", "bad?\n"])[0]
+    assert notes.count("error: ") == 2
+    assert "a text here at most 128" in notes and "half a character" in notes
+
+
+def test_answers_as_long_as_a_text_leave_room_for_what_was_said(bundle: Bundle) -> None:
+    soon = [option for letter in ascii_letters for option in ("--stop", letter)]
+    lines = ["good?\n", "bad?\n"]
+    shown, notes = chatted(bundle, lines, *soon, "--max-tokens", 128)
+    assert "left out" not in notes
+    assert shown == chatted(bundle, lines, *soon, "--max-tokens", 60)[0]
 
 
 SLOWLY = """
