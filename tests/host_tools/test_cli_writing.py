@@ -247,8 +247,8 @@ def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(
         until(lambda seen: count() >= 5)
         os.write(ours, termios.tcgetattr(theirs)[6][termios.VINTR])  # Ctrl-C, as it is typed
         until(lambda seen: seen.endswith("> "))
-        os.write(ours, b"/quit\n")
-        until(lambda seen: process.poll() is not None)
+        os.write(ours, termios.tcgetattr(theirs)[6][termios.VEOF])  # Ctrl-D
+        until(lambda seen: "\n" in seen and process.poll() is not None)
         assert process.returncode == 0
         # The prompt is read in one go; without Ctrl-C 89 more would follow for the 90 tokens.
         assert 5 <= count() < 60
