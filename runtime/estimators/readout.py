@@ -96,7 +96,8 @@ class Readout:
         if _is_due(len(examples.gold), chosen_at):
             choice = choose(examples, began, SHARES if self.shape.share else ())
         head = fit(examples.of_share(choice.share), choice.ridge, began)
-        target = np.append(head, [np.float32(choice.share - 1)] * self.shape.share)
+        kept = np.full(self.shape.share, choice.share - 1, np.float32)
+        target = np.concatenate([head.reshape(-1), kept])
         move = (target - now).astype(np.float16)
         ridge = np.float16(min(choice.ridge, _NO_READOUT))
         return np.concatenate([[ridge], move, batch.reshape(-1)])
@@ -127,7 +128,8 @@ class Readout:
         return self.shape.answers // self.shape.rows
 
     def _weights(self) -> NDArray[np.float32]:
-        return self.state.get("weights", np.zeros(self.shape.entries, np.float32))
+        # Snapshots of before hold them by rows.
+        return self.state.get("weights", np.zeros(self.shape.entries, np.float32)).reshape(-1)
 
     def _with(self, batch: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
         """The state's examples and those of ``batch``, as journaled."""

@@ -359,6 +359,23 @@ class TestNotFinite:
         assert not np.isfinite(estimator.scalars(seen)).any()
         assert estimator.state == {}
 
+    def test_a_snapshot_of_before_is_gone_on_from(self) -> None:
+        """It has no share, and its weights by rows."""
+        shape, found = replace(SHAPE, share=0), []
+        for by_rows in (False, True):
+            estimator, values = Readout(shape, 16), np.zeros(shape.entries, np.float32)
+            rng = np.random.default_rng(0)
+            for _ in range(3):
+                inputs = rng.standard_normal((16, 1, 7)).astype(np.float32)
+                gold = (inputs[:, 0, 0] > 0).astype(np.int64)
+                seen = Observation(np.zeros((16, 2)), inputs, gold)
+                scalars = estimator.scalars(seen)
+                estimator.apply(values, scalars, seed=0, step=0, lr=1.0)
+                if by_rows:
+                    estimator.state["weights"] = estimator.state["weights"].reshape(2, 7)
+            found.append(values)
+        assert (found[0] == found[1]).all() and found[0].any()
+
 
 class TestBatchLook:
     def look(self, rows: int, examples: list[Encoded]) -> BatchLook:
