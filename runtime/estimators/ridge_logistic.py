@@ -100,8 +100,8 @@ def choose(seen: Examples, start: NDArray[np.float32], shares: Sequence[float]) 
         return Choice(np.inf, 1.0)
     found = Choice(RIDGES[-1 - best], 1.0)
     others = [found._replace(share=share) for share in shares]
-    losses = [*_held_out(seen, others, start).mean(axis=1), held_out[best].mean()]
-    return [*others, found][int(np.argmin(losses))]
+    losses = [held_out[best].mean(), *_held_out(seen, others, start).mean(axis=1)]
+    return [found, *others][int(np.argmin(losses))]
 
 
 def _held_out(
@@ -111,12 +111,12 @@ def _held_out(
     fold = np.arange(len(seen.gold)) % FOLDS
     losses = np.empty((len(choices), len(seen.gold)))
     for number in range(min(FOLDS, len(seen.gold))):
+        rest, own = seen.part(fold != number), seen.part(fold == number)
         weights = start
         for place, choice in enumerate(choices):  # each fit begins where the last one ended
-            part = seen.of_share(choice.share)
-            rest, own = part.part(fold != number), part.part(fold == number)
-            weights = fit(rest, choice.ridge, weights) if len(rest.gold) else 0 * start
-            losses[place, fold == number] = _losses(scores(own, weights), own.gold)
+            shared = rest.of_share(choice.share), own.of_share(choice.share)
+            weights = fit(shared[0], choice.ridge, weights) if len(rest.gold) else 0 * start
+            losses[place, fold == number] = _losses(scores(shared[1], weights), own.gold)
     return losses
 
 
