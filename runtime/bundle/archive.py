@@ -11,9 +11,8 @@ from typing import IO
 from ..errors import BundleError
 from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
 from .manifest import MANIFEST, Manifest, check_identity, parse_manifest
-from .progress import Progress, ProgressFailed, counting
+from .progress import CHUNK, Progress, ProgressFailed, counting
 
-_CHUNK = 1 << 20
 _LARGEST_MANIFEST = 1 << 24
 
 
@@ -28,7 +27,7 @@ def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
                     info.external_attr = 0o644 << 16
                     info.file_size = (folder / part).stat().st_size
                     with (folder / part).open("rb") as source, archive.open(info, "w") as target:
-                        shutil.copyfileobj(source, target, _CHUNK)
+                        shutil.copyfileobj(source, target, CHUNK)
             stream.flush()
             os.fsync(stream.fileno())
             stream.close()
@@ -126,7 +125,7 @@ def _check_part(
         )
     digest = hashlib.sha256()
     with archive.open(entry) as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(CHUNK):
             digest.update(chunk)
             if target is not None:
                 target.write(chunk)

@@ -61,7 +61,7 @@ from .manifest import (
     parse_manifest,
 )
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
-from .progress import Progress, ProgressFailed, counting, part_of
+from .progress import CHUNK, Progress, ProgressFailed, counting, part_of
 from .text_frame import TextFrame, load_text_frame
 
 
@@ -288,6 +288,10 @@ def _read(file: Path, part: Part, checked: Callable[[int], None]) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
-    check_digest(file, hashlib.sha256(data).hexdigest(), part)
-    checked(len(data))
+    digest = hashlib.sha256()
+    for first in range(0, len(data), CHUNK):
+        piece = data[first : first + CHUNK]
+        digest.update(piece)
+        checked(len(piece))
+    check_digest(file, digest.hexdigest(), part)
     return data

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ..errors import BundleError
 from .manifest import Part
+from .progress import CHUNK
 
 Stamp = tuple[int, ...]
 """Device, number, size, and times of the last change, of a file."""
-_CHUNK = 1 << 20
 _SETTLED_NS = 10**9
 """Two changes within one tick of the file system's clock (at most some 10 ms) have one time."""
 
@@ -75,7 +75,7 @@ def _check(
     try:
         status = os.fstat(stream.fileno())  # before: what changes meanwhile shows later
         check_size(path, status.st_size, part)
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(CHUNK):
             digest.update(chunk)
             checked(len(chunk))
     except OSError as error:

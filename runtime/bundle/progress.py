@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
 """Called with the bytes checked so far and how many there are."""
+CHUNK = 1 << 20
+"""Bytes that are checked from one call to the next, at most."""
 
 
 class ProgressFailed(Exception):

@@ -9,7 +9,7 @@ import pytest
 from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.errors import BundleError
 from seedtune.runtime.model import open_model
-from tiny_bundle import write_tiny_bundle
+from tiny_bundle import tiny_tokenizer, write_tiny_bundle
 
 MIB = 1 << 20
 PROGRAM = os.urandom(5 * MIB // 2)
@@ -17,7 +17,9 @@ PROGRAM = os.urandom(5 * MIB // 2)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_tiny_bundle(tmp_path / "b", program=PROGRAM).path
+    """A part that is mapped, and one that is read, take more than a MiB each."""
+    tokenizer = tiny_tokenizer().to_str().encode() + b" " * (3 * MIB // 2)
+    return write_tiny_bundle(tmp_path / "b", program=PROGRAM, tokenizer_json=tokenizer).path
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_a_folder_is_heard_of_byte_by_byte(folder: Path, opened_by: Callable[...
     told: list[tuple[int, int]] = []
     opened_by(folder, progress=hearing(told))
     check_steps(told, size_of(folder))
-    assert len(told) >= 1 + 3 + 2  # the program's pieces, and two small parts
+    assert len(told) >= 1 + 3 + 2 + 1  # the program's pieces, the tokenizer's, and a small part
 
 
 def test_an_archive_is_checked_packed_and_unpacked(
