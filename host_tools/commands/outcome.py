@@ -144,7 +144,8 @@ def _judged(
         asked = model.engine, model.task, held_out.judging, values, bounds
         found = evaluate(*asked, shown_as_one, text=model.text, known=known)
         figures.append({"loss": found.loss, model.task.metric_name: found.metric})
-        answers.append(predict(model.engine, model.task, some, values, bounds, text=model.text))
+        asked = model.engine, model.task, some, values, bounds
+        answers.append(predict(*asked, text=model.text, known=known))
     rows = [held_out.rows[number] for number in shown]
     return figures[0], figures[1], _rows(model, rows, answers)
 

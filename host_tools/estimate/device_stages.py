@@ -21,6 +21,7 @@ from seedtune.runtime.estimators import (
     make_estimator,
     with_defaults,
 )
+from seedtune.runtime.scoring.known_forwards import MOST_BYTES
 from seedtune.runtime.settings import Settings
 
 from .sizes import (
@@ -192,5 +193,6 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     if estimator.own_entries == text[0] * text[1]:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
         words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
-        held += text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
-    return held
+        return held + text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
+    # An answer head keeps the state of one position of each held-out row: of all, at most.
+    return held + min(MOST_BYTES, 4 * examples * (width + 1))

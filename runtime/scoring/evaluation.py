@@ -42,7 +42,7 @@ def evaluate(
     """Evaluate ``values`` (``[K]``, or with a head's weights behind) on all of ``encoded``.
 
     Args:
-        progress: called with the examples done and their total after every forward.
+        progress: called with the examples done and their total after every pass.
         text: what the bundle has for a head for text, where the task writes.
         known: of this engine, for examples that come again under other weights of an answer head.
 

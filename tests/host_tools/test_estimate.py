@@ -149,7 +149,9 @@ def test_tuning_holds_what_its_estimator_learns_from(shape):
     def of(estimator, examples):
         return tuning(shape, estimator=estimator, examples=examples)
 
-    assert of("readout", 2000).components["estimator (readout)"] == 16 * 2000 * 3 * 32
+    width = 3 * 32  # of the states; held-out rows keep theirs and a one, in float32
+    states = 16 * 2000 * width + 4 * 2000 * (width + 1)
+    assert of("readout", 2000).components["estimator (readout)"] == states
     assert of("readout", 2000).bytes > of("readout", 100).bytes
     assert of("two-point", 2000).components["estimator (two-point)"] == 0
     # One forward of one row of values a step instead of two.
