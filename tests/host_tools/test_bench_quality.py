@@ -448,10 +448,12 @@ def test_a_task_judged_on_other_rows_stands_apart():
     more = {"forwards": 180, "test_rows": 872}
     rows = ROWS | table(
         *(row("lora", "sst2", seed, {0: 0.5, 180: 0.99}, more) for seed in range(9)),
+        row("int4-two-point", "sst2", 0, {0: 0.5, 180: 0.4}, more),
     )
     before, found = summarise_quality(ROWS), summarise_quality(rows)
     apart = found["tasks"].pop("sst2, 872 rows")
     assert found["tasks"] == before["tasks"]
+    assert found["tasks_below_start"] == ["copa", "sst2, 872 rows"]
     assert apart["lora"]["last"]["mean"] == pytest.approx(0.99) and apart["lora"]["seeds"] == 9
 
 

@@ -190,8 +190,9 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
             ahead = mine and other and 100 * (mine.last["mean"] - other.last["mean"])
             sign = -1 if baseline == "lora" else 1
             summary[f"{short}_{figure}"] = None if ahead is None else sign * ahead
-    members = [group for (method, _), group in groups.items() if method == name]
-    summary["tasks_below_start"] = sorted(group.task for group in members if _below_start(group))
+    summary["tasks_below_start"] = sorted(
+        task for (method, task), group in groups.items() if method == name and _below_start(group)
+    )
     return {**summary, "tasks": tasks}
 
 
