@@ -1,4 +1,4 @@
-"""A tuning run on the emulated device, killed and resumed, then held against the host.
+"""A tuning run on the emulated device, killed and resumed, and a text, held against the host.
 
 The device tunes the bundle with real rows, and then writes with it. The host replays the journal
 that comes back, which must give the same values to the bit, and scores the same batches at the same
@@ -184,7 +184,7 @@ def _in_machine(
         console=console,
     )
     if done.status != 0:
-        raise EmulatorError(f"tuning in the machine failed ({done.status}): {_last(done.console)}")
+        raise EmulatorError(f"the job in the machine failed ({done.status}): {_last(done.console)}")
     return {"emulator": "whole machine", "boot_seconds": done.boot_seconds}
 
 
@@ -194,7 +194,7 @@ def _in_user_mode(
     command = guest.command(_SCRIPT, job.bundle.path.resolve(), folder)
     status, lines = follow_command(command, timeout=timeout, line=console)
     if status != 0:
-        raise EmulatorError(f"tuning in user mode failed ({status}): {_last(lines)}")
+        raise EmulatorError(f"the job in user mode failed ({status}): {_last(lines)}")
     return {"emulator": "user mode"}
 
 
