@@ -11,6 +11,7 @@ from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.runtime.errors import DataError
 
 from .early_checks import check_bundle_folder, check_task
+from .inputs import ChosenTask, checked_bundle, model_source
 from .options import BundlePath, Fraction, Json, MaskName, Source, TaskName
 from .output import Output, fields_table
 from .profile import Verbose, show_profile
@@ -41,10 +42,7 @@ def inspect(
         chosen = build_mask(found, fraction, mask_method(mask))
         show_profile(found, chosen, picture, verbose, output)
         return
-    from seedtune.runtime.bundle import open_bundle
-
-    with output.checking() as progress:
-        opened = open_bundle(path, progress=progress)
+    opened = checked_bundle(path, output)
     output.result(_described(opened), None if json else _shown(opened))
 
 
@@ -60,16 +58,13 @@ def directions(
     json: Json = False,
 ) -> None:
     """Give a bundle another task, with directions learned for its prompt; no new export."""
-    from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     from ..prepare.task_bundle import write_task_bundle
-    from .inputs import ChosenTask, model_source
 
     output = Output(json)
     check_bundle_folder(output_bundle)
-    with output.checking() as progress:
-        opened = open_bundle(bundle, progress=progress)
+    opened = checked_bundle(bundle, output)
     spec = ChosenTask.of(task, opened.task).spec
     if spec is None:
         raise DataError(f"{bundle}: has no task; give one with --task NAME or --task FILE")

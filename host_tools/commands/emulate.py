@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .inputs import ChosenTask
+from .inputs import ChosenTask, checked_bundle
 from .options import Json
 from .output import Output
 
@@ -122,13 +122,11 @@ def emulate(
 
 
 def _bundle(path: Path | None, output: Output) -> Bundle:
-    from seedtune.runtime.bundle import open_bundle
-
     if path is None and not _QUICKSTART.is_dir():
         from ..quickstart import prepare_model
 
         return prepare_model(output)[1].bundle
-    return open_bundle(path or _QUICKSTART)
+    return checked_bundle(path or _QUICKSTART, output)
 
 
 def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[str, Any], list[Row]]:

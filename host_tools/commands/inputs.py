@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from seedtune.runtime.errors import DataError, JournalError, SeedtuneError, TuningError
 
 if TYPE_CHECKING:
+    from seedtune.runtime.bundle import Bundle
     from seedtune.runtime.model import Model
     from seedtune.runtime.tasks import Encoded, Task
     from seedtune.runtime.tasks.rows import Row
 
     from ..data.named_tasks import TaskData
     from .output import Output
+
+
+def checked_bundle(path: Path, output: Output) -> Bundle:
+    """A bundle, opened while whoever waits sees how far its check is."""
+    from seedtune.runtime.bundle import open_bundle
+
+    with output.checking() as progress:
+        return open_bundle(path, progress=progress)
 
 
 def model_source(name: str, output: Output) -> str:

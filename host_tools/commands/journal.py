@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import JournalError
 
+from .inputs import checked_bundle
 from .options import BundlePath, JournalPath, Json, RunPath
 from .output import Output, fields_table
 
@@ -123,12 +124,11 @@ def export(
     json: Json = False,
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
-    from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.bundle.exported_values import export_values
     from seedtune.runtime.journal.replay import replay as replay_journal
     from seedtune.runtime.journal.start import Start
 
-    opened = open_bundle(bundle)
+    opened = checked_bundle(bundle, Output(json))
     done = replay_journal(journal, Start.of(opened), until=step)
     if step is not None or done.best is None:
         values, of = done.values, done.history.steps
@@ -209,10 +209,9 @@ def receive(
 
 
 def _start(bundle: Path) -> Start:
-    from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.journal.start import Start
 
-    return Start.of(open_bundle(bundle))
+    return Start.of(checked_bundle(bundle, Output(False)))
 
 
 def _joined(items: list[Any]) -> str:

@@ -29,7 +29,9 @@ def merge(
     output = Output(json)
     if run is None and values is None:
         raise SeedtuneError("give what to merge: --run RUN or --values FILE")
-    with open_model(bundle, sha256=sha256) as opened:
+    with output.checking() as progress:
+        checked = open_model(bundle, sha256=sha256, progress=progress)
+    with checked as opened:
         origin = load_chosen(opened, run, values)
         own, adapter = opened.values[: opened.bundle.K], opened.adapter()
         source = model_source(model, output)

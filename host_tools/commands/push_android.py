@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from seedtune.runtime.errors import SeedtuneError
 
+from .inputs import checked_bundle
 from .options import BundlePath, Json
 from .output import Output, printable
 
@@ -31,10 +32,10 @@ def push_android(
     json: Json = False,
 ) -> None:
     """Show, or run, what copies a bundle into the Android app, by adb; open the app afterwards."""
-    from seedtune.runtime.bundle import open_bundle, pack_bundle
+    from seedtune.runtime.bundle import pack_bundle
 
     output = Output(json)
-    opened = open_bundle(bundle)
+    opened = checked_bundle(bundle, output)
     archive = bundle if bundle.is_file() else Path("model.seedtune")
     if not run:
         lines = [shlex.join(command) for command in adb_commands(archive, serial)]
