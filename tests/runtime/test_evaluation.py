@@ -137,10 +137,9 @@ def test_no_more_forwards_are_kept_than_there_is_room_for() -> None:
     task = task_of("classification")
     encoded = encode_rows(task, rows(45))
     values = np.zeros(3, np.float32)
-    known = KnownForwards(HashEngine(), most_bytes=2500)
-    first, again = (
-        evaluate(known._engine, task, encoded, values, BOUNDS, known=known) for _ in range(2)
-    )
+    engine = HashEngine()
+    known = KnownForwards(engine, most_bytes=2500)
+    first, again = (evaluate(engine, task, encoded, values, BOUNDS, known=known) for _ in range(2))
     assert again.loss == first.loss
     assert 0 < again.forwards < first.forwards
 
