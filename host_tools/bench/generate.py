@@ -107,7 +107,8 @@ def _speed(
             "llama.cpp": llama_cpp(str(fetch(MODEL)), used),
         }
         running = {name: answer for name, answer in rivals.items() if answer is not None}
-        found |= _in_turns(own, running, prompt, turns, progress)
+        # Rates of our own are those of the first turns.
+        found = _in_turns(own, running, prompt, turns, progress) | found
     return {"threads": used, "turns": turns, **found}
 
 

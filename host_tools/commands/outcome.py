@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from .inputs import spaced
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
     from seedtune.runtime.model import Model
+    from seedtune.runtime.scoring.known_forwards import KnownForwards
     from seedtune.runtime.tasks import Prediction
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
@@ -51,8 +54,8 @@ def outcome_of(
     rows: list[dict[str, Any]] = []
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
-        bounds = _bounds(model, held_out, memory_limit)
-        before, after, rows = _judged(model, held_out, before_values, bounds, progress)
+        passes = _passes(model, held_out, memory_limit)
+        before, after, rows = _judged(model, held_out, before_values, *passes, progress)
         after = {"step": tuned.step, **after}
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
@@ -110,11 +113,28 @@ def _best(tuner: Tuner, metric: str) -> dict[str, Any] | None:
     return {"step": tuned.step, "loss": tuned.loss, metric: tuned.metric}
 
 
-def _bounds(model: Model, held_out: HeldOut, limit: int | None) -> Bounds:
+def _passes(
+    model: Model, held_out: HeldOut, limit: int | None
+) -> tuple[Bounds, KnownForwards | None]:
+    """How passes over the judging rows are cut and, where a readout may leave the sensitive values
+    as they were and there is room, what keeps their forwards: one then serves before and after."""
     from seedtune.runtime.engines.memory import PassMemory, fit_passes
+    from seedtune.runtime.errors import TuningError
+    from seedtune.runtime.scoring.known_forwards import KnownForwards, known_bytes
 
-    memory = PassMemory.of_bundle(model.bundle)
-    return fit_passes(model.bundle.bounds, memory, held_out.judging, limit=limit)
+    fit = partial(
+        fit_passes,
+        model.bundle.bounds,
+        PassMemory.of_bundle(model.bundle),
+        held_out.judging,
+        limit=limit,
+    )
+    if model.task.head_rows and model.engine.hidden_width:
+        # Its memory is no reason to judge nothing at the end of a run.
+        with suppress(TuningError):
+            bounds = fit(reserve=known_bytes(model.engine, held_out.judging))
+            return bounds, KnownForwards(model.engine)
+    return fit(), None
 
 
 def _judged(
@@ -122,16 +142,12 @@ def _judged(
     held_out: HeldOut,
     before: Any,
     bounds: Bounds,
+    known: KnownForwards | None,
     progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """Loss and metric before and after, and both answers to some rows."""
     from seedtune.runtime.scoring.evaluation import evaluate, predict
-    from seedtune.runtime.scoring.known_forwards import KnownForwards
 
-    # A readout leaves the sensitive values as they were: one forward serves both.
-    known = (
-        KnownForwards(model.engine) if model.task.head_rows and model.engine.hidden_width else None
-    )
     figures, answers = [], []
     shown = spaced(range(len(held_out.judging)), SHOWN_ROWS)
     some = [held_out.judging[number] for number in shown]

@@ -82,7 +82,7 @@ def generate(
             "give a text with --prompt TEXT (- reads stdin) or messages with --messages FILE"
         )
     asked: Any = _messages(messages) if messages is not None else prompt
-    if asked == "-":
+    if prompt == "-":
         asked = _stdin().read().removesuffix("\n")  # 'echo' adds it; nobody means to go on from it
     with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
         origin = load_chosen(model, run, values)

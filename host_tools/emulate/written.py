@@ -86,12 +86,14 @@ def _first_difference(
     text = model.engine.text(np.ascontiguousarray(model.values[: model.bundle.K]), model.adapter())
     logits = text.read([*prompt, *ours[:place]])
     ends = sorted(model.bundle.end_ids)
-    device, host = (float(logits[ends if token is None else token].max()) for token in both)
+    # A device may also have ended for want of memory, with a model that has no end of its own.
+    marks = [token if token is not None else ends for token in both]
+    margin = None if [] in marks else float(logits[marks[1]].max() - logits[marks[0]].max())
     tokenizer = model.bundle.tokenizer()
     names = [None if token is None else tokenizer.decode([token]) for token in both]
     return {
         "token": place + 1,
         "device": names[0],
         "host": names[1],
-        "host_margin": host - device,
+        "host_margin": margin,
     }
