@@ -101,7 +101,7 @@ def run_quickstart(
                 tuned, forwards = tuner.tuned(), tuner.forwards
                 output.note(tuned.message)
             found[run] = tuned, forwards
-        judged, known = {}, KnownForwards(engine)
+        judged, known = {}, KnownForwards(engine) if engine.hidden_width else None
         values = {
             "before": bundle.values,
             **{run: tuned.values for run, (tuned, _) in found.items()},

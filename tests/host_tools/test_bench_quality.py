@@ -280,7 +280,8 @@ def test_forwards_become_steps():
 
 def cell_of(tmp_path, monkeypatch, **changes):
     monkeypatch.setattr(quality, "load_task", lambda name: DATA)
-    asked = {"forwards": 100, "lr": None, "bundle": None, "model": "folder"} | changes
+    asked = {"forwards": 100, "test_rows": 300, "lr": None, "bundle": None, "model": "folder"}
+    asked |= changes
     return quality._cell("mezo-fp32", "sst2", 0, **asked)
 
 
@@ -291,8 +292,10 @@ def test_a_cells_key_and_folder_follow_its_settings(tmp_path, monkeypatch):
     assert len({one.key, longer.key, faster.key}) == 3
     assert one.folder(tmp_path) == longer.folder(tmp_path) != faster.folder(tmp_path)
     other = TaskData(DATA.name, DATA.train[1:], DATA.test, DATA.spec)
+    fewer = cell_of(tmp_path, monkeypatch, test_rows=200)
+    assert len({each.folder(tmp_path) for each in (one, faster, fewer)}) == 3
     monkeypatch.setattr(quality, "load_task", lambda name: other)
-    assert quality._cell("mezo-fp32", "sst2", 0, 100, None, None, "folder").key != one.key
+    assert quality._cell("mezo-fp32", "sst2", 0, 100, 300, None, None, "folder").key != one.key
     assert one.key == cell_of(tmp_path, monkeypatch).key
 
 
@@ -513,7 +516,7 @@ def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkey
     monkeypatch.setattr(first_order, "task_bundle", learned)
     monkeypatch.setattr(first_order, "load_task", lambda name: DATA)
     model = str(folder / "hf")
-    shared = {"model": model, "length": 32, "test_rows": 8, "batch_size": 4}
+    shared = {"model": model, "length": 32, "test_rows": 300, "batch_size": 4}
     rows = table(
         row("int4-gauss-newton", "sst2", 0, {0: 0.5, 170: 0.8},
             METHODS["int4-gauss-newton"].settings | shared),

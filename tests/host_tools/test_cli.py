@@ -271,7 +271,7 @@ class TestReadout:
         asked = ["evaluate", learned, "--data", rows, "--task", task]
         assert "was tuned for another task" in bad(7, *asked, "--run", tmp_path / "run")
         values = tmp_path / "run" / "values.safetensors"
-        assert "30 values are neither the 12 of this program" in bad(7, *asked, "--values", values)
+        assert "31 values are neither the 12 of this program" in bad(7, *asked, "--values", values)
 
     def test_a_run_knows_its_task(self, tmp_path: Path, learned: Path, rows: Path) -> None:
         """With as many labels as another the values would fit, and the answers be wrong."""
