@@ -46,7 +46,9 @@ def test_measured_processes_of_other_benchmarks(bundle: Bundle) -> None:
     start = run_module(generate.__name__, "start", bundle.path, 4, 12)
     assert 0 < start["opened_seconds"] < start["loaded_seconds"] < start["first_seconds"]
     memory = run_module(generate.__name__, "memory", bundle.path, 4, 12)
-    assert 10**7 < memory["scoring"] <= memory["writing"] <= memory["writing_full_context"]
+    assert set(memory) == {"scoring", "writing", "writing_full_context"}
+    # A system may take idle pages back meanwhile, so that none of them is always the largest.
+    assert all(10**7 < found < 10**9 for found in memory.values())
 
 
 def test_a_step_moves_nothing_but_its_own_copy(
