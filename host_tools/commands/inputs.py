@@ -28,6 +28,18 @@ def checked_bundle(path: Path, output: Output) -> Bundle:
         return open_bundle(path, progress=progress)
 
 
+def checked_model(bundle: Path, output: Output, **asked: Any) -> Model:
+    """The same for a model.
+
+    Args:
+        asked: as of ``open_model``, which checks it.
+    """
+    from seedtune.runtime.model import open_model
+
+    with output.checking() as progress:
+        return open_model(bundle, progress=progress, **asked)
+
+
 def model_source(name: str, output: Output) -> str:
     """A model's folder, hub id or file; names that ``fetch`` knows are fetched."""
     from ..data.fetch import RESOURCES, fetch

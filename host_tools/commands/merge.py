@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from seedtune.runtime.errors import SeedtuneError
 
-from .inputs import load_chosen, model_source
+from .inputs import checked_model, load_chosen, model_source
 from .options import BundleHash, BundlePath, FromRun, FromValues, Json, Source
 from .output import Output
 
@@ -24,14 +24,11 @@ def merge(
 ) -> None:
     """Write tuned values into a Hugging Face checkpoint of the model that BUNDLE was made from."""
     from seedtune.export.merge import merge_values
-    from seedtune.runtime.model import open_model
 
     output = Output(json)
     if run is None and values is None:
         raise SeedtuneError("give what to merge: --run RUN or --values FILE")
-    with output.checking() as progress:
-        checked = open_model(bundle, sha256=sha256, progress=progress)
-    with checked as opened:
+    with checked_model(bundle, output, sha256=sha256) as opened:
         origin = load_chosen(opened, run, values)
         own, adapter = opened.values[: opened.bundle.K], opened.adapter()
         source = model_source(model, output)

@@ -12,7 +12,7 @@ from seedtune.runtime.errors import DataError, TuningError
 
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
-from .inputs import ChosenTask, load_chosen, memory_bytes, task_of_run
+from .inputs import ChosenTask, checked_model, load_chosen, memory_bytes, task_of_run
 from .options import (
     BundleHash,
     BundlePath,
@@ -137,7 +137,6 @@ def tune(
     Ctrl-C finishes the step and leaves a run that the same command resumes (exit code 130).
     """
     from seedtune.runtime.journal.file import Durability
-    from seedtune.runtime.model import open_model
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
@@ -166,19 +165,19 @@ def tune(
     limit_bytes = memory_bytes(memory_limit)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        with output.checking() as progress:
-            opened = open_model(
+        model = stack.enter_context(
+            checked_model(
                 bundle,
+                output,
                 task=task_of_run(run) if chosen.spec is None else chosen.spec,
-                objective=objective,  # type: ignore[arg-type]  # checked there, for users
-                on_long=on_long,  # type: ignore[arg-type]
+                objective=objective,
+                on_long=on_long,
                 engine=engine,
                 threads=threads or "auto",
                 memory_limit=limit_bytes,
                 sha256=sha256,
-                progress=progress,
             )
-        model = stack.enter_context(opened)
+        )
         the_task = model.task
         examples = chosen.encode("train", train, the_task)
         held_out = held_out_rows(run, chosen, the_task, data, test, limit)
@@ -323,19 +322,16 @@ def _open(
     sha256: str | None,
     output: Output,
 ) -> Model:
-    from seedtune.runtime.model import open_model
-
-    with output.checking() as progress:
-        return open_model(
-            bundle,
-            task=chosen.spec,
-            objective=objective,  # type: ignore[arg-type]  # checked there, for users
-            on_long=on_long,  # type: ignore[arg-type]
-            engine=engine,
-            threads=threads or "auto",
-            sha256=sha256,
-            progress=progress,
-        )
+    return checked_model(
+        bundle,
+        output,
+        task=chosen.spec,
+        objective=objective,
+        on_long=on_long,
+        engine=engine,
+        threads=threads or "auto",
+        sha256=sha256,
+    )
 
 
 def _say_what_the_figures_are_of(output: Output, held_out: HeldOut, result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from seedtune.runtime.errors import DataError, SeedtuneError, warn
 
-from .inputs import load_chosen, memory_bytes
+from .inputs import checked_model, load_chosen, memory_bytes
 from .options import (
     BundleHash,
     BundlePath,
@@ -321,14 +321,11 @@ def _opened(
     sha256: str | None,
     output: Output,
 ) -> Model:
-    from seedtune.runtime.model import open_model
-
-    with output.checking() as progress:
-        return open_model(
-            bundle,
-            memory_limit=memory_bytes(memory_limit),
-            engine=engine,
-            threads=threads or "auto",
-            sha256=sha256,
-            progress=progress,
-        )
+    return checked_model(
+        bundle,
+        output,
+        memory_limit=memory_bytes(memory_limit),
+        engine=engine,
+        threads=threads or "auto",
+        sha256=sha256,
+    )

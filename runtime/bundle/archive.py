@@ -1,6 +1,5 @@
 """The one-file form of a bundle: a zip without compression, unpacked once into a cache."""
 
-import hashlib
 import os
 import shutil
 import zipfile
@@ -11,7 +10,7 @@ from typing import IO
 from ..errors import BundleError
 from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
 from .manifest import MANIFEST, Manifest, check_identity, parse_manifest
-from .progress import CHUNK, Progress, ProgressFailed, counting
+from .progress import CHUNK, Progress, ProgressFailed, counting, hash_pieces
 
 _LARGEST_MANIFEST = 1 << 24
 
@@ -123,14 +122,9 @@ def _check_part(
             f"{file}: {entry.filename} has {entry.file_size} bytes, the manifest says {size}: "
             "truncated or altered; copy it again"
         )
-    digest = hashlib.sha256()
     with archive.open(entry) as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            if target is not None:
-                target.write(chunk)
-            checked(len(chunk))
-    if digest.hexdigest() != manifest.parts[entry.filename].sha256:
+        digest = hash_pieces(stream, checked, target)
+    if digest != manifest.parts[entry.filename].sha256:
         raise BundleError(f"{file}: {entry.filename} is truncated or altered; copy it again")
 
 

@@ -23,13 +23,13 @@ harm can do so in the library that runs it: take bundles from whom you trust, as
 and open them by the ``sha256`` that you have from there by another way.
 """
 
-import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ from .manifest import (
     parse_manifest,
 )
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
-from .progress import CHUNK, Progress, ProgressFailed, counting, part_of
+from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
 from .text_frame import TextFrame, load_text_frame
 
 
@@ -288,10 +288,5 @@ def _read(file: Path, part: Part, checked: Callable[[int], None]) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256()
-    for first in range(0, len(data), CHUNK):
-        piece = data[first : first + CHUNK]
-        digest.update(piece)
-        checked(len(piece))
-    check_digest(file, digest.hexdigest(), part)
+    check_digest(file, hash_pieces(BytesIO(data), checked), part)
     return data

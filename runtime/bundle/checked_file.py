@@ -6,7 +6,6 @@ another file of that name, leaves a trace there. Where there is one, the file is
 Nothing here can notice what is written into a file while it is mapped.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from ..errors import BundleError
 from .manifest import Part
-from .progress import CHUNK
+from .progress import hash_pieces
 
 Stamp = tuple[int, ...]
 """Device, number, size, and times of the last change, of a file."""
@@ -71,16 +70,13 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 def _check(
     stream: BufferedReader, path: Path, part: Part, checked: Callable[[int], None]
 ) -> Stamp | None:
-    digest = hashlib.sha256()
     try:
         status = os.fstat(stream.fileno())  # before: what changes meanwhile shows later
         check_size(path, status.st_size, part)
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            checked(len(chunk))
+        digest = hash_pieces(stream, checked)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    check_digest(path, digest.hexdigest(), part)
+    check_digest(path, digest, part)
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     return _stamp(status) if time.time_ns() - changed > _SETTLED_NS else None
 

@@ -1,6 +1,8 @@
 """How far the check of a bundle is, for whoever waits for it."""
 
+import hashlib
 from collections.abc import Callable
+from typing import IO
 
 Progress = Callable[[int, int], None]
 """Called with the bytes checked so far and how many there are."""
@@ -34,6 +36,23 @@ def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
 
     checked(0)
     return checked
+
+
+def hash_pieces(
+    stream: IO[bytes], checked: Callable[[int], None], copy: IO[bytes] | None = None
+) -> str:
+    """SHA-256 (hex) of all that ``stream`` holds, which also goes into ``copy``.
+
+    Args:
+        checked: called with the bytes of each piece, of ``CHUNK`` at most, once it is hashed.
+    """
+    digest = hashlib.sha256()
+    while piece := stream.read(CHUNK):
+        digest.update(piece)
+        if copy is not None:
+            copy.write(piece)
+        checked(len(piece))
+    return digest.hexdigest()
 
 
 def part_of(progress: Progress | None, which: int, parts: int) -> Progress | None:

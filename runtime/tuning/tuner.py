@@ -142,8 +142,8 @@ class Tuner:
             header = self._new_header(_new_settings(settings), task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
-        answers = self._run.estimator.own_entries and not self._learns_text(self._run.estimator)
-        self._known = KnownForwards(self._engine) if answers else None
+        learns = self._learns_answers(self._run.estimator)
+        self._known = KnownForwards(self._engine) if learns else None
 
     def _resumed(
         self,
@@ -216,13 +216,14 @@ class Tuner:
 
     def _head_bytes(self, estimator: Estimator) -> int:
         """What a head takes beside the estimator's own, where it learns one."""
-        if self._learns_text(estimator):
-            assert self._text is not None
-            return self._text.memory_bytes
-        return known_bytes(self._engine, self._eval) if estimator.own_entries else 0
+        if self._learns_answers(estimator):
+            return known_bytes(self._engine, self._eval)
+        return self._text.memory_bytes if self._text is not None and estimator.own_entries else 0
 
-    def _learns_text(self, estimator: Estimator) -> bool:
-        return self._text is not None and estimator.own_entries == self._text.entries
+    def _learns_answers(self, estimator: Estimator) -> bool:
+        """Whether its own weights are an answer head's, and not those of a head for text."""
+        own = estimator.own_entries
+        return own > 0 and (self._text is None or own != self._text.entries)
 
     def _look(self, examples: Sequence[Encoded]) -> BatchLook:
         return BatchLook(self._engine, self._task, self._bounds, examples, self._text)

@@ -13,14 +13,14 @@ from seedtune.runtime.tasks import Batch
 
 from ..measuring.results_files import say
 from . import llama_shapes
-from .llama_shapes import Shape
+from .llama_shapes import FRACTION, Shape
 from .random_llama import write_random_llama
 
 MEMORY_LIMIT = 8 * 10**9
 """Bytes that our process may hold on the card."""
 ROWS, LENGTH, PROBES = 16, 128, 2
-FRACTION, COLUMNS = 0.001, 16
-"""Sensitive share of each matrix, and input columns that it lies in, as the default mask has it."""
+COLUMNS = 16
+"""Of each matrix, that its sensitive share lies in, as the default mask has it."""
 SHAPES = {
     "llama-2-7b": llama_shapes.SHAPES["llama-2-7b"],
     "llama-1.1b": Shape(2048, 5632, 22, 32, 32, 32_000, False),
