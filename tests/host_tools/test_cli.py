@@ -23,6 +23,7 @@ from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.estimators import complete
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
+from seedtune.runtime.scoring import known_forwards
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import task_for
 from tiny_bundle import TASK, write_tiny_bundle
@@ -242,6 +243,32 @@ class TestReadout:
         assert good(*common, "--forwards", 2)["steps"] == 2
         assert good(*common)["steps"] == 6
         assert good("journal", "diff", tmp_path / "run", tmp_path / "two")["same_values"]
+
+    def test_rows_are_judged_by_one_forward_before_and_after_where_there_is_room(
+        self, tmp_path: Path, learned: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And as well where there is none: a run that went to its end is always judged."""
+        calls = 0
+
+        class Counting(HiddenEngine):
+            def score(self, *arguments: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                return super().score(*arguments)
+
+        monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Counting())
+        told, counts = [], []
+        for name, needed in (("kept", 0), ("full", 1 << 60)):
+            monkeypatch.setattr(known_forwards, "known_bytes", lambda *_, needed=needed: needed)
+            calls = 0
+            found = good(
+                "tune", learned, tmp_path / name, "--train", rows, "--data", rows,
+                "--batch-size", 4, "--eval-every", 1,
+            )  # fmt: skip
+            told.append({part: found[part] for part in ("before", "after", "judged_rows")})
+            counts.append(calls)
+        assert told[0] == told[1] and told[0]["judged_rows"] == 12
+        assert counts[0] < counts[1]
 
     def test_the_values_file_answers_as_the_run_does(
         self, tmp_path: Path, learned: Path, rows: Path
