@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class ModelShape:
     other: int  # norms, biases, position embeddings
     gguf: bool
     tokenizer_bytes: int = 0  # of tokenizer.json; 0 where there is none yet
+    tokenizer_pieces: int = 0  # its tokens and merges; 0 likewise
 
     @property
     def linear_weights(self) -> int:
@@ -103,9 +105,17 @@ def read_shape(source: str | Path) -> ModelShape:
         head=own_head,
         other=total - weights - embedding.numel() - own_head,
         gguf=path.is_file(),
-        tokenizer_bytes=_size(path / "tokenizer.json"),
+        **_tokenizer(path / "tokenizer.json"),
     )
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0
+def _tokenizer(file: Path) -> dict[str, int]:
+    if not file.is_file():
+        return {}
+    try:
+        text = file.read_bytes()
+        model = json.loads(text)["model"]
+        pieces = len(model["vocab"]) + len(model.get("merges") or ())
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise ModelError(f"{file}: not a tokenizer file ({error})") from error
+    return {"tokenizer_bytes": len(text), "tokenizer_pieces": pieces}

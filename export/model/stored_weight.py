@@ -19,6 +19,9 @@ from torch import nn
 
 from .mapped_pages import forget
 
+_PIECE = 1 << 24
+"""Weights."""
+
 
 class Shelf:
     """A folder that int4 weights are put into and mapped from."""
@@ -77,11 +80,24 @@ class Rest:
             forget(tensor)
 
     def _float32(self, stored: torch.Tensor) -> nn.Parameter:
-        weight = stored.to(torch.float32)
+        if stored.dtype is torch.float32:
+            weight = stored if self.zeros is None else stored.clone()
+        else:
+            weight = _widened(stored)
         if self.zeros is not None:
-            weight = weight.clone() if weight is stored else weight
             weight[self.zeros] = 0.0
         return nn.Parameter(weight, requires_grad=False)
+
+
+def _widened(stored: torch.Tensor) -> torch.Tensor:
+    """In float32, made piece by piece: both formats of a large matrix never stand beside each
+    other."""
+    weight = torch.empty(stored.shape, dtype=torch.float32)
+    rows = max(1, _PIECE // max(1, stored[0].numel()))
+    for piece, into in zip(stored.split(rows), weight.split(rows), strict=True):
+        into.copy_(piece)
+        forget(piece)
+    return weight
 
 
 class Stored:

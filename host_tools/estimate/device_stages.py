@@ -27,13 +27,14 @@ from seedtune.runtime.settings import Settings
 from .sizes import (
     INT4_BYTES,
     MB,
+    PIECE_KEPT,
     TAPPED,
     TEXT_WORK,
     Estimate,
     estimate_bundle,
     text_frame_bytes,
     text_shape,
-    tokenizer_in_memory,
+    tokenizer_pieces,
 )
 
 INT4_SPEED = 3.4
@@ -42,12 +43,14 @@ TOKEN_SPEED = 0.6
 """Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
 CHUNK = 64
 """Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
-COMMAND_LINE = 16 * MB
-"""Of the shell's command: typer, rich, and what it reads of rows before they are tokens."""
-COUNTED_BEFORE = 7 * MB
-"""Of SmolLM2's tokenizer, in an engine's ``PROCESS_BYTES``."""
-READ_AROUND = 64 * 1024
-"""Bytes of the embedding table that come in when a token occurs: Linux reads around a fault."""
+COMMAND_LINE = 32 * MB
+"""Of the shell's command: typer, rich, and what it reads of rows before they are tokens, and keeps
+of a run."""
+COUNTED_BEFORE = 14 * MB
+"""Of SmolLM2's tokenizer and values, in an engine's ``PROCESS_BYTES``."""
+READ_AROUND = 1 << 21
+"""Bytes of the embedding table that come in when a token occurs, at most: since version 6.18 Linux
+maps all of the piece in which a page lies in its cache, up to 2 MB; before, 64 kB around it."""
 ROW_BYTES = 1_500
 """Of an encoded row."""
 HIDDEN_STATES = 3
@@ -156,12 +159,14 @@ def _opened(
 ) -> dict[str, int]:
     """Of a process that has opened a bundle and read so many tokens, without what a pass takes."""
     bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
+    entries = max(1, round(shape.linear_weights * fraction))
     table = shape.vocabulary * (shape.hidden + 4)
     head = shape.head or shape.embedding
     return {
         f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
-        "tokenizer": tokenizer_in_memory(shape),
+        "tokenizer": PIECE_KEPT * tokenizer_pieces(shape),
+        "bundle": entries * (2 + 8),  # values and their places
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],
@@ -176,7 +181,7 @@ def _table_pages(table: int, tokens: int) -> int:
     Different tokens grow by Heaps' law, and several may lie in what is read around one of them;
     fitted to film reviews and Wikipedia in the vocabularies of SmolLM2 and Gemma 3.
     """
-    return int(table * (1 - math.exp(-4 * tokens**0.62 * READ_AROUND / table)))
+    return int(table * (1 - math.exp(-1.1 * tokens**0.62 * READ_AROUND / table)))
 
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:

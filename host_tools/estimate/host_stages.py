@@ -16,11 +16,12 @@ from .sizes import (
     GENERIC_TOKENS,
     INT4_BYTES,
     MB,
+    PIECE_HELD,
     TAPPED,
     TEXT_WORK,
     Estimate,
     estimate_bundle,
-    tokenizer_in_memory,
+    tokenizer_pieces,
 )
 
 HOST_PROCESS = 466 * MB
@@ -58,15 +59,15 @@ DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
 """Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
 MATRICES_SHARE = 0.14
 """Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
-SMOLLM2_TOKENIZER = 32 * MB
-"""That ``HOST_PROCESS`` counts."""
+SMOLLM2_PIECES = 98_052
+"""Of the tokenizer that ``HOST_PROCESS`` counts."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
 """Of lowering, which is bound by Python per matrix, not by its size."""
 
 
 def _host(shape: ModelShape) -> dict[str, int]:
     """What a process with torch holds before weights."""
-    larger = max(0, tokenizer_in_memory(shape) - SMOLLM2_TOKENIZER)
+    larger = PIECE_HELD * max(0, tokenizer_pieces(shape) - SMOLLM2_PIECES)
     return {"Python, torch, transformers": HOST_PROCESS, "a larger tokenizer": larger}
 
 

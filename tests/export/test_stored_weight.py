@@ -14,6 +14,7 @@ import torch
 from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
 from safetensors.torch import load_file
 from seedtune.export.export import export_model
+from seedtune.export.model import stored_weight
 from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.model.keep_stored import keep_stored, stored_dtype
 from seedtune.export.model.load_model import load_causal_lm
@@ -50,6 +51,15 @@ class TestModule:
         with held([linear, nn.Linear(2, 2)]):
             assert linear.weight is linear.weight
         assert linear.weight is not linear.weight
+
+    def test_a_large_weight_is_widened_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stored_weight, "_PIECE", 100)
+        for shape in ((32, 64), (3, 40), (7,)):
+            stored = torch.randn(shape).to(torch.bfloat16)
+            module = nn.Embedding(2, 2)
+            module.weight = nn.Parameter(stored, requires_grad=False)
+            keep_stored_(module)
+            assert torch.equal(module.weight, stored.float())
 
     def test_zeros_are_in_no_one_elses_weight(self) -> None:
         for whole in (False, True):

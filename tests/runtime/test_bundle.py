@@ -28,6 +28,7 @@ from seedtune.runtime.bundle import (
     write_bundle,
 )
 from seedtune.runtime.bundle.manifest import manifest_digest
+from seedtune.runtime.bundle.parts import vocabulary_of
 from seedtune.runtime.errors import BundleError
 from seedtune.runtime.model import open_model
 from tiny_bundle import BOUNDS, LAYERS, PROGRAM, TASK, bundle_parts, write_tiny_bundle
@@ -683,3 +684,20 @@ def test_an_archive_is_unpacked_no_further_than_its_manifest_says(tmp_path: Path
             archive.writestr(name, bytes(20 << 20))
     with pytest.raises(BundleError, match=r"manifest\.json has 20971520 bytes"):
         open_bundle(bomb, cache=tmp_path / "cache")
+
+
+def test_a_vocabulary_ends_behind_its_largest_token() -> None:
+    from tokenizers import Tokenizer, models
+
+    for vocabulary, end in (
+        ({"a": 0, "b": 1, "c": 2}, 3),
+        ({"a": 0, "b": 1, "c": 7}, 8),
+        ({"a": 1, "b": 2}, 3),
+        ({"a": 0, "b": 1, "c": 1}, 2),
+        ({}, 0),
+    ):
+        found = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+        assert vocabulary_of(found) == end, vocabulary
+    found = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    found.add_tokens(["c", "b"])
+    assert vocabulary_of(found) == 3
