@@ -21,10 +21,15 @@ def forget(weight: torch.Tensor) -> None:
     Pages that it shares with a neighbour stay, and so does everything where the system does not
     tell what is mapped (elsewhere than on Linux).
     """
+    if weight.is_contiguous():
+        forget_bytes(weight.data_ptr(), weight.numel() * weight.element_size())
+
+
+def forget_bytes(address: int, size: int) -> None:
+    """``forget`` of what lies at ``address``."""
     page = mmap.PAGESIZE
-    begin = -(-weight.data_ptr() // page) * page
-    end = (weight.data_ptr() + weight.numel() * weight.element_size()) // page * page
-    if weight.is_contiguous() and begin < end and _of_a_file(begin, end):
+    begin, end = -(-address // page) * page, (address + size) // page * page
+    if begin < end and _of_a_file(begin, end):
         ctypes.CDLL(None).madvise(
             ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(_DONTNEED)
         )

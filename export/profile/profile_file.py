@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import replacing
 
-from ..model.mapped_pages import forget
+from ..model.mapped_pages import forget_bytes
 from ..model.tensor_file import Kind, TensorFile
 
 FORMAT = "seedtune-profile"
@@ -43,7 +43,8 @@ class LayerProfile:
 
     def let_go(self) -> None:
         """Give back the pages that reading brought in, where it lies in a mapped file."""
-        forget(torch.from_numpy(self.fisher))
+        if self.fisher.flags.c_contiguous:
+            forget_bytes(self.fisher.ctypes.data, self.fisher.nbytes)
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,24 @@ def writing_profile(
         raise ModelError(f"{file}: cannot write the profile: {error}") from error
 
 
+def _mapped(file: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors of a safetensors file whose header was checked, as views of the file.
+
+    Raises:
+        ValueError: one is not float32.
+    """
+    content = np.memmap(file, np.uint8, "r")
+    begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    tensors = {}
+    for name, about in json.loads(content[8:begin].tobytes()).items():
+        if name != "__metadata__":
+            if about["dtype"] != "F32":
+                raise ValueError(f"{name} is {about['dtype']}, must be F32")
+            first, last = (begin + offset for offset in about["data_offsets"])
+            tensors[name] = content[first:last].view(np.float32).reshape(about["shape"])
+    return tensors
+
+
 def load_profile(file: Path) -> Profile:
     """Reads what ``save_profile`` wrote. The arrays lie in the mapped file: pages of it come in as
     they are read, and go when the last of the arrays does.
@@ -133,8 +152,9 @@ def load_profile(file: Path) -> Profile:
         ModelError: not a profile, of a newer version, truncated, or with shapes that disagree.
     """
     try:
-        # torch's tensors are views of the file, numpy's would be copies.
-        with safe_open(file, framework="pt") as source:
+        # Checks the header. Its tensors would be copies, or, as torch's, views of a mapping that
+        # could be written to, for which a system wants as much memory as the file is long.
+        with safe_open(file, framework="np") as source:
             metadata = source.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ModelError(f"{file}: not a sensitivity profile")
@@ -143,20 +163,18 @@ def load_profile(file: Path) -> Profile:
                     f"{file}: profile version {metadata['version']} is newer than {VERSION}; "
                     "update seedtune"
                 )
-            layers = {
-                name: LayerProfile(
-                    source.get_tensor(f"{name}.fisher").numpy(),
-                    source.get_tensor(f"{name}.input_absmax").numpy(),
-                )
-                for name in json.loads(metadata["layers"])
-            }
-            profile = Profile(
-                layers,
-                metadata["model_name"],
-                metadata["model_sha256"],
-                metadata["text_sha256"],
-                json.loads(metadata["settings"]),
-            )
+        tensors = _mapped(file)
+        layers = {
+            name: LayerProfile(tensors[f"{name}.fisher"], tensors[f"{name}.input_absmax"])
+            for name in json.loads(metadata["layers"])
+        }
+        profile = Profile(
+            layers,
+            metadata["model_name"],
+            metadata["model_sha256"],
+            metadata["text_sha256"],
+            json.loads(metadata["settings"]),
+        )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{file}: cannot read the profile: {error}") from error
     for name, layer in layers.items():

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.profile import fisher
 from seedtune.export.profile.block_by_block import BlockByBlock
@@ -168,6 +169,8 @@ def test_file_round_trip(profile, tmp_path):
         for field in dataclasses.fields(layer):
             one, other = (getattr(p.layers[name], field.name) for p in (profile, again))
             np.testing.assert_array_equal(one, other)
+        # A mapping that could be written to is refused where the file is larger than the memory.
+        assert not again.layers[name].fisher.flags.writeable
     assert again.settings == profile.settings
     assert again.settings["tokens"] == SEQUENCES.size
     assert (again.model_sha256, again.text_sha256) == ("m" * 64, "t" * 64)
@@ -212,6 +215,18 @@ def test_the_hash_of_a_profile_follows_what_was_measured(profile, tmp_path):
     layers = {**profile.layers, name: moved}
     assert dataclasses.replace(profile, layers=layers).sha256 != profile.sha256
     assert dataclasses.replace(profile, text_sha256="u" * 64).sha256 != profile.sha256
+
+
+def test_a_profile_in_another_number_format_is_refused(profile, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "p.safetensors"
+    save_profile(profile, file)
+    with safe_open(file, "pt") as source:
+        metadata = source.metadata()
+    save_file({name: each.half() for name, each in load_file(file).items()}, file, metadata)
+    with pytest.raises(ModelError, match=r"cannot read the profile: .* is F16, must be F32"):
+        load_profile(file)
 
 
 def test_unwritable_and_unreadable_files(profile, tmp_path):
