@@ -109,11 +109,14 @@ def export_model(
         shelf = Shelf(work)
         for module in stored_modules(program):
             module.rest.shelf = shelf
-        quantise_program(program, surgery, recipe, tokens, partial(progress, "quantise"))
+        quantising = partial(progress, "quantise")
+        passed = quantise_program(program, surgery, recipe, tokens, quantising)
         progress("text", 0, 1)
         codes, scales = packed_words(program.head)
         words = WordTable(codes, scales, program.softcap)
-        frame = make_frame(program, words, tokens, surgery.values, partial(progress, "text"))
+        framing = partial(progress, "text")
+        frame = make_frame(program, words, tokens, surgery.values, framing, passed)
+        del passed
         entries, adapter = len(surgery.values), program.adapter_shape
         give_back_freed()
         example = example_inputs(bounds, entries, config.vocab_size, adapter)

@@ -9,6 +9,8 @@ by block, with no copy of the activations and no knowledge of how the blocks han
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from seedtune.runtime.errors import ModelError
 from torch import nn
@@ -19,6 +21,9 @@ from .int4 import GROUP_SIZE, check_finite, check_widths, give_int4_, through_in
 
 Progress = Callable[[int, int], None]
 """Called with (linears rounded, linears in all)."""
+Passed = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Of every token of a text: the states that an adapter reads, ``[G, S]``, and what the head reads,
+``[G, D]``."""
 
 
 class _Input:
@@ -37,12 +42,15 @@ def round_by_calibration_(
     tokens: torch.Tensor,
     values: torch.Tensor,
     progress: Progress = lambda done, total: None,
-) -> None:
+) -> Passed:
     """Round, in place, every ``nn.Linear`` of ``program`` with ``seedtune.export.gptq``.
 
     Args:
         tokens: calibration text, int64 ``[n, length]``.
         values: the sensitive values, float32 ``[1, K]``.
+
+    Returns:
+        What the rounded program makes of the text, which has passed through it by then.
 
     Raises:
         ModelError: as ``check_widths``, or a weight or an input is not finite, naming the linear.
@@ -76,20 +84,14 @@ def round_by_calibration_(
                 module: nn.Linear, args: tuple[torch.Tensor, ...], name: str = name
             ) -> None:
                 if name not in rounded:  # a block may be run more than once
-                    round_one(name, module, args[0])
+                    with program.mean.paused():  # millions of small operations, none of them a mean
+                        round_one(name, module, args[0])
 
             handles.append(linear.register_forward_pre_hook(reached))
-    hidden: list[torch.Tensor] = []
-    handles.append(
-        program.backbone.register_forward_hook(
-            lambda module, args, output: hidden.append(output.last_hidden_state)
-        )
-    )
     try:
-        # One position: the logits of all tokens would take more memory than the rest together.
-        one = torch.zeros(1, dtype=torch.int64)
-        program(tokens, one, one[:, None], values)
+        read, states = program.states(tokens, torch.arange(tokens.numel()), values)
     finally:
         for handle in handles:
             handle.remove()
-    round_one("head", program.head, hidden[0])
+    round_one("head", program.head, read)
+    return states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()

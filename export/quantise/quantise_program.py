@@ -10,7 +10,7 @@ from seedtune.runtime.errors import ModelError
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import Surgery
 from ..recipe import Recipe
-from .calibrated_pass import round_by_calibration_
+from .calibrated_pass import Passed, round_by_calibration_
 from .int4 import quantise_linears_
 
 
@@ -20,8 +20,11 @@ def quantise_program(
     recipe: Recipe,
     calibration: npt.NDArray[np.int64] | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+) -> Passed | None:
     """Quantise, in place, what ``prepare_program`` gave, as ``recipe.rounding`` says.
+
+    Returns:
+        What the quantised program makes of the calibration text, where that passed through it.
 
     Raises:
         ModelError: the recipe and the calibration text do not suit each other or the model.
@@ -29,7 +32,7 @@ def quantise_program(
     if recipe.rounding == "nearest":
         quantise_linears_(program, progress)
         _leave_the_file(program)
-        return
+        return None
     if calibration is None:
         raise ModelError("rounding by gptq needs calibration text; give some or take nearest")
     if calibration.ndim != 2 or calibration.size == 0:
@@ -41,8 +44,9 @@ def quantise_program(
             "tokenise it with the tokenizer of this model"
         )
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
-    round_by_calibration_(program, torch.from_numpy(calibration), values, progress)
+    passed = round_by_calibration_(program, torch.from_numpy(calibration), values, progress)
     _leave_the_file(program)
+    return passed
 
 
 def _leave_the_file(program: ScoreProgram) -> None:

@@ -15,6 +15,7 @@ from seedtune.runtime.bundle.text_frame import about_mean
 from seedtune.runtime.scoring.word_table import WordTable
 
 from ..program.score_program import ScoreProgram
+from ..quantise.calibrated_pass import Passed
 
 Floats = npt.NDArray[np.float32]
 ENTRIES = 576 * 1152
@@ -38,22 +39,24 @@ def make_frame(
     tokens: npt.NDArray[np.int64],
     values: npt.NDArray[np.float16],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    passed: Passed | None = None,
 ) -> TextFrame | None:
     """From the rounded program and calibration text, int64 ``[n, length]``.
 
     Args:
         words: of the program's head.
         values: the sensitive values, float16 ``[K]``.
+        passed: what the program makes of the text, where that is known already.
         progress: called with (steps done, of all).
 
     Returns:
         None where what the head reads does not follow from the last state alone.
     """
     rows = tokens[: max(1, TOKENS // tokens.shape[1])]
-    passes = np.array_split(rows, -(-len(rows) // _ROWS))
+    passes = [] if passed else np.array_split(rows, -(-len(rows) // _ROWS))
     blocks = np.array_split(np.arange(rows.size), -(-rows.size // _BLOCK))
     stages = len(passes) + len(blocks)
-    parts = []
+    parts = [tuple(each[: rows.size] for each in passed)] if passed else []
     for part in passes:
         parts.append(_forward(program, part, values))
         progress(len(parts), stages)
@@ -66,7 +69,7 @@ def make_frame(
     means = []
     for block in blocks:
         means.append(words.expected(read[block], said[block])[0])
-        progress(len(parts) + len(means), stages)
+        progress(len(passes) + len(means), stages)
     mean = np.concatenate(means)
     # A row's last token has nothing said behind it.
     first = np.arange(rows.size).reshape(rows.shape)[:, :-1].reshape(-1)[:GRADIENTS]

@@ -137,3 +137,20 @@ def test_a_layer_that_overflows_is_named(tiny_llama):
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.\w+.*calibration text holds NaN"):
         round_by_calibration_(program, torch.from_numpy(TOKENS), values)
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama_folder, rounding):
+    from seedtune.export.model.load_model import load_causal_lm
+
+    program, surgery = tiny_program(load_causal_lm(tiny_llama_folder))
+    passed = quantise_program(program, surgery, Recipe(rounding=rounding), TOKENS)
+    if rounding == "nearest":
+        assert passed is None
+        return
+    values = torch.from_numpy(surgery.values.astype(np.float32))[None]
+    with torch.no_grad():
+        read, states = program.states(torch.from_numpy(TOKENS), torch.arange(TOKENS.size), values)
+    wanted = states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()
+    for found, whole in zip(passed, wanted, strict=True):
+        np.testing.assert_allclose(found, whole, atol=1e-5)
