@@ -51,6 +51,10 @@ def test_claims_compare_at_equal_forwards():
         "bits": [("float32", 0.72), ("int4", 0.71)],
         "text": [("public text", 0.72), ("the task's training rows", 0.73)],
     }
+    # Nor that of one of 1 000, where there is one of 400.
+    longer = _row("int4-per-example", "sst2", 0, [(0, 0.5), (200, 0.6), (1000, 0.8)], 1000)
+    (line,) = claims_of(_rows(SPARSE, longer), None, 200)["bits"]
+    assert line["accuracy"]["mean"] == 0.7
     assert len(claims["cost"]) == 6 and claims_of({}, None, 200)["cost"] == []
 
 

@@ -33,8 +33,12 @@ def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[
         ``accuracy`` (mean and deviation) on the deciding task; ``cost``: ``what`` and ``figure``.
         What was not run is left out.
     """
-    short = {key: row for key, row in rows.items() if row["settings"].get("forwards") == forwards}
-    groups = chosen_groups(rows.values()) | chosen_groups(short.values())
+    # A rate falls to the end of its run: the shorter the run, the further it is at a point.
+    groups = chosen_groups(rows.values())
+    for length in (AT, forwards):
+        groups |= chosen_groups(
+            row for row in rows.values() if row["settings"].get("forwards") == length
+        )
 
     def lines(methods: dict[str, str]) -> list[dict[str, Any]]:
         found = []
