@@ -55,12 +55,12 @@ class BlockTap:
         self.forget()
         return torch.cat([unit_mean_square(part) for part in parts], dim=-1)
 
-    def take_last(self) -> torch.Tensor:
-        """The pass's own states, without means, at its last place, ``[P, 1, S]``, as ``take`` gives
+    def take_own(self, places: slice) -> torch.Tensor:
+        """The pass's own states, without means, at ``places``, ``[P, N, S]``, as ``take`` gives
         them. Forgets the pass."""
-        last = [unit_mean_square(self._seen[below][:, -1:]) for below in self.blocks]
+        own = [unit_mean_square(self._seen[below][:, places]) for below in self.blocks]
         self.forget()
-        return torch.cat(last, dim=-1)
+        return torch.cat(own, dim=-1)
 
     def forget(self) -> None:
         """Drop what the last pass left."""

@@ -105,7 +105,7 @@ class GenerateProgram(nn.Module):
                 hidden = score.backbone(
                     inputs_embeds=embedded[None], position_ids=places, use_cache=False
                 ).last_hidden_state
-                states = score.tap.take_last()
+                states = score.tap.take_own(slice(-1, None))
         finally:
             config._attn_implementation = before
             score.probe_values.end()

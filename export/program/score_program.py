@@ -95,6 +95,22 @@ class ScoreProgram(nn.Module):
         self, tokens: torch.Tensor, positions: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head reads untouched at ``positions``, ``[P, N, D]``, and the tapped states."""
+        hidden = self._hidden(tokens, values)
+        with self.mean:
+            states = self.tap.take(positions, *tokens.shape)
+        return hidden.index_select(1, positions), states
+
+    def own_states(
+        self, tokens: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every token what the head reads untouched, ``[P, M, D]``, and the states that an
+        adapter reads, ``[P, M, S]``: without means, which take a weight for each pair of tokens."""
+        hidden = self._hidden(tokens, values)
+        with self.mean:
+            return hidden, self.tap.take_own(slice(None))
+
+    def _hidden(self, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """The last state of every token, ``[P, M, D]``; earlier ones are in ``tap``."""
         rows, length = tokens.shape
         probes = values.shape[0]
         packed = rows * length
@@ -103,15 +119,13 @@ class ScoreProgram(nn.Module):
         embedded = self.embedding(tokens.reshape(packed))
         places = torch.arange(length)[None, :].expand(rows, length).reshape(1, packed)
         with self.mean:
-            hidden = self.backbone(
+            hidden: torch.Tensor = self.backbone(
                 inputs_embeds=embedded[None].expand(probes, packed, embedded.shape[-1]),
                 position_ids=places,
                 use_cache=False,
             ).last_hidden_state
         self.probe_values.end()
-        with self.mean:
-            states = self.tap.take(positions, rows, length)
-        return hidden.index_select(1, positions), states
+        return hidden
 
     def logits(
         self, hidden: torch.Tensor, states: torch.Tensor, adapter: torch.Tensor | None

@@ -89,9 +89,9 @@ def round_by_calibration_(
 
             handles.append(linear.register_forward_pre_hook(reached))
     try:
-        read, states = program.states(tokens, torch.arange(tokens.numel()), values)
+        read, states = program.own_states(tokens, values)
     finally:
         for handle in handles:
             handle.remove()
     round_one("head", program.head, read)
-    return states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()
+    return states[0].numpy(), read[0].numpy()

@@ -90,10 +90,9 @@ def _forward(
     program: ScoreProgram, rows: npt.NDArray[np.int64], values: npt.NDArray[np.float16]
 ) -> tuple[Floats, Floats]:
     """Of every token the states that an adapter reads, ``[G, S]``, and what the head reads."""
-    positions = torch.arange(rows.size)
     given = torch.from_numpy(values.astype(np.float32))[None]
-    read, states = program.states(torch.from_numpy(rows), positions, given)
-    return states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()
+    read, states = program.own_states(torch.from_numpy(rows), given)
+    return states[0].numpy(), read[0].numpy()
 
 
 def read_norm(last: Floats, read: Floats) -> tuple[Floats, Floats] | None:
