@@ -1,6 +1,5 @@
 """A model that computes in float32 while its large weights stay as they are stored."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from .stored_weight import keep_stored_
+from .tensor_file import read_header
 
 _FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -21,10 +21,7 @@ def stored_dtype(files: Sequence[Path]) -> torch.dtype:
     for file in files:
         if file.suffix != ".safetensors":
             return torch.float32
-        with file.open("rb") as source:
-            header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-        header.pop("__metadata__", None)
-        found |= {entry["dtype"] for entry in header.values()}
+        found |= {entry["dtype"] for entry in read_header(file)[0].values()}
     return _FORMATS.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 

@@ -17,6 +17,7 @@ from seedtune.runtime.files import default_cache, replace_folder, sync_tree, wor
 from ..quiet import quiet
 from .keep_stored import keep_stored, stored_dtype
 from .mapped_pages import forget
+from .tensor_file import read_header
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -169,15 +170,10 @@ def _hash(files: list[Path]) -> str:
             with file.open("rb") as source:
                 digest.update(hashlib.file_digest(source, "sha256").digest())
             continue
-        with file.open("rb") as source:
-            size = int.from_bytes(source.read(8), "little")
-            header = json.loads(source.read(size))
-        header.pop("__metadata__", None)
+        header, first = read_header(file)
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
-            entries.append(
-                (name, entry["dtype"], entry["shape"], file, 8 + size + begin, end - begin)
-            )
+            entries.append((name, entry["dtype"], entry["shape"], file, first + begin, end - begin))
     for name, dtype, shape, file, offset, length in sorted(entries, key=lambda entry: entry[0]):
         digest.update(json.dumps([name, dtype, shape]).encode())
         with file.open("rb") as source:

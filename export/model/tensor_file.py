@@ -1,5 +1,5 @@
 """A safetensors file written tensor by tensor: the library's own writer wants all of them at once
-and makes another copy."""
+and makes another copy. And where the tensors of one lie, which its reader does not tell."""
 
 import json
 from collections.abc import Mapping
@@ -22,6 +22,16 @@ _NAMES = {
 }
 """Wide ones first, as the library orders them: so all are aligned."""
 _ORDER = list(_NAMES)
+
+
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """``dtype``, ``shape`` and ``data_offsets`` of each tensor, and the place in ``file`` that
+    offsets count from."""
+    with file.open("rb") as source:
+        size = int.from_bytes(source.read(8), "little")
+        header: dict[str, Any] = json.loads(source.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
 
 
 class Kind(NamedTuple):

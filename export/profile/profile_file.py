@@ -22,7 +22,7 @@ from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import replacing
 
 from ..model.mapped_pages import forget_bytes
-from ..model.tensor_file import Kind, TensorFile
+from ..model.tensor_file import Kind, TensorFile, read_header
 
 FORMAT = "seedtune-profile"
 VERSION = 2
@@ -133,14 +133,13 @@ def _mapped(file: Path) -> dict[str, npt.NDArray[np.float32]]:
         ValueError: one is not float32.
     """
     content = np.memmap(file, np.uint8, "r")
-    begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header, begin = read_header(file)
     tensors = {}
-    for name, about in json.loads(content[8:begin].tobytes()).items():
-        if name != "__metadata__":
-            if about["dtype"] != "F32":
-                raise ValueError(f"{name} is {about['dtype']}, must be F32")
-            first, last = (begin + offset for offset in about["data_offsets"])
-            tensors[name] = content[first:last].view(np.float32).reshape(about["shape"])
+    for name, about in header.items():
+        if about["dtype"] != "F32":
+            raise ValueError(f"{name} is {about['dtype']}, must be F32")
+        first, last = (begin + offset for offset in about["data_offsets"])
+        tensors[name] = content[first:last].view(np.float32).reshape(about["shape"])
     return tensors
 
 

@@ -13,8 +13,11 @@ from seedtune.export.quantise import calibrated_pass
 from seedtune.export.quantise.calibrated_pass import round_by_calibration_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
+from seedtune.export.text.make_frame import make_frame
+from seedtune.export.text.words_place import packed_words
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
+from seedtune.runtime.scoring.word_table import WordTable
 from torch import nn
 from torchao.quantization.quantize_.workflows.intx import intx_unpacked_to_int8_tensor
 
@@ -154,3 +157,14 @@ def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama_fo
     wanted = states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()
     for found, whole in zip(passed, wanted, strict=True):
         np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def test_a_frame_of_what_passed_is_that_of_another_pass(tiny_llama, monkeypatch):
+    program, surgery = tiny_program(tiny_llama)
+    passed = quantise_program(program, surgery, Recipe(), TOKENS)
+    words = WordTable(*packed_words(program.head), program.softcap)
+    again = make_frame(program, words, TOKENS, surgery.values)
+    monkeypatch.setattr(program, "own_states", None)  # there is no other pass
+    frame = make_frame(program, words, TOKENS, surgery.values, passed=passed)
+    np.testing.assert_allclose(frame.states, again.states, atol=1e-3)
+    np.testing.assert_allclose(frame.weight, again.weight, atol=1e-5)

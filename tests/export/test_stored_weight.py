@@ -53,13 +53,17 @@ class TestModule:
         assert linear.weight is not linear.weight
 
     def test_a_large_weight_is_widened_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given_back: list[int] = []
+        monkeypatch.setattr(stored_weight, "forget", lambda piece: given_back.append(len(piece)))
         monkeypatch.setattr(stored_weight, "_PIECE", 100)
-        for shape in ((32, 64), (3, 40), (7,)):
+        for shape, pieces in (((32, 64), [1] * 32), ((3, 40), [2, 1]), ((7,), [7])):
             stored = torch.randn(shape).to(torch.bfloat16)
             module = nn.Embedding(2, 2)
             module.weight = nn.Parameter(stored, requires_grad=False)
             keep_stored_(module)
+            given_back.clear()
             assert torch.equal(module.weight, stored.float())
+            assert given_back == [*pieces, len(stored)]  # and all of it at the end
 
     def test_zeros_are_in_no_one_elses_weight(self) -> None:
         for whole in (False, True):

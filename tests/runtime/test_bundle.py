@@ -701,3 +701,14 @@ def test_a_vocabulary_ends_behind_its_largest_token() -> None:
     found = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     found.add_tokens(["c", "b"])
     assert vocabulary_of(found) == 3
+
+    class Whole:
+        """Cannot list its tokens, which takes memory."""
+
+        def get_vocab_size(self, with_added_tokens: bool) -> int:
+            return 3
+
+        def id_to_token(self, token: int) -> str:
+            return "abc"[token]
+
+    assert vocabulary_of(Whole()) == 3  # type: ignore[arg-type]
