@@ -16,12 +16,18 @@ from numpy.typing import NDArray
 from ..bundle import Bundle, TextFrame
 from .word_table import TOKENS, WordTable
 
+RARE = 1e-5
+"""Words with a smaller part of a batch's probability are drawn. On SmolLM2 a quarter of all words
+is left; a step's gradient is off by 1 % of its length and takes 0.7 of the time. At 2.5e-5 it is
+off by 3 %, for 0.68."""
+
 
 class TokenGradient(NamedTuple):
     """Of a batch's tokens, and of generic ones."""
 
     gradient: NDArray[np.float32]
-    """float32 ``[O, I]``: of the mean loss of the batch's tokens by M, and of the pull."""
+    """float32 ``[O, I]``: of the mean loss of the batch's tokens by M, and of the pull; right on
+    average (``RARE``)."""
     logp: NDArray[np.float64]
     """float64 ``[N]``: log-probability of each word said."""
 
@@ -123,7 +129,7 @@ class TextHead:
         both = np.concatenate([states, frame.states[generic].astype(np.float32)])
         read, along = self._read(weights, both)
         said = np.concatenate([words, np.zeros(len(generic), np.int64)])
-        mean, logp, slope = self.words.expected(read, said)
+        mean, logp, slope = self.words.expected(read, said, RARE)
         mean[:count] -= slope[:count, None] * self.words.vectors(words)
         residual = mean @ self._bases[1]
         residual[count:] -= frame.expected[generic].astype(np.float32)

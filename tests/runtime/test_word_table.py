@@ -70,3 +70,46 @@ def test_words_are_read_where_the_program_has_them(tmp_path: Path) -> None:
     found = WordTable.of(bundle).vectors(slice(None))
     assert found.shape == (WORDS, WIDTH)
     np.testing.assert_array_equal(found, WordTable(*packed()).vectors(slice(None)))
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_rare_words_are_drawn_so_that_the_mean_is_right_on_average(softcap: float | None) -> None:
+    """Most words of the table lie under the bound; many draws, one of them far from the mean."""
+    table = WordTable(*packed(50, 96), softcap)
+    rng = np.random.default_rng(2)
+    found, wanted, apart = [], [], []
+    for _ in range(400):
+        read, said = rng.standard_normal((3, 96), np.float32), rng.integers(0, 50, 3)
+        exact, logp, slope = table.expected(read, said)
+        mean, *rest = table.expected(read, said, 0.03)
+        np.testing.assert_array_equal(rest[0], logp)
+        np.testing.assert_array_equal(rest[1], slope)
+        found.append(mean)
+        wanted.append(exact)
+        apart.append(np.linalg.norm(mean - exact) / np.linalg.norm(exact))
+    assert np.mean(apart) > 0.1  # something was left out
+    gap = np.array(found) - np.array(wanted)
+    error = gap.std(axis=0).max() / len(found) ** 0.5
+    np.testing.assert_allclose(gap.mean(axis=0), 0, atol=5 * error)
+
+
+def test_words_drawn_are_few_and_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = WordTable(*packed(50, 96))
+    rng = np.random.default_rng(3)
+    read, said = 0.01 * rng.standard_normal((8, 96), np.float32), rng.integers(0, 50, 8)
+    drawn: list[int] = []
+    plainly = word_table._draw
+
+    def draw(odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = plainly(odds)
+        drawn.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(word_table, "_draw", draw)
+    once = table.expected(read, said, 0.1)[0]  # each word has a fiftieth, of a bound of a tenth
+    np.testing.assert_array_equal(table.expected(read, said, 0.1)[0], once)
+    assert drawn == [10, 10]
+    np.testing.assert_array_equal(
+        table.expected(read, said, 1e-9)[0], table.expected(read, said)[0]
+    )
+    assert drawn[2:] == [50]
