@@ -7,35 +7,34 @@ cache, and by llama.cpp on the GGUF file where its package ``xllamacpp`` is inst
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.manifest import GENERATE
-from seedtune.runtime.engines import Text, open_engine
-from seedtune.runtime.engines.cached_text import CachedText
-from seedtune.runtime.engines.executorch_native import NativeProgram
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.writing import Manner, Writer
 
 from ..data.calibration import load_calibration
 from ..data.fetch import fetch
 from ..prepare.prepare import Prepared
 from ..quickstart import MODEL
-from .contenders.writers import Answer, llama_cpp, transformers_float32
+from .contenders.writers import Answer, llama_cpp, transformers_float32, written
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
-from .measuring.timing import Spent, Stopwatch
+from .measuring.timing import Spent
 from .processes import generate as process
+from .processes import writing
 from .programs.dense_program import dense_program
 from .programs.eager_program import eager_program
 from .programs.variants import quickstart_program
 
 PROMPT, ANSWER, CONTEXT = 64, 64, 512
 """Tokens of a prompt and of an answer, and of the long text whose memory is measured."""
+OWN = "seedtune"
 
 
 def bench_generate(
@@ -93,23 +92,38 @@ def _speed(
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     bundle = base.bundle
+    found = _against_dense(base, prompt, threads, turns, progress)
     with open_engine(bundle, threads or "auto") as engine:
         values = bundle.values.astype(np.float32)
-        dense = NativeProgram(dense_program(base))
-        own = _written(lambda: engine.text(values))
-        # By themselves first: a larger rival would take the caches from the one that follows it.
-        without = {"without sparse term": _written(lambda: _dense_text(dense, bundle))}
-        found = _in_turns(own, without, prompt, turns, progress)
-        used = dense.threads
-        dense.close()
+        used = engine.threads
         rivals = {
             "transformers float32, static cache": transformers_float32(str(fetch(MODEL)), used),
             "llama.cpp": llama_cpp(str(fetch(MODEL)), used),
         }
         running = {name: answer for name, answer in rivals.items() if answer is not None}
-        # Rates of our own are those of the first turns.
+        own = written(lambda: engine.text(values))
+        # Rates of our own are those without a rival, which takes the caches from what follows it.
         found = _in_turns(own, running, prompt, turns, progress) | found
     return {"threads": used, "turns": turns, **found}
+
+
+def _against_dense(
+    base: Prepared,
+    prompt: list[int],
+    threads: int | None,
+    turns: int,
+    progress: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """The program and the one without a sparse term, each turn in processes of their own: of two
+    programs in one process the one that was opened last is faster, by up to a seventh."""
+    programs: dict[str, Path | str] = {OWN: "", "without sparse term": dense_program(base)}
+    taken: dict[str, list[tuple[Spent, Spent]]] = {name: [] for name in programs}
+    for turn in range(turns):
+        for name in list(programs) if turn % 2 else list(programs)[::-1]:
+            asked = (base.bundle.path, programs[name], threads or 0, ANSWER, json.dumps(prompt))
+            spent = run_module(writing.__name__, *asked)
+            taken[name].append((Spent(*spent["read"]), Spent(*spent["written"])))
+    return _rates(taken, len(prompt), progress)
 
 
 def _in_turns(
@@ -120,7 +134,7 @@ def _in_turns(
     progress: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """Tokens a second of each, and how much faster ``own`` is in the same turn."""
-    running = {"seedtune": own, **others}
+    running = {OWN: own, **others}
     taken: dict[str, list[tuple[Spent, Spent]]] = {name: [] for name in running}
     for turn in range(turns + 1):
         names = list(running) if turn % 2 else list(running)[::-1]
@@ -128,12 +142,19 @@ def _in_turns(
             seconds = running[name](prompt, ANSWER)
             if turn:  # the first packs weights and faults pages in
                 taken[name].append(seconds)
+    return _rates(taken, len(prompt), progress)
+
+
+def _rates(
+    taken: Mapping[str, list[tuple[Spent, Spent]]], prompt: int, progress: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Of what each spent on reading ``prompt`` tokens and on writing, turn by turn."""
     speed = {}
     for name, pairs in taken.items():
         speed[name] = {
-            "read_per_second": len(prompt) / statistics.median(read.seconds for read, _ in pairs),
+            "read_per_second": prompt / statistics.median(read.seconds for read, _ in pairs),
             "written_per_second": ANSWER / statistics.median(write.seconds for _, write in pairs),
-            "seedtune_is_faster": _faster(taken["seedtune"], pairs),
+            "seedtune_is_faster": _faster(taken[OWN], pairs),
         }
         progress(f"{name}: {speed[name]}")
     return speed
@@ -153,31 +174,6 @@ def _faster(
         }
         for at, what in enumerate(("reading", "writing"))
     }
-
-
-def _written(open_text: Callable[[], Text]) -> Answer:
-    def answer(prompt: list[int], count: int) -> tuple[Spent, Spent]:
-        text = open_text()
-        watch = Stopwatch()
-        logits = text.read(prompt)
-        read = watch.read()
-        for _ in range(count):
-            logits = text.read([int(logits.argmax())])
-        return read, watch.read()
-
-    return answer
-
-
-def _dense_text(program: NativeProgram, bundle: Bundle) -> Text:
-    assert bundle.generation is not None and bundle.adapter_shape is not None
-    inputs = [np.zeros((1, 1), np.float32), np.zeros(bundle.adapter_shape, np.float32)]
-
-    def run(
-        given: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
-    ) -> list[NDArray[np.float32]]:
-        return program.run(GENERATE, given, *shapes)
-
-    return CachedText(run, bundle.generation, bundle.vocab_size, inputs)
 
 
 def _start(bundle: Bundle, progress: Callable[[str], None]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from seedtune.host_tools.bench.contenders.steps import spsa_step
 from seedtune.host_tools.bench.measuring.process import run_module
 from seedtune.host_tools.bench.operators import _kernel
 from seedtune.host_tools.bench.padding import _padded
-from seedtune.host_tools.bench.processes import device, generate, shapes
+from seedtune.host_tools.bench.processes import device, generate, shapes, writing
 from seedtune.host_tools.bench.programs.llama_shapes import (
     COLUMN_SHARE,
     FRACTION,
@@ -49,6 +49,9 @@ def test_measured_processes_of_other_benchmarks(bundle: Bundle) -> None:
     assert set(memory) == {"scoring", "writing", "writing_full_context"}
     # A system may take idle pages back meanwhile, so that none of them is always the largest.
     assert all(10**7 < found < 10**9 for found in memory.values())
+    spent = run_module(writing.__name__, bundle.path, "", 0, 3, [5, 6, 7])
+    assert set(spent) == {"read", "written"}
+    assert all(seconds > 0 for pair in spent.values() for seconds in pair)
 
 
 def test_a_step_moves_nothing_but_its_own_copy(

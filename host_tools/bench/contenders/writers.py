@@ -1,4 +1,5 @@
-"""Who else writes on the same cores: transformers in float32, llama.cpp where it is installed."""
+"""Who writes on the same cores: a bundle's program, another of its sizes, transformers in float32,
+llama.cpp where it is installed."""
 
 from __future__ import annotations
 
@@ -6,10 +7,46 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.manifest import GENERATE
+from seedtune.runtime.engines import Text
+from seedtune.runtime.engines.cached_text import CachedText
+from seedtune.runtime.engines.executorch_native import NativeProgram
+
 from ..measuring.timing import Spent, Stopwatch
 
 Answer = Callable[[list[int], int], tuple[Spent, Spent]]
 """Of a prompt and a number of tokens: what it took to read the one and to write the other."""
+
+
+def written(open_text: Callable[[], Text]) -> Answer:
+    """An engine's text, greedily."""
+
+    def answer(prompt: list[int], count: int) -> tuple[Spent, Spent]:
+        text = open_text()
+        watch = Stopwatch()
+        logits = text.read(prompt)
+        read = watch.read()
+        for _ in range(count):
+            logits = text.read([int(logits.argmax())])
+        return read, watch.read()
+
+    return answer
+
+
+def dense_text(program: NativeProgram, bundle: Bundle) -> Text:
+    """A text of ``dense_program``, which has ``bundle``'s sizes and no columns."""
+    assert bundle.generation is not None and bundle.adapter_shape is not None
+    inputs = [np.zeros((1, 1), np.float32), np.zeros(bundle.adapter_shape, np.float32)]
+
+    def run(
+        given: list[NDArray[np.generic]], shapes: list[tuple[int, ...]]
+    ) -> list[NDArray[np.float32]]:
+        return program.run(GENERATE, given, *shapes)
+
+    return CachedText(run, bundle.generation, bundle.vocab_size, inputs)
 
 
 def transformers_float32(source: str, threads: int) -> Answer:
