@@ -77,8 +77,8 @@ def _on(
     goal = ours.last["mean"]
     probes = forwards_a_step(resolved_settings({**ours.rows[0]["settings"], "seed": 0}))
     steps = {
-        "int4": _forwards_to(goal, ours) / probes,
-        "lora": _forwards_to(goal, lora) / FORWARDS_A_STEP,
+        "int4": _needed(goal, ours) / probes,
+        "lora": _needed(goal, lora) / FORWARDS_A_STEP,
     }
     seconds = _step_seconds(task, ours, lora, bundle, threads, turns, int(steps["int4"] / 2))
     found: dict[str, Any] = {
@@ -101,8 +101,13 @@ def _on(
     }
 
 
-def _forwards_to(goal: float, group: Group) -> int:
-    reached = group.forwards_to(goal)
+def _needed(goal: float, group: Group) -> float:
+    """Forwards to ``goal``, as ``_forwards_to`` has them.
+
+    Raises:
+        SeedtuneError: it is never reached.
+    """
+    reached = _forwards_to(goal, group)
     if reached is None:
         raise SeedtuneError(
             f"{group.method} never reaches {goal:.3f} on {group.task}; add longer runs with "
@@ -111,12 +116,23 @@ def _forwards_to(goal: float, group: Group) -> int:
     return reached
 
 
+def _forwards_to(goal: float, group: Group) -> float | None:
+    """Forwards until the mean is as good as ``goal``: of what lies between two evaluations, where
+    the line between them gets there. None if none is as good."""
+    last = group.forwards_to(goal)
+    if last is None:
+        return None
+    before = max((at for at in group.curve if at < last), default=last)
+    start, end = (group.curve[at]["mean"] for at in (before, last))
+    return last if start == end else before + (last - before) * (goal - start) / (end - start)
+
+
 def _on_the_way(
     ours: Group, lora: Group, forward_seconds: float, lora_step_seconds: float
 ) -> list[dict[str, float]]:
     rows = []
     for forwards, reached in lora.curve.items():
-        mine = ours.forwards_to(reached["mean"])
+        mine = _forwards_to(reached["mean"], ours)
         if forwards and mine is not None:
             int4_seconds = mine * forward_seconds
             lora_seconds = forwards / FORWARDS_A_STEP * lora_step_seconds

@@ -486,16 +486,22 @@ def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
     assert (text["metric"], text["goal"], text["int4"]["method"]) == (
         "perplexity", 44, "int4-text-head"
     )  # fmt: skip
-    assert (text["int4"]["steps"], text["lora"]["steps"]) == (100, 20)
-    assert [each["goal"] for each in text["on_the_way"]] == [48]
+    # Half way between two evaluations of LoRA, a third between two of ours.
+    assert (text["int4"]["steps"], text["lora"]["steps"]) == (100, 15)
+    (reached,) = text["on_the_way"]
+    assert reached == pytest.approx(
+        {"goal": 48, "int4_seconds": 200 / 6, "lora_seconds": 40.0, "time_over_lora": 5 / 6}
+    )
     found = both["tasks"]["sst2"]
-    assert (found["int4"]["steps"], found["lora"]["steps"]) == (100, 30)
-    assert found["time_over_lora"] == pytest.approx(100 * 0.5 / (30 * 4.0))
+    steps = (100 + 100 / 1.1) / 2, 65 / 3
+    assert (found["int4"]["steps"], found["lora"]["steps"]) == pytest.approx(steps)
+    assert found["time_over_lora"] == pytest.approx(steps[0] * 0.5 / (steps[1] * 4.0))
     assert found["memory_over_lora"] == 0.25
     (reached,) = found["on_the_way"]  # 0.85 and 0.9 were never ours
-    assert reached == {
-        "goal": 0.79, "int4_seconds": 50.0, "lora_seconds": 80.0, "time_over_lora": 0.625
-    }  # fmt: skip
+    ours = (100 + 90 / 1.1) * 0.25
+    assert reached == pytest.approx(
+        {"goal": 0.79, "int4_seconds": ours, "lora_seconds": 80.0, "time_over_lora": ours / 80}
+    )
 
 
 def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkeypatch):
