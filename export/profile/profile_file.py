@@ -150,18 +150,7 @@ def load_profile(file: Path) -> Profile:
     Raises:
         ModelError: not a profile, of a newer version, truncated, or with shapes that disagree.
     """
-    try:
-        # Checks the header. Its tensors would be copies, or, as torch's, views of a mapping that
-        # could be written to, for which a system wants as much memory as the file is long.
-        with safe_open(file, framework="np") as source:
-            metadata = source.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ModelError(f"{file}: not a sensitivity profile")
-            if int(metadata["version"]) > VERSION:
-                raise ModelError(
-                    f"{file}: profile version {metadata['version']} is newer than {VERSION}; "
-                    "update seedtune"
-                )
+    with _reading(file) as metadata:
         tensors = _mapped(file)
         layers = {
             name: LayerProfile(tensors[f"{name}.fisher"], tensors[f"{name}.input_absmax"])
@@ -174,8 +163,6 @@ def load_profile(file: Path) -> Profile:
             metadata["text_sha256"],
             json.loads(metadata["settings"]),
         )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(f"{file}: cannot read the profile: {error}") from error
     for name, layer in layers.items():
         finite = np.isfinite(layer.fisher.max(initial=0.0))
         layer.let_go()
@@ -185,3 +172,34 @@ def load_profile(file: Path) -> Profile:
         if layer.input_absmax.shape != columns:
             raise ModelError(f"{file}: layer {name}: the shapes of its tensors disagree")
     return profile
+
+
+def profile_settings(file: Path) -> dict[str, Any]:
+    """The settings alone, without a look at the arrays: those of a large model take minutes.
+
+    Raises:
+        ModelError: not a profile, of a newer version, or truncated.
+    """
+    with _reading(file) as metadata:
+        settings: dict[str, Any] = json.loads(metadata["settings"])
+    return settings
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[dict[str, str]]:
+    """The metadata of a profile whose header was checked; what goes wrong within is of the file."""
+    try:
+        # Its tensors would be copies, or, as torch's, views of a mapping that could be written to,
+        # for which a system wants as much memory as the file is long.
+        with safe_open(file, framework="np") as source:
+            metadata = source.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ModelError(f"{file}: not a sensitivity profile")
+        if int(metadata["version"]) > VERSION:
+            raise ModelError(
+                f"{file}: profile version {metadata['version']} is newer than {VERSION}; "
+                "update seedtune"
+            )
+        yield metadata
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(f"{file}: cannot read the profile: {error}") from error

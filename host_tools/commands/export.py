@@ -120,11 +120,11 @@ def export(
     (check_file if bundle.suffix == ".seedtune" else check_bundle_folder)(bundle)
     from seedtune.export.lower.programs import check_formats
     from seedtune.export.profile.masks import mask_method
-    from seedtune.export.profile.profile_file import load_profile
+    from seedtune.export.profile.profile_file import profile_settings
 
     mask_method(mask)  # an unknown one is refused before minutes of work
     formats = check_formats([name.strip() for name in to.split(",")])
-    amount = {"sequences": 32, "length": 128} if profile is None else load_profile(profile).settings
+    amount = {"sequences": 32, "length": 128} if profile is None else profile_settings(profile)
     from seedtune.export.export import export_model
     from seedtune.export.model.load_model import load_causal_lm
     from seedtune.export.recipe import Recipe

@@ -9,7 +9,12 @@ from seedtune.export.profile import fisher
 from seedtune.export.profile.block_by_block import BlockByBlock
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.profile.kept_profile import kept_profile
-from seedtune.export.profile.profile_file import load_profile, save_profile
+from seedtune.export.profile.profile_file import (
+    LayerProfile,
+    load_profile,
+    profile_settings,
+    save_profile,
+)
 from seedtune.runtime.errors import ModelError
 
 SEQUENCES = np.random.default_rng(0).integers(2, 300, (5, 12))
@@ -239,6 +244,16 @@ def test_unwritable_and_unreadable_files(profile, tmp_path):
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ModelError, match="cannot read the profile"):
         load_profile(file)
+
+
+def test_settings_are_read_without_the_arrays(profile, tmp_path, monkeypatch):
+    file = tmp_path / "p.safetensors"
+    save_profile(profile, file)
+    monkeypatch.setattr(LayerProfile, "let_go", lambda layer: pytest.fail("an array was read"))
+    assert profile_settings(file) == profile.settings
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="cannot read the profile"):
+        profile_settings(file)
 
 
 def test_files_that_are_no_profile_of_this_version(profile, tmp_path, monkeypatch):
