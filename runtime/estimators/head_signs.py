@@ -1,9 +1,9 @@
-"""Text head: learn to write like the user, by the output head's own exact gradient.
+"""Text head: learn to write like the user, by the output head's own gradient.
 
 All that lies behind the last hidden state needs no backward pass: of a token's loss by what the
 head reads the gradient is ``W' (p - y)``, which states and the head's words give (see
-``scoring.text_head``, ``scoring.word_table``). A step takes one forward of its batch, the gradient
-g of the weights M, and of g the signs alone:
+``scoring.text_head``, ``scoring.word_table``; rare words are drawn, so that it is right on average).
+A step takes one forward of its batch, the gradient g of the weights M, and of g the signs alone:
 
     m = 0.9 m + 0.1 sign(g)         momentum
     M = M - lr m / (1 - 0.9^n)      the moving weights, at which gradients are taken
@@ -154,7 +154,7 @@ def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadS
 
 FACTS = Facts(
     name="text-head",
-    summary="how the user writes, by the output head's exact gradient; where text is written",
+    summary="how the user writes, by the output head's own gradient; where text is written",
     make=_make,
     forwards=lambda directions: 1,
     directions=0,
