@@ -2,8 +2,8 @@
 
 All that lies behind the last hidden state needs no backward pass: of a token's loss by what the
 head reads the gradient is ``W' (p - y)``, which states and the head's words give (see
-``scoring.text_head``, ``scoring.word_table``; rare words are drawn, so that it is right on average).
-A step takes one forward of its batch, the gradient g of the weights M, and of g the signs alone:
+``scoring.text_head``, ``scoring.word_table``; rare words are drawn: it is right on average). A step
+takes one forward of its batch, the gradient g of the weights M, and of g the signs alone:
 
     m = 0.9 m + 0.1 sign(g)         momentum
     M = M - lr m / (1 - 0.9^n)      the moving weights, at which gradients are taken
