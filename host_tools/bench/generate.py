@@ -92,10 +92,10 @@ def _speed(
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     bundle = base.bundle
-    found = _against_dense(base, prompt, threads, turns, progress)
     with open_engine(bundle, threads or "auto") as engine:
         values = bundle.values.astype(np.float32)
         used = engine.threads
+        found = _against_dense(base, prompt, used, turns, progress)
         rivals = {
             "transformers float32, static cache": transformers_float32(str(fetch(MODEL)), used),
             "llama.cpp": llama_cpp(str(fetch(MODEL)), used),
@@ -110,7 +110,7 @@ def _speed(
 def _against_dense(
     base: Prepared,
     prompt: list[int],
-    threads: int | None,
+    threads: int,
     turns: int,
     progress: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
@@ -120,7 +120,7 @@ def _against_dense(
     taken: dict[str, list[tuple[Spent, Spent]]] = {name: [] for name in programs}
     for turn in range(turns):
         for name in list(programs) if turn % 2 else list(programs)[::-1]:
-            asked = (base.bundle.path, programs[name], threads or 0, ANSWER, json.dumps(prompt))
+            asked = (base.bundle.path, programs[name], threads, ANSWER, json.dumps(prompt))
             spent = run_module(writing.__name__, *asked)
             taken[name].append((Spent(*spent["read"]), Spent(*spent["written"])))
     return _rates(taken, len(prompt), progress)

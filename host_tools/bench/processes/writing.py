@@ -2,14 +2,12 @@
 
 ``python -m seedtune.host_tools.bench.processes.writing BUNDLE PROGRAM THREADS COUNT PROMPT`` prints
 one JSON object. PROGRAM is another program of the bundle's sizes, without columns, or nothing for
-the bundle's own; THREADS may be 0 for every core; COUNT tokens are written behind PROMPT, a JSON
-array of tokens.
+the bundle's own; COUNT tokens are written behind PROMPT, a JSON array of tokens.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -31,7 +29,6 @@ def main(
     from ..contenders.writers import dense_text, written
 
     bundle = open_bundle(path)
-    threads = threads or len(os.sched_getaffinity(0))
     if program:
         dense = NativeProgram(Path(program), threads=threads)
         answer = written(lambda: dense_text(dense, bundle))
