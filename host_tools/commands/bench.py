@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +26,20 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         raise typer.BadParameter(
             f"{text!r} is not a list of whole numbers such as 0,1,2"
         ) from error
+
+
+@contextmanager
+def _numpy_on(threads: int | None) -> Iterator[None]:
+    """Let numpy's products take so many threads, not every core: it reads the number where it is
+    first imported, here or in a child process. Engines and torch are told by each benchmark."""
+    before = dict(os.environ)
+    if threads:
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def bench(
@@ -96,7 +113,8 @@ def bench(
         return
     if name not in known:
         raise typer.BadParameter(f"unknown benchmark {name!r}; known: {', '.join(known)}")
-    module = import_module(f"{benchmarks.__name__}.{name}")
+    with _numpy_on(threads):
+        module = import_module(f"{benchmarks.__name__}.{name}")
     run, show = getattr(module, f"bench_{name}"), getattr(module, f"show_{name}", None)
     given: dict[str, Any] = {
         "methods": _names(methods),
@@ -118,5 +136,6 @@ def bench(
     for option in sorted(set(asked) - set(signature(run).parameters)):
         option = {"results": "output"}.get(option, option.replace("_", "-"))
         raise typer.BadParameter(f"benchmark {name} takes no --{option}")
-    figures = run(**asked)
+    with _numpy_on(threads):
+        figures = run(**asked)
     output.result(figures, show(figures) if show and not json else None)

@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from block_states import block_states, mean_so_far
+from command_line import good
 from exported_bundle import export_tiny_bundle
 from seedtune.export.directions.task_loss import task_losses
 from seedtune.export.program.block_tap import tapped_blocks
@@ -467,6 +469,20 @@ def test_a_target_never_reached_is_null():
 
 
 TEXT_HEAD = {"estimator": "text-head", "steps": 100, "eval_every": 10}
+
+
+def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = [os.environ.get(name) for name in names]
+
+    def run(*, threads=None, results):
+        return {"seen": [os.environ.get(name) for name in names]}
+
+    monkeypatch.setattr(first_order, "bench_first_order", run)
+    asked = ("bench", "first_order", "--output", tmp_path)
+    assert good(*asked, "--threads", 3)["seen"] == ["3", "3"]
+    assert good(*asked)["seen"] == before
+    assert [os.environ.get(name) for name in names] == before
 
 
 def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):

@@ -158,6 +158,19 @@ class TestTheHead:
             np.testing.assert_allclose(found.gradient, whole.gradient, atol=1e-4)
             np.testing.assert_allclose(found.logp, whole.logp, atol=1e-5)
 
+    def test_rare_words_are_drawn_for_a_gradient(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tokens = world.look().tokens(world.start.values)
+        weights = np.zeros(world.text.entries, np.float32)
+        given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
+        whole = world.text.gradient(*given)
+        monkeypatch.setattr(text_head, "RARE", 0.2)
+        drawn = world.text.gradient(*given)
+        np.testing.assert_allclose(drawn.logp, whole.logp, atol=1e-6)
+        apart = np.linalg.norm(drawn.gradient - whole.gradient) / np.linalg.norm(whole.gradient)
+        assert apart > 0.01
+
     def test_a_layer_norm_s_shift_and_mean_count(self) -> None:
         table = WordTable(*packed())
         shift = np.random.default_rng(3).standard_normal(WIDTH).astype(np.float32)
