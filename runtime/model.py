@@ -22,6 +22,7 @@ from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
 from .scoring.text_head import TextHead
+from .scoring.word_memory import WordMemory
 from .settings import Settings
 from .tasks import (
     Encoded,
@@ -325,13 +326,22 @@ class Model:
         if generation is not None:
             memory = PassMemory.of_bundle(self.bundle)
             bound = fit_text(generation, memory, limit=self._memory_limit)
-        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound)
+        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, self.memory())
 
     def adapter(self) -> NDArray[np.float32] | None:
         """What the text head in use adds to what the output head reads, float32 ``[D, S]``; None
         where the values in use hold none (what a readout learned has no part in writing)."""
         head, more = self._start.text, self.values[self.bundle.K :]
-        return head.adapter(more) if head is not None and len(more) == head.entries else None
+        return head.adapter(more) if head is not None and head.takes(len(more)) else None
+
+    def memory(self) -> WordMemory | None:
+        """The words that the values in use hold beside a text head; None where they hold none.
+
+        Raises:
+            TuningError: what stands there are no words of this model.
+        """
+        head, more = self._start.text, self.values[self.bundle.K :]
+        return head.memory(more) if head is not None and head.takes(len(more)) else None
 
     @cached_property
     def _controls(self) -> ControlTokens:

@@ -12,13 +12,14 @@ Schedule = Literal["constant", "linear", "cosine"]
 NoiseKind = Literal["rademacher", "gaussian"]
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
-FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified")
+FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified", "remember")
 """Settings that a run keeps from its first step to its last."""
 _BEFORE: dict[str, Any] = {
     "directions": 1,
     "momentum": 0.99,
     "cone": 0.2,
     "stratified": False,
+    "remember": False,
 }
 """Settings that older journals do not have, with the value that those runs had in effect."""
 
@@ -62,6 +63,8 @@ class Settings:
     noise: NoiseKind = "rademacher"
     stratified: bool = True
     """Whether every batch has the labels in their overall proportions."""
+    remember: bool = True
+    """Whether an estimator that can keeps words of the texts beside what it learns from them."""
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
     loss_jump: float = 2.0
@@ -101,7 +104,8 @@ class Settings:
         need(0 <= (self.directions or 0) <= 32768, "directions", "0 to 32768")
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
-        need(isinstance(self.stratified, bool), "stratified", "true or false")
+        for field in ("stratified", "remember"):
+            need(isinstance(getattr(self, field), bool), field, "true or false")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
         need(self.best_by in ("metric", "loss"), "best_by", "'metric' or 'loss'")
         need(self.loss_jump > 0, "loss_jump", "above 0")

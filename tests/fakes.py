@@ -74,11 +74,13 @@ class FakeText:
 
     shape = (4, 6)
     entries = 24
+    vocabulary = VOCABULARY
     memory_bytes = 0
     frame = SimpleNamespace(states=np.random.default_rng(4).standard_normal((32, 6)))
+    takes, memory, _memory = TextHead.takes, TextHead.memory, None
 
-    def adapter(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        return weights.reshape(self.shape)
+    def adapter(self, own: NDArray[np.float32]) -> NDArray[np.float32]:
+        return own[: self.entries].reshape(self.shape)
 
     def gradient(
         self, weights: NDArray[np.float32], states: Any, words: Any, generic: Any, pull: float

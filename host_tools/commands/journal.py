@@ -11,6 +11,7 @@ from seedtune.runtime.errors import JournalError
 
 from .inputs import checked_bundle
 from .options import BundlePath, JournalPath, Json, RunPath
+from .outcome import VALUES_FILE
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
-    help="Show, verify, replay, rewind, branch, export, compact, compare and share runs.",
+    help="Show, verify, replay, rewind, branch, export, compact, forget, compare and share runs.",
     no_args_is_help=True,
 )
 
@@ -149,6 +150,29 @@ def compact(
     from seedtune.runtime.journal import operations
 
     _say(json, operations.compact(run, _start(bundle), tail=tail))
+
+
+@app.command()
+def forget(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
+    """Take the words of its texts out of a run (of text-head) for good; what it learned stays.
+
+    Replaces all steps by a snapshot, and the run's values file by one without words. The run's
+    report and values that were exported elsewhere are left as they are.
+    """
+    from seedtune.runtime.bundle.exported_values import export_values
+    from seedtune.runtime.journal import operations
+    from seedtune.runtime.journal.replay import replay as replay_journal
+    from seedtune.runtime.journal.start import Start
+
+    opened = checked_bundle(bundle, Output(json))
+    start = Start.of(opened)
+    journal = operations.forget(run, start)
+    file = run / VALUES_FILE
+    if file.exists():
+        done = replay_journal(journal, start)
+        step = done.history.steps if done.best is None else done.best.step
+        export_values(file, done.best_values, opened, step=step)
+    _say(json, journal)
 
 
 @app.command()

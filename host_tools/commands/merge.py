@@ -38,6 +38,10 @@ def merge(
                 f"{folder}/load_merged.py loads the checkpoint with the text head, which lies "
                 "beside it; other loaders go without the head"
             )
+            if opened.memory() is not None:
+                output.note(
+                    "the memory of words has no part in it, and works with the bundle alone"
+                )
         elif len(opened.values) > len(own):
             output.note(
                 "only the sensitive values are merged: what else the run learned has no place in a "

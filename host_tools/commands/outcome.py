@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
-OUTCOME_FILE = "outcome.json"
+OUTCOME_FILE, VALUES_FILE = "outcome.json", "values.safetensors"
 SHOWN_ROWS = 20
 """Held-out rows whose answers before and after are kept for the report."""
 
@@ -46,7 +46,7 @@ def outcome_of(
     from ..reports.curve import duration, read_curve, seconds_of_as_many_again
 
     history, tuned, metric = tuner.history, tuner.tuned(), model.task.metric_name
-    file = tuner.folder / "values.safetensors"
+    file = tuner.folder / VALUES_FILE
     before_values = model.values
     model.load(tuned)
     model.save(file)

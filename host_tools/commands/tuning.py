@@ -107,6 +107,13 @@ def tune(
     noise: Annotated[
         str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
     ] = None,
+    remember: Annotated[
+        bool | None,
+        typer.Option(
+            "--remember/--no-remember",
+            help="Estimator text-head: keep words of the rows in the values, as a memory.",
+        ),
+    ] = None,
     best_by: Annotated[
         str | None, typer.Option(metavar="metric|loss", help="What makes a step the best.")
     ] = None,
@@ -156,6 +163,7 @@ def tune(
             "momentum": momentum,
             "cone": cone,
             "noise": noise,
+            "remember": remember,
             "best_by": best_by,
         }.items()
         if value is not None

@@ -84,7 +84,10 @@ def _first_difference(
         return None
     place, *both = found
     text = model.engine.text(np.ascontiguousarray(model.values[: model.bundle.K]), model.adapter())
-    logits = text.read([*prompt, *ours[:place]])
+    so_far = [*prompt, *ours[:place]]
+    logits, memory = text.read(so_far), model.memory()
+    if memory is not None:
+        logits = memory.mixed_next(logits, so_far)
     ends = sorted(model.bundle.end_ids)
     # A device may also have ended for want of memory, with a model that has no end of its own.
     marks = [token if token is not None else ends for token in both]

@@ -94,6 +94,11 @@ class Estimator(Protocol):
         ...
 
     @property
+    def words(self) -> int:
+        """Of these, the last that hold words of the texts as they are; 0 for most."""
+        ...
+
+    @property
     def state(self) -> dict[str, NDArray[Any]]:
         """What earlier ``apply`` calls left, by name; empty for most. Filling it restores it."""
         ...
@@ -169,7 +174,7 @@ class Facts:
     own_rates: bool = False
     """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
     or normalises it."""
-    ignores: tuple[str, ...] = ("momentum", "cone")
+    ignores: tuple[str, ...] = ("momentum", "cone", "remember")
     """Settings that say nothing to it, so that people need not be shown them at its own value."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""

@@ -10,10 +10,11 @@ takes one forward of its batch, the gradient g of the weights M, and of g the si
     values = their running mean, each step keeping 0.95 of it, likewise without its bias
 
 (signSGD with momentum, arXiv 1802.04434; the mean in place of a falling rate, so that no end need
-be known). Half as many tokens of generic text pull towards the untouched head.
+be known). Half as many tokens of generic text pull towards the untouched head. With the setting
+``remember`` the words of the batch join a memory behind the weights (see ``scoring.word_memory``).
 
-The journal holds a bit a weight and step: 83 kB for SmolLM2. Applying them is elementwise float32,
-so that every machine gets the same bits from a journal.
+The journal holds a bit a weight and step, 83 kB for SmolLM2, and 3 kB of words. Applying them is
+elementwise float32, so that every machine gets the same bits from a journal.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..bundle.basis import Basis
 from ..errors import TuningError
+from ..scoring.word_memory import A_STEP, WORDS, added, to_bytes
 from ..settings import Settings
 from .estimator import Facts, Ground, Look, Measured, Shape
 
@@ -48,6 +50,8 @@ class HeadSigns:
 
     entries: int
     """O * I."""
+    words: int = 0
+    """Words that the memory holds; 0 where there is none."""
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     probes = 1
@@ -55,18 +59,23 @@ class HeadSigns:
 
     @property
     def signs(self) -> int:
-        """Those of the gradient."""
-        return self.entries
+        """Those of the gradient; with a memory, in whole bytes, and the words' bytes behind."""
+        return 8 * (self._packed + 3 * A_STEP) if self.words else self.entries
+
+    @property
+    def _packed(self) -> int:
+        """Bytes of the gradient's signs."""
+        return -(-self.entries // 8)
 
     @property
     def own_entries(self) -> int:
-        """M."""
-        return self.entries
+        """M, and the memory."""
+        return self.entries + self.words
 
     def memory_bytes(self, examples: int) -> int:
         """Its state; the start's, the live and the best weights; three more while a step is
         applied, and the gradient. What a look takes stands with the look."""
-        return 4 * 9 * self.entries
+        return 4 * 9 * self.entries + 4 * 6 * self.words
 
     def measure(
         self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
@@ -74,7 +83,7 @@ class HeadSigns:
         """One look at the batch; the gradient is taken at the moving weights."""
         text = look.text
         assert text is not None  # a run began with one
-        tokens = look.tokens(values[: -self.entries])
+        tokens = look.tokens(values[: -self.own_entries])
         moving = self.state.get("moving", np.zeros(self.entries, np.float32))
         generic = _drawn(
             round(PULL_SHARE * len(tokens.words)), len(text.frame.states), seed=seed, step=step
@@ -83,7 +92,10 @@ class HeadSigns:
         losses = tokens.losses(found.logp)
         if not np.isfinite(found.gradient).all():
             return Measured(losses, np.full(1, np.nan, np.float16))
-        return Measured(losses, np.packbits(found.gradient.reshape(-1) > 0))
+        signs = np.packbits(found.gradient.reshape(-1) > 0)
+        if not self.words:
+            return Measured(losses, signs)
+        return Measured(losses, np.concatenate([signs, to_bytes(tokens.texts)]))
 
     def apply(
         self,
@@ -94,15 +106,18 @@ class HeadSigns:
         step: int,
         lr: float,
     ) -> None:
-        """Move the weights, the last of ``values``. Multiplications and additions of float32 one
-        by one, whose bits are the same everywhere."""
-        own = values[-self.entries :]
+        """Move the weights and take the words in, the last of ``values``. Multiplications and
+        additions of float32 one by one, whose bits are the same everywhere."""
+        own = values[-self.own_entries :][: self.entries]
+        if self.words:
+            kept = values[-self.words :]
+            kept[:] = added(kept, scalars[self._packed :])
         if "moving" not in self.state:
             zeros = np.zeros(self.entries, np.float32)
             self.state.update(momentum=zeros, moving=zeros.copy(), decay=np.ones(2))
         # Products, not powers: pow differs between C libraries.
         decay = self.state["decay"] * np.array([MOMENTUM, KEPT])
-        sign = np.unpackbits(scalars, count=self.entries).astype(np.float32)
+        sign = np.unpackbits(scalars[: self._packed], count=self.entries).astype(np.float32)
         sign *= np.float32(2)
         sign -= np.float32(1)
         sign *= np.float32(1 - MOMENTUM)
@@ -139,17 +154,18 @@ def _shape(ground: Ground) -> Shape:
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    return {"outputs": ground.text_head[0], "inputs": ground.text_head[1]}
+    return {"outputs": ground.text_head[0], "inputs": ground.text_head[1], "words": WORDS}
 
 
 def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadSigns:
     sizes = {} if shape is None else dict(shape)
-    if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1:
-        raise ValueError(f"text-head {sizes}")
+    words = sizes.pop("words", WORDS)  # runs of before kept none, and say nothing of it
+    if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words != WORDS:
+        raise ValueError(f"text-head {shape}")
     entries = sizes["outputs"] * sizes["inputs"]
     if entries > _LARGEST:
-        raise ValueError(f"text-head {sizes}")
-    return HeadSigns(entries)
+        raise ValueError(f"text-head {shape}")
+    return HeadSigns(entries, words if settings.remember else 0)
 
 
 FACTS = Facts(

@@ -52,6 +52,7 @@ class PerExample:
     """Noise moves the values ``[first, last)``."""
 
     own_entries = 0
+    words = 0
     signs = 0
 
     def __post_init__(self) -> None:

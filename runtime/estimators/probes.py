@@ -16,6 +16,7 @@ class Perturbing(ABC):
 
     state: dict[str, NDArray[Any]]
     own_entries = 0
+    words = 0
     signs = 0
 
     def __post_init__(self) -> None:  # of the dataclasses below

@@ -49,6 +49,7 @@ class Readout:
     batch_size: int
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
     signs = 0
+    words = 0
 
     @property
     def probes(self) -> int:
@@ -209,7 +210,17 @@ FACTS = Facts(
     eps=1.0,
     eval_every=10,
     own_rates=True,
-    ignores=("lr", "eps", "schedule", "warmup", "directions", "noise", "momentum", "cone"),
+    ignores=(
+        "lr",
+        "eps",
+        "schedule",
+        "warmup",
+        "directions",
+        "noise",
+        "momentum",
+        "cone",
+        "remember",
+    ),
     fixed=("batch_size", "eps"),
     mends_bad_losses=True,
     holds_examples=True,

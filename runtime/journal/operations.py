@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
 from ..bundle.exported_values import values_sha256
@@ -152,44 +154,86 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         JournalError: damaged, of another bundle, or in use.
     """
     with _locked(folder) as path:
-        journal = read_journal(path)
-        check_binding(
-            journal.header, start, estimator_of(journal.header, start, str(path)), str(path)
-        )
-        old = journal.header.snapshot
+        journal = _bound(path, start)
         cut = history_of(journal).steps - max(tail, GUARD_WINDOW)
         if cut <= journal.header.first_step:
             return journal
         done = replay(journal, start, until=cut)
-        tensors = {"values": done.values}
-        tensors.update({f"state.{name}": part for name, part in done.estimator.state.items()})
-        if done.best is not None and done.best.step > 0:
-            tensors["best"] = done.best_values
-        name = f"snapshot-{cut}.safetensors"
-        data = save_safetensors(tensors)
-        replace_journal_file(path.parent / name, data)
-        header = replace(
-            journal.header,
-            settings=done.history.settings.to_dict(),
-            train_sha256=done.history.data["train_sha256"] or "",
-            eval_sha256=done.history.data["eval_sha256"],
-            snapshot={
-                "step": cut,
-                "file": name,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "reference": done.history.reference,
-                "evaluations": [
-                    [e.step, e.loss, e.metric]
-                    for e in done.history.evaluations
-                    if math.isfinite(e.loss) and math.isfinite(e.metric)
-                ],
-            },
-        )
-        write_journal(path, header, _plain(journal)[_records_until(journal, cut) :])
-        if old is not None:
-            with contextlib.suppress(OSError):
-                (path.parent / Path(str(old["file"])).name).unlink()
-        return read_journal(path)
+        tensors = _tensors(done)
+        return _cut(path, journal, done, tensors, _records_until(journal, cut))
+
+
+def forget(folder: Path | str, start: Start) -> Journal:
+    """Take the words of the texts that a run keeps out of it for good; what it learned stays.
+
+    The journal is cut to a snapshot of the last step without them, so that nothing before it can
+    be gone back to. Steps from there on keep their words again. Values that were exported before
+    hold them still.
+
+    Raises:
+        JournalError: damaged, of another bundle, in use, or of an estimator that keeps no words.
+    """
+    with _locked(folder) as path:
+        journal = _bound(path, start)
+        done = replay(journal, start)
+        words = done.estimator.words
+        if not words:
+            raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
+        tensors = _tensors(done)
+        for name in {"values", "best"} & set(tensors):
+            tensors[name] = tensors[name].copy()
+            tensors[name][-words:] = 0
+        return _cut(path, journal, done, tensors, len(journal.records))
+
+
+def _bound(path: Path, start: Start) -> Journal:
+    """The journal, if it is of this bundle."""
+    journal = read_journal(path)
+    check_binding(journal.header, start, estimator_of(journal.header, start, str(path)), str(path))
+    return journal
+
+
+def _tensors(done: Replay) -> dict[str, NDArray[Any]]:
+    """What a snapshot holds."""
+    tensors: dict[str, NDArray[Any]] = {"values": done.values}
+    tensors.update({f"state.{name}": part for name, part in done.estimator.state.items()})
+    if done.best is not None and done.best.step > 0:
+        tensors["best"] = done.best_values
+    return tensors
+
+
+def _cut(
+    path: Path, journal: Journal, done: Replay, tensors: dict[str, NDArray[Any]], records: int
+) -> Journal:
+    """Put a snapshot of ``done`` in the place of a journal's first ``records``."""
+    old, cut = journal.header.snapshot, done.history.steps
+    name = f"snapshot-{cut}.safetensors"
+    if old is not None and old["file"] == name:  # which the journal as it is still needs
+        name = f"snapshot-{cut}-again.safetensors"
+    data = save_safetensors(tensors)
+    replace_journal_file(path.parent / name, data)
+    header = replace(
+        journal.header,
+        settings=done.history.settings.to_dict(),
+        train_sha256=done.history.data["train_sha256"] or "",
+        eval_sha256=done.history.data["eval_sha256"],
+        snapshot={
+            "step": cut,
+            "file": name,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "reference": done.history.reference,
+            "evaluations": [
+                [e.step, e.loss, e.metric]
+                for e in done.history.evaluations
+                if math.isfinite(e.loss) and math.isfinite(e.metric)
+            ],
+        },
+    )
+    write_journal(path, header, _plain(journal)[records:])
+    if old is not None:
+        with contextlib.suppress(OSError):
+            (path.parent / Path(str(old["file"])).name).unlink()
+    return read_journal(path)
 
 
 def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> Replay:

@@ -53,10 +53,12 @@ def check_values(
         text: what the bundle has for a head for text.
 
     Raises:
-        TuningError: they are of another bundle, or their head is for another task.
+        TuningError: they are of another bundle, their head is for another task, or a head's memory
+            of words holds none.
     """
     more = len(values) - engine.entries
-    if task.writes and text is not None and more == text.entries:
+    if task.writes and text is not None and text.takes(more):
+        text.memory(np.asarray(values[engine.entries :], np.float32))
         return
     head = task.head_rows * (engine.hidden_width + 1)
     if more and (not engine.hidden_width or not head or more not in (head, head + 1)):
@@ -72,21 +74,29 @@ def score_batch(
     """Log-probabilities ``[P, N, C]`` of a batch, with the head's part where there is one.
 
     Args:
-        values: float32 ``[P, K]``, or with the weights of an answer head, or of a head for text,
-            behind them.
+        values: float32 ``[P, K]``, or with the weights of an answer head, or what a head for text
+            takes, behind them.
         text: what the bundle has for a head for text, where the task takes that one.
     """
     entries = engine.entries
     if values.shape[1] == entries:
         return engine.score(batch, values).logp
-    if text is not None and values.shape[1] == entries + text.entries:
-        rows = [
-            engine.score(batch, row[None, :entries], text.adapter(row[entries:])).logp
-            for row in values
-        ]
-        return np.concatenate(rows)
+    if text is not None and text.takes(values.shape[1] - entries):
+        return np.stack([_score_text(engine, batch, row, text) for row in values])
     logp, inputs = score_with_inputs(engine, batch, values[:, :entries])
     return add_head(logp, inputs, values[:, entries:])
+
+
+def _score_text(
+    engine: Engine, batch: Batch, values: NDArray[np.float32], text: TextHead
+) -> NDArray[np.float32]:
+    """Log-probabilities ``[N, C]`` under one row of values with a head for text behind them."""
+    row, own = values[None, : engine.entries], values[engine.entries :]
+    logp: NDArray[np.float32] = engine.score(batch, row, text.adapter(own)).logp[0]
+    memory = text.memory(own)
+    if memory is None:
+        return logp
+    return memory.mixed(logp, batch.tokens, batch.positions, batch.candidates)
 
 
 def score_with_inputs(

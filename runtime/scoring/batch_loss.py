@@ -11,6 +11,7 @@ from ..engines import Engine
 from ..tasks import Batch, Encoded, Observation, Task
 from .answer_head import add_head, score_batch, score_with_inputs
 from .text_head import TextHead
+from .word_memory import BEFORE, Said
 
 
 class Tokens(NamedTuple):
@@ -22,6 +23,8 @@ class Tokens(NamedTuple):
     """int64 ``[N]``: what was said."""
     losses: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     """From log-probabilities of the words (``[N]``) the loss of each example, ``[1, examples]``."""
+    texts: list[Said]
+    """The words by texts, with those in front of them."""
 
 
 class BatchLook:
@@ -101,12 +104,14 @@ class BatchLook:
         assert self._engine.adapter_shape is not None
         width = self._engine.adapter_shape[1]
         states, words, parts = [], [], []
+        texts: list[Said] = []
         for numbers, batch in passes(self._task, self._examples, self._bounds):
             hidden = self._engine.score(batch, values[None]).hidden
             assert hidden is not None
             states.append(hidden[0, :, :width])
             words.append(batch.candidates[:, 0])
             parts.append((numbers, batch))
+            texts += _texts(batch)
 
         def losses(logp: NDArray[np.float64]) -> NDArray[np.float64]:
             found = np.empty((1, len(self._examples)), dtype=np.float64)
@@ -117,7 +122,20 @@ class BatchLook:
                 first += len(batch.positions)
             return found
 
-        return Tokens(np.concatenate(states), np.concatenate(words), losses)
+        return Tokens(np.concatenate(states), np.concatenate(words), losses, texts)
+
+
+def _texts(batch: Batch) -> list[Said]:
+    """The scored words of a batch of one candidate a position, cut where they do not follow one
+    another."""
+    positions, length = batch.positions, batch.tokens.shape[1]
+    apart = (np.diff(positions) != 1) | (np.diff(batch.row_of) != 0)
+    texts = []
+    for places in np.split(np.arange(len(positions)), 1 + np.flatnonzero(apart)):
+        row, column = divmod(int(positions[places[0]]), length)
+        before = batch.tokens[row, max(0, column + 1 - BEFORE) : column + 1]
+        texts.append(Said(before, batch.candidates[places, 0]))
+    return texts
 
 
 def passes(

@@ -3,7 +3,8 @@
 ``h' = h + A x``: what the output head reads is moved by a linear map of the token's own tapped
 states, which the program takes as an input. Learned are the weights M ``[O, I]`` of
 ``A = size * Qg M Qx'`` (see ``bundle.text_frame``); they follow the K sensitive values in a run's
-values. Their gradient needs no backward pass: all of it lies behind the last hidden state.
+values. Their gradient needs no backward pass: all of it lies behind the last hidden state. Behind
+them may stand a memory of words (see ``word_memory``).
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, TextFrame
+from .word_memory import WORDS, WordMemory
 from .word_table import TOKENS, WordTable
 
 RARE = 1e-5
@@ -38,6 +40,7 @@ class TextHead:
     def __init__(
         self,
         shape: tuple[int, int],
+        vocabulary: int,
         load_frame: Callable[[], TextFrame],
         load_words: Callable[[], WordTable],
     ) -> None:
@@ -45,8 +48,10 @@ class TextHead:
         """``(O, I)``."""
         self.entries = shape[0] * shape[1]
         """Number of weights: ``O * I``."""
+        self.vocabulary = vocabulary
         self._load_frame, self._load_words = load_frame, load_words
         self._adapter: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._memory: tuple[NDArray[np.float32], WordMemory | None] | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "TextHead | None":
@@ -55,7 +60,7 @@ class TextHead:
         if info is None:
             return None
         shape = info.outputs, info.inputs
-        return cls(shape, bundle.text_frame, lambda: WordTable.of(bundle))
+        return cls(shape, bundle.vocab_size, bundle.text_frame, lambda: WordTable.of(bundle))
 
     @cached_property
     def frame(self) -> TextFrame:
@@ -73,9 +78,28 @@ class TextHead:
         inputs = self.frame.scales[:, None] * self.frame.inputs.astype(np.float32)
         return inputs, self.frame.outputs.astype(np.float32)
 
-    def adapter(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A, float32 ``[D, S]``, of weights float32 ``[O * I]``; the last one is remembered, since
-        every pass of an evaluation asks for the same."""
+    def takes(self, count: int) -> bool:
+        """Whether so many numbers behind the sensitive values are weights of this head, alone or
+        with a memory of words behind."""
+        return count in (self.entries, self.entries + WORDS)
+
+    def memory(self, own: NDArray[np.float32]) -> WordMemory | None:
+        """The words that ``own``, float32 as ``takes`` says, holds behind the weights; None where
+        there is none. The last one is kept, as ``adapter`` keeps its own.
+
+        Raises:
+            TuningError: what stands there are no words.
+        """
+        words = own[self.entries :]
+        if self._memory is None or not np.array_equal(self._memory[0], words):
+            found = WordMemory(words, self.vocabulary) if words.any() else None
+            self._memory = words.copy(), found
+        return self._memory[1]
+
+    def adapter(self, own: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A, float32 ``[D, S]``, of weights float32 ``[O * I]``, what stands behind them left
+        alone; the last one is kept, since every pass of an evaluation asks for the same."""
+        weights = own[: self.entries]
         if self._adapter is None or not np.array_equal(self._adapter[0], weights):
             inputs, outputs = self._bases
             moved = outputs @ weights.reshape(self.shape) @ inputs.T

@@ -28,6 +28,7 @@ class InTurn:
     probes = 2
     scalar_count = 1
     own_entries = 0
+    words = 0
     signs = 0
 
     def memory_bytes(self, examples: int) -> int:

@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from seedtune.runtime.bundle.exported_values import export_values, load_values, 
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
 from seedtune.runtime.estimators import Ground, complete
 from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
+from seedtune.runtime.journal import operations
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
 from seedtune.runtime.journal.operations import (
     branch,
     compact,
     diff,
+    forget,
     rewind,
     share,
     verify,
@@ -28,6 +31,7 @@ from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
 from seedtune.runtime.scoring.word_table import WordTable
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_for
@@ -257,7 +261,7 @@ class TestARun:
         assert last.metric < first.metric / 2 and tuned.step == 60
         assert all(report.scalars == () and report.forwards == report.step for report in reports)
         own = tuned.values[world.bundle.K :]
-        assert len(own) == world.text.entries and own.any()
+        assert len(own) == world.text.entries + WORDS and own.any()
         np.testing.assert_array_equal(tuned.values[: world.bundle.K], world.start.values)
         engine, task, bounds = world.engine, world.task, world.bundle.bounds
         found = evaluate(engine, task, world.held_out, tuned.values, bounds, text=world.text)
@@ -331,15 +335,85 @@ class TestARun:
             assert live.cut_bytes and live.history.steps == 59
         assert world.run(tmp_path, eval_examples=[]) == whole[1]
 
-    def test_a_journal_holds_a_bit_a_weight_and_is_not_shared(
+    def test_a_journal_holds_a_bit_a_weight_and_words_and_is_not_shared(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
     ) -> None:
         journal = read_journal(whole[0])
-        assert journal.header.signs == world.text.entries and journal.header.scalar_count == 0
-        assert journal.header.shape == {"outputs": OUTPUTS, "inputs": INPUTS}
-        assert journal.end < journal.header_end + 60 * (world.text.entries // 8 + 12) + 200
+        step = world.text.entries // 8 + 3 * A_STEP
+        assert journal.header.signs == 8 * step and journal.header.scalar_count == 0
+        assert journal.header.shape == {"outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS}
+        assert journal.end < journal.header_end + 60 * (step + 12) + 200
         with pytest.raises(JournalError, match=r"single examples.*share the tuned values instead"):
             share(whole[0], tmp_path / "sent", world.start)
+
+    def test_asked_to_remember_nothing_it_learns_the_same_and_keeps_no_word(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        world.run(tmp_path, settings={"lr": 0.01, "steps": 60, "remember": False})
+        ours, theirs = replay(tmp_path, world.start), replay(whole[0], world.start)
+        assert ours.journal.header.signs == world.text.entries
+        assert len(ours.values) == world.bundle.K + world.text.entries
+        np.testing.assert_array_equal(ours.values, theirs.values[:-WORDS])
+        assert theirs.values[-WORDS:].any()
+        # The memory is what makes the difference on the same words.
+        (told, alone) = (
+            evaluate(
+                world.engine, world.task, world.held_out, done.values, world.bundle.bounds,
+                text=world.text,
+            )
+            for done in (theirs, ours)
+        )  # fmt: skip
+        assert told.metric < alone.metric
+        with pytest.raises(JournalError, match="keeps no words of the texts"):
+            forget(tmp_path, world.start)
+
+    def test_words_are_forgotten_for_good_and_the_map_stays(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        branch(whole[0], tmp_path / "run")
+        before = replay(whole[0], world.start)
+        for steps in (60, 70):  # again, after ten more
+            forget(tmp_path / "run", world.start)
+            done = replay(tmp_path / "run", world.start)
+            assert done.history.steps == steps and not done.values[-WORDS:].any()
+            assert not done.best_values[-WORDS:].any()
+            assert done.values[world.bundle.K :].any()
+            if steps == 60:
+                np.testing.assert_array_equal(done.values[:-WORDS], before.values[:-WORDS])
+                np.testing.assert_array_equal(
+                    done.best_values[:-WORDS], before.best_values[:-WORDS]
+                )
+                world.run(tmp_path / "run", settings={"steps": 70})
+        newest = before.values[-5:]
+        said = np.abs(newest).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        assert (newest > 0).all() and said in (whole[0] / JOURNAL_FILE).read_bytes()
+        for file in (tmp_path / "run").iterdir():
+            data = file.read_bytes()
+            assert said not in data and newest.tobytes() not in data
+        verify(tmp_path / "run", world.start)
+
+    def test_forgetting_twice_in_a_row_and_crashing_in_between(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        branch(whole[0], tmp_path)
+        forget(tmp_path, world.start)
+        sha256 = replay(tmp_path, world.start).sha256
+        with monkeypatch.context() as broken:
+            broken.setattr(operations, "write_journal", Mock(side_effect=OSError("no space")))
+            with pytest.raises(OSError, match="no space"):
+                forget(tmp_path, world.start)
+        assert replay(tmp_path, world.start).sha256 == sha256
+        forget(tmp_path, world.start)
+        assert replay(tmp_path, world.start).sha256 == sha256
+
+    def test_values_whose_memory_holds_no_words_are_refused(
+        self, world: World, whole: tuple[Path, str]
+    ) -> None:
+        values = replay(whole[0], world.start).values.copy()
+        values[-1] = 0.25
+        arguments = (world.engine, world.task, world.held_out, values, world.bundle.bounds)
+        with pytest.raises(TuningError, match=r"memory of words is damaged: entry 32767 is 0\.25"):
+            evaluate(*arguments, text=world.text)
 
     def test_tuned_values_go_through_a_file(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
