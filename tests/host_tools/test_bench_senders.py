@@ -19,7 +19,9 @@ from seedtune.host_tools.bench.people.prompt import prompted
 from seedtune.host_tools.bench.senders import bench_senders
 from seedtune.host_tools.bench.summaries.senders import summarise_senders
 from seedtune.runtime.errors import DataError, SeedtuneError
+from seedtune.runtime.scoring import word_memory
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.word_memory import Said, WordMemory, added, to_bytes
 from seedtune.runtime.tasks import Batch
 
 WORDS = ("the cat sat", "it was great", "on the mat", "a small town")
@@ -138,9 +140,9 @@ def test_the_program_says_what_the_model_says(bundle):
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
     seen = words.see([batch])
     assert seen.gold.tolist() == batch.candidates[:, 0].tolist()
-    assert seen.context[:, 1].tolist() == batch.tokens.reshape(-1)[batch.positions].tolist()
+    assert seen.context[:, -1].tolist() == batch.tokens.reshape(-1)[batch.positions].tolist()
     first = batch.positions % 12 == 0
-    assert (seen.context[first, 0] == -1).all() and (seen.context[~first, 0] >= 0).all()
+    assert (seen.context[first, -2] == -1).all() and (seen.context[~first, -2] >= 0).all()
     found = words.figures(seen)
     assert found["perplexity"] == pytest.approx(math.exp(-seen.logp.mean()))
     mixed = words.figures(seen, NGrams(seen, words.vocabulary).distribution, 0.5)
@@ -166,7 +168,30 @@ def test_ranks_are_of_the_head_that_the_program_has(bundle):
     assert np.abs(words.see([batch], values).logp - words.see([batch]).logp).mean() > 0.25
 
 
-@pytest.mark.parametrize("method", ["text-head", "per-example", "ngram", "knn", "start-int4"])
+def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
+    words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": None, "other": None})
+    batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
+    head = TextHead.of(bundle)
+    assert head is not None
+    texts = [Said(row[:2], row[2:]) for row in batch.tokens]  # a person who says just this
+    kept = added(np.zeros(word_memory.WORDS, np.float32), to_bytes(texts))
+    own = np.concatenate([np.zeros(head.entries, np.float32), kept])
+    seen = words.see([batch], np.concatenate([bundle.values.astype(np.float32), own]))
+    plain = words.see([batch])
+    logits = plain.read @ head.words.vectors(slice(0, words.vocabulary)).T
+    every = np.tile(np.arange(words.vocabulary), (9, 1))
+    memory = WordMemory(kept, words.vocabulary)
+    logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    wanted = memory.mixed(logp, batch.tokens, batch.positions, every)
+    gold = wanted[np.arange(9), seen.gold]
+    found, start = words.figures(seen), words.figures(plain)
+    assert found["top1"] == ((wanted > gold[:, None]).sum(axis=1) < 1).mean()
+    assert found["perplexity"] < start["perplexity"] and found["top3"] >= start["top3"]
+
+
+@pytest.mark.parametrize(
+    "method", ["text-head", "text-head-alone", "per-example", "ngram", "knn", "start-int4"]
+)
 def test_the_programs_methods_tell_the_same_things(bundle, method):
     generator = np.random.default_rng(0)
     settings = {
@@ -182,7 +207,7 @@ def test_the_programs_methods_tell_the_same_things(bundle, method):
     assert ("seconds" in found) == METHODS[method].learns
     if method in ("ngram", "knn"):
         assert found["chosen"][1] > 0  # a person who repeats four lines
-    if method == "text-head":
+    if method.startswith("text-head"):
         assert 0 <= found["step"] <= 3
 
 

@@ -95,6 +95,7 @@ _TEXT_HEAD: dict[str, Any] = {
     "lr": "auto",
     "eps": "auto",
     "schedule": "constant",
+    "remember": True,
 }
 """1 600 messages once, as LoRA has them, however many forwards the others take."""
 
@@ -120,6 +121,9 @@ METHODS: dict[str, Method] = {
         for name, own in _INT4.items()
     },
     "int4-text-head": Method("int4", _TEXT_HEAD, bundle=True, float32=False),
+    "int4-text-head-alone": Method(
+        "int4", {**_TEXT_HEAD, "remember": False}, bundle=True, float32=False
+    ),
     "lora": Method("lora", _LORA, _LORA_ON),
 }
 

@@ -87,14 +87,14 @@ class NGrams:
         self._counts: dict[tuple[int, ...], Counter[int]] = {}
         for context, word in zip(seen.context.tolist(), seen.gold.tolist(), strict=True):
             for length in range(3):
-                key = tuple(context[2 - length :])
+                key = tuple(context[len(context) - length :])
                 self._counts.setdefault(key, Counter())[word] += 1
 
     def distribution(self, seen: Seen, part: slice) -> NDArray[np.float32]:
         rows = np.full((len(seen.gold[part]), self._vocabulary), 1 / self._vocabulary, np.float32)
         for row, context in zip(rows, seen.context[part].tolist(), strict=True):
             for length in range(3):
-                counts = self._counts.get(tuple(context[2 - length :]))
+                counts = self._counts.get(tuple(context[len(context) - length :]))
                 if counts is None:
                     break
                 kinds, total = len(counts), counts.total()

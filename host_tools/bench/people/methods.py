@@ -45,6 +45,7 @@ METHODS: dict[str, Method] = {
     "lora-nf4": Method("lora", "start-nf4", {**_LORA, "weights": "nf4"}, _EPOCHS),
     # All of it left to the defaults, the estimator too: what an app gets.
     "text-head": Method("tuned", "start-int4", {"tuner": {}}, bundle=True),
+    "text-head-alone": Method("tuned", "start-int4", {"tuner": {"remember": False}}, bundle=True),
     "per-example": Method(
         "tuned",
         "start-int4",

@@ -16,6 +16,7 @@ from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.word_memory import WordMemory
 from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
 
 from ..measuring.perplexity import text_batches
@@ -24,6 +25,8 @@ from .next_words import Words, figures, message_batches
 
 AT_ONCE = 64
 """Positions that are looked at with all words."""
+CONTEXT = 17
+"""Words before a position, as many as a memory looks at."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class Seen:
     gold: NDArray[np.int64]
     """``[n]``, that word."""
     context: NDArray[np.int64]
-    """``[n, 2]``, the two words before it; -1 where there is none."""
+    """``[n, CONTEXT]``, the words before it; -1 where there is none."""
     read: NDArray[np.float32]
     """``[n, width]``, what the output head reads."""
+    memory: WordMemory | None = None
+    """Of words, which has its part in ``logp`` and in what is likely."""
 
     def parts(self) -> Iterator[slice]:
         for first in range(0, len(self.gold), AT_ONCE):
@@ -83,28 +88,38 @@ class ProgramWords:
         logp, gold, context, read = [], [], [], []
         row = (self._values if values is None else values)[None]
         entries = self._engine.entries
-        adapter = self._head.adapter(row[0, entries:]) if row.shape[1] > entries else None
+        tuned = row.shape[1] > entries
+        adapter = self._head.adapter(row[0, entries:]) if tuned else None
+        memory = self._head.memory(row[0, entries:]) if tuned else None
         assert self._engine.adapter_shape is not None
         width = self._engine.adapter_shape[1]
         for batch in batches:
             scores = self._engine.score(batch, row[:, :entries], adapter)
             assert scores.hidden is not None
             states = scores.hidden[0, :, :width]
-            logp.append(scores.logp[0, :, 0].astype(np.float64))
+            said = scores.logp[0]
+            if memory is not None:
+                said = memory.mixed(said, batch.tokens, batch.positions, batch.candidates)
+            logp.append(said[:, 0].astype(np.float64))
             gold.append(batch.candidates[:, 0])
             tokens, column = batch.tokens.reshape(-1), batch.positions % batch.tokens.shape[1]
-            before = np.where(column > 0, tokens[batch.positions - 1], -1)
-            context.append(np.stack([before, tokens[batch.positions]], axis=1))
+            back = np.arange(CONTEXT)[::-1]
+            place = np.maximum(batch.positions[:, None] - back, 0)
+            context.append(np.where(column[:, None] >= back, tokens[place], -1))
             own = self._head.frame.read(states)
             read.append(own if adapter is None else own + states @ adapter.T)
-        return Seen(*map(np.concatenate, (logp, gold, context, read)))
+        return Seen(*map(np.concatenate, (logp, gold, context, read)), memory)
 
     def figures(self, seen: Seen, own: Any = None, weight: float = 0.0) -> dict[str, float]:
         """``next_words.figures`` of the program with ``own`` mixed in (see ``memory``)."""
         table = self._head.words.vectors(slice(0, self.vocabulary))
         found: list[Words] = []
         for part in seen.parts():
-            likely = _softmax(seen.read[part] @ table.T)
+            logits = seen.read[part] @ table.T
+            if seen.memory is not None:
+                for row, context in zip(logits, seen.context[part], strict=True):
+                    row[:] = seen.memory.mixed_next(row, context[context >= 0].tolist())
+            likely = _softmax(logits)
             rows, gold = np.arange(len(likely)), seen.gold[part]
             logp = seen.logp[part]
             if own is not None:
