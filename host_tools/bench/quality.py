@@ -41,6 +41,7 @@ __all__ = ["bench_quality", "show_quality"]
 
 LENGTH = {
     "sst2": 48,
+    "sst2-shown": 72,
     "sms-spam": 64,
     "boolq": 128,
     "rte": 128,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from seedtune.runtime.errors import DataError
@@ -93,6 +93,16 @@ def _sst2() -> TaskData:
     return TaskData("sst2", datasets.movie_sentiment(), datasets.sst2_validation(), spec)
 
 
+def _sst2_shown() -> TaskData:
+    """With two sentences of our own, which no data set has, in front of every prompt."""
+    shown = [
+        {"text": "a joy from start to finish .", "label": "1"},
+        {"text": "flat , lifeless and far too long .", "label": "0"},
+    ]
+    plain = _sst2()
+    return replace(plain, name="sst2-shown", spec={**plain.spec, "demonstrations": shown})
+
+
 def _sms_spam() -> TaskData:
     # 447 messages repeat another one; split() keeps repeats of test messages out of training.
     train, test = (balanced(part) for part in split(datasets.sms_messages(), 1000, ["text"]))
@@ -164,6 +174,7 @@ def _chat() -> TaskData:
 
 TASKS: dict[str, Callable[[], TaskData]] = {
     "sst2": _sst2,
+    "sst2-shown": _sst2_shown,
     "sms-spam": _sms_spam,
     "boolq": _boolq,
     "rte": _rte,

@@ -129,16 +129,18 @@ def check_spec(spec: object) -> None:
         raise DataError(f"task: field 'kind' must be text, not {described(kind)}; {kinds}")
     if kind not in _KINDS:
         raise DataError(f"task: kind {kind[:40]!r} is unknown{_meant(kind, _KINDS)}; {kinds}")
-    fields = _KINDS[kind].fields
+    fields, optional = _KINDS[kind].fields, _KINDS[kind].optional
     for name in spec:
-        if name != "kind" and name not in fields:
-            missing = [field for field in fields if field not in spec]
+        if name != "kind" and name not in fields and name not in optional:
+            missing = [field for field in (*fields, *optional) if field not in spec]
             raise DataError(
                 f"task: field {str(name)[:40]!r} of a {kind} task is unknown"
-                f"{_meant(str(name), missing)}; fields: {', '.join(fields)}"
+                f"{_meant(str(name), missing)}; fields: {', '.join((*fields, *optional))}"
             )
-    for name, check in fields.items():
+    for name, check in (*fields.items(), *optional.items()):
         if name not in spec:
+            if name in optional:
+                continue
             raise DataError(f"task: field {name!r} of a {kind} task is missing")
         check(name, spec[name])
 

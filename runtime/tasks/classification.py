@@ -25,6 +25,10 @@ class Classification(Choosing):
     ``verbalisers`` maps each label to the text that continues the prompt, such as
     ``{"1": " great"}``. With the objective ``vocabulary`` the loss is the negative log-likelihood
     of the label word among all tokens instead of among the label words.
+
+    ``demonstrations``, which may be left out, are rows with their labels that stand in front of
+    every prompt, each with its word and a line's end (in-context learning, Brown et al. 2020, arXiv
+    2005.14165): what the states behind them say of the answer is plainer.
     """
 
     fields: ClassVar = {
@@ -32,6 +36,7 @@ class Classification(Choosing):
         "label_field": spec_fields.name,
         "verbalisers": spec_fields.words,
     }
+    optional: ClassVar = {"demonstrations": spec_fields.rows}
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         words: Mapping[str, str] = spec["verbalisers"]
@@ -39,12 +44,16 @@ class Classification(Choosing):
         self._words = tuple(words.values())
         self._whole_vocabulary = setting.objective == "vocabulary"
         self.answers = self.head_rows = 0 if self._whole_vocabulary else len(self.labels)
+        self._shown = "".join(
+            self._demonstration(row, f"task: demonstration {number}")
+            for number, row in enumerate(spec.get("demonstrations", ()), start=1)
+        )
         self._look_at_words()
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
         gold = self._gold(row, where, labelled)
-        fields = self._fit(row, where, lambda fields: len(self._ids(self.template.render(fields))))
-        prompt = self.template.render(fields)
+        fields = self._fit(row, where, lambda fields: len(self._ids(self._prompt(fields))))
+        prompt = self._prompt(fields)
         tokens = self._ids(prompt)
         if not tokens:
             raise DataError(f"{where}: the prompt is empty")
@@ -77,6 +86,13 @@ class Classification(Choosing):
     def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         return logp.astype(np.float64)
 
+    def _demonstration(self, row: Mapping[str, Any], where: str) -> str:
+        word = self._words[self._gold(row, where, True)]
+        return f"{self.template.render(self.template.fields_of(row, where))}{word}\n"
+
+    def _prompt(self, fields: Mapping[str, str]) -> str:
+        return self._shown + self.template.render(fields)
+
     def _ids(self, text: str) -> list[int]:
         return tokenise(self._tokenizer, text).ids
 
@@ -95,7 +111,7 @@ class Classification(Choosing):
         Raises:
             DataError: two of them begin with the same token.
         """
-        prompt = self.template.render(dict.fromkeys(self.template.names, "a"))
+        prompt = self._prompt(dict.fromkeys(self.template.names, "a"))
         tokens = self._ids(prompt)
         own = {word: self._tokens_after(prompt, tokens, word) for word in self._words}
         firsts = [ids[0] for ids in own.values() if ids]

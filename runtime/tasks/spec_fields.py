@@ -66,6 +66,18 @@ def words(field: str, value: Any) -> None:
         raise DataError(f"task: {field} must name at least two labels")
 
 
+def rows(field: str, value: Any) -> None:
+    """A list of at least one row, each an object."""
+    if not isinstance(value, list | tuple) or not value:
+        raise DataError(
+            f"task: field {field!r} must be a list of rows, such as "
+            f'[{{"text": "what fun", "label": "1"}}], not {described(value)}'
+        )
+    for item in value:
+        if not isinstance(item, Mapping):
+            raise DataError(f"task: field {field!r} must hold objects, not {described(item)}")
+
+
 def _text(what: str, value: Any) -> None:
     if not isinstance(value, str):
         raise DataError(f"{what} must be text, not {described(value)}")

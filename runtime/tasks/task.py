@@ -116,6 +116,8 @@ class Task(ABC):
 
     fields: ClassVar[Mapping[str, Check]]
     """Fields of a specification beside ``kind``, each with what it may hold; all are needed."""
+    optional: ClassVar[Mapping[str, Check]] = {}
+    """Those that may be left out."""
     of_conversations: ClassVar[bool] = False
     """Whether its rows hold messages, so that it needs the model's chat template."""
     metric_name: ClassVar[str]

@@ -222,7 +222,8 @@ class Tuner:
 
     def _learns_answers(self, estimator: Estimator) -> bool:
         """Whether its own weights are an answer head's, and not those of a head for text."""
-        return estimator.own_entries > 0 and self._text is None
+        own = estimator.own_entries
+        return own > 0 and (self._text is None or not self._text.takes(own))
 
     def _look(self, examples: Sequence[Encoded]) -> BatchLook:
         return BatchLook(self._engine, self._task, self._bounds, examples, self._text)

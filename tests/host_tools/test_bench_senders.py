@@ -185,8 +185,11 @@ def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
     wanted = memory.mixed(logp, batch.tokens, batch.positions, every)
     gold = wanted[np.arange(9), seen.gold]
     found, start = words.figures(seen), words.figures(plain)
-    assert found["top1"] == ((wanted > gold[:, None]).sum(axis=1) < 1).mean()
-    assert found["perplexity"] < start["perplexity"] and found["top3"] >= start["top3"]
+    ranks = (wanted > gold[:, None]).sum(axis=1)
+    assert (found["top1"], found["top3"]) == ((ranks < 1).mean(), (ranks < 3).mean())
+    # The program rounds what its head reads to int8.
+    assert found["perplexity"] == pytest.approx(math.exp(-gold.mean()), rel=0.15)
+    assert found["perplexity"] != start["perplexity"]
 
 
 @pytest.mark.parametrize(
