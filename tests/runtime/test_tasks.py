@@ -60,6 +60,45 @@ class TestClassification:
         assert example.candidates.tolist() == [[ids(" terrible")[0], ids(" great")[0]]]
         assert example.gold == 1
 
+    def test_demonstrations_stand_in_front_of_every_prompt(self) -> None:
+        shown = [{"text": "the film", "label": 1}, {"text": "a dull plot", "label": "0"}]
+        task = make({**TASK, "demonstrations": shown}, Bounds(1, 2, 64, 4, 2))
+        front = "the film It was great\na dull plot It was terrible\n"
+        example = task.encode({"text": "the plot", "label": 1}, "f:1")
+        assert example.tokens.tolist() == [ids(f"{front}the plot It was")]
+        assert example.positions.tolist() == [[0, example.length - 1]]
+        assert example.candidates.tolist() == [[ids(" terrible")[0], ids(" great")[0]]]
+
+    def test_long_rows_are_cut_and_demonstrations_are_not(self) -> None:
+        shown = [{"text": "the film", "label": 1}]
+        front = ids("the film It was great\n")
+        bounds = Bounds(1, 2, len(front) + 5, 4, 2)
+        task = make({**TASK, "demonstrations": shown}, bounds, on_long="truncate")
+        example = task.encode({"text": "the plot was good and the film dull"}, "f", labelled=False)
+        assert example.tokens[0, : len(front)].tolist() == front
+        assert example.length <= bounds.length
+        with pytest.raises(DataError, match="f: the template and the answer alone have"):
+            make({**TASK, "demonstrations": shown * 3}, bounds, on_long="truncate").encode(
+                {"text": "the"}, "f", labelled=False
+            )
+
+    @pytest.mark.parametrize(
+        ("shown", "error"),
+        [
+            ([], "'demonstrations' must be a list of rows, such as"),
+            ("the film", "must be a list of rows.*not 'the film'"),
+            (["the film"], "must hold objects, not 'the film'"),
+            ([{"text": "the film"}], "task: demonstration 1.*'label'"),
+            ([{"text": "a", "label": 1}, {"label": 1}], "task: demonstration 2.*'text'"),
+            ([{"text": "a", "label": 7}], "task: demonstration 1: unknown label '7'"),
+        ],
+    )
+    def test_demonstrations_that_make_no_sense(self, shown: Any, error: str) -> None:
+        spec = {**TASK, "demonstrations": shown}
+        with pytest.raises(DataError, match=error):
+            check_spec(spec)
+            make(spec)
+
     def test_loss_is_the_cross_entropy_of_renormalised_label_words(self) -> None:
         task = make(TASK)
         batch = task.collate(
