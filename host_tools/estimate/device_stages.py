@@ -195,7 +195,7 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     ground = Ground(2, 2, width, None, examples, writes=True, text_head=text)
     estimator = make_estimator(settings, None, facts.shape(ground))
     held = estimator.memory_bytes(examples)
-    if estimator.own_entries == text[0] * text[1]:
+    if estimator.own_entries - estimator.words == text[0] * text[1]:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
         words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
         return held + text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK

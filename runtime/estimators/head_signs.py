@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..bundle.basis import Basis
 from ..errors import TuningError
-from ..scoring.word_memory import A_STEP, WORDS, added, to_bytes
+from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
 from ..settings import Settings
 from .estimator import Facts, Ground, Look, Measured, Shape
 
@@ -74,8 +74,9 @@ class HeadSigns:
 
     def memory_bytes(self, examples: int) -> int:
         """Its state; the start's, the live and the best weights; three more while a step is
-        applied, and the gradient. What a look takes stands with the look."""
-        return 4 * 9 * self.entries + 4 * 6 * self.words
+        applied, and the gradient; the words as often, and their index. What a look takes stands
+        with the look."""
+        return 4 * 9 * self.entries + (4 * 6 + INDEX_BYTES) * self.words
 
     def measure(
         self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float

@@ -33,8 +33,8 @@ _WINDOW, _UNLIKE, _LIKE = 16, 0.3, 0.7
 """Pairs before a word, and the shares of known ones from which it is taken for the user's."""
 _BITS = 20
 """Of a word's number within a key: four words would not fit, three do."""
-_INDEX_BYTES = 200
-"""What a word takes in the index, and while it is made."""
+INDEX_BYTES = 200
+"""What a word kept takes in the index, and while it is made."""
 
 
 class Said(NamedTuple):
@@ -151,7 +151,8 @@ class WordMemory:
         return found.astype(np.float32)
 
     def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Of the next word, log-probabilities float32 ``[V]`` with the memory's part.
+        """Logits of the next word, float32 ``[V]``, with the memory's part: log-probabilities, or
+        those given where it has none.
 
         Args:
             logits: float32 ``[V]``, without it.
@@ -164,7 +165,7 @@ class WordMemory:
         kept = 1.0
         for length, counts in enumerate(self._counts, start=1):
             number, known = _find(counts.contexts, _keys(row, last, length))
-            if not known[0]:
+            if like == 0 or not known[0]:
                 break
             weight = like * float(counts.weight[number[0]])
             first, end = np.searchsorted(counts.pairs, (number[0] + np.arange(2)) << _BITS)
@@ -174,12 +175,13 @@ class WordMemory:
             part = {word: old * (1 - weight) for word, old in part.items()}
             for word, more in zip(words.tolist(), share.tolist(), strict=True):
                 part[word] = part.get(word, 0.0) + more
+        if not part:
+            return logits
         top = float(logits.max())
         whole = top + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
         found = logits - np.float32(whole - np.log(kept))
-        if like > 0 and part:
-            words, share = np.array(list(part)), np.log(np.array(list(part.values())))
-            found[words] = np.logaddexp(found[words].astype(np.float64), share)
+        words, share = np.array(list(part)), np.log(np.array(list(part.values())))
+        found[words] = np.logaddexp(found[words].astype(np.float64), share)
         return found
 
     def _likeness(
@@ -193,11 +195,6 @@ class WordMemory:
         count = np.minimum(column, _WINDOW)
         share = (so_far[row, column] - so_far[row, column - count] + _UNLIKE) / (count + 1)
         return np.asarray(np.clip((share - _UNLIKE) / (_LIKE - _UNLIKE), 0, 1))
-
-    @property
-    def memory_bytes(self) -> int:
-        """Of the index, and of making it."""
-        return _INDEX_BYTES * len(self._words)
 
 
 def _once(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
