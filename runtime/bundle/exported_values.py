@@ -75,7 +75,8 @@ def export_values(
     metadata["content_sha256"] = _content_sha256(tensors, metadata)
     data = save_safetensors(tensors, metadata)
     try:
-        replace_file(Path(path), data)
+        # An estimator's own weights may hold the user's words.
+        replace_file(Path(path), data, private=len(values) > bundle.K)
     except OSError as error:
         raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
     return hashlib.sha256(half.tobytes()).hexdigest()

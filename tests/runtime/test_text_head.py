@@ -420,6 +420,7 @@ class TestARun:
     ) -> None:
         values = replay(whole[0], world.start).best_values
         export_values(tmp_path / "v", values, world.bundle, step=60)
+        assert (tmp_path / "v").stat().st_mode & 0o077 == 0  # the user's words are in it
         np.testing.assert_array_equal(load_values(tmp_path / "v", world.bundle), values)
 
     def test_what_it_will_take_is_left_free(self, world: World, tmp_path: Path) -> None:
