@@ -111,7 +111,7 @@ class BatchLook:
             states.append(hidden[0, :, :width])
             words.append(batch.candidates[:, 0])
             parts.append((numbers, batch))
-            texts += _texts(batch)
+            texts += said_in(batch)
 
         def losses(logp: NDArray[np.float64]) -> NDArray[np.float64]:
             found = np.empty((1, len(self._examples)), dtype=np.float64)
@@ -125,7 +125,7 @@ class BatchLook:
         return Tokens(np.concatenate(states), np.concatenate(words), losses, texts)
 
 
-def _texts(batch: Batch) -> list[Said]:
+def said_in(batch: Batch) -> list[Said]:
     """The scored words of a batch of one candidate a position, cut where they do not follow one
     another."""
     positions, length = batch.positions, batch.tokens.shape[1]

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from seedtune.runtime.errors import TuningError
+from seedtune.runtime.scoring.batch_loss import said_in
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS, Said, WordMemory, added, to_bytes
+from seedtune.runtime.tasks import Batch
 from seedtune.runtime.writing import Manner, Writer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -102,6 +104,18 @@ class TestWhatItAdds:
         found = memory([said([5], [3, 4])])
         assert probabilities(found, [3, 4, 3, 4]).argmax() == 5
         assert probabilities(found, [4, 5, 3]) == pytest.approx(1 / VOCABULARY)  # 4 was no answer
+
+
+class TestWhatWasSaid:
+    def test_texts_of_a_batch_with_the_words_in_front(self) -> None:
+        """Of two rows of eight: all but the first word; two turns, words 2 and 3, 7."""
+        tokens = np.arange(16).reshape(2, 8) % VOCABULARY
+        positions = np.array([*range(7), 9, 10, 14])
+        batch = Batch(
+            tokens, positions, tokens.reshape(-1)[positions + 1][:, None], np.zeros(2, int)
+        )
+        found = [(text.before.tolist(), text.words.tolist()) for text in said_in(batch)]
+        assert found == [([0], [1, 2, 3, 4, 5, 6, 7]), ([8, 9], [10, 11]), ([0, 1, 2], [3])]
 
 
 class TestWhatItKeeps:
