@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from . import engines
 from .bundle import Bundle, Progress, open_bundle
-from .bundle.exported_values import export_values, load_values
+from .bundle.exported_values import VALUES_FILE, export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_text
 from .errors import DataError, TuningError, warn
 from .journal.file import Durability
 from .journal.replay import replay
+from .journal.snapshots import forget
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
@@ -215,6 +216,20 @@ class Model:
             TuningError: a value exceeds float16.
         """
         return export_values(file, self.values, self.bundle, step=self.step)
+
+    def forget(self, run: str | Path) -> None:
+        """Take the words of its texts out of a run, and out of its values file, for good (see
+        ``journal.snapshots.forget``); what else it learned stays.
+
+        Raises:
+            JournalError, BundleError: as ``journal.snapshots.forget``; the values file cannot be
+                written.
+        """
+        journal = forget(run, self._start)
+        file = Path(run) / VALUES_FILE
+        if file.exists():
+            done = replay(journal, self._start)
+            export_values(file, done.best_values, self.bundle, step=done.history.steps)
 
     def evaluate(
         self,

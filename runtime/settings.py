@@ -63,8 +63,9 @@ class Settings:
     noise: NoiseKind = "rademacher"
     stratified: bool = True
     """Whether every batch has the labels in their overall proportions."""
-    remember: bool = True
-    """Whether an estimator that can keeps words of the texts beside what it learns from them."""
+    remember: bool | None = None
+    """Whether an estimator keeps words of the texts beside what it learns from them; None: if it
+    can."""
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
     loss_jump: float = 2.0
@@ -104,8 +105,8 @@ class Settings:
         need(0 <= (self.directions or 0) <= 32768, "directions", "0 to 32768")
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
-        for field in ("stratified", "remember"):
-            need(isinstance(getattr(self, field), bool), field, "true or false")
+        need(isinstance(self.stratified, bool), "stratified", "true or false")
+        need(self.remember in (True, False, None), "remember", "true or false")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
         need(self.best_by in ("metric", "loss"), "best_by", "'metric' or 'loss'")
         need(self.loss_jump > 0, "loss_jump", "above 0")

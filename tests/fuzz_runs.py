@@ -29,8 +29,9 @@ from seedtune.runtime.journal.format import (
     Step,
 )
 from seedtune.runtime.journal.history import GUARD_WINDOW
-from seedtune.runtime.journal.operations import compact, diff, receive, share
+from seedtune.runtime.journal.operations import diff, receive, share
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
 

@@ -11,7 +11,6 @@ from seedtune.runtime.errors import JournalError
 
 from .inputs import checked_bundle
 from .options import BundlePath, JournalPath, Json, RunPath
-from .outcome import VALUES_FILE
 from .output import Output, fields_table
 
 if TYPE_CHECKING:
@@ -122,6 +121,9 @@ def export(
     step: Annotated[
         int | None, typer.Option("--step", min=0, help="Default: the best evaluated step.")
     ] = None,
+    without_words: Annotated[
+        bool, typer.Option("--without-words", help="Leave out words of the texts, if it keeps any.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
@@ -135,6 +137,10 @@ def export(
         values, of = done.values, done.history.steps
     else:
         values, of = done.best_values, done.best.step
+    words = done.estimator.words
+    if without_words and words:
+        values = values.copy()
+        values[-words:] = 0
     digest = export_values(output, values, opened, step=of)
     Output(json).result({"file": str(output), "step": of, "float16_sha256": digest})
 
@@ -147,32 +153,25 @@ def compact(
     json: Json = False,
 ) -> None:
     """Replace all but a run's last steps by a snapshot of its values."""
-    from seedtune.runtime.journal import operations
+    from seedtune.runtime.journal import snapshots
 
-    _say(json, operations.compact(run, _start(bundle), tail=tail))
+    _say(json, snapshots.compact(run, _start(bundle), tail=tail))
 
 
 @app.command()
 def forget(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
     """Take the words of its texts out of a run (of text-head) for good; what it learned stays.
 
-    Replaces all steps by a snapshot, and the run's values file by one without words. The run's
-    report and values that were exported elsewhere are left as they are.
+    Replaces all steps by a snapshot of the last, and the run's values file by one without words.
+    Evaluations go: they were made with the words. Branches, the run's report and values that were
+    exported elsewhere are left as they are.
     """
-    from seedtune.runtime.bundle.exported_values import export_values
-    from seedtune.runtime.journal import operations
-    from seedtune.runtime.journal.replay import replay as replay_journal
-    from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.journal.file import read_journal
+    from seedtune.runtime.model import open_model
 
-    opened = checked_bundle(bundle, Output(json))
-    start = Start.of(opened)
-    journal = operations.forget(run, start)
-    file = run / VALUES_FILE
-    if file.exists():
-        done = replay_journal(journal, start)
-        step = done.history.steps if done.best is None else done.best.step
-        export_values(file, done.best_values, opened, step=step)
-    _say(json, journal)
+    with open_model(checked_bundle(bundle, Output(json))) as model:
+        model.forget(run)
+    _say(json, read_journal(run))
 
 
 @app.command()
@@ -207,10 +206,10 @@ def share(
 ) -> None:
     """Write a run as one file that gives the same model wherever the bundle is.
 
-    No training text is in it, but whoever has the bundle too can test guesses of one: steps hold
-    numbers that come from the losses of their batches, and hashes of all rows confirm a guess of
-    all of them. A larger --batch-size makes guessing harder and guarantees nothing. Runs with
-    numbers of single examples, batches of one included, are refused.
+    No training text is in it, but for demonstrations of the task. Whoever has the bundle too can
+    test guesses of one: steps hold numbers that come from the losses of their batches, and hashes
+    of all rows confirm a guess of all of them. A larger --batch-size makes guessing harder and
+    guarantees nothing. Runs with numbers of single examples, batches of one included, are refused.
     """
     from seedtune.runtime.journal import operations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
-OUTCOME_FILE, VALUES_FILE = "outcome.json", "values.safetensors"
+OUTCOME_FILE = "outcome.json"
 SHOWN_ROWS = 20
 """Held-out rows whose answers before and after are kept for the report."""
 
@@ -39,7 +39,7 @@ def outcome_of(
 
     Rows are judged unless a signal ended the session: whoever sends one does not want to wait.
     """
-    from seedtune.runtime.bundle.exported_values import values_sha256
+    from seedtune.runtime.bundle.exported_values import VALUES_FILE, values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.tuning.metrics import read_metrics
 

@@ -24,6 +24,8 @@ from ..files import replace_file
 from ..schema import SHA256, MapOf, Text, check, parse_json
 from .bundle import Bundle
 
+VALUES_FILE = "values.safetensors"
+"""In the folder of a run, where ``seedtune tune`` puts what ships."""
 _FORMAT = "seedtune-values"
 _METADATA = {
     "format": str,
@@ -44,6 +46,8 @@ def export_values(
     path: Path | str, values: NDArray[np.float32], bundle: Bundle, *, step: int
 ) -> str:
     """Write values (float32 ``[K]``, or with an estimator's own weights behind them), atomically.
+
+    With such weights only this user may read the file: they may hold the user's words.
 
     Args:
         step: the step that they are of, noted in the file's metadata with their float32 hash.
@@ -75,7 +79,6 @@ def export_values(
     metadata["content_sha256"] = _content_sha256(tensors, metadata)
     data = save_safetensors(tensors, metadata)
     try:
-        # An estimator's own weights may hold the user's words.
         replace_file(Path(path), data, private=len(values) > bundle.K)
     except OSError as error:
         raise BundleError(f"{path}: cannot be written ({error.strerror})") from None

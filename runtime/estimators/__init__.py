@@ -108,6 +108,7 @@ def with_defaults(settings: Settings) -> Settings:
     if facts.own_rates:
         measured = [name for name in ("lr", "eps") if getattr(settings, name) == "auto"]
         own |= {name: getattr(facts, name) for name in measured}
+    own["remember"] = "remember" not in facts.ignores and settings.remember is not False
     return replace(settings, directions=settings.directions or facts.directions, **own)
 
 

@@ -186,5 +186,5 @@ class Facts:
     """Whether it is what learns most from a forward there."""
     fit: Callable[[Settings, Ground], Settings] = lambda settings, ground: settings
     """Settings as a run on that ground can have them. TuningError: it cannot run there."""
-    shape: Callable[[Ground], Shape] | None = None
-    """What it fixes for a run on that ground; None: nothing."""
+    shape: Callable[[Settings, Ground], Shape] | None = None
+    """What it fixes for a run of complete settings on that ground; None: nothing."""

@@ -145,7 +145,7 @@ def _fit(settings: Settings, ground: Ground) -> Settings:
     return replace(settings, batch_size=size, steps=settings.steps or ground.examples // size)
 
 
-def _shape(ground: Ground) -> Shape:
+def _shape(settings: Settings, ground: Ground) -> Shape:
     if not ground.writes:
         raise TuningError(
             "estimator text-head needs a task of writing text; take another estimator"
@@ -155,18 +155,19 @@ def _shape(ground: Ground) -> Shape:
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    return {"outputs": ground.text_head[0], "inputs": ground.text_head[1], "words": WORDS}
+    sizes = {"outputs": ground.text_head[0], "inputs": ground.text_head[1]}
+    return {**sizes, "words": WORDS} if settings.remember else sizes
 
 
 def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadSigns:
     sizes = {} if shape is None else dict(shape)
-    words = sizes.pop("words", WORDS)  # runs of before kept none, and say nothing of it
-    if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words != WORDS:
+    words = sizes.pop("words", 0)
+    if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words not in (0, WORDS):
         raise ValueError(f"text-head {shape}")
     entries = sizes["outputs"] * sizes["inputs"]
     if entries > _LARGEST:
         raise ValueError(f"text-head {shape}")
-    return HeadSigns(entries, words if settings.remember else 0)
+    return HeadSigns(entries, words)
 
 
 FACTS = Facts(

@@ -130,7 +130,7 @@ def _fit(settings: Settings, ground: Ground) -> Settings:
     return replace(settings, batch_size=size, directions=min(groups, size))
 
 
-def _shape(ground: Ground) -> Shape:
+def _shape(settings: Settings, ground: Ground) -> Shape:
     """The values of the blocks between the two depths; all of them where none lies there."""
     blocks = ground.blocks
     if blocks is None:

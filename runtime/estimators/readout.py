@@ -172,7 +172,7 @@ def _fit(settings: Settings, ground: Ground) -> Settings:
     return replace(settings, steps=steps, batch_size=size)
 
 
-def _shape(ground: Ground) -> Shape:
+def _shape(settings: Settings, ground: Ground) -> Shape:
     if not ground.head_rows:
         raise TuningError(
             "estimator readout needs a task of choosing an answer, with the objective "

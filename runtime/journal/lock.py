@@ -3,6 +3,7 @@
 import contextlib
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import JournalError
@@ -102,3 +103,20 @@ def _drop_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_in_child)
+
+
+@contextlib.contextmanager
+def locked(folder: Path | str) -> Iterator[Path]:
+    """The journal's path while holding the run's lock.
+
+    Raises:
+        JournalError: there is no journal, or another writer holds it.
+    """
+    path = Path(folder) / JOURNAL_FILE
+    if not os.path.isfile(path):
+        raise JournalError(f"{path}: no such journal")
+    lock = RunLock(path.parent)
+    try:
+        yield path
+    finally:
+        lock.release()

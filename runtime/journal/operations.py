@@ -1,17 +1,11 @@
-"""What can be done with a run besides going on: verify, rewind, branch, compact, diff, share."""
+"""What can be done with a run besides going on: verify, rewind, branch, diff, share, receive (and
+``snapshots``)."""
 
-import contextlib
-import hashlib
-import math
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from numpy.typing import NDArray
-from safetensors.numpy import save as save_safetensors
 
 from ..bundle.exported_values import values_sha256
 from ..errors import JournalError
@@ -25,11 +19,11 @@ from .file import (
     write_journal,
 )
 from .format import Change, End, Note, Record, Reference
-from .history import GUARD_WINDOW, Evaluated, History
-from .lock import RunLock
+from .history import Evaluated, History
+from .lock import locked
 from .replay import Replay, replay
 from .start import Start
-from .state import check_binding, estimator_of, history_of, need_step
+from .state import history_of, need_step
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
 _CLOSED_BEFORE = "shared"
@@ -90,7 +84,7 @@ def rewind(folder: Path | str, step: int | None) -> Journal:
         JournalError: the run does not reach ``step``, is damaged in its header, or has another
             writer.
     """
-    with _locked(folder) as path:
+    with locked(folder) as path:
         journal = read_journal(path, until=step, tolerate=step is None)
         kept = [*journal.records]
         if step is not None:
@@ -142,99 +136,6 @@ def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     return read_journal(target)
 
 
-def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Journal:
-    """Replace all but the last ``tail`` steps by a snapshot of the values: 4 bytes each.
-
-    Replaying gets shorter; rewinding reaches back to the snapshot only, and the run can no longer
-    be shared as a journal alone. The best values so far and the estimator's state are kept beside
-    the snapshot's. At least 64 steps stay, which the runaway guard looks back on.
-
-    Raises:
-        JournalError: damaged, of another bundle, or in use.
-    """
-    with _locked(folder) as path:
-        journal = _bound(path, start)
-        cut = history_of(journal).steps - max(tail, GUARD_WINDOW)
-        if cut <= journal.header.first_step:
-            return journal
-        done = replay(journal, start, until=cut)
-        tensors = _tensors(done)
-        return _cut(path, journal, done, tensors, _records_until(journal, cut))
-
-
-def forget(folder: Path | str, start: Start) -> Journal:
-    """Take the words of the texts that a run keeps out of it for good; what it learned stays.
-
-    The journal is cut to a snapshot of the last step without them, so that nothing before it can
-    be gone back to. Steps from there on keep their words again. Values that were exported before
-    hold them still.
-
-    Raises:
-        JournalError: damaged, of another bundle, in use, or of an estimator that keeps no words.
-    """
-    with _locked(folder) as path:
-        journal = _bound(path, start)
-        done = replay(journal, start)
-        words = done.estimator.words
-        if not words:
-            raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
-        tensors = _tensors(done)
-        for name in {"values", "best"} & set(tensors):
-            tensors[name] = tensors[name].copy()
-            tensors[name][-words:] = 0
-        return _cut(path, journal, done, tensors, len(journal.records))
-
-
-def _bound(path: Path, start: Start) -> Journal:
-    """The journal, if it is of this bundle."""
-    journal = read_journal(path)
-    check_binding(journal.header, start, estimator_of(journal.header, start, str(path)), str(path))
-    return journal
-
-
-def _tensors(done: Replay) -> dict[str, NDArray[Any]]:
-    """What a snapshot holds."""
-    tensors: dict[str, NDArray[Any]] = {"values": done.values}
-    tensors.update({f"state.{name}": part for name, part in done.estimator.state.items()})
-    if done.best is not None and done.best.step > 0:
-        tensors["best"] = done.best_values
-    return tensors
-
-
-def _cut(
-    path: Path, journal: Journal, done: Replay, tensors: dict[str, NDArray[Any]], records: int
-) -> Journal:
-    """Put a snapshot of ``done`` in the place of a journal's first ``records``."""
-    old, cut = journal.header.snapshot, done.history.steps
-    name = f"snapshot-{cut}.safetensors"
-    if old is not None and old["file"] == name:  # which the journal as it is still needs
-        name = f"snapshot-{cut}-again.safetensors"
-    data = save_safetensors(tensors)
-    replace_journal_file(path.parent / name, data)
-    header = replace(
-        journal.header,
-        settings=done.history.settings.to_dict(),
-        train_sha256=done.history.data["train_sha256"] or "",
-        eval_sha256=done.history.data["eval_sha256"],
-        snapshot={
-            "step": cut,
-            "file": name,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "reference": done.history.reference,
-            "evaluations": [
-                [e.step, e.loss, e.metric]
-                for e in done.history.evaluations
-                if math.isfinite(e.loss) and math.isfinite(e.metric)
-            ],
-        },
-    )
-    write_journal(path, header, _plain(journal)[records:])
-    if old is not None:
-        with contextlib.suppress(OSError):
-            (path.parent / Path(str(old["file"])).name).unlink()
-    return read_journal(path)
-
-
 def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> Replay:
     """Write a run as one journal file that gives the same values wherever the bundle is.
 
@@ -242,7 +143,8 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
     (the first 16 bytes of their SHA-256). ``receive`` refuses a file without it, so that one that
     was cut short anywhere does not pass for a shorter run.
 
-    **What it tells of the examples.** No text and no token of theirs is in it. But whoever has the
+    **What it tells of the examples.** No text and no token of theirs is in it, but for
+    demonstrations in the task. But whoever has the
     bundle too can test guesses:
 
     * Each step holds numbers that come from the losses of its batch. A guessed text can be scored
@@ -254,7 +156,8 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
       losses of few rows; who knows the rest of a batch finds the missing text at any size.
     * The hash of all training examples, and that of the held-out ones, confirms a guess of all of
       them together: with few and short ones, such as a row or two with a number in them, by trying.
-    * The task is in the header: its template and its labels.
+    * The task is in the header: its template, its labels, and its demonstrations, which are whole
+      rows.
 
     Args:
         notes: also write notes, and why sessions ended; both are free text. Without, neither.
@@ -282,7 +185,8 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
 
 def _may_be_shared(journal: Journal) -> None:
     history = history_of(journal)
-    instead = "share the tuned values instead ('seedtune journal export')"
+    keeps = " --without-words" if history.settings.remember else ""
+    instead = f"share the tuned values instead ('seedtune journal export{keeps}')"
     if history.facts.holds_examples:
         raise JournalError(
             f"{journal.path}: holds numbers of single examples, from which the training texts "
@@ -406,27 +310,3 @@ def _moves(journal: Journal) -> dict[int, tuple[int, float, Record]]:
 
 def _plain(journal: Journal) -> list[Record]:
     return [placed.record for placed in journal.records]
-
-
-def _records_until(journal: Journal, step: int) -> int:
-    """Number of records before the step after ``step`` steps."""
-    steps = journal.header.first_step
-    for index, placed in enumerate(journal.records):
-        if placed.is_step:
-            if steps == step:
-                return index
-            steps += 1
-    return len(journal.records)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path | str) -> Iterator[Path]:
-    """The journal's path while holding the run's lock."""
-    path = Path(folder) / JOURNAL_FILE
-    if not os.path.isfile(path):
-        raise JournalError(f"{path}: no such journal")
-    lock = RunLock(path.parent)
-    try:
-        yield path
-    finally:
-        lock.release()

@@ -92,6 +92,7 @@ class TextHead:
         """
         words = own[self.entries :]
         if self._memory is None or not np.array_equal(self._memory[0], words):
+            self._memory = None  # two at once would take twice the memory
             found = WordMemory(words, self.vocabulary) if words.any() else None
             self._memory = words.copy(), found
         return self._memory[1]

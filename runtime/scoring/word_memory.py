@@ -9,7 +9,7 @@ where the words before stood T times, K different words came behind them, and th
 n-grams interpolated as Witten and Bell (1991) do, on top of the model in place of a uniform
 distribution. f, from 0 to 1, says how much the text so far is like the user's: how many of its last
 sixteen pairs of words the memory knows (rising from three to seven in ten). So text that has
-nothing to do with the user stays what the head makes of it.
+nothing to do with the user stays nearly what the head makes of it.
 
 The words are float32 numbers among a run's values, the newest last: what they say is read off them
 alone. A word's number plus 1 was said; with a minus it stood before what was said; 0 is a break.
@@ -27,6 +27,8 @@ WORDS = 32_768
 """Newest words that are kept: 128 kB; 1 600 messages of SmolLM2's chats are 31 000."""
 A_STEP = 1_024
 """Words that a step keeps of its batch, three bytes each; longer texts lose their ends."""
+_LEAST = 16
+"""Of a text, where many share these."""
 BEFORE = 3
 """Words that are looked back at."""
 _WINDOW, _UNLIKE, _LIKE = 16, 0.3, 0.7
@@ -48,13 +50,15 @@ class Said(NamedTuple):
 
 def to_bytes(texts: Sequence[Said]) -> NDArray[np.uint8]:
     """What a step keeps of its texts, uint8 ``[3 * A_STEP]``; each gets an equal part at most of
-    what is left."""
+    what is left, but where they are too many the first ones get enough to say something."""
     kept: list[NDArray[np.int64]] = []
     left = A_STEP
     for number, text in enumerate(texts):
-        whole = np.concatenate([[0], -1 - text.before, 1 + text.words])
-        kept.append(whole[: left // (len(texts) - number)])
-        left -= len(kept[-1])
+        part = min(left, max(_LEAST, left // (len(texts) - number)))
+        whole = np.concatenate([[0], -1 - text.before, 1 + text.words])[:part]
+        if (whole > 0).any():
+            kept.append(whole)
+            left -= len(whole)
     numbers = np.concatenate([*kept, np.zeros(left, np.int64)]).astype("<i4")
     return np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, 4)[:, :3]).reshape(-1)
 
@@ -198,12 +202,16 @@ class WordMemory:
 
 
 def _once(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each text once, though a run may have passed over it often; breaks between them."""
+    """Each text once, with breaks between them, though a run may have passed over it often, and
+    cut it elsewhere each time. So what somebody says again behind the same words counts once."""
     filled = np.trim_zeros(numbers, "f")
-    texts = [text[text != 0] for text in np.split(filled, np.flatnonzero(filled == 0))]
+    texts = np.split(filled, np.flatnonzero(filled == 0))
+    different = sorted({text[text != 0].tobytes() for text in texts})
+    # What begins like another stands right in front of one that does.
+    pairs = zip(different, [*different[1:], b""], strict=True)
+    whole = [np.frombuffer(text, np.int64) for text, after in pairs if not after.startswith(text)]
     between = np.zeros(1, np.int64)
-    kept = {text.tobytes(): np.concatenate([text, between]) for text in texts}
-    return np.concatenate([*kept.values(), between])
+    return np.concatenate([part for text in whole for part in (between, text)] + [between])
 
 
 def _keys(

@@ -48,6 +48,12 @@ class Classification(Choosing):
             self._demonstration(row, f"task: demonstration {number}")
             for number, row in enumerate(spec.get("demonstrations", ()), start=1)
         )
+        shown, bound = len(self._ids(self._shown)) if self._shown else 0, self._bounds.length
+        if shown >= bound:
+            raise DataError(
+                f"task: the demonstrations alone have {shown} tokens, a row has {bound} at most; "
+                f"give fewer or shorter ones, or export with a larger --length"
+            )
         self._look_at_words()
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:

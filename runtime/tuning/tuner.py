@@ -236,7 +236,7 @@ class Tuner:
             extra[PROGRAM] = self._engine.program
         settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
-        shape = None if fixes is None else fixes(self.ground)
+        shape = None if fixes is None else fixes(settings, self.ground)
         estimator = make_estimator(settings, self._start.basis, shape)
         self._fit_passes(estimator)
         if settings.eps == "auto":

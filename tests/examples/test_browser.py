@@ -11,7 +11,7 @@ from browser_page import PAGE, Page, open_page
 from command_line import good
 from doc_pages import ROOT
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
-from seedtune.runtime.journal.operations import compact
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
 from tiny_bundle import TASK

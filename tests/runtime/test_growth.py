@@ -16,8 +16,9 @@ from seedtune.runtime.estimators.gauss_newton import GaussNewton
 from seedtune.runtime.journal.file import write_journal
 from seedtune.runtime.journal.format import Change, Evaluation, Header, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
-from seedtune.runtime.journal.operations import branch, compact
+from seedtune.runtime.journal.operations import branch
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.settings import Settings
 from tiny_run import START, run, tuner
 

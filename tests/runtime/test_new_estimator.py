@@ -13,8 +13,9 @@ from seedtune.runtime import estimators
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, Facts, Look, Measured
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import compact, receive, rewind, share, verify
+from seedtune.runtime.journal.operations import receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.settings import Settings
 from tiny_run import START, run, tuner
 

@@ -99,9 +99,9 @@ def test_settings_and_values_that_a_run_takes():
     assert complete(Settings(estimator=FACTS.name, lr="auto", eps="auto"), ground) == its
     few = complete(Settings(estimator=FACTS.name, batch_size=64), replace(ground, answers=0))
     assert (few.batch_size, few.directions) == (40, 40)  # nothing to choose: each for itself
-    shape = FACTS.shape(ground)
+    shape = FACTS.shape(Settings(), ground)
     assert shape == {"first": 4 * 4, "last": 11 * 4}  # blocks 4 to 10 of 16
-    assert FACTS.shape(replace(ground, blocks=None)) == {"first": 0, "last": K}
+    assert FACTS.shape(Settings(), replace(ground, blocks=None)) == {"first": 0, "last": K}
     assert make_estimator(its, None, shape).scalar_count == 8
     for wrong in (None, {"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
         with pytest.raises(ValueError, match="values"):

@@ -21,8 +21,9 @@ from seedtune.runtime.estimators import readout as estimator_module
 from seedtune.runtime.estimators.readout import Readout
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
 from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
-from seedtune.runtime.journal.operations import branch, compact, diff, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import (
     AnswerHeadShape,

@@ -17,16 +17,9 @@ from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, Tu
 from seedtune.runtime.estimators import ESTIMATORS, with_defaults
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
-from seedtune.runtime.journal.operations import (
-    branch,
-    compact,
-    diff,
-    receive,
-    rewind,
-    share,
-    verify,
-)
+from seedtune.runtime.journal.operations import branch, diff, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner

@@ -77,10 +77,8 @@ class TestClassification:
         example = task.encode({"text": "the plot was good and the film dull"}, "f", labelled=False)
         assert example.tokens[0, : len(front)].tolist() == front
         assert example.length <= bounds.length
-        with pytest.raises(DataError, match="f: the template and the answer alone have"):
-            make({**TASK, "demonstrations": shown * 3}, bounds, on_long="truncate").encode(
-                {"text": "the"}, "f", labelled=False
-            )
+        with pytest.raises(DataError, match="task: the demonstrations alone have"):
+            make({**TASK, "demonstrations": shown * 3}, bounds, on_long="truncate")
 
     @pytest.mark.parametrize(
         ("shown", "error"),

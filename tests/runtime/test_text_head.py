@@ -14,18 +14,11 @@ from seedtune.runtime.bundle.exported_values import export_values, load_values, 
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
 from seedtune.runtime.estimators import Ground, complete
 from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
-from seedtune.runtime.journal import operations
-from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
-from seedtune.runtime.journal.operations import (
-    branch,
-    compact,
-    diff,
-    forget,
-    rewind,
-    share,
-    verify,
-)
+from seedtune.runtime.journal import snapshots
+from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
+from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact, forget
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import BatchLook
@@ -343,7 +336,7 @@ class TestARun:
         assert journal.header.signs == 8 * step and journal.header.scalar_count == 0
         assert journal.header.shape == {"outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS}
         assert journal.end < journal.header_end + 60 * (step + 12) + 200
-        with pytest.raises(JournalError, match=r"single examples.*share the tuned values instead"):
+        with pytest.raises(JournalError, match=r"single examples.*journal export --without-words"):
             share(whole[0], tmp_path / "sent", world.start)
 
     def test_asked_to_remember_nothing_it_learns_the_same_and_keeps_no_word(
@@ -372,39 +365,84 @@ class TestARun:
     ) -> None:
         branch(whole[0], tmp_path / "run")
         before = replay(whole[0], world.start)
+        newest = before.values[-5:]
+        said = np.abs(newest).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        assert (newest > 0).all() and said in (whole[0] / JOURNAL_FILE).read_bytes()
         for steps in (60, 70):  # again, after ten more
             forget(tmp_path / "run", world.start)
             done = replay(tmp_path / "run", world.start)
             assert done.history.steps == steps and not done.values[-WORDS:].any()
-            assert not done.best_values[-WORDS:].any()
+            # Evaluations were made with the words.
+            assert done.best is None and not done.history.evaluations
             assert done.values[world.bundle.K :].any()
             if steps == 60:
                 np.testing.assert_array_equal(done.values[:-WORDS], before.values[:-WORDS])
-                np.testing.assert_array_equal(
-                    done.best_values[:-WORDS], before.best_values[:-WORDS]
-                )
                 world.run(tmp_path / "run", settings={"steps": 70})
-        newest = before.values[-5:]
-        said = np.abs(newest).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
-        assert (newest > 0).all() and said in (whole[0] / JOURNAL_FILE).read_bytes()
+                assert replay(tmp_path / "run", world.start).values[-WORDS:].any()
         for file in (tmp_path / "run").iterdir():
             data = file.read_bytes()
             assert said not in data and newest.tobytes() not in data
         verify(tmp_path / "run", world.start)
 
-    def test_forgetting_twice_in_a_row_and_crashing_in_between(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    def test_what_is_forgotten_lies_in_no_other_file(
+        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a compaction, a crash in it and one in forgetting."""
+        world.run(tmp_path, settings={"lr": 0.01, "steps": 140})
+        compact(tmp_path, world.start)
+        first = next(tmp_path.glob("snapshot-*"))
+        left = tmp_path / "snapshot-9.safetensors.part"
+        left.write_bytes(first.read_bytes())
+        sha256 = replay(tmp_path, world.start).sha256
+        for broken in ("write_journal", "_clean"):
+            with monkeypatch.context() as crash:
+                crash.setattr(snapshots, broken, Mock(side_effect=OSError("no space")))
+                with pytest.raises(OSError, match="no space"):
+                    forget(tmp_path, world.start)
+            if broken == "write_journal":
+                assert replay(tmp_path, world.start).sha256 == sha256
+        assert first.exists() and left.exists()
+        forget(tmp_path, world.start)
+        (only,) = tmp_path.glob("snapshot-*")
+        assert only.name == read_journal(tmp_path).header.snapshot["file"]
+        assert replay(tmp_path, world.start).history.steps == 140
+
+    def test_a_snapshot_that_cannot_be_removed_is_named(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        branch(whole[0], tmp_path / "run")
+        (tmp_path / "run" / "snapshot-1").mkdir()
+        with pytest.raises(JournalError, match=r"snapshot-1: cannot be removed"):
+            forget(tmp_path / "run", world.start)
+
+    def test_a_run_of_no_steps_has_nothing_to_forget(self, world: World, tmp_path: Path) -> None:
+        with world.tuner(tmp_path):
+            pass
+        assert forget(tmp_path, world.start).header.snapshot is None
+
+    def test_the_program_that_a_run_goes_on_with_is_not_forgotten(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
     ) -> None:
         branch(whole[0], tmp_path)
+        with world.tuner(tmp_path, settings=None) as live:
+            live.note("program: another")
         forget(tmp_path, world.start)
-        sha256 = replay(tmp_path, world.start).sha256
-        with monkeypatch.context() as broken:
-            broken.setattr(operations, "write_journal", Mock(side_effect=OSError("no space")))
-            with pytest.raises(OSError, match="no space"):
-                forget(tmp_path, world.start)
-        assert replay(tmp_path, world.start).sha256 == sha256
-        forget(tmp_path, world.start)
-        assert replay(tmp_path, world.start).sha256 == sha256
+        assert replay(tmp_path, world.start).history.program == "another"
+
+    def test_runs_of_before_kept_no_words_and_go_on(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        world.run(tmp_path / "new", settings={"lr": 0.01, "steps": 60, "remember": False})
+        journal = read_journal(tmp_path / "new")
+        before = dict(journal.header.settings)
+        assert before.pop("remember") is False
+        header = replace(journal.header, settings=before)
+        (tmp_path / "old").mkdir()
+        write_journal(tmp_path / "old" / JOURNAL_FILE, header, [r.record for r in journal.records])
+        assert diff(tmp_path / "old", tmp_path / "new").same_values
+        for changes in ({"settings": None}, {"settings": Settings(lr=0.01, steps=60)}):
+            with world.tuner(tmp_path / "old", **changes) as live:
+                assert live.history.steps == 60
 
     def test_values_whose_memory_holds_no_words_are_refused(
         self, world: World, whole: tuple[Path, str]

@@ -9,8 +9,9 @@ from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import compact, verify
+from seedtune.runtime.journal.operations import verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.metrics import read_metrics

@@ -153,6 +153,18 @@ class TestWhatItKeeps:
         tokens = [1, 3, 4, 1, 3, 4]
         np.testing.assert_array_equal(probabilities(often, tokens), probabilities(once, tokens))
 
+    def test_what_was_cut_elsewhere_in_another_pass_counts_once(self) -> None:
+        texts = [said([3, 4, 5, 6], [1]), said([3, 4], [1]), said([3, 4, 7], [1])]
+        tokens = [1, 3, 4, 1, 3, 4]
+        np.testing.assert_array_equal(
+            probabilities(memory(texts), tokens), probabilities(memory(texts[::2]), tokens)
+        )
+
+    def test_of_many_texts_the_first_are_kept_with_what_they_say(self) -> None:
+        found = kept([said([number] * 40, [7]) for number in range(200)])
+        counts = [int((found == number + 1).sum()) for number in range(200)]
+        assert set(counts) == {14, 0} and counts[: A_STEP // 16] == [14] * (A_STEP // 16)
+
     def test_nothing_is_no_memory(self) -> None:
         np.testing.assert_allclose(probabilities(memory(), [1, 2]), 1 / VOCABULARY, rtol=1e-6)
 

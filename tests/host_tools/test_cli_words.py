@@ -1,0 +1,105 @@
+"""Words that a run keeps, from the command line: they have their part, and they can be left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import bad, call, good
+from exported_bundle import export_tiny_bundle
+from seedtune.runtime import open_model
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle.exported_values import load_values
+from seedtune.runtime.scoring.word_memory import WORDS
+from tiny_model import write_tiny_llama
+
+SPEC = {"kind": "completion", "template": "{text}", "completion_field": "more"}
+REPLY = " the actors were bad"
+ROWS = [{"text": text, "more": REPLY} for text in ("a dull plot", "the film was", "so I left")]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "rows.jsonl").write_text(lines)
+    (tmp_path / "task.json").write_text(json.dumps(SPEC))
+    return tmp_path
+
+
+def tune(bundle: Bundle, files: Path, name: str, *more: str) -> dict[str, Any]:
+    rows = files / "rows.jsonl"
+    return good(
+        "tune", bundle.path, files / name, "--task", files / "task.json", "--train", rows,
+        "--test", rows, "--steps", 4, "--batch-size", 3, *more,
+    )  # fmt: skip
+
+
+def held(file: Path, bundle: Bundle) -> bool:
+    """Whether a values file holds words."""
+    assert bundle.text_head is not None
+    head = bundle.text_head.outputs * bundle.text_head.inputs
+    values = load_values(file, bundle)
+    assert len(values) in (bundle.K + head, bundle.K + head + WORDS)
+    return bool(values[bundle.K + head :].any())
+
+
+def nll(bundle: Bundle, source: Path) -> float:
+    with open_model(bundle, task=SPEC) as model:
+        model.load(source)
+        return float(np.mean([found.scores["nll"] for found in model.predict(ROWS)]))
+
+
+def test_words_are_known_again_unless_asked_otherwise(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    tune(bundle, files, "none", "--no-remember")
+    assert held(files / "run" / "values.safetensors", bundle)
+    assert not held(files / "none" / "values.safetensors", bundle)
+    assert nll(bundle, files / "run") < nll(bundle, files / "none") - 0.3
+    shown = good("journal", "show", files / "none")
+    assert shown["settings"]["remember"] is False
+
+
+def test_a_text_is_gone_on_with_as_the_user_does(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    with open_model(bundle, task=SPEC) as model:
+        model.load(files / "run")
+        # Of a model of random weights the memory's part is nearly all.
+        text = "a dull plot" + REPLY + " so I left the actors"
+        found = "".join(model.generate(text, max_tokens=4))
+        assert REPLY.split(" actors")[1].startswith(found)
+    told = good(
+        "generate", bundle.path, "--run", files / "run", "--prompt", text, "--max-tokens", 4
+    )
+    assert told["text"] == found
+
+
+def test_forgetting_reaches_the_run_s_values_file(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    tune(bundle, files, "none", "--no-remember")
+    found = good("journal", "forget", files / "run", bundle.path)
+    assert found["steps"] == 4 and found["evaluations"] == []
+    assert not held(files / "run" / "values.safetensors", bundle)
+    assert nll(bundle, files / "run") == pytest.approx(nll(bundle, files / "none"), rel=1e-6)
+    error = bad(5, "journal", "forget", files / "none", bundle.path)
+    assert "keeps no words of the texts" in error
+
+
+def test_values_are_exported_without_words(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    for more, wanted in (((), True), (("--without-words",), False)):
+        file = files / f"v{wanted}"
+        good("journal", "export", files / "run", bundle.path, file, *more)
+        assert held(file, bundle) is wanted
+
+
+def test_merging_tells_that_the_words_stay_behind(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    source = write_tiny_llama(files / "hf")
+    told = call("merge", bundle.path, source, files / "out", "--run", files / "run")
+    assert told.exit_code == 0 and "the memory of words has no part in it" in told.stderr
