@@ -165,11 +165,13 @@ class WordMemory:
         row = np.array([tokens[-_WINDOW - 1 :]], np.int64)
         last = np.array([row.shape[1] - 1])
         like = float(self._likeness(row, last)[0])
+        if like == 0:
+            return logits
         part: dict[int, float] = {}
         kept = 1.0
         for length, counts in enumerate(self._counts, start=1):
             number, known = _find(counts.contexts, _keys(row, last, length))
-            if like == 0 or not known[0]:
+            if not known[0]:
                 break
             weight = like * float(counts.weight[number[0]])
             first, end = np.searchsorted(counts.pairs, (number[0] + np.arange(2)) << _BITS)
@@ -191,7 +193,7 @@ class WordMemory:
     def _likeness(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """f at each position, float64 ``[N]``; one pair is taken for granted as unlike."""
+        """f at each position, float64 ``[N]``; to few pairs one as of unlike text is added."""
         pairs = (tokens[:, :-1] << _BITS) + tokens[:, 1:]
         known = _find(self._known, pairs)[1]
         so_far = np.concatenate([np.zeros((len(tokens), 1)), np.cumsum(known, axis=1)], axis=1)
