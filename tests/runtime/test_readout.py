@@ -446,13 +446,13 @@ class TestRefusals:
         three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
         shape = ESTIMATORS["readout"].shape
         sizes = {"rows": 3, "width": 6, "answers": 3, "share": 1}
-        assert shape(fake_ground(ENGINE, three, 1)) == sizes
+        assert shape(Settings(), fake_ground(ENGINE, three, 1)) == sizes
         assert AnswerHeadShape(**sizes).entries == 22
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
         sizes = {"rows": 1, "width": 6, "answers": 3, "share": 1}
-        assert shape(fake_ground(ENGINE, task, 1)) == sizes
+        assert shape(Settings(), fake_ground(ENGINE, task, 1)) == sizes
 
     @pytest.mark.parametrize(
         "task",
