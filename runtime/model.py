@@ -219,7 +219,8 @@ class Model:
 
     def forget(self, run: str | Path) -> None:
         """Take the words of its texts out of a run, and out of its values file, for good (see
-        ``journal.snapshots.forget``); what else it learned stays.
+        ``journal.snapshots.forget``); what else it learned stays. Values in use are left as they
+        are until the next ``load``.
 
         Raises:
             JournalError, BundleError: as ``journal.snapshots.forget``; the values file cannot be

@@ -106,7 +106,7 @@ class Settings:
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
         need(isinstance(self.stratified, bool), "stratified", "true or false")
-        need(self.remember in (True, False, None), "remember", "true or false")
+        need(self.remember is None or isinstance(self.remember, bool), "remember", "true or false")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
         need(self.best_by in ("metric", "loss"), "best_by", "'metric' or 'loss'")
         need(self.loss_jump > 0, "loss_jump", "above 0")

@@ -143,9 +143,8 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
     (the first 16 bytes of their SHA-256). ``receive`` refuses a file without it, so that one that
     was cut short anywhere does not pass for a shorter run.
 
-    **What it tells of the examples.** No text and no token of theirs is in it, but for
-    demonstrations in the task. But whoever has the
-    bundle too can test guesses:
+    **What it tells of the examples.** No text and no token of theirs is in it, other than
+    demonstrations of the task. But whoever has the bundle too can test guesses:
 
     * Each step holds numbers that come from the losses of its batch. A guessed text can be scored
       along the same noise and compared. With batches of one example this put the right text first
@@ -156,8 +155,7 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
       losses of few rows; who knows the rest of a batch finds the missing text at any size.
     * The hash of all training examples, and that of the held-out ones, confirms a guess of all of
       them together: with few and short ones, such as a row or two with a number in them, by trying.
-    * The task is in the header: its template, its labels, and its demonstrations, which are whole
-      rows.
+    * The task is in the header: its template, its labels, and demonstrations, which are whole rows.
 
     Args:
         notes: also write notes, and why sessions ended; both are free text. Without, neither.
