@@ -196,6 +196,8 @@ def test_published_counts():
     train = datasets.movie_sentiment()
     assert Counter(row["label"] for row in train) == {"1": 4_622, "0": 4_731}
     assert not {normalised(row["text"]) for row in train} & tested
+    shown = {normalised(row["text"]) for row in load_task("sst2-shown").spec["demonstrations"]}
+    assert len(shown) == 2 and not shown & (known | tested)
     assert Counter(row["label"] for row in datasets.sms_messages()) == {"ham": 4_827, "spam": 747}
     assert len(datasets.boolq_train()) == 9_427
 
@@ -239,4 +241,5 @@ def test_named_task_fits_the_model(name, train, test, smollm2):
 
 
 def test_every_task_has_a_loader():
-    assert set(TASKS) == {"sst2", "sms-spam", "boolq", "rte", "mrpc", "cb", "copa", "chat"}
+    of_their_own = {"sst2", "sms-spam", "boolq", "rte", "mrpc", "cb", "copa", "chat"}
+    assert set(TASKS) == {*of_their_own, "sst2-shown"}
