@@ -16,7 +16,7 @@ from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_text
 from .errors import DataError, TuningError, warn
-from .journal.file import Durability
+from .journal.file import Durability, Journal
 from .journal.replay import replay
 from .journal.snapshots import forget
 from .journal.start import Start
@@ -217,10 +217,13 @@ class Model:
         """
         return export_values(file, self.values, self.bundle, step=self.step)
 
-    def forget(self, run: str | Path) -> None:
+    def forget(self, run: str | Path) -> Journal:
         """Take the words of its texts out of a run, and out of its values file, for good (see
         ``journal.snapshots.forget``); what else it learned stays. Values in use are left as they
         are until the next ``load``.
+
+        Returns:
+            the run's journal from now on.
 
         Raises:
             JournalError, BundleError: as ``journal.snapshots.forget``; the values file cannot be
@@ -230,7 +233,8 @@ class Model:
         file = Path(run) / VALUES_FILE
         if file.exists():
             done = replay(journal, self._start)
-            export_values(file, done.best_values, self.bundle, step=done.history.steps)
+            export_values(file, done.values, self.bundle, step=done.history.steps)
+        return journal
 
     def evaluate(
         self,

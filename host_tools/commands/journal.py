@@ -128,6 +128,7 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.bundle.exported_values import export_values
+    from seedtune.runtime.journal import snapshots
     from seedtune.runtime.journal.replay import replay as replay_journal
     from seedtune.runtime.journal.start import Start
 
@@ -137,10 +138,8 @@ def export(
         values, of = done.values, done.history.steps
     else:
         values, of = done.best_values, done.best.step
-    words = done.estimator.words
-    if without_words and words:
-        values = values.copy()
-        values[-words:] = 0
+    if without_words:
+        values = snapshots.without_words(values, done.estimator.words)
     digest = export_values(output, values, opened, step=of)
     Output(json).result({"file": str(output), "step": of, "float16_sha256": digest})
 
@@ -166,12 +165,10 @@ def forget(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
     Evaluations go: they were made with the words. Branches, the run's report and values that were
     exported elsewhere are left as they are.
     """
-    from seedtune.runtime.journal.file import read_journal
     from seedtune.runtime.model import open_model
 
     with open_model(checked_bundle(bundle, Output(json))) as model:
-        model.forget(run)
-    _say(json, read_journal(run))
+        _say(json, model.forget(run))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
@@ -43,7 +44,7 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         evaluations = done.history.evaluations
         found = _cut(path, journal, done, tensors, evaluations, _records_until(journal, cut))
         with contextlib.suppress(JournalError):  # it only takes room
-            _clean(path)
+            _clean(found)
         return found
 
 
@@ -67,11 +68,18 @@ def forget(folder: Path | str, start: Start) -> Journal:
             raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
         if done.history.steps:
             tensors = _tensors(done)
-            tensors["values"] = tensors["values"].copy()
-            tensors["values"][-words:] = 0
+            tensors["values"] = without_words(tensors["values"], words)
             journal = _cut(path, journal, done, tensors, [], len(journal.records))
-        _clean(path)
+        _clean(journal)
         return journal
+
+
+def without_words(values: NDArray[np.float32], words: int) -> NDArray[np.float32]:
+    """A copy of a run's values (float32 ``[n]``) with zeros for the last ``words``, which an
+    estimator keeps of the texts."""
+    found = values.copy()
+    found[len(found) - words :] = 0
+    return found
 
 
 def _bound(path: Path, start: Start) -> Journal:
@@ -124,15 +132,15 @@ def _cut(
     return read_journal(path)
 
 
-def _clean(path: Path) -> None:
+def _clean(journal: Journal) -> None:
     """Remove snapshots that the journal no longer names, those that a crash left included.
 
     Raises:
         JournalError: one cannot be removed.
     """
-    snapshot = read_journal(path).header.snapshot
+    snapshot = journal.header.snapshot
     kept = None if snapshot is None else snapshot["file"]
-    for file in path.parent.glob("snapshot-*"):
+    for file in journal.path.parent.glob("snapshot-*"):
         if file.name != kept:
             try:
                 file.unlink()

@@ -13,13 +13,13 @@ task's, one a label, or one for all choices. One more number is that share less 
 no head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import Engine
+from ..engines import Engine, Scores
 from ..errors import EngineError, TuningError
 from ..tasks import Batch, Task
 from .text_head import TextHead
@@ -82,21 +82,20 @@ def score_batch(
     if values.shape[1] == entries:
         return engine.score(batch, values).logp
     if text is not None and text.takes(values.shape[1] - entries):
-        return np.stack([_score_text(engine, batch, row, text) for row in values])
+        return np.concatenate([score_text(engine, batch, row, text).logp for row in values])
     logp, inputs = score_with_inputs(engine, batch, values[:, :entries])
     return add_head(logp, inputs, values[:, entries:])
 
 
-def _score_text(
-    engine: Engine, batch: Batch, values: NDArray[np.float32], text: TextHead
-) -> NDArray[np.float32]:
-    """Log-probabilities ``[N, C]`` under one row of values with a head for text behind them."""
+def score_text(engine: Engine, batch: Batch, values: NDArray[np.float32], text: TextHead) -> Scores:
+    """What ``engine.score`` gives under one row of values, float32 ``[n]``, with what a head for
+    text takes behind them: its memory has its part in the log-probabilities."""
     row, own = values[None, : engine.entries], values[engine.entries :]
-    logp: NDArray[np.float32] = engine.score(batch, row, text.adapter(own)).logp[0]
-    memory = text.memory(own)
+    scores, memory = engine.score(batch, row, text.adapter(own)), text.memory(own)
     if memory is None:
-        return logp
-    return memory.mixed(logp, batch.tokens, batch.positions, batch.candidates)
+        return scores
+    logp = memory.mixed(scores.logp[0], batch.tokens, batch.positions, batch.candidates)
+    return replace(scores, logp=logp[None])
 
 
 def score_with_inputs(

@@ -31,7 +31,7 @@ _LEAST = 16
 """Of a text, where many share these."""
 BEFORE = 3
 """Words that are looked back at."""
-_WINDOW, _UNLIKE, _LIKE = 16, 0.3, 0.7
+WINDOW, _UNLIKE, _LIKE = 16, 0.3, 0.7
 """Pairs before a word, and the shares of known ones from which it is taken for the user's."""
 _BITS = 20
 """Of a word's number within a key: four words would not fit, three do."""
@@ -108,27 +108,11 @@ class WordMemory:
                 f"{vocabulary}; take values of this bundle, or tune again"
             )
         numbers = _once(kept.astype(np.int64))
-        self._words, self._said = np.abs(numbers) - 1, numbers > 0
-        near = np.minimum(self._words[:-1], self._words[1:]) >= 0
-        self._known = np.unique(((self._words[:-1] << _BITS) + self._words[1:])[near])
-        self._counts = [self._counted(length) for length in range(1, BEFORE + 1)]
-
-    def _counted(self, length: int) -> _Counts:
-        """Behind ``length`` words."""
-        places = np.flatnonzero(self._said)
-        places = places[places >= length]
-        whole = np.ones(len(places), bool)
-        key = np.zeros(len(places), np.int64)
-        for back in range(length, 0, -1):
-            word = self._words[places - back]
-            whole &= word >= 0
-            key = (key << _BITS) + word
-        contexts, which = np.unique(key[whole], return_inverse=True)
-        pairs, count = np.unique((which << _BITS) + self._words[places[whole]], return_counts=True)
-        total = np.bincount(which, minlength=len(contexts)).astype(np.float64)
-        kinds = np.bincount(pairs >> _BITS, minlength=len(contexts))
-        weight = total / (2 * (total + 10 * kinds))
-        return _Counts(contexts, total, weight, pairs, count.astype(np.float64))
+        words = np.abs(numbers) - 1
+        near = np.minimum(words[:-1], words[1:]) >= 0
+        self._known = np.unique(((words[:-1] << _BITS) + words[1:])[near])
+        said = np.flatnonzero(numbers > 0)
+        self._counts = [_counted(words, said, length) for length in range(1, BEFORE + 1)]
 
     def mixed(
         self,
@@ -162,7 +146,7 @@ class WordMemory:
             logits: float32 ``[V]``, without it.
             tokens: the text so far.
         """
-        row = np.array([tokens[-_WINDOW - 1 :]], np.int64)
+        row = np.array([tokens[-WINDOW - 1 :]], np.int64)
         last = np.array([row.shape[1] - 1])
         like = float(self._likeness(row, last)[0])
         if like == 0:
@@ -198,7 +182,7 @@ class WordMemory:
         known = _find(self._known, pairs)[1]
         so_far = np.concatenate([np.zeros((len(tokens), 1)), np.cumsum(known, axis=1)], axis=1)
         row, column = positions // tokens.shape[1], positions % tokens.shape[1]
-        count = np.minimum(column, _WINDOW)
+        count = np.minimum(column, WINDOW)
         share = (so_far[row, column] - so_far[row, column - count] + _UNLIKE) / (count + 1)
         return np.asarray(np.clip((share - _UNLIKE) / (_LIKE - _UNLIKE), 0, 1))
 
@@ -214,6 +198,23 @@ def _once(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     whole = [np.frombuffer(text, np.int64) for text, after in pairs if not after.startswith(text)]
     between = np.zeros(1, np.int64)
     return np.concatenate([part for text in whole for part in (between, text)] + [between])
+
+
+def _counted(words: NDArray[np.int64], said: NDArray[np.intp], length: int) -> _Counts:
+    """What came behind ``length`` words, of ``words`` (-1 for a break) those at ``said``."""
+    places = said[said >= length]
+    whole = np.ones(len(places), bool)
+    key = np.zeros(len(places), np.int64)
+    for back in range(length, 0, -1):
+        word = words[places - back]
+        whole &= word >= 0
+        key = (key << _BITS) + word
+    contexts, which = np.unique(key[whole], return_inverse=True)
+    pairs, count = np.unique((which << _BITS) + words[places[whole]], return_counts=True)
+    total = np.bincount(which, minlength=len(contexts)).astype(np.float64)
+    kinds = np.bincount(pairs >> _BITS, minlength=len(contexts))
+    weight = total / (2 * (total + 10 * kinds))
+    return _Counts(contexts, total, weight, pairs, count.astype(np.float64))
 
 
 def _keys(

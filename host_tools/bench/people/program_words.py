@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.scoring.answer_head import score_text
 from seedtune.runtime.scoring.text_head import TextHead
-from seedtune.runtime.scoring.word_memory import WordMemory
+from seedtune.runtime.scoring.word_memory import WINDOW, WordMemory
 from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
 
 from ..measuring.perplexity import text_batches
@@ -25,7 +26,7 @@ from .next_words import Words, figures, message_batches
 
 AT_ONCE = 64
 """Positions that are looked at with all words."""
-CONTEXT = 17
+CONTEXT = WINDOW + 1
 """Words before a position, as many as a memory looks at."""
 
 
@@ -94,13 +95,14 @@ class ProgramWords:
         assert self._engine.adapter_shape is not None
         width = self._engine.adapter_shape[1]
         for batch in batches:
-            scores = self._engine.score(batch, row[:, :entries], adapter)
+            scores = (
+                score_text(self._engine, batch, row[0], self._head)
+                if tuned
+                else self._engine.score(batch, row)
+            )
             assert scores.hidden is not None
             states = scores.hidden[0, :, :width]
-            said = scores.logp[0]
-            if memory is not None:
-                said = memory.mixed(said, batch.tokens, batch.positions, batch.candidates)
-            logp.append(said[:, 0].astype(np.float64))
+            logp.append(scores.logp[0, :, 0].astype(np.float64))
             gold.append(batch.candidates[:, 0])
             tokens, column = batch.tokens.reshape(-1), batch.positions % batch.tokens.shape[1]
             back = np.arange(CONTEXT)[::-1]
