@@ -360,6 +360,11 @@ class TestARun:
         with pytest.raises(JournalError, match="keeps no words of the texts"):
             forget(tmp_path, world.start)
 
+    @pytest.mark.parametrize("wrong", [1, 0, "yes"])
+    def test_whether_to_remember_is_true_or_false(self, wrong: Any) -> None:
+        with pytest.raises(TuningError, match=r"remember=.* must be true or false"):
+            Settings(remember=wrong)
+
     def test_words_are_forgotten_for_good_and_the_map_stays(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
     ) -> None:
@@ -467,7 +472,10 @@ class TestARun:
 
         held = resident_bytes()
         assert held is not None and world.start.memory is not None
-        needed = HeadSigns(world.text.entries).memory_bytes(120) + world.text.memory_bytes
+        alone, whole = (HeadSigns(world.text.entries, words) for words in (0, WORDS))
+        # The words thrice and their index, of 169 bytes a word where it is made.
+        assert whole.memory_bytes(120) - alone.memory_bytes(120) > WORDS * (3 * 4 + 169)
+        needed = whole.memory_bytes(120) + world.text.memory_bytes
         assert needed > 20e6
         limit = held + world.start.memory.bytes(world.bundle.bounds) + needed // 2
         with pytest.raises(TuningError, match=r"the limit is .* MB: raise the memory"):
