@@ -28,6 +28,9 @@ class Evaluation:
     forwards: int
     """Calls of the program."""
 
+    def __str__(self) -> str:
+        return f"held-out loss {self.loss:.4g}, metric {self.metric:.4g}"
+
 
 def evaluate(
     engine: Engine,
