@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .figures import answers_of, figures_of
 from .held_out import HeldOut
 from .inputs import spaced
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
     from seedtune.runtime.model import Model
+    from seedtune.runtime.scoring.evaluation import Evaluation
     from seedtune.runtime.scoring.known_forwards import KnownForwards
     from seedtune.runtime.tasks import Prediction
     from seedtune.runtime.tasks.rows import Row
@@ -52,11 +54,14 @@ def outcome_of(
     model.save(file)
     before, after = _chosen_by(tuner, metric), _best(tuner, metric)
     rows: list[dict[str, Any]] = []
+    answers: dict[str, Any] = {}
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
         passes = _passes(model, held_out, memory_limit)
-        before, after, rows = _judged(model, held_out, before_values, *passes, progress)
-        after = {"step": tuned.step, **after}
+        start, best, rows = _judged(model, held_out, before_values, *passes, progress)
+        before = figures_of(start, metric)
+        after = {"step": tuned.step, **figures_of(best, metric)}
+        answers = answers_of(best)
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
@@ -75,6 +80,7 @@ def outcome_of(
         },
         "before": before,
         "after": after,
+        **answers,
         "judged_rows": len(held_out.judging) if judged else 0,
         "choosing_rows": len(held_out.choosing),
         "curve": curve.text,
@@ -144,11 +150,11 @@ def _judged(
     bounds: Bounds,
     known: KnownForwards | None,
     progress: Callable[[int, int], None],
-) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Loss and metric before and after, and both answers to some rows."""
+) -> tuple[Evaluation, Evaluation, list[dict[str, Any]]]:
+    """Evaluations before and after, and both answers to some rows."""
     from seedtune.runtime.scoring.evaluation import evaluate, predict
 
-    figures, answers = [], []
+    found, answers = [], []
     shown = spaced(range(len(held_out.judging)), SHOWN_ROWS)
     some = [held_out.judging[number] for number in shown]
     total = 2 * len(held_out.judging)
@@ -158,12 +164,11 @@ def _judged(
             progress(before * of + done, total)
 
         asked = model.engine, model.task, held_out.judging, values, bounds
-        found = evaluate(*asked, shown_as_one, text=model.text, known=known)
-        figures.append({"loss": found.loss, model.task.metric_name: found.metric})
+        found.append(evaluate(*asked, shown_as_one, text=model.text, known=known))
         asked = model.engine, model.task, some, values, bounds
         answers.append(predict(*asked, text=model.text, known=known))
     rows = [held_out.rows[number] for number in shown]
-    return figures[0], figures[1], _rows(model, rows, answers)
+    return found[0], found[1], _rows(model, rows, answers)
 
 
 def _rows(

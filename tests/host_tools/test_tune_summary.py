@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from command_line import bad, call, good
@@ -102,6 +102,55 @@ class TestRowsThatJudge:
         assert len(kept["rows"]) == 20
         assert {row["right"] for row in kept["rows"]} == {"0", "1"}
         assert set(kept["rows"][0]) == {"fields", "right", "before", "after"}
+
+
+class TestAnswers:
+    """Labels out of alphabetical order, one of them rare."""
+
+    SPEC: ClassVar = {"kind": "classification", "template": "{text} It was", "label_field": "label",
+                      "verbalisers": {"good": " great", "bad": " terrible"}}  # fmt: skip
+
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> tuple[Path, Path]:
+        rows = [{"text": f"dull {'x ' * (n % 5)}", "label": "bad" if n % 4 else "good"}
+                for n in range(40)]  # fmt: skip
+        data, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task.write_text(json.dumps(self.SPEC))
+        return data, task
+
+    def test_evaluate_counts_them_and_says_where_the_most_frequent_does_as_well(
+        self, bundle: Path, files: tuple[Path, Path]
+    ) -> None:
+        data, task = files
+        asked = "evaluate", bundle, "--data", data, "--task", task
+        found = good(*asked)
+        counts = found["counts"]
+        assert list(counts) == list(counts["bad"]) == ["good", "bad"]
+        assert [sum(row.values()) for row in counts.values()] == [10, 30]
+        right = counts["good"]["good"] + counts["bad"]["bad"]
+        assert found["accuracy"] == pytest.approx(right / 40)
+        assert found["most_frequent"] == {"answer": "bad", "share": 0.75}
+        assert 0 <= found["macro_f1"] <= 1
+        told = call(*asked)
+        assert ("no better than always answering 'bad'" in told.stderr) == (right <= 30)
+        assert right <= 30  # or the line above tests nothing
+        assert "right answer  given good  given bad" in told.stdout
+
+    def test_tune_and_the_page_show_them_of_the_rows_that_judge(
+        self, tmp_path: Path, bundle: Path, files: tuple[Path, Path]
+    ) -> None:
+        data, task = files
+        run = tmp_path / "run"
+        found = good("tune", bundle, run, "--train", data, "--data", data, "--task", task,
+                     "--steps", 2, *TWO_POINT)  # fmt: skip
+        assert sum(sum(row.values()) for row in found["counts"].values()) == 20
+        assert found["most_frequent"] == {"answer": "bad", "share": 0.75}
+        assert {"macro_f1"} <= set(found["before"]) & set(found["after"])
+        good("report", run)
+        page = (run / "report.html").read_text()
+        assert "Always answering bad would be right for 75.0%" in page
+        assert "<th>good<th>bad" in page
 
 
 class TestCurve:
