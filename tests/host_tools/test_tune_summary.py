@@ -168,10 +168,15 @@ class TestCurve:
     @pytest.mark.parametrize(
         ("losses", "shape", "text"),
         [
-            ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], "falling", "still falls (0.66 to 0.5 over"),
-            ([1.0, 0.6, 0.5, 0.5, 0.5, 0.499], "flat", "is flat over the last third"),
-            ([1.0, 0.6, 0.5, 0.55, 0.6, 0.7], "overfitting", "rises since step 20 (0.5, now 0.7)"),
+            # Even over doublings: twice the rows bring as much again.
+            ([1.0, 0.9, 0.7, 0.58, 0.5, 0.436], "falling", "would bring it to about 0.2"),
+            # The last third hardly falls, and yet a doubling brings much.
+            ([0.7, 0.5, 0.4, 0.37, 0.34, 0.33, 0.315, 0.305], "falling", "about 0.2"),
+            ([1.0, 0.6, 0.5, 0.5, 0.5, 0.499], "flat", "is flat (-0.0"),
+            ([1.0, 0.6, 0.5, 0.55, 0.6, 0.7], "overfitting", "since 320 rows were read (0.5, now"),
             ([0.5, 0.6, 0.6, 0.7], "no gain", "never fell below its start"),
+            ([0.5, 0.6], "no gain", "never fell below its start"),
+            ([1.0, 0.7, 0.5, 0.65, 0.48, 0.62], "unknown", "scatter too much"),
             ([1.0, 0.5], "unknown", "more come with --eval-every N"),
         ],
     )
