@@ -24,7 +24,7 @@ CLASSES = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
+    "verbalisers": {"1": " great", "0": " terrible"},
 }
 SPECS = {
     "classification": CLASSES,
