@@ -80,7 +80,7 @@ def test_the_readme_works_as_it_stands(
 ) -> None:
     write_files("docs/classification.md", tmp_path)
     write_files("README.md", tmp_path)
-    with_task(bundle, tmp_path / "model.seedtune", TASK, None)
+    with_task(bundle, tmp_path / "model.seedtune", TASK)
     monkeypatch.chdir(tmp_path)
     (example,) = python_of("README.md")
     with words_of_many_tokens():

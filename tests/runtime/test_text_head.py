@@ -491,7 +491,7 @@ class TestTheBundle:
         wanted = frame_of(WordTable(*packed()))
         for name in vars(wanted):
             np.testing.assert_array_equal(getattr(frame, name), getattr(wanted, name))
-        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"}, None)
+        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"})
         assert other.text_head == world.bundle.text_head
         np.testing.assert_array_equal(other.text_frame().states, wanted.states)
         assert write_tiny_bundle(tmp_path / "d").text_head is None
