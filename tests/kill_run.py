@@ -34,7 +34,7 @@ SPEC = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
+    "verbalisers": {"1": " great", "0": " terrible"},
 }
 WRITING = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 ROWS = [

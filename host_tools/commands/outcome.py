@@ -4,7 +4,7 @@ says. The same goes into the run folder, for ``seedtune report``."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
     from seedtune.runtime.model import Model
     from seedtune.runtime.scoring.known_forwards import KnownForwards
-    from seedtune.runtime.tasks import Prediction
+    from seedtune.runtime.tasks import OnLong, Prediction
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
@@ -32,12 +32,17 @@ def outcome_of(
     held_out: HeldOut,
     seconds: float,
     *,
+    on_long: OnLong,
     memory_limit: int | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """The run's result; loads what ships into ``model`` and writes it into the run folder.
 
-    Rows are judged unless a signal ended the session: whoever sends one does not want to wait.
+    Rows are judged unless a signal ended the session: whoever sends one does not want to wait. The
+    judged figure must come out again from the folder alone.
+
+    Raises:
+        TuningError: the run folder or the values file gives another model than the judged one.
     """
     from seedtune.runtime.bundle.exported_values import VALUES_FILE, values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
@@ -56,6 +61,7 @@ def outcome_of(
     if judged:
         passes = _passes(model, held_out, memory_limit)
         before, after, rows = _judged(model, held_out, before_values, *passes, progress)
+        _judged_again(tuner.folder, model, held_out, after, *passes, on_long)
         after = {"step": tuned.step, **after}
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
@@ -164,6 +170,46 @@ def _judged(
         answers.append(predict(*asked, text=model.text, known=known))
     rows = [held_out.rows[number] for number in shown]
     return figures[0], figures[1], _rows(model, rows, answers)
+
+
+def _judged_again(
+    run: Path,
+    model: Model,
+    held_out: HeldOut,
+    judged: dict[str, Any],
+    bounds: Bounds,
+    known: KnownForwards | None,
+    on_long: OnLong,
+) -> None:
+    """Load the run the way whoever uses it will, with its own task, and compare the figures."""
+    import numpy as np
+    from seedtune.runtime.bundle.exported_values import VALUES_FILE
+    from seedtune.runtime.errors import TuningError
+    from seedtune.runtime.model import open_model
+    from seedtune.runtime.scoring.evaluation import evaluate
+
+    again = open_model(model.bundle, on_long=on_long)
+    again.load(run / VALUES_FILE)
+    saved = again.values
+    again.load(run)
+    task, rows = again.task, again.encode(held_out.rows)
+    found = evaluate(model.engine, task, rows, again.values, bounds, text=again.text, known=known)
+    figures = {"loss": found.loss, task.metric_name: found.metric}
+    # The digits that are shown; a library may round the last ones otherwise at another time.
+    if {name: f"{value:.6g}" for name, value in figures.items()} != {
+        name: f"{value:.6g}" for name, value in judged.items()
+    }:
+        raise TuningError(
+            f"{run}: loaded again, the run has {_shown(figures)}, but was judged to have "
+            f"{_shown(judged)}: what was saved is not what was tuned; please report it"
+        )
+    stored = again.values[: model.bundle.K].astype(np.float16).astype(np.float32)
+    if not np.array_equal(saved, np.concatenate([stored, again.values[model.bundle.K :]])):
+        raise TuningError(f"{run / VALUES_FILE}: does not hold the values that ship; report this")
+
+
+def _shown(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
 
 
 def _rows(

@@ -203,6 +203,7 @@ def tune(
                 model,
                 held_out,
                 time.monotonic() - began,
+                on_long=on_long,
                 memory_limit=limit_bytes,
                 progress=progress,
             )

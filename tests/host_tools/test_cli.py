@@ -292,7 +292,7 @@ class TestReadout:
     def test_values_of_another_task_are_refused(
         self, tmp_path: Path, learned: Path, rows: Path
     ) -> None:
-        three = TASK | {"verbalisers": {"0": " terrible", "1": " great", "2": " so"}}
+        three = TASK | {"verbalisers": {"1": " great", "0": " terrible", "2": " so"}}
         task = tmp_path / "task.json"
         task.write_text(json.dumps(three))
         asked = ["evaluate", learned, "--data", rows, "--task", task]

@@ -28,7 +28,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_task(file: Path, ending: str) -> Path:
-    labels = {"0": " terrible", "1": " great"}
+    labels = {"1": " great", "0": " terrible"}
     spec = {"kind": "classification", "template": "{text}" + ending, "label_field": "label"}
     file.write_text(json.dumps({**spec, "verbalisers": labels}))
     return file

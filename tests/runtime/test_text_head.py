@@ -235,7 +235,7 @@ class TestTheStep:
                 Tuner(*given, folder=tmp_path / "r", settings=asked)
         other = {**plain.manifest["task"], "kind": "classification", "label_field": "label"}
         del other["completion_field"]
-        other["verbalisers"] = {"0": " terrible", "1": " great"}
+        other["verbalisers"] = {"1": " great", "0": " terrible"}
         task = task_for(world.bundle, other)
         examples = encode_rows(task, [{"before": "the film", "label": "1"}] * 4)
         with pytest.raises(TuningError, match="needs a task of writing text"):
