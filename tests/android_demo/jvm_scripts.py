@@ -14,7 +14,7 @@ OnJvm = Callable[..., Any]
 
 
 def command(script: str, *arguments: Any) -> list[str]:
-    return [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    return [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

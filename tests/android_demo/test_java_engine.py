@@ -99,6 +99,12 @@ class TestOnAJvm:
     def test_calls_from_many_threads_wait_for_each_other(self, java: Any) -> None:
         assert java["same_together"]
 
+    def test_closing_waits_for_what_other_threads_do(self, on_jvm: OnJvm, bundle: Bundle) -> None:
+        found = on_jvm("../close_race.py", "executorch-java", bundle.path)
+        (told,) = found["told"]
+        assert told.endswith("program.pte: the program is closed")
+        assert found["scored"] >= 12 and found["written"]
+
     def test_errors_are_one_line_and_leave_the_engine_whole(
         self, java: Any, bundle: Bundle
     ) -> None:
