@@ -7,7 +7,7 @@
     model = open_model("model.seedtune")
     with model.tuner("run", train="train.jsonl", held_out="held_out.jsonl") as tuner:
         for report in tuner:
-            print(report.step, report.loss)
+            print(report)
         tuned = tuner.tuned()
     model.load(tuned)
     print(model.predict({"text": "a gripping, funny film"}).answer)

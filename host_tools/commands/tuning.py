@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import DataError, TuningError
 
+from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
 from .inputs import ChosenTask, checked_model, load_chosen, memory_bytes, task_of_run
@@ -207,7 +208,7 @@ def tune(
                 memory_limit=limit_bytes,
                 progress=progress,
             )
-        output.result(result)
+        output.result(result, shown(result))
         _say_what_the_figures_are_of(output, held_out, result)
     code = _SIGNAL_EXIT.get(tuner.stop_reason or "", 0)
     if code:
@@ -242,17 +243,16 @@ def evaluate(
         began = time.monotonic()
         with output.counting("evaluating") as progress:
             found = model.evaluate(examples, progress)
-    output.result(
-        {
-            "loss": found.loss,
-            model.task.metric_name: found.metric,
-            "examples": found.examples,
-            "forwards": found.forwards,
-            "seconds": time.monotonic() - began,
-            "values": origin,
-            "peak_rss_bytes": peak_resident_bytes(),
-        }
-    )
+    result = {
+        **figures_of(found, model.task.metric_name),
+        **answers_of(found),
+        "examples": found.examples,
+        "forwards": found.forwards,
+        "seconds": time.monotonic() - began,
+        "values": origin,
+        "peak_rss_bytes": peak_resident_bytes(),
+    }
+    output.result(result, shown(result))
 
 
 def predict(
