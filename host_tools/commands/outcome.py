@@ -4,7 +4,7 @@ says. The same goes into the run folder, for ``seedtune report``."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
