@@ -15,8 +15,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors
+from . import errors, telemetry
 from .errors import SeedtuneError, SeedtuneWarning
+
+telemetry.switch_off()
 
 if TYPE_CHECKING:
     from .model import Model, open_model

@@ -69,7 +69,7 @@ def tune(
         int | None,
         typer.Option(
             min=1,
-            help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
+            help="Steps of the whole run. Default: per-example 200, two-point 1000; "
             "readout at most, text-head just one pass over the rows.",
         ),
     ] = None,
@@ -92,18 +92,11 @@ def tune(
         typer.Option(
             metavar="NAME",
             help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "text-head (default for writing), per-example (default else), gauss-newton (needs "
-            "directions), two-point, one-sided, leave-one-out, momentum.",
+            "text-head (default for writing), per-example (default else), two-point.",
         ),
     ] = None,
     directions: Annotated[
         int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(help="Estimator momentum: share of the old that a step keeps.")
-    ] = None,
-    cone: Annotated[
-        float | None, typer.Option(help="Estimator momentum: cosine of directions with it.")
     ] = None,
     noise: Annotated[
         str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
@@ -161,8 +154,6 @@ def tune(
             "eval_every": eval_every,
             "estimator": estimator,
             "directions": directions,
-            "momentum": momentum,
-            "cone": cone,
             "noise": noise,
             "remember": remember,
             "best_by": best_by,
@@ -213,6 +204,7 @@ def tune(
                 model,
                 held_out,
                 time.monotonic() - began,
+                on_long=on_long,
                 memory_limit=limit_bytes,
                 progress=progress,
             )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds
 from ..engines import Engine
-from ..errors import DataError
+from ..errors import DataError, EngineError
 from ..tasks import Batch, Encoded, Prediction, Task, need_labels
 from .answer_head import check_values, score_batch
 from .batch_loss import passes
@@ -89,10 +89,19 @@ def predict(
 
     Raises:
         DataError: no examples.
+        EngineError: scores of one are not finite.
     """
     answers: dict[int, Prediction] = {}
     passed = _forwards(engine, task, encoded, values, bounds, progress, text, known)
     for indices, batch, logp in passed:
+        unfit = np.flatnonzero(~np.isfinite(logp[0]).all(axis=1))
+        if len(unfit):
+            example = int(batch.row_of[unfit[0]]) * batch.examples // len(batch.tokens)
+            raise EngineError(
+                f"row {indices[example] + 1}: its scores are NaN or infinite, so there is no "
+                "answer; the values in use, or the bundle's weights, are not fit for use: take "
+                "those of an earlier step, or export the bundle again"
+            )
         answers.update(zip(indices, task.predict(logp[0], batch), strict=True))
     return [answers[index] for index in range(len(encoded))]
 

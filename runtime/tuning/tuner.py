@@ -204,7 +204,6 @@ class Tuner:
             answers=task.answers,
             head_rows=task.head_rows,
             hidden_width=self._engine.hidden_width,
-            basis=start.basis,
             examples=len(self._train),
             entries=len(start.values),
             writes=task.writes,
@@ -249,7 +248,7 @@ class Tuner:
         settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
         shape = None if fixes is None else fixes(settings, self.ground)
-        estimator = make_estimator(settings, self._start.basis, shape)
+        estimator = make_estimator(settings, shape)
         self._fit_passes(estimator)
         if settings.eps == "auto":
             self.loss_noise = measure_loss_noise(
