@@ -36,7 +36,8 @@ FORMAT = "seedtune-head-1"
 """One tensor, float32: ``adapter`` ``[D, blocks * H]`` or ``weights``
 ``[R, (blocks + mean_blocks) * H + 1]``; metadata ``format``, ``about`` (JSON: ``blocks`` counts the
 decoder blocks below each state; a readout has ``mean_blocks``, of means over the tokens so far,
-``share`` and ``task``, too) and ``sha256`` (see ``content_sha256``)."""
+``share``, ``task`` and the ``labels`` of its answers, too) and ``sha256`` (see
+``content_sha256``)."""
 
 
 def load_merged(folder: str | Path, **options: Any) -> Any:
@@ -111,9 +112,11 @@ def load_readout(
         )
         prompt = shown + task["template"].format_map(_texts(row))
         tokens = tokenizer(prompt)["input_ids"]
-        firsts = [tokenizer(prompt + word)["input_ids"][len(tokens)] for word in words.values()]
+        labels = about["labels"]
+        own = [tokenizer(prompt + words[label])["input_ids"] for label in labels]
+        firsts = [ids[len(tokens)] for ids in own]
         logp, states = forward(tokens)
-        return list(words), about["share"] * logp[-1, firsts] + weights @ states[-1]
+        return labels, about["share"] * logp[-1, firsts] + weights @ states[-1]
 
     def of_choices(row: Mapping[str, Any]) -> tuple[list[str], torch.Tensor]:
         prompt, scores = task["template"].format_map(_texts(row)), []

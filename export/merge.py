@@ -4,7 +4,7 @@ converters take it. A text head or a readout has no place in one and lies beside
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class Readout:
     """Of the model's own log-probability of an answer."""
     task: Mapping[str, Any]
     """The specification of the task that it answers."""
+    labels: Sequence[str]
+    """Of its answers, as the rows of ``weights`` stand."""
 
 
 def merge_values(
@@ -140,12 +142,13 @@ def _write_head(folder: Path, head: NDArray[np.float32] | Readout, bundle: Bundl
             "mean_blocks": bundle.mean_blocks,
             "share": head.share,
             "task": head.task,
+            "labels": list(head.labels),
         }
     else:
         name, array, file = "adapter", head, HEAD_FILE
         about = {"blocks": bundle.hidden_blocks}
     tensor = torch.from_numpy(np.array(array, np.float32, order="C"))
-    told = json.dumps(about)  # as it stands: the order of labels is part of a task
+    told = json.dumps(about)
     metadata = {"format": FORMAT, "about": told, "sha256": content_sha256(tensor, told)}
     save_file({name: tensor}, folder / file, metadata)
     shutil.copyfile(load_merged.__file__, folder / "load_merged.py")

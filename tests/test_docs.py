@@ -24,6 +24,7 @@ PAGES = {
     "docs/completion.md": (),
     "docs/runs.md": ("docs/completion.md",),
     "docs/engines.md": ("docs/classification.md",),
+    "docs/apps.md": ("docs/classification.md",),
 }
 """Each with the pages whose files it uses, too."""
 PROSE = ("docs/figures.md", "docs/limits.md")
@@ -59,13 +60,13 @@ def follow(page: str, folder: Path, bundle: Bundle) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(bundle.path)
     blocks = blocks_of(page)
-    assert any(list(commands_of(block)) for block in blocks if block.language == "console")
+    assert any(block.language == "python" or list(commands_of(block)) for block in blocks)
     with words_of_many_tokens():
         for block in blocks:
             if block.language == "console":
                 run_block(commands_of(block))
             elif block.language == "python":
-                exec(block.text, {})
+                exec(block.text, {"__name__": "__main__"})
 
 
 @pytest.fixture(scope="module", params=["as listed", "backwards"])

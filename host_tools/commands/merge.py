@@ -69,4 +69,5 @@ def _head_of(model: Model) -> Any:
     check_values(model.engine, model.task, model.values)
     rows, width = model.task.head_rows, model.engine.hidden_width + 1
     share = 1 + float(more[rows * width]) if len(more) > rows * width else 1.0
-    return Readout(more[: rows * width].reshape(rows, width), share, dict(model.task_spec or {}))
+    weights = more[: rows * width].reshape(rows, width)
+    return Readout(weights, share, dict(model.task_spec or {}), model.task.labels)
