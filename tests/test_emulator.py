@@ -81,7 +81,7 @@ def test_a_journal_of_the_device_replays_on_the_host(bundle: Bundle, guest_run: 
     folder, sha256 = guest_run
     replayed = replay(folder, Start.of(bundle))
     assert replayed.history.steps == STEPS
-    assert (replayed.values != Start.of(bundle).values).any()
+    assert (replayed.values.sensitive != Start.of(bundle).values).any()
     assert replayed.sha256 == sha256
 
 

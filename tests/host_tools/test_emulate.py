@@ -327,7 +327,7 @@ class TestDeviceScript:
         told = json.loads((tmp_path / "result.json").read_text())["writing"]
         with open_model(bundle) as model:
             values = replay(tmp_path / "run", Start.of(bundle)).values
-            text = model.engine.text(values[: bundle.K])
+            text = model.engine.text(values.sensitive)
             prompt = model.prompt_tokens(PROMPT)
             wanted, logits = [], text.read(prompt)
             for _ in range(WRITTEN):

@@ -10,6 +10,7 @@ from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, EngineError
 from seedtune.runtime.model import PREDICTED_TOKENS, Model
+from seedtune.runtime.scoring.values import Values
 from tiny_bundle import TASK, write_tiny_bundle
 
 COMPLETION = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
@@ -48,7 +49,7 @@ def test_values_in_use_write(model: Model, bundle: Bundle) -> None:
     before = text_of(model, "It was", max_tokens=20)
     original = model.values
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    model.values = original + np.float32(0.5) * noise
+    model.values = Values(original.sensitive + np.float32(0.5) * noise)
     moved = text_of(model, "It was", max_tokens=20)
     model.values = original
     assert moved != before == text_of(model, "It was", max_tokens=20)
@@ -111,7 +112,7 @@ def test_bad_prompts(model: Model, prompt: object, manner: dict, message: str) -
 
 
 def test_values_that_are_not_finite_write_nothing(model: Model) -> None:
-    original, model.values = model.values, np.full_like(model.values, np.nan)
+    original, model.values = model.values, Values(np.full(model.bundle.K, np.nan, np.float32))
     with pytest.raises(EngineError, match="hold NaN or infinity; the values in use"):
         text_of(model, "It was")
     model.values = original
