@@ -23,8 +23,8 @@ from seedtune.host_tools.emulate.host import (
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.rehearsal import Job, rehearse
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks.rows import Row
 
@@ -149,7 +149,7 @@ def test_a_long_run_survives_a_kill_and_replays_on_the_host(
     assert found["torch"] is False
     assert found["steps"] == STEPS
     assert found["resumed_at_step"] == 120
-    assert found["values_sha256"] != values_sha256(Start.of(bundle).values)
+    assert found["values_sha256"] != Values(Start.of(bundle).values).sha256
     assert found["replay_sha256"] == found["values_sha256"]
     assert found["loss_difference_max"] < 0.05
     assert 0.8e9 < found["device_memory_bytes"] < 2**30
@@ -214,7 +214,7 @@ def test_smollm2_on_1_gb(machine: Machine) -> None:
     assert found["resumed_at_step"] == 2
     assert found["steps"] == 4
     assert found["replay_sha256"] == found["values_sha256"]
-    assert found["values_sha256"] != values_sha256(Start.of(job.bundle).values)
+    assert found["values_sha256"] != Values(Start.of(job.bundle).values).sha256
     assert found["loss_difference_max"] < 0.3
     assert found["peak_rss_bytes"] < found["program_bytes"] + 150e6
     assert found["writing"]["tokens"] > 0

@@ -30,7 +30,7 @@ def merge(
         raise SeedtuneError("give what to merge: --run RUN or --values FILE")
     with checked_model(bundle, output, sha256=sha256) as opened:
         origin = load_chosen(opened, run, values)
-        own, adapter = opened.values[: opened.bundle.K], opened.adapter()
+        own, adapter = opened.values.sensitive, opened.values.inputs.get("adapter")
         source = model_source(model, output)
         written = merge_values(opened.bundle, own, source, folder, adapter=adapter)
         if adapter is not None:
@@ -38,11 +38,11 @@ def merge(
                 f"{folder}/load_merged.py loads the checkpoint with the text head, which lies "
                 "beside it; other loaders go without the head"
             )
-            if opened.memory() is not None:
+            if opened.values.keeps_words:
                 output.note(
                     "the memory of words has no part in it, and works with the bundle alone"
                 )
-        elif len(opened.values) > len(own):
+        elif opened.values.part is not None:
             output.note(
                 "only the sensitive values are merged: what else the run learned has no place in a "
                 "checkpoint, and works with the bundle alone"

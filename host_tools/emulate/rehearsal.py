@@ -22,7 +22,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import Replay, replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Observation, Task, encode_rows, task_from_spec
 from seedtune.runtime.tasks.rows import Row
@@ -207,7 +207,7 @@ def _last(lines: list[str]) -> str:
 class _Nudged:
     """A look at the same batch under values that are all a little off."""
 
-    look: BatchLook
+    look: Look
     nudge: NDArray[np.float32]
 
     @property
@@ -251,7 +251,7 @@ def _compared(
             batch_size=settings.batch_size,
             labels=labels if settings.stratified else None,
         )
-        look = BatchLook(engine, task, bundle.bounds, [examples[index] for index in chosen])
+        look = Look(engine, task, bundle.bounds, [examples[index] for index in chosen])
         device.append(line["losses"])
         for found, seen in ((host, look), (nudged, _Nudged(look, nudge))):
             key = {"seed": settings.seed, "step": step}

@@ -6,7 +6,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.model import Model
@@ -83,11 +82,11 @@ def _first_difference(
     if found is None:
         return None
     place, *both = found
-    text = model.engine.text(np.ascontiguousarray(model.values[: model.bundle.K]), model.adapter())
+    text = model.engine.text(model.values.sensitive, **model.values.inputs)
     so_far = [*prompt, *ours[:place]]
-    logits, memory = text.read(so_far), model.memory()
-    if memory is not None:
-        logits = memory.mixed_next(logits, so_far)
+    logits, part = text.read(so_far), model.values.part
+    if part is not None:
+        logits = part.mixed_next(logits, so_far)
     ends = sorted(model.bundle.end_ids)
     # A device may also have ended for want of memory, with a model that has no end of its own.
     marks = [token if token is not None else ends for token in both]

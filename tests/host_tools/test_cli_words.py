@@ -11,7 +11,7 @@ from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.emulate.written import compare_written
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import load_values
+from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.scoring.word_memory import WORDS
 from tiny_model import write_tiny_llama
 

@@ -22,8 +22,8 @@ from seedtune.export.load_merged import HEAD_FILE, content_sha256, load_merged
 from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import export_values
 from seedtune.runtime.errors import SeedtuneWarning
+from seedtune.runtime.scoring.values_file import export_values
 from tiny_bundle import write_tiny_bundle
 from tiny_model import CORPUS, write_tiny_llama
 from typer.testing import CliRunner
