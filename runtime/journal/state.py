@@ -107,7 +107,7 @@ class RunState:
 def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     """A fresh estimator of the run; ``name`` is what errors call its journal."""
     try:
-        estimator = make_estimator(Settings.from_dict(header.settings), start.basis, header.shape)
+        estimator = make_estimator(Settings.from_dict(header.settings), header.shape)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
     kind = header.settings["estimator"]

@@ -259,13 +259,14 @@ def _closed(reader: int) -> bool:
 
 def test_the_device_script_imports_the_runtime_alone() -> None:
     code = (
-        "import sys; sys.argv = ['x']\n"
-        "import seedtune.host_tools.emulate.tune_on_device\n"
+        "import runpy, sys\n"
+        "runpy.run_path(sys.argv[1])\n"
         "heavy = ('numpy', 'seedtune.runtime')\n"
         "loaded = [name for name in sys.modules if name.startswith(heavy)]\n"
         "assert not loaded, loaded\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(_SCRIPT)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

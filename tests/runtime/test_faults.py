@@ -38,7 +38,7 @@ def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
 
 
 def test_kills_of_a_run_whose_steps_depend_on_steps_before(tmp_path):
-    settings = replace(SETTINGS, estimator="momentum", directions=2, lr=0.05, cone=0.6)
+    settings = replace(SETTINGS, estimator="per-example", lr=0.05)
     whole = run(tmp_path / "whole", settings=settings)
     rng, kills = random.Random(1), 0
     for number in range(10):
@@ -119,7 +119,7 @@ def test_a_disk_full_from_the_start_is_an_error(tmp_path):
         fill(disk)
         with pytest.raises(JournalError, match="No space left") as caught:
             tuner(disk / "run")
-        assert "run" in str(caught.value) and not list(disk.rglob("*.part"))
+        assert "run" in str(caught.value) and not list(disk.rglob("*.seedtune-work"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])

@@ -235,7 +235,7 @@ class TestTheStep:
                 Tuner(*given, folder=tmp_path / "r", settings=asked)
         other = {**plain.manifest["task"], "kind": "classification", "label_field": "label"}
         del other["completion_field"]
-        other["verbalisers"] = {"0": " terrible", "1": " great"}
+        other["verbalisers"] = {"1": " great", "0": " terrible"}
         task = task_for(world.bundle, other)
         examples = encode_rows(task, [{"before": "the film", "label": "1"}] * 4)
         with pytest.raises(TuningError, match="needs a task of writing text"):
@@ -491,7 +491,7 @@ class TestTheBundle:
         wanted = frame_of(WordTable(*packed()))
         for name in vars(wanted):
             np.testing.assert_array_equal(getattr(frame, name), getattr(wanted, name))
-        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"}, None)
+        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"})
         assert other.text_head == world.bundle.text_head
         np.testing.assert_array_equal(other.text_frame().states, wanted.states)
         assert write_tiny_bundle(tmp_path / "d").text_head is None
