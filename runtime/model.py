@@ -1,7 +1,7 @@
 """What an app opens: a bundle with its task and engine, to tune, to evaluate and to use."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -30,10 +30,11 @@ from .tasks import (
     Objective,
     OnLong,
     Prediction,
+    Rows,
     Task,
     check_spec,
+    encode_questions,
     encode_rows,
-    read_rows,
     task_for,
     warn_of_examples,
 )
@@ -48,8 +49,6 @@ from .writing import Manner, Writer, Writing
 
 PREDICTED_TOKENS = 64
 """Of an answer that is written as a prediction, at most."""
-Rows = str | Path | Iterable[Mapping[str, Any]]
-"""A file of rows (see ``tasks.rows``), or the rows themselves as dicts."""
 
 
 class Model:
@@ -123,8 +122,7 @@ class Model:
         Raises:
             DataError: a file or row is unusable; the message names it.
         """
-        given = read_rows(rows) if isinstance(rows, str | Path) else rows
-        return encode_rows(self.task, given, labelled=labelled)
+        return encode_rows(self.task, rows, labelled=labelled)
 
     def tuner(
         self,
@@ -273,34 +271,47 @@ class Model:
         """The answer to one row, or the answers to many, in their order.
 
         Where a task's answer is text, it is written for rows that bring none along: greedily, up
-        to the line's end or ``PREDICTED_TOKENS``. Text of a row is only scored.
+        to its end (the line's, for a task that learns no end) or ``PREDICTED_TOKENS``. Text of a
+        row is only scored.
+
+        Args:
+            progress: hears how many answers there are, and of how many.
 
         Raises:
             DataError: no rows, or one is unusable.
         """
         one = isinstance(rows, Mapping)
         given: Any = [rows] if one else rows
-        if isinstance(given, str | Path) or not all(isinstance(row, Encoded) for row in given):
-            given = read_rows(given)
-            prompts = [self.task.prompt(row, row.where) for row in given]
-        else:
-            prompts = [None] * len(given)
-        scored = [row for row, prompt in zip(given, prompts, strict=True) if prompt is None]
-        found = iter(
-            evaluation.predict(
+        asked: list[Any] = _encoded(given) or encode_questions(self.task, given)
+        if not asked:
+            raise DataError("no examples to predict")
+        answers: dict[int, Prediction] = {}
+
+        def done(count: int, _: int = 0) -> None:
+            if progress is not None:
+                progress(count, len(asked))
+
+        scored = [n for n, each in enumerate(asked) if isinstance(each, Encoded)]
+        if scored:
+            found = evaluation.predict(
                 self.engine,
                 self.task,
-                self._examples(scored, labelled=False),
+                [asked[n] for n in scored],
                 self.values,
                 self.bundle.bounds,
-                progress,
+                done,
                 self.text,
             )
-            if scored or not prompts
-            else ()
-        )
-        answers = [next(found) if prompt is None else self._written(prompt) for prompt in prompts]
-        return answers[0] if one else answers
+            answers.update(zip(scored, found, strict=True))
+        if len(scored) < len(asked):
+            writer = self.writer()
+            manner = Manner(PREDICTED_TOKENS, stop=() if self.task.ends else ("\n",))
+            for number, prompt in enumerate(asked):
+                if number not in answers:
+                    text = "".join(writer.write(prompt, manner))
+                    answers[number] = Prediction(text, {})
+                    done(len(answers))
+        return answers[0] if one else [answers[n] for n in range(len(asked))]
 
     def generate(
         self,
@@ -402,19 +413,15 @@ class Model:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _written(self, prompt: list[int]) -> Prediction:
-        manner = Manner(max_tokens=PREDICTED_TOKENS, stop=("\n",))
-        return Prediction("".join(self.writer().write(prompt, manner)), {})
+    def _examples(self, rows: Any) -> list[Encoded]:
+        return _encoded(rows) or self.encode(rows)
 
-    def _examples(self, rows: Any, *, labelled: bool = True) -> list[Encoded]:
-        if isinstance(rows, str | Path):
-            return self.encode(rows, labelled=labelled)
-        if not isinstance(rows, Iterable):
-            return self.encode(rows, labelled=labelled)  # says what rows must be
-        given = list(rows)
-        if all(isinstance(row, Encoded) for row in given):
-            return given
-        return self.encode(given, labelled=labelled)
+
+def _encoded(rows: Any) -> list[Encoded]:
+    """Examples that a caller encoded before; empty where they are rows of data."""
+    if isinstance(rows, list | tuple) and all(isinstance(row, Encoded) for row in rows):
+        return list(rows)
+    return []
 
 
 def _listed(stop: Sequence[str]) -> tuple[str, ...]:

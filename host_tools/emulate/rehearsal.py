@@ -24,7 +24,7 @@ from seedtune.runtime.journal.replay import Replay, replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tasks import Encoded, Observation, Task, encode_rows, task_from_spec
+from seedtune.runtime.tasks import Encoded, Observation, Task, encode_rows, task_for
 from seedtune.runtime.tasks.rows import Row
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.live_run import examples_sha256
@@ -51,7 +51,7 @@ class Job:
 
     bundle: Bundle
     task: dict[str, Any]
-    """Specification, as ``task_from_spec`` takes it."""
+    """Specification, as ``task_for`` takes it."""
     rows: Sequence[Row]
     """Training rows with the task's fields; the device encodes them."""
     length: int
@@ -83,9 +83,7 @@ class Job:
         """
         bundle = self.bundle
         bounds = dataclasses.replace(bundle.bounds, length=self.length)
-        task = task_from_spec(
-            self.task, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
-        )
+        task = task_for(bundle, self.task, bounds=bounds, on_long="truncate")
         return task, encode_rows(task, self.rows)
 
     def prompt_tokens(self, examples: Sequence[Encoded]) -> list[int] | None:

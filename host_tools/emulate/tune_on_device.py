@@ -40,13 +40,12 @@ def tune(
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import encode_rows, task_from_spec
+    from seedtune.runtime.tasks import encode_rows, task_for
     from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(bundle_path)
     bounds = dataclasses.replace(bundle.bounds, length=job["length"])
-    spec = job["task"]
-    task = task_from_spec(spec, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
+    task = task_for(bundle, job["task"], bounds=bounds, on_long="truncate")
     examples = encode_rows(task, folder / "rows.jsonl")
     with (
         open_engine(bundle, 1) as engine,

@@ -27,6 +27,7 @@ class Chat(TokenLoss):
         "learn": spec_fields.name,
     }
     of_conversations: ClassVar[bool] = True
+    ends = True
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)
