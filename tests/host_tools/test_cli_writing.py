@@ -275,6 +275,9 @@ def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(
         os.close(theirs)
 
 
+OWN_TOKENS = {"kind": "completion", "template": "{text}", "completion_field": "more", "end": False}
+
+
 def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -301,13 +304,12 @@ def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_pat
             torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
         ), "nothing else may differ"
 
-    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
     halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
     rows = [{"text": text, "more": more[:12]} for text, more in halves]
     tokenizer = AutoTokenizer.from_pretrained(merged)
     change = -mean_losses(one, tokenizer, rows)
     change += mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
-    with open_model(bundle, task=task) as model:
+    with open_model(bundle, task=OWN_TOKENS) as model:
         ours = [-model.evaluate([row]).loss for row in rows]
         model.load(tuned)
         ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
@@ -358,13 +360,12 @@ def test_a_merged_text_head_is_what_the_program_reads_by(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
     halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
     rows = [{"text": text, "more": more[:12]} for text, more in halves]
     tokenizer = AutoTokenizer.from_pretrained(merged)
     change = mean_losses(load_merged(merged), tokenizer, rows)
     change -= mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
-    with open_model(bundle, task=task) as model:
+    with open_model(bundle, task=OWN_TOKENS) as model:
         ours = [-model.evaluate([row]).loss for row in rows]
         model.load(headed)
         ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
