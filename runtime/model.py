@@ -39,7 +39,6 @@ from .tasks import (
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
-from .tasks.control_tokens import ControlTokens
 from .tasks.field_text import check_characters
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
@@ -81,7 +80,6 @@ class Model:
         self._memory_limit = memory_limit
         self._task: Task | None = None
         self._engine: Engine | None = None
-        self._chat: ChatTemplate | None = None
 
     @property
     def task(self) -> Task:
@@ -328,7 +326,7 @@ class Model:
         Args:
             prompt: a text, or messages (``role``, ``content``), which the model's chat template
                 writes and the answer follows. Control tokens in a text are such, as in
-                transformers; in messages they are plain text (see ``tasks.control_tokens``).
+                transformers; in messages they are plain text (see ``tasks.chat_template``).
             max_tokens, temperature, top_p, seed, stop: see ``Manner``.
 
         Raises:
@@ -374,10 +372,6 @@ class Model:
         head, more = self._start.text, self.values[self.bundle.K :]
         return head.memory(more) if head is not None and head.takes(len(more)) else None
 
-    @cached_property
-    def _controls(self) -> ControlTokens:
-        return ControlTokens(self.bundle.tokenizer())
-
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.
 
@@ -389,17 +383,18 @@ class Model:
             check_characters(prompt, "the prompt")
             return list(watched(lambda _: tokenise(tokenizer, prompt), "the prompt").ids)
         messages = checked_messages(prompt, "the prompt")
-        if self._chat is None:
-            if self.bundle.chat is None:
-                raise DataError(
-                    f"{self.bundle.path}: has no chat template, as its model had none: give the "
-                    "prompt as one text"
-                )
-            chat = self.bundle.chat
-            self._chat = ChatTemplate(chat.template, chat.special_tokens)
-        conversation = self._controls.conversation(messages)
-        text = self._chat.render(conversation.messages, answer=True, where="the prompt")
-        return watched(lambda _: conversation.tokenise(text), "the prompt").ids
+        if self.bundle.chat is None:
+            raise DataError(
+                f"{self.bundle.path}: has no chat template, as its model had none: give the prompt "
+                "as one text"
+            )
+        return watched(lambda _: self._chat.answering(messages, "the prompt"), "the prompt")
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        part = self.bundle.chat
+        assert part is not None
+        return ChatTemplate(part.template, part.special_tokens, self.bundle.tokenizer())
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""

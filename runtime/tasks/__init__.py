@@ -123,9 +123,12 @@ def task_from_spec(
             raise DataError(f"{name} {value!r} is unknown; use {' or '.join(known)}")
     template = None
     if chat is not None and _KINDS[spec["kind"]].of_conversations:
-        template = ChatTemplate(chat.template, chat.special_tokens)
+        made = chat
+        template = watched(
+            lambda _: ChatTemplate(made.template, made.special_tokens, tokenizer), "task"
+        )
     setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template, tuple(ends))
-    return watched(lambda watch: _KINDS[spec["kind"]](spec, setting), "task")
+    return watched(lambda _: _KINDS[spec["kind"]](spec, setting), "task")
 
 
 def check_spec(spec: object) -> None:

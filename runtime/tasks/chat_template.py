@@ -1,22 +1,15 @@
 """A model's own chat template: messages to the text and the tokens that it was trained to see.
 
-Templates are Jinja, rendered as transformers renders them (``chat_template_utils``): sandboxed,
-blocks trimmed. Rendering them once at export into plain pieces would do for few: many look at the
-first message, strip texts or refuse an order of roles. jinja2 takes 8 MB, and only where a
-conversation is rendered.
-
 Messages may name the model's control tokens, such as ``<|im_end|>``, but not give them.
 transformers tokenises what a template wrote as one text: whoever writes ``<|im_end|>`` ends the
 turn and can go on as another role. Here a private character stands for each control token that the
 template itself holds, and is a token of its own in a copy of the tokenizer to which all control
-tokens are mere text. So whatever a template does with the texts of messages, be it to join, strip or
-lower-case them, a control token is one that the template wrote.
+tokens are mere text. So whatever a template does with the texts of messages, be it to join, strip
+or lower-case them, a control token is one that the template wrote.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,21 +17,20 @@ from tokenizers import AddedToken, Tokenizer
 
 from ..errors import DataError
 from .field_text import check_characters, described
+from .jinja_template import LARGEST_TEXT, compiled, constants, named_in, pattern, replaced
 from .row_formats import strict_json
 from .tokenising import tokenise
 
 Message = Mapping[str, Any]
 """``role`` and ``content``, both text, and what else a template reads; ``name`` for a sender."""
 ROLES = ("system", "user", "assistant")
-LARGEST_TEXT = 1 << 22
-"""Characters of what a template makes, at most."""
-_LARGEST_BITS = 1 << 14
 _DEEPEST = 64
 _PRIVATE = range(0xF0000, 0x10FFFE)
 """Planes 15 and 16, which Unicode leaves to private use."""
 _PROBES = (
     [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}],
     [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}],
+    [{"role": "user", "content": "a", "name": "a"}],
 )
 
 
@@ -64,10 +56,10 @@ class ChatTemplate:
                          if each.special}  # fmt: skip
         """Text of each control token to its number and what the tokenizer knows of it."""
         self._forms: list[_Form] = []
-        written = _found(self.controls, "\n".join(_constants(source, self._special_tokens)))
+        written = named_in(self.controls, "\n".join(constants(source, self._special_tokens)))
         self.joined: frozenset[str] = frozenset()
         """Control tokens that it makes of pieces, such as ``<|`` and a role."""
-        plain = _Form(self, written, frozenset(source))
+        plain = _Form(self, sorted(written), frozenset(source))
         self.joined = frozenset(_joined(plain, self.controls))
         self.written = sorted({*written, *self.joined})
         """Control tokens that it can write."""
@@ -80,6 +72,17 @@ class ChatTemplate:
         """
         return Conversation(self, messages)
 
+    def answering(self, messages: Sequence[Message], where: str) -> list[int]:
+        """The tokens that an answer to ``messages`` follows.
+
+        Raises:
+            DataError: the template refuses them; the message begins with ``where``.
+        """
+        conversation = self.conversation(messages)
+        return conversation.tokenise(
+            conversation.render(messages, answer=True, where=where), where
+        ).ids
+
     def form(self, texts: frozenset[str]) -> "_Form":
         """With stand-ins that none of the characters ``texts`` are."""
         for form in self._forms:
@@ -89,10 +92,26 @@ class ChatTemplate:
         del self._forms[:-4]
         return self._forms[-1]
 
+    def mapped(self, value: Any, letters: Mapping[str, str]) -> Any:
+        """A message with other letters in all of its text, but for names that the template reads
+        fields by."""
+        if isinstance(value, str):
+            return replaced(value, letters)
+        if isinstance(value, Mapping):
+            return {
+                name if str(name) in self._source else self.mapped(name, letters): self.mapped(
+                    part, letters
+                )
+                for name, part in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.mapped(part, letters) for part in value]
+        return value
+
     def compiled(self, stand_ins: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
         """The Jinja template and what it may name, with stand-ins for control tokens."""
-        return _compile(self._source, stand_ins), {
-            name: _replaced(text, stand_ins) for name, text in self._special_tokens.items()
+        return compiled(self._source, stand_ins), {
+            name: replaced(text, stand_ins) for name, text in self._special_tokens.items()
         }
 
 
@@ -120,12 +139,12 @@ class Conversation:
             DataError: the template refuses them; the message begins with ``where``.
         """
         text = self._form.render(messages, answer=answer, where=where)
-        found = _found(self._template.joined, text)
+        found = named_in(self._template.joined, text)
         return self._with_joined(text, found, messages, answer, where) if found else text
 
     def plain(self, text: str) -> str:
         """What ``render`` gave, as it is read: control tokens by their names."""
-        return _replaced(text, self._form.named)
+        return replaced(text, self._form.named)
 
     def tokenise(self, text: str, where: str) -> Tokens:
         """What ``render`` gave, in tokens.
@@ -153,10 +172,15 @@ class Conversation:
         It has none of its characters from a message: that is so where it stays when each of these
         characters is another one in the messages, one for one.
         """
-        taken = {each for part in found for letter in part for each in (letter.lower(), letter.upper())}
+        taken = {
+            each for part in found for letter in part for each in (letter.lower(), letter.upper())
+        }
         free = _free(self._texts | frozenset(text), len(taken))
         other = dict(zip(sorted(taken), free, strict=True))
-        changed = [{**_mapped(message, other), "role": message["role"]} for message in messages]
+        changed = [
+            {**self._template.mapped(message, other), "role": message["role"]}
+            for message in messages
+        ]
         again = self._form.render(changed, answer=answer, where=where)
         back = str.maketrans({stand_in: letter for letter, stand_in in other.items()})
         if again.translate(back) != text:
@@ -169,13 +193,15 @@ class Conversation:
             own = again[slice(*match.span())] == match[0]
             return self._form.stand_ins[match[0]] if own else match[0]
 
-        return _pattern(found).sub(stand_in, text)
+        return pattern(found).sub(stand_in, text)
 
 
 class _Form:
     """A template with private characters for its control tokens."""
 
-    def __init__(self, template: ChatTemplate, written: Sequence[str], avoid: frozenset[str]) -> None:
+    def __init__(
+        self, template: ChatTemplate, written: Sequence[str], avoid: frozenset[str]
+    ) -> None:
         self._template = template
         self.stand_ins = dict(zip(written, _free(avoid, len(written)), strict=True))
         self.named = {stand_in: text for text, stand_in in self.stand_ins.items()}
@@ -222,8 +248,9 @@ class _Form:
     def control_of(self) -> dict[int, int]:
         """Number of a stand-in in the copy to that of its control token."""
         return {
-            self.tokenizer.token_to_id(stand_in): self._template.controls[text][0]
-            for text, stand_in in self.stand_ins.items()
+            number: self._template.controls[self.named[stand_in]][0]
+            for stand_in, number in self.tokenizer.get_vocab().items()
+            if stand_in in self.named
         }
 
     @cached_property
@@ -276,17 +303,6 @@ def _strings(messages: Any) -> Iterator[str]:
             left += [(part, depth + 1) for part in value]
 
 
-def _mapped(value: Any, letters: Mapping[str, str]) -> Any:
-    """A message with other letters in all of its text."""
-    if isinstance(value, str):
-        return _replaced(value, letters)
-    if isinstance(value, Mapping):
-        return {_mapped(name, letters): _mapped(part, letters) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mapped(part, letters) for part in value]
-    return value
-
-
 def _free(avoid: frozenset[str], count: int) -> list[str]:
     """So many private characters that are not among ``avoid``."""
     free = (chr(place) for place in reversed(_PRIVATE) if chr(place) not in avoid)
@@ -296,127 +312,14 @@ def _free(avoid: frozenset[str], count: int) -> list[str]:
     return found
 
 
-def _pattern(texts: Any) -> re.Pattern[str]:
-    """Finds any of ``texts``, the longest first, since one may begin with another."""
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
-
-
-def _found(texts: Any, text: str) -> set[str]:
-    return set(_pattern(texts).findall(text)) if texts else set()
-
-
-def _replaced(text: str, others: Mapping[str, str]) -> str:
-    return _pattern(others).sub(lambda match: others[match[0]], text) if others else text
-
-
 def _joined(form: _Form, controls: Mapping[str, Any]) -> set[str]:
     """Control tokens that a template makes of pieces, as far as short conversations show it."""
-    found = set()
+    found: set[str] = set()
     for messages in _PROBES:
         for answer in (False, True):
             try:
                 text = form.render(messages, answer=answer, where="the bundle")
             except DataError:  # such as of a template that knows no system message
                 continue
-            found |= _found(controls, text)
+            found |= named_in(controls, text)
     return found
-
-
-def _constants(source: str, special_tokens: Mapping[str, str]) -> list[str]:
-    """All text that a template holds or may name."""
-    from jinja2 import nodes
-
-    tree = _parsed(source, _environment())
-    data = [node.data for node in tree.find_all(nodes.TemplateData)]
-    texts = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
-    return [*data, *texts, *special_tokens.values()]
-
-
-def _compile(source: str, stand_ins: Mapping[str, str]) -> Any:
-    from jinja2 import nodes
-    from jinja2.visitor import NodeTransformer
-
-    class Sums(NodeTransformer):
-        """Concatenations as sums, whose length the environment bounds."""
-
-        def visit_Concat(self, node: Any) -> Any:  # noqa: N802  # as jinja2 calls it
-            self.generic_visit(node)
-            texts = [nodes.Filter(each, "string", [], [], None, None) for each in node.nodes]
-            whole: Any = texts[0]
-            for text in texts[1:]:
-                whole = nodes.Add(whole, text)
-            return whole
-
-    environment = _environment()
-    tree = Sums().visit(_parsed(source, environment))
-    for node in tree.find_all(nodes.TemplateData):
-        node.data = _replaced(node.data, stand_ins)
-    for node in tree.find_all(nodes.Const):
-        if isinstance(node.value, str):
-            node.value = _replaced(node.value, stand_ins)
-    tree.set_environment(environment)
-    return environment.from_string(tree)
-
-
-def _parsed(source: str, environment: Any) -> Any:
-    # transformers marks the assistant's part with a tag of its own.
-    plain = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", source)
-    plain = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", plain)
-    try:
-        tree = environment.parse(plain)
-        environment.compile(tree)  # finds unknown filters and misplaced tags
-        return environment.parse(plain)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"the bundle's chat template cannot be read: {reason}") from error
-
-
-def _environment() -> Any:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise DataError(
-            "chat templates need jinja2, which is not installed; pip install 'seedtune[chat]'"
-        ) from error
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    class Bounded(ImmutableSandboxedEnvironment):
-        """Refuses an operation whose result would be huge: it could not be interrupted."""
-
-        intercepted_binops = frozenset(["**", "*", "+", "%"])
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            _check_size(operator, left, right)
-            return super().call_binop(context, operator, left, right)
-
-    environment = Bounded(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _check_size(operator: str, left: Any, right: Any) -> None:
-    bits = length = 0
-    if isinstance(left, int) and isinstance(right, int):
-        sizes = left.bit_length(), right.bit_length()
-        bits = sizes[0] * abs(right) if operator == "**" else sum(sizes)
-    elif operator == "*":
-        for whole, times in ((left, right), (right, left)):
-            if isinstance(whole, str | list | tuple) and isinstance(times, int):
-                length = len(whole) * times
-    elif operator == "%" and isinstance(left, str):
-        length = max(map(int, re.findall(r"\d{1,9}", left)), default=0)
-        length = LARGEST_TEXT + 1 if "*" in left else length
-    elif isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-        length = len(left) + len(right)
-    if bits > _LARGEST_BITS or length > LARGEST_TEXT:
-        raise ValueError(f"the result of {operator} would be too large")
