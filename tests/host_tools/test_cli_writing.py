@@ -67,6 +67,21 @@ def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> 
         assert piped.exit_code == 0 and piped.stdout == plain.stdout
 
 
+def test_predict_answers_rows_that_bring_no_text(bundle: Bundle, tmp_path: Path) -> None:
+    task, rows = tmp_path / "task.json", tmp_path / "rows.jsonl"
+    spec = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
+    task.write_text(json.dumps(spec))
+    given = [{"text": "good?", "reply": " yes"}, {"text": "It was"}]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in given))
+    asked = ("predict", bundle.path, "--task", task)
+    found = good(*asked, "--data", rows)["predictions"]
+    assert found[0]["answer"] is None and found[0]["scores"]["tokens"] > 1
+    with open_model(bundle) as model:
+        wanted = "".join(model.generate("It was\nMia:", max_tokens=64))
+    assert found[1] == {"answer": wanted, "scores": {}}
+    assert good(*asked, "--text", "It was")["predictions"] == [found[1]]
+
+
 def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bundle) -> None:
     asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 2, "--stop")
     told = call(*asked, "\\n")
