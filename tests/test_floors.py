@@ -20,7 +20,7 @@ FLOORS = (
     ("engines",),
     ("tasks",),
     ("bundle",),
-    ("settings", "schema", "errors", "files", "process_lock"),
+    ("settings", "schema", "errors", "files", "process_lock", "telemetry"),
 )
 """Of ``runtime``, from the top down; each may import those below it."""
 HEIGHT = {name: -number for number, floor in enumerate(FLOORS) for name in floor}

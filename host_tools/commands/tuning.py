@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import DataError, TuningError
 
+from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
 from .inputs import ChosenTask, checked_model, load_chosen, memory_bytes, task_of_run
@@ -207,7 +208,7 @@ def tune(
                 memory_limit=limit_bytes,
                 progress=progress,
             )
-        output.result(result)
+        output.result(result, shown(result))
         _say_what_the_figures_are_of(output, held_out, result)
     code = _SIGNAL_EXIT.get(tuner.stop_reason or "", 0)
     if code:
@@ -242,17 +243,16 @@ def evaluate(
         began = time.monotonic()
         with output.counting("evaluating") as progress:
             found = model.evaluate(examples, progress)
-    output.result(
-        {
-            "loss": found.loss,
-            model.task.metric_name: found.metric,
-            "examples": found.examples,
-            "forwards": found.forwards,
-            "seconds": time.monotonic() - began,
-            "values": origin,
-            "peak_rss_bytes": peak_resident_bytes(),
-        }
-    )
+    result = {
+        **figures_of(found, model.task.metric_name),
+        **answers_of(found),
+        "examples": found.examples,
+        "forwards": found.forwards,
+        "seconds": time.monotonic() - began,
+        "values": origin,
+        "peak_rss_bytes": peak_resident_bytes(),
+    }
+    output.result(result, shown(result))
 
 
 def predict(
@@ -274,7 +274,6 @@ def predict(
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.tasks import encode_rows
     from seedtune.runtime.tasks.rows import Row
 
     output = Output(json)
@@ -287,11 +286,11 @@ def predict(
             names = model.task.template.names
             if len(names) != 1:
                 raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            examples = encode_rows(model.task, [Row({names[0]: text}, "--text")], labelled=False)
+            rows = [Row({names[0]: text}, "--text")]
         else:
-            examples = chosen.encode("test", data, model.task, labelled=False)
+            rows = chosen.rows("test", data)
         with output.counting("predicting") as progress:
-            found = model.predict(examples, progress)
+            found = model.predict(rows, progress)
     answers = [{"answer": item.answer, "scores": item.scores} for item in found]
     peak = peak_resident_bytes()
     if json:

@@ -27,6 +27,12 @@ def template(field: str, value: Any) -> None:
     Template(value)
 
 
+def flag(field: str, value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise DataError(f"task: field {field!r} must be true or false, not {described(value)}")
+
+
 def names(field: str, value: Any) -> None:
     """A list of at least two field names, none twice."""
     if not isinstance(value, list | tuple):

@@ -32,6 +32,8 @@ class Setting:
     on_long: OnLong
     chat: ChatTemplate | None = None
     """The model's, for kinds whose rows are conversations."""
+    ends: tuple[int, ...] = ()
+    """Tokens with which the model ends a text; the first one stands behind texts to learn."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Task(ABC):
     writes: bool = False
     """Whether it scores one word at each position, and its loss is their negative
     log-likelihood."""
+    ends: bool = False
+    """Whether texts to learn have the model's own end behind them, so that it learns to stop."""
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         self.template = Template(spec.get("template", ""))
@@ -169,6 +173,11 @@ class Task(ABC):
             float64 ``[examples, 2]``: right answers and 1, or summed negative log-likelihood and
             tokens. ``aggregate`` takes the sum over examples.
         """
+
+    def chosen(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.int64]:
+        """Index of the answer that each example gets, of a task with ``labels``, from one probe's
+        ``[N, C]``; int64 ``[examples]``, -1 where a score is not a number."""
+        raise NotImplementedError
 
     @abstractmethod
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:

@@ -66,8 +66,8 @@ class TestTune:
         assert found["steps"] == 4
         assert found["forwards"] == 8
         assert found["stop_reason"] == "all 4 steps done"
-        assert set(found["before"]) == {"loss", "accuracy"}
-        assert set(found["after"]) == {"step", "loss", "accuracy"}
+        assert set(found["before"]) == {"loss", "accuracy", "macro_f1"}
+        assert set(found["after"]) == {"step", "loss", "accuracy", "macro_f1"}
         assert Path(found["values"]).is_file()
         scored = good("evaluate", bundle, "--data", rows, "--run", tmp_path / "run")
         assert scored["accuracy"] == pytest.approx(found["after"]["accuracy"], abs=1e-6)

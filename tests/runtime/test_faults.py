@@ -118,7 +118,7 @@ def test_a_disk_full_from_the_start_is_an_error(tmp_path):
         fill(disk)
         with pytest.raises(JournalError, match="No space left") as caught:
             tuner(disk / "run")
-        assert "run" in str(caught.value) and not list(disk.rglob("*.part"))
+        assert "run" in str(caught.value) and not list(disk.rglob("*.seedtune-work"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])

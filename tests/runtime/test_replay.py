@@ -406,7 +406,7 @@ def test_values_export_as_float16_of_the_bundle(tmp_path):
         load_values(path, bundle, start.kinds)
     with pytest.raises(BundleError, match="cannot be written"):
         export_values(tmp_path / "none" / "x", Values(start.values), bundle, step=0)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.seedtune-work"))
 
 
 @pytest.mark.parametrize(
