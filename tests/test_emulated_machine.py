@@ -18,9 +18,9 @@ from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.rehearsal import plan, rehearse
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks.rows import Row
 
 MISSING = missing_packages()
@@ -192,7 +192,7 @@ class TestSession:
     ) -> None:
         replayed = replay(device / "whole", Start.of(bundle))
         assert replayed.history.steps == STEPS
-        assert (replayed.values != Start.of(bundle).values).any()
+        assert (replayed.values.sensitive != Start.of(bundle).values).any()
         assert replayed.sha256 == self.told(device / "tuned")["sha256"]
 
     def test_kill_and_resume_end_where_an_uninterrupted_run_does(self, device: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_command_rehearses_what_a_user_gets(
     assert (found["estimator"], found["steps"], found["resumed_at_step"]) == (estimator, 10, 5)
     assert found["same_values"] is True
     assert found["replay_sha256"] == found["values_sha256"]
-    assert found["values_sha256"] != values_sha256(Start.of(bundle).values)
+    assert found["values_sha256"] != Values(Start.of(bundle).values).sha256
     assert found["loss_difference_max"] < 0.05 < found["loss_mean"]
     assert 0.8e9 < found["device_memory_bytes"] < 2**30
     assert 0 < found["peak_rss_bytes"] < found["device_memory_bytes"]
@@ -252,7 +252,7 @@ def test_smollm2_on_1_gb(machine: Machine) -> None:
     found = rehearse(job, machine, timeout=1500)
     assert (found["estimator"], found["steps"], found["resumed_at_step"]) == ("readout", 2, 1)
     assert found["same_values"] is True
-    assert found["values_sha256"] != values_sha256(Start.of(job.bundle).values)
+    assert found["values_sha256"] != Values(Start.of(job.bundle).values).sha256
     assert found["loss_difference_max"] < 0.3
     assert found["peak_rss_bytes"] < found["program_bytes"] + 150e6
     assert found["writing"]["tokens"] > 0

@@ -49,7 +49,6 @@ def tune(
             be done before it comes.
     """
     began = time.monotonic()
-    from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     with (
@@ -67,7 +66,7 @@ def tune(
         return {
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
-            "values_sha256": values_sha256(tuner.values),
+            "values_sha256": tuner.values.sha256,
             "peak_rss_bytes": peak_resident_bytes(),
             "architecture": platform.machine(),
             "torch": "torch" in sys.modules,

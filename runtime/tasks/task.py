@@ -199,6 +199,11 @@ class Task(ABC):
         """
         raise NotImplementedError
 
+    @property
+    def head_labels(self) -> tuple[str, ...]:
+        """Of the rows of an answer head; none where one row serves all answers."""
+        return self.labels if self.head_rows == len(self.labels) else ()
+
     @staticmethod
     def aggregate(totals: NDArray[np.float64]) -> float:
         """The metric from the sum ``[2]`` of ``metric`` over examples."""

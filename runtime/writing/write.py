@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from ..engines import Text
 from ..errors import DataError
-from ..scoring.word_memory import WordMemory
+from ..scoring.part import Part
 from .choose import choose
 from .manner import Manner
 from .pieces import Pieces
@@ -62,16 +62,16 @@ class Writer:
         tokenizer: Tokenizer,
         ends: Collection[int],
         bound: int | None = None,
-        memory: WordMemory | None = None,
+        part: Part | None = None,
     ) -> None:
         """An empty text.
 
         Args:
             ends: tokens with which the model itself ends a text.
             bound: of a prompt with its answer, if fewer tokens than the program's.
-            memory: of words, which has its part in what comes next.
+            part: of the values, which may have a share in what comes next.
         """
-        self._memory = memory
+        self._part = part
         self._text, self._tokenizer, self._ends = text, tokenizer, frozenset(ends)
         self.bound = text.bound if bound is None else min(bound, text.bound)
         """Tokens of a prompt with its answer, at most."""
@@ -102,8 +102,8 @@ class Writer:
         self._read = list(prompt)
         pieces = Pieces(self._tokenizer, prompt, manner.stop)
         while writing.ended is None:
-            if self._memory is not None:
-                logits = self._memory.mixed_next(logits, [*prompt, *writing.tokens])
+            if self._part is not None:
+                logits = self._part.mixed_next(logits, [*prompt, *writing.tokens])
             token = choose(logits, manner, len(writing.tokens))
             if token in self._ends:
                 writing.ended = "end"

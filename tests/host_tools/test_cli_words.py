@@ -10,7 +10,7 @@ from command_line import bad, call, good
 from exported_bundle import export_tiny_bundle
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import load_values
+from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.scoring.word_memory import WORDS
 from tiny_model import write_tiny_llama
 

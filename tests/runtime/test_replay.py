@@ -12,7 +12,6 @@ import pytest
 from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, with_defaults
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
@@ -21,6 +20,8 @@ from seedtune.runtime.journal.operations import branch, diff, receive, rewind, s
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import bundle_parts
@@ -48,7 +49,7 @@ def go_on(folder, *, until: int | None = None, settings: Settings | None = SETTI
         for report in live:
             if report.step == until:
                 break
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +370,7 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
     start = fake_start(entries)
     header = Header(
         bundle_sha256=start.bundle_sha256,
-        values_sha256=values_sha256(start.values),
+        values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
         settings=with_defaults(

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
@@ -278,7 +277,7 @@ def test_other_settings_are_refused_or_recorded(tmp_path):
     with tuner(tmp_path, settings=other, allow_changes=True) as live:
         reports = list(live)
         assert reports[0].lr == 0.01 and live.history.changes == [(1, "lr", 0.01)]
-        final = values_sha256(live.values)
+        final = live.values.sha256
     assert replay(tmp_path, START).sha256 == final
 
 
