@@ -27,9 +27,9 @@ from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
 from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _compared, _write_job, plan
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import DataError, TuningError
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks.rows import Row
 from tiny_bundle import TASK, write_tiny_bundle
 
@@ -300,7 +300,7 @@ class TestDeviceScript:
         assert found["estimator"] == (estimator or usual)
         assert (found["steps"], found["resumed_at_step"]) == (6, 3)
         assert found["same_values"] is True
-        assert found["values_sha256"] != values_sha256(Start.of(bundle).values)
+        assert found["values_sha256"] != Values(Start.of(bundle).values).sha256
         assert found["loss_mean"] > 0.1
         assert found["loss_difference_max"] < 1e-6
         writing = found["writing"]
