@@ -6,12 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import engines
 from .bundle import Bundle, Progress, open_bundle
-from .bundle.exported_values import VALUES_FILE, export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_text
@@ -22,8 +18,8 @@ from .journal.snapshots import forget
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
-from .scoring.text_head import TextHead
-from .scoring.word_memory import WordMemory
+from .scoring.values import Values
+from .scoring.values_file import VALUES_FILE, export_values, load_values
 from .settings import Settings
 from .tasks import (
     Encoded,
@@ -66,9 +62,8 @@ class Model:
     ) -> None:
         self.bundle = bundle
         self._start = Start.of(bundle)
-        self.values: NDArray[np.float32] = self._start.values
-        """float32 ``[K]``, or with an estimator's own weights behind: what evaluates and predicts.
-        As exported until ``load``."""
+        self.values = Values(self._start.values)
+        """What evaluates, predicts and writes. As exported until ``load``, and after ``reset``."""
         self.step = 0
         """Of the run that they are from; 0 as exported."""
         self._asked = task_spec is not None
@@ -96,11 +91,6 @@ class Model:
     def task_spec(self) -> Mapping[str, Any] | None:
         """The specification in use: ``open_model``'s, else a loaded run's, else the bundle's."""
         return self._spec
-
-    @property
-    def text(self) -> TextHead | None:
-        """What the bundle has for a head for text; None too where the task writes nothing."""
-        return self._start.text if self.task.writes else None
 
     @property
     def engine(self) -> Engine:
@@ -190,7 +180,11 @@ class Model:
             self.values = done.best_values
             self.step = done.history.steps if done.best is None else done.best.step
         else:
-            self.values, self.step = load_values(source, self.bundle), 0
+            self.values, self.step = load_values(source, self.bundle, self._start.kinds), 0
+
+    def reset(self) -> None:
+        """Use the values as they were exported from now on."""
+        self.values, self.step = Values(self._start.values), 0
 
     def _take_task(self, known: Mapping[str, Any] | None, run: Path) -> None:
         if known is None:  # a run of an older version
@@ -250,7 +244,6 @@ class Model:
             self.values,
             self.bundle.bounds,
             progress,
-            self.text,
         )
 
     @overload
@@ -298,7 +291,6 @@ class Model:
                 self.values,
                 self.bundle.bounds,
                 done,
-                self.text,
             )
             answers.update(zip(scored, found, strict=True))
         if len(scored) < len(asked):
@@ -344,34 +336,19 @@ class Model:
             EngineError: the bundle or the engine cannot write.
             TuningError: there is no memory for a text.
         """
-        own, adapter = np.ascontiguousarray(self.values[: self.bundle.K]), self.adapter()
-        if adapter is None and len(self.values) > len(own):
+        part = self.values.part
+        if part is not None and not part.writes:
             warn(
                 "the values in use hold weights that choose between given answers; these have no "
                 "part in writing, so the text is written without them"
             )
-        text = self.engine.text(own, adapter)
+        text = self.engine.text(self.values.sensitive, **self.values.inputs)
         bound = text.bound
         generation = self.bundle.generation
         if generation is not None:
             memory = PassMemory.of_bundle(self.bundle)
             bound = fit_text(generation, memory, limit=self._memory_limit)
-        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, self.memory())
-
-    def adapter(self) -> NDArray[np.float32] | None:
-        """What the text head in use adds to what the output head reads, float32 ``[D, S]``; None
-        where the values in use hold none (what a readout learned has no part in writing)."""
-        head, more = self._start.text, self.values[self.bundle.K :]
-        return head.adapter(more) if head is not None and head.takes(len(more)) else None
-
-    def memory(self) -> WordMemory | None:
-        """The words that the values in use hold beside a text head; None where they hold none.
-
-        Raises:
-            TuningError: what stands there are no words of this model.
-        """
-        head, more = self._start.text, self.values[self.bundle.K :]
-        return head.memory(more) if head is not None and head.takes(len(more)) else None
+        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, part)
 
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.

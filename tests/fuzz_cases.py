@@ -15,7 +15,6 @@ from journal_bytes import encoded
 from safetensors.numpy import load
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
-from seedtune.runtime.bundle.exported_values import export_values, load_values
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
 from seedtune.runtime.bundle.text_frame import load_text_frame
 from seedtune.runtime.journal.crc32c import crc32c
@@ -32,6 +31,7 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
 from text_bundle import STATES, WIDTH, write_text_bundle

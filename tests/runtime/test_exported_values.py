@@ -11,8 +11,8 @@ from faults import damaged
 from safetensors import safe_open
 from safetensors.numpy import load, save
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from tiny_bundle import write_tiny_bundle
 
 

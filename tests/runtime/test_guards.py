@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from fakes import FakeTask
 from faults import NanEngine
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Skip
@@ -27,7 +26,7 @@ def test_one_nan_is_skipped_and_leaves_the_values_alone(tmp_path, probe):
                 assert report.skipped is None and not (before and (live.values == before[-1]).all())
             before.append(live.values.copy())
         assert live.history.skipped == 1
-        final = values_sha256(live.values)
+        final = live.values.sha256
     assert replay(tmp_path, START).sha256 == final
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from fakes import BOUNDS, fake_ground, noise_vector
 from seedtune.runtime.bundle import Layer
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import complete, make_estimator
 from seedtune.runtime.estimators.per_example import FACTS, KEPT, PerExample
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.settings import Settings
 from tiny_bundle import write_tiny_bundle
 from tiny_run import ENGINE, START, TASK, TRAIN, K, tuner
@@ -22,8 +21,8 @@ KEY = {"seed": 11, "step": 4}
 EPS = 1e-3
 
 
-def look(examples=16) -> BatchLook:
-    return BatchLook(ENGINE, TASK, BOUNDS, TRAIN[:examples])
+def look(examples=16) -> Look:
+    return Look(ENGINE, TASK, BOUNDS, TRAIN[:examples])
 
 
 def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExample:
@@ -128,7 +127,7 @@ def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
             for report in live:
                 if report.step == until:
                     break
-            return values_sha256(live.values)
+            return live.values.sha256
 
     whole = go(tmp_path / "whole")
     go(tmp_path / "halves", until=31)

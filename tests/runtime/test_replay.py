@@ -12,7 +12,6 @@ import pytest
 from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, with_defaults
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
@@ -21,6 +20,8 @@ from seedtune.runtime.journal.operations import branch, diff, receive, rewind, s
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import bundle_parts
@@ -48,7 +49,7 @@ def go_on(folder, *, until: int | None = None, settings: Settings | None = SETTI
         for report in live:
             if report.step == until:
                 break
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "t
 @pytest.mark.parametrize("estimator", OTHERS)
 def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
     """Resume, rewind, branch, share, compact and replay of steps that depend on steps before."""
-    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05, cone=0.6)
+    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05)
     live = go_on(tmp_path / "run", settings=settings)
     assert replay(tmp_path / "run", START).sha256 == live
     for until in (40, 90):
@@ -255,7 +256,7 @@ def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
 
 def test_settings_that_fix_the_steps_cannot_change(tmp_path):
     go_on(tmp_path, until=3)
-    for field, value in {"estimator": "momentum", "directions": 2, "cone": 0.5}.items():
+    for field, value in {"estimator": "per-example", "directions": 2, "noise": "gaussian"}.items():
         with pytest.raises(TuningError, match=f"the run has {field}=.*; give the same, or start"):
             go_on(tmp_path, settings=replace(SETTINGS, **{field: value}), allow_changes=True)
 
@@ -369,7 +370,7 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
     start = fake_start(entries)
     header = Header(
         bundle_sha256=start.bundle_sha256,
-        values_sha256=values_sha256(start.values),
+        values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
         settings=with_defaults(
@@ -404,7 +405,7 @@ def test_values_export_as_float16_of_the_bundle(tmp_path):
         load_values(path, bundle)
     with pytest.raises(BundleError, match="cannot be written"):
         export_values(tmp_path / "none" / "x", start.values, bundle, step=0)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.seedtune-work"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
 from seedtune.runtime.estimators import Ground, complete
 from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
@@ -21,9 +20,10 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact, forget
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring import text_head
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
 from seedtune.runtime.scoring.word_table import WordTable
 from seedtune.runtime.settings import Settings
@@ -83,11 +83,11 @@ class World:
     def run(self, folder: Path, **changes: Any) -> str:
         with self.tuner(folder, **changes) as live:
             list(live)
-            return values_sha256(live.values)
+            return live.values.sha256
 
-    def look(self, examples: list[Encoded] | None = None) -> BatchLook:
+    def look(self, examples: list[Encoded] | None = None) -> Look:
         bounds = self.bundle.bounds
-        return BatchLook(self.engine, self.task, bounds, examples or self.train[:16], self.text)
+        return Look(self.engine, self.task, bounds, examples or self.train[:16], self.text)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ class TestTheStep:
                 Tuner(*given, folder=tmp_path / "r", settings=asked)
         other = {**plain.manifest["task"], "kind": "classification", "label_field": "label"}
         del other["completion_field"]
-        other["verbalisers"] = {"0": " terrible", "1": " great"}
+        other["verbalisers"] = {"1": " great", "0": " terrible"}
         task = task_for(world.bundle, other)
         examples = encode_rows(task, [{"before": "the film", "label": "1"}] * 4)
         with pytest.raises(TuningError, match="needs a task of writing text"):
@@ -491,7 +491,7 @@ class TestTheBundle:
         wanted = frame_of(WordTable(*packed()))
         for name in vars(wanted):
             np.testing.assert_array_equal(getattr(frame, name), getattr(wanted, name))
-        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"}, None)
+        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"})
         assert other.text_head == world.bundle.text_head
         np.testing.assert_array_equal(other.text_frame().states, wanted.states)
         assert write_tiny_bundle(tmp_path / "d").text_head is None
