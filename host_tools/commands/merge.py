@@ -40,7 +40,7 @@ def merge(
     spec = ChosenTask.of(task).spec
     with checked_model(bundle, output, task=spec, sha256=sha256) as opened:
         origin = load_chosen(opened, run, values)
-        own, head = opened.values[: opened.bundle.K], _head_of(opened)
+        own, head = opened.values.sensitive, _head_of(opened)
         source = model_source(model, output)
         with output.waiting("loading the model and writing it"):
             written = merge_values(opened.bundle, own, source, folder, head=head)
@@ -49,7 +49,7 @@ def merge(
                 f"{folder}/load_merged.py loads the model with what was learned beside it; "
                 f"{folder / MODEL} alone answers as untuned"
             )
-        if opened.memory() is not None:
+        if opened.values.keeps_words:
             output.note("the memory of words has no part in it, and works with the bundle alone")
     output.result({"folder": str(folder), "values": origin, **written})
 
@@ -61,13 +61,10 @@ def _head_of(model: Model) -> Any:
         TuningError: it is for another task than the model's.
     """
     from seedtune.export.merge import Readout
-    from seedtune.runtime.scoring.answer_head import check_values
+    from seedtune.runtime.scoring.answer_head import AnswerHead
 
-    adapter, more = model.adapter(), model.values[model.bundle.K :]
-    if adapter is not None or not len(more):
-        return adapter
-    check_values(model.engine, model.task, model.values)
-    rows, width = model.task.head_rows, model.engine.hidden_width + 1
-    share = 1 + float(more[rows * width]) if len(more) > rows * width else 1.0
-    weights = more[: rows * width].reshape(rows, width)
-    return Readout(weights, share, dict(model.task_spec or {}), model.task.labels)
+    part = model.values.part
+    if not isinstance(part, AnswerHead):
+        return model.values.inputs.get("adapter")
+    head = part.for_task(model.task, model.engine)
+    return Readout(head.weights, head.share, dict(model.task_spec or {}), model.task.labels)

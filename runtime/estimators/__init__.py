@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import TuningError
+from ..scoring.part import Part
 from ..settings import Settings
 from . import head_signs, per_example, readout, two_point
-from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
+from .estimator import Estimator, Facts, Ground, Measured, Shape
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Facts",
     "Ground",
-    "Look",
     "Measured",
     "Shape",
     "complete",
@@ -92,16 +92,23 @@ def with_defaults(settings: Settings) -> Settings:
     return replace(settings, directions=settings.directions or facts.directions, **own)
 
 
-def make_estimator(settings: Settings, shape: Shape | None = None) -> Estimator:
+def make_estimator(
+    settings: Settings, shape: Shape | None = None, part: Part | None = None
+) -> Estimator:
     """A fresh estimator for a run of these settings.
 
     Args:
         shape: what it fixed for the run (see ``Facts.shape``).
+        part: which the run's values begin with (see ``Facts.part``).
 
     Raises:
         ValueError: sizes that make no sense.
     """
-    return facts_of(settings).make(settings, shape)
+    facts = facts_of(settings)
+    for name, given, takes in (("shape", shape, facts.shape), ("part", part, facts.part)):
+        if (given is None) != (takes is None):
+            raise ValueError(f"{facts.name} {'needs a' if given is None else 'takes no'} {name}")
+    return facts.make(settings, shape, part)
 
 
 def forwards_a_step(settings: Settings) -> int:

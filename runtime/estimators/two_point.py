@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scoring.batch_loss import Look
+from ..scoring.values import Values
 from ..settings import NoiseKind
-from .estimator import Facts, Look, Measured
+from .estimator import Facts, Measured
 from .noise import add_noise, perturb
 
 
@@ -30,8 +32,6 @@ class TwoPoint:
     directions: int = 1
     """q."""
 
-    own_entries = 0
-    words = 0
     signs = 0
 
     def __post_init__(self) -> None:
@@ -51,17 +51,15 @@ class TwoPoint:
     def memory_bytes(self, examples: int) -> int:
         return 0
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """Losses of all probes, with no more of them in memory than a pass takes."""
-        shape = min(look.at_once, self.probes), len(values)
+        shape = min(look.at_once, self.probes), len(values.sensitive)
         if self._room.shape != shape:  # kept: the pages of new room cost as much as the noise
             self._room = np.empty(shape, dtype=np.float32)
         parts = []
         for first in range(0, self.probes, len(self._room)):
             group = self._room[: self.probes - first]
-            self.perturb(values, group, seed=seed, step=step, eps=eps, first=first)
+            self.perturb(values.sensitive, group, seed=seed, step=step, eps=eps, first=first)
             parts.append(look.losses(group))
         losses = np.concatenate(parts)
         return Measured(losses, self.scalars(losses, eps=eps))
@@ -99,7 +97,7 @@ class TwoPoint:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.float16],
         *,
         seed: int,
@@ -112,13 +110,14 @@ class TwoPoint:
         """
         for probe, scalar in enumerate(scalars):
             coefficient = -lr * float(scalar) / len(scalars)
-            add_noise(values, coefficient, seed=seed, step=step, probe=probe, kind=self.noise)
+            key = {"seed": seed, "step": step, "probe": probe}
+            add_noise(values.sensitive, coefficient, kind=self.noise, **key)
 
 
 FACTS = Facts(
     name="two-point",
     summary="MeZO's step along seeded noise, for any loss",
-    make=lambda its, shape: TwoPoint(its.noise, its.directions or 1),
+    make=lambda its, shape, part: TwoPoint(its.noise, its.directions or 1),
     forwards=lambda directions: 2 * directions,
     directions=1,
     least_directions=1,
