@@ -35,9 +35,7 @@ class InTurn:
     def memory_bytes(self, examples: int) -> int:
         return 0
 
-    def measure(
-        self, look: Look, values: Values, *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         rows = np.stack([values.sensitive, values.sensitive])
         rows[:, step % len(values.sensitive)] += np.array([eps, -eps], np.float32)
         losses = look.losses(rows)
