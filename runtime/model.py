@@ -1,7 +1,7 @@
 """What an app opens: a bundle with its task and engine, to tune, to evaluate and to use."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,16 +26,16 @@ from .tasks import (
     Objective,
     OnLong,
     Prediction,
+    Rows,
     Task,
     check_spec,
+    encode_questions,
     encode_rows,
-    read_rows,
     task_for,
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
-from .tasks.control_tokens import ControlTokens
-from .tasks.field_text import check_characters
+from .tasks.field_text import check_text
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
@@ -44,8 +44,6 @@ from .writing import Manner, Writer, Writing
 
 PREDICTED_TOKENS = 64
 """Of an answer that is written as a prediction, at most."""
-Rows = str | Path | Iterable[Mapping[str, Any]]
-"""A file of rows (see ``tasks.rows``), or the rows themselves as dicts."""
 
 
 class Model:
@@ -77,7 +75,6 @@ class Model:
         self._memory_limit = memory_limit
         self._task: Task | None = None
         self._engine: Engine | None = None
-        self._chat: ChatTemplate | None = None
 
     @property
     def task(self) -> Task:
@@ -113,8 +110,7 @@ class Model:
         Raises:
             DataError: a file or row is unusable; the message names it.
         """
-        given = read_rows(rows) if isinstance(rows, str | Path) else rows
-        return encode_rows(self.task, given, labelled=labelled)
+        return encode_rows(self.task, rows, labelled=labelled)
 
     def tuner(
         self,
@@ -266,33 +262,46 @@ class Model:
         """The answer to one row, or the answers to many, in their order.
 
         Where a task's answer is text, it is written for rows that bring none along: greedily, up
-        to the line's end or ``PREDICTED_TOKENS``. Text of a row is only scored.
+        to its end (the line's, for a task that learns no end) or ``PREDICTED_TOKENS``. Text of a
+        row is only scored.
+
+        Args:
+            progress: hears how many answers there are, and of how many.
 
         Raises:
             DataError: no rows, or one is unusable.
         """
         one = isinstance(rows, Mapping)
         given: Any = [rows] if one else rows
-        if isinstance(given, str | Path) or not all(isinstance(row, Encoded) for row in given):
-            given = read_rows(given)
-            prompts = [self.task.prompt(row, row.where) for row in given]
-        else:
-            prompts = [None] * len(given)
-        scored = [row for row, prompt in zip(given, prompts, strict=True) if prompt is None]
-        found = iter(
-            evaluation.predict(
+        asked: list[Any] = _encoded(given) or encode_questions(self.task, given)
+        if not asked:
+            raise DataError("no examples to predict")
+        answers: dict[int, Prediction] = {}
+
+        def done(count: int, _: int = 0) -> None:
+            if progress is not None:
+                progress(count, len(asked))
+
+        scored = [n for n, each in enumerate(asked) if isinstance(each, Encoded)]
+        if scored:
+            found = evaluation.predict(
                 self.engine,
                 self.task,
-                self._examples(scored, labelled=False),
+                [asked[n] for n in scored],
                 self.values,
                 self.bundle.bounds,
-                progress,
+                done,
             )
-            if scored or not prompts
-            else ()
-        )
-        answers = [next(found) if prompt is None else self._written(prompt) for prompt in prompts]
-        return answers[0] if one else answers
+            answers.update(zip(scored, found, strict=True))
+        if len(scored) < len(asked):
+            writer = self.writer()
+            manner = Manner(PREDICTED_TOKENS, stop=() if self.task.ends else ("\n",))
+            for number, prompt in enumerate(asked):
+                if number not in answers:
+                    text = "".join(writer.write(prompt, manner))
+                    answers[number] = Prediction(text, {})
+                    done(len(answers))
+        return answers[0] if one else [answers[n] for n in range(len(asked))]
 
     def generate(
         self,
@@ -303,20 +312,21 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        repetition_penalty: float | None = None,
     ) -> Writing:
         """Go on from ``prompt`` with the values in use; iterate over the result for its pieces.
 
         Args:
             prompt: a text, or messages (``role``, ``content``), which the model's chat template
                 writes and the answer follows. Control tokens in a text are such, as in
-                transformers; in messages they are plain text (see ``tasks.control_tokens``).
-            max_tokens, temperature, top_p, seed, stop: see ``Manner``.
+                transformers; in messages they are plain text (see ``tasks.chat_template``).
+            max_tokens, temperature, top_p, seed, stop, repetition_penalty: see ``Manner``.
 
         Raises:
             DataError: an argument makes no sense, or the prompt leaves no room for an answer.
             EngineError: the bundle or the engine cannot write.
         """
-        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop))
+        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop), repetition_penalty)
         return self.writer().write(self.prompt_tokens(prompt), manner)
 
     def writer(self) -> Writer:
@@ -340,10 +350,6 @@ class Model:
             bound = fit_text(generation, memory, limit=self._memory_limit)
         return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, part)
 
-    @cached_property
-    def _controls(self) -> ControlTokens:
-        return ControlTokens(self.bundle.tokenizer())
-
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.
 
@@ -352,20 +358,21 @@ class Model:
         """
         if isinstance(prompt, str):
             tokenizer = self.bundle.tokenizer()
-            check_characters(prompt, "the prompt")
+            check_text(prompt, "the prompt")
             return list(watched(lambda _: tokenise(tokenizer, prompt), "the prompt").ids)
         messages = checked_messages(prompt, "the prompt")
-        if self._chat is None:
-            if self.bundle.chat is None:
-                raise DataError(
-                    f"{self.bundle.path}: has no chat template, as its model had none: give the "
-                    "prompt as one text"
-                )
-            chat = self.bundle.chat
-            self._chat = ChatTemplate(chat.template, chat.special_tokens)
-        conversation = self._controls.conversation(messages)
-        text = self._chat.render(conversation.messages, answer=True, where="the prompt")
-        return watched(lambda _: conversation.tokenise(text), "the prompt").ids
+        if self.bundle.chat is None:
+            raise DataError(
+                f"{self.bundle.path}: has no chat template, as its model had none: give the prompt "
+                "as one text"
+            )
+        return watched(lambda _: self._chat.answering(messages, "the prompt"), "the prompt")
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        part = self.bundle.chat
+        assert part is not None
+        return ChatTemplate(part.template, part.special_tokens, self.bundle.tokenizer())
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
@@ -379,19 +386,15 @@ class Model:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _written(self, prompt: list[int]) -> Prediction:
-        manner = Manner(max_tokens=PREDICTED_TOKENS, stop=("\n",))
-        return Prediction("".join(self.writer().write(prompt, manner)), {})
+    def _examples(self, rows: Any) -> list[Encoded]:
+        return _encoded(rows) or self.encode(rows)
 
-    def _examples(self, rows: Any, *, labelled: bool = True) -> list[Encoded]:
-        if isinstance(rows, str | Path):
-            return self.encode(rows, labelled=labelled)
-        if not isinstance(rows, Iterable):
-            return self.encode(rows, labelled=labelled)  # says what rows must be
-        given = list(rows)
-        if all(isinstance(row, Encoded) for row in given):
-            return given
-        return self.encode(given, labelled=labelled)
+
+def _encoded(rows: Any) -> list[Encoded]:
+    """Examples that a caller encoded before; empty where they are rows of data."""
+    if isinstance(rows, list | tuple) and all(isinstance(row, Encoded) for row in rows):
+        return list(rows)
+    return []
 
 
 def _listed(stop: Sequence[str]) -> tuple[str, ...]:

@@ -77,9 +77,8 @@ class FakeText(TextHead):
     """A head for text of ``FakeEngine``: its weights are the adapter."""
 
     memory_bytes = 0
-    frame = cast(
-        TextFrame, SimpleNamespace(states=np.random.default_rng(4).standard_normal((32, 6)))
-    )
+    _states = np.random.default_rng(4).standard_normal((32, 6))
+    frame = cast(TextFrame, SimpleNamespace(states=_states))
 
     def __init__(self) -> None:
         super().__init__((4, 6), VOCABULARY, Mock(), Mock())

@@ -10,6 +10,8 @@ from command_line import bad, call, good
 from exported_bundle import export_tiny_bundle
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.scoring.parts import kinds_of
+from seedtune.runtime.scoring.text_part import TextPart
 from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.scoring.word_memory import WORDS
 from tiny_model import write_tiny_llama
@@ -42,11 +44,9 @@ def tune(bundle: Bundle, files: Path, name: str, *more: str) -> dict[str, Any]:
 
 def held(file: Path, bundle: Bundle) -> bool:
     """Whether a values file holds words."""
-    assert bundle.text_head is not None
-    head = bundle.text_head.outputs * bundle.text_head.inputs
-    values = load_values(file, bundle)
-    assert len(values) in (bundle.K + head, bundle.K + head + WORDS)
-    return bool(values[bundle.K + head :].any())
+    part = load_values(file, bundle, kinds_of(bundle)).part
+    assert isinstance(part, TextPart) and len(part.words) in (0, WORDS)
+    return bool(part.words.any())
 
 
 def nll(bundle: Bundle, source: Path) -> float:

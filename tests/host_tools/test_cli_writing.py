@@ -20,6 +20,7 @@ from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import SeedtuneWarning
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner
@@ -35,7 +36,7 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Values that say something else."""
     file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    export_values(file, bundle.values + np.float32(0.5) * noise, bundle, step=3)
+    export_values(file, Values(bundle.values + np.float32(0.5) * noise), bundle, step=3)
     return file
 
 
@@ -65,6 +66,21 @@ def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> 
         plain = call("generate", bundle.path, "--prompt", text, "--max-tokens", 4)
         piped = CliRunner().invoke(app, asked, input=given)
         assert piped.exit_code == 0 and piped.stdout == plain.stdout
+
+
+def test_predict_answers_rows_that_bring_no_text(bundle: Bundle, tmp_path: Path) -> None:
+    task, rows = tmp_path / "task.json", tmp_path / "rows.jsonl"
+    spec = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
+    task.write_text(json.dumps(spec))
+    given = [{"text": "good?", "reply": " yes"}, {"text": "It was"}]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in given))
+    asked = ("predict", bundle.path, "--task", task)
+    found = good(*asked, "--data", rows)["predictions"]
+    assert found[0]["answer"] is None and found[0]["scores"]["tokens"] > 1
+    with open_model(bundle) as model:
+        wanted = "".join(model.generate("It was\nMia:", max_tokens=64))
+    assert found[1] == {"answer": wanted, "scores": {}}
+    assert good(*asked, "--text", "It was")["predictions"] == [found[1]]
 
 
 def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bundle) -> None:

@@ -22,8 +22,14 @@ from seedtune.export.load_merged import (
 )
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import export_values
+from seedtune.runtime.scoring import text_part
+from seedtune.runtime.scoring.answer_head import AnswerHead
+from seedtune.runtime.scoring.parts import kinds_of, restored
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values
 from tiny_model import CORPUS, write_tiny_llama
+
+OWN_TOKENS = {"kind": "completion", "template": "{text}", "completion_field": "more", "end": False}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Values that say something else."""
     file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    export_values(file, bundle.values + np.float32(0.5) * noise, bundle, step=3)
+    export_values(file, Values(bundle.values + np.float32(0.5) * noise), bundle, step=3)
     return file
 
 
@@ -46,7 +52,7 @@ def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_pat
 
     tuned = tmp_path / "far.safetensors"  # so far that more than rounding changes
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    export_values(tuned, bundle.values + np.float32(3) * noise, bundle, step=3)
+    export_values(tuned, Values(bundle.values + np.float32(3) * noise), bundle, step=3)
 
     source, merged = write_tiny_llama(tmp_path / "hf"), tmp_path / "merged"
     found = good("merge", bundle.path, source, merged, "--values", tuned)
@@ -54,7 +60,7 @@ def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_pat
     one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, merged))
     with open_model(bundle) as model:
         model.load(tuned)
-        values = model.values
+        values = model.values.sensitive
         for layer in bundle.layers:
             own = slice(layer.offset, layer.offset + layer.count)
             weight = other.get_submodule(layer.name).weight
@@ -66,13 +72,12 @@ def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_pat
             torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
         ), "nothing else may differ"
 
-    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
     halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
     rows = [{"text": text, "more": more[:12]} for text, more in halves]
     tokenizer = AutoTokenizer.from_pretrained(merged)
     change = -mean_losses(one, tokenizer, rows)
     change += mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
-    with open_model(bundle, task=task) as model:
+    with open_model(bundle, task=OWN_TOKENS) as model:
         ours = [-model.evaluate([row]).loss for row in rows]
         model.load(tuned)
         ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
@@ -102,9 +107,10 @@ def headed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Values with a text head that says something else."""
     assert bundle.text_head is not None
     file = tmp_path_factory.mktemp("headed") / "values.safetensors"
-    size = bundle.text_head.outputs * bundle.text_head.inputs
-    head = np.random.default_rng(1).standard_normal(size, np.float32) / 10
-    export_values(file, np.concatenate([bundle.values.astype(np.float32), head]), bundle, step=3)
+    outputs, inputs = bundle.text_head.outputs, bundle.text_head.inputs
+    head = np.random.default_rng(1).standard_normal(outputs * inputs, np.float32) / 10
+    part = restored(kinds_of(bundle), text_part.describe(outputs, inputs, 0), head)
+    export_values(file, Values(bundle.values.astype(np.float32), part), bundle, step=3)
     return file
 
 
@@ -123,13 +129,12 @@ def test_a_merged_text_head_is_what_the_program_reads_by(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
     halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
     rows = [{"text": text, "more": more[:12]} for text, more in halves]
     tokenizer = AutoTokenizer.from_pretrained(merged / MODEL)
     change = mean_losses(load_merged(merged), tokenizer, rows)
     change -= mean_losses(AutoModelForCausalLM.from_pretrained(merged / MODEL), tokenizer, rows)
-    with open_model(bundle, task=task) as model:
+    with open_model(bundle, task=OWN_TOKENS) as model:
         ours = [-model.evaluate([row]).loss for row in rows]
         model.load(headed)
         ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
@@ -256,8 +261,11 @@ def test_a_merged_readout_answers_as_the_bundle_does(
     generator, rows = np.random.default_rng(2), 3 if task is LABELS else 1
     weights = generator.standard_normal((rows, bundle.hidden_width + 1), np.float32) / 10
     share = np.array([-0.4], np.float32)
-    values, file = bundle.values.astype(np.float32), tmp_path / "values.safetensors"
-    export_values(file, np.concatenate([values, weights.ravel(), share]), bundle, step=1)
+    file, labels = tmp_path / "values.safetensors", tuple(LABELS["verbalisers"])
+    head = AnswerHead(
+        labels if task is LABELS else (), bundle.hidden_width, np.append(weights, share)
+    )
+    export_values(file, Values(bundle.values.astype(np.float32), head), bundle, step=1)
     (tmp_path / "task.json").write_text(json.dumps(task))
     source, out = write_tiny_llama(tmp_path / "hf"), tmp_path / "out"
     found = good("merge", bundle.path, source, out, "--values", file,
@@ -286,8 +294,9 @@ def test_a_merged_readout_answers_as_the_bundle_does(
 
 def test_a_readout_without_its_task_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     file = tmp_path / "values.safetensors"
-    more = np.ones(3 * (bundle.hidden_width + 1), np.float32)
-    export_values(file, np.concatenate([bundle.values.astype(np.float32), more]), bundle, step=1)
+    more = np.ones(3 * (bundle.hidden_width + 1) + 1, np.float32)
+    head = AnswerHead(("b", "c", "a"), bundle.hidden_width, more)
+    export_values(file, Values(bundle.values.astype(np.float32), head), bundle, step=1)
     source = write_tiny_llama(tmp_path / "hf")
     assert "the bundle has no task" in bad(
         3, "merge", bundle.path, source, tmp_path / "out", "--values", file

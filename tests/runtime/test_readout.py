@@ -27,8 +27,9 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHead, observe
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.scoring.values_file import export_values, load_values
+from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import (
     Batch,
@@ -389,10 +390,11 @@ class TestBatchLook:
         self, rows: int, count: int, seed: int
     ) -> None:
         examples, values = fake_examples(count, seed=seed), random_weights(seed)
-        losses, seen = self.look(rows, examples).observe(values)
-        assert (losses == self.look(rows, examples).losses(values[None])).all()
-        weights, share = values[K:-1].reshape(2, 7), 1 + values[-1]
-        scored = share * seen.scores + (seen.features @ weights.T).reshape(seen.scores.shape)
+        losses, seen = observe(self.look(rows, examples), values)
+        found = evaluate(ENGINE, FakeTask(), examples, values, replace(BOUNDS, rows=rows))
+        assert losses.mean() == pytest.approx(found.loss, rel=1e-6)
+        added = (seen.features @ values.part.weights.T).reshape(seen.scores.shape)
+        scored = values.part.share * seen.scores + added
         right = scored[np.arange(count), seen.gold]
         assert np.allclose(losses[0], np.logaddexp.reduce(scored, axis=1) - right, atol=1e-4)
 
@@ -404,8 +406,8 @@ class TestBatchLook:
     def test_a_share_of_the_program_s_own_scores_stays(self) -> None:
         seen, logp = np.ones((1, 3, 7), np.float32), np.full((1, 3, 2), -8, np.float32)
         weights = np.arange(14, dtype=np.float32)
-        for share, wanted in ((-0.5, [17, 66]), (-1.0, [21, 70])):
-            part = head_of(np.append(weights, np.float32(share))).part
+        for less, wanted in ((-0.5, [17, 66]), (-1.0, [21, 70])):
+            part = head_of(np.append(weights, np.float32(less))).part
             assert (part.added(logp, seen) == np.array(wanted)).all()
 
 
@@ -499,7 +501,7 @@ class TestRefusals:
             ("two-point", None, {}, "two-point takes no part"),
             ("readout", {"rows": 2}, {}, r"make sense: readout \{'rows': 2\}"),
             ("readout", {"answers": 2, "depth": 1}, {}, "depth"),
-            ("readout", {"answers": 2}, {}, "52 scalars .* do not fit readout"),
+            ("readout", {"answers": 4}, {}, "52 scalars .* do not fit readout"),
             ("readout", {"answers": 3}, {}, "readout of 3 answers and 2 rows of 6"),
             ("readout", {"answers": 2}, {"width": 5}, "has 79 values, the bundle 77"),
             ("readout", {"answers": 2}, {"width": 0}, "field width is 0"),
@@ -521,7 +523,7 @@ class TestRefusals:
     ) -> None:
         journal = read_journal(done[0])
         own = {**journal.header.settings, "estimator": estimator}
-        if estimator != "readout":
+        if estimator == "two-point":
             own["directions"] = 1
         part = None if part is None else {**journal.header.part, **part}
         forged = replace(journal.header, shape=sizes, part=part, settings=own)
@@ -551,17 +553,18 @@ class TestRefusals:
 class TestValuesFile:
     def test_what_was_written_is_what_loads(self, tmp_path: Path) -> None:
         bundle = write_tiny_bundle(tmp_path / "bundle", hidden_blocks=[1])
-        weights = np.random.default_rng(0).standard_normal(2 * 9).astype(np.float32)
-        values = np.concatenate([bundle.values.astype(np.float32), weights])
+        own = np.random.default_rng(0).standard_normal(2 * 9 + 1).astype(np.float32)
+        values = Values(bundle.values.astype(np.float32), AnswerHead(("pos", "neg"), 8, own))
         export_values(tmp_path / "v", values, bundle, step=7)
-        found = load_values(tmp_path / "v", bundle)
-        assert found.dtype == np.float32 and (found == values).all()
+        found = load_values(tmp_path / "v", bundle, kinds_of(bundle))
+        assert found.sha256 == values.sha256
+        assert found.part.labels == ("pos", "neg") and found.part.width == 8
 
     def test_without_a_readout_the_file_has_none(self, tmp_path: Path) -> None:
         from safetensors.numpy import load_file
 
         bundle = write_tiny_bundle(tmp_path / "bundle", hidden_blocks=[1])
-        export_values(tmp_path / "v", bundle.values.astype(np.float32), bundle, step=0)
+        export_values(tmp_path / "v", Values(bundle.values.astype(np.float32)), bundle, step=0)
         assert set(load_file(tmp_path / "v")) == {"values", "indices"}
 
 
@@ -592,13 +595,13 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
         tuned, last = live.tuned(), live.values.sha256
     start = Start.of(bundle)
     assert replay(tmp_path / "run", start).sha256 == last
-    assert tuned.step > 0 and len(tuned.values) == bundle.K + 2 * (bundle.hidden_width + 1) + 1
+    assert tuned.step > 0 and tuned.values.entries == bundle.K + 2 * (bundle.hidden_width + 1) + 1
     export_values(tmp_path / "v", tuned.values, bundle, step=tuned.step)
-    loaded = load_values(tmp_path / "v", bundle)
-    assert (loaded == tuned.values).all()
+    loaded = load_values(tmp_path / "v", bundle, start.kinds)
+    assert loaded.sha256 == tuned.values.sha256
     found = evaluate(engine, task, examples, loaded, bundle.bounds)
     assert (found.loss, found.metric) == (pytest.approx(tuned.loss), pytest.approx(tuned.metric))
-    before = evaluate(engine, task, examples, start.values, bundle.bounds)
+    before = evaluate(engine, task, examples, Values(start.values), bundle.bounds)
     assert found.loss < before.loss - 0.1
     answers = predict(engine, task, examples, loaded, bundle.bounds)
     assert answers == predict(engine, task, examples, tuned.values, bundle.bounds)

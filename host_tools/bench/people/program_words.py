@@ -19,7 +19,7 @@ from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextPart
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.word_memory import WINDOW, WordMemory
-from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
+from seedtune.runtime.tasks import Batch, encode_rows, task_for
 
 from ..measuring.perplexity import text_batches
 from .data import SPEC
@@ -68,9 +68,7 @@ class ProgramWords:
         if head is None:
             raise SeedtuneError(f"{bundle.path}: has no head for text; export the model again")
         self._head, self._bounds = head, replace(bundle.bounds, length=settings["length"])
-        self._task = task_from_spec(
-            SPEC, bundle.tokenizer(), self._bounds, bundle.pad_id, on_long="truncate"
-        )
+        self._task = task_for(bundle, SPEC, bounds=self._bounds, on_long="truncate")
         self._engine = open_engine(bundle, settings["threads"] or "auto")
         self._values = Values(bundle.values.astype(np.float32))
         self._other = settings["other"]
