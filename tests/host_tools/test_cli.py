@@ -500,7 +500,7 @@ class TestInspect:
         assert "3, 2 of them with sensitive values" in shown
 
 
-@pytest.mark.parametrize("command", ["inspect", "push-android", "tune", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["inspect", "tune", "evaluate", "predict"])
 def test_who_waits_for_the_check_of_a_bundle_hears_of_it(
     command: str, tmp_path: Path, bundle: Path, rows: Path, engine: None, monkeypatch: Any
 ) -> None:
@@ -513,7 +513,6 @@ def test_who_waits_for_the_check_of_a_bundle_hears_of_it(
     monkeypatch.setattr(Output, "checking", checking)
     options = {
         "inspect": [],
-        "push-android": [],
         "tune": [tmp_path / "run", "--train", rows, "--steps", 1, "--eps", 0.01],
     }
     good(command, bundle, *options.get(command, ["--data", rows]))
