@@ -35,7 +35,7 @@ from .tasks import (
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
-from .tasks.field_text import check_characters
+from .tasks.field_text import check_text
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
@@ -312,6 +312,7 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        repetition_penalty: float | None = None,
     ) -> Writing:
         """Go on from ``prompt`` with the values in use; iterate over the result for its pieces.
 
@@ -319,13 +320,13 @@ class Model:
             prompt: a text, or messages (``role``, ``content``), which the model's chat template
                 writes and the answer follows. Control tokens in a text are such, as in
                 transformers; in messages they are plain text (see ``tasks.chat_template``).
-            max_tokens, temperature, top_p, seed, stop: see ``Manner``.
+            max_tokens, temperature, top_p, seed, stop, repetition_penalty: see ``Manner``.
 
         Raises:
             DataError: an argument makes no sense, or the prompt leaves no room for an answer.
             EngineError: the bundle or the engine cannot write.
         """
-        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop))
+        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop), repetition_penalty)
         return self.writer().write(self.prompt_tokens(prompt), manner)
 
     def writer(self) -> Writer:
@@ -357,7 +358,7 @@ class Model:
         """
         if isinstance(prompt, str):
             tokenizer = self.bundle.tokenizer()
-            check_characters(prompt, "the prompt")
+            check_text(prompt, "the prompt")
             return list(watched(lambda _: tokenise(tokenizer, prompt), "the prompt").ids)
         messages = checked_messages(prompt, "the prompt")
         if self.bundle.chat is None:

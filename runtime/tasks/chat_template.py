@@ -9,22 +9,21 @@ or lower-case them, a control token is one that the template wrote.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
 from ..errors import DataError
-from .field_text import check_characters, described
-from .jinja_template import LARGEST_TEXT, compiled, constants, named_in, pattern, replaced
+from .field_text import LONGEST, check_text, described, strings_in
+from .jinja_template import compiled, constants, named_in, pattern, replaced
 from .row_formats import strict_json
 from .tokenising import tokenise
 
 Message = Mapping[str, Any]
 """``role`` and ``content``, both text, and what else a template reads; ``name`` for a sender."""
 ROLES = ("system", "user", "assistant")
-_DEEPEST = 64
 _PRIVATE = range(0xF0000, 0x10FFFE)
 """Planes 15 and 16, which Unicode leaves to private use."""
 _PROBES = (
@@ -128,7 +127,7 @@ class Conversation:
 
     def __init__(self, template: ChatTemplate, messages: Sequence[Message]) -> None:
         self._template, self.messages = template, [dict(message) for message in messages]
-        self._texts = frozenset().union(*map(frozenset, _strings(self.messages)))
+        self._texts = frozenset().union(*map(frozenset, strings_in(self.messages)))
         self._form = template.form(self._texts)
 
     def render(self, messages: Sequence[Message], *, answer: bool, where: str) -> str:
@@ -217,13 +216,13 @@ class _Form:
             ):
                 pieces.append(piece)
                 length += len(piece)
-                if length > LARGEST_TEXT:
-                    raise ValueError(f"its text has over {LARGEST_TEXT} characters")
+                if length > LONGEST:
+                    raise ValueError(f"its text has over {LONGEST} characters")
         except Exception as error:  # a template may raise whatever an expression can
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise DataError(f"{where}: the model's chat template refuses it: {reason}") from error
         text = "".join(pieces)
-        check_characters(text, f"{where}: what the model's chat template makes of it")
+        check_text(text, f"{where}: what the model's chat template makes of it")
         return text
 
     @cached_property
@@ -280,27 +279,12 @@ def checked_messages(value: Any, where: str) -> list[dict[str, Any]]:
                 raise DataError(f"{what} has no {field!r}")
             if not isinstance(message[field], str):
                 raise DataError(f"{what}: {field!r} must be text, not {described(message[field])}")
-            check_characters(message[field], f"{what}: {field!r}")
+            check_text(message[field], f"{what}: {field!r}")
         if message["role"] not in ROLES:
             raise DataError(
                 f"{what}: role {message['role'][:40]!r} is unknown; roles: {', '.join(ROLES)}"
             )
     return [dict(message) for message in value]
-
-
-def _strings(messages: Any) -> Iterator[str]:
-    """All text in messages, names of fields included."""
-    left = [(messages, 0)]
-    while left:
-        value, depth = left.pop()
-        if depth > _DEEPEST:
-            raise DataError(f"messages are nested more than {_DEEPEST} deep; flatten them")
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            left += [(part, depth + 1) for item in value.items() for part in item]
-        elif isinstance(value, list | tuple | set | frozenset):
-            left += [(part, depth + 1) for part in value]
 
 
 def _free(avoid: frozenset[str], count: int) -> list[str]:

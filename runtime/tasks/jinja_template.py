@@ -13,9 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import DataError
+from .field_text import LONGEST
 
-LARGEST_TEXT = 1 << 22
-"""Characters of what a template makes, at most."""
 _LARGEST_BITS = 1 << 14
 
 
@@ -135,8 +134,8 @@ def _check_size(operator: str, left: Any, right: Any) -> None:
                 length = len(whole) * times
     elif operator == "%" and isinstance(left, str):
         length = max(map(int, re.findall(r"\d{1,9}", left)), default=0)
-        length = LARGEST_TEXT + 1 if "*" in left else length
+        length = LONGEST + 1 if "*" in left else length
     elif isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
         length = len(left) + len(right)
-    if bits > _LARGEST_BITS or length > LARGEST_TEXT:
+    if bits > _LARGEST_BITS or length > LONGEST:
         raise ValueError(f"the result of {operator} would be too large")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import DataError
-from .field_text import check_characters, described
+from .field_text import check_text, described
 from .template import Template
 
 Check = Callable[[str, Any], None]
@@ -87,4 +87,4 @@ def rows(field: str, value: Any) -> None:
 def _text(what: str, value: Any) -> None:
     if not isinstance(value, str):
         raise DataError(f"{what} must be text, not {described(value)}")
-    check_characters(value, what)
+    check_text(value, what)

@@ -349,7 +349,7 @@ def test_a_template_that_looks_into_texts_and_joins_its_tokens_is_refused() -> N
         "10**9 * [1]",
         "'%999999999d' % 1",
         "'%*d' % (10**9, 1)",
-        "2**99**9",
+        "2 ** (99**9)",
     ],
 )
 def test_a_result_beyond_all_use_is_refused_at_once(expression: str) -> None:
@@ -363,7 +363,7 @@ def test_a_text_that_doubles_is_refused(operator: str) -> None:
     with pytest.raises(DataError, match=r"refuses it: the result of \+ would be too large"):
         rendered(doubling.replace("OP", operator) + "{% endfor %}", said(("user", "a")))
     endless = "{% for i in range(99999) %}{{ messages[0].content }}{% endfor %}"
-    with pytest.raises(DataError, match="refuses it: its text has over 4194304 characters"):
+    with pytest.raises(DataError, match="refuses it: its text has over 262144 characters"):
         rendered(endless, said(("user", "a" * 999)))
 
 
