@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -425,17 +424,6 @@ class TestBench:
         result = call("bench", "journal", "--output", "x")
         assert result.exit_code == 2
         assert "journal takes no --output" in result.stderr
-
-    def test_figures_go_where_the_user_says(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from seedtune.host_tools.bench import operators
-
-        monkeypatch.setattr(operators, "prepare", lambda model: SimpleNamespace(bundle=None))
-        monkeypatch.setattr(operators, "fetch", lambda name: name)
-        monkeypatch.setattr(operators, "_profile", lambda bundle: {"pass_seconds": 1.0})
-        found = good("bench", "operators", "--output", tmp_path / "new")
-        assert json.loads((tmp_path / "new" / "operators.json").read_text()) == found
 
     def test_without_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(host_tools, "bench", raising=False)
