@@ -7,7 +7,7 @@
     model = open_model("model.seedtune")
     with model.tuner("run", train="train.jsonl", held_out="held_out.jsonl") as tuner:
         for report in tuner:
-            print(report.step, report.loss)
+            print(report)
         tuned = tuner.tuned()
     model.load(tuned)
     print(model.predict({"text": "a gripping, funny film"}).answer)
@@ -15,14 +15,26 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors
+from . import errors, telemetry
 from .errors import SeedtuneError, SeedtuneWarning
+
+telemetry.switch_off()
 
 if TYPE_CHECKING:
     from .model import Model, open_model
     from .settings import Settings
+    from .tuning.budget import Budget, Control
 
-__all__ = ["Model", "SeedtuneError", "SeedtuneWarning", "Settings", "errors", "open_model"]
+__all__ = [
+    "Budget",
+    "Control",
+    "Model",
+    "SeedtuneError",
+    "SeedtuneWarning",
+    "Settings",
+    "errors",
+    "open_model",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from .settings import Settings
 
         return Settings
+    if name in ("Budget", "Control"):
+        from .tuning import budget
+
+        return getattr(budget, name)
     if name in ("Model", "open_model"):
         from . import model
 

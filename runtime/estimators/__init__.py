@@ -6,27 +6,17 @@ A new one is a file with ``FACTS`` in it and a line in ``ESTIMATORS``.
 from dataclasses import replace
 from typing import Any
 
-from ..bundle.basis import Basis
 from ..errors import TuningError
+from ..scoring.part import Part
 from ..settings import Settings
-from . import (
-    gauss_newton,
-    head_signs,
-    leave_one_out,
-    momentum,
-    one_sided,
-    per_example,
-    readout,
-    two_point,
-)
-from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
+from . import head_signs, per_example, readout, two_point
+from .estimator import Estimator, Facts, Ground, Measured, Shape
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Facts",
     "Ground",
-    "Look",
     "Measured",
     "Shape",
     "complete",
@@ -37,17 +27,7 @@ __all__ = [
 ]
 
 ESTIMATORS: dict[str, Facts] = {
-    module.FACTS.name: module.FACTS
-    for module in (
-        readout,
-        head_signs,
-        gauss_newton,
-        per_example,
-        two_point,
-        one_sided,
-        leave_one_out,
-        momentum,
-    )
+    module.FACTS.name: module.FACTS for module in (readout, head_signs, per_example, two_point)
 }
 """By name. The first that suits a run is its default."""
 
@@ -113,18 +93,22 @@ def with_defaults(settings: Settings) -> Settings:
 
 
 def make_estimator(
-    settings: Settings, basis: Basis | None = None, shape: Shape | None = None
+    settings: Settings, shape: Shape | None = None, part: Part | None = None
 ) -> Estimator:
     """A fresh estimator for a run of these settings.
 
     Args:
-        basis: of the bundle; one that moves along it cannot do so without it.
         shape: what it fixed for the run (see ``Facts.shape``).
+        part: which the run's values begin with (see ``Facts.part``).
 
     Raises:
         ValueError: sizes that make no sense.
     """
-    return facts_of(settings).make(settings, basis, shape)
+    facts = facts_of(settings)
+    for name, given, takes in (("shape", shape, facts.shape), ("part", part, facts.part)):
+        if (given is None) != (takes is None):
+            raise ValueError(f"{facts.name} {'needs a' if given is None else 'takes no'} {name}")
+    return facts.make(settings, shape, part)
 
 
 def forwards_a_step(settings: Settings) -> int:

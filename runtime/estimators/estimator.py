@@ -6,57 +6,25 @@ A step has two parts, so that a journal can stand between them:
 2. ``apply``    those numbers -> the new values. Live steps and replays call the same code.
 
 Both depend on nothing but their arguments and ``state``, and only ``apply`` may change ``state``,
-so replaying a journal from its start rebuilds a momentum to the bit, and ``compact`` carries it in
+so replaying a journal from its start rebuilds the state to the bit, and ``compact`` carries it in
 the snapshot.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
-from ..scoring.batch_loss import Tokens
-from ..scoring.text_head import TextHead
+from ..scoring.batch_loss import Look
+from ..scoring.part import Description, Part, PartKind
+from ..scoring.values import Values
 from ..settings import Schedule, Settings
-from ..tasks import Observation
 
 Shape = Mapping[str, int]
-"""What an estimator fixes for a run when it begins, such as sizes of its own weights, by name, as
-the journal's header keeps it."""
-
-
-class Look(Protocol):
-    """One batch, as an estimator may look at it."""
-
-    @property
-    def at_once(self) -> int:
-        """Rows of values that one pass takes."""
-        ...
-
-    def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Loss float64 ``[n, examples]`` of each example under ``rows`` (float32 ``[n, K]``)."""
-        ...
-
-    def part(self, numbers: Sequence[int]) -> "Look":
-        """A look at some of the batch's examples."""
-        ...
-
-    @property
-    def text(self) -> TextHead | None:
-        """What the bundle has for a head for text, where the task takes one."""
-        ...
-
-    def tokens(self, values: NDArray[np.float32]) -> Tokens:
-        """Every scored token under the sensitive values (float32 ``[K]``) alone."""
-        ...
-
-    def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
-        """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K]`` and an answer head's
-        weights), and from the same forwards what such a head learns from."""
-        ...
+"""What an estimator fixes for a run when it begins, beside its part, by name, as the journal's
+header keeps it."""
 
 
 class Measured(NamedTuple):
@@ -89,16 +57,6 @@ class Estimator(Protocol):
         ...
 
     @property
-    def own_entries(self) -> int:
-        """Weights of its own that it puts behind the K sensitive values; 0 for most."""
-        ...
-
-    @property
-    def words(self) -> int:
-        """Of these, the last that hold words of the texts as they are; 0 for most."""
-        ...
-
-    @property
     def state(self) -> dict[str, NDArray[Any]]:
         """What earlier ``apply`` calls left, by name; empty for most. Filling it restores it."""
         ...
@@ -107,22 +65,20 @@ class Estimator(Protocol):
         """What it takes at its peak besides the rows of a pass, to learn from ``examples``."""
         ...
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
-        """Look at the batch of step ``step`` from ``values`` (float32 ``[K + own_entries]``)."""
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+        """Look at the batch of step ``step`` from ``values``."""
         ...
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[Any],
         *,
         seed: int,
         step: int,
         lr: float,
     ) -> None:
-        """Move ``values`` (float32 ``[K + own_entries]``) in place, by what the journal stored."""
+        """Move ``values``, the part among them, in place, by what the journal stored."""
         ...
 
 
@@ -136,15 +92,16 @@ class Ground:
     """Rows of an answer head for the task; 0 if it takes none."""
     hidden_width: int
     """Width of the hidden states that the program returns; 0 for none."""
-    basis: Basis | None
     examples: int
     """Training examples."""
     entries: int = 0
     """K."""
     writes: bool = False
     """Whether the task is to write: its loss is words' negative log-likelihood."""
-    text_head: tuple[int, int] | None = None
-    """``(O, I)`` of a head for text, where bundle and program have what one takes."""
+    labels: tuple[str, ...] = ()
+    """Of the rows of an answer head; none where one row serves all answers."""
+    parts: Mapping[str, PartKind] = field(default_factory=dict)
+    """Kinds of parts that can be learned there, by name."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
     block_count: int = 0
@@ -157,8 +114,9 @@ class Facts:
     name: str
     summary: str
     """Half a line for help texts."""
-    make: Callable[[Settings, Basis | None, Shape | None], Estimator]
-    """A fresh one for a run of complete settings. ValueError: sizes that make no sense."""
+    make: Callable[[Settings, Shape | None, Part | None], Estimator]
+    """A fresh one for a run of complete settings, whose values begin with that part. ValueError:
+    sizes that make no sense."""
     forwards: Callable[[int], int]
     """Forwards of a step of so many directions."""
     directions: int
@@ -174,7 +132,7 @@ class Facts:
     own_rates: bool = False
     """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
     or normalises it."""
-    ignores: tuple[str, ...] = ("momentum", "cone", "remember")
+    ignores: tuple[str, ...] = ("remember",)
     """Settings that say nothing to it, so that people need not be shown them at its own value."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""
@@ -188,3 +146,5 @@ class Facts:
     """Settings as a run on that ground can have them. TuningError: it cannot run there."""
     shape: Callable[[Settings, Ground], Shape] | None = None
     """What it fixes for a run of complete settings on that ground; None: nothing."""
+    part: Callable[[Settings, Ground], Description] | None = None
+    """The part that it moves beside the sensitive values, likewise; None: it moves those alone."""

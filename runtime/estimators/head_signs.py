@@ -23,11 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
 from ..errors import TuningError
+from ..scoring.batch_loss import Look
+from ..scoring.part import Description, Part
+from ..scoring.text_part import KIND, TextHeads, TextPart, describe, tokens_of
+from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
 from ..settings import Settings
-from .estimator import Facts, Ground, Look, Measured, Shape
+from .estimator import Facts, Ground, Measured, Shape
 
 MOMENTUM, KEPT = 0.9, 0.95
 PULL, PULL_SHARE = 12.0, 0.5
@@ -37,7 +40,6 @@ other text by 1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``
 LEAST_BATCH, STEPS_A_PASS = 4, 50
 """Few messages come in smaller batches: 200 messages of two people gained a quarter more in
 batches of 4 than of 16."""
-_LARGEST = 1 << 24
 
 
 @dataclass
@@ -67,24 +69,17 @@ class HeadSigns:
         """Bytes of the gradient's signs."""
         return -(-self.entries // 8)
 
-    @property
-    def own_entries(self) -> int:
-        """M, and the memory."""
-        return self.entries + self.words
-
     def memory_bytes(self, examples: int) -> int:
         """Its state; the start's, the live and the best weights; three more while a step is
         applied, and the gradient; the words as often, and their index. What a look takes stands
         with the look."""
         return 4 * 9 * self.entries + (4 * 6 + INDEX_BYTES) * self.words
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """One look at the batch; the gradient is taken at the moving weights."""
-        text = look.text
-        assert text is not None  # a run began with one
-        tokens = look.tokens(values[: -self.own_entries])
+        assert isinstance(values.part, TextPart)  # a run began with one
+        text = values.part.head
+        tokens = tokens_of(look, values.sensitive, text.frame.states.shape[1])
         moving = self.state.get("moving", np.zeros(self.entries, np.float32))
         generic = _drawn(
             round(PULL_SHARE * len(tokens.words)), len(text.frame.states), seed=seed, step=step
@@ -100,18 +95,19 @@ class HeadSigns:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.uint8],
         *,
         seed: int,
         step: int,
         lr: float,
     ) -> None:
-        """Move the weights and take the words in, the last of ``values``. Multiplications and
-        additions of float32 one by one, whose bits are the same everywhere."""
-        own = values[-self.own_entries :][: self.entries]
+        """Move the weights and take the words in. Multiplications and additions of float32 one by
+        one, whose bits are the same everywhere."""
+        assert isinstance(values.part, TextPart)
+        own = values.part.weights
         if self.words:
-            kept = values[-self.words :]
+            kept = values.part.words
             kept[:] = added(kept, scalars[self._packed :])
         if "moving" not in self.state:
             zeros = np.zeros(self.entries, np.float32)
@@ -145,29 +141,24 @@ def _fit(settings: Settings, ground: Ground) -> Settings:
     return replace(settings, batch_size=size, steps=settings.steps or ground.examples // size)
 
 
-def _shape(settings: Settings, ground: Ground) -> Shape:
+def _part(settings: Settings, ground: Ground) -> Description:
     if not ground.writes:
         raise TuningError(
             "estimator text-head needs a task of writing text; take another estimator"
         )
-    if ground.text_head is None:
+    kind = ground.parts.get(KIND)
+    if not isinstance(kind, TextHeads):
         raise TuningError(
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    sizes = {"outputs": ground.text_head[0], "inputs": ground.text_head[1]}
-    return {**sizes, "words": WORDS} if settings.remember else sizes
+    return describe(*kind.head.shape, WORDS if settings.remember else 0)
 
 
-def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadSigns:
-    sizes = {} if shape is None else dict(shape)
-    words = sizes.pop("words", 0)
-    if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words not in (0, WORDS):
-        raise ValueError(f"text-head {shape}")
-    entries = sizes["outputs"] * sizes["inputs"]
-    if entries > _LARGEST:
-        raise ValueError(f"text-head {shape}")
-    return HeadSigns(entries, words)
+def _make(settings: Settings, shape: Shape | None, part: Part | None) -> HeadSigns:
+    if not isinstance(part, TextPart):
+        raise ValueError("text-head needs a text head")
+    return HeadSigns(len(part.weights), len(part.words))
 
 
 FACTS = Facts(
@@ -182,10 +173,10 @@ FACTS = Facts(
     eps=1.0,
     eval_every=25,
     own_rates=True,
-    ignores=("eps", "directions", "noise", "momentum", "cone"),
+    ignores=("eps", "directions", "noise"),
     fixed=("eps",),
     holds_examples=True,
-    suits=lambda ground: ground.writes and ground.text_head is not None,
+    suits=lambda ground: KIND in ground.parts,
     fit=_fit,
-    shape=_shape,
+    part=_part,
 )

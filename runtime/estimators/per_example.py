@@ -28,9 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
+from ..scoring.batch_loss import Look
+from ..scoring.part import Part
+from ..scoring.values import Values
 from ..settings import NoiseKind, Settings
-from .estimator import Facts, Ground, Look, Measured, Shape
+from .estimator import Facts, Ground, Measured, Shape
 from .noise import add_noise, perturb
 
 MIDDLE = 8 / 30, 20 / 30
@@ -51,8 +53,6 @@ class PerExample:
     last: int
     """Noise moves the values ``[first, last)``."""
 
-    own_entries = 0
-    words = 0
     signs = 0
 
     def __post_init__(self) -> None:
@@ -75,12 +75,10 @@ class PerExample:
         """int64 ``[batch]``, the group of each example; consecutive ones share it."""
         return np.arange(self.batch_size) * self.groups // self.batch_size
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         losses = np.empty((2, self.batch_size), dtype=np.float64)
-        rows = np.repeat(values[None], 2, axis=0)
-        moved, pair = values[self.first : self.last], rows[:, self.first : self.last]
+        rows = np.repeat(values.sensitive[None], 2, axis=0)
+        moved, pair = values.sensitive[self.first : self.last], rows[:, self.first : self.last]
         groups = self._group_of_each()
         for group in range(self.groups):
             key = {"seed": seed, "step": step, "probe": group}
@@ -99,7 +97,7 @@ class PerExample:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.float16],
         *,
         seed: int,
@@ -117,7 +115,7 @@ class PerExample:
         if square == 0.0:
             return
         rate = -lr / (len(scalars) * math.sqrt(square))
-        moved = values[self.first : self.last]
+        moved = values.sensitive[self.first : self.last]
         for probe, scalar in enumerate(scalars):
             scale = rate * float(scalar)
             add_noise(moved, scale, seed=seed, step=step, probe=probe, kind=self.noise)
@@ -142,7 +140,7 @@ def _shape(settings: Settings, ground: Ground) -> Shape:
     return {"first": int(inside[0]), "last": int(inside[-1]) + 1}
 
 
-def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> PerExample:
+def _make(settings: Settings, shape: Shape | None, part: Part | None) -> PerExample:
     sizes = {} if shape is None else dict(shape)
     if set(sizes) != {"first", "last"} or not 0 <= sizes["first"] < sizes["last"]:
         raise ValueError(f"values {sizes}")

@@ -5,12 +5,11 @@ Every change goes through ``commit``: the record is written, then the state foll
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, Ground, facts_of
@@ -20,6 +19,7 @@ from ..journal.history import History
 from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
+from ..scoring.values import Values
 from ..settings import FIXED, Settings
 from ..tasks import Encoded
 
@@ -34,8 +34,7 @@ _ROWS = {
 class Tuned:
     """The state to ship."""
 
-    values: NDArray[np.float32]
-    """float32 ``[K]``, or with the estimator's own weights behind them."""
+    values: Values = field(repr=False)
     step: int
     """Steps behind it; 0 is the start."""
     loss: float | None
@@ -64,8 +63,8 @@ class LiveRun:
         return self._state.estimator
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+    def values(self) -> Values:
+        """Live."""
         return self._state.values
 
     @classmethod
@@ -181,6 +180,8 @@ class LiveRun:
             message = f"no evaluated step up to {history.steps} beat the start: the start ships"
         else:
             message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
+        if history.evaluations[-1].step < history.steps:
+            message += f"; step {history.steps}, the last, was not evaluated"
         values = self._state.best_values
         if values is None:  # what is best was changed since
             values = best_values_of(self._state, read_journal(self.writer.path), self._start)
@@ -200,9 +201,9 @@ def examples_sha256(examples: Sequence[Encoded]) -> str | None:
         return None
     digest = hashlib.sha256()
     for example in examples:
-        for field in ("tokens", "positions", "candidates", "gold"):
-            array = np.asarray(getattr(example, field))
-            digest.update(f"{field}{array.dtype.str}{array.shape}".encode())
+        for name in ("tokens", "positions", "candidates", "gold"):
+            array = np.asarray(getattr(example, name))
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
 
@@ -213,10 +214,10 @@ def _same_task(
     """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
     if known is None or given is None:
         return
-    for field, option in (("spec", "--task"), ("objective", "--objective")):
-        if known[field] != given[field]:
+    for part, option in (("spec", "--task"), ("objective", "--objective")):
+        if known[part] != given[part]:
             raise TuningError(
-                f"{path}: the run has the task {field} {known[field]}, not {given[field]}; give "
+                f"{path}: the run has the task {part} {known[part]}, not {given[part]}; give "
                 f"the same (or no {option}), or start a new run in another folder"
             )
 

@@ -8,9 +8,9 @@ side, where the loss noise was found small enough.
 
 That rate is too high for a run: the slope shrinks within a hundred steps, as what is easy is
 learnt, while batches and perturbations stay as noisy. ``SHARE`` of it is taken. On SmolLM2 and
-SST-2 (400 forwards, linear schedule) the first step's best was 8e-4 for two-point steps and 3e-3
-for leave-one-out with 8 directions; hand-chosen peaks that learnt well were 0.13 of the former and
-0.17 to 0.33 of the latter. Standard errors of the slope were 16 to 42 % of it.
+SST-2 (400 forwards, linear schedule) the first step's best was 8e-4 for two-point steps; the
+hand-chosen peak that learnt well was 0.13 of it. Standard errors of the slope were 16 to 42 % of
+it.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..estimators import Look, make_estimator
+from ..estimators import make_estimator
 from ..estimators.noise import MAX_STEP
+from ..scoring.batch_loss import Look
+from ..scoring.values import Values
 from ..settings import Settings
 
 SHARE = 1 / 6
@@ -76,10 +78,10 @@ def measure_step_size(
         estimator = make_estimator(settings)
         probes = estimator.probes
         key = {"seed": settings.seed, "step": _FIRST + trial}
-        measured = estimator.measure(look_at(2 * trial), values, eps=eps, **key)
+        measured = estimator.measure(look_at(2 * trial), Values(values), eps=eps, **key)
         _need_finite(measured.losses)
         estimate = np.zeros_like(values)
-        estimator.apply(estimate, measured.scalars, lr=-1.0, **key)
+        estimator.apply(Values(estimate), measured.scalars, lr=-1.0, **key)
         lengths[trial] = np.sqrt(np.mean(np.square(estimate, dtype=np.float64)))
         if lengths[trial] == 0:
             continue

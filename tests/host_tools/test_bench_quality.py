@@ -222,6 +222,8 @@ def test_forwards_become_steps():
     settings = METHODS["int4-two-point"].settings | {"seed": 3, "batch_size": 16, "length": 48}
     found = tuner_settings(settings)
     assert (found.steps, found.eval_every, found.seed) == (500, 50, 3)
+    several = tuner_settings(settings | {"directions": 4})
+    assert (several.steps, several.eval_every) == (125, 12)  # 8 forwards a step
 
 
 def cell_of(tmp_path, monkeypatch, **changes):

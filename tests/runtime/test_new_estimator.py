@@ -11,11 +11,13 @@ from faults import run_and_kill
 from numpy.typing import NDArray
 from seedtune.runtime import estimators
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, Facts, Look, Measured
+from seedtune.runtime.estimators import ESTIMATORS, Facts, Measured
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
+from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import Settings
 from tiny_run import START, run, tuner
 
@@ -28,41 +30,37 @@ class InTurn:
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
     probes = 2
     scalar_count = 1
-    own_entries = 0
-    words = 0
     signs = 0
 
     def memory_bytes(self, examples: int) -> int:
         return 0
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
-        rows = np.stack([values, values])
-        rows[:, step % len(values)] += np.array([eps, -eps], np.float32)
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+        rows = np.stack([values.sensitive, values.sensitive])
+        rows[:, step % len(values.sensitive)] += np.array([eps, -eps], np.float32)
         losses = look.losses(rows)
         above, below = losses.mean(axis=1)
         return Measured(losses, np.array([(above - below) / (2 * eps)], np.float16))
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.float16],
         *,
         seed: int,
         step: int,
         lr: float,
     ) -> None:
-        entry = step % len(values)
-        last = self.state.setdefault("last", np.zeros_like(values))
+        entry = step % len(values.sensitive)
+        last = self.state.setdefault("last", np.zeros_like(values.sensitive))
         last[entry] = np.float32(0.5) * last[entry] - np.float32(lr * float(scalars[0]))
-        values[entry] += last[entry]
+        values.sensitive[entry] += last[entry]
 
 
 FACTS = Facts(
     name="in-turn",
     summary="one entry a step",
-    make=lambda its, basis, shape: InTurn(),
+    make=lambda its, shape, part: InTurn(),
     forwards=lambda directions: 2,
     directions=1,
     least_directions=1,

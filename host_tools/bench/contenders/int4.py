@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
-from seedtune.runtime.scoring.answer_head import score_batch
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Batch
 
 from ...data.calibration import load_calibration
@@ -54,12 +55,12 @@ def run_on_task(
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values
 
-        def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-            return score_batch(engine, batch, values, start.text)
+        def score(values: Values, batch: Batch, _: NDArray[np.float32]) -> NDArray[np.float32]:
+            return values.score(engine, batch)
 
         found["generic_perplexity"] = {
-            when: perplexity(score, text, values[None], bundle.bounds)
-            for when, values in (("before", start.values), ("after", last))
+            when: perplexity(partial(score, values), text, values.sensitive[None], bundle.bounds)
+            for when, values in (("before", Values(start.values)), ("after", last))
         }
     engine.close()
     return found
@@ -91,9 +92,7 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
     return {**_judged(settings, person, tuned.values), **spent, "step": tuned.step}
 
 
-def _judged(
-    settings: dict[str, Any], person: Person, values: NDArray[np.float32] | None
-) -> dict[str, Any]:
+def _judged(settings: dict[str, Any], person: Person, values: Values | None) -> dict[str, Any]:
     words = ProgramWords(settings, SPEC)
     texts = {"test": words.messages(person.test), "other": words.other_text()}
     return {name: words.figures(words.see(batches, values)) for name, batches in texts.items()}

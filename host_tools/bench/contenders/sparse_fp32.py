@@ -44,5 +44,5 @@ def run_on_task(
     )
     run_folder = folder / "run"
     found = tune(engine, start, cell.task, cell.train, cell.test, own, run_folder, progress)
-    engine.put(replay(run_folder, start).values[: engine.entries])
+    engine.put(replay(run_folder, start).values.sensitive)
     return found

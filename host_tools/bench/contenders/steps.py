@@ -18,7 +18,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.estimators import make_estimator
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, task_for
 
@@ -59,13 +59,13 @@ def two_point_step(bundle: Bundle, rows: int, length: int) -> Step:
     return step
 
 
-def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> BatchLook:
+def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> Look:
     last, candidates = np.array([[0, length - 1]]), np.array([[1, 2]])
     examples = [
         Encoded(row[None], last, candidates, gold=0)
         for row in _tokens(rows, length, bundle.vocab_size)
     ]
-    return BatchLook(engine, task_for(bundle, _SPEC), bundle.bounds, examples)
+    return Look(engine, task_for(bundle, _SPEC), bundle.bounds, examples)
 
 
 def _tokens(rows: int, length: int, vocabulary: int) -> NDArray[np.int64]:

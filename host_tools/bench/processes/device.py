@@ -40,15 +40,13 @@ def _tune(path: str, rows: int, length: int, steps: int, task_file: str) -> dict
     from seedtune.runtime.engines import open_engine
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import encode_rows, task_from_spec
+    from seedtune.runtime.tasks import encode_rows, task_for
     from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(path)
     content = json.loads(Path(task_file).read_text(encoding="utf-8"))
     bounds = replace(bundle.bounds, length=min(length, bundle.bounds.length))
-    task = task_from_spec(
-        content["spec"], bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
-    )
+    task = task_for(bundle, content["spec"], bounds=bounds, on_long="truncate")
     train = encode_rows(task, content["rows"])
     # Of all cores: measuring which count is fastest is no part of a start but the first.
     engine = open_engine(bundle, len(os.sched_getaffinity(0)))
