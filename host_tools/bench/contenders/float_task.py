@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds
 from seedtune.runtime.scoring.evaluation import Evaluation, evaluate
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Encoded, Task
 from seedtune.runtime.tuning.batches import batch_indices
 from tokenizers import Tokenizer
@@ -60,7 +61,7 @@ class FloatTask:
 
     def evaluate(self, engine: TorchEngine, test: Sequence[Encoded] | None = None) -> Evaluation:
         """Loss and metric on the test rows under the model's weights as they are."""
-        none = np.zeros(0, np.float32)
+        none = Values(np.zeros(0, np.float32))
         return evaluate(engine, self.task, test or self.test, none, self.bounds)
 
     def generic_perplexity(self) -> float | None:
