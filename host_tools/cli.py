@@ -32,7 +32,6 @@ from .commands import (
     journal,
     merge,
     profile,
-    push_android,
     quickstart,
     report,
     tuning,
@@ -128,7 +127,6 @@ app.command()(writing.generate)
 app.command()(writing.chat)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
-app.command()(push_android.push_android)
 app.add_typer(journal.app, name="journal")
 
 

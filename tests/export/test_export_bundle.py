@@ -1,5 +1,6 @@
 """Exporting to a bundle: what goes in, what is refused, and the trap of empty matrices."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
 from seedtune.export.text.make_frame import read_norm
 from seedtune.export.text.words_place import find_words
-from seedtune.host_tools.bench.programs.eager_program import recipe_of
 from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
@@ -36,7 +36,8 @@ V = "model.layers.0.self_attn.v_proj"
 def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
     bundle = open_bundle(export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported").path)
     assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
-    assert recipe_of(bundle.manifest["quantisation"]) == Recipe(rounding="gptq")
+    recipe = {field.name: bundle.manifest["quantisation"][field.name] for field in fields(Recipe)}
+    assert Recipe(**recipe) == Recipe(rounding="gptq")
     for layer in bundle.layers:
         weight = tiny_llama.model.get_submodule(layer.name).weight.numpy().reshape(-1)
         own = slice(layer.offset, layer.offset + layer.count)

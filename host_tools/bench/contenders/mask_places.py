@@ -14,10 +14,12 @@ from seedtune.export.profile.kept_profile import kept_profile
 from seedtune.export.profile.masks import Mask, mask_method, random_entries
 from seedtune.export.profile.profile_file import Profile
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.tasks import Encoded
+from seedtune.runtime.tasks.classification import Classification
+from seedtune.runtime.tasks.multiple_choice import MultipleChoice
 
 from ...data.calibration import load_calibration
 from .float_task import FloatTask
-from .prompting import answered
 from .torch_engine import Places
 
 
@@ -76,6 +78,16 @@ def _profile_of(cell: FloatTask, shape: tuple[int, ...]) -> Profile:
             break
     tokens = np.array(stream[: int(np.prod(shape))], np.int64).reshape(shape)
     return compute_profile(cell.model, tokens, model_name="", model_sha256="", text_sha256="")
+
+
+def answered(cell: FloatTask, example: Encoded) -> list[int]:
+    """Tokens of an example with its answer, without padding."""
+    if isinstance(cell.task, Classification):
+        word = cell.spec["verbalisers"][cell.task.labels[example.gold]]
+        return [*example.tokens[0].tolist(), *cell.tokenizer.encode(word).ids]
+    row = example.gold if isinstance(cell.task, MultipleChoice) else 0
+    columns = example.positions[example.positions[:, 0] == row, 1]
+    return list(example.tokens[row, : columns.max() + 2].tolist())
 
 
 def _filled(mask: Mask) -> Places:

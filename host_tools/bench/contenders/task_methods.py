@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from seedtune.runtime.estimators import ESTIMATORS, forwards_a_step, with_defaults
+from seedtune.runtime.estimators import forwards_a_step, with_defaults
 from seedtune.runtime.settings import Settings
 
 
@@ -14,8 +14,8 @@ from seedtune.runtime.settings import Settings
 class Method:
     """How one method runs, beside what all share.
 
-    ``run(task, settings, folder, progress)`` of ``module`` gives ``curve`` (see
-    ``tuning_run.learn``) and what else is of note; ``settings`` are those of the cell and ``seed``,
+    ``run_on_task(task, settings, folder, progress)`` of ``module`` gives ``curve`` (see
+    ``tuning_run.tune``) and what else is of note; ``settings`` are those of the cell and ``seed``,
     ``threads``, ``source`` (of the model) and ``bundle`` (a path).
     """
 
@@ -24,14 +24,15 @@ class Method:
     """Part of every cell's key. With ``forwards``, the option of that name sets it."""
     by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What differs from ``settings`` on a task."""
-    seeded: bool = True
-    """Whether the seed makes a difference; if not, the first alone is run."""
     bundle: bool = False
     """Whether it needs an exported program, or the mask of one."""
     lengthens: bool = False
     """Whether a longer run goes on where a shorter one ended."""
-    float32: bool = True
-    """Whether ``task`` is a ``FloatTask``; else it is ``TaskData``."""
+
+    @property
+    def float32(self) -> bool:
+        """Whether ``task`` is a ``FloatTask``; else it is ``TaskData``."""
+        return self.module != "int4"
 
 
 _FORWARDS: dict[str, Any] = {"forwards": 1000, "eval_every": 100}
@@ -66,18 +67,13 @@ _LORA: dict[str, Any] = {
 _LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 5, 10, 15, 20, 25, 50]}}
 """1 600 messages."""
 _READOUT: dict[str, Any] = {
+    **_TUNER,
     "estimator": "readout",
     "eval_every": 20,
     "lr": "auto",
     "eps": "auto",
     "schedule": "constant",
 }
-_INT4: dict[str, dict[str, Any]] = {
-    **{name: {"estimator": name} for name in ESTIMATORS if name != "text-head"},
-    "per-example": {"estimator": "per-example", "lr": "auto", "eps": "auto"},
-    "readout": _READOUT,
-}
-"""What differs from two-point's for each ``int4-NAME``; an estimator may stand here twice."""
 _TEXT_HEAD: dict[str, Any] = {
     "estimator": "text-head",
     "steps": 100,
@@ -89,25 +85,26 @@ _TEXT_HEAD: dict[str, Any] = {
 }
 """1 600 messages once, as LoRA has them, however many forwards the others take."""
 
+
+def _float32(mask: str, settings: dict[str, Any]) -> Method:
+    """The tuner on the entries of a mask of the float32 model."""
+    return Method("sparse_fp32", {**settings, "mask": mask}, bundle=True)
+
+
+def _int4(settings: dict[str, Any]) -> Method:
+    return Method("int4", settings, bundle=True)
+
+
 METHODS: dict[str, Method] = {
-    "zero-shot": Method("prompting", {"shots": 0}, seeded=False),
-    "in-context": Method("prompting", {"shots": 8}),
-    "mezo-fp32": Method("mezo_fp32", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
-    "random-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "random"}, bundle=True),
-    "sensitive-fp32": Method("sparse_fp32", {**_TWO_POINT, "mask": "sensitive"}, bundle=True),
-    **{
-        f"{mask}-mask-fp32": Method("sparse_fp32", {**_MASKED, "mask": mask}, bundle=True)
-        for mask in MASKS
-    },
-    "readout-fp32": Method("sparse_fp32", {**_TUNER, **_READOUT, "mask": "sensitive"}, bundle=True),
-    **{
-        f"int4-{name}": Method("int4", {**_TUNER, **own}, bundle=True, float32=False)
-        for name, own in _INT4.items()
-    },
-    "int4-text-head": Method("int4", _TEXT_HEAD, bundle=True, float32=False),
-    "int4-text-head-alone": Method(
-        "int4", {**_TEXT_HEAD, "remember": False}, bundle=True, float32=False
-    ),
+    "mezo-fp32": Method("mezo", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
+    "random-fp32": _float32("random", _TWO_POINT),
+    "sensitive-fp32": _float32("sensitive", _TWO_POINT),
+    **{f"{mask}-mask-fp32": _float32(mask, _MASKED) for mask in MASKS},
+    "int4-readout": _int4(_READOUT),
+    "int4-per-example": _int4({**_TUNER, "estimator": "per-example", "lr": "auto", "eps": "auto"}),
+    "int4-two-point": _int4(_TWO_POINT),
+    "int4-text-head": _int4(_TEXT_HEAD),
+    "int4-text-head-alone": _int4({**_TEXT_HEAD, "remember": False}),
     "lora": Method("lora", _LORA, _LORA_ON),
 }
 

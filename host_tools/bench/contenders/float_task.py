@@ -73,5 +73,5 @@ class FloatTask:
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:
-    """One point of a curve, in the form of ``tuning_run.learn``."""
+    """One point of a curve, in the form of ``tuning_run.tune``."""
     return {"forwards": forwards, "loss": found.loss, "accuracy": found.metric}

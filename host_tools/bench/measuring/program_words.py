@@ -21,9 +21,8 @@ from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.word_memory import WINDOW, WordMemory
 from seedtune.runtime.tasks import Batch, encode_rows, task_for
 
-from ..measuring.perplexity import text_batches
-from .data import SPEC
 from .next_words import Words, figures, message_batches
+from .perplexity import text_batches
 
 AT_ONCE = 64
 """Positions that are looked at with all words."""
@@ -46,10 +45,6 @@ class Seen:
     memory: WordMemory | None = None
     """Of words, which has its part in ``logp`` and in what is likely."""
 
-    def parts(self) -> Iterator[slice]:
-        for first in range(0, len(self.gold), AT_ONCE):
-            yield slice(first, min(first + AT_ONCE, len(self.gold)))
-
 
 class ProgramWords:
     """The program of a bundle that has a head for text, on messages.
@@ -57,18 +52,19 @@ class ProgramWords:
     Args:
         settings: ``bundle`` (a path), ``length``, ``threads`` and ``other`` (tokens int64
             ``[n, length]`` of text that has nothing to do with anybody's messages).
+        spec: the task's.
 
     Raises:
         SeedtuneError: the bundle says nothing of its output head's words.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         bundle = open_bundle(settings["bundle"])
         head = TextHead.of(bundle)
         if head is None:
             raise SeedtuneError(f"{bundle.path}: has no head for text; export the model again")
         self._head, self._bounds = head, replace(bundle.bounds, length=settings["length"])
-        self._task = task_for(bundle, SPEC, bounds=self._bounds, on_long="truncate")
+        self._task = task_for(bundle, spec, bounds=self._bounds, on_long="truncate")
         self._engine = open_engine(bundle, settings["threads"] or "auto")
         self._values = Values(bundle.values.astype(np.float32))
         self._other = settings["other"]
@@ -105,27 +101,16 @@ class ProgramWords:
             read.append(own if adapter is None else own + states @ adapter.T)
         return Seen(*map(np.concatenate, (logp, gold, context, read)), memory)
 
-    def figures(self, seen: Seen, own: Any = None, weight: float = 0.0) -> dict[str, float]:
-        """``next_words.figures`` of the program with ``own`` mixed in (see ``memory``)."""
+    def figures(self, seen: Seen) -> dict[str, float]:
+        """``next_words.figures`` of the program."""
         table = self._head.words.vectors(slice(0, self.vocabulary))
         found: list[Words] = []
-        for part in seen.parts():
+        for first in range(0, len(seen.gold), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
             logits = seen.read[part] @ table.T
             if seen.memory is not None:
                 for row, context in zip(logits, seen.context[part], strict=True):
                     row[:] = seen.memory.mixed_next(row, context[context >= 0].tolist())
-            likely = _softmax(logits)
-            rows, gold = np.arange(len(likely)), seen.gold[part]
-            logp = seen.logp[part]
-            if own is not None:
-                mine = own(seen, part)
-                logp = np.log((1 - weight) * np.exp(logp) + weight * mine[rows, gold])
-                likely = (1 - weight) * likely + weight * mine
-            found.append((logp, (likely > likely[rows, gold][:, None]).sum(axis=1)))
+            gold = logits[np.arange(len(logits)), seen.gold[part]]
+            found.append((seen.logp[part], (logits > gold[:, None]).sum(axis=1)))
         return figures(found)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    logits -= logits.max(axis=1, keepdims=True)
-    likely: NDArray[np.float32] = np.exp(logits)
-    return likely / likely.sum(axis=1, keepdims=True)

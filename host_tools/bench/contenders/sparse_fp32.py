@@ -16,11 +16,11 @@ from seedtune.runtime.journal.start import Start
 from ..measuring.tuning_run import Progress, tune
 from .float_task import FloatTask
 from .mask_places import blocks_of, places_of
-from .settings import tuner_settings
+from .task_methods import tuner_settings
 from .torch_engine import TorchEngine
 
 
-def run(
+def run_on_task(
     cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Run, or go on with, the tuner on the entries of ``settings["mask"]`` (see ``mask_places``).
@@ -31,7 +31,7 @@ def run(
     bundle = open_bundle(settings["bundle"])
     places = places_of(settings["mask"], cell, bundle, settings)
     own = tuner_settings(settings)
-    engine = TorchEngine(cell.model, places, hidden=own.estimator == "readout")
+    engine = TorchEngine(cell.model, places)
     identity = hashlib.sha256()
     for name, flat in places.items():
         identity.update(name.encode() + flat.tobytes())
@@ -43,15 +43,6 @@ def run(
         block_count=int(bundle.manifest["model"]["layers"]),
     )
     run_folder = folder / "run"
-    found = tune(
-        engine,
-        start,
-        cell.task,
-        cell.train,
-        cell.test,
-        own,
-        run_folder,
-        progress,
-    )
+    found = tune(engine, start, cell.task, cell.train, cell.test, own, run_folder, progress)
     engine.put(replay(run_folder, start).values.sensitive)
     return found

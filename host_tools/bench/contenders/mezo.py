@@ -1,9 +1,9 @@
 """MeZO on all weights in float32: algorithm 1 of Malladi et al. (arXiv 2305.17333) in PyTorch.
 
-Two differences, neither to its disadvantage. z is +-1 instead of Gaussian: with 10^8 entries the
-two have the same length and all but the same distribution along any gradient, and +-1 is drawn
-four times as fast. And putting the weights back and moving them are one pass over the weights.
-Embedding and head are tuned too.
+Two differences of its runs, neither to its disadvantage. z is +-1 instead of Gaussian: with 10^8
+entries the two have the same length and all but the same distribution along any gradient, and +-1
+is drawn four times as fast. And putting the weights back and moving them are one pass over the
+weights. Embedding and head are tuned too.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from seedtune.export.model.load_model import load_causal_lm
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.scoring.batch_loss import Look
 
 from ..measuring.tuning_run import Progress
 from .float_task import FloatTask, point
+from .steps import last_token_loss, random_tokens
 from .torch_engine import TorchEngine
 
 
@@ -43,7 +46,7 @@ def move(weights: NDArray[np.float32], scalar: float, settings: dict[str, Any], 
     add_noise(weights, scale, seed=settings["seed"], step=step)
 
 
-def run(
+def run_on_task(
     cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Run, or go on with, ``settings["forwards"]`` forwards at a constant learning rate.
@@ -53,7 +56,7 @@ def run(
     shorter one ended.
 
     Returns:
-        ``curve`` (see ``tuning_run.learn``) and ``step_seconds`` (median).
+        ``curve`` (see ``tuning_run.tune``) and ``step_seconds`` (median).
     """
     engine = TorchEngine(cell.model)
     weights = all_weights(cell.model)
@@ -103,3 +106,26 @@ def _whole_lines(log: Path) -> list[str]:
     """Lines that end in a line feed: the last may be torn."""
     text = log.read_text(encoding="utf-8") if log.exists() else ""
     return text.split("\n")[:-1]
+
+
+def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:
+    """A step on random tokens (see ``steps``), with Gaussian noise drawn by PyTorch, thrice."""
+    loaded = load_causal_lm(model).model
+    tokens = random_tokens(rows, length, loaded.config.vocab_size)
+    parameters = list(loaded.parameters())
+
+    def perturb(scale: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+
+    @torch.no_grad()
+    def step() -> None:
+        perturb(1e-3)
+        above = float(last_token_loss(loaded, tokens))
+        perturb(-2e-3)
+        below = float(last_token_loss(loaded, tokens))
+        perturb(1e-3)
+        perturb(-1e-12 * (above - below))
+
+    return step
