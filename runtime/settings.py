@@ -55,7 +55,8 @@ class Settings:
     """Whether an estimator keeps words of the texts beside what it learns from them; None: if it
     can."""
     best_by: Literal["metric", "loss"] = "metric"
-    """What makes an evaluated step the best; equal metrics are told apart by loss."""
+    """What makes an evaluated step the best; metrics that are equal, or shares of rows within a
+    standard error, are told apart by loss."""
     loss_jump: float = 2.0
     """A batch is skipped if its loss exceeds the last evaluation's by this many starting losses."""
     scalar_jump: float = 10.0

@@ -93,7 +93,7 @@ _HEADER: dict[str, Any] = {
     "settings": MapOf((str, int, float, bool, type(None))),
     "train_sha256": Text(r"[0-9a-f]{64}|", "a SHA-256 in hexadecimal"),
     "eval_sha256": Maybe(SHA256),
-    "metric": {"name": Text(), "higher_is_better": bool},
+    "metric": {"name": Text(), "higher_is_better": bool, "rows": Maybe(Whole(1))},
     "snapshot": Maybe(
         {
             "step": Whole(1, 2**47),
@@ -195,7 +195,8 @@ class Header:
     """Of the encoded training examples, which the data order refers to."""
     eval_sha256: str | None
     metric: dict[str, Any]
-    """``{"name": str, "higher_is_better": bool}``."""
+    """``{"name": str, "higher_is_better": bool}`` and, where it is a share of the held-out rows,
+    ``"rows"``: their number."""
     snapshot: dict[str, Any] | None = None
     """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None

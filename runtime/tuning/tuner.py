@@ -276,6 +276,7 @@ class Tuner:
             metric={
                 "name": str(self._task.metric_name),
                 "higher_is_better": bool(self._task.higher_is_better),
+                **({"rows": len(self._eval)} if self._task.labels and self._eval else {}),
             },
             shape=None if shape is None else dict(shape),
             part=None if part is None else dict(part),
