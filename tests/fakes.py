@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Engine, Scores
-from seedtune.runtime.estimators import Ground
+from seedtune.runtime.estimators import RunContext
 from seedtune.runtime.estimators.noise import add_noise
+from seedtune.runtime.estimators.rates import NoiseKind
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.text_head import TextHead, TokenGradient
-from seedtune.runtime.settings import NoiseKind
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16
@@ -160,9 +160,9 @@ def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start
     return Start(values.astype(np.float32), "b" * 64, bounds, text=text)
 
 
-def fake_ground(engine: Any, task: Any, examples: int) -> Ground:
-    """What a run of that engine, task and so many examples stands on."""
-    return Ground(
+def fake_context(engine: Any, task: Any, examples: int) -> RunContext:
+    """What a run of that engine, task and so many examples has to go by."""
+    return RunContext(
         answers=task.answers,
         head_rows=task.head_rows,
         hidden_width=engine.hidden_width,

@@ -18,6 +18,7 @@ from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.bundle.exported_values import export_values, load_values
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
 from seedtune.runtime.bundle.text_frame import load_text_frame
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
     Change,
@@ -32,7 +33,6 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
 from text_bundle import STATES, WIDTH, write_text_bundle
 from tiny_bundle import write_tiny_bundle
@@ -214,7 +214,9 @@ def _journal(count: int, signs: int = 0) -> tuple[Header, list[Record], bytes]:
         entries=100,
         scalar_count=count,
         signs=signs,
-        settings=Settings(eps=0.01).to_dict(),
+        settings=settings_of(
+            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
+        ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256=None,
         metric={"name": "accuracy", "higher_is_better": True},

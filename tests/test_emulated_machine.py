@@ -24,8 +24,8 @@ from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.rehearsal import Job, rehearse
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks.rows import Row
 
 MISSING = sorted({*missing_packages(WHOLE_MACHINE), *missing_packages(USER_MODE)})
@@ -131,18 +131,18 @@ def test_a_long_run_survives_a_kill_and_replays_on_the_host(
     """User mode runs the same instructions, so that another kill must end on the same bits."""
 
     def job(kill_after: int) -> Job:
-        settings = Settings(
-            seed=5,
-            steps=STEPS,
-            batch_size=2,
-            lr=1e-3,
-            eps=1e-2,
-            schedule="linear",
-            eval_every=0,
-            estimator="two-point",
-        )
+        asked = {
+            "seed": 5,
+            "steps": STEPS,
+            "batch_size": 2,
+            "lr": 1e-3,
+            "eps": 1e-2,
+            "schedule": "linear",
+            "eval_every": 0,
+            "estimator": "two-point",
+        }
         rows = [Row(row, f"row {number}") for number, row in enumerate(ROWS, 1)]
-        return Job(bundle, SPEC, rows, 16, settings, kill_after, max_tokens=12)
+        return Job(bundle, SPEC, rows, 16, settings_of(asked), kill_after, max_tokens=12)
 
     found = rehearse(job(120), machine, timeout=600)
     assert found["architecture"] == "aarch64"
@@ -205,8 +205,15 @@ def test_smollm2_on_1_gb(machine: Machine) -> None:
         task=data.spec,
         rows=[Row(row, f"sst2 train:{number}") for number, row in enumerate(data.train[:32], 1)],
         length=16,
-        settings=Settings(
-            steps=4, batch_size=2, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
+        settings=settings_of(
+            {
+                "steps": 4,
+                "batch_size": 2,
+                "lr": 1e-4,
+                "eps": 1e-2,
+                "eval_every": 0,
+                "estimator": "two-point",
+            }
         ),
         kill_after=2,
     )

@@ -30,7 +30,6 @@ from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, Encoded, Task
 
 from ..data.fetch import fetch
@@ -108,13 +107,18 @@ def bench_engines(
         if engine_module(name).FORMAT in FORMATS_TAKEN:
             found[name]["over_dense"] = _over_dense(opened, name)
     written()
-    readout = Settings(estimator="readout", steps=40, eval_every=20, seed=0)
+    readout = {"estimator": "readout", "steps": 40, "eval_every": 20, "seed": 0}
     runs = [(name, "readout", readout) for name in methods]
     for eps in EPS if forwards else ():
         steps = forwards // 2
-        settings = Settings(
-            estimator="two-point", eps=eps, lr=RATE, steps=steps, eval_every=steps // 2, seed=0
-        )
+        settings = {
+            "estimator": "two-point",
+            "eps": eps,
+            "lr": RATE,
+            "steps": steps,
+            "eval_every": steps // 2,
+            "seed": 0,
+        }
         runs += [(name, f"two-point, eps {eps:g}", settings) for name in methods[:OF_NOISE]]
     for name, label, settings in runs:
         say(f"{name}: {label}")
@@ -261,12 +265,12 @@ def _run(
     task: Task,
     train: Sequence[Encoded],
     test: Sequence[Encoded],
-    settings: Settings,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """A tuning run by an engine; kept in the cache, so that it is resumed."""
-    start = Start.of(bundle)
-    label = f"{bundle.sha256[:12]}-{name.replace(':', '-')}-{settings.estimator}"
-    folder = default_cache() / "bench" / f"engines-{label}-{settings.eps}-{settings.steps}"
+    start, steps = Start.of(bundle), settings["steps"]
+    label = f"{bundle.sha256[:12]}-{name.replace(':', '-')}-{settings['estimator']}"
+    folder = default_cache() / "bench" / f"engines-{label}-{settings.get('eps')}-{steps}"
     with open_engine(bundle, 1, name=name) as engine:
         found = tune(engine, start, task, train, test, settings, folder)
     done = replay(folder, start)  # no engine is open

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.settings import Settings
-
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared
 from ..quickstart import DEFAULT_TASK
@@ -48,14 +46,14 @@ def bench_masks(
 
     def run(label: str, prepared: Prepared, factor: float) -> None:
         nonlocal written
-        settings = Settings(
-            steps=steps,
-            estimator="two-point",
-            eval_every=max(1, steps // evaluations),
-            lr=LR * factor,
-            eps=1e-2,
-            schedule="linear",
-        )
+        settings = {
+            "steps": steps,
+            "estimator": "two-point",
+            "eval_every": max(1, steps // evaluations),
+            "lr": LR * factor,
+            "eps": 1e-2,
+            "schedule": "linear",
+        }
         taken = learn(
             prepared.bundle,
             data,

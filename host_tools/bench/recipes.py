@@ -13,7 +13,6 @@ import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.loss_noise import LossNoise, measure_loss_noise
@@ -44,9 +43,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What differs from the defaults of ``prepare``."""
 EPS = (1e-3, 1e-2)
-LEARNING = Settings(
-    steps=100, eval_every=50, estimator="two-point", lr=1e-4, eps=1e-2, schedule="linear"
-)
+LEARNING = {
+    "steps": 100,
+    "eval_every": 50,
+    "estimator": "two-point",
+    "lr": 1e-4,
+    "eps": 1e-2,
+    "schedule": "linear",
+}
 """The run by whose curve programs are compared."""
 TEST_ROWS = 300
 

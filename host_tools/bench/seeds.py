@@ -7,7 +7,6 @@ from typing import Any
 
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.files import default_cache
-from seedtune.runtime.settings import Settings
 
 from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
@@ -53,8 +52,7 @@ def bench_seeds(
     def run(seed: int, count: int, evaluations: int) -> dict[str, Any]:
         every = max(1, count // evaluations)
         chosen = RUNS["readout"] | {"seed": seed, "steps": count, "eval_every": every}
-        settings = Settings(**chosen)
-        return learn(bundle, data, settings, threads=threads, runs=runs, progress=progress)
+        return learn(bundle, data, chosen, threads=threads, runs=runs, progress=progress)
 
     for seed in seeds:
         found["runs"][str(seed)] = run(seed, steps, 4)

@@ -75,8 +75,7 @@ def emulate(
 
     The first call downloads the device's packages: 150 MB with --user, 250 MB with its kernel.
     """
-    from seedtune.runtime.estimators import Ground, complete
-    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.estimators import RunContext, complete
 
     from ..emulate.guest import Guest
     from ..emulate.host import USER_MODE, WHOLE_MACHINE, need_packages
@@ -86,7 +85,7 @@ def emulate(
 
     output = Output(json)
     # Whatever the task: the run is to be the same work on every one, and moves the values.
-    any_task = Ground(answers=0, head_rows=0, hidden_width=0, examples=_ROWS_USED)
+    any_task = RunContext(answers=0, head_rows=0, hidden_width=0, examples=_ROWS_USED)
     need_packages(USER_MODE if user else WHOLE_MACHINE)  # before minutes of export
     parse_memory(memory)
     opened = _bundle(bundle, output)
@@ -97,7 +96,7 @@ def emulate(
         rows=examples,
         length=length,
         settings=complete(
-            Settings(steps=steps, batch_size=rows, lr=lr, eps=eps, eval_every=0), any_task
+            {"steps": steps, "batch_size": rows, "lr": lr, "eps": eps, "eval_every": 0}, any_task
         ),
         kill_after=steps // 2,
         prompt=prompt,

@@ -256,7 +256,7 @@ def _compared(
         for found, seen in ((host, look), (nudged, _Nudged(look, nudge))):
             key = {"seed": settings.seed, "step": step}
             measured = before.estimator.measure(
-                seen, before.values, eps=settings.resolved_eps, **key
+                seen, before.values, eps=settings.options.perturbation, **key
             )
             found.append(measured.losses.mean(axis=1))
     engine.close()

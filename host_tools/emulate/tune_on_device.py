@@ -39,7 +39,6 @@ def tune(
     from seedtune.runtime.engines import open_engine
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.journal.start import Start
-    from seedtune.runtime.settings import Settings
     from seedtune.runtime.tasks import encode_rows, task_from_spec
     from seedtune.runtime.tuning.tuner import Tuner
 
@@ -56,7 +55,7 @@ def tune(
             task,
             examples,
             folder=folder / "run",
-            settings=Settings(**job["settings"]),
+            settings=job["settings"],
         ) as tuner,
     ):
         resumed_at = tuner.history.steps

@@ -15,11 +15,10 @@ from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
 from seedtune.runtime.estimators import (
     ESTIMATORS,
-    Ground,
-    facts_of,
-    forwards_a_step,
+    RunContext,
     make_estimator,
-    with_defaults,
+    settings_of,
+    shape_of,
 )
 from seedtune.runtime.scoring.known_forwards import MOST_BYTES
 from seedtune.runtime.settings import Settings
@@ -85,8 +84,8 @@ def estimate_tuning(
     """
     engine = engine or next(iter(ENGINES))
     estimator = estimator or next(iter(ESTIMATORS))
-    settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
-    forwards = forwards_a_step(settings)
+    settings = settings_of({"estimator": estimator, "batch_size": rows})
+    forwards = settings.options.forwards
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
     probes = min(bounds.probes, forwards)
@@ -186,14 +185,11 @@ def _table_pages(table: int, tokens: int) -> int:
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
     """What it holds of ``examples``, that choose between two answers if it learns from such."""
-    facts = facts_of(settings)
-    if facts.shape is None:
-        return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
     text = text_shape(shape.hidden)
-    ground = Ground(2, 2, width, examples, writes=True, text_head=text)
-    estimator = make_estimator(settings, facts.shape(settings, ground))
+    context = RunContext(2, 2, width, examples, writes=True, text_head=text)
+    estimator = make_estimator(settings, shape_of(settings, context))
     held = estimator.memory_bytes(examples)
     if estimator.own_entries - estimator.words == text[0] * text[1]:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])

@@ -15,8 +15,7 @@ from safetensors.numpy import load as load_safetensors
 
 from ..bundle.exported_values import values_sha256
 from ..errors import JournalError, TuningError
-from ..estimators import ESTIMATORS, Estimator, make_estimator
-from ..settings import Settings
+from ..estimators import Estimator, make_estimator, spec_of, stored_settings
 from .file import Journal
 from .format import End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
@@ -107,11 +106,11 @@ class RunState:
 def estimator_of(header: Header, start: Start, name: str) -> Estimator:
     """A fresh estimator of the run; ``name`` is what errors call its journal."""
     try:
-        estimator = make_estimator(Settings.from_dict(header.settings), header.shape)
+        estimator = make_estimator(stored_settings(header.settings), header.shape)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
     kind = header.settings["estimator"]
-    if header.shape is not None and ESTIMATORS[kind].shape is None:
+    if header.shape is not None and spec_of(kind).shape is None:
         raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
     if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
         signs, scalars = header.signs, header.scalar_count

@@ -35,12 +35,12 @@ from seedtune.host_tools.emulate.written import compare_written
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle, Program
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.estimators import ESTIMATORS
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks.rows import Row
 from tiny_bundle import TASK, write_tiny_bundle
+from tiny_run import rates
 
 PROMPT = "It was"
 WRITTEN = 6
@@ -139,17 +139,20 @@ def test_bad_options_are_refused_before_anything_is_downloaded(
     assert not (tmp_path / "cache").exists()
 
 
+FOUR_STEPS = settings_of({"estimator": "two-point", "steps": 4})
+
+
 def test_a_kill_must_come_within_the_run(tmp_path: Path) -> None:
     bundle: Bundle = write_tiny_bundle(tmp_path / "bundle")
     for kill_after in (0, 4):
         with pytest.raises(EmulatorError, match=f"kill after step {kill_after} of 4"):
-            Job(bundle, TASK, [], 4, Settings(steps=4), kill_after)
+            Job(bundle, TASK, [], 4, FOUR_STEPS, kill_after)
 
 
 def test_the_device_goes_on_from_the_first_rows_prompt(tmp_path: Path) -> None:
     def prompt_of(bundle: Bundle) -> list[int] | None:
         rows = [Row({"text": f"the {what}", "label": "1"}, "") for what in ("plot", "film")]
-        job = Job(bundle, TASK, rows, 16, Settings(steps=4), 2)
+        job = Job(bundle, TASK, rows, 16, FOUR_STEPS, 2)
         return job.prompt_tokens(job.encode()[1])
 
     writes = write_tiny_bundle(tmp_path / "writes", programs=[WRITES])
@@ -273,8 +276,8 @@ class TestDeviceScript:
 
     def job(self, bundle: Bundle, kill_after: int, labels: str, estimator: str) -> Job:
         rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
-        rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
-        settings = Settings(steps=6, batch_size=2, eval_every=0, estimator=estimator, **rates)
+        asked = {"steps": 6, "batch_size": 2, "eval_every": 0, "estimator": estimator}
+        settings = settings_of({**asked, **rates(estimator, 1e-3)})
         return Job(bundle, TASK, rows, 16, settings, kill_after, max_tokens=WRITTEN)
 
     @pytest.fixture

@@ -1,25 +1,27 @@
 """A readout: what it learns from, what it refuses, and the same bits after any interruption."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from fakes import BOUNDS, FakeEngine, FakeTask, fake_examples, fake_ground
+from fakes import BOUNDS, FakeEngine, FakeTask, fake_context, fake_examples
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from seedtune.runtime import estimators
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.engines import Scores, open_engine
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, Ground
+from seedtune.runtime.estimators import ESTIMATORS, RunContext, settings_of
 from seedtune.runtime.estimators import readout as estimator_module
 from seedtune.runtime.estimators.readout import Readout
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
+from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
@@ -33,7 +35,6 @@ from seedtune.runtime.scoring.answer_head import (
 )
 from seedtune.runtime.scoring.batch_loss import BatchLook
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import (
     Batch,
     Encoded,
@@ -46,11 +47,17 @@ from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 
-SETTINGS = Settings(
-    seed=3, steps=60, batch_size=4, lr="auto", eval_every=4, estimator="readout", best_by="loss"
-)
+SETTINGS = {
+    "seed": 3,
+    "steps": 60,
+    "batch_size": 4,
+    "eval_every": 4,
+    "estimator": "readout",
+    "best_by": "loss",
+}
+SIZES = {"rows": 2, "width": 6, "answers": 2, "share": 1}
 SHAPE = AnswerHeadShape(rows=2, width=6, answers=2, share=1)
-LONG = replace(SETTINGS, batch_size=1, steps=150, eval_every=25)
+LONG = SETTINGS | {"batch_size": 1, "steps": 150, "eval_every": 25}
 MANY = fake_examples(150)
 
 
@@ -61,7 +68,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, run(folder, settings=SETTINGS)
 
 
-def go_on(folder: Path, *, until: int | None = None, settings: Settings | None = LONG) -> str:
+def go_on(folder: Path, *, until: int | None = None, settings: dict[str, Any] | None = LONG) -> str:
     """Start or resume the long run; stop after ``until`` steps or at its end."""
     with tuner(folder, settings=settings, train=MANY) as live:
         for report in live:
@@ -84,8 +91,8 @@ class Surprising(FakeTask):
         self.at = at
 
     def losses(self, logp: np.ndarray, batch: Batch) -> np.ndarray:
-        self.at -= batch.examples == SETTINGS.batch_size
-        surprise = self.at == 0 and batch.examples == SETTINGS.batch_size
+        self.at -= batch.examples == SETTINGS["batch_size"]
+        surprise = self.at == 0 and batch.examples == SETTINGS["batch_size"]
         return super().losses(logp, batch) * (100 if surprise else 1)
 
 
@@ -225,15 +232,15 @@ class TestInterrupted:
 
     def test_the_run_s_own_settings_resume_it(self, tmp_path: Path) -> None:
         """Also where the batch size was fitted to the number of examples."""
-        own = replace(SETTINGS, batch_size=25, steps=2)
-        whole = run(tmp_path / "whole", settings=replace(own, steps=9))
+        own = SETTINGS | {"batch_size": 25, "steps": 2}
+        whole = run(tmp_path / "whole", settings=own | {"steps": 9})
         run(tmp_path / "run", settings=own)
         fitted = replay(tmp_path / "run", START).history.settings
         assert fitted.batch_size < 25
-        assert run(tmp_path / "run", settings=replace(fitted, steps=9)) == whole
+        assert run(tmp_path / "run", settings=fitted.to_dict() | {"steps": 9}) == whole
 
     def test_the_best_step_ships_after_resuming_too(self, tmp_path: Path) -> None:
-        its = replace(SETTINGS, eval_every=1)
+        its = SETTINGS | {"eval_every": 1}
         with tuner(tmp_path, settings=its) as live:
             states = {0: live.values.copy()}
             for report in live:
@@ -276,8 +283,8 @@ class TestOperations:
         assert not (tmp_path / "sent.journal").exists()
 
 
-def ground(examples: int) -> Ground:
-    return Ground(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
+def context(examples: int) -> RunContext:
+    return RunContext(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
 
 
 class TestBatchSize:
@@ -285,8 +292,8 @@ class TestBatchSize:
     def test_one_pass_that_leaves_few_examples_out(
         self, size: int, examples: int, steps: int
     ) -> None:
-        asked = replace(SETTINGS, batch_size=size, steps=steps)
-        fitted = ESTIMATORS["readout"].fit(asked, ground(examples))
+        asked = SETTINGS | {"batch_size": size, "steps": steps}
+        fitted = estimators.fit(settings_of(asked), context(examples))
         assert fitted.batch_size <= min(size, examples)
         assert fitted.steps == min(steps, examples // fitted.batch_size)
         assert examples % fitted.batch_size <= max(1, examples // 16)
@@ -294,9 +301,8 @@ class TestBatchSize:
     @given(st.integers(1, 64), st.integers(1, 3000))
     def test_a_fitted_size_fits(self, size: int, examples: int) -> None:
         """So that a run can be resumed with its own settings."""
-        fit_again = ESTIMATORS["readout"].fit
-        once = fit_again(replace(SETTINGS, batch_size=size), ground(examples))
-        assert fit_again(once, ground(examples)) == once
+        once = estimators.fit(settings_of(SETTINGS | {"batch_size": size}), context(examples))
+        assert estimators.fit(once, context(examples)) == once
 
 
 class Spoilt(FakeEngine):
@@ -446,13 +452,13 @@ class TestRefusals:
         three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
         shape = ESTIMATORS["readout"].shape
         sizes = {"rows": 3, "width": 6, "answers": 3, "share": 1}
-        assert shape(Settings(), fake_ground(ENGINE, three, 1)) == sizes
+        assert shape(None, fake_context(ENGINE, three, 1)) == sizes
         assert AnswerHeadShape(**sizes).entries == 22
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
         sizes = {"rows": 1, "width": 6, "answers": 3, "share": 1}
-        assert shape(Settings(), fake_ground(ENGINE, task, 1)) == sizes
+        assert shape(None, fake_context(ENGINE, task, 1)) == sizes
 
     @pytest.mark.parametrize(
         "task",
@@ -500,11 +506,11 @@ class TestRefusals:
             ("readout", {"rows": 2, "width": 6}, r"make sense: readout .*'width': 6\}"),
             ("readout", {"rows": 2, "width": 6, "answers": 2, "depth": 1}, "depth"),
             ("readout", {"rows": 2, "width": 6, "answers": 2, "share": 2}, "'share': 2"),
-            ("readout", {"rows": 2, "width": 6, "answers": 2}, "52 scalars .* do not fit readout"),
-            ("readout", {"rows": 2, "width": 5, "answers": 2}, "52 scalars .* do not fit readout"),
-            ("readout", {"rows": 2, "width": 6, "answers": 3}, "readout .*'answers': 3"),
-            ("readout", {"rows": 0, "width": 6, "answers": 2}, "readout .*'rows': 0"),
-            ("readout", {"rows": 2**10, "width": 2**20, "answers": 2**10}, "readout .*1048576"),
+            ("readout", {"rows": 2, "width": 6, "answers": 2}, "readout .*'answers': 2"),
+            ("readout", SIZES | {"width": 5}, "52 scalars .* do not fit readout"),
+            ("readout", SIZES | {"answers": 3}, "readout .*'answers': 3"),
+            ("readout", SIZES | {"rows": 0}, "readout .*'rows': 0"),
+            ("readout", SIZES | {"rows": 2**10, "width": 2**20, "answers": 2**10}, "1048576"),
         ],
     )
     def test_journals_whose_header_contradicts_itself(
@@ -513,7 +519,7 @@ class TestRefusals:
         journal = read_journal(done[0])
         own = {**journal.header.settings, "estimator": estimator}
         if estimator != "readout":
-            own["directions"] = 1
+            own |= asdict(TwoPointOptions(eps=0.1))
         forged = replace(journal.header, shape=sizes, settings=own)
         records = [placed.record for placed in journal.records]
         JournalWriter.create(tmp_path, forged, records=records).close()
@@ -533,9 +539,9 @@ class TestRefusals:
     def test_a_resumed_run_keeps_its_estimator(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
             next(iter(live))
-        other = replace(SETTINGS, estimator="two-point", directions=1, eps=1.0, lr=1.0)
+        other = SETTINGS | {"estimator": "two-point", "eps": 1.0, "lr": 1.0}
         with pytest.raises(TuningError, match="the run has estimator=readout, not two-point"):
-            tuner(tmp_path, settings=replace(other, steps=16), allow_changes=True)
+            tuner(tmp_path, settings=other | {"steps": 16}, allow_changes=True)
 
 
 class TestValuesFile:
@@ -574,7 +580,7 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
     examples = encode_rows(task, ROWS)
     arguments = engine, Start.of(bundle), task, examples
     options = {"folder": tmp_path / "run", "eval_examples": examples}
-    its = replace(SETTINGS, batch_size=4, eval_every=1)
+    its = SETTINGS | {"batch_size": 4, "eval_every": 1}
     with Tuner(*arguments, settings=its, **options) as live:
         next(iter(live))
     with Tuner(*arguments, **options) as live:

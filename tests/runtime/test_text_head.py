@@ -12,10 +12,15 @@ from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
 from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
-from seedtune.runtime.estimators import Ground, complete
-from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
+from seedtune.runtime.estimators import RunContext, complete
+from seedtune.runtime.estimators.text_head_estimator import (
+    KEPT,
+    MOMENTUM,
+    TextHeadEstimator,
+    TextHeadOptions,
+)
 from seedtune.runtime.journal import snapshots
-from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
+from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact, forget
@@ -26,7 +31,6 @@ from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
 from seedtune.runtime.scoring.word_table import WordTable
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 from text_bundle import (
@@ -188,7 +192,7 @@ class TestTheHead:
 
 class TestTheStep:
     def test_its_rule_written_out(self) -> None:
-        estimator, rng = HeadSigns(5), np.random.default_rng(0)
+        estimator, rng = TextHeadEstimator(5), np.random.default_rng(0)
         values = np.zeros(8, np.float32)
         m, moving, mean = np.zeros(5), np.zeros(5), np.zeros(5)
         for step in range(1, 9):
@@ -201,7 +205,7 @@ class TestTheStep:
             np.testing.assert_allclose(estimator.state["moving"], moving, atol=1e-5)
 
     def test_a_gradient_that_is_not_finite_is_not_taken(self, world: World) -> None:
-        estimator = HeadSigns(world.text.entries)
+        estimator = TextHeadEstimator(world.text.entries)
         estimator.state["moving"] = np.full(world.text.entries, np.inf, np.float32)
         values = np.concatenate([world.start.values, np.zeros(world.text.entries, np.float32)])
         with np.errstate(invalid="ignore"):
@@ -216,10 +220,10 @@ class TestTheStep:
     def test_few_examples_come_in_small_batches_once(
         self, world: World, examples: int, asked: int, size: int, steps: int
     ) -> None:
-        ground = Ground(0, 0, 96, None, examples, writes=True, text_head=(OUTPUTS, INPUTS))
-        found = complete(Settings(batch_size=asked), ground)
+        context = RunContext(0, 0, 96, examples, writes=True, text_head=(OUTPUTS, INPUTS))
+        found = complete({"batch_size": asked}, context)
         assert (found.estimator, found.batch_size, found.steps) == ("text-head", size, steps)
-        again = complete(replace(found, steps=77), ground)
+        again = complete({**found.to_dict(), "steps": 77}, context)
         assert (again.batch_size, again.steps) == (size, 77)
 
     def test_where_there_is_nothing_for_it(self, world: World, tmp_path: Path) -> None:
@@ -363,7 +367,7 @@ class TestARun:
     @pytest.mark.parametrize("wrong", [1, 0, "yes"])
     def test_whether_to_remember_is_true_or_false(self, wrong: Any) -> None:
         with pytest.raises(TuningError, match=r"remember=.* must be true or false"):
-            Settings(remember=wrong)
+            TextHeadOptions(remember=wrong)
 
     def test_words_are_forgotten_for_good_and_the_map_stays(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -434,21 +438,6 @@ class TestARun:
         forget(tmp_path, world.start)
         assert replay(tmp_path, world.start).history.program == "another"
 
-    def test_runs_of_before_kept_no_words_and_go_on(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
-        world.run(tmp_path / "new", settings={"lr": 0.01, "steps": 60, "remember": False})
-        journal = read_journal(tmp_path / "new")
-        before = dict(journal.header.settings)
-        assert before.pop("remember") is False
-        header = replace(journal.header, settings=before)
-        (tmp_path / "old").mkdir()
-        write_journal(tmp_path / "old" / JOURNAL_FILE, header, [r.record for r in journal.records])
-        assert diff(tmp_path / "old", tmp_path / "new").same_values
-        for changes in ({"settings": None}, {"settings": Settings(lr=0.01, steps=60)}):
-            with world.tuner(tmp_path / "old", **changes) as live:
-                assert live.history.steps == 60
-
     def test_values_whose_memory_holds_no_words_are_refused(
         self, world: World, whole: tuple[Path, str]
     ) -> None:
@@ -472,7 +461,7 @@ class TestARun:
 
         held = resident_bytes()
         assert held is not None and world.start.memory is not None
-        alone, whole = (HeadSigns(world.text.entries, words) for words in (0, WORDS))
+        alone, whole = (TextHeadEstimator(world.text.entries, words) for words in (0, WORDS))
         # The words thrice and their index, of 169 bytes a word where it is made.
         assert whole.memory_bytes(120) - alone.memory_bytes(120) > WORDS * (3 * 4 + 169)
         needed = whole.memory_bytes(120) + world.text.memory_bytes

@@ -16,9 +16,8 @@ import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
-from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.estimators import make_estimator, settings_of
 from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, task_for
 
 Step = Callable[[], object]
@@ -55,7 +54,7 @@ def sparse_forward(bundle: Bundle, rows: int, length: int) -> Step:
 def spsa_step(bundle: Bundle, rows: int, length: int) -> Step:
     """A two-point step as the loop does it: perturb, both losses, update."""
     look = _look(bundle, open_engine(bundle, _CORES), rows, length)
-    estimator = make_estimator(Settings(estimator="two-point"))
+    estimator = make_estimator(settings_of({"estimator": "two-point"}))
     values = bundle.values.astype(np.float32)
 
     def step() -> None:

@@ -13,7 +13,6 @@ from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
 from seedtune.runtime.tuning.live_run import examples_sha256
 from seedtune.runtime.tuning.metrics import read_metrics
@@ -29,7 +28,7 @@ Progress = Callable[[str], None]
 def learn(
     bundle: Bundle,
     data: TaskData,
-    settings: Settings,
+    settings: dict[str, Any],
     *,
     test_rows: int | None = None,
     threads: int | None = None,
@@ -72,7 +71,7 @@ def tune(
     task: Task,
     train: Sequence[Encoded],
     test: Sequence[Encoded],
-    settings: Settings,
+    settings: dict[str, Any],
     folder: Path,
     progress: Progress = say,
 ) -> dict[str, Any]:
@@ -127,11 +126,11 @@ def mean_and_deviation(numbers: Sequence[float]) -> dict[str, float]:
 
 
 def _key(
-    bundle: Bundle, settings: Settings, train: Sequence[Encoded], test: Sequence[Encoded]
+    bundle: Bundle, settings: dict[str, Any], train: Sequence[Encoded], test: Sequence[Encoded]
 ) -> str:
     parts = [
         bundle.sha256,
-        json.dumps(settings.to_dict(), sort_keys=True),
+        json.dumps(settings, sort_keys=True),
         examples_sha256(train),
         examples_sha256(test),
     ]

@@ -31,7 +31,7 @@ def run(
     bundle = open_bundle(settings["bundle"])
     places = places_of(settings["mask"], cell, bundle, settings)
     own = tuner_settings(settings)
-    engine = TorchEngine(cell.model, places, hidden=own.estimator == "readout")
+    engine = TorchEngine(cell.model, places, hidden=own["estimator"] == "readout")
     identity = hashlib.sha256()
     for name, flat in places.items():
         identity.update(name.encode() + flat.tobytes())

@@ -41,7 +41,6 @@ def _tune(
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.engines import open_engine
     from seedtune.runtime.journal.start import Start
-    from seedtune.runtime.settings import Settings
     from seedtune.runtime.tasks import encode_rows, task_from_spec
     from seedtune.runtime.tuning.tuner import Tuner
 
@@ -56,9 +55,14 @@ def _tune(
     name = "executorch-binding" if what == "tune-binding" else asked
     # Of all cores: measuring which count is fastest is no part of a start but the first.
     engine = open_engine(bundle, len(os.sched_getaffinity(0)), name=name)
-    settings = Settings(
-        steps=steps, batch_size=rows, estimator="two-point", eps=1e-2, lr=1e-5, eval_every=0
-    )
+    settings = {
+        "steps": steps,
+        "batch_size": rows,
+        "estimator": "two-point",
+        "eps": 1e-2,
+        "lr": 1e-5,
+        "eval_every": 0,
+    }
     moments = []
     with (
         engine,

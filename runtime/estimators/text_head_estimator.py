@@ -10,7 +10,7 @@ takes one forward of its batch, the gradient g of the weights M, and of g the si
     values = their running mean, each step keeping 0.95 of it, likewise without its bias
 
 (signSGD with momentum, arXiv 1802.04434; the mean in place of a falling rate, so that no end need
-be known). Half as many tokens of generic text pull towards the untouched head. With the setting
+be known). Half as many tokens of generic text pull towards the untouched head. With the option
 ``remember`` the words of the batch join a memory behind the weights (see ``scoring.word_memory``).
 
 The journal holds a bit a weight and step, 83 kB for SmolLM2, and 3 kB of words. Applying them is
@@ -24,9 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
+from ..options import option
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
 from ..settings import Settings
-from .estimator import Facts, Ground, Look, Measured, Shape
+from .estimator import Look, Measured
+from .rates import RATE, Scheduled
+from .spec import EstimatorSpec, RunContext, Shape
 
 MOMENTUM, KEPT = 0.9, 0.95
 PULL, PULL_SHARE = 12.0, 0.5
@@ -39,8 +42,22 @@ batches of 4 than of 16."""
 _LARGEST = 1 << 24
 
 
+@dataclass(frozen=True)
+class TextHeadOptions(Scheduled):
+    """Of a run that learns to write."""
+
+    lr: float = option(2e-4, f"{RATE}: about what a weight moves by in a step.", above=0)
+    remember: bool = option(
+        True, "Keep words of the rows beside the weights, as a memory.", fixed=True
+    )
+
+    @property
+    def keeps_words(self) -> bool:
+        return self.remember
+
+
 @dataclass
-class HeadSigns:
+class TextHeadEstimator:
     """One probe, which observes the tokens' states at the sensitive values as they are.
 
     Its state is ``momentum`` and ``moving``, float32 ``[O * I]``, and ``decay``, float64 ``[2]``:
@@ -136,29 +153,29 @@ def _drawn(count: int, tokens: int, *, seed: int, step: int) -> NDArray[np.int64
     return np.asarray(words % np.uint64(tokens)).astype(np.int64)
 
 
-def _fit(settings: Settings, ground: Ground) -> Settings:
-    """One pass over the training examples unless asked otherwise, in batches of up to the size
-    asked for. A size that it gave is kept, as a resumed run needs."""
-    most = max(LEAST_BATCH, ground.examples // STEPS_A_PASS)
-    size = min(settings.batch_size, most, ground.examples)
-    return replace(settings, batch_size=size, steps=settings.steps or ground.examples // size)
+def _fit(options: TextHeadOptions, settings: Settings, context: RunContext) -> Settings:
+    """Batches of up to the size asked for, smaller where there are few examples. A size that it
+    gave is kept, as a resumed run needs."""
+    most = max(LEAST_BATCH, context.examples // STEPS_A_PASS)
+    size = min(settings.batch_size, most, context.examples)
+    return replace(settings, batch_size=size)
 
 
-def _shape(settings: Settings, ground: Ground) -> Shape:
-    if not ground.writes:
+def _shape(options: TextHeadOptions, context: RunContext) -> Shape:
+    if not context.writes:
         raise TuningError(
             "estimator text-head needs a task of writing text; take another estimator"
         )
-    if ground.text_head is None:
+    if context.text_head is None:
         raise TuningError(
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    sizes = {"outputs": ground.text_head[0], "inputs": ground.text_head[1]}
-    return {**sizes, "words": WORDS} if settings.remember else sizes
+    sizes = {"outputs": context.text_head[0], "inputs": context.text_head[1]}
+    return {**sizes, "words": WORDS} if options.remember else sizes
 
 
-def _make(settings: Settings, shape: Shape | None) -> HeadSigns:
+def _make(options: TextHeadOptions, settings: Settings, shape: Shape | None) -> TextHeadEstimator:
     sizes = {} if shape is None else dict(shape)
     words = sizes.pop("words", 0)
     if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words not in (0, WORDS):
@@ -166,25 +183,20 @@ def _make(settings: Settings, shape: Shape | None) -> HeadSigns:
     entries = sizes["outputs"] * sizes["inputs"]
     if entries > _LARGEST:
         raise ValueError(f"text-head {shape}")
-    return HeadSigns(entries, words)
+    return TextHeadEstimator(entries, words)
 
 
-FACTS = Facts(
+SPEC = EstimatorSpec(
     name="text-head",
-    summary="how the user writes, by the output head's own gradient; where text is written",
+    summary="default to write: a linear map in front of the output head, by its own gradient, and "
+    "a memory of words",
+    options=TextHeadOptions,
     make=_make,
-    forwards=lambda directions: 1,
-    directions=0,
-    least_directions=0,
-    most_directions=0,
-    lr=2e-4,
-    eps=1.0,
+    steps=None,
     eval_every=25,
-    own_rates=True,
-    ignores=("eps", "directions", "noise"),
-    fixed=("eps",),
+    guarded=False,
     holds_examples=True,
-    suits=lambda ground: ground.writes and ground.text_head is not None,
+    suits=lambda context: context.writes and context.text_head is not None,
     fit=_fit,
     shape=_shape,
 )
