@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedtune.runtime.bundle.exported_values import export_values
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.known_forwards import KnownForwards
+from seedtune.runtime.scoring.values_file import export_values
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 

@@ -23,8 +23,18 @@ telemetry.switch_off()
 if TYPE_CHECKING:
     from .model import Model, open_model
     from .settings import Settings
+    from .tuning.budget import Budget, Control
 
-__all__ = ["Model", "SeedtuneError", "SeedtuneWarning", "Settings", "errors", "open_model"]
+__all__ = [
+    "Budget",
+    "Control",
+    "Model",
+    "SeedtuneError",
+    "SeedtuneWarning",
+    "Settings",
+    "errors",
+    "open_model",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from .settings import Settings
 
         return Settings
+    if name in ("Budget", "Control"):
+        from .tuning import budget
+
+        return getattr(budget, name)
     if name in ("Model", "open_model"):
         from . import model
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
@@ -68,7 +67,7 @@ def tune(
         first = None
         for report in tuner:
             first = report.step if first is None else first
-        return {"sha256": values_sha256(tuner.values), "first_step": first}
+        return {"sha256": tuner.values.sha256, "first_step": first}
 
 
 def main() -> None:

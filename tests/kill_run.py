@@ -20,7 +20,6 @@ from pathlib import Path
 from exported_bundle import export_tiny_bundle
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneWarning
 from seedtune.runtime.estimators import ESTIMATORS
@@ -74,7 +73,7 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     ) as tuner:
         for _ in tuner:
             pass
-        return values_sha256(tuner.values)
+        return tuner.values.sha256
 
 
 def kill_runs(

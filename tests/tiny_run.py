@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.options import options_of
 from seedtune.runtime.settings import Settings
@@ -59,4 +58,4 @@ def run(folder: Path, **changes: Any) -> str:
     with tuner(folder, **changes) as live:
         for _ in live:
             pass
-        return values_sha256(live.values)
+        return live.values.sha256

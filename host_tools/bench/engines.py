@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.export.lower.programs import FORMATS
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import Engine, engine_module, open_engine
 from seedtune.runtime.estimators.noise import perturb
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tasks import Batch, Encoded, Task
 
 from ..data.fetch import fetch
@@ -133,11 +132,9 @@ def _prepared() -> Bundle:
 
 
 @contextmanager
-def _looks(
-    bundle: Bundle, task: Task, examples: Sequence[Encoded], name: str
-) -> Iterator[BatchLook]:
+def _looks(bundle: Bundle, task: Task, examples: Sequence[Encoded], name: str) -> Iterator[Look]:
     with open_engine(bundle, 1, name=name) as engine:
-        yield BatchLook(engine, task, bundle.bounds, examples)
+        yield Look(engine, task, bundle.bounds, examples)
 
 
 def _losses(
@@ -281,6 +278,6 @@ def _run(
         "after": found["after"],
         "standard_error": error,
         "curve": found["curve"],
-        "values_sha256": values_sha256(done.values),
+        "values_sha256": done.sha256,
         "program": done.history.program,
     }

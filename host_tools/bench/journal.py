@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.format import Evaluation, Header, Step
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.live_run import LiveRun
 
 
@@ -37,7 +37,7 @@ def bench_journal(
     )
     header = Header(
         bundle_sha256=start.bundle_sha256,
-        values_sha256=values_sha256(start.values),
+        values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
         settings=settings_of(
@@ -62,7 +62,7 @@ def bench_journal(
             run.commit(Step((float(scalar),)))
         run.end("benchmark")
         live_seconds = time.perf_counter() - began
-        live = values_sha256(run.values)
+        live = run.values.sha256
         run.close()
         size = run.writer.path.stat().st_size
         began = time.perf_counter()

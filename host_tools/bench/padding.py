@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores, open_engine
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tasks import Batch, Encoded, encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 
@@ -56,7 +56,7 @@ def bench_padding(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
     def run(name: str) -> Callable[[], None]:
         def all_batches() -> None:
             for batch in batches[name]:
-                BatchLook(engine, task, bundle.bounds, batch).losses(values)
+                Look(engine, task, bundle.bounds, batch).losses(values)
 
         return all_batches
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.loss_noise import LossNoise, measure_loss_noise
@@ -127,7 +127,7 @@ def loss_noise(engine: Engine, bundle: Bundle, data: TaskData) -> LossNoise:
     lengths = np.array([example.length for example in train])
     batch = [train[n] for n in batch_indices(0, seed=0, lengths=lengths, batch_size=ROWS)]
     return measure_loss_noise(
-        BatchLook(engine, task, bundle.bounds, batch).mean_losses,
+        Look(engine, task, bundle.bounds, batch).mean_losses,
         bundle.values.astype(np.float32),
         seed=0,
         ladder=EPS,

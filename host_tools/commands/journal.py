@@ -65,7 +65,6 @@ def replay(
     """Replay a journal to its values and print their SHA-256."""
     import time
 
-    from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.journal.replay import replay as replay_journal
 
     start = _start(bundle)
@@ -76,7 +75,7 @@ def replay(
             "steps": done.history.steps,
             "sha256": done.sha256,
             "best": _evaluated(done.best),
-            "best_sha256": values_sha256(done.best_values),
+            "best_sha256": done.best_values.sha256,
             "seconds": time.monotonic() - began,
         }
     )
@@ -127,10 +126,9 @@ def export(
     json: Json = False,
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
-    from seedtune.runtime.bundle.exported_values import export_values
-    from seedtune.runtime.journal import snapshots
     from seedtune.runtime.journal.replay import replay as replay_journal
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.scoring.values_file import export_values
 
     opened = checked_bundle(bundle, Output(json))
     done = replay_journal(journal, Start.of(opened), until=step)
@@ -139,7 +137,7 @@ def export(
     else:
         values, of = done.best_values, done.best.step
     if without_words:
-        values = snapshots.without_words(values, done.estimator.words)
+        values = values.without_words()
     digest = export_values(output, values, opened, step=of)
     Output(json).result({"file": str(output), "step": of, "float16_sha256": digest})
 

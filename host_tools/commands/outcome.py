@@ -46,8 +46,8 @@ def outcome_of(
     Raises:
         TuningError: the run folder or the values file gives another model than the judged one.
     """
-    from seedtune.runtime.bundle.exported_values import VALUES_FILE, values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.scoring.values_file import VALUES_FILE
     from seedtune.runtime.tuning.metrics import read_metrics
 
     from ..reports.curve import duration, read_curve, seconds_of_as_many_again
@@ -89,7 +89,7 @@ def outcome_of(
         "twice_as_many": None if again is None else f"{duration(again)} more{_how_to_go_on(tuner)}",
         "message": tuned.message,
         "values": str(file),
-        "values_sha256": values_sha256(tuned.values),
+        "values_sha256": tuned.values.sha256,
         "peak_rss_bytes": peak_resident_bytes(),
     }
     _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "metric": metric})
@@ -166,9 +166,9 @@ def _judged(
             progress(before * of + done, total)
 
         asked = model.engine, model.task, held_out.judging, values, bounds
-        found.append(evaluate(*asked, shown_as_one, text=model.text, known=known))
+        found.append(evaluate(*asked, shown_as_one, known=known))
         asked = model.engine, model.task, some, values, bounds
-        answers.append(predict(*asked, text=model.text, known=known))
+        answers.append(predict(*asked, known=known))
     rows = [held_out.rows[number] for number in shown]
     return found[0], found[1], _rows(model, rows, answers)
 
@@ -184,25 +184,26 @@ def _judged_again(
 ) -> None:
     """Load the run the way whoever uses it will, with its own task, and compare the figures."""
     import numpy as np
-    from seedtune.runtime.bundle.exported_values import VALUES_FILE
     from seedtune.runtime.errors import TuningError
     from seedtune.runtime.model import open_model
     from seedtune.runtime.scoring.evaluation import evaluate
+    from seedtune.runtime.scoring.values import Values
+    from seedtune.runtime.scoring.values_file import VALUES_FILE
 
     again = open_model(model.bundle, on_long=on_long)
     again.load(run / VALUES_FILE)
     saved = again.values
     again.load(run)
     task, rows = again.task, again.encode(held_out.rows)
-    found = evaluate(model.engine, task, rows, again.values, bounds, text=again.text, known=known)
+    found = evaluate(model.engine, task, rows, again.values, bounds, known=known)
     now, then = (_shown(each, task.metric_name) for each in (found, judged))
     if now != then:
         raise TuningError(
             f"{run}: loaded again, the run has {now}, but was judged to have {then}: what was "
             "saved is not what was tuned; please report it"
         )
-    stored = again.values[: model.bundle.K].astype(np.float16).astype(np.float32)
-    if not np.array_equal(saved, np.concatenate([stored, again.values[model.bundle.K :]])):
+    rounded = again.values.sensitive.astype(np.float16).astype(np.float32)
+    if saved.sha256 != Values(rounded, again.values.part).sha256:
         raise TuningError(f"{run / VALUES_FILE}: does not hold the values that ship; report this")
 
 

@@ -41,7 +41,8 @@ class Output:
 
     def __init__(self, json: bool) -> None:
         self.json = json
-        self._screen = Console(stderr=True, highlight=False)
+        # Its own handle: what silences the libraries takes ``sys.stderr`` away (``export.quiet``).
+        self._screen = Console(file=sys.stderr, highlight=False)
 
     @property
     def live(self) -> bool:
@@ -74,6 +75,14 @@ class Output:
         """The same while a bundle is opened, gone when it is: most are small."""
         with self._bars(TaskProgressColumn(), passing=True) as report:
             yield lambda done, total: report("checking the bundle", done, total, "")
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """The same for work that does not report how far it is: named at once, and timed."""
+        with self._bars(announce=True) as report:
+            report(what, 0, 1, "")
+            yield
+            report(what, 1, 1, "")
 
     @contextlib.contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int], None]]:

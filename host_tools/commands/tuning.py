@@ -210,7 +210,6 @@ def predict(
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.tasks import encode_rows
     from seedtune.runtime.tasks.rows import Row
 
     output = Output(json)
@@ -223,11 +222,11 @@ def predict(
             names = model.task.template.names
             if len(names) != 1:
                 raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            examples = encode_rows(model.task, [Row({names[0]: text}, "--text")], labelled=False)
+            rows = [Row({names[0]: text}, "--text")]
         else:
-            examples = chosen.encode("test", data, model.task, labelled=False)
+            rows = chosen.rows("test", data)
         with output.counting("predicting") as progress:
-            found = model.predict(examples, progress)
+            found = model.predict(rows, progress)
     answers = [{"answer": item.answer, "scores": item.scores} for item in found]
     peak = peak_resident_bytes()
     if json:

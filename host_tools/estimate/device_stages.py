@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NoReturn
 
 from seedtune.export.model.shape import ModelShape
 from seedtune.export.profile import DEFAULT_FRACTION
@@ -17,10 +18,16 @@ from seedtune.runtime.estimators import (
     ESTIMATORS,
     RunContext,
     make_estimator,
+    part_of,
     settings_of,
     shape_of,
 )
+from seedtune.runtime.scoring import answer_head, text_part
+from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.known_forwards import MOST_BYTES
+from seedtune.runtime.scoring.parts import restored
+from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_part import TextHeads
 from seedtune.runtime.settings import Settings
 
 from .sizes import (
@@ -188,12 +195,22 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
     text = text_shape(shape.hidden)
-    context = RunContext(2, 2, width, examples, writes=True, text_head=text)
-    estimator = make_estimator(settings, shape_of(settings, context))
-    held = estimator.memory_bytes(examples)
-    if estimator.own_entries - estimator.words == text[0] * text[1]:
+    kinds = {
+        answer_head.KIND: AnswerHeads(),
+        text_part.KIND: TextHeads(TextHead(text, shape.vocabulary, _not_there, _not_there)),
+    }
+    context = RunContext(2, 2, width, examples, 1, writes=True, labels=("0", "1"), parts=kinds)
+    part = restored(kinds, part_of(settings, context))
+    held = make_estimator(settings, shape_of(settings, context), part).memory_bytes(examples)
+    if part is None:
+        return held
+    if part.enters_program:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
         words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
         return held + text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
     # An answer head keeps the state of one position of each held-out row: of all, at most.
     return held + min(MOST_BYTES, 4 * examples * (width + 1))
+
+
+def _not_there() -> NoReturn:
+    raise AssertionError("of a bundle that is not made yet, sizes alone count")

@@ -9,16 +9,16 @@ from typing import Any
 
 from ..errors import TuningError
 from ..options import Option, options_of
+from ..scoring.part import Description, Part
 from ..settings import Settings
 from . import per_example, readout, text_head_estimator, two_point
-from .estimator import Estimator, Look, Measured
+from .estimator import Estimator, Measured
 from .spec import EstimatorSpec, RunContext, Shape
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
     "EstimatorSpec",
-    "Look",
     "Measured",
     "RunContext",
     "Shape",
@@ -27,6 +27,7 @@ __all__ = [
     "fit",
     "fixed_settings",
     "make_estimator",
+    "part_of",
     "settings_of",
     "shape_of",
     "spec_of",
@@ -147,16 +148,33 @@ def shape_of(settings: Settings, context: RunContext) -> Shape | None:
     return None if fixes is None else fixes(settings.options, context)
 
 
-def make_estimator(settings: Settings, shape: Shape | None = None) -> Estimator:
+def part_of(settings: Settings, context: RunContext) -> Description | None:
+    """The part that the estimator moves beside the sensitive values of such a run.
+
+    Raises:
+        TuningError: it cannot run there.
+    """
+    describes = spec_of(settings.estimator).part
+    return None if describes is None else describes(settings.options, context)
+
+
+def make_estimator(
+    settings: Settings, shape: Shape | None = None, part: Part | None = None
+) -> Estimator:
     """A fresh estimator for a run of these settings.
 
     Args:
         shape: what it fixed for the run (see ``shape_of``).
+        part: which the run's values begin with (see ``part_of``).
 
     Raises:
         ValueError: sizes that make no sense.
     """
-    return spec_of(settings.estimator).make(settings.options, settings, shape)
+    spec = spec_of(settings.estimator)
+    for name, given, takes in (("shape", shape, spec.shape), ("part", part, spec.part)):
+        if (given is None) != (takes is None):
+            raise ValueError(f"{spec.name} {'needs a' if given is None else 'takes no'} {name}")
+    return spec.make(settings.options, settings, shape, part)
 
 
 def _given(asked: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:

@@ -10,46 +10,13 @@ so replaying a journal from its start rebuilds the state to the bit, and ``compa
 the snapshot.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..scoring.batch_loss import Tokens
-from ..scoring.text_head import TextHead
-from ..tasks import Observation
-
-
-class Look(Protocol):
-    """One batch, as an estimator may look at it."""
-
-    @property
-    def at_once(self) -> int:
-        """Rows of values that one pass takes."""
-        ...
-
-    def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Loss float64 ``[n, examples]`` of each example under ``rows`` (float32 ``[n, K]``)."""
-        ...
-
-    def part(self, numbers: Sequence[int]) -> "Look":
-        """A look at some of the batch's examples."""
-        ...
-
-    @property
-    def text(self) -> TextHead | None:
-        """What the bundle has for a head for text, where the task takes one."""
-        ...
-
-    def tokens(self, values: NDArray[np.float32]) -> Tokens:
-        """Every scored token under the sensitive values (float32 ``[K]``) alone."""
-        ...
-
-    def observe(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float64], Observation]:
-        """Losses float64 ``[1, examples]`` under ``values`` (float32 ``[K]`` and an answer head's
-        weights), and from the same forwards what such a head learns from."""
-        ...
+from ..scoring.batch_loss import Look
+from ..scoring.values import Values
 
 
 class Measured(NamedTuple):
@@ -81,16 +48,6 @@ class Estimator(Protocol):
         ...
 
     @property
-    def own_entries(self) -> int:
-        """Weights of its own that it puts behind the K sensitive values; 0 for most."""
-        ...
-
-    @property
-    def words(self) -> int:
-        """Of these, the last that hold words of the texts as they are; 0 for most."""
-        ...
-
-    @property
     def state(self) -> dict[str, NDArray[Any]]:
         """What earlier ``apply`` calls left, by name; empty for most. Filling it restores it."""
         ...
@@ -99,20 +56,18 @@ class Estimator(Protocol):
         """What it takes at its peak besides the rows of a pass, to learn from ``examples``."""
         ...
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
-        """Look at the batch of step ``step`` from ``values`` (float32 ``[K + own_entries]``)."""
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+        """Look at the batch of step ``step`` from ``values``."""
         ...
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[Any],
         *,
         seed: int,
         step: int,
         lr: float,
     ) -> None:
-        """Move ``values`` (float32 ``[K + own_entries]``) in place, by what the journal stored."""
+        """Move ``values``, the part among them, in place, by what the journal stored."""
         ...

@@ -29,8 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..options import option
+from ..scoring.batch_loss import Look
+from ..scoring.part import Part
+from ..scoring.values import Values
 from ..settings import Settings
-from .estimator import Look, Measured
+from .estimator import Measured
 from .noise import add_noise, perturb
 from .rates import RATE, SIZE, NoiseKind, Perturbing, Schedule
 from .spec import EstimatorSpec, RunContext, Shape
@@ -75,8 +78,6 @@ class PerExample:
     last: int
     """Noise moves the values ``[first, last)``."""
 
-    own_entries = 0
-    words = 0
     signs = 0
 
     def __post_init__(self) -> None:
@@ -99,12 +100,10 @@ class PerExample:
         """int64 ``[batch]``, the group of each example; consecutive ones share it."""
         return np.arange(self.batch_size) * self.groups // self.batch_size
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         losses = np.empty((2, self.batch_size), dtype=np.float64)
-        rows = np.repeat(values[None], 2, axis=0)
-        moved, pair = values[self.first : self.last], rows[:, self.first : self.last]
+        rows = np.repeat(values.sensitive[None], 2, axis=0)
+        moved, pair = values.sensitive[self.first : self.last], rows[:, self.first : self.last]
         groups = self._group_of_each()
         for group in range(self.groups):
             key = {"seed": seed, "step": step, "probe": group}
@@ -123,7 +122,7 @@ class PerExample:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.float16],
         *,
         seed: int,
@@ -141,7 +140,7 @@ class PerExample:
         if square == 0.0:
             return
         rate = -lr / (len(scalars) * math.sqrt(square))
-        moved = values[self.first : self.last]
+        moved = values.sensitive[self.first : self.last]
         for probe, scalar in enumerate(scalars):
             scale = rate * float(scalar)
             add_noise(moved, scale, seed=seed, step=step, probe=probe, kind=self.noise)
@@ -167,7 +166,9 @@ def _shape(options: PerExampleOptions, context: RunContext) -> Shape:
     return {"first": int(inside[0]), "last": int(inside[-1]) + 1}
 
 
-def _make(options: PerExampleOptions, settings: Settings, shape: Shape | None) -> PerExample:
+def _make(
+    options: PerExampleOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> PerExample:
     sizes = {} if shape is None else dict(shape)
     if set(sizes) != {"first", "last"} or not 0 <= sizes["first"] < sizes["last"]:
         raise ValueError(f"values {sizes}")

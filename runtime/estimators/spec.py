@@ -4,18 +4,19 @@ Each estimator states its own in a ``SPEC`` at the end of its file.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scoring.part import Description, Part, PartKind
 from ..settings import Options, Settings
 from .estimator import Estimator
 
 Shape = Mapping[str, int]
-"""What an estimator fixes for a run when it begins, such as sizes of its own weights, by name, as
-the journal's header keeps it."""
+"""What an estimator fixes for a run when it begins, beside its part, by name, as the journal's
+header keeps it."""
 Own = TypeVar("Own", bound=Options)
 
 
@@ -35,8 +36,10 @@ class RunContext:
     """K."""
     writes: bool = False
     """Whether the task is to write: its loss is words' negative log-likelihood."""
-    text_head: tuple[int, int] | None = None
-    """``(O, I)`` of a head for text, where bundle and program have what one takes."""
+    labels: tuple[str, ...] = ()
+    """Of the rows of an answer head; none where one row serves all answers."""
+    parts: Mapping[str, PartKind] = field(default_factory=dict)
+    """Kinds of parts that can be learned there, by name."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
     block_count: int = 0
@@ -54,8 +57,9 @@ class EstimatorSpec(Generic[Own]):
     summary: str
     """Half a line for help texts and tables."""
     options: type[Own]
-    make: Callable[[Own, Settings, Shape | None], Estimator]
-    """A fresh one for a run of complete settings. ValueError: sizes that make no sense."""
+    make: Callable[[Own, Settings, Shape | None, Part | None], Estimator]
+    """A fresh one for a run of complete settings, whose values begin with that part. ValueError:
+    sizes that make no sense."""
     steps: int | None = 1000
     """Unless the settings say so; None: one pass over the training examples."""
     eval_every: int = 100
@@ -74,3 +78,5 @@ class EstimatorSpec(Generic[Own]):
     """Settings as such a run can have them. TuningError: it cannot run there."""
     shape: Callable[[Own, RunContext], Shape] | None = None
     """What it fixes for a run; None: nothing. TuningError: it cannot run there."""
+    part: Callable[[Own, RunContext], Description] | None = None
+    """The part that it moves beside the sensitive values, likewise; None: it moves those alone."""

@@ -25,9 +25,13 @@ from numpy.typing import NDArray
 
 from ..errors import TuningError
 from ..options import option
+from ..scoring.batch_loss import Look
+from ..scoring.part import Description, Part
+from ..scoring.text_part import KIND, TextHeads, TextPart, describe, tokens_of
+from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
 from ..settings import Settings
-from .estimator import Look, Measured
+from .estimator import Measured
 from .rates import RATE, Scheduled
 from .spec import EstimatorSpec, RunContext, Shape
 
@@ -39,7 +43,6 @@ other text by 1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``
 LEAST_BATCH, STEPS_A_PASS = 4, 50
 """Few messages come in smaller batches: 200 messages of two people gained a quarter more in
 batches of 4 than of 16."""
-_LARGEST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -83,24 +86,17 @@ class TextHeadEstimator:
         """Bytes of the gradient's signs."""
         return -(-self.entries // 8)
 
-    @property
-    def own_entries(self) -> int:
-        """M, and the memory."""
-        return self.entries + self.words
-
     def memory_bytes(self, examples: int) -> int:
         """Its state; the start's, the live and the best weights; three more while a step is
         applied, and the gradient; the words as often, and their index. What a look takes stands
         with the look."""
         return 4 * 9 * self.entries + (4 * 6 + INDEX_BYTES) * self.words
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """One look at the batch; the gradient is taken at the moving weights."""
-        text = look.text
-        assert text is not None  # a run began with one
-        tokens = look.tokens(values[: -self.own_entries])
+        assert isinstance(values.part, TextPart)  # a run began with one
+        text = values.part.head
+        tokens = tokens_of(look, values.sensitive, text.frame.states.shape[1])
         moving = self.state.get("moving", np.zeros(self.entries, np.float32))
         generic = _drawn(
             round(PULL_SHARE * len(tokens.words)), len(text.frame.states), seed=seed, step=step
@@ -116,18 +112,19 @@ class TextHeadEstimator:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.uint8],
         *,
         seed: int,
         step: int,
         lr: float,
     ) -> None:
-        """Move the weights and take the words in, the last of ``values``. Multiplications and
-        additions of float32 one by one, whose bits are the same everywhere."""
-        own = values[-self.own_entries :][: self.entries]
+        """Move the weights and take the words in. Multiplications and additions of float32 one by
+        one, whose bits are the same everywhere."""
+        assert isinstance(values.part, TextPart)
+        own = values.part.weights
         if self.words:
-            kept = values[-self.words :]
+            kept = values.part.words
             kept[:] = added(kept, scalars[self._packed :])
         if "moving" not in self.state:
             zeros = np.zeros(self.entries, np.float32)
@@ -161,29 +158,26 @@ def _fit(options: TextHeadOptions, settings: Settings, context: RunContext) -> S
     return replace(settings, batch_size=size)
 
 
-def _shape(options: TextHeadOptions, context: RunContext) -> Shape:
+def _part(options: TextHeadOptions, context: RunContext) -> Description:
     if not context.writes:
         raise TuningError(
             "estimator text-head needs a task of writing text; take another estimator"
         )
-    if context.text_head is None:
+    kind = context.parts.get(KIND)
+    if not isinstance(kind, TextHeads):
         raise TuningError(
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    sizes = {"outputs": context.text_head[0], "inputs": context.text_head[1]}
-    return {**sizes, "words": WORDS} if options.remember else sizes
+    return describe(*kind.head.shape, WORDS if options.remember else 0)
 
 
-def _make(options: TextHeadOptions, settings: Settings, shape: Shape | None) -> TextHeadEstimator:
-    sizes = {} if shape is None else dict(shape)
-    words = sizes.pop("words", 0)
-    if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words not in (0, WORDS):
-        raise ValueError(f"text-head {shape}")
-    entries = sizes["outputs"] * sizes["inputs"]
-    if entries > _LARGEST:
-        raise ValueError(f"text-head {shape}")
-    return TextHeadEstimator(entries, words)
+def _make(
+    options: TextHeadOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> TextHeadEstimator:
+    if not isinstance(part, TextPart):
+        raise ValueError("text-head needs a text head")
+    return TextHeadEstimator(len(part.weights), len(part.words))
 
 
 SPEC = EstimatorSpec(
@@ -196,7 +190,7 @@ SPEC = EstimatorSpec(
     eval_every=25,
     guarded=False,
     holds_examples=True,
-    suits=lambda context: context.writes and context.text_head is not None,
+    suits=lambda context: KIND in context.parts,
     fit=_fit,
-    shape=_shape,
+    part=_part,
 )

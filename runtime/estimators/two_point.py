@@ -18,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..options import option
+from ..scoring.batch_loss import Look
+from ..scoring.part import Part
+from ..scoring.values import Values
 from ..settings import Settings
-from .estimator import Look, Measured
+from .estimator import Measured
 from .noise import MAX_PROBE, add_noise, perturb
 from .rates import RATE, NoiseKind, Perturbing
 from .spec import EstimatorSpec, Shape
@@ -47,8 +50,6 @@ class TwoPoint:
     seeds: int = 1
     """q."""
 
-    own_entries = 0
-    words = 0
     signs = 0
 
     def __post_init__(self) -> None:
@@ -68,17 +69,15 @@ class TwoPoint:
     def memory_bytes(self, examples: int) -> int:
         return 0
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """Losses of all probes, with no more of them in memory than a pass takes."""
-        shape = min(look.at_once, self.probes), len(values)
+        shape = min(look.at_once, self.probes), len(values.sensitive)
         if self._room.shape != shape:  # kept: the pages of new room cost as much as the noise
             self._room = np.empty(shape, dtype=np.float32)
         parts = []
         for first in range(0, self.probes, len(self._room)):
             group = self._room[: self.probes - first]
-            self.perturb(values, group, seed=seed, step=step, eps=eps, first=first)
+            self.perturb(values.sensitive, group, seed=seed, step=step, eps=eps, first=first)
             parts.append(look.losses(group))
         losses = np.concatenate(parts)
         return Measured(losses, self.scalars(losses, eps=eps))
@@ -116,7 +115,7 @@ class TwoPoint:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.float16],
         *,
         seed: int,
@@ -129,10 +128,13 @@ class TwoPoint:
         """
         for probe, scalar in enumerate(scalars):
             coefficient = -lr * float(scalar) / len(scalars)
-            add_noise(values, coefficient, seed=seed, step=step, probe=probe, kind=self.noise)
+            key = {"seed": seed, "step": step, "probe": probe}
+            add_noise(values.sensitive, coefficient, kind=self.noise, **key)
 
 
-def _make(options: TwoPointOptions, settings: Settings, shape: Shape | None) -> TwoPoint:
+def _make(
+    options: TwoPointOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> TwoPoint:
     return TwoPoint(options.noise, options.seeds)
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle.exported_values import values_sha256
 from ..errors import JournalError
 from ..estimators import fixed_settings
 from .file import (
@@ -175,7 +174,7 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
             record = record if notes else End(record.digest, "")
         if notes or not isinstance(record, Note):
             records.append(record)
-    digest = bytes.fromhex(values_sha256(done.values))[:16]
+    digest = bytes.fromhex(done.sha256)[:16]
     records.append(End(digest, f"shared, {len(records)} records before"))
     write_journal(Path(file), journal.header, records)
     return done

@@ -32,6 +32,8 @@ class Setting:
     on_long: OnLong
     chat: ChatTemplate | None = None
     """The model's, for kinds whose rows are conversations."""
+    ends: tuple[int, ...] = ()
+    """Tokens with which the model ends a text; the first one stands behind texts to learn."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Task(ABC):
     writes: bool = False
     """Whether it scores one word at each position, and its loss is their negative
     log-likelihood."""
+    ends: bool = False
+    """Whether texts to learn have the model's own end behind them, so that it learns to stop."""
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         self.template = Template(spec.get("template", ""))
@@ -198,6 +202,11 @@ class Task(ABC):
             inputs: float32 ``[N, D + 1]``, what the answer head sees at each position.
         """
         raise NotImplementedError
+
+    @property
+    def head_labels(self) -> tuple[str, ...]:
+        """Of the rows of an answer head; none where one row serves all answers."""
+        return self.labels if self.head_rows == len(self.labels) else ()
 
     @staticmethod
     def aggregate(totals: NDArray[np.float64]) -> float:

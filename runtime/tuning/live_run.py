@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
@@ -20,6 +19,7 @@ from ..journal.history import History
 from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
+from ..scoring.values import Values
 from ..tasks import Encoded
 
 _ALWAYS = ("steps",)
@@ -33,8 +33,7 @@ _ROWS = {
 class Tuned:
     """The state to ship."""
 
-    values: NDArray[np.float32] = field(repr=False)
-    """float32 ``[K]``, or with the estimator's own weights behind them."""
+    values: Values = field(repr=False)
     step: int
     """Steps behind it; 0 is the start."""
     loss: float | None
@@ -63,8 +62,8 @@ class LiveRun:
         return self._state.estimator
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+    def values(self) -> Values:
+        """Live."""
         return self._state.values
 
     @classmethod

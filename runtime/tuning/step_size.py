@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..estimators import Estimator, Look
+from ..estimators import Estimator
 from ..estimators.noise import MAX_STEP
+from ..scoring.batch_loss import Look
+from ..scoring.values import Values
 from ..settings import Settings
 
 SHARE = 1 / 6
@@ -80,10 +82,10 @@ def measure_step_size(
         estimator = make()
         probes = estimator.probes
         key = {"seed": settings.seed, "step": _FIRST + trial}
-        measured = estimator.measure(look_at(2 * trial), values, eps=eps, **key)
+        measured = estimator.measure(look_at(2 * trial), Values(values), eps=eps, **key)
         _need_finite(measured.losses)
         estimate = np.zeros_like(values)
-        estimator.apply(estimate, measured.scalars, lr=-1.0, **key)
+        estimator.apply(Values(estimate), measured.scalars, lr=-1.0, **key)
         lengths[trial] = np.sqrt(np.mean(np.square(estimate, dtype=np.float64)))
         if lengths[trial] == 0:
             continue

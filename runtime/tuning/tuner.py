@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..bundle.exported_values import values_sha256
 from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
-from ..estimators import Estimator, RunContext, complete, make_estimator, shape_of
+from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
 from ..estimators.rates import Perturbing, Scheduled
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.start import Start
-from ..scoring.batch_loss import BatchLook
+from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
 from ..scoring.known_forwards import KnownForwards, known_bytes
+from ..scoring.values import Values
 from ..settings import Settings
 from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
@@ -139,8 +138,6 @@ class Tuner:
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
-        takes = task.writes and engine.adapter_shape is not None
-        self._text = start.text if takes else None
         self._train, self._eval = list(train), list(eval_examples or ())
         need_labels(self._train, "training example")
         need_labels(self._eval, "held-out example")
@@ -156,8 +153,8 @@ class Tuner:
             header = self._new_header(settings or {}, task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
-        learns = self._learns_answers(self._run.estimator)
-        self._known = KnownForwards(self._engine) if learns else None
+        known = _forwards_stay(self.values)
+        self._known = KnownForwards(self._engine) if known else None
 
     def _resumed(
         self,
@@ -182,7 +179,7 @@ class Tuner:
         )
         try:
             self._note_program(run)
-            self._fit_passes(run.estimator)
+            self._fit_passes(run.estimator, run.values)
         except TuningError:
             run.close()
             raise
@@ -209,13 +206,19 @@ class Tuner:
             examples=len(self._train),
             entries=len(start.values),
             writes=task.writes,
-            text_head=None if self._text is None else self._text.shape,
+            labels=task.head_labels,
+            parts={
+                name: kind for name, kind in start.kinds.items() if kind.fits(task, self._engine)
+            },
             blocks=start.blocks,
             block_count=start.block_count,
         )
 
-    def _fit_passes(self, estimator: Estimator) -> None:
-        """Cut passes to the memory that the estimator leaves."""
+    def _fit_passes(self, estimator: Estimator, values: Values) -> None:
+        """Cut passes to the memory that the estimator and the part of its values leave."""
+        part = 0 if values.part is None else values.part.memory_bytes
+        if _forwards_stay(values):
+            part += known_bytes(self._engine, self._eval)
         self._bounds = self._start.bounds
         if self._start.memory is not None:
             self._bounds = fit_passes(
@@ -223,23 +226,12 @@ class Tuner:
                 self._start.memory,
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
-                reserve=estimator.memory_bytes(len(self._train)) + self._head_bytes(estimator),
+                reserve=estimator.memory_bytes(len(self._train)) + part,
                 now=self._engine.memory(),
             )
 
-    def _head_bytes(self, estimator: Estimator) -> int:
-        """What a head takes beside the estimator's own, where it learns one."""
-        if self._learns_answers(estimator):
-            return known_bytes(self._engine, self._eval)
-        return self._text.memory_bytes if self._text is not None and estimator.own_entries else 0
-
-    def _learns_answers(self, estimator: Estimator) -> bool:
-        """Whether its own weights are an answer head's, and not those of a head for text."""
-        own = estimator.own_entries
-        return own > 0 and (self._text is None or not self._text.takes(own))
-
-    def _look(self, examples: Sequence[Encoded]) -> BatchLook:
-        return BatchLook(self._engine, self._task, self._bounds, examples, self._text)
+    def _look(self, examples: Sequence[Encoded]) -> Look:
+        return Look(self._engine, self._task, self._bounds, examples)
 
     def _new_header(
         self, asked: Mapping[str, Any], task_spec: Mapping[str, Any] | None
@@ -249,8 +241,10 @@ class Tuner:
             extra[PROGRAM] = self._engine.program
         settings = complete(asked, self.context)
         own, shape = settings.options, shape_of(settings, self.context)
-        estimator = make_estimator(settings, shape)
-        self._fit_passes(estimator)
+        part = part_of(settings, self.context)
+        begun = self._start.tuned_from(part)
+        estimator = make_estimator(settings, shape, begun.part)
+        self._fit_passes(estimator, begun)
         if isinstance(own, Perturbing) and own.eps == "auto":
             self.loss_noise = measure_loss_noise(
                 self._look(self._batch(settings, 0)).mean_losses,
@@ -266,20 +260,19 @@ class Tuner:
             half = max(1, len(self._train) // 2)
             trial = replace(settings, batch_size=min(settings.batch_size, half))
             self.step_size = measure_step_size(
-                lambda: make_estimator(settings, shape),
+                lambda: make_estimator(settings, shape, begun.part),
                 lambda number: self._look(self._batch(trial, number)),
                 self._start.values,
                 settings,
             )
             settings = replace(settings, options=replace(own, lr=self.step_size.lr))
             extra["step_size"] = self.step_size.to_dict()
-        start = self._start.extended(estimator.own_entries)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
             bundle_sha256=self._start.bundle_sha256,
-            values_sha256=values_sha256(start.values),
-            entries=len(start.values),
+            values_sha256=begun.sha256,
+            entries=begun.entries,
             scalar_count=estimator.scalar_count,
             signs=estimator.signs,
             settings=settings.to_dict(),
@@ -290,6 +283,7 @@ class Tuner:
                 "higher_is_better": bool(self._task.higher_is_better),
             },
             shape=None if shape is None else dict(shape),
+            part=None if part is None else dict(part),
             task=None if task_spec is None else dict(task_spec),
             extra=extra,
         )
@@ -300,9 +294,8 @@ class Tuner:
         return self._run.history
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` after the last step, with the estimator's own weights behind them. The
-        live array: copy it to keep it."""
+    def values(self) -> Values:
+        """After the last step. They are live: copy them to keep them."""
         return self._run.values
 
     @property
@@ -434,7 +427,6 @@ class Tuner:
             self.values,
             self._bounds,
             progress,
-            self._text,
             self._known,
         )
         seconds = time.monotonic() - began - paused
@@ -522,6 +514,11 @@ class Tuner:
             return _Stop(spent, evaluate=True)
         asked = self._budget.check() if self._budget.check else None
         return None if asked is None else _Stop(asked, evaluate=False)
+
+
+def _forwards_stay(values: Values) -> bool:
+    """Whether only a part moves, which no forward knows of, so that forwards can be kept."""
+    return values.part is not None and not values.part.enters_program
 
 
 class _Abandoned(Exception):

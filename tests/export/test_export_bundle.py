@@ -22,7 +22,7 @@ from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.tasks import encode_rows, task_for
 
@@ -111,7 +111,7 @@ def test_the_program_s_adapter_does_what_numpy_makes_of_it(tmp_path_factory):
     spec = {"kind": "completion", "template": "{a}", "completion_field": "b"}
     task = task_for(bundle, spec)
     examples = encode_rows(task, [{"a": "The cat", "b": " sat on the mat."}] * 2)
-    look = BatchLook(engine, task, bundle.bounds, examples, text)
+    look = Look(engine, task, bundle.bounds, examples, text)
     values = bundle.values.astype(np.float32)
     weights = np.random.default_rng(0).standard_normal(text.entries, np.float32)
     tokens = look.tokens(values)

@@ -2,12 +2,14 @@
 
 import io
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from rich.console import Console
+from seedtune.export.quiet import quiet
 from seedtune.host_tools.commands import output as module
 from seedtune.host_tools.commands.live_view import live_view, sparkline
 from seedtune.host_tools.commands.output import EVERY, Output, printable
@@ -49,6 +51,18 @@ def test_quick_counts_say_nothing_and_slow_ones_do(clock: Any, capsys: Any) -> N
         report(2, 4)
         report(3, 4)
     assert capsys.readouterr().err.splitlines() == ["evaluating: 50%, 40 s left"]
+
+
+def test_what_is_waited_for_is_named_at_once(capsys: Any) -> None:
+    with Output(False).waiting("loading the model"):
+        assert capsys.readouterr().err == "loading the model\n"
+
+
+def test_progress_is_seen_while_the_libraries_are_silenced(capsys: Any) -> None:
+    with Output(False).stages() as report, quiet():
+        report("lower", 0, 100)
+        print("chatter of a library", file=sys.stderr)
+    assert capsys.readouterr().err == "lower\n"
 
 
 def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(

@@ -53,7 +53,7 @@ def settings_of(run: Path) -> dict[str, Any]:
         (COMPLETION, HIDDEN, "per-example"),
     ],
 )
-@pytest.mark.parametrize("chosen", [{}, {"steps": 7, "lr": "auto", "seed": 3}])
+@pytest.mark.parametrize("chosen", [{}, {"steps": 7, "seed": 3}])
 def test_the_same_settings(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -126,8 +126,8 @@ class TestAnswers:
         asked = "evaluate", bundle, "--data", data, "--task", task
         found = good(*asked)
         counts = found["counts"]
-        assert list(counts) == list(counts["bad"]) == ["good", "bad"]
-        assert [sum(row.values()) for row in counts.values()] == [10, 30]
+        assert list(counts) == list(counts["bad"]) == ["bad", "good"]
+        assert [sum(row.values()) for row in counts.values()] == [30, 10]
         right = counts["good"]["good"] + counts["bad"]["bad"]
         assert found["accuracy"] == pytest.approx(right / 40)
         assert found["most_frequent"] == {"answer": "bad", "share": 0.75}
@@ -135,7 +135,7 @@ class TestAnswers:
         told = call(*asked)
         assert ("no better than always answering 'bad'" in told.stderr) == (right <= 30)
         assert right <= 30  # or the line above tests nothing
-        assert "right answer  given good  given bad" in told.stdout
+        assert "right answer  given bad  given good" in told.stdout
 
     def test_tune_and_the_page_show_them_of_the_rows_that_judge(
         self, tmp_path: Path, bundle: Path, files: tuple[Path, Path]
@@ -150,7 +150,7 @@ class TestAnswers:
         good("report", run)
         page = (run / "report.html").read_text()
         assert "Always answering bad would be right for 75.0%" in page
-        assert "<th>good<th>bad" in page
+        assert "<th>bad<th>good" in page
 
 
 class TestCurve:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import noise_vector
+from fakes import fake_kinds, noise_vector
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.errors import TuningError
@@ -19,6 +19,7 @@ from seedtune.runtime.estimators import (
 from seedtune.runtime.estimators.rates import NOISE_KINDS
 from seedtune.runtime.estimators.two_point import TwoPoint
 from seedtune.runtime.options import options_of
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import Settings
 
 KEY = {"seed": 11, "step": 4}
@@ -52,7 +53,7 @@ def test_two_point_is_algorithm_1_of_mezo(kind):
     assert scalars.dtype == np.float16 and scalars.shape == (estimator.scalar_count,)
     assert np.isclose(float(scalars[0]), slope @ z, rtol=2e-3)  # half an ulp of float16 and eps's
     before = values.copy()
-    estimator.apply(values, scalars, lr=0.05, **KEY)
+    estimator.apply(Values(values), scalars, lr=0.05, **KEY)
     assert (values == before + np.float32(-0.05 * float(scalars[0])) * z).all()
 
 
@@ -75,7 +76,7 @@ def test_apply_depends_on_its_arguments_alone(name):
                 estimator.perturb(values, rows, seed=1, step=step, eps=0.1)
                 estimator.scalars(alone(np.arange(estimator.probes, dtype=np.float64)), eps=0.1)
             scalars = np.arange(estimator.scalar_count, dtype=np.float16) + np.float16(step + 0.5)
-            estimator.apply(values, scalars, seed=1, step=step, lr=0.01)
+            estimator.apply(Values(values), scalars, seed=1, step=step, lr=0.01)
         ends.append(values.tobytes())
     assert ends[0] == ends[1]
 
@@ -113,7 +114,7 @@ def test_estimates_are_unbiased_on_a_quadratic(name, kind):
         losses = 0.5 * np.einsum("pk,kl,pl->p", exact, curvature, exact) + exact @ slope
         moved = np.zeros(12, dtype=np.float32)
         scalars = estimator.scalars(alone(losses), eps=0.05)
-        estimator.apply(moved, scalars, seed=0, step=step, lr=1.0)
+        estimator.apply(Values(moved), scalars, seed=0, step=step, lr=1.0)
         found.append(-moved)
     error = np.mean(found, axis=0) - (curvature @ values + slope)
     deviation = np.std(found, axis=0) / np.sqrt(len(found))
@@ -138,7 +139,8 @@ ANYTHING = RunContext(
     examples=64,
     entries=K,
     writes=True,
-    text_head=(4, 6),
+    labels=("right", "left"),
+    parts=fake_kinds(),
 )
 
 

@@ -17,20 +17,16 @@ from numpy.typing import NDArray
 from seedtune.host_tools.commands.run_settings import estimators_table
 from seedtune.runtime import engines, estimators
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import (
-    ESTIMATORS,
-    EstimatorSpec,
-    Look,
-    Measured,
-    RunContext,
-    Shape,
-)
+from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
 from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.options import option
+from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.part import Part
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import Settings
 from tiny_bundle import write_tiny_bundle
 from tiny_run import START, run, tuner
@@ -60,17 +56,13 @@ class InTurn:
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
     probes = 2
     scalar_count = 1
-    own_entries = 0
-    words = 0
     signs = 0
 
     def memory_bytes(self, examples: int) -> int:
         return 0
 
-    def measure(
-        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
-    ) -> Measured:
-        rows = np.stack([values, values])
+    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+        rows = np.stack([values.sensitive, values.sensitive])
         rows[:, step % self.entries] += np.array([eps, -eps], np.float32)
         losses = look.losses(rows)
         above, below = losses.mean(axis=1)
@@ -78,7 +70,7 @@ class InTurn:
 
     def apply(
         self,
-        values: NDArray[np.float32],
+        values: Values,
         scalars: NDArray[np.float16],
         *,
         seed: int,
@@ -86,13 +78,15 @@ class InTurn:
         lr: float,
     ) -> None:
         entry = step % self.entries
-        last = self.state.setdefault("last", np.zeros_like(values))
+        last = self.state.setdefault("last", np.zeros_like(values.sensitive))
         last[entry] *= np.float32(self.repeat)
         last[entry] -= np.float32(lr * float(scalars[0]))
-        values[entry] += last[entry]
+        values.sensitive[entry] += last[entry]
 
 
-def _make(options: InTurnOptions, settings: Settings, shape: Shape | None) -> InTurn:
+def _make(
+    options: InTurnOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> InTurn:
     assert shape is not None
     return InTurn(options.repeat, shape["entries"])
 

@@ -12,6 +12,7 @@ from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import rewind
 from seedtune.runtime.model import Model
 from seedtune.runtime.scoring.evaluation import evaluate
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import read_rows
 from tiny_bundle import TASK, write_tiny_bundle
 from tiny_run import ENGINE, START, tuner
@@ -36,7 +37,7 @@ def test_rows_encoded_for_prediction_are_not_learned_from(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"^held-out example 4: has no label"):
         tuner(tmp_path / "b", eval_examples=examples)
     with pytest.raises(DataError, match=r"^example 4: has no label"):
-        evaluate(ENGINE, FAKE_TASK, examples, START.values, START.bounds)
+        evaluate(ENGINE, FAKE_TASK, examples, Values(START.values), START.bounds)
     assert not list(tmp_path.iterdir())
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from fakes import BOUNDS, fake_context, noise_vector
 from seedtune.runtime.bundle import Layer
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import complete, make_estimator
 from seedtune.runtime.estimators.per_example import KEPT, SPEC, PerExample, PerExampleOptions
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.values import Values
 from tiny_bundle import write_tiny_bundle
 from tiny_run import ENGINE, SETTINGS, START, TASK, TRAIN, K, tuner
 
@@ -21,8 +21,8 @@ KEY = {"seed": 11, "step": 4}
 EPS = 1e-3
 
 
-def look(examples=16) -> BatchLook:
-    return BatchLook(ENGINE, TASK, BOUNDS, TRAIN[:examples])
+def look(examples=16) -> Look:
+    return Look(ENGINE, TASK, BOUNDS, TRAIN[:examples])
 
 
 def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExample:
@@ -33,7 +33,7 @@ def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExam
 def test_each_group_is_measured_along_its_own_noise(groups):
     """Against the losses of its examples alone, perturbed by hand; the rest of the values stay."""
     estimator = made(groups, first=10, last=50)
-    measured = estimator.measure(look(), START.values, eps=EPS, **KEY)
+    measured = estimator.measure(look(), Values(START.values), eps=EPS, **KEY)
     assert measured.losses.shape == (2, 16) and measured.scalars.shape == (groups,)
     for group in range(groups):
         numbers = [n for n in range(16) if n * groups // 16 == group]
@@ -53,9 +53,8 @@ def test_a_step_moves_by_lr_whatever_the_scale_of_the_loss():
     for scale in (1.0, 2.0):
         estimator, values = made(4, first=8, last=60), START.values.copy()
         for step, scalars in enumerate(([1, -2, 3, 0.5], [0.25, 0.5, -1, 2])):
-            estimator.apply(
-                values, np.float16(scale) * np.array(scalars, np.float16), seed=1, step=step, lr=0.1
-            )
+            stored = np.float16(scale) * np.array(scalars, np.float16)
+            estimator.apply(Values(values), stored, seed=1, step=step, lr=0.1)
         assert (values[:8] == START.values[:8]).all() and (values[60:] == START.values[60:]).all()
         ends.append(values)
     assert (ends[0] == ends[1]).all()
@@ -67,7 +66,7 @@ def test_a_step_moves_by_lr_whatever_the_scale_of_the_loss():
 
 def test_nothing_moves_where_no_loss_reacts():
     values = START.values.copy()
-    made(4).apply(values, np.zeros(4, np.float16), seed=1, step=0, lr=0.1)
+    made(4).apply(Values(values), np.zeros(4, np.float16), seed=1, step=0, lr=0.1)
     assert (values == START.values).all()
 
 
@@ -83,7 +82,8 @@ def test_it_tells_more_of_the_gradient_than_shared_noise_for_the_same_forwards()
     for groups in (1, 16):
         total = np.zeros(K)
         for step in range(40):
-            scalars = made(groups).measure(look(), START.values, seed=3, step=step, eps=EPS).scalars
+            values = Values(START.values)
+            scalars = made(groups).measure(look(), values, seed=3, step=step, eps=EPS).scalars
             for group, scalar in enumerate(scalars):
                 total += float(scalar) * noise_vector(K, seed=3, step=step, probe=group)
         found[groups] = total @ slope / np.linalg.norm(total) / np.linalg.norm(slope)
@@ -102,7 +102,7 @@ def test_settings_and_values_that_a_run_takes():
     assert shape == {"first": 4 * 4, "last": 11 * 4}  # blocks 4 to 10 of 16
     assert SPEC.shape(its.options, replace(context, blocks=None)) == {"first": 0, "last": K}
     assert make_estimator(its, shape).scalar_count == 8
-    for wrong in (None, {"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
+    for wrong in ({"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
         with pytest.raises(ValueError, match="values"):
             make_estimator(its, wrong)
 
@@ -126,7 +126,7 @@ def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
             for report in live:
                 if report.step == until:
                     break
-            return values_sha256(live.values)
+            return live.values.sha256
 
     whole = go(tmp_path / "whole")
     go(tmp_path / "halves", until=31)

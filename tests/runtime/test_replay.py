@@ -13,7 +13,6 @@ import pytest
 from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
@@ -22,6 +21,8 @@ from seedtune.runtime.journal.operations import branch, diff, receive, rewind, s
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import bundle_parts
 from tiny_run import suited
@@ -57,7 +58,7 @@ def go_on(
         for report in live:
             if report.step == until:
                 break
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_replay_gives_the_best_values_and_their_evaluation(done):
     found = replay(done[0], START)
     assert found.best in found.history.evaluations
     at_best = replay(done[0], START, until=found.best.step)
-    assert (found.best_values == at_best.values).all()
+    assert found.best_values.sha256 == at_best.values.sha256
 
 
 def test_verify_reports_and_checks_recorded_hashes(tmp_path, done):
@@ -194,7 +195,7 @@ def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
     assert journal.header.first_step == 140 - 64 and journal.end < size
     after = replay(tmp_path / "b", START)
     assert after.sha256 == before.sha256 == hashes[140]
-    assert after.best == before.best and (after.best_values == before.best_values).all()
+    assert after.best == before.best and after.best_values.sha256 == before.best_values.sha256
     assert replay(tmp_path / "b", START, until=100).sha256 == hashes[100]
     with pytest.raises(JournalError, match="starts at step 76"):
         rewind(tmp_path / "b", 75)
@@ -207,7 +208,7 @@ def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
     again = replay(tmp_path / "b", START)
     whole = replay(done[0], START)
     assert again.sha256 == done[1] and again.best == whole.best
-    assert (again.best_values == whole.best_values).all()
+    assert again.best_values.sha256 == whole.best_values.sha256
 
 
 def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
@@ -225,7 +226,7 @@ def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
     assert 0 < best.step <= 50
     assert compact(tmp_path, START).header.first_step > best.step
     found = replay(tmp_path, START)
-    assert found.best.step == best.step and (found.best_values == best.values).all()
+    assert found.best.step == best.step and found.best_values.sha256 == best.values.sha256
 
 
 OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "text-head")]
@@ -378,7 +379,7 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
     start = fake_start(entries)
     header = Header(
         bundle_sha256=start.bundle_sha256,
-        values_sha256=values_sha256(start.values),
+        values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
         settings=settings_of(
@@ -407,18 +408,19 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
 def test_values_export_as_float16_of_the_bundle(tmp_path):
     bundle = write_bundle(tmp_path / "bundle", **bundle_parts())
     start = Start.of(bundle)
-    values = start.values + np.float32(0.3)
+    values = Values(start.values + np.float32(0.3))
     path = tmp_path / "tuned.safetensors"
     assert len(export_values(path, values, bundle, step=7)) == 64
-    assert (load_values(path, bundle) == values.astype(np.float16).astype(np.float32)).all()
-    values[3] = 1e6
+    loaded = load_values(path, bundle, start.kinds)
+    assert (loaded.sensitive == values.sensitive.astype(np.float16)).all() and loaded.part is None
+    values.sensitive[3] = 1e6
     with pytest.raises(TuningError, match=r"value 3 is 1e\+06, beyond float16"):
         export_values(path, values, bundle, step=7)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match="not a values file"):
-        load_values(path, bundle)
+        load_values(path, bundle, start.kinds)
     with pytest.raises(BundleError, match="cannot be written"):
-        export_values(tmp_path / "none" / "x", start.values, bundle, step=0)
+        export_values(tmp_path / "none" / "x", Values(start.values), bundle, step=0)
     assert not list(tmp_path.rglob("*.seedtune-work"))
 
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
 from numpy.typing import NDArray
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
 from seedtune.runtime.journal.format import End, Note, Record, Step
 from seedtune.runtime.journal.operations import receive, share, verify
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_run import rates
 
@@ -48,7 +47,7 @@ def tune(folder: Path, *, steps: int = 6, note: str | None = None,
         if note is not None:
             live.note(note)
         list(live)
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
 @pytest.fixture
@@ -175,14 +174,14 @@ APART = np.array([0.75, -0.25, -0.25, -0.25])
 def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart: bool) -> list[Any]:
     """What a run journals; with ``apart``, each probe moves the losses of a batch's examples apart,
     the further the later it comes, and leaves the batch's mean where it was."""
-    real, cut = BatchLook.losses, BatchLook.part
+    real, cut = Look.losses, Look.part
 
-    def losses(self: BatchLook, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    def losses(self: Look, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         found = real(self, rows)
         numbers = getattr(self, "numbers", np.arange(found.shape[1]))
         return found + apart * np.arange(1, len(rows) + 1)[:, None] * APART[numbers]
 
-    def part(self: BatchLook, numbers: Sequence[int]) -> BatchLook:
+    def part(self: Look, numbers: Sequence[int]) -> Look:
         found = cut(self, numbers)
         found.numbers = np.asarray(numbers)  # type: ignore[attr-defined]
         return found
@@ -190,8 +189,8 @@ def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart:
     asked = {"steps": 3, "batch_size": 4, "eval_every": 0, "loss_jump": 1e9}
     settings = {**asked, "estimator": name, **rates(name)}
     with monkeypatch.context() as patched:
-        patched.setattr(BatchLook, "losses", losses)
-        patched.setattr(BatchLook, "part", part)
+        patched.setattr(Look, "losses", losses)
+        patched.setattr(Look, "part", part)
         examples = fake_examples(32)
         with Tuner(
             FakeEngine(8), START, FakeTask(), examples, folder=folder, settings=settings

@@ -11,6 +11,7 @@ from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import ESTIMATORS, make_estimator, settings_of
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.step_size import SHARE, TRIALS, measure_step_size
 from seedtune.runtime.tuning.tuner import Tuner
@@ -70,7 +71,7 @@ def test_takes_its_share_of_the_rate_that_is_best_for_a_step(name):
         estimator.perturb(VALUES, rows, seed=9, step=step, eps=0.01)
         moved = np.zeros(K, dtype=np.float32)
         scalars = estimator.scalars(loss(0, rows)[:, None], eps=0.01)
-        estimator.apply(moved, scalars, seed=9, step=step, lr=1.0)
+        estimator.apply(Values(moved), scalars, seed=9, step=step, lr=1.0)
         gains -= loss(1, VALUES + rates[:, None] * moved)
     best = rates[gains.argmax()]
     assert best / 1.6 <= found.lr / SHARE <= best * 1.6

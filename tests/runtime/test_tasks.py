@@ -297,6 +297,63 @@ class TestCompletion:
             make(COMPLETION).encode({"prompt": "the", "completion": text}, "f:9")
 
 
+class TestEnd:
+    """Of a text to learn: the model's own end stands behind it."""
+
+    ROW: ClassVar = {"prompt": "the film", "completion": " was great"}
+
+    def scored(self, row: Any = None, bounds: Bounds = BOUNDS, **options: Any) -> list[int]:
+        spec = {**COMPLETION, **options.pop("spec", {})}
+        example = make(spec, bounds, ends=(7, 1), **options).encode(row or self.ROW, "row")
+        found: list[int] = example.candidates[:, 0].tolist()
+        assert example.tokens[0, -1] == found[-1]
+        return found
+
+    def test_the_first_of_the_model_s_ends_is_scored_behind_the_text(self) -> None:
+        assert self.scored() == [*ids(" was great"), 7]
+
+    @pytest.mark.parametrize("text", ["", "the plot"])
+    def test_without_it_all_else_is_as_it_was(self, text: str) -> None:
+        row = {"prompt": text, "completion": " was great"}
+        plain = make(COMPLETION).encode(row, "row")
+        off = make({**COMPLETION, "end": False}, ends=(7,)).encode(row, "row")
+        on = make({**COMPLETION, "end": True}, ends=(7,)).encode(row, "row")
+        for name in ("tokens", "positions", "candidates"):
+            np.testing.assert_array_equal(getattr(off, name), getattr(plain, name))
+        np.testing.assert_array_equal(on.candidates[:-1], plain.candidates)
+        np.testing.assert_array_equal(on.tokens[:, :-1], plain.tokens)
+
+    def test_an_end_that_the_tokenizer_put_there_stays_the_only_one(self) -> None:
+        ending = Tokenizer.from_str(TOKENIZER.to_str())
+        ending.post_processor = processors.TemplateProcessing("$A <bos>", None, [("<bos>", 1)])
+        assert self.scored(tokenizer=ending) == [*ids(" was great"), 1]
+
+    @pytest.mark.parametrize("prompt", ["", "{prompt}"])
+    def test_a_text_that_was_cut_has_not_ended(self, prompt: str) -> None:
+        row = {**self.ROW, "completion": " was great" * 40}
+        found = self.scored(row, on_long="truncate", spec={"template": prompt})
+        assert 7 not in found and len(found) < BOUNDS.length
+        fitting = {**self.ROW, "completion": " great" * 3}
+        assert self.scored(fitting, on_long="truncate", spec={"template": prompt})[-1] == 7
+
+    def test_a_text_that_fills_the_bound_is_cut_for_its_end_s_sake(self) -> None:
+        row = {"prompt": "", "completion": "x" * BOUNDS.length}
+        short = {"prompt": "", "completion": "x" * (BOUNDS.length - 1)}
+        spec = {"template": ""}
+        with pytest.raises(DataError, match=f"{BOUNDS.length + 1} tokens exceed"):
+            self.scored(row, spec=spec)
+        assert 7 not in self.scored(row, on_long="truncate", spec=spec)
+        assert self.scored(short, spec=spec)[-1] == 7
+
+    def test_a_model_without_an_end_learns_none(self) -> None:
+        task = make(COMPLETION)
+        assert not task.ends and make(COMPLETION, ends=(7,)).ends
+        with pytest.raises(DataError, match=r'^task: "end" is true, but the model names no token'):
+            make({**COMPLETION, "end": True})
+        with pytest.raises(DataError, match="field 'end' must be true or false, not 'no'"):
+            check_spec({**COMPLETION, "end": "no"})
+
+
 class TestObserve:
     """Scores without a readout and the readout's part, as ``losses`` and ``predict`` see them."""
 

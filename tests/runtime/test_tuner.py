@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
@@ -15,6 +14,7 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.options import options_of
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.budget import Budget, Control
 from seedtune.runtime.tuning.metrics import read_metrics
 from tiny_run import SETTINGS, START, TRAIN, K, rates, run, suited, tuner
@@ -113,15 +113,15 @@ def test_replay_equals_live(tmp_path, schedule, noise, estimator):
 def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
     settings = SETTINGS | {"eval_every": 5, "best_by": "loss"}
     with tuner(tmp_path, settings=settings, task=LostTask()) as live:
-        states = {0: START.values}
+        states = {0: Values(START.values).sha256}
         for report in live:
-            states[report.step] = live.values.copy()
+            states[report.step] = live.values.sha256
         tuned = live.tuned()
         assert 0 < tuned.step < 60
-        assert (tuned.values == states[tuned.step]).all()
+        assert tuned.values.sha256 == states[tuned.step]
     with tuner(tmp_path, settings=None) as again:
         resumed = again.tuned()
-        assert resumed.step == tuned.step and (resumed.values == tuned.values).all()
+        assert resumed.step == tuned.step and resumed.values.sha256 == tuned.values.sha256
         assert list(again) == []
 
 
@@ -141,13 +141,13 @@ class Contrary(LostTask):
 def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_path, rules):
     its = SETTINGS | {"eval_every": 5, "best_by": rules[0]}
     with tuner(tmp_path, settings=its, task=Contrary()) as live:
-        states = {0: START.values}
+        states = {0: Values(START.values).sha256}
         for report in live:
-            states[report.step] = live.values.copy()
+            states[report.step] = live.values.sha256
             if report.step == 50:
                 break
         old = live.tuned()
-    assert (old.values == states[old.step]).all()
+    assert old.values.sha256 == states[old.step]
     with pytest.raises(TuningError, match=f"best_by={rules[0]}, not {rules[1]}; give the same, or"):
         tuner(tmp_path, settings={"best_by": rules[1]})
     with tuner(
@@ -155,16 +155,16 @@ def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_p
     ) as live:
         new = live.tuned()
         assert new.step != old.step and new.step == live.history.best.step
-        assert (new.values == states[new.step]).all()
+        assert new.values.sha256 == states[new.step]
         for report in live:
-            states[report.step] = live.values.copy()
+            states[report.step] = live.values.sha256
         last = live.tuned()
-        assert (last.values == states[last.step]).all()
+        assert last.values.sha256 == states[last.step]
     assert {old.step, new.step} & set(range(5, 50, 5))
     found = replay(tmp_path, START)
-    assert found.best.step == last.step and (found.best_values == last.values).all()
+    assert found.best.step == last.step and found.best_values.sha256 == last.values.sha256
     with tuner(tmp_path, settings=None, task=Contrary(60)) as live:
-        assert (live.tuned().values == last.values).all()
+        assert live.tuned().values.sha256 == last.values.sha256
 
 
 def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
@@ -230,7 +230,7 @@ def test_a_run_that_never_beats_the_start_ships_the_start(tmp_path):
     with tuner(tmp_path, task=worse, settings=SETTINGS) as live:
         list(live)
         tuned = live.tuned()
-    assert tuned.step == 0 and (tuned.values == START.values).all()
+    assert tuned.step == 0 and (tuned.values.sensitive == START.values).all()
     assert "beat the start: the start ships" in tuned.message
 
 
@@ -260,7 +260,7 @@ def test_other_settings_are_refused_or_recorded(tmp_path):
     with tuner(tmp_path, settings=other, allow_changes=True) as live:
         reports = list(live)
         assert reports[0].lr == 0.01 and live.history.changes == [(1, "lr", 0.01)]
-        final = values_sha256(live.values)
+        final = live.values.sha256
     assert replay(tmp_path, START).sha256 == final
 
 

@@ -17,7 +17,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.estimators import make_estimator, settings_of
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tasks import Encoded, Task, task_for
 
 Step = Callable[[], object]
@@ -125,8 +125,8 @@ def _forward(bundle: Bundle, engine: Engine, values: Any, rows: int, length: int
     return lambda: look.losses(row)
 
 
-def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> BatchLook:
-    return BatchLook(engine, _task(bundle), bundle.bounds, _examples(bundle, rows, length))
+def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> Look:
+    return Look(engine, _task(bundle), bundle.bounds, _examples(bundle, rows, length))
 
 
 def _task(bundle: Bundle) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.answer_head import score_batch
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Batch
 
 from ...data.calibration import load_calibration
@@ -49,12 +50,12 @@ def run(
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values
 
-        def score(batch: Batch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-            return score_batch(engine, batch, values, start.text)
+        def score(values: Values, batch: Batch, _: NDArray[np.float32]) -> NDArray[np.float32]:
+            return values.score(engine, batch)
 
         found["generic_perplexity"] = {
-            when: perplexity(score, text, values[None], bundle.bounds)
-            for when, values in (("before", start.values), ("after", last))
+            when: perplexity(partial(score, values), text, values.sensitive[None], bundle.bounds)
+            for when, values in (("before", Values(start.values)), ("after", last))
         }
     engine.close()
     return found

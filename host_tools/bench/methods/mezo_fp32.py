@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from seedtune.runtime.estimators.noise import add_noise
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 
 from ..measuring.tuning_run import Progress
 from .float_task import FloatTask, point
@@ -83,7 +83,7 @@ def run(
                 evaluate(step)
             began = time.monotonic()
             batch = cell.batch(seed, step, settings["batch_size"])
-            look = BatchLook(engine, cell.task, cell.bounds, batch)
+            look = Look(engine, cell.task, cell.bounds, batch)
             add_noise(weights, eps, seed=seed, step=step)
             above = float(look.mean_losses(rows)[0])
             add_noise(weights, -2 * eps, seed=seed, step=step)

@@ -53,5 +53,5 @@ def run(
         run_folder,
         progress,
     )
-    engine.put(replay(run_folder, start).values[: engine.entries])
+    engine.put(replay(run_folder, start).values.sensitive)
     return found

@@ -42,6 +42,7 @@ SPEC: dict[str, Any] = {
     "kind": "completion",
     "template": "{before}\n",
     "completion_field": "reply",
+    "end": False,  # the results are of the messages' own tokens
 }
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.scoring.answer_head import score_text
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_part import TextPart
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.word_memory import WINDOW, WordMemory
-from seedtune.runtime.tasks import Batch, encode_rows, task_from_spec
+from seedtune.runtime.tasks import Batch, encode_rows, task_for
 
 from ..measuring.perplexity import text_batches
 from .data import SPEC
@@ -67,11 +68,9 @@ class ProgramWords:
         if head is None:
             raise SeedtuneError(f"{bundle.path}: has no head for text; export the model again")
         self._head, self._bounds = head, replace(bundle.bounds, length=settings["length"])
-        self._task = task_from_spec(
-            SPEC, bundle.tokenizer(), self._bounds, bundle.pad_id, on_long="truncate"
-        )
+        self._task = task_for(bundle, SPEC, bounds=self._bounds, on_long="truncate")
         self._engine = open_engine(bundle, settings["threads"] or "auto")
-        self._values = bundle.values.astype(np.float32)
+        self._values = Values(bundle.values.astype(np.float32))
         self._other = settings["other"]
         self.vocabulary = bundle.vocab_size
 
@@ -83,26 +82,20 @@ class ProgramWords:
         """Batches of text that has nothing to do with anybody's messages."""
         return text_batches(self._other, DEFAULT_BOUNDS)
 
-    def see(self, batches: Iterable[Batch], values: NDArray[np.float32] | None = None) -> Seen:
-        """Run the program under ``values`` float32 ``[K]``, or with the weights of a head for text
-        behind them; by default as it was exported."""
+    def see(self, batches: Iterable[Batch], values: Values | None = None) -> Seen:
+        """Run the program under ``values``; by default as it was exported."""
         logp, gold, context, read = [], [], [], []
-        row = (self._values if values is None else values)[None]
-        entries = self._engine.entries
-        tuned = row.shape[1] > entries
-        adapter = self._head.adapter(row[0, entries:]) if tuned else None
-        memory = self._head.memory(row[0, entries:]) if tuned else None
+        values = values or self._values
+        part, adapter = values.part, values.inputs.get("adapter")
+        memory = part.memory if isinstance(part, TextPart) else None
         assert self._engine.adapter_shape is not None
         width = self._engine.adapter_shape[1]
         for batch in batches:
-            scores = (
-                score_text(self._engine, batch, row[0], self._head)
-                if tuned
-                else self._engine.score(batch, row)
-            )
+            scores = self._engine.score(batch, values.sensitive[None], **values.inputs)
             assert scores.hidden is not None
             states = scores.hidden[0, :, :width]
-            logp.append(scores.logp[0, :, 0].astype(np.float64))
+            mixed = scores.logp if part is None else part.changed(scores, batch)
+            logp.append(mixed[0, :, 0].astype(np.float64))
             gold.append(batch.candidates[:, 0])
             tokens, column = batch.tokens.reshape(-1), batch.positions % batch.tokens.shape[1]
             back = np.arange(CONTEXT)[::-1]

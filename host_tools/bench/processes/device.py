@@ -41,15 +41,13 @@ def _tune(
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.engines import open_engine
     from seedtune.runtime.journal.start import Start
-    from seedtune.runtime.tasks import encode_rows, task_from_spec
+    from seedtune.runtime.tasks import encode_rows, task_for
     from seedtune.runtime.tuning.tuner import Tuner
 
     bundle = open_bundle(path)
     content = json.loads(Path(task_file).read_text(encoding="utf-8"))
     bounds = replace(bundle.bounds, length=min(length, bundle.bounds.length))
-    task = task_from_spec(
-        content["spec"], bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate"
-    )
+    task = task_for(bundle, content["spec"], bounds=bounds, on_long="truncate")
     train = encode_rows(task, content["rows"])
     asked = what.partition(":")[2] or None
     name = "executorch-binding" if what == "tune-binding" else asked

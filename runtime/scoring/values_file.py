@@ -1,14 +1,14 @@
 """Tuned values as a file: float16 safetensors, laid out as a bundle's ``values.safetensors``.
 
-Weights that an estimator put behind them stand beside them as ``own``, in float32.
+A part's numbers stand beside them as ``own``, in float32, and its description in the metadata.
 
 The metadata name the bundle, the step and ``content_sha256``: the SHA-256 of the other metadata and
 of each tensor's name, dtype, shape and bytes. Loading checks them, so that neither damage nor
-another model's values pass. Files of the version before have no such hash; of them only the bundle
-and the tensors' forms can be checked, and the values where they say that they are the start's.
+another model's values pass.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from ..bundle import Bundle
 from ..errors import BundleError, TuningError
 from ..files import replace_file
 from ..schema import SHA256, MapOf, Text, check, parse_json
-from .bundle import Bundle
+from .part import PartKind
+from .parts import restored
+from .values import Values
 
 VALUES_FILE = "values.safetensors"
 """In the folder of a run, where ``seedtune tune`` puts what ships."""
@@ -32,22 +35,15 @@ _METADATA = {
     "bundle_sha256": SHA256,
     "step": Text("[0-9]{1,15}", "a number"),
     "float32_sha256": SHA256,
+    "part": str,
 }
 """Beside ``content_sha256``."""
 _LARGEST_OWN = 1 << 28
 
 
-def values_sha256(values: NDArray[np.float32]) -> str:
-    """SHA-256 (hex) of float32 values as little-endian bytes: what ``verify`` and friends print."""
-    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").data).hexdigest()
-
-
-def export_values(
-    path: Path | str, values: NDArray[np.float32], bundle: Bundle, *, step: int
-) -> str:
-    """Write values (float32 ``[K]``, or with an estimator's own weights behind them), atomically.
-
-    With such weights only this user may read the file: they may hold the user's words.
+def export_values(path: Path | str, values: Values, bundle: Bundle, *, step: int) -> str:
+    """Write values, atomically. With a part only this user may read the file: it may hold the
+    user's words.
 
     Args:
         step: the step that they are of, noted in the file's metadata with their float32 hash.
@@ -60,33 +56,38 @@ def export_values(
         BundleError: the file cannot be written.
     """
     with np.errstate(over="ignore"):
-        half = values[: bundle.K].astype(np.float16)
+        half = values.sensitive.astype(np.float16)
     if not np.isfinite(half).all():
         place = int(np.flatnonzero(~np.isfinite(half))[0])
         raise TuningError(
-            f"{path}: value {place} is {values[place]:g}, beyond float16; "
+            f"{path}: value {place} is {values.sensitive[place]:g}, beyond float16; "
             "rewind to an earlier step and lower lr"
         )
+    part = values.part
     metadata = {
         "format": _FORMAT,
         "bundle_sha256": bundle.sha256,
         "step": str(step),
-        "float32_sha256": values_sha256(values),
+        "float32_sha256": values.sha256,
+        "part": "" if part is None else json.dumps(part.description),
     }
     tensors: dict[str, NDArray[Any]] = {"values": half, "indices": np.array(bundle.indices)}
-    if len(values) > bundle.K:
-        tensors["own"] = values[bundle.K :]
+    if part is not None:
+        tensors["own"] = part.own
     metadata["content_sha256"] = _content_sha256(tensors, metadata)
     data = save_safetensors(tensors, metadata)
     try:
-        replace_file(Path(path), data, private=len(values) > bundle.K)
+        replace_file(Path(path), data, private=part is not None)
     except OSError as error:
         raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
     return hashlib.sha256(half.tobytes()).hexdigest()
 
 
-def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
-    """Values that ``export_values`` wrote, as float32, an estimator's own weights behind them.
+def load_values(path: Path | str, bundle: Bundle, kinds: Mapping[str, PartKind]) -> Values:
+    """Values that ``export_values`` wrote.
+
+    Args:
+        kinds: of parts on ``bundle`` (see ``parts.kinds_of``).
 
     Raises:
         BundleError: unreadable, damaged, or not of this bundle.
@@ -94,7 +95,7 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
     file = Path(path)
     try:
         size = file.stat().st_size
-        # Values and places; an estimator's own weights; the header.
+        # Values and places; a part; the header.
         if size > bundle.K * 10 + _LARGEST_OWN + (1 << 20):
             raise BundleError(f"{path}: has {size} bytes, more than any values of {bundle.path}")
         data = file.read_bytes()
@@ -110,20 +111,18 @@ def load_values(path: Path | str, bundle: Bundle) -> NDArray[np.float32]:
             f"not of {bundle.path} ({bundle.sha256[:12]}...)"
         )
     values, indices = tensors["values"], tensors["indices"]
-    # The version before named the tensor after its estimator.
-    others = [tensor for name, tensor in tensors.items() if name not in ("values", "indices")]
-    own = others[0] if others else np.zeros(0, np.float32)
+    own = tensors.get("own", np.zeros(0, np.float32))
     if values.dtype != np.float16 or not np.array_equal(indices, bundle.indices):
         raise BundleError(f"{path}: holds values of other entries than {bundle.path}")
-    if values.shape != indices.shape or own.dtype != np.float32 or own.ndim != 1:
+    if values.shape != indices.shape or own.dtype != np.float32:
         raise BundleError(f"{path}: damaged: its tensors have other forms than values have")
-    whole = np.concatenate([values.astype(np.float32), own])
-    if not np.isfinite(whole).all():
+    if not (np.isfinite(values).all() and np.isfinite(own).all()):
         raise BundleError(f"{path}: holds values that are not finite")
-    unproven_start = "content_sha256" not in metadata and metadata["step"] == "0"
-    if unproven_start and (values.tobytes() != bundle.values.tobytes() or own.any()):
-        raise BundleError(f"{path}: damaged: at step 0, but not the values of {bundle.path}")
-    return whole
+    try:
+        part = restored(kinds, parse_json((metadata["part"] or "null").encode()), own)
+    except ValueError as error:
+        raise BundleError(f"{path}: its part makes no sense here: {error}") from None
+    return Values(values.astype(np.float32), part)
 
 
 def _parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -132,18 +131,16 @@ def _parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     header = parse_json(data[8 : 8 + length], most=1 << 20)
     check(header, {"__metadata__": MapOf(str)})
     metadata: dict[str, str] = header["__metadata__"]
-    check(metadata, _METADATA)
-    extra = set(metadata) - set(_METADATA) - {"content_sha256"}
-    if metadata["format"] != _FORMAT or extra:
+    check(metadata, {**_METADATA, "content_sha256": SHA256})
+    if metadata["format"] != _FORMAT or len(metadata) > len(_METADATA) + 1:
         raise ValueError("its metadata are not those of values")
     try:
         tensors: dict[str, NDArray[Any]] = load_safetensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
-    if not {"values", "indices"} <= set(tensors) or len(tensors) > 3:
+    if set(tensors) != {"values", "indices"} | ({"own"} if metadata["part"] else set()):
         raise ValueError(f"holds {sorted(tensors)}")
-    stored = metadata.get("content_sha256")
-    if stored is not None and stored != _content_sha256(tensors, metadata):
+    if metadata["content_sha256"] != _content_sha256(tensors, metadata):
         raise ValueError("its SHA-256 differs; export the values again")
     return tensors, metadata
 

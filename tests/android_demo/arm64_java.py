@@ -1,18 +1,15 @@
-"""The emulated arm64 device with a Java: what a phone's own library and classes run on."""
+"""Java for the emulated arm64 machine: what a phone's own library and classes run on."""
 
 import hashlib
 import importlib.metadata
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from jvm_scripts import DEMO
 from seedtune.host_tools.emulate.cached_folder import cached_folder
 from seedtune.host_tools.emulate.debian import download_debs
-from seedtune.host_tools.emulate.guest import Guest
 from seedtune.host_tools.emulate.host import run_command
 from seedtune.host_tools.emulate.sysroot import PYTHON
 
@@ -58,34 +55,3 @@ def java_folder() -> Path:
 
     key = hashlib.sha256(repr((_JAVA, jpype, PYTHON)).encode()).hexdigest()[:16]
     return cached_folder(f"arm64-java-{key}", fill)
-
-
-def command_with_java(guest: Guest, *arguments: str | Path) -> list[str]:
-    """Command of the host that runs the guest's Python with the rehearsal and a JVM in reach."""
-    from rehearsal.shim import library_folder
-
-    folder = java_folder()
-    plain = guest.command(*arguments)
-    place = plain.index("-E")
-    path = [DEMO, folder / "python", Path(__file__).parent]
-    settings = {
-        "LD_PRELOAD": library_folder("arm64") / "pad.so",
-        "JAVA_HOME": folder / "jvm",
-    }
-    added = [part for name in settings for part in ("-E", f"{name}={settings[name]}")]
-    return [
-        *plain[:place],
-        *added,
-        *(
-            part + "".join(f":{each}" for each in path) if part.startswith("PYTHONPATH=") else part
-            for part in plain[place:]
-        ),
-    ]
-
-
-def run_with_java(guest: Guest, *arguments: str | Path, killed: bool = False) -> str:
-    """Run to the end, or to the kill; what was printed."""
-    command = command_with_java(guest, *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=1500)
-    assert (done.returncode < 0) == killed, done.stdout + done.stderr
-    return done.stdout
