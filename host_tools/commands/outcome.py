@@ -71,7 +71,7 @@ def outcome_of(
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
-    settings = history.settings
+    asked = history.settings.to_dict()
     result = {
         "run": str(tuner.folder),
         "steps": history.steps,
@@ -79,11 +79,7 @@ def outcome_of(
         "forwards": tuner.forwards,
         "seconds": seconds,
         "stop_reason": tuner.stop_reason,
-        **{
-            name: value
-            for name, value in (("eps", settings.resolved_eps), ("lr", settings.lr))
-            if name not in history.facts.ignores
-        },
+        **{name: asked[name] for name in ("eps", "lr") if name in asked},
         "before": before,
         "after": after,
         **answers,
@@ -102,11 +98,11 @@ def outcome_of(
 
 def _how_to_go_on(tuner: Tuner) -> str:
     """The option that makes a run longer, where one does: some see each row once."""
-    from dataclasses import replace
+    from seedtune.runtime.estimators import changed, fit
 
     history = tuner.history
     more = 2 * history.settings.resolved_steps
-    longer = history.facts.fit(replace(history.settings, steps=more), tuner.ground)
+    longer = fit(changed(history.settings, {"steps": more}), tuner.context)
     if longer.resolved_steps <= history.settings.resolved_steps:
         return ", with twice as many training rows: each row is used once"
     return f" (--steps {longer.resolved_steps})"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from seedtune.runtime.errors import DataError, TuningError
+from seedtune.runtime.errors import DataError
 
 from .figures import answers_of, figures_of, shown
 from .follow import Follower
@@ -31,6 +31,7 @@ from .options import (
 )
 from .outcome import outcome_of
 from .output import Output, json_line
+from .run_settings import given_settings
 
 if TYPE_CHECKING:
     from seedtune.runtime.model import Model
@@ -39,6 +40,7 @@ _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def tune(
+    ctx: typer.Context,
     bundle: BundlePath,
     run: RunPath,
     train: Annotated[
@@ -65,53 +67,6 @@ def tune(
         int | None,
         typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps of the whole run. Default: per-example 200, two-point 1000; "
-            "readout at most, text-head just one pass over the rows.",
-        ),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Peak learning rate, or 'auto': from trial steps.")
-    ] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="constant|linear|cosine", help="Of the learning rate.")
-    ] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Steps of rising rate.")] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(min=0, help="Steps between held-out evaluations; 0: ends only.")
-    ] = None,
-    estimator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "text-head (default for writing), per-example (default else), two-point.",
-        ),
-    ] = None,
-    directions: Annotated[
-        int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
-    ] = None,
-    remember: Annotated[
-        bool | None,
-        typer.Option(
-            "--remember/--no-remember",
-            help="Estimator text-head: keep words of the rows in the values, as a memory.",
-        ),
-    ] = None,
-    best_by: Annotated[
-        str | None, typer.Option(metavar="metric|loss", help="What makes a step the best.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of noise and data order.")] = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
     seconds: Annotated[
@@ -141,25 +96,6 @@ def tune(
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
-    given = {
-        name: value
-        for name, value in {
-            "seed": seed,
-            "steps": steps,
-            "batch_size": batch_size,
-            "lr": _number("lr", lr),
-            "eps": _number("eps", eps),
-            "schedule": schedule,
-            "warmup": warmup,
-            "eval_every": eval_every,
-            "estimator": estimator,
-            "directions": directions,
-            "noise": noise,
-            "remember": remember,
-            "best_by": best_by,
-        }.items()
-        if value is not None
-    }
     chosen = ChosenTask.of(task)
     control = Control()
     limit_bytes = memory_bytes(memory_limit)
@@ -194,7 +130,7 @@ def tune(
                 durability=Durability.parse(durability),
                 allow_changes=allow_changes,
                 on_evaluation=follower.evaluating,
-                **given,
+                **given_settings(ctx),
             )
         )
         follower.run(tuner, metric=the_task.metric_name, held_out=len(held_out.choosing))
@@ -300,15 +236,6 @@ def predict(
         print(json_line(answer))
     if peak is not None:
         output.note(f"peak memory {peak / 1e6:.0f} MB")
-
-
-def _number(name: str, text: str | None) -> float | str | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
 
 
 def _open(
