@@ -1,18 +1,18 @@
 """Loads what ``seedtune merge`` wrote of a run that learned more than a checkpoint can hold.
 
-A text head or a readout reads hidden states that no weight of the model reads, so it lies beside
-the model, in a file of its own. ``x`` are the outputs of some decoder blocks, each divided by its
-root mean square, side by side; which blocks, the file says.
+A text head or an answer head reads hidden states that no weight of the model reads, so it lies
+beside the model, in a file of its own. ``x`` are the outputs of some decoder blocks, each divided
+by its root mean square, side by side; which blocks, the file says.
 
 - A text head moves what the output head reads, ``h``, to ``h + adapter @ x``.
-- A readout adds ``weights @ [x; 1]`` to ``share`` of the log-probabilities of a task's answers.
+- An answer head adds ``weights @ [x; 1]`` to ``share`` of the log-probabilities of the answers.
 
 This file needs torch, transformers and safetensors alone; ``merge`` puts a copy beside the head::
 
-    from load_merged import load_merged, load_readout
+    from load_merged import load_merged, load_answers
 
     model = load_merged("merged")  # with a text head; from there on as any other of transformers
-    answers = load_readout("merged")  # with a readout
+    answers = load_answers("merged")  # with an answer head
     print(answers({"text": "a gripping, funny film"}))  # {"great": 0.97, "terrible": 0.03}
 """
 
@@ -31,12 +31,12 @@ MODEL = "model_without_head"
 """Folder of the checkpoint: plain loaders find nothing in the folder above it, and no model that
 was tuned without a word that it was not."""
 HEAD_FILE = "text_head.safetensors"
-READOUT_FILE = "readout.safetensors"
+ANSWERS_FILE = "answer_head.safetensors"
 FORMAT = "seedtune-head-1"
 """One tensor, float32: ``adapter`` ``[D, blocks * H]`` or ``weights``
 ``[R, (blocks + mean_blocks) * H + 1]``; metadata ``format``, ``about`` (JSON: ``blocks`` counts the
-decoder blocks below each state; a readout has ``mean_blocks``, of means over the tokens so far,
-``share``, ``task`` and the ``labels`` of its answers, too) and ``sha256`` (see
+decoder blocks below each state; an answer head has ``mean_blocks``, of means over the tokens so
+far, ``share``, ``task`` and the ``labels`` of its answers, too) and ``sha256`` (see
 ``content_sha256``)."""
 
 
@@ -72,10 +72,10 @@ def load_merged(folder: str | Path, **options: Any) -> Any:
     return model
 
 
-def load_readout(
+def load_answers(
     folder: str | Path, **options: Any
 ) -> Callable[[Mapping[str, Any]], dict[str, float]]:
-    """Answers rows of the run's task by the model in ``folder`` and its readout.
+    """Answers rows of the run's task by the model in ``folder`` and its answer head.
 
     Args:
         options: of ``AutoModelForCausalLM.from_pretrained``.
@@ -85,16 +85,16 @@ def load_readout(
         or, of multiple choice, of each choice's number.
 
     Raises:
-        ValueError: the readout is missing, damaged, or another model's.
+        ValueError: the answer head is missing, damaged, or another model's.
     """
-    weights, about = _read(Path(folder) / READOUT_FILE, "weights")
+    weights, about = _read(Path(folder) / ANSWERS_FILE, "weights")
     model = AutoModelForCausalLM.from_pretrained(Path(folder) / MODEL, **options)
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / MODEL)
-    _check_shape(Path(folder) / READOUT_FILE, model, weights, about)
+    _check_shape(Path(folder) / ANSWERS_FILE, model, weights, about)
     seen, task = _tap(model, [*about["blocks"], *about["mean_blocks"]]), about["task"]
 
     def forward(tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities ``[T, V]`` and what the readout reads, ``[T, D + 1]``."""
+        """Log-probabilities ``[T, V]`` and what the answer head reads, ``[T, D + 1]``."""
         with torch.no_grad():
             logits = model(torch.tensor([tokens], device=model.device)).logits[0]
         own = [seen[below][0].float() for below in about["blocks"]]

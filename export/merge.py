@@ -1,5 +1,5 @@
 """The way back: tuned sensitive values written into a checkpoint as transformers, peft and GGUF
-converters take it. A text head or a readout has no place in one and lies beside it (see
+converters take it. A text head or an answer head has no place in one and lies beside it (see
 ``load_merged``)."""
 
 import json
@@ -18,7 +18,7 @@ from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import replace_folder, sync_tree, workplace
 
 from . import load_merged
-from .load_merged import FORMAT, HEAD_FILE, MODEL, READOUT_FILE, content_sha256
+from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
 from .model.load_model import load_causal_lm
 from .quiet import quiet
 
@@ -39,16 +39,16 @@ _EXAMPLES = {
         "a linear map of hidden states in front of the output head",
         'from load_merged import load_merged\n\nmodel = load_merged(".")  # as any other',
     ),
-    READOUT_FILE: (
+    ANSWERS_FILE: (
         "a linear layer on hidden states that chooses between the answers of a task",
-        "from load_merged import load_readout\n\n"
-        'answers = load_readout(".")\nprint(answers({row}))  # probability of each answer',
+        "from load_merged import load_answers\n\n"
+        'answers = load_answers(".")\nprint(answers({row}))  # probability of each answer',
     ),
 }
 
 
 @dataclass(frozen=True)
-class Readout:
+class AnswerHead:
     """An answer head of a run."""
 
     weights: NDArray[np.float32]
@@ -67,7 +67,7 @@ def merge_values(
     source: str | Path,
     folder: str | Path,
     *,
-    head: NDArray[np.float32] | Readout | None = None,
+    head: NDArray[np.float32] | AnswerHead | None = None,
 ) -> dict[str, Any]:
     """Write the model at ``source`` with ``values`` in their places as a Hugging Face folder.
 
@@ -78,8 +78,8 @@ def merge_values(
         values: float32 ``[K]``, of ``bundle``.
         folder: appears whole or not at all; must not hold anything else.
         head: what was learned beside the values: of a text head the adapter, float32 ``[D, S]``,
-            or a readout. It goes into a file of its own, with its loader and the checkpoint in a
-            folder ``load_merged.MODEL`` beside it.
+            or an answer head. It goes into a file of its own, with its loader and the checkpoint in
+            a folder ``load_merged.MODEL`` beside it.
 
     Returns:
         ``dtype`` of the checkpoint, how many values ``changed`` in it, and the ``head``'s file or
@@ -133,10 +133,10 @@ def merge_values(
     }
 
 
-def _write_head(folder: Path, head: NDArray[np.float32] | Readout, bundle: Bundle) -> str:
+def _write_head(folder: Path, head: NDArray[np.float32] | AnswerHead, bundle: Bundle) -> str:
     """Write a head with its loader and a word on both; returns its file's name."""
-    if isinstance(head, Readout):
-        name, array, file = "weights", head.weights, READOUT_FILE
+    if isinstance(head, AnswerHead):
+        name, array, file = "weights", head.weights, ANSWERS_FILE
         about = {
             "blocks": bundle.hidden_blocks,
             "mean_blocks": bundle.mean_blocks,

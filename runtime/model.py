@@ -183,7 +183,7 @@ class Model:
         self.values, self.step = Values(self._start.values), 0
 
     def _take_task(self, known: Mapping[str, Any] | None, run: Path) -> None:
-        if known is None:  # a run of an older version
+        if known is None:  # whoever began it did not say
             return
         if self._asked and known["spec"] != self._spec:
             raise TuningError(

@@ -48,11 +48,11 @@ class FakeTask(Task):
         right = logp.argmax(axis=1) == batch.gold
         return np.stack([right, np.ones(len(right))], axis=1)
 
-    def chosen(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.int64]:
-        return logp.argmax(axis=1)
-
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         raise NotImplementedError
+
+    def chosen(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.int64]:
+        return np.asarray(logp.argmax(axis=1))
 
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
@@ -169,7 +169,7 @@ def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start
 
 def fake_kinds() -> dict[str, PartKind]:
     """Of parts, all that there are."""
-    return {"answer-head": AnswerHeads(), "text-head": TextHeads(FakeText())}
+    return {"answer-head": AnswerHeads(), "text-adapter": TextHeads(FakeText())}
 
 
 def fake_context(engine: Any, task: Any, examples: int) -> RunContext:

@@ -60,11 +60,11 @@ def _head_of(model: Model) -> Any:
     Raises:
         TuningError: it is for another task than the model's.
     """
-    from seedtune.export.merge import Readout
+    from seedtune.export.merge import AnswerHead as MergedHead
     from seedtune.runtime.scoring.answer_head import AnswerHead
 
     part = model.values.part
     if not isinstance(part, AnswerHead):
         return model.values.inputs.get("adapter")
     head = part.for_task(model.task, model.engine)
-    return Readout(head.weights, head.share, dict(model.task_spec or {}), model.task.labels)
+    return MergedHead(head.weights, head.share, dict(model.task_spec or {}), model.task.labels)

@@ -361,7 +361,7 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
     try:
         header = Header(**_header_fields(data[_PREFIX.size : end]))
     except (ValueError, TypeError) as error:
-        raise JournalError(f"{name}: header of version {version} is malformed ({error})") from None
+        raise JournalError(f"{name}: header is malformed ({error})") from None
     return header, end + 4, crc
 
 

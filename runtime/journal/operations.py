@@ -25,8 +25,6 @@ from .start import Start
 from .state import history_of, need_step
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
-_CLOSED_BEFORE = "shared"
-"""How an older version's ``share`` closed journals that did not end with the end of a session."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +167,8 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
     records: list[Record] = []
     for record in _plain(journal):
         if isinstance(record, End):
-            if _is_closing(record):  # of when it was shared before: a cut there would pass
-                continue
+            if _CLOSED.fullmatch(record.reason):
+                continue  # of when it was shared before: a cut there would pass
             record = record if notes else End(record.digest, "")
         if notes or not isinstance(record, Note):
             records.append(record)
@@ -208,18 +206,8 @@ def _may_be_shared(journal: Journal) -> None:
         )
 
 
-def _is_closing(record: Record) -> bool:
-    if not isinstance(record, End):
-        return False
-    return record.reason == _CLOSED_BEFORE or _CLOSED.fullmatch(record.reason) is not None
-
-
 def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     """Make a run folder of a shared journal, after a replay has confirmed its values.
-
-    Files of the version before have no count. Those that it closed itself (with ``shared`` for a
-    reason) are accepted: no cut of another run ends so. Those that end with the end of a session
-    are refused: a file cut there looks the same.
 
     Raises:
         JournalError: damaged, cut short, not a shared file, of another bundle, or values that
@@ -229,13 +217,13 @@ def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     if journal.torn_bytes:
         raise JournalError(f"{file}: the last {journal.torn_bytes} bytes are incomplete")
     last = journal.records[-1].record if journal.records else None
-    if not isinstance(last, End) or not _is_closing(last):
+    counted = _CLOSED.fullmatch(last.reason) if isinstance(last, End) else None
+    if counted is None:
         raise JournalError(
             f"{file}: has no closing record: it was cut short on its way, or was not written by "
             "'seedtune journal share' of this version; have it shared again"
         )
-    counted = _CLOSED.fullmatch(last.reason)
-    if counted is not None and int(counted[1]) != len(journal.records) - 1:
+    if int(counted[1]) != len(journal.records) - 1:
         raise JournalError(
             f"{file}: has {len(journal.records) - 1} records, its sender wrote {counted[1]}; "
             "have it shared again"

@@ -1,7 +1,7 @@
 """Loss, metric and answers over a whole set of examples."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class Evaluation:
     examples: int
     forwards: int
     """Calls of the program."""
-    confusion: Confusion | None = None
+    confusion: Confusion | None = field(default=None, repr=False)
     """Counts by right and given answer, with macro-F1 and the share of the most frequent answer;
     None where there is nothing to choose."""
 

@@ -17,7 +17,7 @@ from .part import Description
 from .text_head import TextHead
 from .word_memory import BEFORE, WORDS, Said, WordMemory
 
-KIND = "text-head"
+KIND = "text-adapter"
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,10 @@ class Values:
     """float32 ``[K]``."""
     part: Part | None = None
 
+    def __repr__(self) -> str:
+        part = "no part" if self.part is None else f"a part of kind {self.part.description['kind']}"
+        return f"<{len(self.sensitive)} values, {part}>"
+
     @property
     def entries(self) -> int:
         """Numbers of both."""

@@ -13,12 +13,12 @@ import pytest
 from command_line import bad, good
 from exported_bundle import export_tiny_bundle
 from seedtune.export.load_merged import (
+    ANSWERS_FILE,
     HEAD_FILE,
     MODEL,
-    READOUT_FILE,
     content_sha256,
+    load_answers,
     load_merged,
-    load_readout,
 )
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
@@ -271,10 +271,10 @@ def test_a_merged_readout_answers_as_the_bundle_does(
     found = good("merge", bundle.path, source, out, "--values", file,
                  "--task", tmp_path / "task.json")  # fmt: skip
     assert (
-        found["head"] == str(out / READOUT_FILE)
-        and "load_readout" in (out / "README.md").read_text()
+        found["head"] == str(out / ANSWERS_FILE)
+        and "load_answers" in (out / "README.md").read_text()
     )
-    answers = load_readout(out)
+    answers = load_answers(out)
     theirs = [answers(row) for row in ROWS]
     with open_model(bundle, task=task) as model:
         before = [one.scores for one in model.predict(ROWS)]
@@ -288,7 +288,7 @@ def test_a_merged_readout_answers_as_the_bundle_does(
 
     moved = logits(ours) - logits(before)
     assert np.abs(moved).max() > 0.3
-    # int4 and int8 lie between the two; what the readout changes is larger.
+    # int4 and int8 lie between the two; what the answer head changes is larger.
     assert np.abs(logits(theirs) - logits(ours)).max() < np.abs(moved).max() / 4
 
 

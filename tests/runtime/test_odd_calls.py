@@ -69,3 +69,14 @@ def test_names_that_the_file_system_refuses(tmp_path: Path) -> None:
         rewind(tmp_path / LONG, 1)
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / f"{LONG}.jsonl")
+
+
+def test_the_package_shows_its_api_and_not_what_it_imports() -> None:
+    import seedtune.runtime as package
+
+    assert set(dir(package)) == set(package.__all__)
+    assert {"open_model", "Model", "Tuner", "Settings", "Budget", "Control"} <= set(dir(package))
+    for name in dir(package):
+        assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'numpy'"):
+        _ = package.numpy

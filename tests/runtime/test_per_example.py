@@ -102,8 +102,8 @@ def test_settings_and_values_that_a_run_takes():
     assert shape == {"first": 4 * 4, "last": 11 * 4}  # blocks 4 to 10 of 16
     assert SPEC.shape(its.options, replace(context, blocks=None)) == {"first": 0, "last": K}
     assert make_estimator(its, shape).scalar_count == 8
-    for wrong in ({"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
-        with pytest.raises(ValueError, match="values"):
+    for wrong in (None, {"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
+        with pytest.raises(ValueError, match=r"values|needs a shape"):
             make_estimator(its, wrong)
 
 

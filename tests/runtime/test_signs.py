@@ -76,10 +76,7 @@ def test_they_survive_and_take_twelve_bytes_more_than_they_are() -> None:
     assert 200 * (len(data) - len(header(whole).encode())) / 2 < 20e6
 
 
-def test_only_a_journal_that_has_some_is_of_the_new_version() -> None:
-    assert header().encode()[8:10] == b"\x02\x00"
-    plain = header(0, 1).encode()
-    assert plain[8:10] == b"\x01\x00" and b"signs" not in plain
+def test_a_step_has_either_numbers_or_signs() -> None:
     for signs, scalars in ((0, 0), (8, 1)):
         with pytest.raises(JournalError, match="either numbers or signs"):
             header(signs, scalars).encode()

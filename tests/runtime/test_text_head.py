@@ -72,7 +72,7 @@ class World:
 
     @property
     def text(self) -> TextHead:
-        return self.start.kinds["text-head"].head
+        return self.start.kinds["text-adapter"].head
 
     def values(self, weights: np.ndarray) -> Values:
         """The start with a head of those weights."""
@@ -351,7 +351,7 @@ class TestARun:
         step = world.text.entries // 8 + 3 * A_STEP
         assert journal.header.signs == 8 * step and journal.header.scalar_count == 0
         assert journal.header.part == {
-            "kind": "text-head", "outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS
+            "kind": "text-adapter", "outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS
         }  # fmt: skip
         assert journal.end < journal.header_end + 60 * (step + 12) + 200
         with pytest.raises(JournalError, match=r"single examples.*journal export --without-words"):
