@@ -110,10 +110,10 @@ SPEC = EstimatorSpec(
     name="counting",
     summary="which answer is more frequent",
     options=CountingOptions,
-    make=lambda options, settings, shape, part: Counting(),
+    make=lambda own, settings, shape, part: Counting(),
     steps=100,
     eval_every=20,
-    part=lambda options, context: {"kind": KIND},
+    part=lambda own, context: {"kind": KIND},
 )
 ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting", "best_by": "loss"}
 
