@@ -15,7 +15,7 @@ from pathlib import Path
 from .process_lock import LOCKED_FILES_MOVE, is_at, lock
 
 _WORK = ".seedtune-work"
-_LOCK, _REPLACED = "lock", "replaced"
+_LOCK, _NEW, _REPLACED = "lock", "new", "replaced"
 BINARY: int = getattr(os, "O_BINARY", 0)
 """Flag of ``os.open`` that Windows needs to leave bytes alone."""
 
@@ -36,7 +36,9 @@ def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
-    """A file beside ``path`` to write; at the end it is synced and takes its place.
+    """A file to write, in a ``workplace`` of ``path``; at the end it is synced and takes its place.
+
+    Any number of processes may do so at once: the last one's file stays.
 
     Args:
         private: only this user may read it.
@@ -44,18 +46,13 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written; ``path`` is as it was.
     """
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.unlink(missing_ok=True)  # of a killed process, with whatever mode
+    with workplace(path) as work:
+        temporary = work / _NEW
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600 if private else 0o666))
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
     sync_folder(path.parent)
 
 
@@ -101,8 +98,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Put a folder's files on the disk, before a rename makes them visible."""
+    """Put a folder's files and folders on the disk, before a rename makes them visible."""
     for file in folder.iterdir():
+        if file.is_dir():
+            sync_tree(file)
+            continue
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())
     sync_folder(folder)

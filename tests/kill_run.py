@@ -18,24 +18,22 @@ from functools import partial
 from pathlib import Path
 
 from exported_bundle import export_tiny_bundle
-from fakes import fake_basis
 from faults import run_and_kill
-from seedtune.runtime.bundle import Bundle, open_bundle, with_task
-from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneWarning
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_run import rates
 
 SPEC = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
+    "verbalisers": {"1": " great", "0": " terrible"},
 }
 WRITING = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 ROWS = [
@@ -62,10 +60,8 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     spec = WRITING if estimator == "text-head" else SPEC
     task = task_for(bundle, spec, on_long="truncate")
     examples = encode_rows(task, ROWS)
-    rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
-    settings = Settings(
-        seed=5, steps=steps, batch_size=2, eval_every=10, estimator=estimator, **rates
-    )
+    asked = {"seed": 5, "steps": steps, "batch_size": 2, "eval_every": 10}
+    settings = {**asked, "estimator": estimator, **rates(estimator, 1e-3)}
     with Tuner(
         open_engine(bundle, 1),
         Start.of(bundle),
@@ -77,7 +73,7 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     ) as tuner:
         for _ in tuner:
             pass
-        return values_sha256(tuner.values)
+        return tuner.values.sha256
 
 
 def kill_runs(
@@ -112,13 +108,6 @@ def kill_runs(
     return {"kills": done, "runs": runs, "equal": runs}
 
 
-def for_all_estimators(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle itself, or with made-up directions, which one of the estimators moves along."""
-    if bundle.basis is not None:
-        return bundle
-    return with_task(bundle, folder / "bundle", SPEC, fake_basis(bundle.K))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=2000, help="over all estimators")
@@ -130,8 +119,7 @@ def main() -> None:
     names = given.estimators.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        found = open_bundle(given.bundle) if given.bundle else export_tiny_bundle(scratch / "tiny")
-        bundle = for_all_estimators(found, scratch)
+        bundle = open_bundle(given.bundle) if given.bundle else export_tiny_bundle(scratch / "tiny")
         for name in names:
             folder = scratch / name
             folder.mkdir()

@@ -52,13 +52,14 @@ class LoadedModel:
 
     @property
     def end_ids(self) -> list[int]:
-        """Tokens with which the model ends a text, as its generation settings and its tokenizer
-        name them."""
+        """Tokens with which the model ends a text, as its tokenizer and its generation settings
+        name them; the tokenizer's, which stands behind texts to learn, comes first."""
         settings = getattr(self.model, "generation_config", None)
         named = getattr(settings, "eos_token_id", None)
-        found = [*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id]
+        found = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
         vocabulary = self.model.config.vocab_size
-        return sorted({end for end in found if end is not None and 0 <= end < vocabulary})
+        known = [end for end in found if end is not None and 0 <= end < vocabulary]
+        return list(dict.fromkeys(known))
 
 
 Dtype = torch.dtype | Literal["auto", "stored"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from seedtune.runtime.errors import DataError, TuningError
+from seedtune.runtime.errors import DataError
 
+from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
 from .inputs import ChosenTask, checked_model, load_chosen, memory_bytes, task_of_run
@@ -30,6 +31,7 @@ from .options import (
 )
 from .outcome import outcome_of
 from .output import Output, json_line
+from .run_settings import given_settings
 
 if TYPE_CHECKING:
     from seedtune.runtime.model import Model
@@ -38,6 +40,7 @@ _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def tune(
+    ctx: typer.Context,
     bundle: BundlePath,
     run: RunPath,
     train: Annotated[
@@ -64,60 +67,6 @@ def tune(
         int | None,
         typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
-            "readout at most, text-head just one pass over the rows.",
-        ),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Peak learning rate, or 'auto': from trial steps.")
-    ] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="constant|linear|cosine", help="Of the learning rate.")
-    ] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Steps of rising rate.")] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(min=0, help="Steps between held-out evaluations; 0: ends only.")
-    ] = None,
-    estimator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "text-head (default for writing), per-example (default else), gauss-newton (needs "
-            "directions), two-point, one-sided, leave-one-out, momentum.",
-        ),
-    ] = None,
-    directions: Annotated[
-        int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(help="Estimator momentum: share of the old that a step keeps.")
-    ] = None,
-    cone: Annotated[
-        float | None, typer.Option(help="Estimator momentum: cosine of directions with it.")
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
-    ] = None,
-    remember: Annotated[
-        bool | None,
-        typer.Option(
-            "--remember/--no-remember",
-            help="Estimator text-head: keep words of the rows in the values, as a memory.",
-        ),
-    ] = None,
-    best_by: Annotated[
-        str | None, typer.Option(metavar="metric|loss", help="What makes a step the best.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of noise and data order.")] = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
     seconds: Annotated[
@@ -147,27 +96,6 @@ def tune(
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
-    given = {
-        name: value
-        for name, value in {
-            "seed": seed,
-            "steps": steps,
-            "batch_size": batch_size,
-            "lr": _number("lr", lr),
-            "eps": _number("eps", eps),
-            "schedule": schedule,
-            "warmup": warmup,
-            "eval_every": eval_every,
-            "estimator": estimator,
-            "directions": directions,
-            "momentum": momentum,
-            "cone": cone,
-            "noise": noise,
-            "remember": remember,
-            "best_by": best_by,
-        }.items()
-        if value is not None
-    }
     chosen = ChosenTask.of(task)
     control = Control()
     limit_bytes = memory_bytes(memory_limit)
@@ -202,7 +130,7 @@ def tune(
                 durability=Durability.parse(durability),
                 allow_changes=allow_changes,
                 on_evaluation=follower.evaluating,
-                **given,
+                **given_settings(ctx),
             )
         )
         follower.run(tuner, metric=the_task.metric_name, held_out=len(held_out.choosing))
@@ -212,10 +140,11 @@ def tune(
                 model,
                 held_out,
                 time.monotonic() - began,
+                on_long=on_long,
                 memory_limit=limit_bytes,
                 progress=progress,
             )
-        output.result(result)
+        output.result(result, shown(result))
         _say_what_the_figures_are_of(output, held_out, result)
     code = _SIGNAL_EXIT.get(tuner.stop_reason or "", 0)
     if code:
@@ -250,17 +179,16 @@ def evaluate(
         began = time.monotonic()
         with output.counting("evaluating") as progress:
             found = model.evaluate(examples, progress)
-    output.result(
-        {
-            "loss": found.loss,
-            model.task.metric_name: found.metric,
-            "examples": found.examples,
-            "forwards": found.forwards,
-            "seconds": time.monotonic() - began,
-            "values": origin,
-            "peak_rss_bytes": peak_resident_bytes(),
-        }
-    )
+    result = {
+        **figures_of(found, model.task.metric_name),
+        **answers_of(found),
+        "examples": found.examples,
+        "forwards": found.forwards,
+        "seconds": time.monotonic() - began,
+        "values": origin,
+        "peak_rss_bytes": peak_resident_bytes(),
+    }
+    output.result(result, shown(result))
 
 
 def predict(
@@ -282,7 +210,6 @@ def predict(
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.tasks import encode_rows
     from seedtune.runtime.tasks.rows import Row
 
     output = Output(json)
@@ -295,11 +222,11 @@ def predict(
             names = model.task.template.names
             if len(names) != 1:
                 raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            examples = encode_rows(model.task, [Row({names[0]: text}, "--text")], labelled=False)
+            rows = [Row({names[0]: text}, "--text")]
         else:
-            examples = chosen.encode("test", data, model.task, labelled=False)
+            rows = chosen.rows("test", data)
         with output.counting("predicting") as progress:
-            found = model.predict(examples, progress)
+            found = model.predict(rows, progress)
     answers = [{"answer": item.answer, "scores": item.scores} for item in found]
     peak = peak_resident_bytes()
     if json:
@@ -309,15 +236,6 @@ def predict(
         print(json_line(answer))
     if peak is not None:
         output.note(f"peak memory {peak / 1e6:.0f} MB")
-
-
-def _number(name: str, text: str | None) -> float | str | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
 
 
 def _open(

@@ -40,6 +40,13 @@ Seed = Annotated[int, typer.Option(help="Of the draws: the same seed, the same t
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
 ]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        help="Taken from what would go on as the answer did before; 0 for none.",
+        show_default="of text that was learned from some, otherwise none",
+    ),
+]
 _HELP = """/tuned     switch between tuned and original values
 /undo N    take the last N questions with their answers back (default 1)
 /quit      leave (also Ctrl-D); Ctrl-C stops an answer"""
@@ -65,6 +72,7 @@ def generate(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     stop: Stop = None,
+    repetition_penalty: RepetitionPenalty = None,
     memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
@@ -93,6 +101,7 @@ def generate(
             top_p=top_p,
             seed=seed,
             stop=_as_typed(stop),
+            repetition_penalty=repetition_penalty,
         )
         text, first = "", None
         with _interrupts() as stopped:
@@ -134,6 +143,7 @@ def chat(
     top_p: TopP = 0.9,
     seed: Seed = 0,
     stop: Stop = None,
+    repetition_penalty: RepetitionPenalty = None,
     memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
@@ -143,7 +153,7 @@ def chat(
     from seedtune.runtime.writing import Manner
 
     output = Output(False)
-    manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop))
+    manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop), repetition_penalty)
     with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
         original = model.values
         origin = load_chosen(model, run, values)

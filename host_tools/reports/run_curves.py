@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from seedtune.runtime.estimators import forwards_a_step
 from seedtune.runtime.journal.file import Journal, read_journal
 from seedtune.runtime.journal.history import History
 from seedtune.runtime.journal.state import history_of
@@ -72,7 +71,7 @@ def run_curves(run: Path) -> Curves:
     """
     journal = read_journal(run)
     history = history_of(journal)
-    probes = forwards_a_step(history.settings)
+    probes = history.settings.options.forwards
     batches = [
         (line["step"] * probes, float(line["loss"]))
         for line in read_metrics(run, steps=history.steps)

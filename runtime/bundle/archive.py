@@ -1,6 +1,5 @@
 """The one-file form of a bundle: a zip without compression, unpacked once into a cache."""
 
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
-from ..files import clean_up, default_cache, replace_folder, sync_folder, sync_tree, workplace
+from ..files import clean_up, default_cache, replace_folder, replacing, sync_tree, workplace
 from .manifest import MANIFEST, Manifest, check_identity, parse_manifest
 from .progress import CHUNK, Progress, ProgressFailed, counting, hash_pieces
 
@@ -18,20 +17,14 @@ _LARGEST_MANIFEST = 1 << 24
 def pack_archive(folder: Path, parts: Iterable[str], file: Path) -> Path:
     """Write the manifest and ``parts`` of ``folder`` into ``file``, whole or not at all."""
     try:
-        with workplace(file) as work, (work / "archive").open("wb") as stream:
-            with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-                for part in (MANIFEST, *parts):
-                    # A fixed date and mode: the same bundle packs to the same bytes.
-                    info = zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0))
-                    info.external_attr = 0o644 << 16
-                    info.file_size = (folder / part).stat().st_size
-                    with (folder / part).open("rb") as source, archive.open(info, "w") as target:
-                        shutil.copyfileobj(source, target, CHUNK)
-            stream.flush()
-            os.fsync(stream.fileno())
-            stream.close()
-            os.replace(work / "archive", file)
-        sync_folder(file.parent)
+        with replacing(file) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as archive:
+            for part in (MANIFEST, *parts):
+                # A fixed date and mode: the same bundle packs to the same bytes.
+                info = zipfile.ZipInfo(part, (1980, 1, 1, 0, 0, 0))
+                info.external_attr = 0o644 << 16
+                info.file_size = (folder / part).stat().st_size
+                with (folder / part).open("rb") as source, archive.open(info, "w") as target:
+                    shutil.copyfileobj(source, target, CHUNK)
     except OSError as error:
         raise BundleError(f"{file}: cannot be written: {error.strerror}") from error
     return file

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
@@ -17,7 +16,7 @@ from .history import GUARD_WINDOW, PROGRAM, Evaluated
 from .lock import locked
 from .replay import Replay, replay
 from .start import Start
-from .state import check_binding, estimator_of, history_of
+from .state import RunState, history_of, tensors_of
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -40,7 +39,7 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         done = replay(journal, start, until=cut)
         tensors = _tensors(done)
         if done.best is not None and done.best.step > 0:
-            tensors["best"] = done.best_values
+            tensors |= tensors_of(done.best_values, "best")
         evaluations = done.history.evaluations
         found = _cut(path, journal, done, tensors, evaluations, _records_until(journal, cut))
         with contextlib.suppress(JournalError):  # it only takes room
@@ -63,36 +62,27 @@ def forget(folder: Path | str, start: Start) -> Journal:
     with locked(folder) as path:
         journal = _bound(path, start)
         done = replay(journal, start)
-        words = done.estimator.words
-        if not words:
+        if not done.values.keeps_words:
             raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
         if done.history.steps:
-            tensors = _tensors(done)
-            tensors["values"] = without_words(tensors["values"], words)
+            tensors = _tensors(done) | tensors_of(done.values.without_words(), "values")
             journal = _cut(path, journal, done, tensors, [], len(journal.records))
         _clean(journal)
         return journal
 
 
-def without_words(values: NDArray[np.float32], words: int) -> NDArray[np.float32]:
-    """A copy of a run's values (float32 ``[n]``) with zeros for the last ``words``, which an
-    estimator keeps of the texts."""
-    found = values.copy()
-    found[len(found) - words :] = 0
-    return found
-
-
 def _bound(path: Path, start: Start) -> Journal:
     """The journal, if it is of this bundle."""
     journal = read_journal(path)
-    check_binding(journal.header, start, estimator_of(journal.header, start, str(path)), str(path))
+    RunState(path, journal.header, start)
     return journal
 
 
 def _tensors(done: Replay) -> Tensors:
     """What a snapshot holds of a run's last step."""
     state = done.estimator.state
-    return {"values": done.values, **{f"state.{name}": part for name, part in state.items()}}
+    kept = {f"state.{name}": each for name, each in state.items()}
+    return tensors_of(done.values, "values") | kept
 
 
 def _cut(

@@ -5,22 +5,21 @@ Every change goes through ``commit``: the record is written, then the state foll
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, Ground, facts_of
+from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
 from ..journal.file import Durability, JournalWriter, read_journal
 from ..journal.format import Change, End, Header, Record
 from ..journal.history import History
 from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
-from ..settings import FIXED, Settings
+from ..scoring.values import Values
 from ..tasks import Encoded
 
 _ALWAYS = ("steps",)
@@ -34,8 +33,7 @@ _ROWS = {
 class Tuned:
     """The state to ship."""
 
-    values: NDArray[np.float32]
-    """float32 ``[K]``, or with the estimator's own weights behind them."""
+    values: Values = field(repr=False)
     step: int
     """Steps behind it; 0 is the start."""
     loss: float | None
@@ -64,8 +62,8 @@ class LiveRun:
         return self._state.estimator
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+    def values(self) -> Values:
+        """Live."""
         return self._state.values
 
     @classmethod
@@ -87,7 +85,7 @@ class LiveRun:
         asked: Mapping[str, Any],
         data: Mapping[str, str | None],
         task_spec: Mapping[str, Any] | None,
-        ground: Ground,
+        context: RunContext,
         durability: Durability | None,
         allow_changes: bool,
     ) -> "LiveRun":
@@ -97,7 +95,7 @@ class LiveRun:
             asked: settings by name; a missing one, None and ``auto`` keep the run's own.
             data: hashes of the encoded examples, as the header names them.
             task_spec: as in ``Tuner``.
-            ground: what the run now stands on.
+            context: what the run now has to go by.
 
         Raises:
             JournalError: damaged, in use, or of another bundle.
@@ -109,16 +107,16 @@ class LiveRun:
             for placed in journal.records:
                 state.advance(placed.record)
             run = cls(writer, state, start)
-            fixed = (*FIXED, *state.history.facts.fixed)
+            fixed = fixed_settings(state.history.settings)
             size = state.history.settings.batch_size
-            if "batch_size" in fixed and ground.examples < size:
+            if "batch_size" in fixed and context.examples < size:
                 raise TuningError(
                     f"{writer.path}: a step of the run takes {size} training examples, "
-                    f"{ground.examples} are given: give more (--train), or start a new run in "
+                    f"{context.examples} are given: give more (--train), or start a new run in "
                     "another folder"
                 )
             _same_task(journal.header.task, task_spec, writer.path)
-            changes = run._changes(asked, data, ground)
+            changes = run._changes(asked, data, context)
             for field, before, now in changes:
                 if field not in _ALWAYS and (field in fixed or not allow_changes):
                     advice = "give the same, or allow changes (--allow-changes)"
@@ -136,20 +134,16 @@ class LiveRun:
         return run
 
     def _changes(
-        self, asked: Mapping[str, Any], data: Mapping[str, str | None], ground: Ground
+        self, asked: Mapping[str, Any], data: Mapping[str, str | None], context: RunContext
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
-        if asked.get("directions") == 0:  # no wish either
-            del asked["directions"]
-        if asked:
-            own = self.history.settings
-            merged = Settings.from_dict({**own.to_dict(), **asked})
-            if merged.estimator == own.estimator:  # another is refused, whatever would fit it
-                merged = facts_of(merged).fit(merged, ground)
-            want.update(merged.to_dict())
+        if asked.get("estimator", have["estimator"]) != have["estimator"]:
+            want["estimator"] = asked["estimator"]  # refused, whatever would fit it
+        elif asked:
+            want.update(fit(changed(self.history.settings, asked), context).to_dict())
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
 
     def commit(self, record: Record) -> None:
@@ -181,6 +175,8 @@ class LiveRun:
             message = f"no evaluated step up to {history.steps} beat the start: the start ships"
         else:
             message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
+        if history.evaluations[-1].step < history.steps:
+            message += f"; step {history.steps}, the last, was not evaluated"
         values = self._state.best_values
         if values is None:  # what is best was changed since
             values = best_values_of(self._state, read_journal(self.writer.path), self._start)
@@ -200,9 +196,9 @@ def examples_sha256(examples: Sequence[Encoded]) -> str | None:
         return None
     digest = hashlib.sha256()
     for example in examples:
-        for field in ("tokens", "positions", "candidates", "gold"):
-            array = np.asarray(getattr(example, field))
-            digest.update(f"{field}{array.dtype.str}{array.shape}".encode())
+        for name in ("tokens", "positions", "candidates", "gold"):
+            array = np.asarray(getattr(example, name))
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
 
@@ -213,10 +209,10 @@ def _same_task(
     """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
     if known is None or given is None:
         return
-    for field, option in (("spec", "--task"), ("objective", "--objective")):
-        if known[field] != given[field]:
+    for part, option in (("spec", "--task"), ("objective", "--objective")):
+        if known[part] != given[part]:
             raise TuningError(
-                f"{path}: the run has the task {field} {known[field]}, not {given[field]}; give "
+                f"{path}: the run has the task {part} {known[part]}, not {given[part]}; give "
                 f"the same (or no {option}), or start a new run in another folder"
             )
 

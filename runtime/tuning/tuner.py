@@ -4,32 +4,33 @@
 
     with Tuner(engine, Start.of(bundle), task, train, folder="run", eval_examples=test) as tuner:
         for report in tuner:
-            print(report.step, report.loss)
+            print(report)
         values = tuner.tuned().values
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..bundle.exported_values import values_sha256
 from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
-from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
+from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
+from ..estimators.rates import Perturbing, Scheduled
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.start import Start
-from ..scoring.batch_loss import BatchLook
+from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
 from ..scoring.known_forwards import KnownForwards, known_bytes
+from ..scoring.values import Values
 from ..settings import Settings
 from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
@@ -40,6 +41,9 @@ from .loss_noise import LossNoise, measure_loss_noise
 from .metrics import MetricsLog
 from .step_size import StepSize, measure_step_size
 
+_log = logging.getLogger("seedtune")
+"""How a run goes: its beginning, evaluations and end as INFO, each step as DEBUG."""
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -47,11 +51,11 @@ class StepReport:
 
     step: int
     """Steps done, this one included."""
-    losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
     """Batch loss of each probe."""
     loss: float
     """Their mean."""
-    scalars: tuple[float, ...]
+    scalars: tuple[float, ...] = field(repr=False)
     """As journaled (two-point: the projected gradient); empty for a skipped step, and for one of
     signs."""
     lr: float
@@ -63,6 +67,14 @@ class StepReport:
     """Why the values were left alone; None if they moved."""
     evaluation: Evaluation | None
     """Held-out evaluation after this step, if one was due."""
+
+    def __str__(self) -> str:
+        told = f"step {self.step}: loss {self.loss:.4g}"
+        if self.skipped is not None:
+            told += f", skipped ({self.skipped})"
+        if self.evaluation is not None:
+            told += f", {self.evaluation}"
+        return f"{told}, {self.seconds:.2f} s"
 
 
 class Tuner:
@@ -76,9 +88,10 @@ class Tuner:
         task: collates and scores the examples.
         train: encoded training examples; their order is part of the run.
         folder: run folder.
-        settings: of a new run, by default ``Settings()``. On resume, None keeps the run's own;
-            others are refused unless ``allow_changes`` (``steps`` may always change). Of a mapping
-            only what it names counts.
+        settings: by name, those of ``Settings`` and of the estimator's options; what is left out,
+            or None, is chosen to suit a new run (see ``estimators.complete``) and stays as it is in
+            a resumed one. Others than a run has are refused unless ``allow_changes`` (``steps``
+            may always change).
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
@@ -104,7 +117,7 @@ class Tuner:
         train: Sequence[Encoded],
         *,
         folder: Path | str,
-        settings: Settings | Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
@@ -125,8 +138,6 @@ class Tuner:
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
-        takes = task.writes and engine.adapter_shape is not None
-        self._text = start.text if takes else None
         self._train, self._eval = list(train), list(eval_examples or ())
         need_labels(self._train, "training example")
         need_labels(self._eval, "held-out example")
@@ -139,15 +150,15 @@ class Tuner:
         if os.path.exists(self.folder / JOURNAL_FILE):
             self._run = self._resumed(settings, durability, allow_changes, task_spec)
         else:
-            header = self._new_header(_new_settings(settings), task_spec)
+            header = self._new_header(settings or {}, task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
-        learns = self._learns_answers(self._run.estimator)
-        self._known = KnownForwards(self._engine) if learns else None
+        known = _forwards_stay(self.values)
+        self._known = KnownForwards(self._engine) if known else None
 
     def _resumed(
         self,
-        settings: Settings | Mapping[str, Any] | None,
+        settings: Mapping[str, Any] | None,
         durability: Durability | None,
         allow_changes: bool,
         task_spec: Mapping[str, Any] | None,
@@ -159,16 +170,16 @@ class Tuner:
         run = LiveRun.resume(
             self.folder,
             self._start,
-            asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
+            asked=settings or {},
             data=data,
             task_spec=task_spec,
-            ground=self.ground,
+            context=self.context,
             durability=durability,
             allow_changes=allow_changes,
         )
         try:
             self._note_program(run)
-            self._fit_passes(run.estimator)
+            self._fit_passes(run.estimator, run.values)
         except TuningError:
             run.close()
             raise
@@ -185,24 +196,29 @@ class Tuner:
             run.commit(journal.Note(f"{PROGRAM}: {now}"))
 
     @property
-    def ground(self) -> Ground:
-        """What the run stands on, for whoever asks which settings would fit it."""
+    def context(self) -> RunContext:
+        """What the run has to go by, for whoever asks which settings would fit it."""
         start, task = self._start, self._task
-        return Ground(
+        return RunContext(
             answers=task.answers,
             head_rows=task.head_rows,
             hidden_width=self._engine.hidden_width,
-            basis=start.basis,
             examples=len(self._train),
             entries=len(start.values),
             writes=task.writes,
-            text_head=None if self._text is None else self._text.shape,
+            labels=task.head_labels,
+            parts={
+                name: kind for name, kind in start.kinds.items() if kind.fits(task, self._engine)
+            },
             blocks=start.blocks,
             block_count=start.block_count,
         )
 
-    def _fit_passes(self, estimator: Estimator) -> None:
-        """Cut passes to the memory that the estimator leaves."""
+    def _fit_passes(self, estimator: Estimator, values: Values) -> None:
+        """Cut passes to the memory that the estimator and the part of its values leave."""
+        part = 0 if values.part is None else values.part.memory_bytes
+        if _forwards_stay(values):
+            part += known_bytes(self._engine, self._eval)
         self._bounds = self._start.bounds
         if self._start.memory is not None:
             self._bounds = fit_passes(
@@ -210,60 +226,53 @@ class Tuner:
                 self._start.memory,
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
-                reserve=estimator.memory_bytes(len(self._train)) + self._head_bytes(estimator),
+                reserve=estimator.memory_bytes(len(self._train)) + part,
                 now=self._engine.memory(),
             )
 
-    def _head_bytes(self, estimator: Estimator) -> int:
-        """What a head takes beside the estimator's own, where it learns one."""
-        if self._learns_answers(estimator):
-            return known_bytes(self._engine, self._eval)
-        return self._text.memory_bytes if self._text is not None and estimator.own_entries else 0
-
-    def _learns_answers(self, estimator: Estimator) -> bool:
-        """Whether its own weights are an answer head's, and not those of a head for text."""
-        own = estimator.own_entries
-        return own > 0 and (self._text is None or not self._text.takes(own))
-
-    def _look(self, examples: Sequence[Encoded]) -> BatchLook:
-        return BatchLook(self._engine, self._task, self._bounds, examples, self._text)
+    def _look(self, examples: Sequence[Encoded]) -> Look:
+        return Look(self._engine, self._task, self._bounds, examples)
 
     def _new_header(
-        self, settings: Settings, task_spec: Mapping[str, Any] | None
+        self, asked: Mapping[str, Any], task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
         extra: dict[str, Any] = {"examples": len(self._train)}
         if self._engine.program:
             extra[PROGRAM] = self._engine.program
-        settings = complete(settings, self.ground)
-        fixes = facts_of(settings).shape
-        shape = None if fixes is None else fixes(settings, self.ground)
-        estimator = make_estimator(settings, self._start.basis, shape)
-        self._fit_passes(estimator)
-        if settings.eps == "auto":
+        settings = complete(asked, self.context)
+        own, shape = settings.options, shape_of(settings, self.context)
+        part = part_of(settings, self.context)
+        begun = self._start.tuned_from(part)
+        estimator = make_estimator(settings, shape, begun.part)
+        self._fit_passes(estimator, begun)
+        if isinstance(own, Perturbing) and own.eps == "auto":
             self.loss_noise = measure_loss_noise(
                 self._look(self._batch(settings, 0)).mean_losses,
                 self._start.values,
                 seed=settings.seed,
-                kind=settings.noise,
+                kind=own.noise,
             )
-            settings = replace(settings, eps=self.loss_noise.eps)
+            own = replace(own, eps=self.loss_noise.eps)
+            settings = replace(settings, options=own)
             extra["loss_noise"] = self.loss_noise.to_dict()
-        if settings.lr == "auto":
+        if isinstance(own, Scheduled) and own.lr == "auto":
             # Of few examples, smaller batches: the next must be of others to tell descent from fit.
             half = max(1, len(self._train) // 2)
             trial = replace(settings, batch_size=min(settings.batch_size, half))
             self.step_size = measure_step_size(
-                lambda number: self._look(self._batch(trial, number)), self._start.values, settings
+                lambda: make_estimator(settings, shape, begun.part),
+                lambda number: self._look(self._batch(trial, number)),
+                self._start.values,
+                settings,
             )
-            settings = replace(settings, lr=self.step_size.lr)
+            settings = replace(settings, options=replace(own, lr=self.step_size.lr))
             extra["step_size"] = self.step_size.to_dict()
-        start = self._start.extended(estimator.own_entries)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
             bundle_sha256=self._start.bundle_sha256,
-            values_sha256=values_sha256(start.values),
-            entries=len(start.values),
+            values_sha256=begun.sha256,
+            entries=begun.entries,
             scalar_count=estimator.scalar_count,
             signs=estimator.signs,
             settings=settings.to_dict(),
@@ -272,8 +281,10 @@ class Tuner:
             metric={
                 "name": str(self._task.metric_name),
                 "higher_is_better": bool(self._task.higher_is_better),
+                **({"rows": len(self._eval)} if self._task.labels and self._eval else {}),
             },
             shape=None if shape is None else dict(shape),
+            part=None if part is None else dict(part),
             task=None if task_spec is None else dict(task_spec),
             extra=extra,
         )
@@ -284,9 +295,8 @@ class Tuner:
         return self._run.history
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` after the last step, with the estimator's own weights behind them. The
-        live array: copy it to keep it."""
+    def values(self) -> Values:
+        """After the last step. They are live: copy them to keep them."""
         return self._run.values
 
     @property
@@ -305,7 +315,15 @@ class Tuner:
         return self._active
 
     def tuned(self) -> Tuned:
-        """The state to ship: the best evaluated step, or the start if nothing beat it."""
+        """The state to ship: the best evaluated step, or the start if nothing beat it.
+
+        After a ``break``, the last step is evaluated here if it was not, so that it can ship. It
+        is not where ``control`` or the budget's ``check`` stopped the loop: who stops so does not
+        want to wait. The message says it then.
+        """
+        left = self.stop_reason is None and self.control.stop_reason is None
+        if left and self._eval and self.history.steps and not self._evaluated_now():
+            self._evaluate_unless_stopped()
         return self._run.tuned()
 
     def __iter__(self) -> Iterator[StepReport]:
@@ -316,6 +334,8 @@ class Tuner:
             TuningError: too many steps in a row were skipped.
         """
         self.stop_reason = None
+        done, wanted = self.history.steps, self.history.settings.resolved_steps
+        _log.info("%s: from step %d to %d", self.folder, done, wanted)
         self._evaluate_if_due()
         while (reason := self._why_stop()) is None:
             report = self.step()
@@ -324,6 +344,7 @@ class Tuner:
             self.evaluate()
         self._run.end(reason.text)
         self.stop_reason = reason.text
+        _log.info("%s: %s", self.folder, reason.text)
 
     def step(self) -> StepReport:
         """One step, and the evaluation that is due after it."""
@@ -335,7 +356,7 @@ class Tuner:
             self.values,
             seed=settings.seed,
             step=number,
-            eps=settings.resolved_eps,
+            eps=settings.options.perturbation,
         )
         losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
@@ -354,7 +375,7 @@ class Tuner:
             step=history.steps,
             loss=mean,
             losses=[float(loss) for loss in losses],
-            scalars=exact[: settings.directions or 0],
+            scalars=exact if history.spec.guarded else (),
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -363,7 +384,7 @@ class Tuner:
             self._run.end(advice)
             self.stop_reason = advice
             raise TuningError(f"{self._run.writer.path}: {advice}")
-        return StepReport(
+        report = StepReport(
             step=history.steps,
             losses=tuple(float(loss) for loss in losses),
             loss=mean,
@@ -374,6 +395,8 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             evaluation=self._evaluate_if_due(),
         )
+        _log.debug("%s: %s", self.folder, report)
+        return report
 
     def evaluate(self) -> Evaluation:
         """Evaluate the current values on the held-out examples, now, and journal the result.
@@ -405,7 +428,6 @@ class Tuner:
             self.values,
             self._bounds,
             progress,
-            self._text,
             self._known,
         )
         seconds = time.monotonic() - began - paused
@@ -418,6 +440,7 @@ class Tuner:
             metric=float(found.metric),
             seconds=seconds,
         )
+        _log.info("%s: step %d, %s", self.folder, self.history.steps, found)
         return found
 
     def note(self, text: str) -> None:
@@ -459,6 +482,10 @@ class Tuner:
         )
         if not (self._eval and due) or self._evaluated_now():
             return None
+        return self._evaluate_unless_stopped()
+
+    def _evaluate_unless_stopped(self) -> Evaluation | None:
+        """Evaluate; None where ``control`` stopped it half-way."""
 
         def heed_control(done: int, total: int) -> None:
             self.control.wait()
@@ -468,7 +495,7 @@ class Tuner:
         try:
             return self._evaluate(heed_control)
         except _Abandoned:
-            return None  # whoever stopped does not want to wait; resuming finds it due
+            return None  # whoever stopped does not want to wait
 
     def _why_stop(self) -> "_Stop | None":
         """Why no step follows, after waiting while paused."""
@@ -490,16 +517,9 @@ class Tuner:
         return None if asked is None else _Stop(asked, evaluate=False)
 
 
-def _new_settings(given: Settings | Mapping[str, Any] | None) -> Settings:
-    if isinstance(given, Settings):
-        return given
-    try:
-        return Settings(**(given or {}))
-    except TypeError:
-        odd = next(name for name in given or () if name not in Settings.__dataclass_fields__)
-        raise TuningError(
-            f"there is no setting {odd!r}; settings: {', '.join(Settings.__dataclass_fields__)}"
-        ) from None
+def _forwards_stay(values: Values) -> bool:
+    """Whether only a part moves, which no forward knows of, so that forwards can be kept."""
+    return values.part is not None and not values.part.enters_program
 
 
 class _Abandoned(Exception):

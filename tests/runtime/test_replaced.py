@@ -14,7 +14,7 @@ from seedtune.runtime import files
 from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.errors import BundleError
-from seedtune.runtime.files import clean_up, replace_folder, replacing, workplace
+from seedtune.runtime.files import clean_up, replace_file, replace_folder, workplace
 from tiny_bundle import write_tiny_bundle
 
 
@@ -175,11 +175,50 @@ def test_a_folder_is_swapped_in_one_step_here(tmp_path):
         assert (tmp_path / "new" / "which").read_text() == "b"
 
 
-def test_a_part_that_a_killed_process_left_is_written_over_with_the_mode_that_is_wanted(tmp_path):
-    (tmp_path / "f.part").write_text("left")
-    (tmp_path / "f.part").chmod(0o644)
-    with replacing(tmp_path / "f", private=True) as temporary:
-        temporary.write_text("new")
-    assert (tmp_path / "f").read_text() == "new"
-    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+@pytest.mark.parametrize("private", [True, False])
+def test_a_file_has_the_mode_that_is_wanted(tmp_path, private):
+    (tmp_path / "f").write_text("old")
+    (tmp_path / "f").chmod(0o644)
+    replace_file(tmp_path / "f", b"new", private=private)
+    assert (tmp_path / "f").read_bytes() == b"new"
+    assert (tmp_path / "f").stat().st_mode & 0o777 == (0o600 if private else 0o644)
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_replacing_a_file_killed_at_every_call(tmp_path):
+    file = tmp_path / "f"
+    file.write_bytes(b"old")
+    kills = 0
+    for _ in every_kill(lambda: replace_file(file, b"new")):
+        kills += 1
+        assert file.read_bytes() in (b"old", b"new")
+    assert kills > 10 and os.listdir(tmp_path) == ["f"]
+
+
+def test_three_processes_write_one_file_and_a_fourth_reads_it(tmp_path):
+    """No write fails, whoever looks meets a whole file, and nothing is left."""
+    file, times = tmp_path / "f", 100
+    whole = [bytes([number]) * 50_000 for number in range(3)]
+    file.write_bytes(whole[0])
+
+    def write(data: bytes) -> None:
+        for _ in range(times):
+            replace_file(file, data)
+
+    writers = []
+    for data in whole:
+        writers.append(os.fork())
+        if writers[-1] == 0:
+            code = 1
+            try:
+                write(data)
+                code = 0
+            finally:
+                os._exit(code)
+    met, ended = set(), []
+    while len(ended) < len(writers):
+        met.add(file.read_bytes())
+        ended += [status for pid, status in (os.waitpid(-1, os.WNOHANG),) if pid]
+    assert ended == [0, 0, 0]
+    assert met <= set(whole) and len(met) > 1
     assert os.listdir(tmp_path) == ["f"]
