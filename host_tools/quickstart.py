@@ -102,7 +102,7 @@ def run_quickstart(
             found[run] = tuned, forwards
         judged, known = {}, KnownForwards(engine) if engine.hidden_width else None
         values = {
-            "before": bundle.values,
+            "before": Start.of(bundle).values,
             **{run: tuned.values for run, (tuned, _) in found.items()},
         }
         for run, of_run in values.items():
