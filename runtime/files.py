@@ -133,12 +133,17 @@ def workplace(target: Path) -> Iterator[Path]:
         _dismantle(work, target, held)
 
 
+def workplaces(parent: Path) -> list[Path]:
+    """Of processes that write in ``parent``, and those that killed ones left."""
+    return sorted(parent.glob(f".*{_WORK}"))
+
+
 def clean_up(parent: Path) -> None:
     """Remove the workplaces of dead processes in ``parent``; put back what one had half replaced.
 
     A process that lives holds a lock in its own, and keeps it.
     """
-    for work in sorted(parent.glob(f".*{_WORK}")):
+    for work in workplaces(parent):
         with contextlib.suppress(OSError):
             try:
                 held = os.open(work / _LOCK, os.O_RDWR)

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from . import engines
 from .bundle import Bundle, Progress, open_bundle
-from .bundle.exported_values import VALUES_FILE, export_values, load_values
+from .bundle.exported_values import export_values, load_values
 from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_text
 from .errors import DataError, TuningError, warn
 from .journal.file import Durability, Journal
 from .journal.replay import replay
+from .journal.run_folder import VALUES_FILE
 from .journal.snapshots import forget
 from .journal.start import Start
 from .scoring import evaluation
@@ -218,9 +219,9 @@ class Model:
         return export_values(file, self.values, self.bundle, step=self.step)
 
     def forget(self, run: str | Path) -> Journal:
-        """Take the words of its texts out of a run, and out of its values file, for good (see
-        ``journal.snapshots.forget``); what else it learned stays. Values in use are left as they
-        are until the next ``load``.
+        """Take the words of its texts out of a run for good (see ``journal.snapshots.forget``);
+        what else it learned stays, also as its values file, if it had one. Values in use are left
+        as they are until the next ``load``.
 
         Returns:
             the run's journal from now on.
@@ -229,9 +230,10 @@ class Model:
             JournalError, BundleError: as ``journal.snapshots.forget``; the values file cannot be
                 written.
         """
-        journal = forget(run, self._start)
         file = Path(run) / VALUES_FILE
-        if file.exists():
+        had_values = file.exists()
+        journal = forget(run, self._start)
+        if had_values:
             done = replay(journal, self._start)
             export_values(file, done.values, self.bundle, step=done.history.steps)
         return journal

@@ -12,7 +12,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 NoiseKind = Literal["rademacher", "gaussian"]
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
-FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified", "remember")
+FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified")
 """Settings that a run keeps from its first step to its last."""
 _BEFORE: dict[str, Any] = {
     "directions": 1,
@@ -65,7 +65,7 @@ class Settings:
     """Whether every batch has the labels in their overall proportions."""
     remember: bool | None = None
     """Whether an estimator keeps words of the texts beside what it learns from them; None: if it
-    can."""
+    can. A run that keeps them stops by forgetting, one that forgot begins again by being told."""
     best_by: Literal["metric", "loss"] = "metric"
     """What makes an evaluated step the best; equal metrics are told apart by loss."""
     loss_jump: float = 2.0

@@ -32,8 +32,8 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
+from seedtune.runtime.journal.metrics import METRICS_FILE, MetricsLog, read_metrics
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
 from text_bundle import STATES, WIDTH, write_text_bundle
 from tiny_bundle import write_tiny_bundle
 

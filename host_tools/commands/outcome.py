@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
-OUTCOME_FILE = "outcome.json"
 SHOWN_ROWS = 20
 """Held-out rows whose answers before and after are kept for the report."""
 
@@ -39,9 +38,10 @@ def outcome_of(
 
     Rows are judged unless a signal ended the session: whoever sends one does not want to wait.
     """
-    from seedtune.runtime.bundle.exported_values import VALUES_FILE, values_sha256
+    from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.tuning.metrics import read_metrics
+    from seedtune.runtime.journal.metrics import read_metrics
+    from seedtune.runtime.journal.run_folder import VALUES_FILE
 
     from ..reports.curve import duration, read_curve, seconds_of_as_many_again
 
@@ -189,6 +189,7 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     """It holds texts of rows: for the owner's eyes alone, like the journal beside it."""
     from seedtune.runtime.errors import JournalError
     from seedtune.runtime.files import replace_file
+    from seedtune.runtime.journal.run_folder import OUTCOME_FILE
 
     from .output import plain
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.replay import Replay, replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.batch_loss import BatchLook
@@ -28,7 +29,6 @@ from seedtune.runtime.tasks import Encoded, Observation, Task, encode_rows, task
 from seedtune.runtime.tasks.rows import Row
 from seedtune.runtime.tuning.batches import batch_indices
 from seedtune.runtime.tuning.live_run import examples_sha256
-from seedtune.runtime.tuning.metrics import read_metrics
 
 from .followed import follow_command
 from .guest import Guest

@@ -10,9 +10,9 @@ from typing import Any
 
 from seedtune.runtime.errors import JournalError, SeedtuneError
 from seedtune.runtime.files import replace_file
-from seedtune.runtime.tuning.metrics import read_metrics
+from seedtune.runtime.journal.metrics import read_metrics
+from seedtune.runtime.journal.run_folder import OUTCOME_FILE
 
-from ..commands.outcome import OUTCOME_FILE
 from .curve import read_curve
 from .run_curves import Curves, measure_words
 from .svg_chart import Line, chart

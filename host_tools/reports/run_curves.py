@@ -9,8 +9,8 @@ from typing import NamedTuple
 from seedtune.runtime.estimators import forwards_a_step
 from seedtune.runtime.journal.file import Journal, read_journal
 from seedtune.runtime.journal.history import History
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.state import history_of
-from seedtune.runtime.tuning.metrics import read_metrics
 
 _SMOOTHING = 0.95
 

@@ -24,8 +24,6 @@ from ..files import replace_file
 from ..schema import SHA256, MapOf, Text, check, parse_json
 from .bundle import Bundle
 
-VALUES_FILE = "values.safetensors"
-"""In the folder of a run, where ``seedtune tune`` puts what ships."""
 _FORMAT = "seedtune-values"
 _METADATA = {
     "format": str,

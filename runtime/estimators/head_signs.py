@@ -52,6 +52,8 @@ class HeadSigns:
     """O * I."""
     words: int = 0
     """Words that the memory holds; 0 where there is none."""
+    remembers: bool = True
+    """Whether words of the batch join it."""
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     probes = 1
@@ -96,7 +98,8 @@ class HeadSigns:
         signs = np.packbits(found.gradient.reshape(-1) > 0)
         if not self.words:
             return Measured(losses, signs)
-        return Measured(losses, np.concatenate([signs, to_bytes(tokens.texts)]))
+        texts = tokens.texts if self.remembers else []
+        return Measured(losses, np.concatenate([signs, to_bytes(texts)]))
 
     def apply(
         self,
@@ -167,7 +170,7 @@ def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadS
     entries = sizes["outputs"] * sizes["inputs"]
     if entries > _LARGEST:
         raise ValueError(f"text-head {shape}")
-    return HeadSigns(entries, words)
+    return HeadSigns(entries, words, remembers=settings.remember is not False)
 
 
 FACTS = Facts(

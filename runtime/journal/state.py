@@ -18,7 +18,7 @@ from ..errors import JournalError, TuningError
 from ..estimators import ESTIMATORS, Estimator, make_estimator
 from ..settings import Settings
 from .file import Journal
-from .format import End, Evaluation, Header, Record, Signs, Step
+from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
 
@@ -37,7 +37,8 @@ class RunState:
         """
         self.path = path
         self.history = History(header, str(path))
-        self.estimator = estimator_of(header, start, str(path))
+        self._header, self._start = header, start
+        self.estimator = estimator_of(header, self.history.settings, start, str(path))
         start = check_binding(header, start, self.estimator, str(path))
         self.values, best, state = _first_values(path, header, start)
         """float32 ``[K]``, or with the estimator's own weights behind them; live."""
@@ -65,10 +66,17 @@ class RunState:
                 f"recorded ({self.sha256[:12]}... against {record.digest.hex()[:12]}...)"
             )
         self.history.add(record)
+        if isinstance(record, Change):
+            self._follow_settings()
         if isinstance(record, Evaluation):
             best = self.history.best
             if best is not None and best is self.history.evaluations[-1]:
                 self._best = best, self.values.copy()
+
+    def _follow_settings(self) -> None:
+        changed = estimator_of(self._header, self.history.settings, self._start, str(self.path))
+        changed.state.update(self.estimator.state)
+        self.estimator = changed
 
     def _apply(self, stored: NDArray[Any]) -> None:
         settings, step = self.history.settings, self.history.steps
@@ -104,13 +112,14 @@ class RunState:
         return values_sha256(self.values)
 
 
-def estimator_of(header: Header, start: Start, name: str) -> Estimator:
-    """A fresh estimator of the run; ``name`` is what errors call its journal."""
+def estimator_of(header: Header, settings: Settings, start: Start, name: str) -> Estimator:
+    """A fresh estimator of the run as it is with ``settings``; ``name`` is what errors call its
+    journal."""
     try:
-        estimator = make_estimator(Settings.from_dict(header.settings), start.basis, header.shape)
+        estimator = make_estimator(settings, start.basis, header.shape)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
-    kind = header.settings["estimator"]
+    kind = str(settings.estimator)
     if header.shape is not None and ESTIMATORS[kind].shape is None:
         raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
     if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):

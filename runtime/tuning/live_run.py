@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, Ground, facts_of
 from ..journal.file import Durability, JournalWriter, read_journal
-from ..journal.format import Change, End, Header, Record
+from ..journal.format import FORGOTTEN, Change, End, Header, Record
 from ..journal.history import History
 from ..journal.replay import best_values_of
 from ..journal.start import Start
@@ -23,7 +23,7 @@ from ..journal.state import RunState
 from ..settings import FIXED, Settings
 from ..tasks import Encoded
 
-_ALWAYS = ("steps",)
+_ALWAYS = ("steps", "remember")
 _ROWS = {
     "train_sha256": "training rows than --train gives",
     "eval_sha256": "held-out rows than --data gives",
@@ -118,9 +118,11 @@ class LiveRun:
                     "another folder"
                 )
             _same_task(journal.header.task, task_spec, writer.path)
+            run._check_memory(asked)
             changes = run._changes(asked, data, ground)
             for field, before, now in changes:
-                if field not in _ALWAYS and (field in fixed or not allow_changes):
+                free = field in _ALWAYS or before == FORGOTTEN
+                if not free and (field in fixed or not allow_changes):
                     advice = "give the same, or allow changes (--allow-changes)"
                     if field in fixed:
                         advice = "give the same, or start a new run in another folder"
@@ -135,12 +137,29 @@ class LiveRun:
             raise
         return run
 
+    def _check_memory(self, asked: Mapping[str, Any]) -> None:
+        """Refuse to begin a memory of words, or to leave one as it is."""
+        keeps, wish = self.history.settings.remember, asked.get("remember")
+        if wish is True and not self.estimator.words:
+            raise TuningError(
+                f"{self.writer.path}: the run was begun without a memory of words; start one that "
+                "remembers in another folder"
+            )
+        if wish is False and keeps:
+            raise TuningError(
+                f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget' "
+                "takes them out, and it keeps none from then on"
+            )
+
     def _changes(
         self, asked: Mapping[str, Any], data: Mapping[str, str | None], ground: Ground
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
+        if not (asked.get("remember") or self.history.settings.remember):
+            # Hashes that were forgotten with the words stay so.
+            want |= {name: FORGOTTEN for name in data if have[name] == FORGOTTEN}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
         if asked.get("directions") == 0:  # no wish either
             del asked["directions"]

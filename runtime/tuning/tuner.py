@@ -26,6 +26,7 @@ from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import PROGRAM, History, rounded
+from ..journal.metrics import MetricsLog
 from ..journal.start import Start
 from ..scoring.batch_loss import BatchLook
 from ..scoring.evaluation import Evaluation, evaluate
@@ -37,7 +38,6 @@ from .budget import Budget, Control
 from .guards import giving_up, judge_losses, judge_scalars
 from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
-from .metrics import MetricsLog
 from .step_size import StepSize, measure_step_size
 
 
@@ -168,6 +168,11 @@ class Tuner:
         )
         try:
             self._note_program(run)
+            if run.estimator.words and not run.history.settings.remember:
+                warn(
+                    f"{run.writer.path}: forgot the words of its texts and keeps none of these "
+                    "(remember=True, --remember: as it did before)"
+                )
             self._fit_passes(run.estimator)
         except TuningError:
             run.close()

@@ -9,12 +9,12 @@ from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
-from seedtune.runtime.tuning.metrics import read_metrics
 from tiny_run import SETTINGS, START, TRAIN, K, run, tuner
 
 

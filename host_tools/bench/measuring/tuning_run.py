@@ -12,11 +12,11 @@ from typing import Any
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.files import default_cache
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
 from seedtune.runtime.tuning.live_run import examples_sha256
-from seedtune.runtime.tuning.metrics import read_metrics
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 
