@@ -68,8 +68,8 @@ def run_quickstart(
     began = time.monotonic()
     output.note(f"fetching the rows of {task}")
     data = load_task(task)
-    model, prepared = prepare_model(output, folder / "model", WRITTEN)
-    bundle = task_bundle(model, prepared.bundle, data.spec, folder / task, directions=0)
+    _, prepared = prepare_model(output, folder / "model", WRITTEN)
+    bundle = task_bundle(prepared.bundle, data.spec, folder / task)
     output.note(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
         f"{bundle.K} sensitive values" + (", from last time" if prepared.reused else "")

@@ -7,7 +7,7 @@
     model = open_model("model.seedtune")
     with model.tuner("run", train="train.jsonl", held_out="held_out.jsonl") as tuner:
         for report in tuner:
-            print(report.step, report.loss)
+            print(report)
         tuned = tuner.tuned()
     model.load(tuned)
     print(model.predict({"text": "a gripping, funny film"}).answer)
@@ -15,8 +15,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors
+from . import errors, telemetry
 from .errors import SeedtuneError, SeedtuneWarning
+
+telemetry.switch_off()
 
 if TYPE_CHECKING:
     from .model import Model, open_model

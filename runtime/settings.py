@@ -12,16 +12,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 NoiseKind = Literal["rademacher", "gaussian"]
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
-FIXED = ("estimator", "noise", "directions", "momentum", "cone", "stratified")
+FIXED = ("estimator", "noise", "directions", "stratified")
 """Settings that a run keeps from its first step to its last."""
-_BEFORE: dict[str, Any] = {
-    "directions": 1,
-    "momentum": 0.99,
-    "cone": 0.2,
-    "stratified": False,
-    "remember": False,
-}
-"""Settings that older journals do not have, with the value that those runs had in effect."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +48,6 @@ class Settings:
     """Name in ``estimators.ESTIMATORS``: how looks at a batch become a step."""
     directions: int | None = None
     """Directions that a step tries and averages; 0 is None."""
-    momentum: float = 0.99
-    """Share of the old momentum that a step keeps, where an estimator has one."""
-    cone: float = 0.2
-    """Cosine between such an estimator's directions and its momentum."""
     noise: NoiseKind = "rademacher"
     stratified: bool = True
     """Whether every batch has the labels in their overall proportions."""
@@ -86,7 +74,7 @@ class Settings:
         for field in (*whole, *(f for f in open_to_choice if getattr(self, f) is not None)):
             value = getattr(self, field)
             need(isinstance(value, int) and not isinstance(value, bool), field, "a whole number")
-        for field in ("loss_jump", "scalar_jump", "momentum", "cone"):
+        for field in ("loss_jump", "scalar_jump"):
             value = getattr(self, field)
             need(_is_number(value), field, "a number")
         need(0 <= self.seed < 2**64, "seed", "between 0 and 2**64 - 1")
@@ -103,8 +91,6 @@ class Settings:
         named = self.estimator is None or isinstance(self.estimator, str)
         need(named, "estimator", "a name")
         need(0 <= (self.directions or 0) <= 32768, "directions", "0 to 32768")
-        need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
-        need(0 <= self.cone < 1, "cone", "at least 0 and below 1")
         need(isinstance(self.stratified, bool), "stratified", "true or false")
         need(self.remember is None or isinstance(self.remember, bool), "remember", "true or false")
         need(self.noise in NOISE_KINDS, "noise", " or ".join(NOISE_KINDS))
@@ -149,8 +135,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Settings":
-        """Inverse of ``to_dict``, of older versions too; unknown or missing fields are refused."""
-        fields = {**_BEFORE, **fields}
+        """Inverse of ``to_dict``; unknown or missing fields are refused."""
         names = {field.name for field in dataclasses.fields(cls)}
         odd = sorted(set(fields) ^ names)
         if odd:

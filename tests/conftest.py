@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import seedtune.runtime  # noqa: F401  before onnxruntime: see its ``telemetry``
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -6,7 +6,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.basis import Basis
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import Ground
 from seedtune.runtime.estimators.noise import add_noise
@@ -145,14 +144,6 @@ def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:
     return found
 
 
-def fake_basis(entries: int, count: int = 16) -> Basis:
-    """Random directions, one unit along which moves a logit of ``FakeEngine`` by about one."""
-    rng = np.random.default_rng(9)
-    directions = rng.integers(-127, 128, (count, entries), dtype=np.int8)
-    scales = (np.linspace(2, 1, count) / 73).astype(np.float32)
-    return Basis(directions, scales, np.linspace(2, 1, count).astype(np.float32))
-
-
 def noise_vector(
     count: int, *, seed: int, step: int, probe: int = 0, kind: NoiseKind = "rademacher"
 ) -> NDArray[np.float32]:
@@ -165,17 +156,16 @@ def noise_vector(
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:
     """Starting values and the identity of a bundle that does not exist."""
     values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
-    basis, text = fake_basis(entries), cast(TextHead, FakeText())
-    return Start(values.astype(np.float32), "b" * 64, bounds, basis, text=text)
+    text = cast(TextHead, FakeText())
+    return Start(values.astype(np.float32), "b" * 64, bounds, text=text)
 
 
-def fake_ground(engine: Any, task: Any, examples: int, basis: Basis | None = None) -> Ground:
+def fake_ground(engine: Any, task: Any, examples: int) -> Ground:
     """What a run of that engine, task and so many examples stands on."""
     return Ground(
         answers=task.answers,
         head_rows=task.head_rows,
         hidden_width=engine.hidden_width,
-        basis=basis,
         examples=examples,
         entries=engine.entries,
         writes=task.writes,

@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from exported_bundle import export_tiny_bundle
-from fakes import fake_basis
 from faults import run_and_kill
-from seedtune.runtime.bundle import Bundle, open_bundle, with_task
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneWarning
@@ -35,7 +34,7 @@ SPEC = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
+    "verbalisers": {"1": " great", "0": " terrible"},
 }
 WRITING = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 ROWS = [
@@ -112,13 +111,6 @@ def kill_runs(
     return {"kills": done, "runs": runs, "equal": runs}
 
 
-def for_all_estimators(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle itself, or with made-up directions, which one of the estimators moves along."""
-    if bundle.basis is not None:
-        return bundle
-    return with_task(bundle, folder / "bundle", SPEC, fake_basis(bundle.K))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=2000, help="over all estimators")
@@ -130,8 +122,7 @@ def main() -> None:
     names = given.estimators.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        found = open_bundle(given.bundle) if given.bundle else export_tiny_bundle(scratch / "tiny")
-        bundle = for_all_estimators(found, scratch)
+        bundle = open_bundle(given.bundle) if given.bundle else export_tiny_bundle(scratch / "tiny")
         for name in names:
             folder = scratch / name
             folder.mkdir()

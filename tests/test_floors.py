@@ -20,7 +20,7 @@ FLOORS = (
     ("engines",),
     ("tasks",),
     ("bundle",),
-    ("settings", "schema", "errors", "files", "process_lock"),
+    ("settings", "schema", "errors", "files", "process_lock", "telemetry"),
 )
 """Of ``runtime``, from the top down; each may import those below it."""
 HEIGHT = {name: -number for number, floor in enumerate(FLOORS) for name in floor}
@@ -165,7 +165,7 @@ def names_of(tree: ast.AST, identifiers: set[str]) -> Iterator[tuple[int, str]]:
 
 def test_no_estimator_is_named_outside_its_folder() -> None:
     identifiers = own_identifiers()
-    assert {"Readout", "readout", "TwoPoint", "two_point", "GaussNewton", "Momentum"} <= identifiers
+    assert {"Readout", "readout", "TwoPoint", "two_point", "PerExample"} <= identifiers
     assert len(identifiers) == 2 * len(ESTIMATORS)
     found = [
         f"{name}:{line} names {which}"
@@ -179,16 +179,16 @@ def test_no_estimator_is_named_outside_its_folder() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "if estimator == 'momentum': pass",
+        "if estimator == 'per-example': pass",
         "if 'readout' in names: pass",
-        "match name:\n    case 'momentum': pass",
+        "match name:\n    case 'text-head': pass",
         "raise ValueError(f'{x}: take two-point')",
-        "usual = {'gauss-newton': 1}",
-        "from ..estimators.momentum import norm",
+        "usual = {'per-example': 1}",
+        "from ..estimators.readout import MEMORY",
         "from ..estimators import readout",
         "import seedtune.runtime.estimators.two_point",
         "isinstance(estimator, Readout)",
-        "module.GaussNewton()",
+        "module.PerExample()",
     ],
 )
 def test_the_rule_sees_a_name(code: str) -> None:
@@ -200,10 +200,7 @@ def test_the_rule_sees_a_name(code: str) -> None:
     "code",
     [
         "'''About readout.'''",
-        "x: int = 1\n'''As momentum has it.'''",
-        "settings.momentum",
-        "Settings(momentum=0.9)",
-        "FIXED = ('momentum', 'cone')",
+        "x: int = 1\n'''As readout has it.'''",
         "typer.Option(help='Estimator: ' + 'readout or two-point')",
         "x = 'a two-pointed star'",
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FILES = (
-    "basis", "budget", "bundle", "data", "estimators", "exported_values", "guards", "metrics",
+    "budget", "bundle", "data", "estimators", "exported_values", "guards", "metrics",
     "per_example", "replay", "share", "tasks",
 )  # fmt: skip
 LEFT_OUT = (

@@ -13,7 +13,7 @@ TASK = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
+    "verbalisers": {"1": " great", "0": " terrible"},
 }
 _TEXTS = [
     "the film was great and the plot was good It was great",

@@ -222,10 +222,11 @@ def _dequantise(file: Path, folder: Path) -> None:
                 file.parent,
                 gguf_file=file.name,
                 dtype=torch.float32,
+                local_files_only=True,
                 trust_remote_code=False,
             )
             tokenizer = AutoTokenizer.from_pretrained(
-                file.parent, gguf_file=file.name, trust_remote_code=False
+                file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
             raise ModelError(f"{file}: cannot be dequantised: {_first_line(error)}") from error

@@ -20,12 +20,11 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tuning.tuner import Tuner
 
 from ..data.named_tasks import load_task
-from ..prepare.task_bundle import task_bundle
 from .measuring.results_files import RESULTS, write_figures
 from .measuring.timing import in_turns
 from .methods.float_task import FloatTask
 from .methods.lora import FORWARDS_A_STEP, Adapter
-from .methods.settings import METHODS, resolved_settings
+from .methods.settings import resolved_settings
 from .programs.default_bundle import default_bundle, model_source
 from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups, read_rows
 
@@ -164,8 +163,6 @@ def _step_seconds(
     settings = {**lora.rows[0]["settings"], "seed": 0}
     source, data = model_source(settings["model"]), load_task(task)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
-    if METHODS[ours.method].directions:
-        opened = task_bundle(source, opened, data.spec, directions=16)
     cell = FloatTask.of(source, data, settings)
     its = resolved_settings({**ours.rows[0]["settings"], "seed": 0})
     adapter = Adapter(cell, settings)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.export.directions.task_loss import task_losses
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.tasks import Encoded
@@ -27,6 +26,7 @@ from ..data.named_tasks import load_task
 from .measuring.results_files import RESULTS, say, write_figures
 from .methods.float_task import FloatTask
 from .methods.mask_places import mask_of
+from .methods.task_loss import task_losses
 from .methods.torch_engine import Places, TorchEngine
 from .programs.default_bundle import default_bundle, model_source
 

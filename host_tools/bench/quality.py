@@ -118,8 +118,7 @@ def bench_quality(
         forwards: of every method that learns by forwards alone.
         test_rows: to judge on, the first so many; of another number the summary keeps a task apart.
         lr: learning rate in place of the methods' own, for a search.
-        bundle: exported program and mask; by default the quickstart's. Directions for a task's
-            prompt, where a method needs them, are learned for it.
+        bundle: exported program and mask; by default the quickstart's.
         runs: where cells are kept; by default in the cache.
         summary: compute nothing, read the committed results.
 
@@ -176,11 +175,6 @@ def _cell(
         settings["lr"] = lr
     if method.bundle:
         bundle = bundle or default_bundle(model)
-        if method.directions:
-            from ..prepare.task_bundle import task_bundle
-
-            source = model_source(model)
-            bundle = task_bundle(source, open_bundle(bundle), data.spec, directions=16).path
         settings["bundle_sha256"] = open_bundle(bundle).sha256
     return Cell(name, task, seed, settings, bundle if method.bundle else None)
 

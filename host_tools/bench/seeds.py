@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.files import default_cache
 from seedtune.runtime.settings import Settings
 
 from ..data.fetch import fetch
@@ -41,10 +42,9 @@ def bench_seeds(
         ``runs`` by seed (see ``tuning_run.learn``), ``summary`` over seeds, and ``long_run``.
     """
     if bundle is None:
-        model = str(fetch(MODEL))
-        bundle = task_bundle(
-            model, prepare(model).bundle, load_task(DEFAULT_TASK).spec, directions=0
-        )
+        folder = default_cache() / "prepared" / f"task-{DEFAULT_TASK}"
+        exported = prepare(str(fetch(MODEL))).bundle
+        bundle = task_bundle(exported, load_task(DEFAULT_TASK).spec, folder)
     elif isinstance(bundle, Path):
         bundle = open_bundle(bundle)
     data = data or load_task(DEFAULT_TASK)

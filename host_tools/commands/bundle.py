@@ -1,4 +1,4 @@
-"""Commands that look at bundles and change their form: inspect, directions, pack."""
+"""Commands that look at bundles and change their form: inspect, pack."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
-from seedtune.runtime.errors import DataError
 
-from .early_checks import check_bundle_folder, check_task
-from .inputs import ChosenTask, checked_bundle, model_source
-from .options import BundlePath, Fraction, Json, MaskName, Source, TaskName
+from .inputs import checked_bundle
+from .options import BundlePath, Fraction, Json, MaskName
 from .output import Output, fields_table
 from .profile import Verbose, show_profile
 
@@ -44,50 +42,6 @@ def inspect(
         return
     opened = checked_bundle(path, output)
     output.result(_described(opened), None if json else _shown(opened))
-
-
-def directions(
-    bundle: BundlePath,
-    model: Source,
-    output_bundle: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to write.")],
-    task: TaskName = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Directions to learn.")] = 16,
-    text: Annotated[
-        Path | None, typer.Option(help="Generic text, .txt or .jsonl. Default: Wikipedia.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Give a bundle another task, with directions learned for its prompt; no new export."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
-
-    from ..prepare.task_bundle import write_task_bundle
-
-    output = Output(json)
-    check_bundle_folder(output_bundle)
-    opened = checked_bundle(bundle, output)
-    spec = ChosenTask.of(task, opened.task).spec
-    if spec is None:
-        raise DataError(f"{bundle}: has no task; give one with --task NAME or --task FILE")
-    check_task(spec, opened.tokenizer(), opened.bounds, opened.pad_id, directions=count, text=text)
-    with output.stages() as stages:
-        written = write_task_bundle(
-            model_source(model, output),
-            opened,
-            spec,
-            output_bundle,
-            directions=count,
-            text=text,
-            progress=stages,
-        )
-    found = written.basis.size if written.basis is not None else 0
-    output.result(
-        {
-            "bundle": str(written.path),
-            "sha256": written.sha256,
-            "directions": found,
-            "peak_rss_bytes": peak_resident_bytes(),
-        }
-    )
 
 
 def pack(
@@ -139,7 +93,6 @@ def _shown(bundle: Bundle) -> Any:
     described = _described(bundle)
     layers = described.pop("layers")
     filled = [layer for layer in layers if layer["count"]]
-    described["directions"] = "none" if bundle.basis is None else bundle.basis.size
     writing = bundle.generation
     described["writes"] = (
         f"texts of up to {writing.context} tokens" + ("" if bundle.chat is None else ", and chats")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,40 +52,16 @@ def check_spec(spec: Mapping[str, Any], bounds: Bounds) -> None:
     task_from_spec(spec, Tokenizer(models.BPE()), bounds, 0)
 
 
-def check_task(
-    spec: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    bounds: Bounds,
-    pad_id: int,
-    *,
-    directions: int,
-    text: Path | None,
-) -> None:
-    """See that a bundle can have the task ``spec``, and directions for it.
-
-    Args:
-        directions: to learn; 0 for none.
-        text: to learn them from, as of ``load_sentences``.
+def check_task(spec: Mapping[str, Any], tokenizer: Tokenizer, bounds: Bounds, pad_id: int) -> None:
+    """See that a bundle can have the task ``spec``.
 
     Raises:
-        DataError: the specification is wrong, or its prompt with the text exceeds the bounds.
-        SeedtuneError: more directions than texts that are drawn, or no text.
+        DataError: the specification is wrong, or its prompt leaves no room for any text.
     """
-    from seedtune.export.directions.task_basis import EXAMPLES, generic_examples
     from seedtune.runtime.tasks import task_from_spec
 
     task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
-    if not directions:  # the shortest text says whether the template leaves room for any
-        generic_examples(task, ["a"], examples=1)
-        return
-    from ..data.sentences import load_sentences
-
-    if directions > EXAMPLES:
-        raise SeedtuneError(
-            f"{directions} directions are more than the {EXAMPLES} texts that they are learned "
-            f"from; ask for at most {EXAMPLES}"
-        )
-    generic_examples(task, load_sentences(text))
+    task.encode(task.made_up_row(["a"], random.Random(0)), "the shortest text")
 
 
 def _check_parent(path: Path) -> None:

@@ -86,7 +86,7 @@ def emulate(
 
     output = Output(json)
     # Whatever the task: the run is to be the same work on every one, and moves the values.
-    any_task = Ground(answers=0, head_rows=0, hidden_width=0, basis=None, examples=_ROWS_USED)
+    any_task = Ground(answers=0, head_rows=0, hidden_width=0, examples=_ROWS_USED)
     need_packages(USER_MODE if user else WHOLE_MACHINE)  # before minutes of export
     parse_memory(memory)
     opened = _bundle(bundle, output)

@@ -69,7 +69,6 @@ def estimate(
         host_stages.estimate_export(
             shape, rounding=rounding, to=formats, fraction=fraction, speed=speed
         ),
-        host_stages.estimate_directions(shape, fraction=fraction, speed=speed),
         sizes.estimate_bundle(shape, fraction=fraction),
         device_stages.estimate_tuning(
             shape,

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
-from seedtune.runtime.errors import SeedtuneError
 
 from .early_checks import check_bundle_folder, check_file, check_spec, check_task
 from .inputs import ChosenTask, model_source
@@ -54,12 +53,6 @@ def export(
             "Default: Wikipedia passages."
         ),
     ] = None,
-    directions: Annotated[
-        int,
-        typer.Option(
-            min=0, help="To learn for the task's prompt, for the estimator gauss-newton; 0: none."
-        ),
-    ] = 0,
     probes: Annotated[
         int | None, typer.Option(min=1, help="Bound: value rows in one pass. Default: 2.")
     ] = None,
@@ -141,7 +134,7 @@ def export(
         tokenizer.no_truncation()  # as the bundle's will be
         tokenizer.no_padding()
         pad_id = loaded.tokenizer.pad_token_id or 0
-        check_task(spec, tokenizer, bounds, pad_id, directions=directions, text=text)
+        check_task(spec, tokenizer, bounds, pad_id)
     read = {name: amount[name] for name in ("sequences", "length")}
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:
@@ -164,19 +157,6 @@ def export(
             to=formats,
             progress=stages,
         )
-        del loaded  # before the model is loaded again, in float32
-        if spec is not None and directions:
-            from ..prepare.task_bundle import write_task_bundle
-
-            more: dict[str, Any] = {"directions": directions, "text": text, "progress": stages}
-            try:
-                written = write_task_bundle(source, written, spec, folder, **more)
-            except SeedtuneError:
-                output.note(
-                    f"{bundle}: written with its task, but without directions; "
-                    "'seedtune directions' adds them"
-                )
-                raise
     output.result(
         {
             "bundle": str(bundle),
@@ -192,12 +172,8 @@ def export(
 
 @contextmanager
 def _written_to(bundle: Path) -> Iterator[Path]:
-    """The folder to write: ``bundle``, or what is packed into it at the end if that is a file.
-
-    A bundle that was finished there is packed even if what should come after it fails.
-    """
+    """The folder to write: ``bundle``, or what is packed into it at the end if that is a file."""
     from seedtune.runtime.bundle import pack_bundle
-    from seedtune.runtime.bundle.manifest import MANIFEST
     from seedtune.runtime.files import workplace
 
     if bundle.suffix != ".seedtune":
@@ -205,8 +181,5 @@ def _written_to(bundle: Path) -> Iterator[Path]:
         return
     with workplace(bundle) as work:
         folder = work / "bundle"
-        try:
-            yield folder
-        finally:
-            if (folder / MANIFEST).is_file():
-                pack_bundle(folder, bundle)
+        yield folder
+        pack_bundle(folder, bundle)

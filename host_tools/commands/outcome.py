@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .figures import answers_of, figures_of
 from .held_out import HeldOut
 from .inputs import spaced
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
     from seedtune.runtime.model import Model
+    from seedtune.runtime.scoring.evaluation import Evaluation
     from seedtune.runtime.scoring.known_forwards import KnownForwards
-    from seedtune.runtime.tasks import Prediction
+    from seedtune.runtime.tasks import OnLong, Prediction
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
@@ -31,12 +33,17 @@ def outcome_of(
     held_out: HeldOut,
     seconds: float,
     *,
+    on_long: OnLong,
     memory_limit: int | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """The run's result; loads what ships into ``model`` and writes it into the run folder.
 
-    Rows are judged unless a signal ended the session: whoever sends one does not want to wait.
+    Rows are judged unless a signal ended the session: whoever sends one does not want to wait. The
+    judged figure must come out again from the folder alone.
+
+    Raises:
+        TuningError: the run folder or the values file gives another model than the judged one.
     """
     from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
@@ -52,11 +59,15 @@ def outcome_of(
     model.save(file)
     before, after = _chosen_by(tuner, metric), _best(tuner, metric)
     rows: list[dict[str, Any]] = []
+    answers: dict[str, Any] = {}
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
         passes = _passes(model, held_out, memory_limit)
-        before, after, rows = _judged(model, held_out, before_values, *passes, progress)
+        start, best, rows = _judged(model, held_out, before_values, *passes, progress)
+        before, after = figures_of(start, metric), figures_of(best, metric)
+        _judged_again(tuner.folder, model, held_out, best, *passes, on_long)
         after = {"step": tuned.step, **after}
+        answers = answers_of(best)
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
@@ -75,6 +86,7 @@ def outcome_of(
         },
         "before": before,
         "after": after,
+        **answers,
         "judged_rows": len(held_out.judging) if judged else 0,
         "choosing_rows": len(held_out.choosing),
         "curve": curve.text,
@@ -144,11 +156,11 @@ def _judged(
     bounds: Bounds,
     known: KnownForwards | None,
     progress: Callable[[int, int], None],
-) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Loss and metric before and after, and both answers to some rows."""
+) -> tuple[Evaluation, Evaluation, list[dict[str, Any]]]:
+    """Evaluations before and after, and both answers to some rows."""
     from seedtune.runtime.scoring.evaluation import evaluate, predict
 
-    figures, answers = [], []
+    found, answers = [], []
     shown = spaced(range(len(held_out.judging)), SHOWN_ROWS)
     some = [held_out.judging[number] for number in shown]
     total = 2 * len(held_out.judging)
@@ -158,12 +170,49 @@ def _judged(
             progress(before * of + done, total)
 
         asked = model.engine, model.task, held_out.judging, values, bounds
-        found = evaluate(*asked, shown_as_one, text=model.text, known=known)
-        figures.append({"loss": found.loss, model.task.metric_name: found.metric})
+        found.append(evaluate(*asked, shown_as_one, text=model.text, known=known))
         asked = model.engine, model.task, some, values, bounds
         answers.append(predict(*asked, text=model.text, known=known))
     rows = [held_out.rows[number] for number in shown]
-    return figures[0], figures[1], _rows(model, rows, answers)
+    return found[0], found[1], _rows(model, rows, answers)
+
+
+def _judged_again(
+    run: Path,
+    model: Model,
+    held_out: HeldOut,
+    judged: Evaluation,
+    bounds: Bounds,
+    known: KnownForwards | None,
+    on_long: OnLong,
+) -> None:
+    """Load the run the way whoever uses it will, with its own task, and compare the figures."""
+    import numpy as np
+    from seedtune.runtime.bundle.exported_values import VALUES_FILE
+    from seedtune.runtime.errors import TuningError
+    from seedtune.runtime.model import open_model
+    from seedtune.runtime.scoring.evaluation import evaluate
+
+    again = open_model(model.bundle, on_long=on_long)
+    again.load(run / VALUES_FILE)
+    saved = again.values
+    again.load(run)
+    task, rows = again.task, again.encode(held_out.rows)
+    found = evaluate(model.engine, task, rows, again.values, bounds, text=again.text, known=known)
+    now, then = (_shown(each, task.metric_name) for each in (found, judged))
+    if now != then:
+        raise TuningError(
+            f"{run}: loaded again, the run has {now}, but was judged to have {then}: what was "
+            "saved is not what was tuned; please report it"
+        )
+    stored = again.values[: model.bundle.K].astype(np.float16).astype(np.float32)
+    if not np.array_equal(saved, np.concatenate([stored, again.values[model.bundle.K :]])):
+        raise TuningError(f"{run / VALUES_FILE}: does not hold the values that ship; report this")
+
+
+def _shown(found: Evaluation, metric: str) -> str:
+    """The digits that are shown; a library may round the last ones otherwise at another time."""
+    return f"loss {found.loss:.6g}, {metric} {found.metric:.6g}"
 
 
 def _rows(

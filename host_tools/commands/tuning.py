@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from seedtune.runtime.errors import DataError, TuningError
 
+from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
 from .inputs import ChosenTask, checked_model, load_chosen, memory_bytes, task_of_run
@@ -68,7 +69,7 @@ def tune(
         int | None,
         typer.Option(
             min=1,
-            help="Steps of the whole run. Default: per-example 200, gauss-newton 40, else 1000; "
+            help="Steps of the whole run. Default: per-example 200, two-point 1000; "
             "readout at most, text-head just one pass over the rows.",
         ),
     ] = None,
@@ -91,18 +92,11 @@ def tune(
         typer.Option(
             metavar="NAME",
             help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "text-head (default for writing), per-example (default else), gauss-newton (needs "
-            "directions), two-point, one-sided, leave-one-out, momentum.",
+            "text-head (default for writing), per-example (default else), two-point.",
         ),
     ] = None,
     directions: Annotated[
         int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(help="Estimator momentum: share of the old that a step keeps.")
-    ] = None,
-    cone: Annotated[
-        float | None, typer.Option(help="Estimator momentum: cosine of directions with it.")
     ] = None,
     noise: Annotated[
         str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
@@ -160,8 +154,6 @@ def tune(
             "eval_every": eval_every,
             "estimator": estimator,
             "directions": directions,
-            "momentum": momentum,
-            "cone": cone,
             "noise": noise,
             "remember": remember,
             "best_by": best_by,
@@ -212,10 +204,11 @@ def tune(
                 model,
                 held_out,
                 time.monotonic() - began,
+                on_long=on_long,
                 memory_limit=limit_bytes,
                 progress=progress,
             )
-        output.result(result)
+        output.result(result, shown(result))
         _say_what_the_figures_are_of(output, held_out, result)
     code = _SIGNAL_EXIT.get(tuner.stop_reason or "", 0)
     if code:
@@ -250,17 +243,16 @@ def evaluate(
         began = time.monotonic()
         with output.counting("evaluating") as progress:
             found = model.evaluate(examples, progress)
-    output.result(
-        {
-            "loss": found.loss,
-            model.task.metric_name: found.metric,
-            "examples": found.examples,
-            "forwards": found.forwards,
-            "seconds": time.monotonic() - began,
-            "values": origin,
-            "peak_rss_bytes": peak_resident_bytes(),
-        }
-    )
+    result = {
+        **figures_of(found, model.task.metric_name),
+        **answers_of(found),
+        "examples": found.examples,
+        "forwards": found.forwards,
+        "seconds": time.monotonic() - began,
+        "values": origin,
+        "peak_rss_bytes": peak_resident_bytes(),
+    }
+    output.result(result, shown(result))
 
 
 def predict(

@@ -192,8 +192,8 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
     text = text_shape(shape.hidden)
-    ground = Ground(2, 2, width, None, examples, writes=True, text_head=text)
-    estimator = make_estimator(settings, None, facts.shape(settings, ground))
+    ground = Ground(2, 2, width, examples, writes=True, text_head=text)
+    estimator = make_estimator(settings, facts.shape(settings, ground))
     held = estimator.memory_bytes(examples)
     if estimator.own_entries - estimator.words == text[0] * text[1]:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])

@@ -53,12 +53,6 @@ together. With the two above fitted to four exports (SmolLM2, Gemma 3 270M, 48 l
 Llama-3.2-1B), which they give to 0.96, 1.01, 1.04 and 1.00."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
-DIRECTION_TEXTS = 300
-"""That directions are learned from: ``directions.task_basis.EXAMPLES``, without importing torch."""
-DIRECTION_TOKENS, DIRECTION_LONGEST = 40, 100
-"""Of these texts in a short prompt: a sentence of Wikipedia on average, and the longest."""
-MATRICES_SHARE = 0.14
-"""Of the weights, in matrices with sensitive values, by the default mask of 0.1 %."""
 SMOLLM2_PIECES = 98_052
 """Of the tokenizer that ``HOST_PROCESS`` counts."""
 EXPORT_SECONDS_PER_MATRIX = 0.5
@@ -185,25 +179,3 @@ def _framing(shape: ModelShape) -> int:
     directions = min(GENERIC_TOKENS, TAPPED * shape.hidden)
     vectors = 2 * TAPPED * shape.hidden * directions if directions == GENERIC_TOKENS else 0
     return 20 * states + 16 * read + 8 * (3 * directions**2 + vectors) + TEXT_WORK
-
-
-def estimate_directions(
-    shape: ModelShape, *, fraction: float = DEFAULT_FRACTION, speed: float
-) -> Estimate:
-    """Peak resident memory and duration of learning directions for a task, after the export.
-
-    For the default mask: one with values in every matrix adds gradients as large as the weights.
-    """
-    entries = max(1, round(shape.linear_weights * fraction))
-    block = 8 * shape.hidden + 4 * shape.intermediate  # as in a profile
-    components = {
-        **_host(shape),
-        "weights": shape.parameters * 4,
-        "gradients of matrices with values": int(shape.linear_weights * MATRICES_SHARE * 4),
-        "gradients of values": DIRECTION_TEXTS * entries * 2,
-        "activations": shape.blocks * block * DIRECTION_LONGEST * 4,
-        "logits and their gradient": shape.vocabulary * DIRECTION_LONGEST * 2 * 4,
-    }
-    head = shape.head or shape.embedding
-    operations = 2 * 3 * (shape.linear_weights + head) * DIRECTION_TEXTS * DIRECTION_TOKENS
-    return Estimate("directions", components, operations / (speed * PROFILE_EFFICIENCY))

@@ -7,21 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-def code_sha256(*names: str, without: tuple[str, ...] = ()) -> str:
+def code_sha256(*names: str) -> str:
     """SHA-256 (hex) of the sources of modules and packages, none of which is imported.
 
     Args:
         names: such as ``seedtune.export``; of a package, all modules below it.
-        without: packages below them to leave out.
     """
-    left_out = [_source(name).parent for name in without]
     digest = hashlib.sha256()
     for name in names:
         source = _source(name)
         files = sorted(source.parent.rglob("*.py")) if source.stem == "__init__" else [source]
         for file in files:
-            if not any(file.is_relative_to(folder) for folder in left_out):
-                digest.update(file.read_bytes())
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

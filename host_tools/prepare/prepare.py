@@ -90,7 +90,7 @@ def _key(job: dict[str, Any]) -> str:
     made_from = [job, _files(Path(job["model"]))]
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
     sources = "seedtune.export", "seedtune.host_tools.data.calibration", __name__
-    digest.update(code_sha256(*sources, without=("seedtune.export.directions",)).encode())
+    digest.update(code_sha256(*sources).encode())
     digest.update(repr(versions("torch", "torchao", "executorch", "transformers")).encode())
     return digest.hexdigest()
 

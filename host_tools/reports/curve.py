@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from seedtune.runtime.journal.history import History
 
-FELL = 0.05
-"""Of everything that the loss has fallen: less than that over the last third of a run is flat."""
-ROSE = 0.1
-"""Of everything that the loss has fallen: more than that above its lowest point is overfitting."""
+LITTLE = 0.05
+"""Of everything that the loss has fallen: a doubling of the rows that brings less brings little."""
 LEAST = 0.005
 """Of the loss at the start: less than that is noise of a few hundred rows, whatever it is of."""
+_SPREAD = (6.3, 2.9, 2.4, 2.1)
+"""Student's t for nine in ten, by degrees of freedom from 1 on; 2 beyond."""
 
 Shape = Literal["falling", "flat", "overfitting", "no gain", "unknown"]
 
@@ -31,54 +31,73 @@ def read_curve(history: History, steps: Sequence[dict[str, Any]]) -> Curve:
     Args:
         steps: lines of ``metrics.jsonl`` (see ``metrics.read_metrics``), for the latter.
     """
-    points = [(item.step, item.loss) for item in history.evaluations if math.isfinite(item.loss)]
+    size = history.settings.batch_size
+    points = [
+        (item.step * size, item.loss) for item in history.evaluations if math.isfinite(item.loss)
+    ]
     if history.evaluations:
         return _of_held_out(points)
     return _of_batches([float(line["loss"]) for line in steps if line.get("loss") is not None])
 
 
 def _of_held_out(points: list[tuple[int, float]]) -> Curve:
-    if len(points) < 3:
+    """Of rows read and loss: learning is even over doublings of the rows, so its slope is taken
+    there, over the last two, and against the scatter of the losses around it."""
+    later = [point for point in points if point[0]]
+    if len(points) == len(later) or len(later) < 3:
+        if len(points) > len(later) and later and min(later)[1] >= points[0][1]:
+            return Curve("no gain", "the held-out loss never fell below its start")
         return Curve(
             "unknown",
-            "too few evaluations to tell whether more steps would help; more come with "
+            "too few evaluations to tell whether more rows would help; more come with "
             "--eval-every N",
         )
-    (_, start), (end, last) = points[0], points[-1]
-    best_step, lowest = min(points, key=lambda point: point[1])
+    start, (rows, last) = points[0][1], later[-1]
+    least_rows, lowest = min(later, key=lambda point: point[1])
     fallen, noise = start - lowest, LEAST * abs(start)
     if fallen <= noise:
         return Curve("no gain", "the held-out loss never fell below its start")
-    if last - lowest > max(ROSE * fallen, noise):
+    window = [point for point in later if 4 * point[0] >= rows]
+    slope, error = _slope(window if len(window) >= 3 else later[-3:])
+    little = max(LITTLE * fallen, noise)
+    told = f"{slope:+.2g} ± {error:.1g} with every doubling of the rows, {rows:,} read"
+    if slope > error and last - lowest > little:
         return Curve(
             "overfitting",
-            f"the held-out loss rises since step {best_step} ({lowest:.3g}, now {last:.3g}): "
-            "overfitting; more steps would not help, more rows would",
+            f"the held-out loss rises since {least_rows:,} rows were read ({lowest:.3g}, now "
+            f"{last:.3g}): overfitting; other rows would help, the same ones again would not",
         )
-    before = _at(points, end - max(1, end // 3))
-    if before - min(last, lowest) > max(FELL * fallen, noise):
+    if -slope > max(error, little):
         return Curve(
             "falling",
-            f"the held-out loss still falls ({before:.3g} to {last:.3g} over the last third); "
-            "more would help",
+            f"the held-out loss still falls ({told}): twice as many rows would bring it to about "
+            f"{last + slope:.2g}",
+        )
+    if abs(slope) + error <= 2 * little:
+        return Curve(
+            "flat",
+            f"the held-out loss is flat ({told}): more rows of this kind would help little",
         )
     return Curve(
-        "flat",
-        f"the held-out loss is flat over the last third ({before:.3g} to {last:.3g}); more steps "
-        "would help little",
+        "unknown",
+        f"the held-out losses scatter too much to tell whether more rows would help ({told}); "
+        "more held-out rows or evaluations (--eval-every N) would tell",
     )
 
 
-def _at(points: list[tuple[int, float]], step: int) -> float:
-    """The loss at ``step``, between the evaluations around it."""
-    (left, low), (right, high) = points[0], points[-1]
-    for at, loss in points:
-        if at <= step:
-            left, low = at, loss
-        else:
-            right, high = at, loss
-            break
-    return low if right == left else low + (high - low) * (step - left) / (right - left)
+def _slope(points: list[tuple[int, float]]) -> tuple[float, float]:
+    """Change of the loss with a doubling of the rows, and what chance may have in it."""
+    across = [math.log2(rows) for rows, _ in points]
+    middle, mean = sum(across) / len(points), sum(loss for _, loss in points) / len(points)
+    spread = sum((at - middle) ** 2 for at in across)
+    slope = sum((at - middle) * loss for at, (_, loss) in zip(across, points, strict=True)) / spread
+    rest = sum(
+        (loss - mean - slope * (at - middle)) ** 2
+        for at, (_, loss) in zip(across, points, strict=True)
+    )
+    freedom = len(points) - 2
+    wide = _SPREAD[freedom - 1] if freedom <= len(_SPREAD) else 2.0
+    return slope, wide * math.sqrt(rest / freedom / spread)
 
 
 def _of_batches(losses: list[float]) -> Curve:

@@ -44,6 +44,7 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
     parts = [
         f"<h1>{escape(found.title)}</h1>",
         *_summary(found, outcome, run),
+        *_answers(outcome),
         *_curves(found),
         *_rows(found, outcome),
         "<h2>Settings</h2>",
@@ -105,6 +106,30 @@ def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]
         "steps skipped": found.history.skipped,
     }
     yield _table((name, value) for name, value in facts.items() if value is not None)
+
+
+def _answers(outcome: dict[str, Any]) -> Iterable[str]:
+    """What was answered where what was right, of a task that chooses."""
+    counts = outcome.get("counts")
+    if not counts:
+        return
+    given = list(dict.fromkeys(name for row in counts.values() for name in row))
+    frequent = outcome["most_frequent"]
+    yield "<h2>Right answers and given ones</h2>"
+    yield (
+        f"<p class=note>Rows that chose nothing, after tuning: by right answer (left) and by given "
+        f"answer (top). Always answering {escape(frequent['answer'])} would be right for "
+        f"{frequent['share']:.1%}. Macro-F1, in which every answer counts alike: "
+        f"{outcome['after']['macro_f1']:.1%}.</p>"
+    )
+    heading = "".join(f"<th>{escape(name)}" for name in given)
+    yield f"<table><tr><th>{heading}</tr>"
+    for right, row in counts.items():
+        cells = "".join(
+            f"<td{' class=right' if name == right else ''}>{row[name]}" for name in given
+        )
+        yield f"<tr><th>{escape(right)}{cells}</tr>"
+    yield "</table>"
 
 
 def _curves(found: Curves) -> Iterable[str]:

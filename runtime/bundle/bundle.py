@@ -10,7 +10,6 @@ program.pte, ...    programs, each the whole model for one kind of engine, with 
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
-basis.safetensors   directions for the bundle's task (see ``basis``); only where it has some
 chat.json           the model's chat template (see ``chat``); only where it has one
 text.safetensors    what a head for text is learned in (see ``text_frame``), likewise
 ==================  ===============================================================================
@@ -40,11 +39,9 @@ from tokenizers import Tokenizer
 from ..errors import BundleError
 from ..files import clean_up
 from .archive import unpack_archive
-from .basis import Basis, parse_basis
 from .chat import Chat, parse_chat
 from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
 from .manifest import (
-    BASIS,
     CHAT,
     MANIFEST,
     TEXT,
@@ -89,8 +86,6 @@ class Bundle:
     """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
     sha256: str
     """Hash of the canonical manifest, so of every part: the bundle's identity."""
-    basis: Basis | None
-    """Directions learned for ``task``, where the bundle has them."""
     chat: Chat | None
     """The model's chat template, where it has one."""
     _tokenizer: Tokenizer
@@ -274,7 +269,6 @@ def open_folder(
         values=values,
         indices=indices,
         sha256=manifest.sha256,
-        basis=None if BASIS not in data else parse_basis(data[BASIS], folder / BASIS, len(values)),
         chat=None if CHAT not in data else parse_chat(data[CHAT], folder / CHAT),
         _tokenizer=tokenizer,
         _parts=parts,

@@ -18,8 +18,6 @@ version 2 programs took no adapter."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
-BASIS = "basis.safetensors"
-"""May be missing: directions for the bundle's task (see ``basis``)."""
 CHAT = "chat.json"
 """May be missing: the model's chat template (see ``chat``)."""
 WORDS_GROUP = 32
@@ -354,7 +352,7 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     text = content.get("text_head") if content["version"] >= 3 else None
     if text is not None:
         named |= {TEXT}
-    if set(content["parts"]) - {BASIS, CHAT} != named:
+    if set(content["parts"]) - {CHAT} != named:
         refuse(f"parts are {sorted(content['parts'])!r:.200}, must be {sorted(named)!r:.200}")
     _check_types(content["parts"], dict.fromkeys(content["parts"], _PART_SCHEMA), "parts.", file)
     if content["tokenizer"]["sha256"] != content["parts"][TOKENIZER]["sha256"]:
@@ -444,7 +442,7 @@ def _check_generation(item: dict[str, Any], where: str, file: Path) -> None:
 
 
 def _may_name_a_program(name: Any) -> bool:
-    taken = (MANIFEST, VALUES, TOKENIZER, BASIS, CHAT, TEXT)
+    taken = (MANIFEST, VALUES, TOKENIZER, CHAT, TEXT)
     plain = isinstance(name, str) and _PROGRAM_FILE.fullmatch(name) is not None
     return plain and name not in taken
 

@@ -17,11 +17,9 @@ from safetensors.numpy import save as save_safetensors
 from ..errors import BundleError
 from ..files import replace_folder, sync_tree, workplace
 from .archive import pack_archive
-from .basis import Basis
 from .bundle import Bundle, open_folder
 from .chat import Chat
 from .manifest import (
-    BASIS,
     CHAT,
     FORMAT,
     MANIFEST,
@@ -58,7 +56,6 @@ def write_bundle(
     adapter: Adapter | None = None,
     text_head: TextHeadInfo | None = None,
     text_frame: Path | bytes = b"",
-    basis: Basis | None = None,
     chat: Chat | None = None,
     end_ids: Sequence[int] = (),
     task: Mapping[str, Any] | None,
@@ -84,7 +81,6 @@ def write_bundle(
         adapter: what the programs take to move what the head reads.
         text_head: of a head for text that can be learned with the bundle.
         text_frame: the part that goes with it (see ``text_frame``).
-        basis: directions for ``task``.
         chat: the model's chat template.
         end_ids: tokens with which the model ends a text.
 
@@ -115,9 +111,6 @@ def write_bundle(
         (work / VALUES).write_bytes(save_safetensors(tensors))
         (work / TOKENIZER).write_bytes(tokenizer_json)
         names = [*files, VALUES, TOKENIZER]
-        if basis is not None:
-            (work / BASIS).write_bytes(basis.to_bytes())
-            names.append(BASIS)
         if chat is not None:
             (work / CHAT).write_bytes(chat.to_bytes())
             names.append(CHAT)
@@ -161,10 +154,8 @@ def write_bundle(
     return dataclasses.replace(bundle, path=folder)
 
 
-def with_task(
-    bundle: Bundle, folder: str | Path, task: Mapping[str, Any], basis: Basis | None
-) -> Bundle:
-    """Write the bundle again into ``folder`` with another task and its directions.
+def with_task(bundle: Bundle, folder: str | Path, task: Mapping[str, Any]) -> Bundle:
+    """Write the bundle again into ``folder`` with another task.
 
     Raises:
         BundleError: the folder cannot be written.
@@ -193,7 +184,6 @@ def with_task(
             adapter=bundle.adapter,
             text_head=bundle.text_head,
             text_frame=text_frame,
-            basis=basis,
             chat=bundle.chat,
             end_ids=bundle.end_ids,
             task=task,

@@ -114,7 +114,8 @@ class Engine(Protocol):
         )
 
     def close(self) -> None:
-        """Free the program. Safe to repeat; other methods raise ``EngineError`` afterwards."""
+        """Free the program, once a call in another thread has ended. Safe to repeat; all other
+        methods, those of a ``Text`` included, raise ``EngineError`` afterwards."""
 
     def __enter__(self) -> Self:
         return self

@@ -110,9 +110,10 @@ class ExecutorchBinding(Engine):
         self._load(METHOD)
 
     def close(self) -> None:
-        """Free the program. Safe to repeat."""
-        self._program = None
-        self._methods.clear()
+        """See ``Engine``."""
+        with self._lock:
+            self._program = None
+            self._methods.clear()
 
     def score(
         self,
@@ -137,12 +138,17 @@ class ExecutorchBinding(Engine):
         return lambda inputs, shapes: self._run(method, inputs, len(shapes))
 
     def _load(self, method: str) -> None:
-        if method in self._methods or self._program is None:
-            return
-        try:
-            self._methods[method] = self._program.load_method(method)
-        except RuntimeError as error:
-            raise EngineError(f"{self._shown}: the program cannot be loaded: {error}") from error
+        with self._lock:
+            if method in self._methods:
+                return
+            if self._program is None:
+                raise self._closed()
+            try:
+                self._methods[method] = self._program.load_method(method)
+            except RuntimeError as error:
+                raise EngineError(
+                    f"{self._shown}: the program cannot be loaded: {error}"
+                ) from error
 
     def _run(
         self, method: str, inputs: Sequence[NDArray[np.generic]], wanted: int
@@ -151,9 +157,12 @@ class ExecutorchBinding(Engine):
         tensors = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in inputs]
         with self._lock:  # results lie in memory that the next call overwrites
             if method not in self._methods:
-                raise EngineError(f"{self._shown}: the program is closed")
+                raise self._closed()
             try:
                 outputs = self._methods[method].execute(tensors)
             except RuntimeError as error:
                 raise EngineError(f"{self._shown}: the program failed: {error}") from error
             return [output.numpy().copy() for output in outputs[:wanted]]
+
+    def _closed(self) -> EngineError:
+        return EngineError(f"{self._shown}: the program is closed")

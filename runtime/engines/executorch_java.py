@@ -115,7 +115,7 @@ class JavaEngine(Engine):
         self._module = opened
 
     def close(self) -> None:
-        """Free the program. Safe to repeat."""
+        """See ``Engine``."""
         with self._lock:  # Java refuses to destroy what is running
             if self._module is not None:
                 self._module.destroy()
@@ -147,9 +147,10 @@ class JavaEngine(Engine):
 
     def _loaded(self, method: str) -> Run:
         with self._lock:
+            if self._module is None:
+                raise EngineError(f"{self._shown}: the program is closed")
             try:
-                if self._module is not None:
-                    self._module.loadMethod(method)
+                self._module.loadMethod(method)
             except self._throwable as error:
                 raise self._failed("the program cannot be loaded", error) from error
         return partial(self._run, method)

@@ -107,11 +107,11 @@ class NativeProgram:
                 another number of threads.
         """
         self._handle: int | None = None
+        self._lock = threading.Lock()
         if threads is not None and threads < 1:
             raise EngineError(f"threads is {threads}, must be at least 1")
         self._library = _interface()
         self._path = shown or path
-        self._lock = threading.Lock()
         if not path.is_file():
             raise EngineError(f"{path}: no such file")
         wanted = threads or usable_cores()
@@ -123,17 +123,19 @@ class NativeProgram:
         self.threads: int = self._library.seedtune_threads()
 
     def close(self) -> None:
-        """Free the program. Safe to repeat; other methods raise afterwards."""
-        if self._handle:
-            self._library.seedtune_close(self._handle)
-            self._handle = None
+        """Free the program, once a call in another thread has ended. Safe to repeat; other methods
+        raise afterwards."""
+        with self._lock:
+            if self._handle:
+                self._library.seedtune_close(self._handle)
+                self._handle = None
 
     def __del__(self) -> None:
         self.close()
 
     def methods(self) -> list[str]:
         """Names of the program's methods, sorted."""
-        return self._text(self._library.seedtune_methods, self._open()).split()
+        return self._text(self._library.seedtune_methods).split()
 
     def describe(self, method: str) -> Method:
         """Inputs, outputs and planned memory of a method, which need not be loaded.
@@ -144,7 +146,7 @@ class NativeProgram:
         inputs: list[tuple[str, tuple[int, ...]]] = []
         outputs: list[tuple[str, tuple[int, ...]]] = []
         planned = 0
-        text = self._text(self._library.seedtune_describe, self._open(), method.encode())
+        text = self._text(self._library.seedtune_describe, method.encode())
         for line in text.splitlines():
             kind, first, *sizes = line.split()
             if kind == "planned":
@@ -156,8 +158,9 @@ class NativeProgram:
 
     def load(self, method: str) -> None:
         """Prepare a method: its delegates pack their weights, its arenas are allocated."""
-        if self._library.seedtune_load(self._open(), method.encode()) != 0:
-            raise self._error()
+        with self._lock:
+            if self._library.seedtune_load(self._open(), method.encode()) != 0:
+                raise self._error()
 
     def run(
         self, method: str, inputs: list[NDArray[np.generic]], *shapes: tuple[int, ...]
@@ -189,15 +192,17 @@ class NativeProgram:
         text = self._library.seedtune_error().decode(errors="replace")
         return EngineError(f"{self._path}: {text}")
 
-    def _text(self, function: Callable[..., int], *arguments: int | bytes) -> str:
-        buffer = ctypes.create_string_buffer(4096)
-        needed = function(*arguments, buffer, len(buffer))
-        if needed > len(buffer):
-            buffer = ctypes.create_string_buffer(needed)
-            needed = function(*arguments, buffer, len(buffer))
-        if needed < 0:
-            raise self._error()
-        return buffer.value.decode()
+    def _text(self, function: Callable[..., int], *arguments: bytes) -> str:
+        with self._lock:
+            handle = self._open()
+            buffer = ctypes.create_string_buffer(4096)
+            needed = function(handle, *arguments, buffer, len(buffer))
+            if needed > len(buffer):
+                buffer = ctypes.create_string_buffer(needed)
+                needed = function(handle, *arguments, buffer, len(buffer))
+            if needed < 0:
+                raise self._error()
+            return buffer.value.decode()
 
 
 class NativeEngine(Engine):
@@ -237,7 +242,7 @@ class NativeEngine(Engine):
         return self._program.threads
 
     def close(self) -> None:
-        """Free the program. Safe to repeat."""
+        """See ``Engine``."""
         self._program.close()
 
     def score(

@@ -149,8 +149,9 @@ class OnnxEngine(Engine):
         self._no_adapter = np.zeros((width, states), np.float32)
 
     def close(self) -> None:
-        """Free the program. Safe to repeat."""
-        self._session = None
+        """See ``Engine``."""
+        with self._lock:
+            self._session = None
 
     def score(
         self,

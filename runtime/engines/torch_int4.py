@@ -145,8 +145,9 @@ class TorchEngine(Engine):
         return held, free
 
     def close(self) -> None:
-        """Free the program. Safe to repeat."""
-        self._program = None
+        """See ``Engine``."""
+        with self._lock:
+            self._program = None
 
     def score(
         self,

@@ -6,19 +6,9 @@ A new one is a file with ``FACTS`` in it and a line in ``ESTIMATORS``.
 from dataclasses import replace
 from typing import Any
 
-from ..bundle.basis import Basis
 from ..errors import TuningError
 from ..settings import Settings
-from . import (
-    gauss_newton,
-    head_signs,
-    leave_one_out,
-    momentum,
-    one_sided,
-    per_example,
-    readout,
-    two_point,
-)
+from . import head_signs, per_example, readout, two_point
 from .estimator import Estimator, Facts, Ground, Look, Measured, Shape
 
 __all__ = [
@@ -37,17 +27,7 @@ __all__ = [
 ]
 
 ESTIMATORS: dict[str, Facts] = {
-    module.FACTS.name: module.FACTS
-    for module in (
-        readout,
-        head_signs,
-        gauss_newton,
-        per_example,
-        two_point,
-        one_sided,
-        leave_one_out,
-        momentum,
-    )
+    module.FACTS.name: module.FACTS for module in (readout, head_signs, per_example, two_point)
 }
 """By name. The first that suits a run is its default."""
 
@@ -112,19 +92,16 @@ def with_defaults(settings: Settings) -> Settings:
     return replace(settings, directions=settings.directions or facts.directions, **own)
 
 
-def make_estimator(
-    settings: Settings, basis: Basis | None = None, shape: Shape | None = None
-) -> Estimator:
+def make_estimator(settings: Settings, shape: Shape | None = None) -> Estimator:
     """A fresh estimator for a run of these settings.
 
     Args:
-        basis: of the bundle; one that moves along it cannot do so without it.
         shape: what it fixed for the run (see ``Facts.shape``).
 
     Raises:
         ValueError: sizes that make no sense.
     """
-    return facts_of(settings).make(settings, basis, shape)
+    return facts_of(settings).make(settings, shape)
 
 
 def forwards_a_step(settings: Settings) -> int:

@@ -6,7 +6,7 @@ A step has two parts, so that a journal can stand between them:
 2. ``apply``    those numbers -> the new values. Live steps and replays call the same code.
 
 Both depend on nothing but their arguments and ``state``, and only ``apply`` may change ``state``,
-so replaying a journal from its start rebuilds a momentum to the bit, and ``compact`` carries it in
+so replaying a journal from its start rebuilds the state to the bit, and ``compact`` carries it in
 the snapshot.
 """
 
@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
 from ..scoring.batch_loss import Tokens
 from ..scoring.text_head import TextHead
 from ..settings import Schedule, Settings
@@ -136,7 +135,6 @@ class Ground:
     """Rows of an answer head for the task; 0 if it takes none."""
     hidden_width: int
     """Width of the hidden states that the program returns; 0 for none."""
-    basis: Basis | None
     examples: int
     """Training examples."""
     entries: int = 0
@@ -157,7 +155,7 @@ class Facts:
     name: str
     summary: str
     """Half a line for help texts."""
-    make: Callable[[Settings, Basis | None, Shape | None], Estimator]
+    make: Callable[[Settings, Shape | None], Estimator]
     """A fresh one for a run of complete settings. ValueError: sizes that make no sense."""
     forwards: Callable[[int], int]
     """Forwards of a step of so many directions."""
@@ -174,7 +172,7 @@ class Facts:
     own_rates: bool = False
     """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
     or normalises it."""
-    ignores: tuple[str, ...] = ("momentum", "cone", "remember")
+    ignores: tuple[str, ...] = ("remember",)
     """Settings that say nothing to it, so that people need not be shown them at its own value."""
     fixed: tuple[str, ...] = ()
     """Further settings that a run cannot change."""

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
 from ..errors import TuningError
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
 from ..settings import Settings
@@ -162,7 +161,7 @@ def _shape(settings: Settings, ground: Ground) -> Shape:
     return {**sizes, "words": WORDS} if settings.remember else sizes
 
 
-def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> HeadSigns:
+def _make(settings: Settings, shape: Shape | None) -> HeadSigns:
     sizes = {} if shape is None else dict(shape)
     words = sizes.pop("words", 0)
     if set(sizes) != {"outputs", "inputs"} or min(sizes.values()) < 1 or words not in (0, WORDS):
@@ -185,7 +184,7 @@ FACTS = Facts(
     eps=1.0,
     eval_every=25,
     own_rates=True,
-    ignores=("eps", "directions", "noise", "momentum", "cone"),
+    ignores=("eps", "directions", "noise"),
     fixed=("eps",),
     holds_examples=True,
     suits=lambda ground: ground.writes and ground.text_head is not None,

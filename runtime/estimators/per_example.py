@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
 from ..settings import NoiseKind, Settings
 from .estimator import Facts, Ground, Look, Measured, Shape
 from .noise import add_noise, perturb
@@ -142,7 +141,7 @@ def _shape(settings: Settings, ground: Ground) -> Shape:
     return {"first": int(inside[0]), "last": int(inside[-1]) + 1}
 
 
-def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> PerExample:
+def _make(settings: Settings, shape: Shape | None) -> PerExample:
     sizes = {} if shape is None else dict(shape)
     if set(sizes) != {"first", "last"} or not 0 <= sizes["first"] < sizes["last"]:
         raise ValueError(f"values {sizes}")

@@ -5,9 +5,7 @@ it off (see ``scoring.answer_head``) have a convex loss, whose minimum over all 
 found without the program (``ridge_logistic``). Of the model's own answer all, half or nothing stays
 beside it, as cross-validation says. The sensitive values stay as they are.
 
-On SmolLM2 and SST-2, one forward of 16 examples teaches more than 16 of ``gauss-newton``, which
-measures 17 numbers of an example where this sees 1728. Each example is needed once, so a run is
-at most one pass over the training data.
+Each example is needed once, so a run is at most one pass over the training data.
 """
 
 import math
@@ -17,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.basis import Basis
 from ..errors import TuningError
 from ..scoring.answer_head import AnswerHeadShape
 from ..settings import Settings
@@ -187,7 +184,7 @@ def _shape(settings: Settings, ground: Ground) -> Shape:
     return {**sizes, "share": 1}
 
 
-def _make(settings: Settings, basis: Basis | None, shape: Shape | None) -> Readout:
+def _make(settings: Settings, shape: Shape | None) -> Readout:
     sizes = {} if shape is None else dict(shape)
     if set(sizes) - {"share"} != {"rows", "width", "answers"} or sizes.get("share", 1) != 1:
         raise ValueError(f"readout {sizes}")
@@ -210,17 +207,7 @@ FACTS = Facts(
     eps=1.0,
     eval_every=10,
     own_rates=True,
-    ignores=(
-        "lr",
-        "eps",
-        "schedule",
-        "warmup",
-        "directions",
-        "noise",
-        "momentum",
-        "cone",
-        "remember",
-    ),
+    ignores=("lr", "eps", "schedule", "warmup", "directions", "noise", "remember"),
     fixed=("batch_size", "eps"),
     mends_bad_losses=True,
     holds_examples=True,

@@ -12,23 +12,31 @@ program inputs, so the perturbed copies are rows of one call.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..settings import NoiseKind
-from .estimator import Facts
-from .noise import perturb
-from .probes import Perturbing, apply_mean
+from .estimator import Facts, Look, Measured
+from .noise import add_noise, perturb
 
 
 @dataclass
-class TwoPoint(Perturbing):
-    """Two losses of each direction give its scalar, the projected gradient."""
+class TwoPoint:
+    """Two losses of each direction give its scalar, the projected gradient. It has no state."""
 
     noise: NoiseKind = "rademacher"
     directions: int = 1
     """q."""
+
+    own_entries = 0
+    words = 0
+    signs = 0
+
+    def __post_init__(self) -> None:
+        self.state: dict[str, NDArray[Any]] = {}
+        self._room = np.empty((0, 0), dtype=np.float32)
 
     @property
     def probes(self) -> int:
@@ -40,6 +48,24 @@ class TwoPoint(Perturbing):
         """q: the projected gradients."""
         return self.directions
 
+    def memory_bytes(self, examples: int) -> int:
+        return 0
+
+    def measure(
+        self, look: Look, values: NDArray[np.float32], *, seed: int, step: int, eps: float
+    ) -> Measured:
+        """Losses of all probes, with no more of them in memory than a pass takes."""
+        shape = min(look.at_once, self.probes), len(values)
+        if self._room.shape != shape:  # kept: the pages of new room cost as much as the noise
+            self._room = np.empty(shape, dtype=np.float32)
+        parts = []
+        for first in range(0, self.probes, len(self._room)):
+            group = self._room[: self.probes - first]
+            self.perturb(values, group, seed=seed, step=step, eps=eps, first=first)
+            parts.append(look.losses(group))
+        losses = np.concatenate(parts)
+        return Measured(losses, self.scalars(losses, eps=eps))
+
     def perturb(
         self,
         values: NDArray[np.float32],
@@ -50,7 +76,12 @@ class TwoPoint(Perturbing):
         eps: float,
         first: int = 0,
     ) -> None:
-        """Write ``v + eps z_0``, ``v - eps z_0``, ``v + eps z_1``, ... from row ``first`` on."""
+        """Write ``v + eps z_0``, ``v - eps z_0``, ``v + eps z_1``, ... from row ``first`` on.
+
+        Args:
+            values: float32 ``[K]``.
+            rows: float32 ``[n, K]`` with ``first + n <= probes``.
+        """
         done = 0
         while done < len(rows):
             probe, minus = divmod(first + done, 2)
@@ -60,7 +91,8 @@ class TwoPoint(Perturbing):
             done += len(room)
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
-        """The projected gradients, float16 ``[q]``; infinite where float16 cannot hold one."""
+        """The projected gradients, float16 ``[q]``, from losses float64 ``[P, examples]``; infinite
+        where float16 cannot hold one."""
         losses = losses.mean(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             return ((losses[0::2] - losses[1::2]) / (2.0 * eps)).astype(np.float16)
@@ -74,14 +106,19 @@ class TwoPoint(Perturbing):
         step: int,
         lr: float,
     ) -> None:
-        """``v += float32(-lr * scalar_i / q) * z_i`` for each direction."""
-        apply_mean(values, scalars, seed=seed, step=step, lr=lr, kind=self.noise)
+        """``v += float32(-lr * scalar_i / q) * z_i`` for each direction in turn.
+
+        The coefficient is a float64 product, rounded once.
+        """
+        for probe, scalar in enumerate(scalars):
+            coefficient = -lr * float(scalar) / len(scalars)
+            add_noise(values, coefficient, seed=seed, step=step, probe=probe, kind=self.noise)
 
 
 FACTS = Facts(
     name="two-point",
     summary="MeZO's step along seeded noise, for any loss",
-    make=lambda its, basis, shape: TwoPoint(its.noise, its.directions or 1),
+    make=lambda its, shape: TwoPoint(its.noise, its.directions or 1),
     forwards=lambda directions: 2 * directions,
     directions=1,
     least_directions=1,

@@ -7,7 +7,7 @@ Header::
     8 bytes  magic  b"SEEDTJRN"
     u16      version
     u32      length of the JSON
-    ...      canonical JSON (UTF-8, keys sorted, no spaces): the fields of ``Header``
+    ...      JSON (UTF-8, no spaces): the fields of ``Header``, the task as it was given
     u32      CRC-32C of everything before it
 
 Records. ``crc`` below is the CRC-32C of the header (its own CRC field left out) and of all record
@@ -236,7 +236,7 @@ class Header:
             if not fields[name]:
                 del fields[name]
         try:
-            text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
             body = text.encode()
             _header_fields(body)
         except ValueError as error:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle
-from ..bundle.basis import Basis
 from ..engines.memory import PassMemory
 from ..errors import BundleError
 from ..scoring.text_head import TextHead
@@ -20,8 +19,6 @@ class Start:
     """float32 ``[K]``; never modified."""
     bundle_sha256: str
     bounds: Bounds
-    basis: Basis | None = None
-    """Directions along which estimators may move, if the bundle has them."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
     block_count: int = 0
@@ -46,7 +43,6 @@ class Start:
             values,
             bundle.sha256,
             bundle.bounds,
-            bundle.basis,
             bundle.blocks(),
             int(bundle.manifest["model"]["layers"]),
             memory,

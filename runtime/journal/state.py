@@ -116,7 +116,7 @@ def estimator_of(header: Header, settings: Settings, start: Start, name: str) ->
     """A fresh estimator of the run as it is with ``settings``; ``name`` is what errors call its
     journal."""
     try:
-        estimator = make_estimator(settings, start.basis, header.shape)
+        estimator = make_estimator(settings, header.shape)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
     kind = str(settings.estimator)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds
 from ..engines import Engine
-from ..errors import DataError
+from ..errors import DataError, EngineError
 from ..tasks import Batch, Encoded, Prediction, Task, need_labels
 from .answer_head import check_values, score_batch
 from .batch_loss import passes
+from .confusion import Confusion
 from .known_forwards import KnownForwards
 from .text_head import TextHead
 
@@ -27,6 +28,12 @@ class Evaluation:
     examples: int
     forwards: int
     """Calls of the program."""
+    confusion: Confusion | None = None
+    """Counts by right and given answer, with macro-F1 and the share of the most frequent answer;
+    None where there is nothing to choose."""
+
+    def __str__(self) -> str:
+        return f"held-out loss {self.loss:.4g}, metric {self.metric:.4g}"
 
 
 def evaluate(
@@ -53,11 +60,19 @@ def evaluate(
     loss = 0.0
     totals = np.zeros(2)
     forwards, before = 0, 0 if known is None else known.calls
+    right, given = [], []
     for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text, known):
         loss += float(task.losses(logp, batch).sum())
         totals += task.metric(logp[0], batch).sum(axis=0)
         forwards = forwards + 1 if known is None else known.calls - before
-    return Evaluation(loss / len(encoded), task.aggregate(totals), len(encoded), forwards)
+        if task.labels:
+            right.append(batch.gold)
+            given.append(task.chosen(logp[0], batch))
+    confusion = None
+    if right:
+        confusion = Confusion.of(task.labels, np.concatenate(right), np.concatenate(given))
+    metric = task.aggregate(totals)
+    return Evaluation(loss / len(encoded), metric, len(encoded), forwards, confusion)
 
 
 def predict(
@@ -74,10 +89,19 @@ def predict(
 
     Raises:
         DataError: no examples.
+        EngineError: scores of one are not finite.
     """
     answers: dict[int, Prediction] = {}
     passed = _forwards(engine, task, encoded, values, bounds, progress, text, known)
     for indices, batch, logp in passed:
+        unfit = np.flatnonzero(~np.isfinite(logp[0]).all(axis=1))
+        if len(unfit):
+            example = int(batch.row_of[unfit[0]]) * batch.examples // len(batch.tokens)
+            raise EngineError(
+                f"row {indices[example] + 1}: its scores are NaN or infinite, so there is no "
+                "answer; the values in use, or the bundle's weights, are not fit for use: take "
+                "those of an earlier step, or export the bundle again"
+            )
         answers.update(zip(indices, task.predict(logp[0], batch), strict=True))
     return [answers[index] for index in range(len(encoded))]
 

@@ -1,7 +1,7 @@
 """Tasks: what is asked of the model, and how its answer is scored. A specification is a dict::
 
 {"kind": "classification", "template": "{text} It was", "label_field": "label",
- "verbalisers": {"0": " terrible", "1": " great"}}
+ "verbalisers": {"1": " great", "0": " terrible"}}
 {"kind": "multiple_choice", "template": "{premise} so", "choice_fields": ["choice1", "choice2"],
  "label_field": "label"}
 {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}

@@ -45,10 +45,13 @@ class Choosing(Task):
         return np.asarray(np.logaddexp.reduce(scores, axis=2) - gold_scores(scores, batch))
 
     def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        right = self.chosen(logp, batch) == batch.gold
+        return np.stack([right, np.ones(batch.examples)], axis=1).astype(np.float64)
+
+    def chosen(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.int64]:
         scores = self._scores(logp[None], batch)[0]
         # argmax would call the first not-a-number an answer.
-        right = (scores.argmax(axis=1) == batch.gold) & ~np.isnan(scores).any(axis=1)
-        return np.stack([right, np.ones(batch.examples)], axis=1).astype(np.float64)
+        return np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
 
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         scores = self._scores(logp[None], batch)[0]

@@ -26,6 +26,9 @@ class Classification(Choosing):
     ``{"1": " great"}``. With the objective ``vocabulary`` the loss is the negative log-likelihood
     of the label word among all tokens instead of among the label words.
 
+    The answers stand in the order of their labels, sorted as text, whatever order ``verbalisers``
+    lists them in: a specification says the same after a reader that keeps no order of keys.
+
     ``demonstrations``, which may be left out, are rows with their labels that stand in front of
     every prompt, each with its word and a line's end (in-context learning, Brown et al. 2020, arXiv
     2005.14165): what the states behind them say of the answer is plainer.
@@ -40,8 +43,8 @@ class Classification(Choosing):
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         words: Mapping[str, str] = spec["verbalisers"]
-        super().__init__(spec, setting, spec["label_field"], tuple(words))
-        self._words = tuple(words.values())
+        super().__init__(spec, setting, spec["label_field"], sorted(words))
+        self._words = tuple(words[label] for label in self.labels)
         self._whole_vocabulary = setting.objective == "vocabulary"
         self.answers = self.head_rows = 0 if self._whole_vocabulary else len(self.labels)
         self._shown = "".join(

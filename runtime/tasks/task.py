@@ -170,6 +170,11 @@ class Task(ABC):
             tokens. ``aggregate`` takes the sum over examples.
         """
 
+    def chosen(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.int64]:
+        """Index of the answer that each example gets, of a task with ``labels``, from one probe's
+        ``[N, C]``; int64 ``[examples]``, -1 where a score is not a number."""
+        raise NotImplementedError
+
     @abstractmethod
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         """One answer an example from one probe's ``[N, C]``."""

@@ -5,7 +5,7 @@ Every change goes through ``commit``: the record is written, then the state foll
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ _ROWS = {
 class Tuned:
     """The state to ship."""
 
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] = field(repr=False)
     """float32 ``[K]``, or with the estimator's own weights behind them."""
     step: int
     """Steps behind it; 0 is the start."""
@@ -200,6 +200,8 @@ class LiveRun:
             message = f"no evaluated step up to {history.steps} beat the start: the start ships"
         else:
             message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
+        if history.evaluations[-1].step < history.steps:
+            message += f"; step {history.steps}, the last, was not evaluated"
         values = self._state.best_values
         if values is None:  # what is best was changed since
             values = best_values_of(self._state, read_journal(self.writer.path), self._start)
@@ -219,9 +221,9 @@ def examples_sha256(examples: Sequence[Encoded]) -> str | None:
         return None
     digest = hashlib.sha256()
     for example in examples:
-        for field in ("tokens", "positions", "candidates", "gold"):
-            array = np.asarray(getattr(example, field))
-            digest.update(f"{field}{array.dtype.str}{array.shape}".encode())
+        for name in ("tokens", "positions", "candidates", "gold"):
+            array = np.asarray(getattr(example, name))
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
 
@@ -232,10 +234,10 @@ def _same_task(
     """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
     if known is None or given is None:
         return
-    for field, option in (("spec", "--task"), ("objective", "--objective")):
-        if known[field] != given[field]:
+    for part, option in (("spec", "--task"), ("objective", "--objective")):
+        if known[part] != given[part]:
             raise TuningError(
-                f"{path}: the run has the task {field} {known[field]}, not {given[field]}; give "
+                f"{path}: the run has the task {part} {known[part]}, not {given[part]}; give "
                 f"the same (or no {option}), or start a new run in another folder"
             )
 

@@ -8,9 +8,9 @@ side, where the loss noise was found small enough.
 
 That rate is too high for a run: the slope shrinks within a hundred steps, as what is easy is
 learnt, while batches and perturbations stay as noisy. ``SHARE`` of it is taken. On SmolLM2 and
-SST-2 (400 forwards, linear schedule) the first step's best was 8e-4 for two-point steps and 3e-3
-for leave-one-out with 8 directions; hand-chosen peaks that learnt well were 0.13 of the former and
-0.17 to 0.33 of the latter. Standard errors of the slope were 16 to 42 % of it.
+SST-2 (400 forwards, linear schedule) the first step's best was 8e-4 for two-point steps; the
+hand-chosen peak that learnt well was 0.13 of it. Standard errors of the slope were 16 to 42 % of
+it.
 """
 
 from collections.abc import Callable

@@ -4,14 +4,15 @@
 
     with Tuner(engine, Start.of(bundle), task, train, folder="run", eval_examples=test) as tuner:
         for report in tuner:
-            print(report.step, report.loss)
+            print(report)
         values = tuner.tuned().values
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
 from .step_size import StepSize, measure_step_size
 
+_log = logging.getLogger("seedtune")
+"""How a run goes: its beginning, evaluations and end as INFO, each step as DEBUG."""
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -47,11 +51,11 @@ class StepReport:
 
     step: int
     """Steps done, this one included."""
-    losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
     """Batch loss of each probe."""
     loss: float
     """Their mean."""
-    scalars: tuple[float, ...]
+    scalars: tuple[float, ...] = field(repr=False)
     """As journaled (two-point: the projected gradient); empty for a skipped step, and for one of
     signs."""
     lr: float
@@ -63,6 +67,14 @@ class StepReport:
     """Why the values were left alone; None if they moved."""
     evaluation: Evaluation | None
     """Held-out evaluation after this step, if one was due."""
+
+    def __str__(self) -> str:
+        told = f"step {self.step}: loss {self.loss:.4g}"
+        if self.skipped is not None:
+            told += f", skipped ({self.skipped})"
+        if self.evaluation is not None:
+            told += f", {self.evaluation}"
+        return f"{told}, {self.seconds:.2f} s"
 
 
 class Tuner:
@@ -197,7 +209,6 @@ class Tuner:
             answers=task.answers,
             head_rows=task.head_rows,
             hidden_width=self._engine.hidden_width,
-            basis=start.basis,
             examples=len(self._train),
             entries=len(start.values),
             writes=task.writes,
@@ -242,7 +253,7 @@ class Tuner:
         settings = complete(settings, self.ground)
         fixes = facts_of(settings).shape
         shape = None if fixes is None else fixes(settings, self.ground)
-        estimator = make_estimator(settings, self._start.basis, shape)
+        estimator = make_estimator(settings, shape)
         self._fit_passes(estimator)
         if settings.eps == "auto":
             self.loss_noise = measure_loss_noise(
@@ -310,7 +321,15 @@ class Tuner:
         return self._active
 
     def tuned(self) -> Tuned:
-        """The state to ship: the best evaluated step, or the start if nothing beat it."""
+        """The state to ship: the best evaluated step, or the start if nothing beat it.
+
+        After a ``break``, the last step is evaluated here if it was not, so that it can ship. It
+        is not where ``control`` or the budget's ``check`` stopped the loop: who stops so does not
+        want to wait. The message says it then.
+        """
+        left = self.stop_reason is None and self.control.stop_reason is None
+        if left and self._eval and self.history.steps and not self._evaluated_now():
+            self._evaluate_unless_stopped()
         return self._run.tuned()
 
     def __iter__(self) -> Iterator[StepReport]:
@@ -321,6 +340,8 @@ class Tuner:
             TuningError: too many steps in a row were skipped.
         """
         self.stop_reason = None
+        done, wanted = self.history.steps, self.history.settings.resolved_steps
+        _log.info("%s: from step %d to %d", self.folder, done, wanted)
         self._evaluate_if_due()
         while (reason := self._why_stop()) is None:
             report = self.step()
@@ -329,6 +350,7 @@ class Tuner:
             self.evaluate()
         self._run.end(reason.text)
         self.stop_reason = reason.text
+        _log.info("%s: %s", self.folder, reason.text)
 
     def step(self) -> StepReport:
         """One step, and the evaluation that is due after it."""
@@ -368,7 +390,7 @@ class Tuner:
             self._run.end(advice)
             self.stop_reason = advice
             raise TuningError(f"{self._run.writer.path}: {advice}")
-        return StepReport(
+        report = StepReport(
             step=history.steps,
             losses=tuple(float(loss) for loss in losses),
             loss=mean,
@@ -379,6 +401,8 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             evaluation=self._evaluate_if_due(),
         )
+        _log.debug("%s: %s", self.folder, report)
+        return report
 
     def evaluate(self) -> Evaluation:
         """Evaluate the current values on the held-out examples, now, and journal the result.
@@ -423,6 +447,7 @@ class Tuner:
             metric=float(found.metric),
             seconds=seconds,
         )
+        _log.info("%s: step %d, %s", self.folder, self.history.steps, found)
         return found
 
     def note(self, text: str) -> None:
@@ -464,6 +489,10 @@ class Tuner:
         )
         if not (self._eval and due) or self._evaluated_now():
             return None
+        return self._evaluate_unless_stopped()
+
+    def _evaluate_unless_stopped(self) -> Evaluation | None:
+        """Evaluate; None where ``control`` stopped it half-way."""
 
         def heed_control(done: int, total: int) -> None:
             self.control.wait()
@@ -473,7 +502,7 @@ class Tuner:
         try:
             return self._evaluate(heed_control)
         except _Abandoned:
-            return None  # whoever stopped does not want to wait; resuming finds it due
+            return None  # whoever stopped does not want to wait
 
     def _why_stop(self) -> "_Stop | None":
         """Why no step follows, after waiting while paused."""

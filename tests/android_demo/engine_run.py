@@ -19,7 +19,7 @@ TASK = {
     "kind": "classification",
     "template": "{text} It was",
     "label_field": "label",
-    "verbalisers": {"0": " terrible", "1": " great"},
+    "verbalisers": {"1": " great", "0": " terrible"},
 }
 WRITING = {"kind": "completion", "template": "", "completion_field": "text"}
 ROWS = [

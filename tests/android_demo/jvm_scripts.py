@@ -13,16 +13,24 @@ OnJvm = Callable[..., Any]
 """``on_jvm("script.py", *arguments)``: what the script of this folder printed last, from JSON."""
 
 
+def command(script: str, *arguments: Any) -> list[str]:
+    return [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(DEMO), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def run_script(script: str, *arguments: Any, killed: bool = False) -> Any:
     """See ``OnJvm``. With ``killed``, the script must end by SIGKILL."""
-    path = os.pathsep.join([str(DEMO), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
+        command(script, *arguments),
         capture_output=True,
         text=True,
         timeout=300,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
     )
     assert done.returncode == (-9 if killed else 0), done.stdout + done.stderr
     lines = done.stdout.strip().splitlines()

@@ -1,5 +1,6 @@
 """The engine over ExecuTorch's Android classes, on a JVM, against the native engine."""
 
+import getpass
 import sys
 import types
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import pytest
 from compiler import needs_compiler
-from jvm_scripts import OnJvm
+from jvm_scripts import OnJvm, command, environment
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.bundle.manifest import VERSION
 from seedtune.runtime.engines import engine_module, open_engine
 from seedtune.runtime.errors import EngineError
+from seedtune.runtime.files import default_cache
+from traced import needs_strace, traced
 
 
 class TestWithoutJava:
@@ -59,6 +62,16 @@ class TestOnAJvm:
         folder = tmp_path_factory.mktemp("native")
         return on_jvm("engine_run.py", "executorch-native", bundle.path, folder)
 
+    @needs_strace
+    def test_it_opens_no_socket_and_writes_nothing_elsewhere(
+        self, on_jvm: OnJvm, bundle: Bundle, tmp_path: Path
+    ) -> None:
+        ran = command("engine_run.py", "executorch-java", bundle.path, tmp_path)
+        found = traced(ran, tmp_path, {**environment(), "PYTHONDONTWRITEBYTECODE": "1"})
+        assert found.sockets == []
+        own = (tmp_path, default_cache(), Path(f"/tmp/hsperfdata_{getpass.getuser()}"))
+        assert found.outside(*own) == []
+
     def test_the_bundle_is_of_the_newest_format_with_all_that_a_program_can_have(
         self, bundle: Bundle
     ) -> None:
@@ -85,6 +98,12 @@ class TestOnAJvm:
 
     def test_calls_from_many_threads_wait_for_each_other(self, java: Any) -> None:
         assert java["same_together"]
+
+    def test_closing_waits_for_what_other_threads_do(self, on_jvm: OnJvm, bundle: Bundle) -> None:
+        found = on_jvm("../close_race.py", "executorch-java", bundle.path)
+        (told,) = found["told"]
+        assert told.endswith("program.pte: the program is closed")
+        assert found["scored"] >= 12 and found["written"]
 
     def test_errors_are_one_line_and_leave_the_engine_whole(
         self, java: Any, bundle: Bundle

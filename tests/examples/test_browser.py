@@ -39,7 +39,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def tasked(reach: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny model with a task, as a folder."""
     folder = tmp_path_factory.mktemp("browser") / "b"
-    with_task(reach, folder, TASK, None)
+    with_task(reach, folder, TASK)
     return open_bundle(folder)
 
 
@@ -182,7 +182,7 @@ def test_what_the_page_does_not_replay(
         "--estimator two-point, or use 'seedtune predict'"
     )
     other = tmp_path / "other"
-    with_task(tasked, other, {**TASK, "template": "{text} So it was"}, None)
+    with_task(tasked, other, {**TASK, "template": "{text} So it was"})
     run = tuned(open_bundle(other), rows, tmp_path / "of_other", "--steps", 2)
     assert "open the bundle that it is of" in page.refuses("run", run)
     # After all that it still answers.

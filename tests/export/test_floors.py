@@ -15,7 +15,6 @@ FLOORS = [
     "quantise",
     "text",
     "lower",
-    "directions",
     "export",
     "load_merged",
     "merge",

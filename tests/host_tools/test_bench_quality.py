@@ -11,7 +11,6 @@ import pytest
 from block_states import block_states, mean_so_far
 from command_line import good
 from exported_bundle import export_tiny_bundle
-from seedtune.export.directions.task_loss import task_losses
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.methods.float_task import FloatTask
@@ -23,6 +22,7 @@ from seedtune.host_tools.bench.methods.prompting import answered, balanced, behi
 from seedtune.host_tools.bench.methods.prompting import run as run_prompt
 from seedtune.host_tools.bench.methods.settings import METHODS, tuner_settings
 from seedtune.host_tools.bench.methods.sparse_fp32 import run as run_sparse
+from seedtune.host_tools.bench.methods.task_loss import task_losses
 from seedtune.host_tools.bench.methods.torch_engine import TorchEngine
 from seedtune.host_tools.bench.summaries.quality import (
     draw_quality,
@@ -33,10 +33,9 @@ from seedtune.host_tools.bench.summaries.quality import (
     summarise_quality,
 )
 from seedtune.host_tools.data.named_tasks import TaskData
-from seedtune.runtime.bundle import Layer, with_task
-from seedtune.runtime.bundle.basis import Basis
+from seedtune.runtime.bundle import Layer
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.estimators import ESTIMATORS, gauss_newton
+from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.estimators.noise import add_noise
 from tiny_bundle import TASK, write_tiny_bundle
 
@@ -276,8 +275,8 @@ def test_forwards_become_steps():
     settings = METHODS["int4-two-point"].settings | {"seed": 3, "batch_size": 16, "length": 48}
     found = tuner_settings(settings)
     assert (found.steps, found.eval_every, found.seed) == (500, 50, 3)
-    several = tuner_settings(settings | {"estimator": "one-sided", "directions": 4})
-    assert (several.steps, several.eval_every) == (200, 20)  # with the base, 5 forwards a step
+    several = tuner_settings(settings | {"directions": 4})
+    assert (several.steps, several.eval_every) == (125, 12)  # 8 forwards a step
 
 
 def cell_of(tmp_path, monkeypatch, **changes):
@@ -302,12 +301,12 @@ def test_a_cells_key_and_folder_follow_its_settings(tmp_path, monkeypatch):
 
 
 def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
-    settings = METHODS["int4-gauss-newton"].settings | {"batch_size": 16}
-    cell = quality.Cell("int4-gauss-newton", "sst2", 0, settings, None)
+    settings = METHODS["int4-per-example"].settings | {"batch_size": 16}
+    cell = quality.Cell("int4-per-example", "sst2", 0, settings, None)
     key, folder = cell.key, cell.folder(tmp_path)
-    assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (gauss_newton.EPS, 1.0)
-    facts = replace(ESTIMATORS["gauss-newton"], eps=2.0)
-    monkeypatch.setitem(ESTIMATORS, "gauss-newton", facts)
+    assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (1.5e-2, 9e-3)
+    facts = replace(ESTIMATORS["per-example"], eps=2.0)
+    monkeypatch.setitem(ESTIMATORS, "per-example", facts)
     assert cell.tuner_settings["eps"] == 2.0
     assert cell.key == key and cell.folder(tmp_path) != folder
     assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None
@@ -395,9 +394,9 @@ ROWS = table(
     row("lora", "sst2", 0, {0: 0.5, 450: 0.88}),
     row("lora", "sst2", 1, {0: 0.5, 450: 0.86}),
     row("zero-shot", "sst2", 0, {0: 0.5}),
-    row("int4-one-sided", "sst2", 0, {0: 0.5, 1000: 0.8}),
-    row("int4-one-sided", "sst2", 1, {0: 0.5, 1000: 0.8}),
-    row("int4-one-sided", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
+    row("int4-per-example", "sst2", 0, {0: 0.5, 1000: 0.8}),
+    row("int4-per-example", "sst2", 1, {0: 0.5, 1000: 0.8}),
+    row("int4-per-example", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
     row("int4-two-point", "copa", 0, {0: 0.6, 1000: 0.58}),
     row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, {"lr": "auto"}, metric="perplexity",
         generic_perplexity={"before": 20.0, "after": 20.1}),
@@ -437,7 +436,7 @@ def test_a_perplexity_that_diverges_leaves_room_for_the_others(tmp_path, monkeyp
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.extend(figure.axes))
-    curves = {"int4-gauss-newton": {0: 80.0, 100: 1e9}, "int4-two-point": {0: 80.0, 100: 70.0}}
+    curves = {"int4-per-example": {0: 80.0, 100: 1e9}, "int4-two-point": {0: 80.0, 100: 70.0}}
     draw_quality(
         table(
             *[row(name, "chat", 0, curve, metric="perplexity") for name, curve in curves.items()]
@@ -523,32 +522,18 @@ def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
 def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.getbasetemp() / "exported"
     bundle = export_tiny_bundle(folder)
-    rng = np.random.default_rng(0)
-    basis = Basis(
-        rng.integers(-127, 128, (16, bundle.K), dtype=np.int8),
-        np.full(16, 1e-4, np.float32),
-        np.ones(16, np.float32),
-    )
-    asked = []
-
-    def learned(model, plain, spec, *, directions):
-        asked.append((model, plain.sha256, spec, directions))
-        return with_task(plain, tmp_path / "learned", spec, basis)
-
-    monkeypatch.setattr(first_order, "task_bundle", learned)
     monkeypatch.setattr(first_order, "load_task", lambda name: DATA)
     model = str(folder / "hf")
     shared = {"model": model, "length": 32, "test_rows": 300, "batch_size": 4}
     rows = table(
-        row("int4-gauss-newton", "sst2", 0, {0: 0.5, 170: 0.8},
-            METHODS["int4-gauss-newton"].settings | shared),
+        row("int4-per-example", "sst2", 0, {0: 0.5, 170: 0.8},
+            METHODS["int4-per-example"].settings | shared),
         row("lora", "sst2", 0, {0: 0.5, 60: 0.85}, METHODS["lora"].settings | shared),
     )  # fmt: skip
     merge_rows(rows, tmp_path)
     found = first_order.bench_first_order(
         turns=1, tasks=["sst2"], bundle=bundle.path, results=tmp_path
     )["tasks"]["sst2"]
-    assert asked == [(model, bundle.sha256, TASK, 16)]
     assert found["int4"]["steps"] == 10
     assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
 

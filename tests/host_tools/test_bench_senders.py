@@ -8,7 +8,7 @@ import pytest
 from exported_bundle import request
 from seedtune.host_tools.bench import senders
 from seedtune.host_tools.bench.methods.float_task import FloatTask
-from seedtune.host_tools.bench.people import data
+from seedtune.host_tools.bench.people import data, lora
 from seedtune.host_tools.bench.people.data import SENDERS, SPEC, Person, load_person, sender_of
 from seedtune.host_tools.bench.people.lora import run as run_lora
 from seedtune.host_tools.bench.people.memory import Neighbours, NGrams
@@ -232,9 +232,17 @@ def test_lora_ships_the_epoch_that_held_out_messages_choose(
     found = run_lora(person, settings, silent)
     assert found["epochs"] > 0 and found["test"]["perplexity"] < start["test"]["perplexity"]
     assert found["seconds"] > 0 and found["peak_rss_bytes"] > 0
-    if weights == "float32":
-        harmful = run_lora(person, settings | {"lr": 1e3}, silent)
-        assert harmful["epochs"] == 0 and harmful["test"] == start["test"]
+    if weights == "nf4":
+        return
+    tests = []
+    # Perplexities of held-out messages before and after each epoch, given, for what a rate does to
+    # them is not the same on every processor.
+    for shipped, given in enumerate(([3.0, 4.0, 5.0], [3.0, 2.0, 2.5], [3.0, 2.0, 1.0])):
+        monkeypatch.setattr(lora, "_perplexity", lambda *_, given=given: given.pop(0))
+        found = run_lora(person, settings, silent)
+        assert found["epochs"] == shipped and given == []
+        tests.append(found["test"])
+    assert tests[0] == start["test"] and tests[0] != tests[1] != tests[2]
 
 
 def _small(of, model, data):

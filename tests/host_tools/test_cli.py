@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from command_line import bad, call, good
-from fakes import fake_basis, fake_ground
+from fakes import fake_ground
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
@@ -66,8 +66,8 @@ class TestTune:
         assert found["steps"] == 4
         assert found["forwards"] == 8
         assert found["stop_reason"] == "all 4 steps done"
-        assert set(found["before"]) == {"loss", "accuracy"}
-        assert set(found["after"]) == {"step", "loss", "accuracy"}
+        assert set(found["before"]) == {"loss", "accuracy", "macro_f1"}
+        assert set(found["after"]) == {"step", "loss", "accuracy", "macro_f1"}
         assert Path(found["values"]).is_file()
         scored = good("evaluate", bundle, "--data", rows, "--run", tmp_path / "run")
         assert scored["accuracy"] == pytest.approx(found["after"]["accuracy"], abs=1e-6)
@@ -110,14 +110,14 @@ class TestTune:
         self, bundle: Path, rows: Path, tmp_path: Path, engine: None
     ) -> None:
         common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, "--eps", 0.01,
-                  "--estimator", "leave-one-out", "--directions", 3,
+                  "--estimator", "two-point", "--directions", 3,
                   "--batch-size", 1000]  # fmt: skip
         assert "setting lr='fast' must be above 0 or 'auto'" in bad(7, *common, "--lr", "fast")
         result = call(*common, "--lr", "auto")
         assert result.exit_code == 0, result.output
         shown = good("journal", "show", tmp_path / "run")["settings"]
-        assert (shown["estimator"], shown["directions"]) == ("leave-one-out", 3)
-        assert f"lr {shown['lr']:g} from 48 forwards of trial steps" in result.stderr
+        assert (shown["estimator"], shown["directions"]) == ("two-point", 3)
+        assert f"lr {shown['lr']:g} from 72 forwards of trial steps" in result.stderr
         assert "the run has directions=3, not 4" in bad(7, *common, "--directions", 4)
 
     def test_people_see_every_evaluation_once(
@@ -292,7 +292,7 @@ class TestReadout:
     def test_values_of_another_task_are_refused(
         self, tmp_path: Path, learned: Path, rows: Path
     ) -> None:
-        three = TASK | {"verbalisers": {"0": " terrible", "1": " great", "2": " so"}}
+        three = TASK | {"verbalisers": {"1": " great", "0": " terrible", "2": " so"}}
         task = tmp_path / "task.json"
         task.write_text(json.dumps(three))
         asked = ["evaluate", learned, "--data", rows, "--task", task]
@@ -338,7 +338,7 @@ class TestReadout:
         for command in (["branch", tmp_path / "run", tmp_path / "b"], ["show", tmp_path / "run"]):
             words = call("journal", *command).stdout.replace("settings.", "").split()
             assert "readout" in words and "batch_size" in words
-            assert not {"lr", "eps", "noise", "directions", "momentum", "cone"} & set(words)
+            assert not {"lr", "eps", "noise", "directions"} & set(words)
 
     def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
         asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
@@ -384,8 +384,7 @@ class TestJournal:
         result = call("journal", operation, run, *more)
         assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 10, result.stdout
         assert "lr 0.01" in result.stdout and "estimator two-point" in result.stdout
-        assert not any(word in result.stdout for word in ("cone", "momentum", "max_skips"))
-        assert "cone" not in call("journal", "show", run).stdout
+        assert not any(word in result.stdout for word in ("loss_jump", "max_skips"))
 
     def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
@@ -696,29 +695,20 @@ WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field":
 
 
 @pytest.mark.parametrize(
-    ("spec", "hidden", "directions", "estimator"),
+    ("spec", "hidden", "estimator"),
     [
-        (TASK, True, True, "readout"),
-        (TASK, True, False, "readout"),
-        (TASK, False, True, "gauss-newton"),
-        (TASK, False, False, "per-example"),
-        (WHOLE_TEXTS, True, True, "text-head"),
+        (TASK, True, "readout"),
+        (TASK, False, "per-example"),
+        (WHOLE_TEXTS, True, "text-head"),
     ],
 )
 def test_the_estimator_is_the_best_that_task_and_bundle_allow(
-    tmp_path: Path, spec: dict[str, Any], hidden: bool, directions: bool, estimator: str
+    tmp_path: Path, spec: dict[str, Any], hidden: bool, estimator: str
 ) -> None:
-    bundle = write_tiny_bundle(
-        tmp_path / "b",
-        hidden_blocks=[1] if hidden else [],
-        basis=fake_basis(12) if directions else None,
-    )
+    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1] if hidden else [])
     engine = HiddenEngine() if hidden else ValueEngine()
-    ground = fake_ground(engine, task_for(bundle, spec), 64, bundle.basis)
+    ground = fake_ground(engine, task_for(bundle, spec), 64)
     assert complete(Settings(), ground).estimator == estimator
-    if directions:
-        found = complete(Settings(estimator="gauss-newton"), ground)
-        assert (found.estimator, found.steps, found.lr) == ("gauss-newton", 40, 1.0)
 
 
 def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,10 +11,7 @@ from seedtune.export import export as exporting
 from seedtune.export.lower import programs
 from seedtune.export.model import load_model as loading
 from seedtune.host_tools.commands import export as commands
-from seedtune.host_tools.prepare import task_bundle
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, WordsPlace, open_bundle
-from seedtune.runtime.errors import DataError
-from tiny_bundle import write_tiny_bundle
 from tiny_model import CORPUS, write_tiny_llama
 
 
@@ -33,7 +28,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_task(file: Path, ending: str) -> Path:
-    labels = {"0": " terrible", "1": " great"}
+    labels = {"1": " great", "0": " terrible"}
     spec = {"kind": "classification", "template": "{text}" + ending, "label_field": "label"}
     file.write_text(json.dumps({**spec, "verbalisers": labels}))
     return file
@@ -115,7 +110,6 @@ def test_estimate(model: Path) -> None:
     assert list(found["stages"]) == [
         "profile",
         "export",
-        "directions",
         "bundle",
         "tuning",
         "writing",
@@ -130,24 +124,17 @@ def test_estimate(model: Path) -> None:
     assert "tuning" in call("estimate", model, "--gflops", 50).stdout
 
 
-DIRECTIONS = ["--directions", 2]
-
-
 def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
     file.write_text(json.dumps(task | fields))
     return file
 
 
 @pytest.mark.parametrize(
-    ("fields", "options", "code", "message"),
+    ("fields", "code", "message"),
     [
-        ({"kind": "clasification"}, [], 3, "kind 'clasification' is unknown"),
-        ({"kind": "clasification"}, DIRECTIONS, 3, "kind 'clasification' is unknown"),
-        ({"verbalizers": {}}, [], 3, "field 'verbalizers' of a classification task is unknown"),
-        ({}, ["--directions", 301], 1, "at most 300"),
-        ({}, [*DIRECTIONS, "--text", "short.txt"], 3, "holds no sentence"),
-        ({"template": "a long template " * 9 + "{text}"}, DIRECTIONS, 3, "shorten them or export"),
-        ({"template": "a long template " * 9 + "{text}"}, [], 3, "shorten them or export"),
+        ({"kind": "clasification"}, 3, "kind 'clasification' is unknown"),
+        ({"verbalizers": {}}, 3, "field 'verbalizers' of a classification task is unknown"),
+        ({"template": "a long template " * 9 + "{text}"}, 3, "shorten them or export"),
     ],
 )
 def test_bad_tasks_are_refused_before_the_export(
@@ -157,17 +144,14 @@ def test_bad_tasks_are_refused_before_the_export(
     text: Path,
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, Any],
-    options: list[Any],
     code: int,
     message: str,
 ) -> None:
     monkeypatch.setattr(exporting, "export_model", never)
-    (tmp_path / "short.txt").write_text("too short")
-    options = [tmp_path / one if one == "short.txt" else one for one in options]
     task = json.loads(write_task(tmp_path / "task.json", " It was").read_text())
     file = changed(tmp_path / "task.json", task, **fields)
     arguments = ("export", model, tmp_path / "out.seedtune", "--profile", profile, "--task", file,
-                 "--text", text, "--length", 32, "--fraction", 0.01, *options)  # fmt: skip
+                 "--text", text, "--length", 32, "--fraction", 0.01)  # fmt: skip
     assert message in bad(code, *arguments)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
@@ -216,49 +200,6 @@ def test_targets_that_are_something_else_are_refused_before_the_export(
     assert "exists and is not a bundle" in bad(1, "export", model, profile)
     assert "is a folder" in bad(1, "export", model, other)
     assert "no such folder" in bad(1, "export", model, tmp_path / "a" / "b")
-    bundle = write_tiny_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(task_bundle, "write_task_bundle", never)
-    learn = ("directions", bundle.path, model)
-    assert "exists and is not a bundle" in bad(1, *learn, model)
-    assert "at most 300" in bad(1, *learn, tmp_path / "new", "--count", 301, "--text", text)
-    task = changed(tmp_path / "task.json", bundle.task, kind="sorting")
-    assert "kind 'sorting'" in bad(3, *learn, tmp_path / "new", "--task", task, "--text", text)
-    plain = write_tiny_bundle(tmp_path / "plain", task=None).path
-    message = bad(3, "directions", plain, model, tmp_path / "new", "--text", text)
-    assert message == f"{plain}: has no task; give one with --task NAME or --task FILE"
-
-
-def test_a_finished_export_is_kept_when_directions_fail(
-    tmp_path: Path, model: Path, profile: Path, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any, **__: Any) -> Any:
-        raise DataError("the answers do not react")
-
-    monkeypatch.setattr(
-        exporting, "export_model", lambda loaded, folder, **more: write_tiny_bundle(folder)
-    )
-    monkeypatch.setattr(task_bundle, "write_task_bundle", fails)
-    task = write_task(tmp_path / "task.json", " It was")
-    for name in ("b", "b.seedtune"):
-        result = call("export", model, tmp_path / name, "--profile", profile, "--task", task,
-                      "--text", text, "--fraction", 0.01, "--length", 32, "--rounding", "nearest",
-                      *DIRECTIONS)  # fmt: skip
-        assert result.exit_code == 3
-        assert "written with its task, but without directions" in " ".join(result.stderr.split())
-        assert open_bundle(tmp_path / name, cache=tmp_path / "cache").basis is None
-
-
-def watched(plain: Callable[..., Any], seen: list[Any]) -> Callable[..., Any]:
-    """Loads as ``plain``, and notes how many of the models that it gave are still there."""
-
-    def load(*arguments: Any) -> Any:
-        alive = sum(model() is not None for model in seen)
-        assert alive == 0, "two models in memory at once"
-        loaded = plain(*arguments)
-        seen.append(weakref.ref(loaded.model))
-        return loaded
-
-    return load
 
 
 def test_export_to_one_file_beside_a_model_of_that_name(
@@ -269,23 +210,11 @@ def test_export_to_one_file_beside_a_model_of_that_name(
     good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
     before = sorted(path.name for path in tmp_path.iterdir())
     options = ("--fraction", 0.01, "--length", 16, "--text", text)
-    loads: list[Any] = []
-    monkeypatch.setattr(loading, "load_causal_lm", watched(loading.load_causal_lm, loads))
     task = write_task(text.parent / "task.json", " It was")
     found = good("export", tmp_path / "tiny", bundle, "--profile", profile, *options, "--task",
-                 task, "--directions", 3)  # fmt: skip
-    assert len(loads) == 2
+                 task)  # fmt: skip
     opened = open_bundle(bundle, cache=tmp_path / "cache")
     assert opened.K == found["values"] > 0 and 10**8 < found["peak_rss_bytes"] < 10**11
-    assert opened.basis is not None and opened.basis.size == 3
-    other = write_task(text.parent / "other.json", " All in all")
-    made = good("directions", bundle, tmp_path / "tiny", text.parent / "other", "--task", other,
-                "--count", 2, "--text", text)  # fmt: skip
-    again = open_bundle(text.parent / "other")
-    assert made["directions"] == 2 and again.basis is not None and again.basis.size == 2
-    assert again.task["template"].endswith("All in all")
-    assert (again.values == opened.values).all() and again.sha256 != opened.sha256
-    assert "directions" in call("inspect", text.parent / "other").stdout
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(
         [*before, bundle.name]
     )

@@ -83,7 +83,7 @@ def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bu
 def test_weights_that_only_choose_are_told_of(bundle: Bundle, tmp_path: Path) -> None:
     rows = [{"text": f"It was {n}", "label": str(n % 2)} for n in range(8)]
     task = {"kind": "classification", "template": "{text} It was", "label_field": "label",
-            "verbalisers": {"0": " terrible", "1": " great"}}  # fmt: skip
+            "verbalisers": {"1": " great", "0": " terrible"}}  # fmt: skip
     words_of_many_tokens = pytest.warns(SeedtuneWarning, match="verbaliser")
     with words_of_many_tokens, open_model(bundle, task=task) as model:
         for estimator in ("readout", "two-point"):

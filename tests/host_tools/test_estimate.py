@@ -8,8 +8,6 @@ import pytest
 from seedtune.export.model.shape import read_shape
 from seedtune.host_tools.estimate.device_stages import estimate_tuning
 from seedtune.host_tools.estimate.host_stages import (
-    DIRECTION_TEXTS,
-    estimate_directions,
     estimate_export,
     estimate_gguf,
     estimate_profile,
@@ -61,7 +59,6 @@ def test_total_is_the_sum_of_its_components(shape):
         estimate_gguf(shape),
         estimate_bundle(shape),
         exporting(shape),
-        estimate_directions(shape, speed=SPEED),
         tuning(shape),
     ):
         assert estimate.bytes == sum(estimate.components.values())
@@ -105,20 +102,6 @@ def test_seven_billion_weights_take_far_less_than_their_float32(tmp_path):
     # ExecuTorch's program is made of all weights at once.
     assert "int8 weights and scales" in exporting(seven).components
     assert exporting(seven).bytes > exporting(seven, to=others).bytes + 5e9
-
-
-def test_directions_hold_a_float32_model_and_the_gradients_of_all_texts(shape):
-    found = estimate_directions(shape, fraction=0.01, speed=SPEED)
-    assert found.components["weights"] == 4 * shape.parameters
-    values = round(shape.linear_weights * 0.01)
-    assert found.components["gradients of values"] == 2 * DIRECTION_TEXTS * values
-    assert estimate_directions(shape, speed=SPEED / 2).seconds == 2 * found.seconds
-
-
-def test_directions_are_learned_from_as_many_texts():
-    from seedtune.export.directions.task_basis import EXAMPLES
-
-    assert DIRECTION_TEXTS == EXAMPLES
 
 
 def tuning(shape, bounds=BOUNDS, rows=16, length=32, estimator="two-point", **more):

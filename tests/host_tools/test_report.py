@@ -102,7 +102,7 @@ def test_settings_that_mean_nothing_are_not_on_the_page(
     good("tune", hidden, tmp_path / "readout", "--train", rows, "--data", rows)
     good("report", tmp_path / "readout")
     words = Seen((tmp_path / "readout" / "report.html").read_text()).words
-    assert "readout" in words and not {"lr", "eps", "momentum"} & set(words.split())
+    assert "readout" in words and not {"lr", "eps", "noise"} & set(words.split())
 
 
 def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from command_line import bad, call, good
@@ -104,6 +104,55 @@ class TestRowsThatJudge:
         assert set(kept["rows"][0]) == {"fields", "right", "before", "after"}
 
 
+class TestAnswers:
+    """Labels out of alphabetical order, one of them rare."""
+
+    SPEC: ClassVar = {"kind": "classification", "template": "{text} It was", "label_field": "label",
+                      "verbalisers": {"good": " great", "bad": " terrible"}}  # fmt: skip
+
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> tuple[Path, Path]:
+        rows = [{"text": f"dull {'x ' * (n % 5)}", "label": "bad" if n % 4 else "good"}
+                for n in range(40)]  # fmt: skip
+        data, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task.write_text(json.dumps(self.SPEC))
+        return data, task
+
+    def test_evaluate_counts_them_and_says_where_the_most_frequent_does_as_well(
+        self, bundle: Path, files: tuple[Path, Path]
+    ) -> None:
+        data, task = files
+        asked = "evaluate", bundle, "--data", data, "--task", task
+        found = good(*asked)
+        counts = found["counts"]
+        assert list(counts) == list(counts["bad"]) == ["good", "bad"]
+        assert [sum(row.values()) for row in counts.values()] == [10, 30]
+        right = counts["good"]["good"] + counts["bad"]["bad"]
+        assert found["accuracy"] == pytest.approx(right / 40)
+        assert found["most_frequent"] == {"answer": "bad", "share": 0.75}
+        assert 0 <= found["macro_f1"] <= 1
+        told = call(*asked)
+        assert ("no better than always answering 'bad'" in told.stderr) == (right <= 30)
+        assert right <= 30  # or the line above tests nothing
+        assert "right answer  given good  given bad" in told.stdout
+
+    def test_tune_and_the_page_show_them_of_the_rows_that_judge(
+        self, tmp_path: Path, bundle: Path, files: tuple[Path, Path]
+    ) -> None:
+        data, task = files
+        run = tmp_path / "run"
+        found = good("tune", bundle, run, "--train", data, "--data", data, "--task", task,
+                     "--steps", 2, *TWO_POINT)  # fmt: skip
+        assert sum(sum(row.values()) for row in found["counts"].values()) == 20
+        assert found["most_frequent"] == {"answer": "bad", "share": 0.75}
+        assert {"macro_f1"} <= set(found["before"]) & set(found["after"])
+        good("report", run)
+        page = (run / "report.html").read_text()
+        assert "Always answering bad would be right for 75.0%" in page
+        assert "<th>good<th>bad" in page
+
+
 class TestCurve:
     def test_the_summary_says_what_the_curve_says_and_what_more_would_take(
         self, tmp_path: Path, bundle: Path
@@ -119,10 +168,15 @@ class TestCurve:
     @pytest.mark.parametrize(
         ("losses", "shape", "text"),
         [
-            ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], "falling", "still falls (0.66 to 0.5 over"),
-            ([1.0, 0.6, 0.5, 0.5, 0.5, 0.499], "flat", "is flat over the last third"),
-            ([1.0, 0.6, 0.5, 0.55, 0.6, 0.7], "overfitting", "rises since step 20 (0.5, now 0.7)"),
+            # Even over doublings: twice the rows bring as much again.
+            ([1.0, 0.9, 0.7, 0.58, 0.5, 0.436], "falling", "would bring it to about 0.2"),
+            # The last third hardly falls, and yet a doubling brings much.
+            ([0.7, 0.5, 0.4, 0.37, 0.34, 0.33, 0.315, 0.305], "falling", "about 0.2"),
+            ([1.0, 0.6, 0.5, 0.5, 0.5, 0.499], "flat", "is flat (-0.0"),
+            ([1.0, 0.6, 0.5, 0.55, 0.6, 0.7], "overfitting", "since 320 rows were read (0.5, now"),
             ([0.5, 0.6, 0.6, 0.7], "no gain", "never fell below its start"),
+            ([0.5, 0.6], "no gain", "never fell below its start"),
+            ([1.0, 0.7, 0.5, 0.65, 0.48, 0.62], "unknown", "scatter too much"),
             ([1.0, 0.5], "unknown", "more come with --eval-every N"),
         ],
     )

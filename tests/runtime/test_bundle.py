@@ -83,7 +83,7 @@ def test_hidden_states_stand_side_by_side(
     width = 8 * len(blocks + means)
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=blocks, mean_blocks=means)
     assert bundle.hidden_width == open_bundle(tmp_path / "b").hidden_width == width
-    for written in (bundle, with_task(bundle, tmp_path / "c", TASK, None)):
+    for written in (bundle, with_task(bundle, tmp_path / "c", TASK)):
         assert (list(written.hidden_blocks), list(written.mean_blocks)) == (blocks, means)
 
 
@@ -91,7 +91,7 @@ def test_the_adapter_reads_the_first_of_the_states(tmp_path: Path) -> None:
     adapter = Adapter(6, (1,))
     blocks = {"hidden_blocks": [1, 2], "mean_blocks": [1]}
     bundle = write_tiny_bundle(tmp_path / "b", adapter=adapter, **blocks)
-    changed = with_task(bundle, tmp_path / "c", TASK, None)
+    changed = with_task(bundle, tmp_path / "c", TASK)
     for each in (bundle, open_bundle(tmp_path / "b"), changed):
         assert (each.adapter, each.adapter_shape) == (adapter, (6, 8))
     assert write_tiny_bundle(tmp_path / "d", **blocks).adapter_shape is None
@@ -139,9 +139,9 @@ def test_bundles_of_version_1_open(tmp_path: Path) -> None:
             assert getattr(each, name) == getattr(new, name)
     assert same(old, packed)
     # With another task it is a new bundle, hence of the new version.
-    changed = with_task(old, tmp_path / "c", {**TASK, "template": "{text} was"}, None)
+    changed = with_task(old, tmp_path / "c", {**TASK, "template": "{text} was"})
     assert changed.manifest["version"] == 3 and changed.hidden_width == 3 * 8
-    assert with_task(old, tmp_path / "d", TASK, None).sha256 == new.sha256
+    assert with_task(old, tmp_path / "d", TASK).sha256 == new.sha256
 
 
 def test_bundles_of_before_there_were_hidden_states_have_none(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_bundles_of_before_there_were_hidden_states_have_none(tmp_path: Path) ->
     resigned(tmp_path / "b", lambda m: m["program"].pop("hidden_blocks"))
     bundle = open_bundle(tmp_path / "b")
     assert bundle.hidden_width == 0
-    assert with_task(bundle, tmp_path / "c", TASK, None).hidden_width == 0
+    assert with_task(bundle, tmp_path / "c", TASK).hidden_width == 0
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_several_programs_share_files(tmp_path: Path) -> None:
     assert bundle.program("torch") == programs[2] and bundle.program("coreml") is None
     pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     packed = open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache")
-    changed = with_task(packed, tmp_path / "c", {**TASK, "template": "{text} was"}, None)
+    changed = with_task(packed, tmp_path / "c", {**TASK, "template": "{text} was"})
     for each in (packed, changed):
         assert each.programs == bundle.programs
         assert {name: (each.path / name).read_bytes() for name in files} == files
@@ -514,7 +514,7 @@ class TestTheCheckedFile:
         with pytest.raises(BundleError, match=r"b/program.pte: altered"):
             bundle.checked("program.pte").__enter__()
         with pytest.raises(BundleError, match=r"b/program.pte: altered"):
-            with_task(bundle, tmp_path / "c", TASK, None)
+            with_task(bundle, tmp_path / "c", TASK)
         change(bundle.program_path, data)  # touched, but the same again
         with bundle.checked("program.pte") as opened:
             assert opened.read_bytes() == data

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import toy_engine
 from command_line import bad, good
+from compiler import needs_compiler
 from faults import run_and_kill
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import Bundle
@@ -208,3 +209,18 @@ class TestOrder:
 def test_scores_are_a_record() -> None:
     with pytest.raises(AttributeError):
         Scores(None, None).logp = None  # type: ignore
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "executorch-java"])
+def test_closing_waits_for_what_other_threads_do(reach: Bundle, name: str) -> None:
+    """``tests/android_demo`` has the same of the engine that needs an app."""
+    script = Path(__file__).parents[1] / "close_race.py"
+    done = subprocess.run(
+        [sys.executable, str(script), name, str(reach.path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    (told,) = found["told"]
+    assert told.endswith(": the program is closed")
+    assert found["scored"] >= 12 and bool(found["written"]) == name.startswith("executorch")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
-from seedtune.runtime.errors import DataError
+from seedtune.runtime.errors import DataError, EngineError
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.known_forwards import KnownForwards
@@ -164,3 +164,24 @@ def test_examples_of_like_length_run_together() -> None:
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(DataError, match="no examples"):
         evaluate(HashEngine(), task_of("completion"), [], np.zeros(3, np.float32), BOUNDS)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("odd", [np.nan, -np.inf])
+def test_no_answer_from_scores_that_are_not_finite(kind: str, odd: float) -> None:
+    """An argmax over NaN would be the first label, with confidence."""
+    task = task_of(kind)
+    encoded = encode_rows(task, rows(9))
+    own = encoded[5].tokens[-1]
+
+    class Odd(HashEngine):
+        def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+            scores = super().score(batch, values)
+            for place, row in enumerate(batch.row_of):
+                if np.array_equal(batch.tokens[row][: len(own)], own):
+                    scores.logp[0, place, -1] = odd
+            return scores
+
+    assert len(predict(HashEngine(), task, encoded, np.zeros(3, np.float32), BOUNDS)) == 9
+    with pytest.raises(EngineError, match=r"^row 6: its scores are NaN or infinite, so there is"):
+        predict(Odd(), task, encoded, np.zeros(3, np.float32), BOUNDS)

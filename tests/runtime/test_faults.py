@@ -38,7 +38,7 @@ def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
 
 
 def test_kills_of_a_run_whose_steps_depend_on_steps_before(tmp_path):
-    settings = replace(SETTINGS, estimator="momentum", directions=2, lr=0.05, cone=0.6)
+    settings = replace(SETTINGS, estimator="per-example", lr=0.05)
     whole = run(tmp_path / "whole", settings=settings)
     rng, kills = random.Random(1), 0
     for number in range(10):

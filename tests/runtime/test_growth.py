@@ -5,22 +5,17 @@ import math
 import random
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from fakes import fake_basis
 from safetensors.numpy import load, save
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.estimators import gauss_newton, with_defaults
-from seedtune.runtime.estimators.gauss_newton import GaussNewton
+from seedtune.runtime.estimators import with_defaults
 from seedtune.runtime.journal.file import write_journal
 from seedtune.runtime.journal.format import Change, Evaluation, Header, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
-from seedtune.runtime.journal.operations import branch
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.settings import Settings
-from tiny_run import START, run, tuner
+from tiny_run import START, run
 
 SETTINGS = with_defaults(Settings(steps=40, eval_every=4, eps=0.01, estimator="two-point"))
 
@@ -100,46 +95,9 @@ def test_best_and_loss_limit_are_those_of_all_evaluations(seed):
         assert (found.best, found.loss_limit) == expected(found)
 
 
-def test_gauss_newton_keeps_a_bounded_number_of_examples(monkeypatch):
-    monkeypatch.setattr(gauss_newton, "MEMORY", 100)
-    seen = []
-    solve = gauss_newton.solve
-    monkeypatch.setattr(
-        gauss_newton, "solve", lambda rows, start: (seen.append(rows), solve(rows, start))[1]
-    )
-    estimator = GaussNewton(fake_basis(32, 4), 4, 16)
-    values, rng = np.zeros(32, np.float32), np.random.default_rng(0)
-    for step in range(12):
-        scalars = estimator.scalars(rng.uniform(0.1, 2, (5, 16)), eps=0.35)
-        estimator.apply(values, scalars, seed=0, step=step, lr=1.0)
-        # The next step is solved from the examples that this one kept, the last ones.
-        assert (estimator.state["rows"] == seen[-1]).all()
-    assert [len(rows) for rows in seen] == [min(16 * (n + 1), 100) for n in range(12)]
-
-
-def test_a_gauss_newton_run_beyond_its_memory_resumes_and_replays_to_the_same_bits(
-    tmp_path, monkeypatch
-):
-    its = Settings(seed=3, steps=80, batch_size=8, directions=4, estimator="gauss-newton")
-    monkeypatch.setattr(gauss_newton, "MEMORY", 100)
-    whole = run(tmp_path / "whole", settings=its)
-    with tuner(tmp_path / "parts", settings=its) as live:
-        for report in live:
-            if report.step == 71:
-                break
-    branch(tmp_path / "parts", tmp_path / "compacted")
-    compact(tmp_path / "compacted", START)
-    for name in ("parts", "compacted"):
-        assert run(tmp_path / name, settings=None) == whole
-    monkeypatch.setattr(gauss_newton, "MEMORY", 10**6)  # as before there was a bound
-    assert values_sha256(replay(tmp_path / "whole", START).values) == whole
-
-
-@pytest.mark.parametrize("estimator", ["momentum", "gauss-newton", "per-example"])
-def test_a_snapshot_with_another_state_is_refused(tmp_path, estimator):
+def test_a_snapshot_with_another_state_is_refused(tmp_path):
     """Its hash says that it is the journal's, as whoever writes both can make it."""
-    rates = {"lr": 0.3} if estimator == "momentum" else {}
-    settings = Settings(estimator=estimator, steps=90, batch_size=8, eps=0.01, **rates)
+    settings = Settings(estimator="per-example", steps=90, batch_size=8, eps=0.01)
     run(tmp_path, settings=settings)
     journal = compact(tmp_path, START)
     held = journal.header.snapshot

@@ -62,7 +62,7 @@ class InTurn:
 FACTS = Facts(
     name="in-turn",
     summary="one entry a step",
-    make=lambda its, basis, shape: InTurn(),
+    make=lambda its, shape: InTurn(),
     forwards=lambda directions: 2,
     directions=1,
     least_directions=1,

@@ -277,7 +277,7 @@ class TestOperations:
 
 
 def ground(examples: int) -> Ground:
-    return Ground(answers=2, head_rows=2, hidden_width=6, basis=None, examples=examples, entries=K)
+    return Ground(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
 
 
 class TestBatchSize:

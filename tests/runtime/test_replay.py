@@ -225,7 +225,7 @@ OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "t
 @pytest.mark.parametrize("estimator", OTHERS)
 def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
     """Resume, rewind, branch, share, compact and replay of steps that depend on steps before."""
-    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05, cone=0.6)
+    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05)
     live = go_on(tmp_path / "run", settings=settings)
     assert replay(tmp_path / "run", START).sha256 == live
     for until in (40, 90):
@@ -255,7 +255,7 @@ def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
 
 def test_settings_that_fix_the_steps_cannot_change(tmp_path):
     go_on(tmp_path, until=3)
-    for field, value in {"estimator": "momentum", "directions": 2, "cone": 0.5}.items():
+    for field, value in {"estimator": "per-example", "directions": 2, "noise": "gaussian"}.items():
         with pytest.raises(TuningError, match=f"the run has {field}=.*; give the same, or start"):
             go_on(tmp_path, settings=replace(SETTINGS, **{field: value}), allow_changes=True)
 

@@ -15,7 +15,7 @@ from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, 
 from seedtune.runtime.estimators import Ground, complete
 from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
 from seedtune.runtime.journal import snapshots
-from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
+from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact, forget
@@ -217,7 +217,7 @@ class TestTheStep:
     def test_few_examples_come_in_small_batches_once(
         self, world: World, examples: int, asked: int, size: int, steps: int
     ) -> None:
-        ground = Ground(0, 0, 96, None, examples, writes=True, text_head=(OUTPUTS, INPUTS))
+        ground = Ground(0, 0, 96, examples, writes=True, text_head=(OUTPUTS, INPUTS))
         found = complete(Settings(batch_size=asked), ground)
         assert (found.estimator, found.batch_size, found.steps) == ("text-head", size, steps)
         again = complete(replace(found, steps=77), ground)
@@ -236,7 +236,7 @@ class TestTheStep:
                 Tuner(*given, folder=tmp_path / "r", settings=asked)
         other = {**plain.manifest["task"], "kind": "classification", "label_field": "label"}
         del other["completion_field"]
-        other["verbalisers"] = {"0": " terrible", "1": " great"}
+        other["verbalisers"] = {"1": " great", "0": " terrible"}
         task = task_for(world.bundle, other)
         examples = encode_rows(task, [{"before": "the film", "label": "1"}] * 4)
         with pytest.raises(TuningError, match="needs a task of writing text"):
@@ -481,21 +481,6 @@ class TestARun:
         forget(tmp_path, world.start)
         assert replay(tmp_path, world.start).history.program == "another"
 
-    def test_runs_of_before_kept_no_words_and_go_on(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
-        world.run(tmp_path / "new", settings={"lr": 0.01, "steps": 60, "remember": False})
-        journal = read_journal(tmp_path / "new")
-        before = dict(journal.header.settings)
-        assert before.pop("remember") is False
-        header = replace(journal.header, settings=before)
-        (tmp_path / "old").mkdir()
-        write_journal(tmp_path / "old" / JOURNAL_FILE, header, [r.record for r in journal.records])
-        assert diff(tmp_path / "old", tmp_path / "new").same_values
-        for changes in ({"settings": None}, {"settings": Settings(lr=0.01, steps=60)}):
-            with world.tuner(tmp_path / "old", **changes) as live:
-                assert live.history.steps == 60
-
     def test_values_whose_memory_holds_no_words_are_refused(
         self, world: World, whole: tuple[Path, str]
     ) -> None:
@@ -538,7 +523,7 @@ class TestTheBundle:
         wanted = frame_of(WordTable(*packed()))
         for name in vars(wanted):
             np.testing.assert_array_equal(getattr(frame, name), getattr(wanted, name))
-        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"}, None)
+        other = with_task(world.bundle, tmp_path / "c", {**SPEC, "template": "{before}:"})
         assert other.text_head == world.bundle.text_head
         np.testing.assert_array_equal(other.text_frame().states, wanted.states)
         assert write_tiny_bundle(tmp_path / "d").text_head is None

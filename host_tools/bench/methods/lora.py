@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seedtune.export.directions.task_loss import task_losses
 
 from ..measuring.tuning_run import Progress
 from .float_task import FloatTask, point
+from .task_loss import task_losses
 from .torch_engine import TorchEngine
 
 FORWARDS_A_STEP = 3

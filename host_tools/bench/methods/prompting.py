@@ -58,7 +58,7 @@ def balanced(train: list[Encoded], count: int, seed: int) -> list[Encoded]:
 def answered(cell: FloatTask, example: Encoded) -> list[int]:
     """Tokens of an example with its answer, without padding."""
     if isinstance(cell.task, Classification):
-        word = list(cell.spec["verbalisers"].values())[example.gold]
+        word = cell.spec["verbalisers"][cell.task.labels[example.gold]]
         return [*example.tokens[0].tolist(), *cell.tokenizer.encode(word).ids]
     row = example.gold if isinstance(cell.task, MultipleChoice) else 0
     columns = example.positions[example.positions[:, 0] == row, 1]

@@ -28,8 +28,6 @@ class Method:
     """Whether the seed makes a difference; if not, the first alone is run."""
     bundle: bool = False
     """Whether it needs an exported program, or the mask of one."""
-    directions: bool = False
-    """Whether the bundle must bring directions learned for the task's prompt."""
     lengthens: bool = False
     """Whether a longer run goes on where a shorter one ended."""
     float32: bool = True
@@ -76,14 +74,6 @@ _READOUT: dict[str, Any] = {
 }
 _INT4: dict[str, dict[str, Any]] = {
     **{name: {"estimator": name} for name in ESTIMATORS if name != "text-head"},
-    # Its step has no unit of the loss: lr is about what a value moves by.
-    "one-sided": {"estimator": "one-sided", "lr": 2e-3},
-    "gauss-newton": {
-        "estimator": "gauss-newton",
-        "lr": "auto",
-        "eps": "auto",
-        "schedule": "constant",
-    },
     "per-example": {"estimator": "per-example", "lr": "auto", "eps": "auto"},
     "readout": _READOUT,
 }
@@ -111,13 +101,7 @@ METHODS: dict[str, Method] = {
     },
     "readout-fp32": Method("sparse_fp32", {**_TUNER, **_READOUT, "mask": "sensitive"}, bundle=True),
     **{
-        f"int4-{name}": Method(
-            "int4",
-            {**_TUNER, **own},
-            bundle=True,
-            directions=own["estimator"] == "gauss-newton",
-            float32=False,
-        )
+        f"int4-{name}": Method("int4", {**_TUNER, **own}, bundle=True, float32=False)
         for name, own in _INT4.items()
     },
     "int4-text-head": Method("int4", _TEXT_HEAD, bundle=True, float32=False),
