@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import replace_folder, sync_tree, workplace
+from seedtune.runtime.files import check_output, place_folder, sync_tree, workplace
 
 from . import load_merged
 from .load_merged import FORMAT, HEAD_FILE, content_sha256
@@ -36,7 +36,7 @@ def merge_values(
 
     Args:
         values: float32 ``[K]``, of ``bundle``.
-        folder: appears whole or not at all; must not hold anything else.
+        folder: appears whole or not at all, where nothing stands or an empty folder.
         adapter: of a text head, float32 ``[D, S]``; goes into a file of its own, with its loader.
 
     Returns:
@@ -46,9 +46,11 @@ def merge_values(
     Raises:
         ModelError: it is another model than the bundle was made from, or ``folder`` is taken or
             cannot be written.
+        SeedtuneError: ``folder`` is in the bundle or in the model's folder.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    check_output(folder, bundle.path, *([Path(source)] if Path(source).exists() else ()))
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ModelError(f"{folder}: exists and is not empty; choose another output folder")
     loaded = load_causal_lm(source, dtype="auto")
     wanted = bundle.manifest["model"]
@@ -73,13 +75,12 @@ def merge_values(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with workplace(folder) as work, quiet():
-            model.save_pretrained(work / "model")
-            loaded.tokenizer.save_pretrained(work / "model")
+            _save(loaded.tokenizer, model, work / "model")
             if adapter is not None:
                 blocks, _ = tapped_blocks(model.config.num_hidden_layers)
                 _write_head(work / "model", adapter, blocks)
             sync_tree(work / "model")
-            replace_folder(work / "model", folder)
+            place_folder(work / "model", folder)
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return {
@@ -87,6 +88,17 @@ def merge_values(
         "changed": changed,
         "text_head": None if adapter is None else str(folder / HEAD_FILE),
     }
+
+
+def _save(tokenizer: Any, model: Any, folder: Path) -> None:
+    """OSError: it cannot be written, whichever exception of their own the libraries make of it."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
 
 
 def _write_head(folder: Path, adapter: NDArray[np.float32], blocks: list[int]) -> None:

@@ -16,6 +16,7 @@ from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_text
 from .errors import DataError, TuningError, warn
+from .files import check_output
 from .journal.file import Durability, Journal
 from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
@@ -152,10 +153,12 @@ class Model:
 
         Raises:
             DataError: a row is unusable.
+            SeedtuneError: ``folder`` is in the bundle's own.
             TuningError, JournalError: see ``Tuner``.
         """
         if settings is not None and chosen:
             raise TuningError(f"give settings or {', '.join(chosen)}, not both")
+        check_output(Path(folder), self.bundle.path)
         examples = self._examples(train)
         evaluated = [] if held_out is None else self._examples(held_out)
         warn_of_examples(self.task, examples, evaluated)
@@ -214,8 +217,10 @@ class Model:
 
         Raises:
             BundleError: the file cannot be written.
+            SeedtuneError: it is one of the bundle's own.
             TuningError: a value exceeds float16.
         """
+        check_output(Path(file), self.bundle.path)
         return export_values(file, self.values, self.bundle, step=self.step)
 
     def forget(self, run: str | Path) -> Journal:

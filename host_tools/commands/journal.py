@@ -132,10 +132,14 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.bundle.exported_values import export_values
+    from seedtune.runtime.files import check_output
     from seedtune.runtime.journal import snapshots
     from seedtune.runtime.journal.replay import replay as replay_journal
+    from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
 
+    check_output_of(journal, output, own=VALUES_FILE)
+    check_output(output, bundle)
     opened = checked_bundle(bundle, Output(json))
     done = replay_journal(journal, Start.of(opened), until=step)
     if step is not None or done.best is None:

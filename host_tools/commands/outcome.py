@@ -188,8 +188,8 @@ def _judged_again(
 ) -> None:
     """Load the run the way whoever uses it will, with its own task, and compare the figures."""
     import numpy as np
-    from seedtune.runtime.bundle.exported_values import VALUES_FILE
     from seedtune.runtime.errors import TuningError
+    from seedtune.runtime.journal.run_folder import VALUES_FILE
     from seedtune.runtime.model import open_model
     from seedtune.runtime.scoring.evaluation import evaluate
 

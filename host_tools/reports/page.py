@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import JournalError, SeedtuneError
+from seedtune.runtime.errors import JournalError, SeedtuneError, warn
 from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.run_folder import OUTCOME_FILE
+from seedtune.runtime.schema import SHA256, ListOf, MapOf, Maybe, Real, Whole, check, parse_json
 
 from .curve import read_curve
 from .run_curves import Curves, measure_words
 from .svg_chart import Line, chart
 
+_FIGURES = MapOf(Maybe((int, float)))
+_SAID = {"answer": Maybe(str), "scores": _FIGURES}
+_OUTCOME = {
+    "steps": Whole(),
+    "bundle": {"sha256": SHA256, "model": Maybe(str)},
+    "before": Maybe(_FIGURES),
+    "after": Maybe(_FIGURES),
+    "counts": Maybe(MapOf(MapOf(Whole()))),
+    "most_frequent": Maybe({"answer": str, "share": Real(0, 1)}),
+    "judged_rows": Maybe(Whole()),
+    "message": Maybe(str),
+    "stop_reason": Maybe(str),
+    "forwards": Maybe(Whole()),
+    "seconds": Maybe(Real(0)),
+    "twice_as_many": Maybe(str),
+    "peak_rss_bytes": Maybe(Whole()),
+    "values_sha256": Maybe(SHA256),
+    "rows": ListOf({"fields": MapOf(str), "right": Maybe(str), "before": _SAID, "after": _SAID}),
+}
+"""What the page reads of ``outcome.json``."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff }
@@ -40,7 +60,7 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
     Raises:
         SeedtuneError: the page cannot be written.
     """
-    outcome = _outcome(run)
+    outcome = _outcome(run, found)
     parts = [
         f"<h1>{escape(found.title)}</h1>",
         *_summary(found, outcome, run),
@@ -67,25 +87,28 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
-def _outcome(run: Path) -> dict[str, Any]:
-    """What ``seedtune tune`` left in the folder; empty of a run that something else tuned."""
+def _outcome(run: Path, found: Curves) -> dict[str, Any]:
+    """What ``seedtune tune`` left in the folder; empty of a run that something else tuned, or that
+    went on since."""
     file = run / OUTCOME_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        outcome: dict[str, Any] = parse_json(file.read_bytes())
+        check(outcome, _OUTCOME)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise JournalError(f"{file}: cannot be read ({error}); tune again or delete it") from error
-    if not isinstance(content, dict):
-        raise JournalError(f"{file}: is not an object; tune again or delete it")
-    return content
+    of = outcome["bundle"]["sha256"], outcome["steps"]
+    if of != (found.journal.header.bundle_sha256, found.history.steps):
+        warn(f"{file}: is of step {of[1]}, the run of step {found.history.steps}: tune again")
+        return {}
+    return outcome
 
 
 def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]:
     metric = found.metric
-    before, after = outcome.get("before"), outcome.get("after")
-    known = isinstance(before, dict) and isinstance(after, dict)
-    if known and None not in (before[metric], after[metric]):  # null: it was not finite
+    before, after = outcome.get("before") or {}, outcome.get("after") or {}
+    if None not in (before.get(metric), after.get(metric)):  # null: it was not finite
         judged = outcome.get("judged_rows") or 0
         of = f"{judged} rows that chose nothing" if judged else "the rows that chose the step"
         yield (
@@ -95,12 +118,12 @@ def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]
     lines = read_metrics(run, steps=found.history.steps)
     curve = read_curve(found.history, [line for line in lines if line["kind"] == "step"])
     yield f"<p>{escape(curve.text[:1].upper() + curve.text[1:])}.</p>"
-    peak = outcome.get("peak_rss_bytes")
+    peak, seconds = outcome.get("peak_rss_bytes"), outcome.get("seconds")
     facts = {
         "ships": outcome.get("message"),
         "why it ended": outcome.get("stop_reason"),
         "forward passes": outcome.get("forwards"),
-        "seconds of the last session": _rounded(outcome.get("seconds")),
+        "seconds of the last session": None if seconds is None else f"{seconds:.1f}",
         "twice as many would take": outcome.get("twice_as_many"),
         "memory at most": None if peak is None else f"{peak / 1e6:,.0f} MB",
         "steps skipped": found.history.skipped,
@@ -110,23 +133,23 @@ def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]
 
 def _answers(outcome: dict[str, Any]) -> Iterable[str]:
     """What was answered where what was right, of a task that chooses."""
-    counts = outcome.get("counts")
-    if not counts:
+    counts, frequent = outcome.get("counts"), outcome.get("most_frequent")
+    if not counts or not frequent:
         return
+    f1 = (outcome.get("after") or {}).get("macro_f1") or 0
     given = list(dict.fromkeys(name for row in counts.values() for name in row))
-    frequent = outcome["most_frequent"]
     yield "<h2>Right answers and given ones</h2>"
     yield (
         f"<p class=note>Rows that chose nothing, after tuning: by right answer (left) and by given "
         f"answer (top). Always answering {escape(frequent['answer'])} would be right for "
         f"{frequent['share']:.1%}. Macro-F1, in which every answer counts alike: "
-        f"{outcome['after']['macro_f1']:.1%}.</p>"
+        f"{f1:.1%}.</p>"
     )
     heading = "".join(f"<th>{escape(name)}" for name in given)
     yield f"<table><tr><th>{heading}</tr>"
     for right, row in counts.items():
         cells = "".join(
-            f"<td{' class=right' if name == right else ''}>{row[name]}" for name in given
+            f"<td{' class=right' if name == right else ''}>{row.get(name, 0)}" for name in given
         )
         yield f"<tr><th>{escape(right)}{cells}</tr>"
     yield "</table>"
@@ -162,14 +185,15 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
         fields = "<br>".join(
             f"<b>{escape(name)}</b> {escape(value)}" for name, value in row["fields"].items()
         )
-        cells = [fields, escape(str(row["right"])) if row["right"] is not None else ""]
-        cells += [_answer(row[when], row["right"]) for when in ("before", "after")]
+        right = row.get("right")
+        cells = [fields, escape(right or "")]
+        cells += [_answer(row[when], right) for when in ("before", "after")]
         yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
     yield "</table>"
 
 
 def _answer(said: dict[str, Any], right: str | None) -> str:
-    answer, scores = said["answer"], said["scores"]
+    answer, scores = said.get("answer"), said["scores"]
     if answer is None:  # a completion: how well it fits
         return "" if scores.get("nll") is None else escape(f"loss a token {scores['nll']:.3f}")
     share = "" if scores.get(answer) is None else f" ({scores[answer]:.0%})"
@@ -184,8 +208,8 @@ def _identity(found: Curves, outcome: dict[str, Any]) -> Iterable[tuple[str, Any
     yield "bundle", header.bundle_sha256
     yield "values at the start", header.values_sha256
     yield "values that ship", outcome.get("values_sha256")
-    yield "training rows", data["train_sha256"]
-    yield "held-out rows that choose", data["eval_sha256"]
+    yield "training rows", data["train_sha256"] or None
+    yield "held-out rows that choose", data["eval_sha256"] or None
 
 
 def _table(items: Iterable[tuple[str, Any]]) -> str:
@@ -195,7 +219,3 @@ def _table(items: Iterable[tuple[str, Any]]) -> str:
         if value is not None
     )
     return "<table>" + "\n".join(rows) + "</table>"
-
-
-def _rounded(seconds: Any) -> str | None:
-    return None if seconds is None else f"{float(seconds):.1f}"

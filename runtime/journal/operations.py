@@ -23,7 +23,7 @@ from .history import Evaluated, History
 from .lock import locked
 from .metrics import cut_metrics
 from .replay import Replay, replay
-from .run_folder import remove_derived, tidy_if_possible
+from .run_folder import check_output_of, remove_derived, tidy_if_possible
 from .start import Start
 from .state import history_of, need_step
 
@@ -176,7 +176,9 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
     Raises:
         JournalError: the run was compacted, is damaged or of another bundle, its journal holds
             numbers of single examples, or ``file`` cannot be written.
+        SeedtuneError: ``file`` is one of the run's own.
     """
+    check_output_of(Path(source), Path(file))
     journal = read_journal(source)
     _may_be_shared(journal)
     done = replay(journal, start)

@@ -22,7 +22,7 @@ import contextlib
 from pathlib import Path
 
 from ..errors import JournalError
-from ..files import clean_up, workplaces
+from ..files import check_output, clean_up, workplaces
 
 JOURNAL_FILE = "journal.bin"
 LOCK_FILE = "journal.lock"
@@ -40,6 +40,24 @@ def snapshot_name(step: int, journal_has: str | None) -> str:
     """Of a new snapshot after ``step`` steps, beside the one that the journal still needs."""
     name = f"snapshot-{step}.safetensors"
     return f"snapshot-{step}-again.safetensors" if name == journal_has else name
+
+
+def check_output_of(run: Path, output: Path, own: str | None = None) -> None:
+    """Refuse to write something made of a run over one of the run's own files.
+
+    Args:
+        run: its folder, or a journal file.
+        own: name that what is written has in the run's folder, if it may lie there.
+
+    Raises:
+        SeedtuneError: it would be replaced; the message names it.
+    """
+    for file in run.iterdir() if run.is_dir() else ():
+        known = file.name in (JOURNAL_FILE, LOCK_FILE, METRICS_FILE, *DERIVED)
+        if (known and file.name != own) or file.match(_SNAPSHOTS):
+            check_output(output, file)
+    if run.is_file():
+        check_output(output, run)
 
 
 def remove_derived(folder: Path) -> None:

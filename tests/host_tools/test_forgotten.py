@@ -85,7 +85,10 @@ def save(model: Model, folder: Path) -> None:
     held_out = HeldOut(model.encode(ROWS), model.encode(ROWS), rows)
     original = model.values
     with tuner(model, folder) as live:
-        outcome_of(live, model, held_out, 1.0, memory_limit=None, progress=lambda done, of: None)
+        outcome_of(
+            live, model, held_out, 1.0,
+            on_long="error", memory_limit=None, progress=lambda done, of: None,
+        )  # fmt: skip
     model.values = original
     write_page(run_curves(folder), folder, folder / REPORT_FILE, {})
 
