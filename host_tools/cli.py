@@ -32,13 +32,13 @@ from .commands import (
     journal,
     merge,
     profile,
-    push_android,
     quickstart,
     report,
     tuning,
     writing,
 )
 from .commands.output import printable
+from .commands.run_settings import WithSettings
 
 
 class _Group(TyperGroup):
@@ -118,7 +118,7 @@ app.command()(export.export)
 app.command()(bundle.inspect)
 app.command()(bundle.pack)
 app.command()(estimate.estimate)
-app.command()(tuning.tune)
+app.command(cls=WithSettings)(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(report.plot)
@@ -128,7 +128,6 @@ app.command()(writing.generate)
 app.command()(writing.chat)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
-app.command()(push_android.push_android)
 app.add_typer(journal.app, name="journal")
 
 

@@ -13,28 +13,70 @@
     print(model.predict({"text": "a gripping, funny film"}).answer)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import errors, telemetry
-from .errors import SeedtuneError, SeedtuneWarning
+from . import telemetry
+from .errors import (
+    BundleError,
+    DataError,
+    EngineError,
+    JournalError,
+    SeedtuneError,
+    SeedtuneWarning,
+    TuningError,
+)
 
 telemetry.switch_off()
 
 if TYPE_CHECKING:
     from .model import Model, open_model
+    from .scoring.evaluation import Evaluation
     from .settings import Settings
+    from .tasks import Prediction
+    from .tuning.budget import Budget, Control
+    from .tuning.live_run import Tuned
+    from .tuning.tuner import StepReport, Tuner
 
-__all__ = ["Model", "SeedtuneError", "SeedtuneWarning", "Settings", "errors", "open_model"]
+__all__ = [
+    "Budget",
+    "BundleError",
+    "Control",
+    "DataError",
+    "EngineError",
+    "Evaluation",
+    "JournalError",
+    "Model",
+    "Prediction",
+    "SeedtuneError",
+    "SeedtuneWarning",
+    "Settings",
+    "StepReport",
+    "Tuned",
+    "Tuner",
+    "TuningError",
+    "open_model",
+]
+_HOMES = {
+    "Budget": "tuning.budget",
+    "Control": "tuning.budget",
+    "Evaluation": "scoring.evaluation",
+    "Model": "model",
+    "Prediction": "tasks",
+    "Settings": "settings",
+    "StepReport": "tuning.tuner",
+    "Tuned": "tuning.live_run",
+    "Tuner": "tuning.tuner",
+    "open_model": "model",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load the rest when it is asked for: ``seedtune --help`` needs the errors alone."""
-    if name == "Settings":
-        from .settings import Settings
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
-        return Settings
-    if name in ("Model", "open_model"):
-        from . import model
 
-        return getattr(model, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

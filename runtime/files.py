@@ -116,8 +116,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Put a folder's files on the disk, before a rename makes them visible."""
+    """Put a folder's files and folders on the disk, before a rename makes them visible."""
     for file in folder.iterdir():
+        if file.is_dir():
+            sync_tree(file)
+            continue
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())
     sync_folder(folder)

@@ -1,20 +1,16 @@
 """What an app opens: a bundle with its task and engine, to tune, to evaluate and to use."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import engines
-from .bundle import Bundle, Progress, open_bundle
-from .bundle.exported_values import export_values, load_values
+from .bundle import Bounds, Bundle, Progress, open_bundle
 from .bundle.manifest import check_identity
 from .engines import Engine
-from .engines.memory import PassMemory, fit_text
+from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .files import check_output
 from .journal.file import Durability, Journal
@@ -24,24 +20,23 @@ from .journal.snapshots import forget
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
-from .scoring.text_head import TextHead
-from .scoring.word_memory import WordMemory
-from .settings import Settings
+from .scoring.values import Values
+from .scoring.values_file import export_values, load_values
 from .tasks import (
     Encoded,
     Objective,
     OnLong,
     Prediction,
+    Rows,
     Task,
     check_spec,
+    encode_questions,
     encode_rows,
-    read_rows,
     task_for,
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
-from .tasks.control_tokens import ControlTokens
-from .tasks.field_text import check_characters
+from .tasks.field_text import check_text
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
@@ -50,8 +45,6 @@ from .writing import Manner, Writer, Writing
 
 PREDICTED_TOKENS = 64
 """Of an answer that is written as a prediction, at most."""
-Rows = str | Path | Iterable[Mapping[str, Any]]
-"""A file of rows (see ``tasks.rows``), or the rows themselves as dicts."""
 
 
 class Model:
@@ -70,9 +63,8 @@ class Model:
     ) -> None:
         self.bundle = bundle
         self._start = Start.of(bundle)
-        self.values: NDArray[np.float32] = self._start.values
-        """float32 ``[K]``, or with an estimator's own weights behind: what evaluates and predicts.
-        As exported until ``load``."""
+        self.values = Values(self._start.values)
+        """What evaluates, predicts and writes. As exported until ``load``, and after ``reset``."""
         self.step = 0
         """Of the run that they are from; 0 as exported."""
         self._asked = task_spec is not None
@@ -84,7 +76,6 @@ class Model:
         self._memory_limit = memory_limit
         self._task: Task | None = None
         self._engine: Engine | None = None
-        self._chat: ChatTemplate | None = None
 
     @property
     def task(self) -> Task:
@@ -101,11 +92,6 @@ class Model:
     def task_spec(self) -> Mapping[str, Any] | None:
         """The specification in use: ``open_model``'s, else a loaded run's, else the bundle's."""
         return self._spec
-
-    @property
-    def text(self) -> TextHead | None:
-        """What the bundle has for a head for text; None too where the task writes nothing."""
-        return self._start.text if self.task.writes else None
 
     @property
     def engine(self) -> Engine:
@@ -125,8 +111,7 @@ class Model:
         Raises:
             DataError: a file or row is unusable; the message names it.
         """
-        given = read_rows(rows) if isinstance(rows, str | Path) else rows
-        return encode_rows(self.task, given, labelled=labelled)
+        return encode_rows(self.task, rows, labelled=labelled)
 
     def tuner(
         self,
@@ -134,30 +119,27 @@ class Model:
         train: Rows | Sequence[Encoded],
         held_out: Rows | Sequence[Encoded] | None = None,
         *,
-        settings: Settings | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
         durability: Durability | None = None,
         allow_changes: bool = False,
         on_evaluation: Callable[[int, int], None] | None = None,
-        **chosen: Any,
+        **settings: Any,
     ) -> Tuner:
         """Start a run in ``folder``, or resume the one that is there.
 
         Args:
             train: rows with labels, or encoded examples.
             held_out: the same, which decide the best step.
-            settings: all of them. Those that are None suit bundle, task and data.
-            chosen: single settings by name in place of ``settings``; the others are the run's own
-                or, for a new run, the defaults.
+            settings: by name, as flags of ``seedtune tune`` have them (``lr=1e-3``): those of
+                ``Settings`` and of the estimator's options. What is left out, or None, is the run's
+                own or, for a new run, what suits bundle, task and data.
 
         Raises:
             DataError: a row is unusable.
             SeedtuneError: ``folder`` is in the bundle's own.
             TuningError, JournalError: see ``Tuner``.
         """
-        if settings is not None and chosen:
-            raise TuningError(f"give settings or {', '.join(chosen)}, not both")
         check_output(Path(folder), self.bundle.path)
         examples = self._examples(train)
         evaluated = [] if held_out is None else self._examples(held_out)
@@ -168,7 +150,7 @@ class Model:
             self.task,
             examples,
             folder=folder,
-            settings=chosen if settings is None else settings,
+            settings=settings,
             eval_examples=evaluated,
             budget=budget,
             control=control,
@@ -198,10 +180,14 @@ class Model:
             self.values = done.best_values
             self.step = done.history.steps if done.best is None else done.best.step
         else:
-            self.values, self.step = load_values(source, self.bundle), 0
+            self.values, self.step = load_values(source, self.bundle, self._start.kinds), 0
+
+    def reset(self) -> None:
+        """Use the values as they were exported from now on."""
+        self.values, self.step = Values(self._start.values), 0
 
     def _take_task(self, known: Mapping[str, Any] | None, run: Path) -> None:
-        if known is None:  # a run of an older version
+        if known is None:  # whoever began it did not say
             return
         if self._asked and known["spec"] != self._spec:
             raise TuningError(
@@ -252,6 +238,7 @@ class Model:
 
         Raises:
             DataError: no rows, or one is unusable.
+            TuningError: there is no memory for one of them.
         """
         encoded = self._examples(rows)
         return evaluation.evaluate(
@@ -259,10 +246,16 @@ class Model:
             self.task,
             encoded,
             self.values,
-            self.bundle.bounds,
+            self._passes(encoded),
             progress,
-            self.text,
         )
+
+    def _passes(self, examples: Sequence[Encoded]) -> Bounds:
+        """The program's bounds, cut to the memory that is left."""
+        if not examples:  # refused where they are used
+            return self.bundle.bounds
+        memory, now = PassMemory.of_bundle(self.bundle), self.engine.memory()
+        return fit_passes(self.bundle.bounds, memory, examples, limit=self._memory_limit, now=now)
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> Prediction: ...
@@ -280,34 +273,41 @@ class Model:
         """The answer to one row, or the answers to many, in their order.
 
         Where a task's answer is text, it is written for rows that bring none along: greedily, up
-        to the line's end or ``PREDICTED_TOKENS``. Text of a row is only scored.
+        to its end (the line's, for a task that learns no end) or ``PREDICTED_TOKENS``. Text of a
+        row is only scored.
+
+        Args:
+            progress: hears how many answers there are, and of how many.
 
         Raises:
             DataError: no rows, or one is unusable.
         """
         one = isinstance(rows, Mapping)
         given: Any = [rows] if one else rows
-        if isinstance(given, str | Path) or not all(isinstance(row, Encoded) for row in given):
-            given = read_rows(given)
-            prompts = [self.task.prompt(row, row.where) for row in given]
-        else:
-            prompts = [None] * len(given)
-        scored = [row for row, prompt in zip(given, prompts, strict=True) if prompt is None]
-        found = iter(
-            evaluation.predict(
-                self.engine,
-                self.task,
-                self._examples(scored, labelled=False),
-                self.values,
-                self.bundle.bounds,
-                progress,
-                self.text,
-            )
-            if scored or not prompts
-            else ()
-        )
-        answers = [next(found) if prompt is None else self._written(prompt) for prompt in prompts]
-        return answers[0] if one else answers
+        asked: list[Any] = _encoded(given) or encode_questions(self.task, given)
+        if not asked:
+            raise DataError("no examples to predict")
+        answers: dict[int, Prediction] = {}
+
+        def done(count: int, _: int = 0) -> None:
+            if progress is not None:
+                progress(count, len(asked))
+
+        scored = [n for n, each in enumerate(asked) if isinstance(each, Encoded)]
+        if scored:
+            examples = [asked[n] for n in scored]
+            passes = self._passes(examples)
+            found = evaluation.predict(self.engine, self.task, examples, self.values, passes, done)
+            answers.update(zip(scored, found, strict=True))
+        if len(scored) < len(asked):
+            writer = self.writer()
+            manner = Manner(PREDICTED_TOKENS, stop=() if self.task.ends else ("\n",))
+            for number, prompt in enumerate(asked):
+                if number not in answers:
+                    text = "".join(writer.write(prompt, manner))
+                    answers[number] = Prediction(text, {})
+                    done(len(answers))
+        return answers[0] if one else [answers[n] for n in range(len(asked))]
 
     def generate(
         self,
@@ -318,20 +318,21 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        repetition_penalty: float | None = None,
     ) -> Writing:
         """Go on from ``prompt`` with the values in use; iterate over the result for its pieces.
 
         Args:
             prompt: a text, or messages (``role``, ``content``), which the model's chat template
                 writes and the answer follows. Control tokens in a text are such, as in
-                transformers; in messages they are plain text (see ``tasks.control_tokens``).
-            max_tokens, temperature, top_p, seed, stop: see ``Manner``.
+                transformers; in messages they are plain text (see ``tasks.chat_template``).
+            max_tokens, temperature, top_p, seed, stop, repetition_penalty: see ``Manner``.
 
         Raises:
             DataError: an argument makes no sense, or the prompt leaves no room for an answer.
             EngineError: the bundle or the engine cannot write.
         """
-        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop))
+        manner = Manner(max_tokens, temperature, top_p, seed, _listed(stop), repetition_penalty)
         return self.writer().write(self.prompt_tokens(prompt), manner)
 
     def writer(self) -> Writer:
@@ -341,38 +342,19 @@ class Model:
             EngineError: the bundle or the engine cannot write.
             TuningError: there is no memory for a text.
         """
-        own, adapter = np.ascontiguousarray(self.values[: self.bundle.K]), self.adapter()
-        if adapter is None and len(self.values) > len(own):
+        part = self.values.part
+        if part is not None and not part.writes:
             warn(
                 "the values in use hold weights that choose between given answers; these have no "
                 "part in writing, so the text is written without them"
             )
-        text = self.engine.text(own, adapter)
+        text = self.engine.text(self.values.sensitive, **self.values.inputs)
         bound = text.bound
         generation = self.bundle.generation
         if generation is not None:
             memory = PassMemory.of_bundle(self.bundle)
             bound = fit_text(generation, memory, limit=self._memory_limit)
-        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, self.memory())
-
-    def adapter(self) -> NDArray[np.float32] | None:
-        """What the text head in use adds to what the output head reads, float32 ``[D, S]``; None
-        where the values in use hold none (what a readout learned has no part in writing)."""
-        head, more = self._start.text, self.values[self.bundle.K :]
-        return head.adapter(more) if head is not None and head.takes(len(more)) else None
-
-    def memory(self) -> WordMemory | None:
-        """The words that the values in use hold beside a text head; None where they hold none.
-
-        Raises:
-            TuningError: what stands there are no words of this model.
-        """
-        head, more = self._start.text, self.values[self.bundle.K :]
-        return head.memory(more) if head is not None and head.takes(len(more)) else None
-
-    @cached_property
-    def _controls(self) -> ControlTokens:
-        return ControlTokens(self.bundle.tokenizer())
+        return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, part)
 
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.
@@ -382,20 +364,21 @@ class Model:
         """
         if isinstance(prompt, str):
             tokenizer = self.bundle.tokenizer()
-            check_characters(prompt, "the prompt")
+            check_text(prompt, "the prompt")
             return list(watched(lambda _: tokenise(tokenizer, prompt), "the prompt").ids)
         messages = checked_messages(prompt, "the prompt")
-        if self._chat is None:
-            if self.bundle.chat is None:
-                raise DataError(
-                    f"{self.bundle.path}: has no chat template, as its model had none: give the "
-                    "prompt as one text"
-                )
-            chat = self.bundle.chat
-            self._chat = ChatTemplate(chat.template, chat.special_tokens)
-        conversation = self._controls.conversation(messages)
-        text = self._chat.render(conversation.messages, answer=True, where="the prompt")
-        return watched(lambda _: conversation.tokenise(text), "the prompt").ids
+        if self.bundle.chat is None:
+            raise DataError(
+                f"{self.bundle.path}: has no chat template, as its model had none: give the prompt "
+                "as one text"
+            )
+        return watched(lambda _: self._chat.answering(messages, "the prompt"), "the prompt")
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        part = self.bundle.chat
+        assert part is not None
+        return ChatTemplate(part.template, part.special_tokens, self.bundle.tokenizer())
 
     def close(self) -> None:
         """Free the program. Safe to repeat."""
@@ -409,19 +392,15 @@ class Model:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _written(self, prompt: list[int]) -> Prediction:
-        manner = Manner(max_tokens=PREDICTED_TOKENS, stop=("\n",))
-        return Prediction("".join(self.writer().write(prompt, manner)), {})
+    def _examples(self, rows: Any) -> list[Encoded]:
+        return _encoded(rows) or self.encode(rows)
 
-    def _examples(self, rows: Any, *, labelled: bool = True) -> list[Encoded]:
-        if isinstance(rows, str | Path):
-            return self.encode(rows, labelled=labelled)
-        if not isinstance(rows, Iterable):
-            return self.encode(rows, labelled=labelled)  # says what rows must be
-        given = list(rows)
-        if all(isinstance(row, Encoded) for row in given):
-            return given
-        return self.encode(given, labelled=labelled)
+
+def _encoded(rows: Any) -> list[Encoded]:
+    """Examples that a caller encoded before; empty where they are rows of data."""
+    if isinstance(rows, list | tuple) and all(isinstance(row, Encoded) for row in rows):
+        return list(rows)
+    return []
 
 
 def _listed(stop: Sequence[str]) -> tuple[str, ...]:

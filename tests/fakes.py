@@ -2,16 +2,20 @@
 
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 from numpy.typing import NDArray
-from seedtune.runtime.bundle import Bounds
+from seedtune.runtime.bundle import Bounds, TextFrame
 from seedtune.runtime.engines import Engine, Scores
-from seedtune.runtime.estimators import Ground
+from seedtune.runtime.estimators import RunContext
 from seedtune.runtime.estimators.noise import add_noise
+from seedtune.runtime.estimators.rates import NoiseKind
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.answer_head import AnswerHeads
+from seedtune.runtime.scoring.part import PartKind
 from seedtune.runtime.scoring.text_head import TextHead, TokenGradient
-from seedtune.runtime.settings import NoiseKind
+from seedtune.runtime.scoring.text_part import TextHeads
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16
@@ -24,6 +28,7 @@ class FakeTask(Task):
     metric_name = "accuracy"
     higher_is_better = True
     answers = head_rows = 2
+    labels = ("right", "left")
     writes = True  # the first candidate, as far as a head for text is concerned
 
     def __init__(self) -> None:
@@ -45,6 +50,9 @@ class FakeTask(Task):
 
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
         raise NotImplementedError
+
+    def chosen(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.int64]:
+        return np.asarray(logp.argmax(axis=1))
 
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch
@@ -68,18 +76,18 @@ class LostTask(FakeTask):
 WORDS = np.random.default_rng(3).standard_normal((VOCABULARY, 4)).astype(np.float32)
 
 
-class FakeText:
-    """A head for text of ``FakeEngine``: its weights are the adapter. Duck-typed ``TextHead``."""
+class FakeText(TextHead):
+    """A head for text of ``FakeEngine``: its weights are the adapter."""
 
-    shape = (4, 6)
-    entries = 24
-    vocabulary = VOCABULARY
     memory_bytes = 0
-    frame = SimpleNamespace(states=np.random.default_rng(4).standard_normal((32, 6)))
-    takes, memory, _memory = TextHead.takes, TextHead.memory, None
+    _states = np.random.default_rng(4).standard_normal((32, 6))
+    frame = cast(TextFrame, SimpleNamespace(states=_states))
 
-    def adapter(self, own: NDArray[np.float32]) -> NDArray[np.float32]:
-        return own[: self.entries].reshape(self.shape)
+    def __init__(self) -> None:
+        super().__init__((4, 6), VOCABULARY, Mock(), Mock())
+
+    def adapter(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        return weights.reshape(self.shape)
 
     def gradient(
         self, weights: NDArray[np.float32], states: Any, words: Any, generic: Any, pull: float
@@ -156,18 +164,23 @@ def noise_vector(
 def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:
     """Starting values and the identity of a bundle that does not exist."""
     values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
-    text = cast(TextHead, FakeText())
-    return Start(values.astype(np.float32), "b" * 64, bounds, text=text)
+    return Start(values.astype(np.float32), "b" * 64, bounds, kinds=fake_kinds())
 
 
-def fake_ground(engine: Any, task: Any, examples: int) -> Ground:
-    """What a run of that engine, task and so many examples stands on."""
-    return Ground(
+def fake_kinds() -> dict[str, PartKind]:
+    """Of parts, all that there are."""
+    return {"answer-head": AnswerHeads(), "text-adapter": TextHeads(FakeText())}
+
+
+def fake_context(engine: Any, task: Any, examples: int) -> RunContext:
+    """What a run of that engine, task and so many examples has to go by."""
+    return RunContext(
         answers=task.answers,
         head_rows=task.head_rows,
         hidden_width=engine.hidden_width,
         examples=examples,
         entries=engine.entries,
         writes=task.writes,
-        text_head=FakeText.shape,
+        labels=task.head_labels,
+        parts={name: kind for name, kind in fake_kinds().items() if kind.fits(task, engine)},
     )

@@ -15,9 +15,9 @@ from journal_bytes import encoded
 from safetensors.numpy import load
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
-from seedtune.runtime.bundle.exported_values import export_values, load_values
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
 from seedtune.runtime.bundle.text_frame import load_text_frame
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
     Change,
@@ -33,7 +33,10 @@ from seedtune.runtime.journal.format import (
     decode_records,
 )
 from seedtune.runtime.journal.metrics import METRICS_FILE, MetricsLog, read_metrics
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.answer_head import AnswerHead
+from seedtune.runtime.scoring.parts import kinds_of
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from text_bundle import STATES, WIDTH, write_text_bundle
 from tiny_bundle import write_tiny_bundle
 
@@ -57,18 +60,20 @@ def _files(folder: Path) -> dict[str, Case]:
         journals[0][0],
         snapshot=snapshot,
         parent={"step": 3, "crc": "0"},
-        shape={"rows": 2, "width": 6, "answers": 2},
+        shape={"answers": 2},
+        part={"kind": "answer-head", "labels": ["b", "a"], "width": 6},
         task={"spec": {"kind": "completion"}, "objective": "", "on_long": "error"},
     )
     headers = [head.encode()[14:-4] for head in (journals[0][0], compacted, journals[3][0])]
     bundle = write_tiny_bundle(folder / "bundle")
+    part_kinds = kinds_of(bundle)
     text_bundle = write_text_bundle(folder / "text")
     assert text_bundle.text_head is not None
     manifests = [(folder / name / "manifest.json").read_bytes() for name in ("bundle", "text")]
     packed = pack_bundle(folder / "bundle", folder / "bundle.seedtune").read_bytes()
     unpacked = unpack_archive(folder / "bundle.seedtune", folder / "cache")
     halves = (bundle.values + np.float16(1)).astype(np.float32)
-    tuned = np.concatenate([halves, np.ones(6, np.float32)])
+    tuned = Values(halves, AnswerHead(("b", "a"), 2, np.ones(7, np.float32)))
     export_values(folder / "values", tuned, bundle, step=7)
     values = (folder / "values").read_bytes()
     log = MetricsLog(folder)
@@ -157,7 +162,7 @@ def _files(folder: Path) -> dict[str, Case]:
 
         def read() -> str:
             own("values").write_bytes(bad)
-            same = load_values(own("values"), bundle).tobytes() == tuned.tobytes()
+            same = load_values(own("values"), bundle, part_kinds).sha256 == tuned.sha256
             return EQUAL if same else "different"  # blanks of the header are free
 
         return what, read
@@ -214,7 +219,9 @@ def _journal(count: int, signs: int = 0) -> tuple[Header, list[Record], bytes]:
         entries=100,
         scalar_count=count,
         signs=signs,
-        settings=Settings(eps=0.01).to_dict(),
+        settings=settings_of(
+            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
+        ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256=None,
         metric={"name": "accuracy", "higher_is_better": True},

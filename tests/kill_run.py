@@ -20,15 +20,14 @@ from pathlib import Path
 from exported_bundle import export_tiny_bundle
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneWarning
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_run import rates
 
 SPEC = {
     "kind": "classification",
@@ -61,10 +60,8 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     spec = WRITING if estimator == "text-head" else SPEC
     task = task_for(bundle, spec, on_long="truncate")
     examples = encode_rows(task, ROWS)
-    rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
-    settings = Settings(
-        seed=5, steps=steps, batch_size=2, eval_every=10, estimator=estimator, **rates
-    )
+    asked = {"seed": 5, "steps": steps, "batch_size": 2, "eval_every": 10}
+    settings = {**asked, "estimator": estimator, **rates(estimator, 1e-3)}
     with Tuner(
         open_engine(bundle, 1),
         Start.of(bundle),
@@ -76,7 +73,7 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     ) as tuner:
         for _ in tuner:
             pass
-        return values_sha256(tuner.values)
+        return tuner.values.sha256
 
 
 def kill_runs(

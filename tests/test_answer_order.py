@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from seedtune.runtime import engines, open_model
 from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import Scores
 from seedtune.runtime.journal import format as journal_format
 from seedtune.runtime.journal.operations import branch, receive, share
@@ -185,7 +184,7 @@ class TestAnyOrder:
                 ) as tuner:  # fmt: skip
                     list(tuner)
                     model.load(tuner.tuned())
-                    ends.append((values_sha256(model.values), model.predict(rows)))
+                    ends.append((model.values.sha256, model.predict(rows)))
             assert ends[0] == ends[1]
 
     @given(order=st.permutations(("Zeta", "10", "9", "é")))
@@ -235,7 +234,7 @@ def test_programs_of_other_engines_answer_alike(
         ) as tuner:  # fmt: skip
             list(tuner)
         answers = []
-        for name in ("executorch", "onnxruntime", "torch"):
+        for name in ("executorch-native", "onnxruntime", "torch-int4"):
             with open_model(reach, engine=name, threads=1) as model:
                 model.load(run)
                 answers.append([found.answer for found in model.predict(rows)])

@@ -13,6 +13,7 @@ from command_line import call
 from compiler import needs_compiler
 from doc_pages import ROOT, Command, blocks_of, commands_of, names, python_of, write_files
 from seedtune.host_tools.cli import app
+from seedtune.host_tools.commands.run_settings import estimators_table
 from seedtune.host_tools.data.fetch import RESOURCES
 from seedtune.runtime.bundle import Bundle, with_task
 from seedtune.runtime.errors import SeedtuneWarning
@@ -24,6 +25,7 @@ PAGES = {
     "docs/completion.md": (),
     "docs/runs.md": ("docs/completion.md",),
     "docs/engines.md": ("docs/classification.md",),
+    "docs/apps.md": ("docs/classification.md",),
 }
 """Each with the pages whose files it uses, too."""
 PROSE = ("docs/figures.md", "docs/limits.md")
@@ -51,29 +53,46 @@ def run_block(commands: Iterator[Command]) -> None:
         assert not missing, f"{missing} not in the output of {where}"
 
 
-@needs_compiler
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_works_as_it_stands(
-    page: str,
-    bundle: Bundle,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if page in EVERY_ENGINE:
-        bundle = request.getfixturevalue("reach")
+def follow(page: str, folder: Path, bundle: Bundle) -> None:
+    """Do what a page shows, in the working folder ``folder``."""
     for source in (*PAGES[page], page):
-        write_files(source, tmp_path)
-    (tmp_path / "model.seedtune").symlink_to(bundle.path)
-    monkeypatch.chdir(tmp_path)
+        write_files(source, folder)
+    link = folder / "model.seedtune"
+    link.unlink(missing_ok=True)
+    link.symlink_to(bundle.path)
     blocks = blocks_of(page)
-    assert any(list(commands_of(block)) for block in blocks if block.language == "console")
+    assert any(block.language == "python" or list(commands_of(block)) for block in blocks)
     with words_of_many_tokens():
         for block in blocks:
             if block.language == "console":
                 run_block(commands_of(block))
             elif block.language == "python":
-                exec(block.text, {})
+                exec(block.text, {"__name__": "__main__"})
+
+
+@pytest.fixture(scope="module", params=["as listed", "backwards"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all pages, as somebody has who follows one after another."""
+    return tmp_path_factory.mktemp("pages")
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", range(len(PAGES)))
+def test_pages_work_as_they_stand_in_any_order(
+    number: int,
+    shared: Path,
+    bundle: Bundle,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = list(PAGES)
+    if request.node.callspec.params["shared"] == "backwards":
+        order.reverse()
+    page = order[number]
+    if page in EVERY_ENGINE:
+        bundle = request.getfixturevalue("reach")
+    monkeypatch.chdir(shared)
+    follow(page, shared, bundle)
 
 
 @needs_compiler
@@ -115,6 +134,10 @@ def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> 
         found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
         found.make_context(name, list(arguments))  # refuses what it does not know
     assert RESOURCES[export[1]].licence and export[2] == tune[1]
+
+
+def test_the_readme_lists_the_estimators_as_they_describe_themselves() -> None:
+    assert f"\n\n{estimators_table()}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_shows_the_example_of_the_package() -> None:

@@ -1,4 +1,4 @@
-"""A whole arm64 machine with 1 GB: limits that are real, tuning that survives a kill in it."""
+"""A whole arm64 machine with 1 GB: limits that are real, tuning that survives kills in it."""
 
 import json
 import os
@@ -10,31 +10,39 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import good
-from kill_run import ROWS, SPEC
-from seedtune.host_tools.emulate.guest import Guest
-from seedtune.host_tools.emulate.host import (
-    USER_MODE,
-    WHOLE_MACHINE,
-    EmulatorError,
-    missing_packages,
-)
+from kill_run import ROWS, SPEC, WRITING
+from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
-from seedtune.host_tools.emulate.rehearsal import Job, rehearse
+from seedtune.host_tools.emulate.rehearsal import plan, rehearse
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import values_sha256
+from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks.rows import Row
 
-MISSING = sorted({*missing_packages(WHOLE_MACHINE), *missing_packages(USER_MODE)})
+MISSING = missing_packages()
 pytestmark = [
     pytest.mark.emulator,
     pytest.mark.skipif(bool(MISSING), reason=f"apt-get install {' '.join(MISSING)}"),
     pytest.mark.skipif(platform.system() != "Linux", reason="the emulator needs Linux"),
 ]
-STEPS = 300
+SCRIPT = Path(__file__).with_name("device_run.py")
+STEPS = 60
+RUN = f"{PYTHON_PATH} /tests/{SCRIPT.name}"
+SESSION = f"""
+set -e
+{RUN} score /bundle /share/scores.npy > /share/scored
+{RUN} write /bundle /share/logits.npy > /share/written
+{RUN} replay /bundle /host/run > /share/replayed
+{RUN} tune /bundle /share/whole {STEPS} > /share/tuned
+{RUN} tune /bundle /share/killed {STEPS} > /share/unheard & child=$!
+until [ "$(wc -l < /share/killed/metrics.jsonl)" -ge 6 ]; do usleep 5000; done
+kill -9 $child
+{RUN} tune /bundle /share/killed {STEPS} > /share/resumed
+"""
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +87,11 @@ def test_status_output_and_files_come_back(machine: Machine, tmp_path: Path) -> 
 
 def test_memory_is_the_machines_own(tmp_path: Path) -> None:
     small = Machine("256M")
-    command = [PYTHON_PATH, "-c", "x = [bytearray(b'1' * (1 << 20)) for _ in range(1 << 14)]"]
+    total = "sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo > /share/total"
+    greedy = "x = [bytearray(b'1' * (1 << 20)) for _ in range(1 << 14)]"
     with pytest.raises(EmulatorError, match=r"for want of memory \(256 MB\); exit status 137"):
-        small.run(command, reads={}, writes={"/share": tmp_path}, timeout=120)
-    kilobytes = tmp_path / "total"
-    shell(
-        small, "sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo > /share/total", tmp_path
-    )
-    assert 150_000 < int(kilobytes.read_text()) < 256 * 1024
+        shell(small, f'{total}; {PYTHON_PATH} -c "{greedy}"', tmp_path)
+    assert 150_000 < int((tmp_path / "total").read_text()) < 256 * 1024
 
 
 def test_a_panic_is_no_status(machine: Machine, tmp_path: Path) -> None:
@@ -95,8 +100,8 @@ def test_a_panic_is_no_status(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_timeout_leaves_nothing_behind(machine: Machine, tmp_path: Path) -> None:
-    with pytest.raises(EmulatorError, match="not done after 12 s"):
-        shell(machine, "echo waiting; sleep 600", tmp_path, timeout=12)
+    with pytest.raises(EmulatorError, match="not done after 2 s"):
+        shell(machine, "echo waiting; sleep 600", tmp_path, timeout=2)
     assert processes_of(tmp_path) == []
 
 
@@ -125,71 +130,107 @@ def test_the_machine_dies_with_its_host_process(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-def test_a_long_run_survives_a_kill_and_replays_on_the_host(
-    machine: Machine, bundle: Bundle
-) -> None:
-    """User mode runs the same instructions, so that another kill must end on the same bits."""
+def on_host(*arguments: Any) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
-    def job(kill_after: int) -> Job:
-        settings = Settings(
-            seed=5,
-            steps=STEPS,
-            batch_size=2,
-            lr=1e-3,
-            eps=1e-2,
-            schedule="linear",
-            eval_every=0,
-            estimator="two-point",
+
+class TestSession:
+    """One boot, in which the runtime does all that a device does, against the host."""
+
+    @pytest.fixture(scope="class")
+    def host(self, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The host's part: scores, logits, and a run of ``STEPS`` steps."""
+        folder = tmp_path_factory.mktemp("host")
+        on_host("score", bundle.path, folder / "scores.npy")
+        on_host("write", bundle.path, folder / "logits.npy")
+        told = on_host("tune", bundle.path, folder / "run", STEPS)
+        (folder / "tuned").write_text(json.dumps(told))
+        return folder
+
+    @pytest.fixture(scope="class")
+    def device(self, machine: Machine, bundle: Bundle, host: Path, tmp_path_factory: Any) -> Path:
+        folder = tmp_path_factory.mktemp("device")
+        done = machine.run(
+            ["sh", "-c", SESSION],
+            reads={"/bundle": bundle.path, "/tests": SCRIPT.parent, "/host": host},
+            writes={"/share": folder},
+            timeout=600,
         )
-        rows = [Row(row, f"row {number}") for number, row in enumerate(ROWS, 1)]
-        return Job(bundle, SPEC, rows, 16, settings, kill_after, max_tokens=12)
+        assert done.status == 0, done.console
+        return folder
 
-    found = rehearse(job(120), machine, timeout=600)
-    assert found["architecture"] == "aarch64"
-    assert found["torch"] is False
-    assert found["steps"] == STEPS
-    assert found["resumed_at_step"] == 120
-    assert found["values_sha256"] != values_sha256(Start.of(bundle).values)
+    def told(self, file: Path) -> dict[str, Any]:
+        return json.loads(file.read_text())
+
+    def test_it_is_an_arm64_without_torch(self, device: Path) -> None:
+        for name in ("scored", "written", "replayed", "tuned", "resumed"):
+            told = self.told(device / name)
+            assert (told["machine"], told["torch"]) == ("aarch64", False)
+
+    def test_scores_differ_by_kernels_only(self, device: Path, host: Path) -> None:
+        """8-bit activations round differently at a tie: measured 0.005 in a log-probability."""
+        ours, theirs = np.load(host / "scores.npy"), np.load(device / "scores.npy")
+        assert ours.std() > 0.3  # an answer of constants would agree too
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=0.05)
+
+    def test_it_writes_what_the_host_writes(self, device: Path, host: Path) -> None:
+        ours, theirs = np.load(host / "logits.npy"), np.load(device / "logits.npy")
+        assert ours.std() > 0.3
+        same = ours.argmax(1) == theirs.argmax(1)
+        until = len(same) if same.all() else int(np.flatnonzero(~same)[0]) + 1
+        np.testing.assert_allclose(theirs[:until], ours[:until], rtol=0, atol=0.1)
+        assert until > 3
+
+    def test_a_journal_of_the_host_replays_on_the_device(self, device: Path, host: Path) -> None:
+        assert self.told(device / "replayed")["sha256"] == self.told(host / "tuned")["sha256"]
+
+    def test_a_journal_of_the_device_replays_on_the_host(
+        self, device: Path, bundle: Bundle
+    ) -> None:
+        replayed = replay(device / "whole", Start.of(bundle))
+        assert replayed.history.steps == STEPS
+        assert (replayed.values.sensitive != Start.of(bundle).values).any()
+        assert replayed.sha256 == self.told(device / "tuned")["sha256"]
+
+    def test_kill_and_resume_end_where_an_uninterrupted_run_does(self, device: Path) -> None:
+        assert (device / "unheard").read_text() == ""
+        resumed = self.told(device / "resumed")
+        assert 1 < resumed["first_step"] <= STEPS
+        assert resumed["sha256"] == self.told(device / "tuned")["sha256"]
+
+
+@pytest.mark.parametrize(
+    "spec, estimator", [(SPEC, "readout"), (WRITING, "text-head")], ids=["choosing", "writing"]
+)
+def test_the_command_rehearses_what_a_user_gets(
+    bundle: Bundle, tmp_path: Path, spec: dict[str, Any], estimator: str
+) -> None:
+    rows, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    task.write_text(json.dumps(spec))
+    options = ("--train", rows, "--task", task, "--steps", 10, "--length", 24)
+    options += ("--prompt", "The cat sat", "--max-tokens", 5)
+    found = good("emulate", bundle.path, *options)
+    assert found["architecture"] == "aarch64" and found["torch"] is False
+    assert (found["estimator"], found["steps"], found["resumed_at_step"]) == (estimator, 10, 5)
+    assert found["same_values"] is True
     assert found["replay_sha256"] == found["values_sha256"]
-    assert found["loss_difference_max"] < 0.05
+    assert found["values_sha256"] != Values(Start.of(bundle).values).sha256
+    assert found["loss_difference_max"] < 0.05 < found["loss_mean"]
     assert 0.8e9 < found["device_memory_bytes"] < 2**30
     assert 0 < found["peak_rss_bytes"] < found["device_memory_bytes"]
     writing = found["writing"]
-    assert writing["prompt"] == "A film about rain, to It was"  # 16 tokens are its bound
-    assert writing["tokens"] == 12 or writing["ended"] == "end"
+    assert writing["prompt"] == "The cat sat"
+    assert writing["tokens"] == 5 or writing["ended"] == "end"
     assert 0 < writing["peak_rss_bytes"] < found["device_memory_bytes"]
-    assert_same_text(writing)
-    again = rehearse(job(40), Guest(), timeout=600)
-    assert again["resumed_at_step"] == 40
-    assert again["values_sha256"] == found["values_sha256"]
-    assert again["writing"]["text"] == writing["text"]
-
-
-def assert_same_text(writing: dict[str, Any]) -> None:
-    """Rounding may choose otherwise between two tokens, but only where they are level."""
-    difference = writing["first_difference"]
-    assert (difference is None) == writing["same_text"]
-    if difference is None:
+    assert writing["text"] != ""
+    if writing["same_text"]:
         assert writing["text"] == writing["host_text"]
-    else:
-        assert difference["host_margin"] < 0.2
-
-
-def test_the_command_tells_one_object(bundle: Bundle, tmp_path: Path) -> None:
-    rows, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    task.write_text(json.dumps(SPEC))
-    options = ("--train", rows, "--task", task, "--steps", 20, "--length", 24)
-    options += ("--prompt", "The cat sat", "--max-tokens", 5)
-    found = good("emulate", bundle.path, "--user", *options)
-    assert found["emulator"] == "user mode"
-    assert found["same_values"] is True
-    assert found["steps"] == 20
-    assert found["resumed_at_step"] == 10
-    assert found["writing"]["prompt"] == "The cat sat"
-    assert found["writing"]["tokens"] == 5 or found["writing"]["ended"] == "end"
-    assert found["writing"]["text"] != ""
-    assert_same_text(found["writing"])
+    else:  # two tokens that are level, perhaps; the first is not by chance alone
+        assert writing["first_difference"]["token"] > 1
 
 
 @pytest.mark.slow
@@ -200,21 +241,18 @@ def test_smollm2_on_1_gb(machine: Machine) -> None:
     from seedtune.host_tools.prepare.prepare import prepare
 
     data = load_task("sst2")
-    job = Job(
-        bundle=prepare(str(fetch("smollm2-135m"))).bundle,
-        task=data.spec,
-        rows=[Row(row, f"sst2 train:{number}") for number, row in enumerate(data.train[:32], 1)],
+    job = plan(
+        prepare(str(fetch("smollm2-135m"))).bundle,
+        data.spec,
+        [Row(row, f"sst2 train:{number}") for number, row in enumerate(data.train[:8], 1)],
         length=16,
-        settings=Settings(
-            steps=4, batch_size=2, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
-        ),
-        kill_after=2,
+        settings={"steps": 2, "batch_size": 2, "eval_every": 0},
+        max_tokens=2,
     )
     found = rehearse(job, machine, timeout=1500)
-    assert found["resumed_at_step"] == 2
-    assert found["steps"] == 4
-    assert found["replay_sha256"] == found["values_sha256"]
-    assert found["values_sha256"] != values_sha256(Start.of(job.bundle).values)
+    assert (found["estimator"], found["steps"], found["resumed_at_step"]) == ("readout", 2, 1)
+    assert found["same_values"] is True
+    assert found["values_sha256"] != Values(Start.of(job.bundle).values).sha256
     assert found["loss_difference_max"] < 0.3
     assert found["peak_rss_bytes"] < found["program_bytes"] + 150e6
     assert found["writing"]["tokens"] > 0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FILES = (
-    "budget", "bundle", "data", "estimators", "exported_values", "guards", "metrics",
-    "per_example", "replay", "share", "tasks",
+    "budget", "bundle", "data", "estimators", "guards", "metrics", "per_example",
+    "replay", "share", "tasks", "values_file",
 )  # fmt: skip
 LEFT_OUT = (
     # For the time that they take.

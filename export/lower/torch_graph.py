@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Program
+from seedtune.runtime.engines.torch_operators import ADD_PRODUCT, may_name
+from seedtune.runtime.engines.torch_program import VERSION
 from seedtune.runtime.errors import ModelError
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -21,7 +23,6 @@ from .stored_weights import Place, StoredWeights
 
 FORMAT = "torch"
 FILE = "program.json"
-VERSION = 1
 _SIZES = {operator.mul: "mul", operator.add: "add", operator.sub: "sub", operator.floordiv: "div"}
 """Arithmetic on sizes."""
 _NO_EFFECT = ("aten._assert_tensor_metadata.default", "aten.sym_constrain_range_for_size.default")
@@ -91,20 +92,20 @@ def _described(node: Node) -> list[Any]:
 def _written(node: Node) -> list[Any]:
     """``[name, operator, arguments]``, and named arguments where there are some."""
     target, args, kwargs = node.target, list(node.args), dict(node.kwargs)
+    if str(target) == "aten.to.device":  # there is one device, the engine's
+        target = "aten.to.dtype"
+        del args[1]
     if _adds_product(node):
-        name = "seedtune.add_product"
+        name = ADD_PRODUCT
         args = [args[0], *args[1].args]
     elif target in _SIZES:
         name = f"size.{_SIZES[target]}"
     elif target is operator.getitem:
         name = "getitem"
-    elif isinstance(target, torch._ops.OpOverload) and not target._schema.is_mutable:
+    elif may_name(str(target)):
         name = str(target)
     else:
         raise ModelError(f"the torch program cannot hold the operator {target}")
-    if name == "aten.to.device":  # there is one device, the engine's
-        name = "aten.to.dtype"
-        del args[1]
     for each in ("layout", "pin_memory"):
         kwargs.pop(each, None)
     written = {key: _argument(value) for key, value in kwargs.items()}

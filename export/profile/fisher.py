@@ -42,7 +42,6 @@ def compute_profile(
     file: Path | None = None,
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
-    about: dict[str, Any] | None = None,
 ) -> Profile:
     """Profiles ``model`` (any transformers causal LM) over ``sequences`` int64 [n, length].
 
@@ -52,7 +51,6 @@ def compute_profile(
     Args:
         file: where the profile is written matrix by matrix and read from, mapped; without one it
             stands in memory.
-        about: further settings to note.
 
     Raises:
         ModelError: a loss or a gradient is not finite, naming the sequence or the layer; the model
@@ -68,7 +66,6 @@ def compute_profile(
         "length": int(sequences.shape[1]),
         "tokens": int(sequences.size),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        **(about or {}),
     }
     found = Profile({}, model_name, model_sha256, text_sha256, settings)
     layers = _layers(model, linears, sequences, model_name, device, progress)

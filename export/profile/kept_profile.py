@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.files import default_cache, workplace
 
 from ..model.load_model import LoadedModel
 from . import block_by_block, fisher
 from .profile_file import Profile, load_profile
+
+KEPT = 2
+"""Profiles of a model: each takes four bytes a weight."""
 
 
 def kept_profile(
@@ -24,32 +28,44 @@ def kept_profile(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Profile:
     """The profile of ``loaded`` over ``tokens`` (int64 ``[n, length]``), computed only where the
-    cache holds none of this model, text and code.
+    cache holds none of this model, these tokens and this code. The cache keeps the ``KEPT`` of a
+    model that were used last.
+
+    Args:
+        text_sha256: of the text that ``tokens`` were cut from, for a profile that is made.
 
     Raises:
         ModelError: as ``compute_profile`` raises it, or the cache cannot be written.
     """
-    file = default_cache() / "profiles" / f"{loaded.sha256[:32]}.safetensors"
-    sources = [Path(each.__file__).read_bytes() for each in (fisher, block_by_block)]
-    code = hashlib.sha256(b"".join(sources)).hexdigest()[:16]
-    wanted = (loaded.sha256, text_sha256, code, *tokens.shape)
-    try:
+    content = hashlib.sha256(str(tokens.shape).encode() + tokens.tobytes())
+    for each in (fisher, block_by_block):
+        content.update(Path(each.__file__).read_bytes())
+    folder = default_cache() / "profiles" / loaded.sha256[:32]
+    file = folder / f"{content.hexdigest()[:32]}.safetensors"
+    with contextlib.suppress(ModelError, OSError):  # none there, damaged, or of another version
         kept = load_profile(file)
-    except ModelError:  # none there, damaged, or of another version
-        kept = None
-    if kept is not None:
-        settings = [kept.settings.get(name) for name in ("code", "sequences", "length")]
-        if (kept.model_sha256, kept.text_sha256, *settings) == wanted:
+        if kept.model_sha256 == loaded.sha256:
+            os.utime(file)
             return kept
-    with contextlib.suppress(OSError):  # writing says what is wrong
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return fisher.compute_profile(
-        loaded.model,
-        tokens,
-        model_name=loaded.name,
-        model_sha256=loaded.sha256,
-        text_sha256=text_sha256,
-        file=file,
-        progress=progress,
-        about={"code": code},
-    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with workplace(file) as work:  # of this process: another may make the same one
+            fisher.compute_profile(
+                loaded.model,
+                tokens,
+                model_name=loaded.name,
+                model_sha256=loaded.sha256,
+                text_sha256=text_sha256,
+                file=work / file.name,
+                progress=progress,
+            )
+            os.replace(work / file.name, file)
+        for old in sorted(folder.glob("*.safetensors"), key=_used, reverse=True)[KEPT:]:
+            old.unlink()
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be written: {error.strerror or error}") from error
+    return load_profile(file)
+
+
+def _used(file: Path) -> float:
+    return file.stat().st_mtime

@@ -15,18 +15,18 @@ from typing import Any
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.estimators import forwards_a_step
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tuning.tuner import Tuner
 
 from ..data.named_tasks import load_task
+from .contenders.float_task import FloatTask
+from .contenders.lora import FORWARDS_A_STEP, Adapter
+from .contenders.task_methods import resolved_settings, tuner_settings
 from .measuring.results_files import RESULTS, write_figures
 from .measuring.timing import in_turns
-from .methods.float_task import FloatTask
-from .methods.lora import FORWARDS_A_STEP, Adapter
-from .methods.settings import resolved_settings
 from .programs.default_bundle import default_bundle, model_source
-from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups, read_rows
+from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups
+from .summaries.rows import read_rows
 
 
 def bench_first_order(
@@ -42,8 +42,7 @@ def bench_first_order(
     Our steps are timed half way to it, since what a readout has to fit grows with the steps.
 
     Args:
-        bundle: by default the quickstart's; directions for a task, where our method needs them,
-            are learned for it.
+        bundle: by default the quickstart's.
 
     Returns:
         ``tasks``: for each ``metric`` and ``goal``; ``int4`` and ``lora`` with ``steps`` to it,
@@ -74,7 +73,7 @@ def _on(
             "run `seedtune bench quality` first"
         )
     goal = ours.last["mean"]
-    probes = forwards_a_step(resolved_settings({**ours.rows[0]["settings"], "seed": 0}))
+    probes = resolved_settings({**ours.rows[0]["settings"], "seed": 0}).options.forwards
     steps = {
         "int4": _needed(goal, ours) / probes,
         "lora": _needed(goal, lora) / FORWARDS_A_STEP,
@@ -164,18 +163,13 @@ def _step_seconds(
     source, data = model_source(settings["model"]), load_task(task)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
     cell = FloatTask.of(source, data, settings)
-    its = resolved_settings({**ours.rows[0]["settings"], "seed": 0})
+    its = tuner_settings({**ours.rows[0]["settings"], "seed": 0})
     adapter = Adapter(cell, settings)
     with (
         open_engine(opened, threads or "auto") as engine,
         tempfile.TemporaryDirectory() as folder,
         Tuner(
-            engine,
-            Start.of(opened),
-            cell.task,
-            cell.train,
-            folder=folder,
-            settings=its,
+            engine, Start.of(opened), cell.task, cell.train, folder=folder, settings=its
         ) as tuner,
     ):
         for _ in range(before):

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.exported_values import values_sha256
-from seedtune.runtime.estimators import with_defaults
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.format import Evaluation, Header, Step
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.live_run import LiveRun
 
 
@@ -38,11 +37,17 @@ def bench_journal(
     )
     header = Header(
         bundle_sha256=start.bundle_sha256,
-        values_sha256=values_sha256(start.values),
+        values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
-        settings=with_defaults(
-            Settings(steps=steps, estimator="two-point", eps=1e-2, schedule="cosine")
+        settings=settings_of(
+            {
+                "steps": steps,
+                "eval_every": 100,
+                "estimator": "two-point",
+                "eps": 1e-2,
+                "schedule": "cosine",
+            }
         ).to_dict(),
         train_sha256="0" * 64,
         eval_sha256="0" * 64,
@@ -57,7 +62,7 @@ def bench_journal(
             run.commit(Step((float(scalar),)))
         run.end("benchmark")
         live_seconds = time.perf_counter() - began
-        live = values_sha256(run.values)
+        live = run.values.sha256
         run.close()
         size = run.writer.path.stat().st_size
         began = time.perf_counter()

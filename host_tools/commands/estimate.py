@@ -46,18 +46,24 @@ def estimate(
     """
     from dataclasses import replace
 
-    from seedtune.export.lower.programs import check_formats
-    from seedtune.export.model.shape import read_shape
-    from seedtune.export.recipe import Recipe
-    from seedtune.runtime.bundle import DEFAULT_BOUNDS
-
-    from ..estimate import device_stages, host_stages, sizes
-
     output = Output(json)
+    with output.waiting("loading the libraries"):
+        from seedtune.export.lower.programs import check_formats
+        from seedtune.export.model.shape import read_shape
+        from seedtune.export.recipe import Recipe
+        from seedtune.runtime.bundle import DEFAULT_BOUNDS
+
+        from ..estimate import device_stages, host_stages, sizes
+
     Recipe(rounding=rounding)  # refuses an unknown one
     formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
-    speed = gflops * 1e9 if gflops is not None else sizes.measure_speed()
+    if gflops is not None:
+        speed = gflops * 1e9
+        reading = speed * sizes.READ_A_FLOP
+    else:
+        with output.waiting("measuring this machine"):
+            speed, reading = sizes.measure_speed(), sizes.measure_reading()
     bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
     stages = [
         host_stages.estimate_profile(
@@ -82,7 +88,7 @@ def estimate(
             speed=speed,
         ),
         device_stages.estimate_writing(
-            shape, tokens=context, engine=engine, fraction=fraction, speed=speed
+            shape, tokens=context, engine=engine, fraction=fraction, reading=reading
         ),
     ]
     if shape.gguf:

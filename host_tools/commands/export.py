@@ -90,6 +90,9 @@ def export(
             "model's positions. 0: it only scores.",
         ),
     ] = 2048,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. Default: one a core.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it for one or more engines and write a bundle."""
@@ -111,23 +114,25 @@ def export(
     if spec is not None:
         check_spec(spec, bounds)
     (check_file if bundle.suffix == ".seedtune" else check_target)(bundle)
-    from seedtune.export.lower.programs import check_formats
-    from seedtune.export.profile.masks import mask_method
-    from seedtune.export.profile.profile_file import profile_settings
+    with output.waiting("loading the libraries"):
+        import torch
+        from seedtune.export.export import export_model
+        from seedtune.export.lower.programs import check_formats
+        from seedtune.export.model.load_model import load_causal_lm
+        from seedtune.export.profile.masks import mask_method
+        from seedtune.export.profile.profile_file import profile_settings
+        from seedtune.export.recipe import Recipe
+        from tokenizers import Tokenizer
 
+        from ..data.calibration import load_calibration
+
+    if threads is not None:
+        torch.set_num_threads(threads)
     mask_method(mask)  # an unknown one is refused before minutes of work
     formats = check_formats([name.strip() for name in to.split(",")])
     amount = {"sequences": 32, "length": 128} if profile is None else profile_settings(profile)
-    from seedtune.export.export import export_model
-    from seedtune.export.model.load_model import load_causal_lm
-    from seedtune.export.recipe import Recipe
-    from tokenizers import Tokenizer
-
-    from ..data.calibration import load_calibration
-
     source = model_source(model, output)
-    with output.counting("loading the model") as progress:
-        progress(0, 1)  # a GGUF file is dequantised at first
+    with output.waiting("loading the model"):  # a GGUF file is dequantised at first
         loaded = load_causal_lm(source, "stored")
     if spec is not None:
         tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())

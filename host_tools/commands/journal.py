@@ -65,7 +65,6 @@ def replay(
     """Replay a journal to its values and print their SHA-256."""
     import time
 
-    from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.journal.replay import replay as replay_journal
 
     start = _start(bundle)
@@ -76,7 +75,7 @@ def replay(
             "steps": done.history.steps,
             "sha256": done.sha256,
             "best": _evaluated(done.best),
-            "best_sha256": values_sha256(done.best_values),
+            "best_sha256": done.best_values.sha256,
             "seconds": time.monotonic() - began,
         }
     )
@@ -131,12 +130,11 @@ def export(
     json: Json = False,
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
-    from seedtune.runtime.bundle.exported_values import export_values
     from seedtune.runtime.files import check_output
-    from seedtune.runtime.journal import snapshots
     from seedtune.runtime.journal.replay import replay as replay_journal
     from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.scoring.values_file import export_values
 
     check_output_of(journal, output, own=VALUES_FILE)
     check_output(output, bundle)
@@ -147,7 +145,7 @@ def export(
     else:
         values, of = done.best_values, done.best.step
     if without_words:
-        values = snapshots.without_words(values, done.estimator.words)
+        values = values.without_words()
     digest = export_values(output, values, opened, step=of)
     Output(json).result({"file": str(output), "step": of, "float16_sha256": digest})
 
@@ -272,16 +270,17 @@ def _say(json: bool, journal: Journal) -> None:
 
 
 def that_matter(history: History) -> dict[str, Any]:
-    """The settings that mean something to the run's estimator, but for what nobody chose."""
+    """The estimator's options and, of the settings that every run has, those that somebody chose,
+    the seed and the batch size."""
+    from seedtune.runtime.options import options_of
     from seedtune.runtime.settings import Settings
 
-    facts, usual = history.facts, Settings().to_dict()
-    found = history.settings.to_dict()
-    for name, value in history.settings.to_dict().items():
-        own = name in facts.ignores and value == getattr(facts, name, value)
-        if own or (value == usual[name] and name not in ("seed", "batch_size")):
-            del found[name]
-    return found
+    every = options_of(Settings)
+    return {
+        name: value
+        for name, value in history.settings.to_dict().items()
+        if name not in every or value != every[name].default or name in ("seed", "batch_size")
+    }
 
 
 def _described(journal: Journal) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from seedtune.runtime.errors import SeedtuneError
 
-from .inputs import checked_model, load_chosen, model_source
-from .options import BundleHash, BundlePath, FromRun, FromValues, Json, Source
+from .inputs import ChosenTask, checked_model, load_chosen, model_source
+from .options import BundleHash, BundlePath, FromRun, FromValues, Json, Source, TaskName
 from .output import Output
+
+if TYPE_CHECKING:
+    from seedtune.runtime.model import Model
 
 
 def merge(
@@ -19,32 +22,49 @@ def merge(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     run: FromRun = None,
     values: FromValues = None,
+    task: TaskName = None,
     sha256: BundleHash = None,
     json: Json = False,
 ) -> None:
-    """Write tuned values into a Hugging Face checkpoint of the model that BUNDLE was made from."""
+    """Write tuned values into a Hugging Face checkpoint of the model that BUNDLE was made from.
+
+    What a run learned beside them (a readout, a text head) has no place in a checkpoint: it goes
+    beside one, with a loader.
+    """
+    from seedtune.export.load_merged import MODEL
     from seedtune.export.merge import merge_values
 
     output = Output(json)
     if run is None and values is None:
         raise SeedtuneError("give what to merge: --run RUN or --values FILE")
-    with checked_model(bundle, output, sha256=sha256) as opened:
+    spec = ChosenTask.of(task).spec
+    with checked_model(bundle, output, task=spec, sha256=sha256) as opened:
         origin = load_chosen(opened, run, values)
-        own, adapter = opened.values[: opened.bundle.K], opened.adapter()
+        own, head = opened.values.sensitive, _head_of(opened)
         source = model_source(model, output)
-        written = merge_values(opened.bundle, own, source, folder, adapter=adapter)
-        if adapter is not None:
+        with output.waiting("loading the model and writing it"):
+            written = merge_values(opened.bundle, own, source, folder, head=head)
+        if head is not None:
             output.note(
-                f"{folder}/load_merged.py loads the checkpoint with the text head, which lies "
-                "beside it; other loaders go without the head"
+                f"{folder}/load_merged.py loads the model with what was learned beside it; "
+                f"{folder / MODEL} alone answers as untuned"
             )
-            if opened.memory() is not None:
-                output.note(
-                    "the memory of words has no part in it, and works with the bundle alone"
-                )
-        elif len(opened.values) > len(own):
-            output.note(
-                "only the sensitive values are merged: what else the run learned has no place in a "
-                "checkpoint, and works with the bundle alone"
-            )
+        if opened.values.keeps_words:
+            output.note("the memory of words has no part in it, and works with the bundle alone")
     output.result({"folder": str(folder), "values": origin, **written})
+
+
+def _head_of(model: Model) -> Any:
+    """What the values in use hold beside the sensitive ones, as ``merge_values`` takes it.
+
+    Raises:
+        TuningError: it is for another task than the model's.
+    """
+    from seedtune.export.merge import AnswerHead as MergedHead
+    from seedtune.runtime.scoring.answer_head import AnswerHead
+
+    part = model.values.part
+    if not isinstance(part, AnswerHead):
+        return model.values.inputs.get("adapter")
+    head = part.for_task(model.task, model.engine)
+    return MergedHead(head.weights, head.share, dict(model.task_spec or {}), model.task.labels)

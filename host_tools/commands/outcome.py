@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .figures import answers_of, figures_of
 from .held_out import HeldOut
 from .inputs import spaced
+from .samples import samples_of
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
@@ -45,7 +46,6 @@ def outcome_of(
     Raises:
         TuningError: the run folder or the values file gives another model than the judged one.
     """
-    from seedtune.runtime.bundle.exported_values import values_sha256
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.journal.metrics import read_metrics
     from seedtune.runtime.journal.run_folder import VALUES_FILE
@@ -60,6 +60,7 @@ def outcome_of(
     before, after = _chosen_by(tuner, metric), _best(tuner, metric)
     rows: list[dict[str, Any]] = []
     answers: dict[str, Any] = {}
+    samples: list[dict[str, str]] = []
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
         passes = _passes(model, held_out, memory_limit)
@@ -68,10 +69,11 @@ def outcome_of(
         _judged_again(tuner.folder, model, held_out, best, *passes, on_long)
         after = {"step": tuned.step, **after}
         answers = answers_of(best)
+        samples = samples_of(model, held_out.judging, before_values)
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
-    settings = history.settings
+    asked = history.settings.to_dict()
     result = {
         "run": str(tuner.folder),
         "steps": history.steps,
@@ -79,11 +81,7 @@ def outcome_of(
         "forwards": tuner.forwards,
         "seconds": seconds,
         "stop_reason": tuner.stop_reason,
-        **{
-            name: value
-            for name, value in (("eps", settings.resolved_eps), ("lr", settings.lr))
-            if name not in history.facts.ignores
-        },
+        **{name: asked[name] for name in ("eps", "lr") if name in asked},
         "before": before,
         "after": after,
         **answers,
@@ -93,20 +91,20 @@ def outcome_of(
         "twice_as_many": None if again is None else f"{duration(again)} more{_how_to_go_on(tuner)}",
         "message": tuned.message,
         "values": str(file),
-        "values_sha256": values_sha256(tuned.values),
+        "values_sha256": tuned.values.sha256,
         "peak_rss_bytes": peak_resident_bytes(),
     }
-    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "metric": metric})
+    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "samples": samples})
     return result
 
 
 def _how_to_go_on(tuner: Tuner) -> str:
     """The option that makes a run longer, where one does: some see each row once."""
-    from dataclasses import replace
+    from seedtune.runtime.estimators import changed, fit
 
     history = tuner.history
     more = 2 * history.settings.resolved_steps
-    longer = history.facts.fit(replace(history.settings, steps=more), tuner.ground)
+    longer = fit(changed(history.settings, {"steps": more}), tuner.context)
     if longer.resolved_steps <= history.settings.resolved_steps:
         return ", with twice as many training rows: each row is used once"
     return f" (--steps {longer.resolved_steps})"
@@ -170,9 +168,9 @@ def _judged(
             progress(before * of + done, total)
 
         asked = model.engine, model.task, held_out.judging, values, bounds
-        found.append(evaluate(*asked, shown_as_one, text=model.text, known=known))
+        found.append(evaluate(*asked, shown_as_one, known=known))
         asked = model.engine, model.task, some, values, bounds
-        answers.append(predict(*asked, text=model.text, known=known))
+        answers.append(predict(*asked, known=known))
     rows = [held_out.rows[number] for number in shown]
     return found[0], found[1], _rows(model, rows, answers)
 
@@ -192,21 +190,22 @@ def _judged_again(
     from seedtune.runtime.journal.run_folder import VALUES_FILE
     from seedtune.runtime.model import open_model
     from seedtune.runtime.scoring.evaluation import evaluate
+    from seedtune.runtime.scoring.values import Values
 
     again = open_model(model.bundle, on_long=on_long)
     again.load(run / VALUES_FILE)
     saved = again.values
     again.load(run)
     task, rows = again.task, again.encode(held_out.rows)
-    found = evaluate(model.engine, task, rows, again.values, bounds, text=again.text, known=known)
+    found = evaluate(model.engine, task, rows, again.values, bounds, known=known)
     now, then = (_shown(each, task.metric_name) for each in (found, judged))
     if now != then:
         raise TuningError(
             f"{run}: loaded again, the run has {now}, but was judged to have {then}: what was "
             "saved is not what was tuned; please report it"
         )
-    stored = again.values[: model.bundle.K].astype(np.float16).astype(np.float32)
-    if not np.array_equal(saved, np.concatenate([stored, again.values[model.bundle.K :]])):
+    rounded = again.values.sensitive.astype(np.float16).astype(np.float32)
+    if saved.sha256 != Values(rounded, again.values.part).sha256:
         raise TuningError(f"{run / VALUES_FILE}: does not hold the values that ship; report this")
 
 

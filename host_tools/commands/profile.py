@@ -51,17 +51,17 @@ def profile(
         raise SeedtuneError(f"dtype {dtype!r} is unknown; use float32 or bfloat16")
     check_file(file)
     check_output(file, Path(model))
-    import torch
-    from seedtune.export.model.load_model import load_causal_lm
-    from seedtune.export.profile.fisher import compute_profile
-    from seedtune.export.profile.masks import build_mask, mask_method
+    with output.waiting("loading the libraries"):
+        import torch
+        from seedtune.export.model.load_model import load_causal_lm
+        from seedtune.export.profile.fisher import compute_profile
+        from seedtune.export.profile.masks import build_mask, mask_method
 
-    from ..data.calibration import load_calibration
+        from ..data.calibration import load_calibration
 
     mask_method(mask)  # an unknown one is refused before minutes of work
     source = model_source(model, output)
-    with output.counting("loading the model") as loading:
-        loading(0, 1)  # a GGUF file is dequantised at first
+    with output.waiting("loading the model"):  # a GGUF file is dequantised at first
         loaded = load_causal_lm(source, "stored" if dtype == "float32" else torch.bfloat16)
     calibration = load_calibration(
         loaded.tokenizer, sequences=sequences, length=length, held_out=0, text=text

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from seedtune.runtime.errors import DataError, SeedtuneError, warn
 
-from .inputs import checked_model, load_chosen, memory_bytes
+from .inputs import checked_model, load_chosen
 from .options import (
     BundleHash,
     BundlePath,
@@ -40,6 +40,13 @@ TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens of thi
 Seed = Annotated[int, typer.Option(help="Of the draws: the same seed, the same text.")]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        help="Taken from what would go on as the answer did before; 0 for none.",
+        show_default="of text that was learned from some, otherwise none",
+    ),
 ]
 _HELP = """/tuned     switch between tuned and original values
 /undo N    take the last N questions with their answers back (default 1)
@@ -66,6 +73,7 @@ def generate(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     stop: Stop = None,
+    repetition_penalty: RepetitionPenalty = None,
     memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
@@ -85,7 +93,14 @@ def generate(
     asked: Any = _messages(messages) if messages is not None else prompt
     if prompt == "-":
         asked = _stdin().read().removesuffix("\n")  # 'echo' adds it; nobody means to go on from it
-    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        memory_limit=memory_limit,
+        engine=engine,
+        threads=threads,
+        sha256=sha256,
+    ) as model:
         origin = load_chosen(model, run, values)
         writing = model.generate(
             asked,
@@ -94,6 +109,7 @@ def generate(
             top_p=top_p,
             seed=seed,
             stop=_as_typed(stop),
+            repetition_penalty=repetition_penalty,
         )
         text, first = "", None
         with _interrupts() as stopped:
@@ -135,6 +151,7 @@ def chat(
     top_p: TopP = 0.9,
     seed: Seed = 0,
     stop: Stop = None,
+    repetition_penalty: RepetitionPenalty = None,
     memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
@@ -144,8 +161,15 @@ def chat(
     from seedtune.runtime.writing import Manner
 
     output = Output(False)
-    manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop))
-    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
+    manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop), repetition_penalty)
+    with checked_model(
+        bundle,
+        output,
+        memory_limit=memory_limit,
+        engine=engine,
+        threads=threads,
+        sha256=sha256,
+    ) as model:
         original = model.values
         origin = load_chosen(model, run, values)
         conversation = _Conversation(model, manner, system)
@@ -313,21 +337,3 @@ def _messages(file: Path) -> Any:
         raise DataError(f"{file}: cannot be read: {error}") from error
     found = strict_json(text, str(file))
     return found["messages"] if isinstance(found, dict) and "messages" in found else found
-
-
-def _opened(
-    bundle: Path,
-    memory_limit: str | None,
-    engine: str | None,
-    threads: int | None,
-    sha256: str | None,
-    output: Output,
-) -> Model:
-    return checked_model(
-        bundle,
-        output,
-        memory_limit=memory_bytes(memory_limit),
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
-    )

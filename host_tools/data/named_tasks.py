@@ -168,7 +168,13 @@ def _chat() -> TaskData:
     train = [
         row for row in rows if row["chat"] < first and (row["before"], row["reply"]) not in tested
     ]
-    spec = {"kind": "completion", "template": "{before}\n", "completion_field": "reply"}
+    # Without an end: the results are of the messages' own tokens.
+    spec = {
+        "kind": "completion",
+        "template": "{before}\n",
+        "completion_field": "reply",
+        "end": False,
+    }
     return TaskData("chat", train, test, spec)
 
 

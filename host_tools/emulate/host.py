@@ -9,23 +9,14 @@ from seedtune.runtime.errors import SeedtuneError
 CPU = "cortex-a76"
 """A core of 2018's phones: armv8.2 with dot products and half floats."""
 
-USER_MODE = {
-    "qemu-aarch64": "qemu-user",
-    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
-    "apt-get": "apt",
-    "dpkg-deb": "dpkg",
-    "setpriv": "util-linux",
-}
-"""Commands of the host that user mode needs, and the Debian packages that have them."""
-
-WHOLE_MACHINE = {
+NEEDED = {
     "qemu-system-aarch64": "qemu-system-arm",
     "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
     "setpriv": "util-linux",
 }
-"""The same for a whole machine."""
+"""Commands of the host that the emulator calls, and the Debian packages that have them."""
 
 Progress = Callable[[str], None]
 """Called with a line about what takes its time now."""
@@ -39,18 +30,18 @@ def quiet(what: str) -> None:
     """A ``Progress`` that says nothing."""
 
 
-def missing_packages(needed: dict[str, str]) -> list[str]:
-    """Debian packages of ``USER_MODE`` or ``WHOLE_MACHINE`` that the host lacks."""
-    return [package for command, package in needed.items() if shutil.which(command) is None]
+def missing_packages() -> list[str]:
+    """Debian packages of ``NEEDED`` that the host lacks."""
+    return [package for command, package in NEEDED.items() if shutil.which(command) is None]
 
 
-def need_packages(needed: dict[str, str]) -> None:
+def need_packages() -> None:
     """Refuse a host that lacks one of the commands.
 
     Raises:
         EmulatorError: with the command that installs what is missing.
     """
-    missing = missing_packages(needed)
+    missing = missing_packages()
     if missing:
         raise EmulatorError(f"the emulator needs: apt-get install {' '.join(missing)}")
 

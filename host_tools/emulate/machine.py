@@ -1,8 +1,8 @@
 """A whole arm64 machine under qemu, with the memory of a phone and seedtune's runtime in it.
 
-Unlike user mode it has a kernel and memory of its own: what does not fit is killed. Each run boots
-it, runs one command and powers it off. The guest sees folders of the host over 9p at paths of its
-own; only those named writable can change.
+It has a kernel and memory of its own, which qemu's user mode has not: what does not fit is killed.
+Each run boots it, runs one command and powers it off. The guest sees folders of the host over 9p at
+paths of its own; only those named writable can change.
 """
 
 import shlex
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .engine import build_engine
 from .followed import follow_command
-from .host import CPU, WHOLE_MACHINE, EmulatorError, Progress, need_packages, quiet
+from .host import CPU, EmulatorError, Progress, need_packages, quiet
 from .initramfs import pack_initramfs
 from .kernel import MODULES, prepare_kernel
 from .packages import device_packages
@@ -82,7 +82,7 @@ class Machine:
             EngineUnavailable: the engine cannot be compiled.
         """
         self._memory = parse_memory(memory)
-        need_packages(WHOLE_MACHINE)
+        need_packages()
         sysroot = prepare_sysroot(progress)
         self._kernel = prepare_kernel(progress)
         self._reads = {

@@ -5,6 +5,8 @@
 parent watches: it holds nothing but the standard library, so that each session is a fresh process.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
@@ -12,14 +14,29 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seedtune.runtime.model import Model
 
 _POLL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 _WAITING = "waiting"
 """File that says that the first session waits to be killed."""
+
+
+def open_short(bundle_path: Path, task: Mapping[str, Any], length: int) -> Model:
+    """The bundle with ``task``, texts shortened to ``length`` tokens; one thread."""
+    from dataclasses import replace
+
+    from seedtune.runtime import open_model
+    from seedtune.runtime.bundle import open_bundle
+
+    bundle = open_bundle(bundle_path)
+    short = replace(bundle, bounds=replace(bundle.bounds, length=length))
+    return open_model(short, task=task, on_long="truncate", threads=1)
 
 
 def tune(
@@ -32,32 +49,11 @@ def tune(
             be done before it comes.
     """
     began = time.monotonic()
-    import dataclasses
-
-    from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.bundle.exported_values import values_sha256
-    from seedtune.runtime.engines import open_engine
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.journal.start import Start
-    from seedtune.runtime.settings import Settings
-    from seedtune.runtime.tasks import encode_rows, task_from_spec
-    from seedtune.runtime.tuning.tuner import Tuner
 
-    bundle = open_bundle(bundle_path)
-    bounds = dataclasses.replace(bundle.bounds, length=job["length"])
-    spec = job["task"]
-    task = task_from_spec(spec, bundle.tokenizer(), bounds, bundle.pad_id, on_long="truncate")
-    examples = encode_rows(task, folder / "rows.jsonl")
     with (
-        open_engine(bundle, 1) as engine,
-        Tuner(
-            engine,
-            Start.of(bundle),
-            task,
-            examples,
-            folder=folder / "run",
-            settings=Settings(**job["settings"]),
-        ) as tuner,
+        open_short(bundle_path, job["task"], job["length"]) as model,
+        model.tuner(folder / "run", folder / "rows.jsonl", **job["settings"]) as tuner,
     ):
         resumed_at = tuner.history.steps
         start_seconds = time.monotonic() - began
@@ -70,7 +66,7 @@ def tune(
         return {
             "resumed_at_step": resumed_at,
             "start_seconds": start_seconds,
-            "values_sha256": values_sha256(tuner.values),
+            "values_sha256": tuner.values.sha256,
             "peak_rss_bytes": peak_resident_bytes(),
             "architecture": platform.machine(),
             "torch": "torch" in sys.modules,
@@ -80,11 +76,10 @@ def tune(
 def write(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Open the tuned model, as an app does after a restart, and let it go on from the prompt."""
     began = time.monotonic()
-    from seedtune.runtime import open_model
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
     from seedtune.runtime.writing import Manner
 
-    with open_model(bundle_path, threads=1) as model:
+    with open_short(bundle_path, job["task"], job["length"]) as model:
         model.load(folder / "run")
         writing = model.writer().write(job["prompt"], Manner(job["max_tokens"]))
         opened = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NoReturn
 
 from seedtune.export.model.shape import ModelShape
 from seedtune.export.profile import DEFAULT_FRACTION
@@ -15,13 +16,18 @@ from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
 from seedtune.runtime.estimators import (
     ESTIMATORS,
-    Ground,
-    facts_of,
-    forwards_a_step,
+    RunContext,
     make_estimator,
-    with_defaults,
+    part_of,
+    settings_of,
+    shape_of,
 )
+from seedtune.runtime.scoring import answer_head, text_part
+from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.known_forwards import MOST_BYTES
+from seedtune.runtime.scoring.parts import restored
+from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_part import TextHeads
 from seedtune.runtime.settings import Settings
 
 from .sizes import (
@@ -39,8 +45,10 @@ from .sizes import (
 
 INT4_SPEED = 3.4
 """Speed of the int4 kernels with 8-bit activations over a float32 product on the same cores."""
-TOKEN_SPEED = 0.6
-"""Speed of the int4 kernels on one token over that on many: the weights are read for it alone."""
+TOKEN_READING = 0.39
+"""Speed at which a token's pass reads int4 weights, keys and values over that of one float32
+product with a vector. SmolLM2 on one thread of an AMD EPYC reads 20 GB/s so, and takes 10.3 ms a
+token behind 64 others and 11.1 behind 256: 80 and 89 MB."""
 CHUNK = 64
 """Tokens of a prompt in one pass: ``program.generate_program.CHUNK``, without importing torch."""
 COMMAND_LINE = 32 * MB
@@ -85,8 +93,8 @@ def estimate_tuning(
     """
     engine = engine or next(iter(ENGINES))
     estimator = estimator or next(iter(ESTIMATORS))
-    settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
-    forwards = forwards_a_step(settings)
+    settings = settings_of({"estimator": estimator, "batch_size": rows})
+    forwards = settings.options.forwards
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
     probes = min(bounds.probes, forwards)
@@ -121,15 +129,18 @@ def estimate_writing(
     engine: str | None = None,
     fraction: float = DEFAULT_FRACTION,
     column_share: float = 0.004,
-    speed: float,
+    reading: float,
 ) -> Estimate:
-    """Peak resident memory of writing a text of ``tokens``, and seconds of one token.
+    """Peak resident memory of writing a text of ``tokens``, and seconds of one token: each reads
+    all weights and, half-way through the text, half of its keys and values.
+
+    Args:
+        reading: of the machine, as of ``sizes.measure_reading``.
 
     Raises:
         EngineError: as ``estimate_tuning``.
     """
     engine = engine or next(iter(ENGINES))
-    head = shape.head or shape.embedding
     memory = _pass_memory(shape)
     opened = _opened(shape, engine, tokens, fraction, column_share)
     components = {
@@ -140,8 +151,9 @@ def estimate_writing(
         "activations of a pass": min(tokens, CHUNK) * memory.token + memory.position,
         "code, workspace": PAGES,
     }
-    operations = 2 * (shape.linear_weights * (1 + column_share) + head)
-    seconds = operations / (speed * INT4_SPEED * TOKEN_SPEED)
+    read = opened["packed matrices and head"] + opened["float columns"]
+    read += components["keys and values"] // 2
+    seconds = read / (reading * TOKEN_READING)
     return Estimate("writing", components, seconds)
 
 
@@ -186,18 +198,25 @@ def _table_pages(table: int, tokens: int) -> int:
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
     """What it holds of ``examples``, that choose between two answers if it learns from such."""
-    facts = facts_of(settings)
-    if facts.shape is None:
-        return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
     text = text_shape(shape.hidden)
-    ground = Ground(2, 2, width, examples, writes=True, text_head=text)
-    estimator = make_estimator(settings, facts.shape(settings, ground))
-    held = estimator.memory_bytes(examples)
-    if estimator.own_entries - estimator.words == text[0] * text[1]:
+    kinds = {
+        answer_head.KIND: AnswerHeads(),
+        text_part.KIND: TextHeads(TextHead(text, shape.vocabulary, _not_there, _not_there)),
+    }
+    context = RunContext(2, 2, width, examples, 1, writes=True, labels=("0", "1"), parts=kinds)
+    part = restored(kinds, part_of(settings, context))
+    held = make_estimator(settings, shape_of(settings, context), part).memory_bytes(examples)
+    if part is None:
+        return held
+    if part.enters_program:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
         words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
         return held + text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
     # An answer head keeps the state of one position of each held-out row: of all, at most.
     return held + min(MOST_BYTES, 4 * examples * (width + 1))
+
+
+def _not_there() -> NoReturn:
+    raise AssertionError("of a bundle that is not made yet, sizes alone count")

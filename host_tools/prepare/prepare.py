@@ -125,7 +125,7 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
         progress(stage, done, total)
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:
-        text = load_calibration(tokenizer)
+        text = load_calibration(tokenizer, held_out=0)
         return text.profile, text.sha256
 
     export_model(

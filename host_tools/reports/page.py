@@ -7,43 +7,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import JournalError, SeedtuneError, warn
+from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.metrics import read_metrics
-from seedtune.runtime.journal.run_folder import OUTCOME_FILE
-from seedtune.runtime.schema import SHA256, ListOf, MapOf, Maybe, Real, Whole, check, parse_json
 
 from .curve import read_curve
 from .run_curves import Curves, measure_words
 from .svg_chart import Line, chart
 
-_FIGURES = MapOf(Maybe((int, float)))
-_SAID = {"answer": Maybe(str), "scores": _FIGURES}
-_OUTCOME = {
-    "steps": Whole(),
-    "bundle": {"sha256": SHA256, "model": Maybe(str)},
-    "before": Maybe(_FIGURES),
-    "after": Maybe(_FIGURES),
-    "counts": Maybe(MapOf(MapOf(Whole()))),
-    "most_frequent": Maybe({"answer": str, "share": Real(0, 1)}),
-    "judged_rows": Maybe(Whole()),
-    "message": Maybe(str),
-    "stop_reason": Maybe(str),
-    "forwards": Maybe(Whole()),
-    "seconds": Maybe(Real(0)),
-    "twice_as_many": Maybe(str),
-    "peak_rss_bytes": Maybe(Whole()),
-    "values_sha256": Maybe(SHA256),
-    "rows": ListOf({"fields": MapOf(str), "right": Maybe(str), "before": _SAID, "after": _SAID}),
-}
-"""What the page reads of ``outcome.json``."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
        vertical-align: top; border-bottom: 1px solid #ddd }
-td { overflow-wrap: anywhere } code { font-size: .9em } .right { color: #06701f }
+td { overflow-wrap: anywhere } .text { white-space: pre-wrap }
+code { font-size: .9em } .right { color: #06701f }
 .wrong { color: #a3200d } .note { color: #555 } svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: #444 }
 """
@@ -60,12 +39,13 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
     Raises:
         SeedtuneError: the page cannot be written.
     """
-    outcome = _outcome(run, found)
+    outcome = found.outcome
     parts = [
         f"<h1>{escape(found.title)}</h1>",
         *_summary(found, outcome, run),
         *_answers(outcome),
         *_curves(found),
+        *_samples(outcome),
         *_rows(found, outcome),
         "<h2>Settings</h2>",
         _table(settings.items()),
@@ -87,34 +67,7 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
-def _outcome(run: Path, found: Curves) -> dict[str, Any]:
-    """What ``seedtune tune`` left in the folder; empty of a run that something else tuned, or that
-    went on since."""
-    file = run / OUTCOME_FILE
-    try:
-        outcome: dict[str, Any] = parse_json(file.read_bytes())
-        check(outcome, _OUTCOME)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise JournalError(f"{file}: cannot be read ({error}); tune again or delete it") from error
-    of = outcome["bundle"]["sha256"], outcome["steps"]
-    if of != (found.journal.header.bundle_sha256, found.history.steps):
-        warn(f"{file}: is of step {of[1]}, the run of step {found.history.steps}: tune again")
-        return {}
-    return outcome
-
-
 def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]:
-    metric = found.metric
-    before, after = outcome.get("before") or {}, outcome.get("after") or {}
-    if None not in (before.get(metric), after.get(metric)):  # null: it was not finite
-        judged = outcome.get("judged_rows") or 0
-        of = f"{judged} rows that chose nothing" if judged else "the rows that chose the step"
-        yield (
-            f"<p>On {of}: {escape(metric)} <b>{found.said(before[metric])}</b> before, "
-            f"<b>{found.said(after[metric])}</b> after.</p>"
-        )
     lines = read_metrics(run, steps=found.history.steps)
     curve = read_curve(found.history, [line for line in lines if line["kind"] == "step"])
     yield f"<p>{escape(curve.text[:1].upper() + curve.text[1:])}.</p>"
@@ -170,6 +123,19 @@ def _curves(found: Curves) -> Iterable[str]:
         yield chart([Line("rows held out", points, "#d9730d")], forwards, found.said)
 
 
+def _samples(outcome: dict[str, Any]) -> Iterable[str]:
+    samples = outcome.get("samples")
+    if not samples:
+        return
+    yield "<h2>What it writes</h2>"
+    yield "<p class=note>To held-out prompts that chose nothing.</p>"
+    yield "<table><tr><th>prompt<th>what stands there<th>before<th>after</tr>"
+    for each in samples:
+        cells = (each[name] for name in ("prompt", "right", "before", "after"))
+        yield "<tr>" + "".join(f"<td class=text>{escape(cell)}" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
 def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
     rows = outcome.get("rows") or []
     yield "<h2>Before and after, row by row</h2>"
@@ -180,14 +146,16 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
         )
         return
     yield f"<p class=note>{len(rows)} held-out rows that chose nothing.</p>"
-    yield "<table><tr><th>row<th>right answer<th>before<th>after</tr>"
+    chooses = any(row.get("right") is not None for row in rows)
+    right = "<th>right answer" if chooses else ""
+    yield f"<table><tr><th>row{right}<th>before<th>after</tr>"
     for row in rows:
         fields = "<br>".join(
             f"<b>{escape(name)}</b> {escape(value)}" for name, value in row["fields"].items()
         )
-        right = row.get("right")
-        cells = [fields, escape(right or "")]
-        cells += [_answer(row[when], right) for when in ("before", "after")]
+        answer = row.get("right")
+        cells = [fields, *([escape(str(answer))] if chooses else [])]
+        cells += [_answer(row[when], answer) for when in ("before", "after")]
         yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
     yield "</table>"
 

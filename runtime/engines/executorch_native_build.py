@@ -10,10 +10,13 @@ import importlib.util
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
+from ..errors import warn
 from ..files import clean_up, default_cache, is_whole, place_hashed, workplace
 from .contract import EngineUnavailable
 
@@ -38,6 +41,9 @@ _FLAGS = (
     "-DET_USE_THREADPOOL",
 )
 _COMPILERS = ("c++", "g++", "clang++")
+_OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_unkept: dict[str, ctypes.CDLL] = {}
+"""Libraries that this process built for itself alone."""
 
 
 def find_executorch() -> Path:
@@ -127,6 +133,7 @@ def build(compiler: list[str], executorch: Path, target: Path) -> None:
                 errors = [line for line in done.stderr.splitlines() if "error" in line]
                 reason = (errors or done.stderr.splitlines() or ["no message"])[0]
                 raise EngineUnavailable(f"{compiler[0]} cannot build {SOURCE.name}: {reason}")
+            work.chmod(0o755)
             place_hashed(work, target)
     except OSError as error:
         raise EngineUnavailable(
@@ -137,13 +144,30 @@ def build(compiler: list[str], executorch: Path, target: Path) -> None:
 def load_library() -> ctypes.CDLL:
     """The C interface, built first where this machine has not built it yet.
 
+    A library that another user may have written is not loaded: where that user owns the cache's
+    folder for them, this process builds one of its own and keeps it nowhere.
+
     Raises:
         EngineUnavailable: executorch or a compiler is missing, or a library cannot be loaded.
     """
     executorch = find_executorch()
     target = built_path(executorch, sysconfig.get_platform())
-    clean_up(target.parent)
-    if not is_whole(target):  # a damaged one would be mapped, and crash the process at every start
+    if _is_ours_alone(target.parent, make=True):
+        clean_up(target.parent)
+        return _load(executorch, target)
+    if target.name not in _unkept:
+        warn(
+            f"{target.parent} belongs to another user, so the engine is built anew for this "
+            "process; set SEEDTUNE_CACHE to a folder of your own"
+        )
+        with tempfile.TemporaryDirectory(prefix="seedtune-") as folder:
+            _unkept[target.name] = _load(executorch, Path(folder) / target.name)
+    return _unkept[target.name]
+
+
+def _load(executorch: Path, target: Path) -> ctypes.CDLL:
+    # A damaged one would be mapped, and crash the process at every start.
+    if not (_is_ours_alone(target) and is_whole(target)):
         build(find_compiler(), executorch, target)
     try:
         # With these in the process, the loader resolves the C interface's needs by name.
@@ -154,11 +178,32 @@ def load_library() -> ctypes.CDLL:
         raise EngineUnavailable(f"{target}: cannot be loaded: {error}") from error
 
 
+def _is_ours_alone(path: Path, make: bool = False) -> bool:
+    """Whether nobody but this user and the system's may write to a file or folder.
+
+    Args:
+        make: a folder that is not there is made, and others may not write into it any more.
+    """
+    try:
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        found = path.lstat()
+        closable = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
+        if make and closable and found.st_mode & _OF_OTHERS:  # else it may be read-only
+            path.chmod(stat.S_IMODE(found.st_mode) & ~_OF_OTHERS)
+            found = path.lstat()
+    except OSError:
+        return make and not os.path.lexists(path)  # what builds there says why it cannot
+    own = found.st_uid in (0, os.geteuid())
+    return own and not stat.S_ISLNK(found.st_mode) and not found.st_mode & _OF_OTHERS
+
+
 def cannot_load() -> str | None:
     """Why ``load_library`` would fail, as far as can be told without building; else None."""
     try:
         executorch = find_executorch()
-        if not is_whole(built_path(executorch, sysconfig.get_platform())):
+        target = built_path(executorch, sysconfig.get_platform())
+        if not (_is_ours_alone(target.parent) and _is_ours_alone(target) and is_whole(target)):
             find_compiler()
     except EngineUnavailable as error:
         return str(error)

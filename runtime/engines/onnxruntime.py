@@ -9,6 +9,7 @@ int4 product (``MatMulNBits``) should run the program, but none was at hand to t
 
 import importlib.util
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
+from .onnx_files import tensor_files
 from .threads import usable_cores
 
 FORMAT = "onnx"
@@ -32,8 +34,8 @@ _PROVIDERS = {
     "webgpu": "WebGpuExecutionProvider",
 }
 DEVICES = tuple(_PROVIDERS)
-_OLDEST = (1, 20)
-"""Of the versions that the program was tried with."""
+_OLDEST = (1, 24)
+"""Before it, tensors are read from whatever file of the machine a program names."""
 _INSTALL = f"pip install 'onnxruntime>={_OLDEST[0]}.{_OLDEST[1]}'"
 _OLD = ("not a registered function/op", "max supported IR version", "under development")
 """What older versions say of a program that is too new for them."""
@@ -68,16 +70,19 @@ def open(
     reason = unavailable()
     if reason is not None:
         raise EngineUnavailable(reason)
+    own, *others = program.files
     with ExitStack() as opened:
-        for name in program.files:
-            opened.enter_context(bundle.checked(name))
+        checked = {name: opened.enter_context(bundle.checked(name)) for name in program.files}
+        for name in others:
             _refuse_link(bundle.path, name)
-        engine = OnnxEngine(bundle.path / program.files[0], bundle.bounds, threads, device)
+        engine = OnnxEngine(
+            checked[own].read_bytes(), others, bundle.path / own, bundle.bounds, threads, device
+        )
     try:
-        for name in program.files:  # opened by name: was each still the one that was checked?
+        for name in others:  # opened by name: was each still the one that was checked?
             with bundle.checked(name):
                 pass
-        check_sizes(bundle, program.files[0], engine)
+        check_sizes(bundle, own, engine)
     except BaseException:
         engine.close()
         raise
@@ -88,11 +93,19 @@ class OnnxEngine(Engine):
     """Runs a program's graph; see ``Engine`` for the contract."""
 
     def __init__(
-        self, program: Path, bounds: Bounds, threads: int | None, device: str = "cpu"
+        self,
+        program: bytes,
+        files: Sequence[str],
+        shown: Path,
+        bounds: Bounds,
+        threads: int | None,
+        device: str = "cpu",
     ) -> None:
-        """Open ``program``, whose tensors stand in files beside it.
+        """Open ``program``, whose tensors stand in files of its folder.
 
         Args:
+            files: names of those that it may read.
+            shown: where it lies, with its files beside it.
             threads: of the session; by default the cores that this process may run on.
 
         Raises:
@@ -114,7 +127,8 @@ class OnnxEngine(Engine):
                 "a build of it that has, or leave the device away"
             )
         self._lock = threading.Lock()
-        self._bounds, self._shown = bounds, program
+        self._bounds, self._shown = bounds, shown
+        _check_files(program, files, shown)
         self.threads = threads or usable_cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -122,6 +136,11 @@ class OnnxEngine(Engine):
         # Sizes differ from pass to pass, so that a plan of one does not fit the next. The arena
         # stays: without it SmolLM2's peak was 252 MB, not 202, and a pass took 1.2 times as long.
         options.enable_mem_pattern = False
+        # The bytes that were looked at are what is run, and nothing else than ONNX.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(shown.parent)
+        )
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 program, options, providers=[provider]
@@ -130,10 +149,10 @@ class OnnxEngine(Engine):
             reason = _first_line(error)
             if any(part in reason for part in _OLD):
                 raise EngineError(
-                    f"{program}: onnxruntime {version} is too old for it ({reason}); "
+                    f"{shown}: onnxruntime {version} is too old for it ({reason}); "
                     "pip install --upgrade onnxruntime"
                 ) from error
-            raise EngineError(f"{program}: onnxruntime cannot open it: {reason}") from error
+            raise EngineError(f"{shown}: onnxruntime cannot open it: {reason}") from error
         if provider not in self._session.get_providers():
             self.close()
             raise EngineUnavailable(f"onnxruntime {version} could not start {provider}")
@@ -142,7 +161,7 @@ class OnnxEngine(Engine):
         for what, found, wanted in (("takes", inputs, _INPUTS), ("returns", outputs, _OUTPUTS)):
             if {name: len(shape) for name, shape in found.items()} != wanted:
                 self.close()
-                raise EngineError(f"{program}: {what} {', '.join(found)}, not {', '.join(wanted)}")
+                raise EngineError(f"{shown}: {what} {', '.join(found)}, not {', '.join(wanted)}")
         self.entries, self.hidden_width = inputs["values"][1], outputs["hidden"][2]
         width, states = inputs["adapter"]
         self.adapter_shape = (width, states)
@@ -173,6 +192,19 @@ class OnnxEngine(Engine):
                 reason = _first_line(error)
                 raise EngineError(f"{self._shown}: the program failed: {reason}") from error
         return Scores(logp, hidden)
+
+
+def _check_files(program: bytes, files: Sequence[str], shown: Path) -> None:
+    """Refuse a program that takes tensors from elsewhere than ``files``."""
+    try:
+        odd = sorted(tensor_files(program) - set(files))
+    except ValueError as error:
+        raise EngineError(f"{shown}: is no ONNX program ({error}); export it again") from error
+    if odd:
+        raise EngineError(
+            f"{shown}: takes weights from {odd[0]!r:.200}, which is none of the bundle's files for "
+            "it; do not use it, or export the bundle again"
+        )
 
 
 def _refuse_link(folder: Path, name: str) -> None:

@@ -29,7 +29,6 @@ DEVICES = ("cpu", "cpu-bf16", "cuda", "cuda-bf16", "cuda-float32", "mps")
 is tested; ``mps`` (Apple's GPUs) was not at hand."""
 _USUAL = {"cpu": "float32", "cuda": "float16", "mps": "float16"}
 _DTYPES = {"bf16": "bfloat16", "float32": "float32"}
-_INPUTS = ("tokens", "positions", "candidates", "values", "adapter")
 
 
 def unavailable() -> str | None:
@@ -128,12 +127,9 @@ class TorchEngine(Engine):
             self._program: TorchProgram | None = TorchProgram(
                 own, files, self._device, dtype, self._shown, room
             )
-        inputs, outputs = tuple(self._program.inputs.values()), self._program.outputs.values()
-        if tuple(self._program.inputs) != _INPUTS or [len(each) for each in outputs] != [3, 3]:
-            raise EngineError(f"{self._shown}: takes or returns other than a bundle's program")
-        self.entries, self.adapter_shape = inputs[3][1], inputs[4]
-        self.hidden_width = [*outputs][1][2]
-        self._no_adapter = np.zeros(inputs[4], np.float32)
+        self.entries, self.adapter_shape = self._program.entries, self._program.adapter_shape
+        self.hidden_width = self._program.hidden_width
+        self._no_adapter = np.zeros(self.adapter_shape, np.float32)
 
     def memory(self) -> tuple[int, int] | None:
         """See ``Engine``; of the GPU where the program lies on one."""

@@ -9,19 +9,20 @@ A program's JSON (``export.lower.torch_graph`` writes it)::
     nodes     [name, operator, arguments, named arguments], in order
 
 An argument is a number, text, list or null as it stands, ``{"value": NAME}`` for what was named
-before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are aten's own by their
-full name, arithmetic on sizes (``size.mul``), ``getitem``, and two of this project:
-``seedtune.int4_linear.default`` (see ``export.lower.int4_operator``) and ``seedtune.add_product``,
-which adds a batched product to a value that nothing else reads.
+before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are those of
+``torch_operators`` and two of this project: ``seedtune.int4_linear.default`` (see
+``export.lower.int4_operator``) and ``seedtune.add_product``, which adds a batched product to a
+value that was made new and that nothing else reads.
+
+A program may be odd or meant to harm. When it is opened it is run once without numbers, on sizes
+alone, so that what does not fit together, or would take memory without end, is refused there.
 
 Each value goes as soon as nothing needs it. Each int4 matrix is unpacked into one workspace, right
 before its product, for all probes at once. On the CPU weights are mapped from the files and their
 pages given back after use; on a GPU they stay in its memory.
 """
 
-import mmap
-import operator
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,34 +32,54 @@ import torch
 from ..errors import EngineError
 from ..schema import ListOf, Whole, check, parse_json
 from .memory import MB
+from .torch_operators import (
+    ADD_PRODUCT,
+    DTYPES,
+    INT4_LINEAR,
+    may_name,
+    memory_format,
+    operator_of,
+)
+from .torch_weights import Weights
 
 VERSION = 1
 GROUP = 32
 _SCHEMA = {
     "version": Whole(1),
-    "inputs": ListOf(list),
-    "outputs": ListOf(list),
+    "inputs": list,
+    "outputs": list,
     "tensors": dict,
     "nodes": ListOf(list),
 }
-_SIZES: dict[str, Callable[..., Any]] = {
-    "size.mul": operator.mul,
-    "size.add": operator.add,
-    "size.sub": operator.sub,
-    "size.div": operator.floordiv,
-    "getitem": operator.getitem,
+_INPUTS = {
+    "tokens": ("int64", (None, None)),
+    "positions": ("int64", (None,)),
+    "candidates": ("int64", (None, None)),
+    "values": ("float32", (None, "K")),
+    "adapter": ("float32", ("D", "S")),
 }
+"""Type and shape of each; null for a size that may vary."""
+_ODD = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(AssertionError, RuntimeError),
+)
+"""What code over odd content ends in; torch's own are of the last kinds."""
+_MAKES_NEW = (INT4_LINEAR, "aten.add.Tensor")
+_MOST_BYTES = 1 << 28
+"""Of a value of the smallest pass: one row of two tokens, one candidate."""
+_META = torch.device("meta")
 _ROWS_AT_ONCE = {"cpu": 256}
 """Of a matrix: what is unpacked of them fits a core's cache. Elsewhere calls cost more."""
-_PAGE = mmap.PAGESIZE
-_LARGE = 1 << 18
-"""Bytes of a tensor whose pages are worth a call of the system."""
 
 
 class _Value(NamedTuple):
     """An argument that is computed."""
 
     name: str
+
+
+class _Device:
+    """An argument: where the program runs."""
 
 
 class _Node(NamedTuple):
@@ -93,23 +114,21 @@ class TorchProgram:
             room: bytes that there are on a GPU.
 
         Raises:
-            EngineError: it is newer than this engine, or does not make sense, or its weights do not
-                fit.
+            EngineError: it is of another version, names an operator that no export uses, does not
+                make sense, or its weights do not fit.
         """
         self.device, self._dtype, self._shown = device, dtype, shown
         try:
             content = parse_json(program)
             check(content, _SCHEMA)
-            if content["version"] > VERSION:
+            if content["version"] != VERSION:
                 raise EngineError(
-                    f"{shown}: version {content['version']} is newer than this seedtune runs "
-                    f"({VERSION}); update seedtune"
+                    f"{shown}: is of version {content['version']}, this seedtune runs {VERSION}; "
+                    "export the bundle again"
                 )
-            self.inputs = {name: tuple(shape) for name, _, shape in content["inputs"]}
-            """Shapes by name, in order; None for a size that may vary."""
-            self.outputs = {name: tuple(shape) for name, _, shape in content["outputs"]}
-            """The same of the results."""
-            weights = _Weights(content["tensors"], files)
+            self.entries, self.adapter_shape = _read_inputs(content["inputs"])
+            self._outputs = [name for name, _, _ in content["outputs"]]
+            weights = Weights(content["tensors"], files)
             self.weight_bytes, entries = weights.bytes, weights.largest_matrix
             self.workspace_bytes = entries * dtype.itemsize
             if room is not None and self.weight_bytes + self.workspace_bytes > room:
@@ -119,10 +138,13 @@ class TorchProgram:
                     "are on the GPU; raise the memory limit (--memory-limit), free the card, or "
                     "take --engine torch-int4:cpu"
                 )
-            self._weights = weights.on(device)
+            self._weights = weights
             self._nodes = self._read(content["nodes"])
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise EngineError(f"{shown}: does not make sense: {error}") from error
+            self.hidden_width = self._try_out()
+        except _ODD as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise EngineError(f"{shown}: does not make sense: {reason}") from error
+        self._weights = weights.on(device)
         self._workspace = torch.empty(entries, dtype=dtype, device=device)
 
     @torch.no_grad()
@@ -132,29 +154,77 @@ class TorchProgram:
         Raises:
             RuntimeError: an operator fails, or memory does not suffice (``OutOfMemoryError``).
         """
-        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
+        values: dict[str, Any] = dict(zip(_INPUTS, inputs, strict=True))
         for node in self._nodes:
-            args = [self._given(each, values) for each in node.args]
-            kwargs = {name: self._given(each, values) for name, each in node.kwargs.items()}
+            args = [self._given(each, values, self._weights) for each in node.args]
+            kwargs = {
+                name: self._given(each, values, self._weights) for name, each in node.kwargs.items()
+            }
             values[node.name] = node.function(*args, **kwargs)
             del args, kwargs
             for name in node.last:
                 del values[name]
             for name in node.weights:
                 self._weights.give_back(name)
-        return [values[name] for name in self.outputs]
+        return [values[name] for name in self._outputs]
 
-    def _given(self, argument: Any, values: dict[str, Any]) -> Any:
+    @torch.no_grad()
+    def _try_out(self) -> int:
+        """Run the smallest pass on sizes alone; the width of the hidden states that it returns."""
+        weights = {
+            name: torch.empty_like(each, device=_META) for name, each in self._weights.items()
+        }
+        sizes = {"tokens": (1, 2), "positions": (1,), "candidates": (1, 1)}
+        sizes |= {"values": (1, self.entries), "adapter": self.adapter_shape}
+        values: dict[str, Any] = {
+            name: torch.empty(sizes[name], dtype=DTYPES[dtype], device=_META)
+            for name, (dtype, _) in _INPUTS.items()
+        }
+        for node in self._nodes:
+            args, kwargs = (
+                self._given(each, values, weights, _META) for each in (list(node.args), node.kwargs)
+            )
+            if node.function == self._int4_linear:
+                found: Any = _int4_linear_sizes(*args, **kwargs)
+            else:
+                found = node.function(*args, **kwargs)
+            for each in found if isinstance(found, (list, tuple)) else [found]:
+                if isinstance(each, torch.Tensor) and each.nbytes > _MOST_BYTES:
+                    raise ValueError(f"{node.name} takes {each.nbytes} bytes for one row of text")
+            values[node.name] = found
+        logp, hidden = (values[name] for name in self._outputs)
+        if logp.shape != (1, 1, 1) or hidden.shape[:-1] != (1, 1) or hidden.dim() != 3:
+            raise ValueError("it returns other shapes than a bundle's program")
+        if {logp.dtype, hidden.dtype} != {torch.float32}:
+            raise ValueError("it returns other numbers than float32")
+        return int(hidden.shape[2])
+
+    def _given(
+        self,
+        argument: Any,
+        values: Mapping[str, Any],
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device | None = None,
+    ) -> Any:
         if isinstance(argument, _Value):
             found = values.get(argument.name)
-            return self._weights[argument.name] if found is None else found
+            return weights[argument.name] if found is None else found
         if isinstance(argument, list):
-            return [self._given(each, values) for each in argument]
+            return [self._given(each, values, weights, device) for each in argument]
+        if isinstance(argument, dict):
+            return {
+                name: self._given(each, values, weights, device) for name, each in argument.items()
+            }
+        if isinstance(argument, _Device):
+            return device or self.device
         return argument
 
     def _read(self, items: list[list[Any]]) -> list[_Node]:
-        known = {*self.inputs, *self._weights}
+        known = {*_INPUTS, *self._weights}
+        if len(known) < len(_INPUTS) + len(self._weights):
+            raise ValueError("a tensor is named as an input is")
         nodes: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+        made: dict[str, str] = {}
         for name, target, args, *rest in items:
             function = self._function(target)
             read = [self._argument(each) for each in args]
@@ -162,11 +232,19 @@ class TorchProgram:
             unknown = [each for each in _values([read, *kwargs.values()]) if each not in known]
             if unknown:
                 raise ValueError(f"{name} takes {unknown[0]}, which nothing gives")
+            if name in known or not isinstance(name, str):
+                raise ValueError(f"{name!r:.80} is given twice, or no name")
+            if function is _add_product:
+                changed = read[0] if read else None
+                if not isinstance(changed, _Value) or made.get(changed.name) not in _MAKES_NEW:
+                    raise ValueError(f"{name} would change what it must not")
             known.add(name)
+            made[name] = target
             nodes.append((name, function, tuple(read), kwargs))
-        if not known.issuperset(self.outputs):
-            raise ValueError("an output is given by nothing")
-        seen = {*self.outputs, *self._weights}
+        if len(self._outputs) != 2 or not made.keys() >= {*self._outputs}:
+            raise ValueError("an output is given by nothing, or there are not two")
+        _check_sole_readers(nodes, self._outputs)
+        seen = {*self._outputs, *self._weights}
         found: list[_Node] = []
         for name, function, given, kwargs in reversed(nodes):
             taken = [name, *_values([list(given), *kwargs.values()])]
@@ -177,23 +255,15 @@ class TorchProgram:
         return found[::-1]
 
     def _function(self, target: str) -> Callable[..., Any]:
-        own = {
-            "seedtune.int4_linear.default": self._int4_linear,
-            "seedtune.add_product": _add_product,
-        }
+        own = {INT4_LINEAR: self._int4_linear, ADD_PRODUCT: _add_product}
         if target in own:
             return own[target]
-        if target in _SIZES:
-            return _SIZES[target]
-        space, name, overload = target.split(".")
-        if space == "aten":
-            packet = getattr(torch.ops.aten, name, None)
-            found: Callable[..., Any] | None = getattr(packet, overload, None)
-            if found is not None:
-                return found
-        raise EngineError(
-            f"{self._shown}: torch {torch.__version__} has no operator {target}; update torch"
-        )
+        if not may_name(target):
+            raise EngineError(
+                f"{self._shown}: names the operator {target!r:.80}, which no export uses; do not "
+                "use it, or update seedtune"
+            )
+        return operator_of(target)
 
     def _argument(self, written: Any) -> Any:
         if isinstance(written, list):
@@ -205,11 +275,13 @@ class TorchProgram:
             case "value":
                 return _Value(value)
             case "device":
-                return self.device
+                return _Device()
             case "float":
                 return float(value)
-            case "dtype" | "memory_format":
-                return getattr(torch, value)
+            case "dtype":
+                return DTYPES[value]
+            case "memory_format":
+                return memory_format(value)
         raise ValueError(f"argument of kind {kind!r}")
 
     def _int4_linear(
@@ -229,69 +301,6 @@ class TorchProgram:
         return product.to(torch.float32)
 
 
-class _Weights(Mapping[str, torch.Tensor]):
-    """Tensors of the files, by name, mapped until they are moved to a GPU."""
-
-    def __init__(self, table: dict[str, Any], files: Mapping[str, Path]) -> None:
-        """Map what ``table`` names; nothing is read."""
-        maps = {name: _mapped(path) for name, path in files.items()}
-        self._tensors: dict[str, torch.Tensor] = {}
-        self._pages: dict[str, tuple[mmap.mmap, int, int]] = {}
-        self.bytes = 0
-        for name, (dtype_name, shape, file, offset) in table.items():
-            dtype = getattr(torch, dtype_name)
-            count = torch.Size(shape).numel()
-            size = count * dtype.itemsize
-            held = maps[file]
-            if not 0 <= offset <= len(held) - size:
-                raise ValueError(f"tensor {name} lies outside {file}")
-            self.bytes += size
-            self._tensors[name] = _view(held, dtype, count, offset).view(shape)
-            if size >= _LARGE:
-                first = offset // _PAGE * _PAGE
-                self._pages[name] = (held, first, offset + size - first)
-
-    @property
-    def largest_matrix(self) -> int:
-        """Weights of the largest int4 matrix."""
-        codes = [each for each in self._tensors.values() if each.dtype is torch.uint8]
-        return max((2 * each.numel() for each in codes), default=0)
-
-    def on(self, device: torch.device) -> "_Weights":
-        """Itself, on ``device``."""
-        if device.type != "cpu":
-            self._tensors = {name: each.to(device) for name, each in self._tensors.items()}
-            self._pages.clear()
-        return self
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def give_back(self, name: str) -> None:
-        """Let the system take the pages of a large tensor, which come back when it is read."""
-        pages = self._pages.get(name)
-        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            held, first, size = pages
-            held.madvise(mmap.MADV_DONTNEED, first, size)
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _view(held: mmap.mmap, dtype: torch.dtype, count: int, offset: int) -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it must not be written to
-        return torch.frombuffer(held, dtype=dtype, count=count, offset=offset)
-
-
 def _values(arguments: Any) -> Iterator[str]:
     if isinstance(arguments, _Value):
         yield arguments.name
@@ -303,3 +312,39 @@ def _values(arguments: Any) -> Iterator[str]:
 def _add_product(value: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """``value + a @ b`` in place, float32 ``[P, M, out]``."""
     return value.baddbmm_(a, b)
+
+
+def _int4_linear_sizes(x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """A result as that of ``_int4_linear``, without numbers."""
+    out, groups, half = packed.shape
+    fits = half == GROUP // 2 and x.shape[-1] == groups * GROUP and scales.shape == (out, groups)
+    if not fits or packed.dtype is not torch.uint8 or x.dtype is not torch.float32:
+        raise ValueError("an int4 matrix does not fit what it is multiplied by")
+    return x.new_empty((*x.shape[:-1], out))
+
+
+def _read_inputs(items: list[Any]) -> tuple[int, tuple[int, int]]:
+    """K of the values and ``(D, S)`` of the adapter that a program takes."""
+    sizes: dict[str, int] = {}
+    if [name for name, _, _ in items] != [*_INPUTS]:
+        raise ValueError(f"it takes other inputs than {', '.join(_INPUTS)}")
+    for name, dtype, shape in items:
+        wanted_dtype, wanted = _INPUTS[name]
+        if dtype != wanted_dtype or len(shape) != len(wanted):
+            raise ValueError(f"it takes {name} as {dtype!r:.40} {shape!r:.40}")
+        for size, each in zip(shape, wanted, strict=True):
+            if (size is None) != (each is None) or (each and not 1 <= size < 1 << 31):
+                raise ValueError(f"it takes {name} of shape {shape!r:.40}")
+            if each:
+                sizes[each] = size
+    return sizes["K"], (sizes["D"], sizes["S"])
+
+
+def _check_sole_readers(nodes: list[Any], outputs: list[str]) -> None:
+    """Refuse a product that is added in place to a value which something else reads, too."""
+    readers = Counter(outputs)
+    for _, _, args, kwargs in nodes:
+        readers.update(_values([list(args), *kwargs.values()]))
+    for name, function, args, _ in nodes:
+        if function is _add_product and readers[args[0].name] != 1:
+            raise ValueError(f"{name} would change what others read")

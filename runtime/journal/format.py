@@ -1,4 +1,4 @@
-"""The journal's format, version 2: bytes to records and back. No files here.
+"""The journal's format, version 3: bytes to records and back. No files here.
 
 A journal is one header and then records, little-endian, append-only.
 
@@ -31,8 +31,6 @@ A step of signs, where the header says how many (``signs``; n bytes hold them), 
     u32      n
     u8 * n   eight signs a byte, the first in the highest bit, 1 for above 0; the rest zero
     u32      crc
-
-Journals without signs are version 1, as they were before there were any.
 
 Anything else starts with a float16 that is not a number, which no scalar is. Its bits are
 ``0x7C00 | sign << 15 | (kind & 3) << 8 | length``, with ``sign = kind >> 2``, 1 <= length <= 255::
@@ -77,7 +75,7 @@ from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, par
 from .crc32c import crc32c
 
 MAGIC = b"SEEDTJRN"
-VERSION = 2
+VERSION = 3
 SKIP_REASONS = {1: "loss not finite", 2: "loss jump", 3: "runaway step"}
 
 _NAN = 0x7C00
@@ -94,11 +92,11 @@ _HEADER: dict[str, Any] = {
     "values_sha256": SHA256,
     "entries": Whole(1, 2**31 - 1),
     "scalar_count": Whole(0, _MAX_SCALARS),
-    "signs": Maybe(Whole(0, _MAX_SCALARS)),
+    "signs": Whole(0, _MAX_SCALARS),
     "settings": MapOf((str, int, float, bool, type(None))),
     "train_sha256": _DATA_SHA256,
     "eval_sha256": Maybe(_DATA_SHA256),
-    "metric": {"name": Text(), "higher_is_better": bool},
+    "metric": {"name": Text(), "higher_is_better": bool, "rows": Maybe(Whole(1))},
     "snapshot": Maybe(
         {
             "step": Whole(1, 2**47),
@@ -110,8 +108,9 @@ _HEADER: dict[str, Any] = {
     ),
     "parent": Maybe({"step": Whole(0, 2**47), "crc": Text()}),
     "shape": Maybe(MapOf(Whole(0, 2**31 - 1))),
+    "part": Maybe({"kind": str}),
     "task": Maybe({"spec": dict, "objective": str, "on_long": str}),
-    "extra": Maybe(dict),
+    "extra": dict,
 }
 
 
@@ -191,7 +190,7 @@ class Header:
     values_sha256: str
     """Of the bundle's starting values as float32."""
     entries: int
-    """K, and the weights that the estimator puts behind them."""
+    """K, and the numbers of the part."""
     scalar_count: int
     """S, the float16 numbers of a step; 0 where it has signs."""
     settings: dict[str, Any]
@@ -200,30 +199,34 @@ class Header:
     eval_sha256: str | None
     """Of the encoded held-out examples, None without any; or ``FORGOTTEN``."""
     metric: dict[str, Any]
-    """``{"name": str, "higher_is_better": bool}``."""
+    """``{"name": str, "higher_is_better": bool}`` and, where it is a share of the held-out rows,
+    ``"rows"``: their number."""
     snapshot: dict[str, Any] | None = None
     """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
     shape: dict[str, int] | None = None
     """What the estimator fixed when the run began (see ``estimators.Facts``); None: nothing."""
+    part: dict[str, Any] | None = None
+    """Description of what it moves beside the sensitive values (see ``scoring.part``); None: those
+    alone."""
     task: dict[str, Any] | None = None
-    """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None in
-    older journals."""
+    """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None
+    where whoever began it did not say."""
     signs: int = 0
     """Signs of a step, in place of numbers; 0 for none."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
 
     @property
-    def first_step(self) -> int:
-        """Steps that the snapshot stands for; 0 without one."""
-        return 0 if self.snapshot is None else int(self.snapshot["step"])
-
-    @property
     def snapshot_file(self) -> str | None:
         """Name of the snapshot's file, which stands beside the journal; None without one."""
         return None if self.snapshot is None else str(self.snapshot["file"])
+
+    @property
+    def first_step(self) -> int:
+        """Steps that the snapshot stands for; 0 without one."""
+        return 0 if self.snapshot is None else int(self.snapshot["step"])
 
     def encode(self) -> bytes:
         """The header's bytes, CRC included.
@@ -232,31 +235,21 @@ class Header:
             JournalError: a field is out of what ``decode_header`` accepts.
         """
         fields = dict(self.__dict__)
-        for name in ("shape", "task", "signs"):  # left out where they say nothing, as before
-            if not fields[name]:
-                del fields[name]
         try:
             text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
             body = text.encode()
             _header_fields(body)
         except ValueError as error:
             raise JournalError(f"cannot start a journal with this header: {error}") from None
-        head = _PREFIX.pack(MAGIC, VERSION if self.signs else 1, len(body)) + body
+        head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
         return head + struct.pack("<I", crc32c(head))
 
 
 def _header_fields(body: bytes) -> dict[str, Any]:
     """The JSON of a header, of a form that is safe to work with; ValueError where it is not."""
     fields: dict[str, Any] = parse_json(body, most=_MAX_HEADER)
-    if isinstance(fields, dict) and isinstance(fields.get("settings"), dict):
-        own = fields["settings"].get("estimator")
-        if isinstance(own, str) and own in fields:  # as journals before named their shape
-            fields["shape"] = fields.pop(own)
     check(fields, _HEADER)
-    for name in ("signs", "extra"):  # null says what a missing one does
-        if fields.get(name) is None:
-            fields.pop(name, None)
-    if (fields["scalar_count"] == 0) == (not fields.get("signs")):
+    if (fields["scalar_count"] == 0) == (fields["signs"] == 0):
         raise ValueError("a step must have either numbers or signs")
     for item in (fields.get("snapshot") or {}).get("evaluations", ()):
         if len(item) != 3:
@@ -359,7 +352,7 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
         name: what error messages call it.
 
     Raises:
-        JournalError: no journal, truncated or altered inside the header, or a newer version.
+        JournalError: no journal, truncated or altered inside the header, or another version.
     """
     if len(data) < _PREFIX.size or data[:8] != MAGIC:
         raise JournalError(f"{name}: not a journal, or damaged at byte 0")
@@ -370,12 +363,15 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
     crc = crc32c(data[:end])
     if crc != struct.unpack_from("<I", data, end)[0]:
         raise JournalError(f"{name}: damaged at byte 0: header CRC does not match")
-    if version > VERSION:
-        raise JournalError(f"{name}: version {version} is newer than {VERSION}; update seedtune")
+    if version != VERSION:
+        raise JournalError(
+            f"{name}: has version {version} of the format, this seedtune reads {VERSION}; use the "
+            "seedtune that wrote it, or tune again"
+        )
     try:
         header = Header(**_header_fields(data[_PREFIX.size : end]))
     except (ValueError, TypeError) as error:
-        raise JournalError(f"{name}: header of version {version} is malformed ({error})") from None
+        raise JournalError(f"{name}: header is malformed ({error})") from None
     return header, end + 4, crc
 
 

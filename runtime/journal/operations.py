@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle.exported_values import values_sha256
 from ..errors import JournalError
-from ..settings import FIXED, Settings
+from ..estimators import fixed_settings
 from .file import (
     JOURNAL_FILE,
     Journal,
@@ -28,8 +27,6 @@ from .start import Start
 from .state import history_of, need_step
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
-_CLOSED_BEFORE = "shared"
-"""How an older version's ``share`` closed journals that did not end with the end of a session."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +182,12 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
     records: list[Record] = []
     for record in _plain(journal):
         if isinstance(record, End):
-            if _is_closing(record):  # of when it was shared before: a cut there would pass
-                continue
+            if _CLOSED.fullmatch(record.reason):
+                continue  # of when it was shared before: a cut there would pass
             record = record if notes else End(record.digest, "")
         if notes or not isinstance(record, Note):
             records.append(record)
-    digest = bytes.fromhex(values_sha256(done.values))[:16]
+    digest = bytes.fromhex(done.sha256)[:16]
     records.append(End(digest, f"shared, {len(records)} records before"))
     write_journal(Path(file), journal.header, records)
     return done
@@ -198,9 +195,9 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
 
 def _may_be_shared(journal: Journal) -> None:
     history = history_of(journal)
-    keeps = " --without-words" if history.settings.remember else ""
+    keeps = " --without-words" if history.settings.options.keeps_words else ""
     instead = f"share the tuned values instead ('seedtune journal export{keeps}')"
-    if history.facts.holds_examples:
+    if history.spec.holds_examples:
         raise JournalError(
             f"{journal.path}: holds numbers of single examples, from which the training texts "
             f"may be guessed; {instead}"
@@ -224,18 +221,8 @@ def _may_be_shared(journal: Journal) -> None:
         )
 
 
-def _is_closing(record: Record) -> bool:
-    if not isinstance(record, End):
-        return False
-    return record.reason == _CLOSED_BEFORE or _CLOSED.fullmatch(record.reason) is not None
-
-
 def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     """Make a run folder of a shared journal, after a replay has confirmed its values.
-
-    Files of the version before have no count. Those that it closed itself (with ``shared`` for a
-    reason) are accepted: no cut of another run ends so. Those that end with the end of a session
-    are refused: a file cut there looks the same.
 
     Raises:
         JournalError: damaged, cut short, not a shared file, of another bundle, or values that
@@ -245,13 +232,13 @@ def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     if journal.torn_bytes:
         raise JournalError(f"{file}: the last {journal.torn_bytes} bytes are incomplete")
     last = journal.records[-1].record if journal.records else None
-    if not isinstance(last, End) or not _is_closing(last):
+    counted = _CLOSED.fullmatch(last.reason) if isinstance(last, End) else None
+    if counted is None:
         raise JournalError(
             f"{file}: has no closing record: it was cut short on its way, or was not written by "
             "'seedtune journal share' of this version; have it shared again"
         )
-    counted = _CLOSED.fullmatch(last.reason)
-    if counted is not None and int(counted[1]) != len(journal.records) - 1:
+    if int(counted[1]) != len(journal.records) - 1:
         raise JournalError(
             f"{file}: has {len(journal.records) - 1} records, its sender wrote {counted[1]}; "
             "have it shared again"
@@ -271,12 +258,8 @@ class JournalDiff:
     common_steps: int
     """Steps up to which both move the values alike: same record, learning rate and noise."""
     best: tuple[Evaluated | None, Evaluated | None]
-
-    @property
-    def same_values(self) -> bool:
-        """Whether both lead to the same values."""
-        bound = {"bundle_sha256", "values_sha256", "snapshot", *FIXED}
-        return self.steps[0] == self.steps[1] == self.common_steps and not bound & set(self.fields)
+    same_values: bool
+    """Whether both lead to the same values."""
 
 
 def diff(first: Path | str, second: Path | str) -> JournalDiff:
@@ -289,7 +272,7 @@ def diff(first: Path | str, second: Path | str) -> JournalDiff:
     flat = []
     for journal in journals:
         fields = asdict(journal.header)
-        settings = Settings.from_dict(fields.pop("settings")).to_dict()
+        settings = fields.pop("settings")
         fields.pop("parent")
         flat.append({**fields, **settings})
     names = sorted(flat[0].keys() | flat[1].keys())
@@ -301,11 +284,16 @@ def diff(first: Path | str, second: Path | str) -> JournalDiff:
     common = max(journal.header.first_step for journal in journals)
     while common in moves[0] and moves[0][common] == moves[1].get(common):
         common += 1
+    steps = histories[0].steps, histories[1].steps
+    common = min(common, *steps)
+    bound = {"bundle_sha256", "values_sha256", "snapshot"}
+    bound = bound.union(*(fixed_settings(history.settings) for history in histories))
     return JournalDiff(
         fields=fields,
-        steps=(histories[0].steps, histories[1].steps),
-        common_steps=min(common, histories[0].steps, histories[1].steps),
+        steps=steps,
+        common_steps=common,
         best=(histories[0].best, histories[1].best),
+        same_values=steps == (common, common) and not bound & set(fields),
     )
 
 

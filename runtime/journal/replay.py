@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..estimators import Estimator
+from ..scoring.values import Values
 from .file import Journal, read_journal
 from .history import Evaluated, History
 from .start import Start
@@ -24,8 +22,8 @@ class Replay:
     start: Start
 
     @cached_property
-    def best_values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` of the best evaluated step; the last values if nothing was evaluated.
+    def best_values(self) -> Values:
+        """Of the best evaluated step; the last values if nothing was evaluated.
 
         Raises:
             JournalError: see ``best_values_of``.
@@ -43,8 +41,8 @@ class Replay:
         return self.state.estimator
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` after the last step, with the estimator's own weights behind them."""
+    def values(self) -> Values:
+        """After the last step."""
         return self.state.values
 
     @property
@@ -78,7 +76,7 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
     return Replay(journal, state, start)
 
 
-def best_values_of(state: RunState, journal: Journal, start: Start) -> NDArray[np.float32]:
+def best_values_of(state: RunState, journal: Journal, start: Start) -> Values:
     """Values of the best evaluated step, by a second replay where ``state`` has not kept them.
 
     Raises:

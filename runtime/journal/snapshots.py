@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import JournalError
+from ..scoring.values import Values
 from .file import Journal, read_journal, replace_journal_file, write_journal
 from .format import FORGOTTEN, Header, Record
 from .history import GUARD_WINDOW, PROGRAM, Evaluated
@@ -18,7 +18,7 @@ from .lock import locked
 from .replay import Replay, replay
 from .run_folder import remove_derived, snapshot_name, tidy, tidy_if_possible
 from .start import Start
-from .state import RunState, history_of
+from .state import RunState, history_of, tensors_of
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -40,11 +40,10 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         if cut <= journal.header.first_step:
             return journal
         done = replay(journal, start, until=cut)
-        tensors = _tensors(done)
+        tensors = _tensors(done, done.values)
         if done.best is not None and done.best.step > 0:
-            tensors["best"] = done.best_values
-        evaluations = done.history.evaluations
-        header = _cut(path, journal.header, done, tensors, evaluations)
+            tensors |= tensors_of(done.best_values, "best")
+        header = _cut(path, done, tensors, done.history.evaluations)
         write_journal(path, header, _records_behind(journal, cut))
         tidy_if_possible(path.parent, header.snapshot_file)
         return read_journal(path)
@@ -66,18 +65,15 @@ def forget(folder: Path | str, start: Start) -> Journal:
     """
     with locked(folder) as path:
         done = replay(path, start)
-        words = done.estimator.words
-        if not words:
+        if not done.values.keeps_words:
             raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
         remove_derived(path.parent)
-        tensors = _tensors(done)
-        tensors["values"] = without_words(tensors["values"], words)
-        header = done.journal.header
+        header, settings = done.journal.header, done.history.settings
         if done.history.steps:
-            header = _cut(path, header, done, tensors, [])
+            header = _cut(path, done, _tensors(done, done.values.without_words()), [])
         header = replace(
             header,
-            settings={**done.history.settings.to_dict(), "remember": False},
+            settings=replace(settings, options=settings.options.forgetting()).to_dict(),
             train_sha256=FORGOTTEN,
             eval_sha256=FORGOTTEN,
             parent=None,  # its checksum covers the hashes
@@ -87,25 +83,15 @@ def forget(folder: Path | str, start: Start) -> Journal:
         return read_journal(path)
 
 
-def without_words(values: NDArray[np.float32], words: int) -> NDArray[np.float32]:
-    """A copy of a run's values (float32 ``[n]``) with zeros for the last ``words``, which an
-    estimator keeps of the texts."""
-    found = values.copy()
-    found[len(found) - words :] = 0
-    return found
-
-
-def _tensors(done: Replay) -> Tensors:
+def _tensors(done: Replay, values: Values) -> Tensors:
     """What a snapshot holds of a run's last step."""
     state = done.estimator.state
-    return {"values": done.values, **{f"state.{name}": part for name, part in state.items()}}
+    return tensors_of(values, "values") | {f"state.{name}": each for name, each in state.items()}
 
 
-def _cut(
-    path: Path, header: Header, done: Replay, tensors: Tensors, evaluations: list[Evaluated]
-) -> Header:
+def _cut(path: Path, done: Replay, tensors: Tensors, evaluations: list[Evaluated]) -> Header:
     """Write a snapshot of ``done``; the header of the journal that begins with it."""
-    history = done.history
+    header, history = done.journal.header, done.history
     name = snapshot_name(history.steps, header.snapshot_file)
     data = save_safetensors(tensors)
     replace_journal_file(path.parent / name, data)

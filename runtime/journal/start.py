@@ -1,6 +1,7 @@
 """Where a run starts: the values it begins with and the identity of the bundle they come from."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,9 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle
 from ..engines.memory import PassMemory
 from ..errors import BundleError
-from ..scoring.text_head import TextHead
+from ..scoring.part import Description, PartKind
+from ..scoring.parts import kinds_of, restored
+from ..scoring.values import Values
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Start:
     block_count: int = 0
     memory: PassMemory | None = None
     """What a pass of the bundle's program takes; None leaves memory unchecked."""
-    text: TextHead | None = None
-    """What the bundle has for a head for text."""
+    kinds: Mapping[str, PartKind] = field(default_factory=dict)
+    """Of parts that a run on the bundle may have, by name."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Start":
@@ -46,14 +49,13 @@ class Start:
             bundle.blocks(),
             int(bundle.manifest["model"]["layers"]),
             memory,
-            TextHead.of(bundle),
+            kinds_of(bundle),
         )
 
-    def extended(self, own_entries: int) -> "Start":
-        """The start of a run whose estimator puts that many weights, zeros at first, behind the
-        sensitive values."""
-        if not own_entries:
-            return self
-        values = np.concatenate([self.values, np.zeros(own_entries, np.float32)])
-        values.flags.writeable = False
-        return replace(self, values=values)
+    def tuned_from(self, part: Description | None) -> Values:
+        """What a run with that part begins with: copies that it may move, the part's of zeros.
+
+        Raises:
+            ValueError: the part makes no sense on this bundle.
+        """
+        return Values(self.values.copy(), restored(self.kinds, part))

@@ -5,6 +5,7 @@ it reads. So what is in memory is always what a replay of the file gives.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from ..bundle.exported_values import values_sha256
 from ..errors import JournalError, TuningError
-from ..estimators import ESTIMATORS, Estimator, make_estimator
-from ..settings import Settings
+from ..estimators import Estimator, make_estimator
+from ..scoring.values import Values
 from .file import Journal
 from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
@@ -37,11 +37,12 @@ class RunState:
         """
         self.path = path
         self.history = History(header, str(path))
-        self._header, self._start = header, start
-        self.estimator = estimator_of(header, self.history.settings, start, str(path))
-        start = check_binding(header, start, self.estimator, str(path))
-        self.values, best, state = _first_values(path, header, start)
-        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+        check_binding(header, start, str(path))
+        begun = begun_values(header, start, str(path))
+        self._header = header
+        self.estimator = estimator_of(header, self.history, begun, str(path))
+        self.values, best, state = _first_values(path, header, begun)
+        """Live."""
         self.estimator.state.update(state)
         self._from_snapshot = header.snapshot is not None
         self._best = self.history.best, best
@@ -74,9 +75,9 @@ class RunState:
                 self._best = best, self.values.copy()
 
     def _follow_settings(self) -> None:
-        changed = estimator_of(self._header, self.history.settings, self._start, str(self.path))
-        changed.state.update(self.estimator.state)
-        self.estimator = changed
+        state = self.estimator.state
+        self.estimator = estimator_of(self._header, self.history, self.values, str(self.path))
+        self.estimator.state.update(state)
 
     def _apply(self, stored: NDArray[Any]) -> None:
         settings, step = self.history.settings, self.history.steps
@@ -98,7 +99,7 @@ class RunState:
         return self.history.best
 
     @property
-    def best_values(self) -> NDArray[np.float32] | None:
+    def best_values(self) -> Values | None:
         """Values of the best evaluated step, the last ones if nothing was evaluated; None where a
         change of what is best calls for those of an earlier step, which only a replay can give."""
         best, values = self._best
@@ -109,19 +110,29 @@ class RunState:
     @property
     def sha256(self) -> str:
         """Hash of ``values``."""
-        return values_sha256(self.values)
+        return self.values.sha256
 
 
-def estimator_of(header: Header, settings: Settings, start: Start, name: str) -> Estimator:
-    """A fresh estimator of the run as it is with ``settings``; ``name`` is what errors call its
-    journal."""
+def begun_values(header: Header, start: Start, name: str) -> Values:
+    """What the run's first step moved; ``name`` is what errors call its journal."""
     try:
-        estimator = make_estimator(settings, header.shape)
+        values = start.tuned_from(header.part)
+    except ValueError as error:
+        raise JournalError(f"{name}: header does not make sense: {error}") from None
+    if header.entries != values.entries:
+        raise JournalError(f"{name}: has {header.entries} values, the bundle {values.entries}")
+    if header.values_sha256 != values.sha256:
+        raise JournalError(f"{name}: the bundle's values are not those of the run's start")
+    return values
+
+
+def estimator_of(header: Header, history: History, values: Values, name: str) -> Estimator:
+    """A fresh estimator of the run that moves such values, with the settings now in force."""
+    kind = header.settings["estimator"]
+    try:
+        estimator = make_estimator(history.settings, header.shape, values.part)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
-    kind = str(settings.estimator)
-    if header.shape is not None and ESTIMATORS[kind].shape is None:
-        raise JournalError(f"{name}: header does not make sense: {kind} takes no shape")
     if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
         signs, scalars = header.signs, header.scalar_count
         held = f"{signs} signs" if signs else f"{scalars} scalars"
@@ -129,49 +140,52 @@ def estimator_of(header: Header, settings: Settings, start: Start, name: str) ->
     return estimator
 
 
-def check_binding(header: Header, start: Start, estimator: Estimator, name: str) -> Start:
-    """Refuse a journal of another bundle, or starting values that are not the journal's.
-
-    Returns:
-        the start with the estimator's own weights.
-    """
+def check_binding(header: Header, start: Start, name: str) -> None:
+    """Refuse a journal of another bundle."""
     if header.bundle_sha256 != start.bundle_sha256:
         raise JournalError(
             f"{name}: belongs to bundle {header.bundle_sha256[:12]}..., "
             f"not {start.bundle_sha256[:12]}..."
         )
-    entries = len(start.values) + estimator.own_entries
-    if header.entries != entries:
-        raise JournalError(f"{name}: has {header.entries} values, the bundle {entries}")
-    start = start.extended(estimator.own_entries)
-    if header.values_sha256 != values_sha256(start.values):
-        raise JournalError(f"{name}: the bundle's values are not those of the run's start")
-    return start
 
 
 def _first_values(
-    path: Path, header: Header, start: Start
-) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Fresh copies of the values that the first record applies to, of the best until then, and
-    of the estimator's state."""
+    path: Path, header: Header, begun: Values
+) -> tuple[Values, Values, dict[str, NDArray[Any]]]:
+    """The values that the first record applies to, the best until then, and the estimator's
+    state."""
     snapshot = header.snapshot
     if snapshot is None:
-        return start.values.copy(), start.values, {}
-    file = path.parent / Path(str(snapshot["file"])).name
+        return begun, begun.copy(), {}
+    file = path.parent / Path(str(header.snapshot_file)).name
     try:
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
             raise JournalError(f"{file}: is not the snapshot that {path} was cut at")
         tensors = load_safetensors(data)
-        values, best = tensors["values"], tensors.get("best", start.values)
-    except (OSError, SafetensorError, KeyError) as error:
+        values = _stored(tensors, "values", begun)
+        best = _stored(tensors, "best", begun) if "best" in tensors else begun
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise JournalError(f"{file}: snapshot of {path} cannot be read ({error})") from None
-    for tensor in (values, best):
-        if tensor.dtype != np.float32 or tensor.shape != start.values.shape:
-            raise JournalError(f"{file}: snapshot has {tensor.dtype} {tensor.shape} values")
     prefix = "state."
     state = {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
-    return values.copy(), best.copy(), state
+    return values, best, state
+
+
+def tensors_of(values: Values, name: str) -> dict[str, NDArray[Any]]:
+    """Values as a snapshot holds them: the sensitive ones by their name, a part's behind it."""
+    own = {} if values.part is None else {f"{name}.own": values.part.own}
+    return {name: values.sensitive, **own}
+
+
+def _stored(tensors: Mapping[str, NDArray[Any]], name: str, begun: Values) -> Values:
+    """Inverse of ``tensors_of``, for values of the form of ``begun``; ValueError for others."""
+    found = begun.copy()
+    for place, own in tensors_of(found, name).items():
+        if tensors[place].dtype != np.float32 or tensors[place].shape != own.shape:
+            raise ValueError(f"{tensors[place].dtype} {tensors[place].shape} {place}")
+        own[:] = tensors[place]
+    return found
 
 
 def history_of(journal: Journal, *, until: int | None = None) -> History:

@@ -8,118 +8,185 @@ position in the upper half of the model and at its end, and its mean over the ro
 up, which the program returns (``export.block_tap``): linear probing (Alain and Bengio, arXiv
 1610.01644) on top of what the model already says, or of a share of it.
 
-The weights, float32 ``[R, D + 1]``, follow the K sensitive values in a run's values: R rows are the
-task's, one a label, or one for all choices. One more number is that share less 1, so that zeros are
-no head.
+The weights are float32 ``[R, D + 1]``: R rows are the task's, one a label, or one for all choices.
+One more number is that share less 1, so that zeros are no head.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle import Bundle
 from ..engines import Engine, Scores
 from ..errors import EngineError, TuningError
-from ..tasks import Batch, Task
-from .text_head import TextHead
+from ..schema import ListOf, Whole, check
+from ..tasks import Batch, Observation, Task
+from .batch_loss import Look
+from .part import Description
+from .values import Values
+
+KIND = "answer-head"
+_LARGEST = 1 << 28
+"""Weights that a description may ask for: 1 GiB."""
 
 
-@dataclass(frozen=True)
-class AnswerHeadShape:
-    """Sizes of an answer head, fixed by the task and the program."""
+@dataclass(frozen=True, eq=False)
+class AnswerHead:
+    """The part (see ``Part``)."""
 
-    rows: int
-    """R."""
+    labels: tuple[str, ...]
+    """Of the rows; none where one row serves all choices."""
     width: int
     """D."""
-    answers: int
-    """A: labels or choices."""
-    share: int = 0
-    """1 where a share of the model's own answer is learned; runs of before kept all of it."""
+    own: NDArray[np.float32]
+    """float32 ``[R * (D + 1) + 1]``, the last for the share."""
 
     @property
-    def entries(self) -> int:
-        """Number of weights: ``R * (D + 1)``, and one for a share."""
-        return self.rows * (self.width + 1) + self.share
+    def rows(self) -> int:
+        """R."""
+        return max(1, len(self.labels))
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """float32 ``[R, D + 1]``, a view."""
+        return self.own[:-1].reshape(self.rows, self.width + 1)
+
+    @property
+    def share(self) -> float:
+        """Of what the model says itself."""
+        return 1 + float(self.own[-1])
+
+    @property
+    def description(self) -> Description:
+        return describe(self.labels, self.width)
+
+    def copy(self) -> Self:
+        return replace(self, own=self.own.copy())
+
+    def for_task(self, task: Task, engine: Engine) -> Self:
+        labels = task.head_labels
+        if not task.head_rows:
+            raise TuningError(
+                "the values hold an answer head, and this task leaves no answer to choose: give "
+                "the task and objective that they were tuned for"
+            )
+        if engine.hidden_width != self.width:
+            raise TuningError(
+                f"the answer head reads {self.width} numbers a position, this program returns "
+                f"{engine.hidden_width}: give the bundle that the values were tuned with"
+            )
+        if sorted(labels) != sorted(self.labels):
+            raise TuningError(
+                f"the answer head is for {_named(self.labels)}, this task for {_named(labels)}: "
+                "give the task that the values were tuned for"
+            )
+        if labels == self.labels:
+            return self
+        rows = self.weights[[self.labels.index(label) for label in labels]]
+        return replace(self, labels=labels, own=np.append(rows.reshape(-1), self.own[-1]))
+
+    @property
+    def enters_program(self) -> bool:
+        return False
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
+        return {}
+
+    def changed(self, scores: Scores, batch: Batch) -> NDArray[np.float32]:
+        return self.added(scores.logp, seen_in(scores))
+
+    def added(self, logp: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The share of ``logp`` ``[P, N, C]``, and the head's part from ``seen``
+        ``[P, N, D + 1]``."""
+        return np.asarray((1 + self.own[-1]) * logp + seen @ self.weights.T)
+
+    @property
+    def writes(self) -> bool:
+        return False
+
+    def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
+        return logits
+
+    @property
+    def keeps_words(self) -> bool:
+        return False
+
+    def without_words(self) -> Self:
+        return self.copy()
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0
 
 
-def check_values(
-    engine: Engine, task: Task, values: NDArray[Any], text: TextHead | None = None
-) -> None:
-    """Refuse values (``[n]``) that are neither the program's nor with a head for ``task``.
+class AnswerHeads:
+    """The kind (see ``PartKind``)."""
 
-    Args:
-        text: what the bundle has for a head for text.
+    @classmethod
+    def of(cls, bundle: Bundle) -> "AnswerHeads":
+        """Of any bundle: whether its programs return hidden states, an engine says."""
+        return cls()
+
+    def fits(self, task: Task, engine: Engine) -> bool:
+        return task.head_rows > 0 and engine.hidden_width > 0
+
+    def restore(
+        self, description: Description, own: NDArray[np.float32] | None = None
+    ) -> AnswerHead:
+        check(dict(description), {"kind": str, "labels": ListOf(str), "width": Whole(1, _LARGEST)})
+        labels, width = tuple(description["labels"]), description["width"]
+        if len(set(labels)) < len(labels) or len(labels) == 1:
+            raise ValueError("field labels must name two or more different answers, or none")
+        count = max(1, len(labels)) * (width + 1) + 1
+        if count > _LARGEST:
+            raise ValueError(f"an answer head of {count} weights")
+        own = np.zeros(count, np.float32) if own is None else own
+        if own.shape != (count,):
+            raise ValueError(f"{own.size} weights of an answer head, not {count}")
+        return AnswerHead(labels, width, own)
+
+
+def describe(labels: Sequence[str], width: int) -> Description:
+    """An answer head with a row for each of ``labels``, or one for all choices without."""
+    return {"kind": KIND, "labels": list(labels), "width": width}
+
+
+def seen_in(scores: Scores) -> NDArray[np.float32]:
+    """What an answer head sees: the hidden states and a 1, float32 ``[P, N, D + 1]``.
 
     Raises:
-        TuningError: they are of another bundle, their head is for another task, or a head's memory
-            of words holds none.
+        EngineError: the program returns no hidden states.
     """
-    more = len(values) - engine.entries
-    if task.writes and text is not None and text.takes(more):
-        text.memory(np.asarray(values[engine.entries :], np.float32))
-        return
-    head = task.head_rows * (engine.hidden_width + 1)
-    if more and (not engine.hidden_width or not head or more not in (head, head + 1)):
-        raise TuningError(
-            f"{len(values)} values are neither the {engine.entries} of this program nor those and "
-            "a head for this task: give the bundle and the task that they were tuned with"
-        )
-
-
-def score_batch(
-    engine: Engine, batch: Batch, values: NDArray[np.float32], text: TextHead | None = None
-) -> NDArray[np.float32]:
-    """Log-probabilities ``[P, N, C]`` of a batch, with the head's part where there is one.
-
-    Args:
-        values: float32 ``[P, K]``, or with the weights of an answer head, or what a head for text
-            takes, behind them.
-        text: what the bundle has for a head for text, where the task takes that one.
-    """
-    entries = engine.entries
-    if values.shape[1] == entries:
-        return engine.score(batch, values).logp
-    if text is not None and text.takes(values.shape[1] - entries):
-        return np.concatenate([score_text(engine, batch, row, text).logp for row in values])
-    logp, inputs = score_with_inputs(engine, batch, values[:, :entries])
-    return add_head(logp, inputs, values[:, entries:])
-
-
-def score_text(engine: Engine, batch: Batch, values: NDArray[np.float32], text: TextHead) -> Scores:
-    """What ``engine.score`` gives under one row of values, float32 ``[n]``, with what a head for
-    text takes behind them: its memory has its part in the log-probabilities."""
-    row, own = values[None, : engine.entries], values[engine.entries :]
-    scores, memory = engine.score(batch, row, text.adapter(own)), text.memory(own)
-    if memory is None:
-        return scores
-    logp = memory.mixed(scores.logp[0], batch.tokens, batch.positions, batch.candidates)
-    return replace(scores, logp=logp[None])
-
-
-def score_with_inputs(
-    engine: Engine, batch: Batch, values: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Log-probabilities ``[P, N, C]`` without a head, and what one sees: ``[P, N, D + 1]``.
-
-    Raises:
-        EngineError: also if the program returns no hidden states.
-    """
-    scores = engine.score(batch, values)
     if scores.hidden is None:
         raise EngineError("the program returns no hidden states; export the bundle again")
     one = np.ones((*scores.hidden.shape[:2], 1), np.float32)
-    return scores.logp, np.concatenate([scores.hidden, one], axis=2)
+    return np.concatenate([scores.hidden, one], axis=2)
 
 
-def add_head(
-    logp: NDArray[np.float32], inputs: NDArray[np.float32], weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The share of ``logp`` ``[P, N, C]`` and the head's part, from weights ``[P, R * (D + 1)]``
-    or, where they hold a share, ``[P, R * (D + 1) + 1]``."""
-    if weights.shape[1] % inputs.shape[2] == 1:
-        logp = (1 + weights[:, -1, None, None]) * logp
-        weights = weights[:, :-1]
-    shaped = weights.reshape(len(weights), -1, inputs.shape[2])
-    return logp + inputs @ shaped.transpose(0, 2, 1)
+def observe(look: Look, values: Values) -> tuple[NDArray[np.float64], Observation]:
+    """Losses float64 ``[1, examples]`` under ``values``, whose part is an answer head, and from the
+    same forwards what it learns from."""
+    head = values.part
+    assert isinstance(head, AnswerHead)
+    losses = np.empty((1, look.examples), dtype=np.float64)
+    order: list[int] = []
+    parts = []
+    for numbers, batch, scores in look.forwards(values.sensitive):
+        seen = seen_in(scores)
+        parts.append(look.task.observe(scores.logp[0], seen[0], batch))
+        losses[:, numbers] = look.task.losses(head.added(scores.logp, seen), batch)
+        order += numbers
+    back = np.argsort(order)
+    return losses, Observation(
+        np.concatenate([part.scores for part in parts])[back],
+        np.concatenate([part.features for part in parts])[back],
+        np.concatenate([part.gold for part in parts])[back],
+    )
+
+
+def _named(labels: Sequence[str]) -> str:
+    return ", ".join(map(repr, labels)) or "choices of the rows' own"

@@ -1,7 +1,7 @@
 """Loss, metric and answers over a whole set of examples."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,10 @@ from ..bundle import Bounds
 from ..engines import Engine
 from ..errors import DataError, EngineError
 from ..tasks import Batch, Encoded, Prediction, Task, need_labels
-from .answer_head import check_values, score_batch
 from .batch_loss import passes
 from .confusion import Confusion
 from .known_forwards import KnownForwards
-from .text_head import TextHead
+from .values import Values
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Evaluation:
     examples: int
     forwards: int
     """Calls of the program."""
-    confusion: Confusion | None = None
+    confusion: Confusion | None = field(default=None, repr=False)
     """Counts by right and given answer, with macro-F1 and the share of the most frequent answer;
     None where there is nothing to choose."""
 
@@ -40,28 +39,28 @@ def evaluate(
     engine: Engine,
     task: Task,
     encoded: Sequence[Encoded],
-    values: NDArray[np.float32] | NDArray[np.float16],
+    values: Values,
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
-    text: TextHead | None = None,
     known: KnownForwards | None = None,
 ) -> Evaluation:
-    """Evaluate ``values`` (``[K]``, or with a head's weights behind) on all of ``encoded``.
+    """Evaluate ``values`` on all of ``encoded``.
 
     Args:
         progress: called with the examples done and their total after every pass.
-        text: what the bundle has for a head for text, where the task writes.
-        known: of this engine, for examples that come again under other weights of an answer head.
+        known: of this engine, for examples that come again while what the program takes stands
+            still.
 
     Raises:
         DataError: no examples, or one has no label.
+        TuningError: the values are not this program's, or not for this task.
     """
     need_labels(encoded, "example")
     loss = 0.0
     totals = np.zeros(2)
     forwards, before = 0, 0 if known is None else known.calls
     right, given = [], []
-    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, text, known):
+    for _, batch, logp in _forwards(engine, task, encoded, values, bounds, progress, known):
         loss += float(task.losses(logp, batch).sum())
         totals += task.metric(logp[0], batch).sum(axis=0)
         forwards = forwards + 1 if known is None else known.calls - before
@@ -79,10 +78,9 @@ def predict(
     engine: Engine,
     task: Task,
     encoded: Sequence[Encoded],
-    values: NDArray[np.float32] | NDArray[np.float16],
+    values: Values,
     bounds: Bounds,
     progress: Callable[[int, int], None] | None = None,
-    text: TextHead | None = None,
     known: KnownForwards | None = None,
 ) -> list[Prediction]:
     """The answer to each of ``encoded``, in their order; arguments as of ``evaluate``.
@@ -92,7 +90,7 @@ def predict(
         EngineError: scores of one are not finite.
     """
     answers: dict[int, Prediction] = {}
-    passed = _forwards(engine, task, encoded, values, bounds, progress, text, known)
+    passed = _forwards(engine, task, encoded, values, bounds, progress, known)
     for indices, batch, logp in passed:
         unfit = np.flatnonzero(~np.isfinite(logp[0]).all(axis=1))
         if len(unfit):
@@ -110,23 +108,19 @@ def _forwards(
     engine: Engine,
     task: Task,
     encoded: Sequence[Encoded],
-    values: NDArray[np.float32] | NDArray[np.float16],
+    values: Values,
     bounds: Bounds,
     progress: Callable[[int, int], None] | None,
-    text: TextHead | None,
     known: KnownForwards | None,
 ) -> Iterator[tuple[list[int], Batch, NDArray[np.float32]]]:
     """Indices, batch and log-probabilities ``[1, N, C]`` of each pass."""
     if not encoded:
         raise DataError("no examples to evaluate on")
-    check_values(engine, task, values, text)
-    row = values.astype(np.float32).reshape(1, -1)
+    values = values.for_task(task, engine)
     done = 0
     for numbers, batch in passes(task, encoded, bounds):
-        if known is None:
-            yield numbers, batch, score_batch(engine, batch, row, text)
-        else:
-            yield numbers, batch, known.score(batch, row[0])
+        logp = values.score(engine, batch) if known is None else known.score(batch, values)
+        yield numbers, batch, logp
         done += len(numbers)
         if progress is not None:
             progress(done, len(encoded))

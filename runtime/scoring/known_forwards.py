@@ -1,18 +1,17 @@
 """What forwards gave, for examples that are scored again while the sensitive values stand still.
 
-An answer head's weights move, the program's part of its scores does not: held-out rows that are
-evaluated every few steps need one forward each for a whole run, and the head's product after that.
+Where only a part moves, and enters no program, forwards do not change: held-out rows that are
+evaluated every few steps need one each for a whole run.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import Engine
+from ..engines import Engine, Scores
 from ..tasks import Batch, Encoded
-from .answer_head import add_head, score_with_inputs
+from .values import Values
 
 MOST_BYTES = 8 << 20
 """Of hidden states that are kept, at most: 1 200 rows of SmolLM2. Passes beyond are run again."""
@@ -24,32 +23,32 @@ def known_bytes(engine: Engine, examples: Sequence[Encoded]) -> int:
     return min(MOST_BYTES, 4 * positions * (engine.hidden_width + 1))
 
 
-class _Forward(NamedTuple):
-    logp: NDArray[np.float32]
-    inputs: NDArray[np.float32]
-
-
 class KnownForwards:
-    """Forwards of an engine that returns hidden states, by what was in the batch."""
+    """Forwards of an engine, by what was in the batch."""
 
     def __init__(self, engine: Engine, most_bytes: int = MOST_BYTES) -> None:
         self._engine, self._most = engine, most_bytes
         self._values = np.empty(0, np.float32)
-        self._known: dict[bytes, _Forward] = {}
+        self._known: dict[bytes, Scores] = {}
         self._bytes = 0
         self.calls = 0
         """Calls of the program so far."""
 
-    def score(self, batch: Batch, row: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Log-probabilities ``[1, N, C]``, as of ``score_batch``.
+    def score(self, batch: Batch, values: Values) -> NDArray[np.float32]:
+        """Log-probabilities ``[1, N, C]``, as of ``Values.score``.
 
-        Args:
-            row: float32 ``[K]``, or with the weights of an answer head behind them. Other
-                sensitive values than the last call's forget all of what was known.
+        Other sensitive values than the last call's forget all of what was known. Forwards that a
+        part has a share in are not kept.
         """
-        own, head = row[: self._engine.entries], row[self._engine.entries :]
-        if not np.array_equal(own, self._values):
-            self._values, self._bytes = own.copy(), 0
+        if values.part is not None and values.part.enters_program:
+            self.calls += 1
+            return values.score(self._engine, batch)
+        scores = self._forward(batch, values.sensitive)
+        return scores.logp if values.part is None else values.part.changed(scores, batch)
+
+    def _forward(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        if not np.array_equal(values, self._values):
+            self._values, self._bytes = values.copy(), 0
             self._known.clear()
         key = (
             b"".join(each.tobytes() for each in (batch.tokens, batch.positions, batch.candidates))
@@ -58,9 +57,10 @@ class KnownForwards:
         found = self._known.get(key)
         if found is None:
             self.calls += 1
-            found = _Forward(*score_with_inputs(self._engine, batch, own[None]))
-            size = found.logp.nbytes + found.inputs.nbytes + len(key)
+            found = self._engine.score(batch, values[None])
+            size = found.logp.nbytes + len(key)
+            size += 0 if found.hidden is None else found.hidden.nbytes
             if self._bytes + size <= self._most:
                 self._known[key] = found
                 self._bytes += size
-        return add_head(found.logp, found.inputs, head[None]) if len(head) else found.logp
+        return found

@@ -2,9 +2,8 @@
 
 ``h' = h + A x``: what the output head reads is moved by a linear map of the token's own tapped
 states, which the program takes as an input. Learned are the weights M ``[O, I]`` of
-``A = size * Qg M Qx'`` (see ``bundle.text_frame``); they follow the K sensitive values in a run's
-values. Their gradient needs no backward pass: all of it lies behind the last hidden state. Behind
-them may stand a memory of words (see ``word_memory``).
+``A = size * Qg M Qx'`` (see ``bundle.text_frame``). Their gradient needs no backward pass: all of
+it lies behind the last hidden state. What a run keeps of one is a ``text_part``.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, TextFrame
-from .word_memory import WORDS, WordMemory
+from .word_memory import WordMemory
 from .word_table import TOKENS, WordTable
 
 RARE = 1e-5
@@ -78,29 +77,22 @@ class TextHead:
         inputs = self.frame.scales[:, None] * self.frame.inputs.astype(np.float32)
         return inputs, self.frame.outputs.astype(np.float32)
 
-    def takes(self, count: int) -> bool:
-        """Whether so many numbers behind the sensitive values are weights of this head, alone or
-        with a memory of words behind."""
-        return count in (self.entries, self.entries + WORDS)
-
-    def memory(self, own: NDArray[np.float32]) -> WordMemory | None:
-        """The words that ``own``, float32 as ``takes`` says, holds behind the weights; None where
-        there is none. The last one is kept, as ``adapter`` keeps its own.
+    def memory(self, words: NDArray[np.float32]) -> WordMemory | None:
+        """The words, float32 as ``word_memory`` keeps them, with their index; None of zeros or
+        none. The last one is kept, as ``adapter`` keeps its own.
 
         Raises:
-            TuningError: what stands there are no words.
+            TuningError: they are no words.
         """
-        words = own[self.entries :]
         if self._memory is None or not np.array_equal(self._memory[0], words):
             self._memory = None  # two at once would take twice the memory
             found = WordMemory(words, self.vocabulary) if words.any() else None
             self._memory = words.copy(), found
         return self._memory[1]
 
-    def adapter(self, own: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A, float32 ``[D, S]``, of weights float32 ``[O * I]``, what stands behind them left
-        alone; the last one is kept, since every pass of an evaluation asks for the same."""
-        weights = own[: self.entries]
+    def adapter(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A, float32 ``[D, S]``, of weights float32 ``[O * I]``; the last one is kept, since every
+        pass of an evaluation asks for the same."""
         if self._adapter is None or not np.array_equal(self._adapter[0], weights):
             inputs, outputs = self._bases
             moved = outputs @ weights.reshape(self.shape) @ inputs.T

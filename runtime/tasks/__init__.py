@@ -4,11 +4,11 @@
  "verbalisers": {"1": " great", "0": " terrible"}}
 {"kind": "multiple_choice", "template": "{premise} so", "choice_fields": ["choice1", "choice2"],
  "label_field": "label"}
-{"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
+{"kind": "completion", "template": "{prompt}", "completion_field": "completion", "end": true}
 {"kind": "chat", "messages_field": "messages", "learn": "assistant"}
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from .chat import Chat
 from .chat_template import ChatTemplate
 from .classification import Classification
 from .completion import Completion
-from .encode import encode_rows, need_labels
+from .encode import Rows, encode_questions, encode_rows, need_labels
 from .field_text import described
 from .multiple_choice import MultipleChoice
 from .rows import read_rows
@@ -36,8 +36,10 @@ __all__ = [
     "Observation",
     "OnLong",
     "Prediction",
+    "Rows",
     "Task",
     "check_spec",
+    "encode_questions",
     "encode_rows",
     "need_labels",
     "read_rows",
@@ -60,8 +62,12 @@ def task_for(
     *,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    bounds: Bounds | None = None,
 ) -> Task:
-    """The task ``spec``, or the bundle's own, on the bundle's tokenizer and bounds.
+    """The task ``spec``, or the bundle's own, on the bundle's tokenizer, ends and chat template.
+
+    Args:
+        bounds: in place of the bundle's.
 
     Raises:
         DataError: neither is there, or see ``task_from_spec``.
@@ -72,7 +78,14 @@ def task_for(
             f"{bundle.path}: the bundle has no task; give one (--task NAME or --task FILE)"
         )
     return task_from_spec(
-        spec, bundle.tokenizer(), bundle.bounds, bundle.pad_id, objective, on_long, bundle.chat
+        spec,
+        bundle.tokenizer(),
+        bounds or bundle.bounds,
+        bundle.pad_id,
+        objective=objective,
+        on_long=on_long,
+        chat=bundle.chat,
+        ends=bundle.end_ids,
     )
 
 
@@ -81,9 +94,11 @@ def task_from_spec(
     tokenizer: Tokenizer,
     bounds: Bounds,
     pad_id: int,
+    *,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
     chat: ChatPart | None = None,
+    ends: Sequence[int] = (),
 ) -> Task:
     """Build a task from its specification.
 
@@ -94,6 +109,7 @@ def task_from_spec(
         on_long: ``truncate`` drops text from the end of the longest template field of an example
             that exceeds ``bounds.length``, and keeps the template's own text.
         chat: the model's chat template, for kinds whose rows are conversations.
+        ends: tokens with which the model ends a text.
 
     Raises:
         DataError: see ``check_spec``; or two answers begin alike to the tokenizer.
@@ -107,9 +123,12 @@ def task_from_spec(
             raise DataError(f"{name} {value!r} is unknown; use {' or '.join(known)}")
     template = None
     if chat is not None and _KINDS[spec["kind"]].of_conversations:
-        template = ChatTemplate(chat.template, chat.special_tokens)
-    setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template)
-    return watched(lambda watch: _KINDS[spec["kind"]](spec, setting), "task")
+        made = chat
+        template = watched(
+            lambda _: ChatTemplate(made.template, made.special_tokens, tokenizer), "task"
+        )
+    setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template, tuple(ends))
+    return watched(lambda _: _KINDS[spec["kind"]](spec, setting), "task")
 
 
 def check_spec(spec: object) -> None:

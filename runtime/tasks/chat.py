@@ -5,8 +5,7 @@ from typing import Any, ClassVar
 
 from ..errors import DataError
 from . import spec_fields
-from .chat_template import Message, checked_messages
-from .control_tokens import ControlTokens, Conversation
+from .chat_template import Conversation, Message, checked_messages
 from .task import Encoded, Setting
 from .token_loss import TokenLoss
 
@@ -19,7 +18,7 @@ class Chat(TokenLoss):
     whose turns become the assistant's and all others the user's.
 
     A conversation that exceeds the length bound loses whole messages, the oldest first; a leading
-    system message stays. What a message says is never a control token (see ``control_tokens``).
+    system message stays. What a message says is never a control token (see ``chat_template``).
     """
 
     fields: ClassVar = {
@@ -27,6 +26,7 @@ class Chat(TokenLoss):
         "learn": spec_fields.name,
     }
     of_conversations: ClassVar[bool] = True
+    ends = True
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)
@@ -36,7 +36,6 @@ class Chat(TokenLoss):
                 "was made for chat, or a completion task"
             )
         self._chat = setting.chat
-        self._controls = ControlTokens(self._tokenizer)
         self._field: str = spec["messages_field"]
         self._learn: str = spec["learn"]
 
@@ -44,8 +43,7 @@ class Chat(TokenLoss):
         messages = self._messages(row, where)
         if not any(self._learned(message) for message in messages):
             raise DataError(f"{where}: no message is from {self._learn[:40]!r}, whom to learn from")
-        conversation = self._controls.conversation(messages)
-        messages = conversation.messages
+        conversation = self._chat.conversation(messages)
         system = messages[:1] if messages[0]["role"] == "system" else []
         rest = messages[len(system) :]
         bound, length = self._bounds.length, 0
@@ -70,9 +68,7 @@ class Chat(TokenLoss):
         messages = self._messages(row, where)
         if self._learned(messages[-1]):
             return None
-        conversation = self._controls.conversation(messages)
-        text = self._chat.render(conversation.messages, answer=True, where=where)
-        return conversation.tokenise(text).ids
+        return self._chat.answering(messages, where)
 
     def made_up_row(self, texts: Sequence[str], chosen: Any) -> dict[str, Any]:
         said = [{"role": role, "content": chosen.choice(texts)} for role in ("user", "assistant")]
@@ -103,13 +99,13 @@ class Chat(TokenLoss):
     ) -> tuple[list[int], list[int]]:
         """Tokens of some messages of a conversation, and the columns whose next token is one to
         learn."""
-        whole = self._chat.render(messages, answer=False, where=where)
+        whole = conversation.render(messages, answer=False, where=where)
         spans = []
         for number, message in enumerate(messages):
             if not self._learned(message):
                 continue
-            before = self._chat.render(messages[:number], answer=True, where=where)
-            through = self._chat.render(messages[: number + 1], answer=False, where=where)
+            before = conversation.render(messages[:number], answer=True, where=where)
+            through = conversation.render(messages[: number + 1], answer=False, where=where)
             if not (whole.startswith(through) and through.startswith(before)):
                 raise DataError(
                     f"{where}: the model's chat template writes messages[{number}] in another way "
@@ -117,7 +113,7 @@ class Chat(TokenLoss):
                     "after it away"
                 )
             spans.append((len(before), len(through)))
-        tokens, offsets = conversation.tokenise(whole)
+        tokens, offsets = conversation.tokenise(whole, where)
         columns = [
             index - 1
             for index, (start, end) in enumerate(offsets)

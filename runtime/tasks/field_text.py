@@ -1,15 +1,20 @@
 """The text of a field of a row, and values as messages name them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 
+LONGEST = 1 << 18
+"""Characters of a text that are read: over a hundred times what a program takes. The tokenizer
+needs some 100 bytes for each."""
 _FIELDS_SHOWN = 12
 _DIGITS = 40
+_DEEPEST = 64
 
 
 def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -17,7 +22,7 @@ def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
 
     Raises:
         DataError: the field is missing, null, not a number, an array or an object, or its text
-            is no UTF-8.
+            is no UTF-8 or longer than ``LONGEST``.
     """
     if name not in row:
         have = [field if _plain(field) else repr(field[:40]) for field in sorted(map(str, row))]
@@ -34,7 +39,7 @@ def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        check_characters(value, what)
+        check_text(value, what)
         return value
     if isinstance(value, float) and math.isfinite(value):
         return str(value)
@@ -43,12 +48,17 @@ def field_text(row: Mapping[str, Any], name: str, where: str) -> str:
     raise DataError(f"{what} must be text or a number, not {described(value)}")
 
 
-def check_characters(text: str, what: str) -> None:
-    """Refuse text that is no UTF-8: half of a surrogate pair, which tokenizers do not survive.
+def check_text(text: str, what: str) -> None:
+    """Refuse text that is no UTF-8, half of a surrogate pair, which tokenizers do not survive; and
+    text longer than ``LONGEST``.
 
     Raises:
         DataError: names the place; ``what`` begins the message.
     """
+    if len(text) > LONGEST:
+        raise DataError(
+            f"{what} has {len(text)} characters, at most {LONGEST} are read; cut it or leave it out"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -56,6 +66,24 @@ def check_characters(text: str, what: str) -> None:
             f"{what} holds half a character, {text[error.start]!r} at place {error.start}, which "
             "is no UTF-8; mend it or leave it out"
         ) from error
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """All text in a row, names of fields included.
+
+    Raises:
+        DataError: lists and objects in it are nested too deeply.
+    """
+    left = [(value, 0)]
+    while left:
+        part, depth = left.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping | list | tuple | set):
+            if depth > _DEEPEST:
+                raise DataError(f"a row is nested more than {_DEEPEST} deep; flatten it")
+            items = chain.from_iterable(part.items()) if isinstance(part, Mapping) else part
+            left += [(item, depth + 1) for item in items]
 
 
 def described(value: Any) -> str:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from .field_text import LONGEST
 from .row_formats import Fields, strict_json
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 64
+_MOST_VALUES, _MOST_BYTES = 1 << 26, 1 << 30
+"""Of a file's columns together, decoded as they are stored."""
+_LONGEST_BYTES = 4 * LONGEST
 _NO_UTF8 = re.compile(r"Invalid UTF8 sequence at string index (\d+)")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
@@ -28,6 +32,17 @@ def parquet_rows(path: Path) -> Fields:
 
     def batches() -> Iterator[Any]:
         with ParquetFile(path) as file:
+            groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+            columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+        for what, count, most in (
+            ("values", sum(column.num_values for column in columns), _MOST_VALUES),
+            ("bytes", sum(column.total_uncompressed_size for column in columns), _MOST_BYTES),
+        ):
+            if count > most:
+                raise DataError(f"{path}: holds {count} {what}, at most {most} are read; cut it")
+        # As dictionaries, texts that are repeated are held once.
+        names = list({column.path_in_schema for column in columns})
+        with ParquetFile(path, read_dictionary=names) as file:
             yield from file.iter_batches(batch_size=_ROWS_AT_ONCE)
 
     return _rows(batches(), path, pyarrow)
@@ -89,9 +104,10 @@ def _rows(batches: Iterable[Any], path: Path, pyarrow: Any) -> Fields:
                 raise DataError(f"{path}: has a repeated column name")
             for name, column in zip(names, batch.columns, strict=True):
                 _check(column, f"field {name!r}", path, number, pyarrow)
-            for fields in batch.to_pylist():
-                number += 1
-                yield fields, f"{path} row {number}"
+            for first in range(0, len(batch), _ROWS_AT_ONCE):
+                for fields in batch.slice(first, _ROWS_AT_ONCE).to_pylist():
+                    number += 1
+                    yield fields, f"{path} row {number}"
     except FileNotFoundError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -111,6 +127,30 @@ def _check(column: Any, what: str, path: Path, before: int, pyarrow: Any) -> Non
             f"{path} row {before + int(found[1]) + 1}: {what} is no UTF-8 text; mend it or leave "
             "the row out"
         ) from error
+    longest = _longest_text(column, pyarrow)
+    if longest > _LONGEST_BYTES:
+        raise DataError(
+            f"{path} rows {before + 1} to {before + len(column)}: {what} holds a text of {longest} "
+            f"bytes, at most {LONGEST} characters are read; cut it, or leave the row out"
+        )
+
+
+def _longest_text(column: Any, pyarrow: Any) -> int:
+    """Bytes of the longest text in a column, within its lists and structs."""
+    import pyarrow.compute as compute
+
+    kind = column.type
+    if pyarrow.types.is_dictionary(kind):
+        return _longest_text(column.dictionary, pyarrow)
+    if pyarrow.types.is_struct(kind):
+        parts = [column.field(number) for number in range(kind.num_fields)]
+    elif hasattr(column, "values") and pyarrow.types.is_nested(kind):
+        parts = [column.values]
+    elif pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        return compute.max(compute.binary_length(column)).as_py() or 0
+    else:
+        return 0
+    return max((_longest_text(part, pyarrow) for part in parts), default=0)
 
 
 def _reason(error: Exception) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .field_text import described
+from .field_text import described, strings_in
 from .row_formats import FORMATS, jsonl_rows
 from .row_tables import dataset_rows, parquet_rows
 
-MAX_ROWS = 1_000_000
+MAX_ROWS, MAX_CHARACTERS = 1_000_000, 1 << 28
 """All rows are held in memory, encoded; a run sees ``batch_size`` of them a step."""
+MAX_BYTES = 1 << 30
+"""Of a file that is not a table."""
 
 
 class Row(dict[str, Any]):
@@ -37,9 +39,9 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], name: str = "row
         name: what a dict is called in messages, before its number; a ``Row`` has its own.
 
     Raises:
-        DataError: unreadable, empty, another ending, more than ``MAX_ROWS``, or a row that is not
-            an object or has another number of cells than the header; the message names file and
-            line.
+        DataError: unreadable, empty, another ending, more than ``MAX_ROWS`` or
+            ``MAX_CHARACTERS``, or a row that is not an object or has another number of cells than
+            the header; the message names file and line.
     """
     if not isinstance(source, str | Path):
         return _within_cap(_given(source, name), "the rows")
@@ -52,11 +54,15 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], name: str = "row
 
 def _within_cap(rows: Iterator[Row], what: str) -> list[Row]:
     found: list[Row] = []
+    characters = 0
     for row in rows:
-        if len(found) == MAX_ROWS:
+        characters += sum(len(text) for text in strings_in(list(row.values())))
+        over = f"{MAX_ROWS} rows" if len(found) == MAX_ROWS else ""
+        over = over or (f"{MAX_CHARACTERS} characters" if characters > MAX_CHARACTERS else "")
+        if over:
             raise DataError(
-                f"{what}: more than {MAX_ROWS} rows, all of which would be held in memory; "
-                "draw a part of them at random, such as with shuf -n"
+                f"{what}: more than {over}, all of which would be held in memory; draw a part of "
+                "them at random, such as with shuf -n"
             )
         found.append(row)
     return found
@@ -82,14 +88,15 @@ def _given(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
 def _read(path: Path) -> Iterator[Row]:
     ending = path.suffix.lower()
     if str(path) == "-":
-        fields = jsonl_rows(_text(sys.stdin.buffer.read(), "stdin"), "stdin")
+        fields = jsonl_rows(_text(sys.stdin.buffer.read(MAX_BYTES + 1), "stdin"), "stdin")
     elif os.path.isdir(path):
         fields = dataset_rows(path)
     elif ending == ".parquet":
         fields = parquet_rows(path)
     elif ending in FORMATS:
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: cannot be read: {reason}") from error
@@ -102,6 +109,8 @@ def _read(path: Path) -> Iterator[Row]:
 
 
 def _text(data: bytes, what: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{what}: has more than {MAX_BYTES} bytes; give a part of its rows")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import DataError
-from .field_text import check_characters, described
+from .field_text import check_text, described
 from .template import Template
 
 Check = Callable[[str, Any], None]
@@ -25,6 +25,12 @@ def template(field: str, value: Any) -> None:
     """A prompt with ``{field}`` places (see ``Template``); may be empty."""
     _text(f"task: field {field!r}", value)
     Template(value)
+
+
+def flag(field: str, value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise DataError(f"task: field {field!r} must be true or false, not {described(value)}")
 
 
 def names(field: str, value: Any) -> None:
@@ -81,4 +87,4 @@ def rows(field: str, value: Any) -> None:
 def _text(what: str, value: Any) -> None:
     if not isinstance(value, str):
         raise DataError(f"{what} must be text, not {described(value)}")
-    check_characters(value, what)
+    check_text(value, what)

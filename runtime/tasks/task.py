@@ -32,6 +32,8 @@ class Setting:
     on_long: OnLong
     chat: ChatTemplate | None = None
     """The model's, for kinds whose rows are conversations."""
+    ends: tuple[int, ...] = ()
+    """Tokens with which the model ends a text; the first one stands behind texts to learn."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,18 @@ class Observation:
     """int64 ``[examples]``."""
 
 
+class TooLong(DataError):
+    """A row has more tokens than the program takes, and is not to be cut."""
+
+    def __init__(self, what: str, tokens: int, bound: int) -> None:
+        self.tokens, self.bound = tokens, bound
+        """Of its longest text, and of a row of the program."""
+        super().__init__(
+            f"{what}: {tokens} tokens exceed the program's bound of {bound}; cut the ends off with "
+            f'--on-long truncate (on_long="truncate"), shorten it, or export with --length {tokens}'
+        )
+
+
 class Task(ABC):
     """Turns rows of data into examples, and log-probabilities into losses and answers.
 
@@ -133,6 +147,8 @@ class Task(ABC):
     writes: bool = False
     """Whether it scores one word at each position, and its loss is their negative
     log-likelihood."""
+    ends: bool = False
+    """Whether texts to learn have the model's own end behind them, so that it learns to stop."""
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         self.template = Template(spec.get("template", ""))
@@ -199,6 +215,11 @@ class Task(ABC):
         """
         raise NotImplementedError
 
+    @property
+    def head_labels(self) -> tuple[str, ...]:
+        """Of the rows of an answer head; none where one row serves all answers."""
+        return self.labels if self.head_rows == len(self.labels) else ()
+
     @staticmethod
     def aggregate(totals: NDArray[np.float64]) -> float:
         """The metric from the sum ``[2]`` of ``metric`` over examples."""
@@ -247,10 +268,7 @@ class Task(ABC):
         if count <= bound:
             return fields
         if not self._truncate:
-            raise DataError(
-                f"{where}: {count} tokens exceed the program's bound of {bound}; shorten "
-                f'it, pass on_long="truncate" (--on-long truncate), or export with --length {count}'
-            )
+            raise TooLong(where, count, bound)
         while count > bound:
             name = max(fields, key=lambda name: len(fields[name]), default=None)
             if name is None or not fields[name]:

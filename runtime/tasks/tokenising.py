@@ -5,6 +5,7 @@ library's word for a failed assertion in Rust, which no ``except Exception`` see
 busy for hours. Both become an error that names the row.
 """
 
+import ctypes
 import os
 import threading
 import time
@@ -49,7 +50,8 @@ class Watch:
 
 
 def watched(work: Callable[[Watch], Result], where: str) -> Result:
-    """What ``work`` returns. It runs in a thread, which is left behind if a piece does not end.
+    """What ``work`` returns. It runs in a thread, which is left behind if a piece does not end: a
+    template's loop is broken off there, a tokenizer's goes on.
 
     Raises:
         DataError: the tokenizer fails or does not come back; names the piece. Any other error of
@@ -70,6 +72,8 @@ def watched(work: Callable[[Watch], Result], where: str) -> Result:
             while thread.is_alive():
                 thread.join(0.1)
                 if time.process_time() - watch.since > SECONDS and thread.is_alive():
+                    ident = ctypes.c_ulong(thread.ident or 0)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
                     raise DataError(
                         f"{watch.where}: the bundle's tokenizer or chat template has not come to "
                         f"an end after {SECONDS:.0f} s of computing; shorten the text or leave it "

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, Ground, facts_of
+from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
 from ..journal.file import Durability, JournalWriter, read_journal
 from ..journal.format import FORGOTTEN, Change, End, Header, Record
 from ..journal.history import History
 from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
-from ..settings import FIXED, Settings
+from ..scoring.values import Values
+from ..settings import Options
 from ..tasks import Encoded
 
-_ALWAYS = ("steps", "remember")
 _ROWS = {
     "train_sha256": "training rows than --train gives",
     "eval_sha256": "held-out rows than --data gives",
@@ -34,8 +33,7 @@ _ROWS = {
 class Tuned:
     """The state to ship."""
 
-    values: NDArray[np.float32] = field(repr=False)
-    """float32 ``[K]``, or with the estimator's own weights behind them."""
+    values: Values = field(repr=False)
     step: int
     """Steps behind it; 0 is the start."""
     loss: float | None
@@ -64,8 +62,8 @@ class LiveRun:
         return self._state.estimator
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]``, or with the estimator's own weights behind them; live."""
+    def values(self) -> Values:
+        """Live."""
         return self._state.values
 
     @classmethod
@@ -87,7 +85,7 @@ class LiveRun:
         asked: Mapping[str, Any],
         data: Mapping[str, str | None],
         task_spec: Mapping[str, Any] | None,
-        ground: Ground,
+        context: RunContext,
         durability: Durability | None,
         allow_changes: bool,
     ) -> "LiveRun":
@@ -97,7 +95,7 @@ class LiveRun:
             asked: settings by name; a missing one, None and ``auto`` keep the run's own.
             data: hashes of the encoded examples, as the header names them.
             task_spec: as in ``Tuner``.
-            ground: what the run now stands on.
+            context: what the run now has to go by.
 
         Raises:
             JournalError: damaged, in use, or of another bundle.
@@ -109,20 +107,21 @@ class LiveRun:
             for placed in journal.records:
                 state.advance(placed.record)
             run = cls(writer, state, start)
-            fixed = (*FIXED, *state.history.facts.fixed)
+            fixed = fixed_settings(state.history.settings)
             size = state.history.settings.batch_size
-            if "batch_size" in fixed and ground.examples < size:
+            if "batch_size" in fixed and context.examples < size:
                 raise TuningError(
                     f"{writer.path}: a step of the run takes {size} training examples, "
-                    f"{ground.examples} are given: give more (--train), or start a new run in "
+                    f"{context.examples} are given: give more (--train), or start a new run in "
                     "another folder"
                 )
             _same_task(journal.header.task, task_spec, writer.path)
-            run._check_memory(asked)
-            changes = run._changes(asked, data, ground)
+            changes = run._changes(asked, data, context)
+            free = ("steps", state.history.settings.options.memory)
             for field, before, now in changes:
-                free = field in _ALWAYS or before == FORGOTTEN
-                if not free and (field in fixed or not allow_changes):
+                if field in free or before == FORGOTTEN:
+                    continue
+                if field in fixed or not allow_changes:
                     advice = "give the same, or allow changes (--allow-changes)"
                     if field in fixed:
                         advice = "give the same, or start a new run in another folder"
@@ -137,39 +136,36 @@ class LiveRun:
             raise
         return run
 
-    def _check_memory(self, asked: Mapping[str, Any]) -> None:
-        """Refuse to begin a memory of words, or to leave one as it is."""
-        keeps, wish = self.history.settings.remember, asked.get("remember")
-        if wish is True and not self.estimator.words:
-            raise TuningError(
-                f"{self.writer.path}: the run was begun without a memory of words; start one that "
-                "remembers in another folder"
-            )
-        if wish is False and keeps:
-            raise TuningError(
-                f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget' "
-                "takes them out, and it keeps none from then on"
-            )
-
     def _changes(
-        self, asked: Mapping[str, Any], data: Mapping[str, str | None], ground: Ground
+        self, asked: Mapping[str, Any], data: Mapping[str, str | None], context: RunContext
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
-        if not (asked.get("remember") or self.history.settings.remember):
-            # Hashes that were forgotten with the words stay so.
-            want |= {name: FORGOTTEN for name in data if have[name] == FORGOTTEN}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
-        if asked.get("directions") == 0:  # no wish either
-            del asked["directions"]
-        if asked:
-            own = self.history.settings
-            merged = Settings.from_dict({**own.to_dict(), **asked})
-            if merged.estimator == own.estimator:  # another is refused, whatever would fit it
-                merged = facts_of(merged).fit(merged, ground)
-            want.update(merged.to_dict())
+        wanted = self.history.settings
+        if asked.get("estimator", have["estimator"]) != have["estimator"]:
+            want["estimator"] = asked["estimator"]  # refused, whatever would fit it
+        elif asked:
+            wanted = fit(changed(wanted, asked), context)
+            want.update(wanted.to_dict())
+        self._check_memory(wanted.options)
+        if not wanted.options.keeps_words:  # hashes that were forgotten with the words stay so
+            want |= {name: FORGOTTEN for name in data if have[name] == FORGOTTEN}
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
+
+    def _check_memory(self, wanted: Options) -> None:
+        """Refuse to begin a memory of words, or to leave one as it is."""
+        if wanted.keeps_words and not self.values.keeps_words:
+            raise TuningError(
+                f"{self.writer.path}: the run was begun without a memory of words; start one with "
+                f"{wanted.memory} in another folder"
+            )
+        if self.history.settings.options.keeps_words and not wanted.keeps_words:
+            raise TuningError(
+                f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget' "
+                "takes them out, and it keeps none from then on"
+            )
 
     def commit(self, record: Record) -> None:
         """Write a record, then let the state follow.

@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..bundle.exported_values import values_sha256
 from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
-from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
+from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
+from ..estimators.rates import Perturbing, Scheduled
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
 from ..journal.start import Start
-from ..scoring.batch_loss import BatchLook
+from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
 from ..scoring.known_forwards import KnownForwards, known_bytes
+from ..scoring.values import Values
 from ..settings import Settings
 from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
@@ -88,9 +88,10 @@ class Tuner:
         task: collates and scores the examples.
         train: encoded training examples; their order is part of the run.
         folder: run folder.
-        settings: of a new run, by default ``Settings()``. On resume, None keeps the run's own;
-            others are refused unless ``allow_changes`` (``steps`` may always change). Of a mapping
-            only what it names counts.
+        settings: by name, those of ``Settings`` and of the estimator's options; what is left out,
+            or None, is chosen to suit a new run (see ``estimators.complete``) and stays as it is in
+            a resumed one. Others than a run has are refused unless ``allow_changes`` (``steps``
+            may always change).
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
@@ -116,7 +117,7 @@ class Tuner:
         train: Sequence[Encoded],
         *,
         folder: Path | str,
-        settings: Settings | Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
@@ -137,8 +138,6 @@ class Tuner:
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
-        takes = task.writes and engine.adapter_shape is not None
-        self._text = start.text if takes else None
         self._train, self._eval = list(train), list(eval_examples or ())
         need_labels(self._train, "training example")
         need_labels(self._eval, "held-out example")
@@ -151,15 +150,15 @@ class Tuner:
         if os.path.exists(self.folder / JOURNAL_FILE):
             self._run = self._resumed(settings, durability, allow_changes, task_spec)
         else:
-            header = self._new_header(_new_settings(settings), task_spec)
+            header = self._new_header(settings or {}, task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
-        learns = self._learns_answers(self._run.estimator)
-        self._known = KnownForwards(self._engine) if learns else None
+        known = _forwards_stay(self.values)
+        self._known = KnownForwards(self._engine) if known else None
 
     def _resumed(
         self,
-        settings: Settings | Mapping[str, Any] | None,
+        settings: Mapping[str, Any] | None,
         durability: Durability | None,
         allow_changes: bool,
         task_spec: Mapping[str, Any] | None,
@@ -171,21 +170,22 @@ class Tuner:
         run = LiveRun.resume(
             self.folder,
             self._start,
-            asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
+            asked=settings or {},
             data=data,
             task_spec=task_spec,
-            ground=self.ground,
+            context=self.context,
             durability=durability,
             allow_changes=allow_changes,
         )
         try:
             self._note_program(run)
-            if run.estimator.words and not run.history.settings.remember:
+            options = run.history.settings.options
+            if run.values.keeps_words and not options.keeps_words:
                 warn(
                     f"{run.writer.path}: forgot the words of its texts and keeps none of these "
-                    "(remember=True, --remember: as it did before)"
+                    f"({options.memory}=True, --{options.memory}: as it did before)"
                 )
-            self._fit_passes(run.estimator)
+            self._fit_passes(run.estimator, run.values)
         except TuningError:
             run.close()
             raise
@@ -202,23 +202,29 @@ class Tuner:
             run.commit(journal.Note(f"{PROGRAM}: {now}"))
 
     @property
-    def ground(self) -> Ground:
-        """What the run stands on, for whoever asks which settings would fit it."""
+    def context(self) -> RunContext:
+        """What the run has to go by, for whoever asks which settings would fit it."""
         start, task = self._start, self._task
-        return Ground(
+        return RunContext(
             answers=task.answers,
             head_rows=task.head_rows,
             hidden_width=self._engine.hidden_width,
             examples=len(self._train),
             entries=len(start.values),
             writes=task.writes,
-            text_head=None if self._text is None else self._text.shape,
+            labels=task.head_labels,
+            parts={
+                name: kind for name, kind in start.kinds.items() if kind.fits(task, self._engine)
+            },
             blocks=start.blocks,
             block_count=start.block_count,
         )
 
-    def _fit_passes(self, estimator: Estimator) -> None:
-        """Cut passes to the memory that the estimator leaves."""
+    def _fit_passes(self, estimator: Estimator, values: Values) -> None:
+        """Cut passes to the memory that the estimator and the part of its values leave."""
+        part = 0 if values.part is None else values.part.memory_bytes
+        if _forwards_stay(values):
+            part += known_bytes(self._engine, self._eval)
         self._bounds = self._start.bounds
         if self._start.memory is not None:
             self._bounds = fit_passes(
@@ -226,60 +232,53 @@ class Tuner:
                 self._start.memory,
                 [*self._train, *self._eval],
                 limit=self._memory_limit,
-                reserve=estimator.memory_bytes(len(self._train)) + self._head_bytes(estimator),
+                reserve=estimator.memory_bytes(len(self._train)) + part,
                 now=self._engine.memory(),
             )
 
-    def _head_bytes(self, estimator: Estimator) -> int:
-        """What a head takes beside the estimator's own, where it learns one."""
-        if self._learns_answers(estimator):
-            return known_bytes(self._engine, self._eval)
-        return self._text.memory_bytes if self._text is not None and estimator.own_entries else 0
-
-    def _learns_answers(self, estimator: Estimator) -> bool:
-        """Whether its own weights are an answer head's, and not those of a head for text."""
-        own = estimator.own_entries
-        return own > 0 and (self._text is None or not self._text.takes(own))
-
-    def _look(self, examples: Sequence[Encoded]) -> BatchLook:
-        return BatchLook(self._engine, self._task, self._bounds, examples, self._text)
+    def _look(self, examples: Sequence[Encoded]) -> Look:
+        return Look(self._engine, self._task, self._bounds, examples)
 
     def _new_header(
-        self, settings: Settings, task_spec: Mapping[str, Any] | None
+        self, asked: Mapping[str, Any], task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
         extra: dict[str, Any] = {"examples": len(self._train)}
         if self._engine.program:
             extra[PROGRAM] = self._engine.program
-        settings = complete(settings, self.ground)
-        fixes = facts_of(settings).shape
-        shape = None if fixes is None else fixes(settings, self.ground)
-        estimator = make_estimator(settings, shape)
-        self._fit_passes(estimator)
-        if settings.eps == "auto":
+        settings = complete(asked, self.context)
+        own, shape = settings.options, shape_of(settings, self.context)
+        part = part_of(settings, self.context)
+        begun = self._start.tuned_from(part)
+        estimator = make_estimator(settings, shape, begun.part)
+        self._fit_passes(estimator, begun)
+        if isinstance(own, Perturbing) and own.eps == "auto":
             self.loss_noise = measure_loss_noise(
                 self._look(self._batch(settings, 0)).mean_losses,
                 self._start.values,
                 seed=settings.seed,
-                kind=settings.noise,
+                kind=own.noise,
             )
-            settings = replace(settings, eps=self.loss_noise.eps)
+            own = replace(own, eps=self.loss_noise.eps)
+            settings = replace(settings, options=own)
             extra["loss_noise"] = self.loss_noise.to_dict()
-        if settings.lr == "auto":
+        if isinstance(own, Scheduled) and own.lr == "auto":
             # Of few examples, smaller batches: the next must be of others to tell descent from fit.
             half = max(1, len(self._train) // 2)
             trial = replace(settings, batch_size=min(settings.batch_size, half))
             self.step_size = measure_step_size(
-                lambda number: self._look(self._batch(trial, number)), self._start.values, settings
+                lambda: make_estimator(settings, shape, begun.part),
+                lambda number: self._look(self._batch(trial, number)),
+                self._start.values,
+                settings,
             )
-            settings = replace(settings, lr=self.step_size.lr)
+            settings = replace(settings, options=replace(own, lr=self.step_size.lr))
             extra["step_size"] = self.step_size.to_dict()
-        start = self._start.extended(estimator.own_entries)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
             bundle_sha256=self._start.bundle_sha256,
-            values_sha256=values_sha256(start.values),
-            entries=len(start.values),
+            values_sha256=begun.sha256,
+            entries=begun.entries,
             scalar_count=estimator.scalar_count,
             signs=estimator.signs,
             settings=settings.to_dict(),
@@ -288,8 +287,10 @@ class Tuner:
             metric={
                 "name": str(self._task.metric_name),
                 "higher_is_better": bool(self._task.higher_is_better),
+                **({"rows": len(self._eval)} if self._task.labels and self._eval else {}),
             },
             shape=None if shape is None else dict(shape),
+            part=None if part is None else dict(part),
             task=None if task_spec is None else dict(task_spec),
             extra=extra,
         )
@@ -300,9 +301,8 @@ class Tuner:
         return self._run.history
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 ``[K]`` after the last step, with the estimator's own weights behind them. The
-        live array: copy it to keep it."""
+    def values(self) -> Values:
+        """After the last step. They are live: copy them to keep them."""
         return self._run.values
 
     @property
@@ -362,7 +362,7 @@ class Tuner:
             self.values,
             seed=settings.seed,
             step=number,
-            eps=settings.resolved_eps,
+            eps=settings.options.perturbation,
         )
         losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
@@ -381,7 +381,7 @@ class Tuner:
             step=history.steps,
             loss=mean,
             losses=[float(loss) for loss in losses],
-            scalars=exact[: settings.directions or 0],
+            scalars=exact if history.spec.guarded else (),
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -434,7 +434,6 @@ class Tuner:
             self.values,
             self._bounds,
             progress,
-            self._text,
             self._known,
         )
         seconds = time.monotonic() - began - paused
@@ -524,16 +523,9 @@ class Tuner:
         return None if asked is None else _Stop(asked, evaluate=False)
 
 
-def _new_settings(given: Settings | Mapping[str, Any] | None) -> Settings:
-    if isinstance(given, Settings):
-        return given
-    try:
-        return Settings(**(given or {}))
-    except TypeError:
-        odd = next(name for name in given or () if name not in Settings.__dataclass_fields__)
-        raise TuningError(
-            f"there is no setting {odd!r}; settings: {', '.join(Settings.__dataclass_fields__)}"
-        ) from None
+def _forwards_stay(values: Values) -> bool:
+    """Whether only a part moves, which no forward knows of, so that forwards can be kept."""
+    return values.part is not None and not values.part.enters_program
 
 
 class _Abandoned(Exception):

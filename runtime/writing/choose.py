@@ -1,9 +1,40 @@
 """Which token comes next."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .manner import Manner
+
+GROWTH, LONGEST = 1.5, 16
+"""Of a penalty for each more token that is repeated, and the longest phrase that is looked for."""
+
+
+def without_repeats(
+    logits: NDArray[np.float32], written: Sequence[int], penalty: float
+) -> NDArray[np.float32]:
+    """Logits, float32 ``[V]``, in which what would repeat a phrase of ``written`` is less likely.
+
+    Where the last n tokens stood before in ``written``, the token that followed them there loses
+    ``penalty * GROWTH ** (n - 1)``, of the longest such phrase (as the sampler DRY does it). So one
+    word again costs little, and a loop soon more than any other way on.
+    """
+    if not penalty or len(written) < 2:
+        return logits
+    longest: dict[int, int] = {}
+    end = len(written) - 1
+    for place in range(end):
+        length = 0
+        while length < min(place + 1, LONGEST) and written[place - length] == written[end - length]:
+            length += 1
+        if length:
+            token = written[place + 1]
+            longest[token] = max(length, longest.get(token, 0))
+    found = logits.copy()
+    for token, length in longest.items():
+        found[token] -= penalty * GROWTH ** (length - 1)
+    return found
 
 
 def choose(logits: NDArray[np.float32], manner: Manner, place: int) -> int:

@@ -24,6 +24,9 @@ class Manner:
     """Of the draws: the same seed gives the same text, on the same engine and threads."""
     stop: tuple[str, ...] = ()
     """The text ends before any of these."""
+    repetition_penalty: float | None = None
+    """Taken from the logit of a token that would go on as the text did after the same tokens, more
+    for each of them (see ``choose.without_repeats``); 0 for none. None leaves it to the writer."""
 
     def __post_init__(self) -> None:
         if type(self.max_tokens) is not int or self.max_tokens < 1:
@@ -34,6 +37,9 @@ class Manner:
             raise DataError(f"top_p is {self.top_p!r:.40}, must lie above 0 and not above 1")
         if type(self.seed) is not int or not 0 <= self.seed < 2**64:
             raise DataError(f"seed is {self.seed!r:.40}, must lie in 0 to 2**64 - 1")
+        penalty = self.repetition_penalty
+        if penalty is not None and not 0 <= penalty <= 100:
+            raise DataError(f"repetition_penalty is {penalty!r:.40}, must lie in 0 to 100")
         for number, text in enumerate(self.stop):
             if not isinstance(text, str) or not text:
                 raise DataError(f"stop[{number}] is {text!r:.40}: it must be text with a character")

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 
 from ..engines import Text
 from ..errors import DataError
-from ..scoring.word_memory import WordMemory
-from .choose import choose
+from ..scoring.part import Part
+from .choose import choose, without_repeats
 from .manner import Manner
 from .pieces import Pieces
 
@@ -62,16 +62,18 @@ class Writer:
         tokenizer: Tokenizer,
         ends: Collection[int],
         bound: int | None = None,
-        memory: WordMemory | None = None,
+        part: Part | None = None,
+        penalty: float = 0.0,
     ) -> None:
         """An empty text.
 
         Args:
             ends: tokens with which the model itself ends a text.
             bound: of a prompt with its answer, if fewer tokens than the program's.
-            memory: of words, which has its part in what comes next.
+            part: of the values, which may have a share in what comes next.
+            penalty: of repetition, where a manner names none.
         """
-        self._memory = memory
+        self._part, self._penalty = part, penalty
         self._text, self._tokenizer, self._ends = text, tokenizer, frozenset(ends)
         self.bound = text.bound if bound is None else min(bound, text.bound)
         """Tokens of a prompt with its answer, at most."""
@@ -101,9 +103,12 @@ class Writer:
         logits = self._text.read(prompt[common:])
         self._read = list(prompt)
         pieces = Pieces(self._tokenizer, prompt, manner.stop)
+        penalty = manner.repetition_penalty
+        penalty = self._penalty if penalty is None else penalty
         while writing.ended is None:
-            if self._memory is not None:
-                logits = self._memory.mixed_next(logits, [*prompt, *writing.tokens])
+            if self._part is not None:
+                logits = self._part.mixed_next(logits, [*prompt, *writing.tokens])
+            logits = without_repeats(logits, writing.tokens, penalty)
             token = choose(logits, manner, len(writing.tokens))
             if token in self._ends:
                 writing.ended = "end"

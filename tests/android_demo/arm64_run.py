@@ -14,7 +14,6 @@ if __name__ == "__main__":
     jvm.start()
     try:
         from seedtune.runtime import open_model
-        from seedtune.runtime.bundle.exported_values import values_sha256
 
         bundle, folder, steps, *kill = sys.argv[1:]
         with (
@@ -34,7 +33,7 @@ if __name__ == "__main__":
                 print(f"step {report.step}: {report.seconds:.1f} s", file=sys.stderr, flush=True)
                 if kill and report.step == int(kill[0]):
                     os.kill(os.getpid(), signal.SIGKILL)
-            found = {"machine": platform.machine(), "sha256": values_sha256(tuner.values)}
+            found = {"machine": platform.machine(), "sha256": tuner.values.sha256}
             print(json.dumps({**found, "first": first}))
         jvm.leave()
     except BaseException:

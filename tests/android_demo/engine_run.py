@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.tasks import Batch
@@ -92,7 +91,7 @@ def run(model: Any, folder: Path, estimator: str) -> list[str]:
             pass
         assert tuner.history.steps == tuner.history.settings.resolved_steps >= 2
         journal = (folder / estimator / "journal.bin").read_bytes()
-        return [hashlib.sha256(journal).hexdigest(), values_sha256(tuner.values)]
+        return [hashlib.sha256(journal).hexdigest(), tuner.values.sha256]
 
 
 def only_java(model: Any, requests: Any) -> dict[str, Any]:

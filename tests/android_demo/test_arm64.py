@@ -5,61 +5,59 @@ import platform
 from pathlib import Path
 
 import pytest
-from arm64_guest import java_folder, run_with_java
-from jvm_scripts import OnJvm
-from seedtune.host_tools.emulate.guest import Guest
-from seedtune.host_tools.emulate.host import USER_MODE, EmulatorError, missing_packages
-from seedtune.runtime.bundle import Bundle, open_bundle
+from arm64_java import java_folder
+from jvm_scripts import DEMO, OnJvm
+from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
+from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
-MISSING = missing_packages(USER_MODE)
+MISSING = missing_packages()
 pytestmark = [
     pytest.mark.android,
     pytest.mark.emulator,
     pytest.mark.skipif(bool(MISSING), reason=f"apt-get install {' '.join(MISSING)}"),
-    pytest.mark.skipif(platform.system() != "Linux", reason="qemu's user mode needs Linux"),
+    pytest.mark.skipif(platform.system() != "Linux", reason="the emulator needs Linux"),
 ]
 SCRIPT = Path(__file__).with_name("arm64_run.py")
-STEPS, KILL = 6, 3
-
-
-@pytest.fixture(scope="module")
-def guest(on_jvm: OnJvm) -> Guest:
-    from rehearsal.shim import library_folder
-
-    library_folder("arm64")
-    try:
-        java_folder()
-    except EmulatorError as error:
-        pytest.skip(str(error))
-    return Guest()
-
-
-def tuned(guest: Guest, bundle: Bundle, folder: Path) -> None:
-    arguments = [SCRIPT, bundle.path, folder, str(STEPS)]
-    run_with_java(guest, *arguments, str(KILL), killed=True)
-    start = Start.of(bundle)
-    assert replay(folder, start).history.steps == KILL
-    found = json.loads(run_with_java(guest, *arguments).strip().splitlines()[-1])
-    assert found["machine"] == "aarch64" and found["first"] == KILL
-    whole = replay(folder, start)
-    assert whole.history.steps == STEPS
-    assert whole.sha256 == found["sha256"]
-    assert (whole.values != start.values).any()
+STEPS, KILL = 4, 2
 
 
 def test_a_run_of_the_phones_library_replays_here(
-    guest: Guest, bundle: Bundle, tmp_path: Path
+    on_jvm: OnJvm, bundle: Bundle, tmp_path: Path
 ) -> None:
-    tuned(guest, bundle, tmp_path / "run")
+    from rehearsal.shim import library_folder
 
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_smollm2_too(guest: Guest, tmp_path: Path) -> None:
-    from seedtune.host_tools.data.fetch import fetch
-    from seedtune.host_tools.prepare.prepare import prepare
-
-    path = prepare(str(fetch("smollm2-135m"))).bundle.path
-    tuned(guest, open_bundle(path), tmp_path / "run")
+    try:
+        java = java_folder()
+    except EmulatorError as error:
+        pytest.skip(str(error))
+    libraries = f"/cache/android/{library_folder('arm64').name}"
+    variables = (
+        f"LD_PRELOAD={libraries}/pad.so JAVA_HOME=/java/jvm "
+        "PYTHONPATH=/packages:/demo:/java/python:/tests"
+    )
+    run = f"env {variables} {PYTHON_PATH} /tests/{SCRIPT.name} /bundle /share/run {STEPS}"
+    done = Machine("1G").run(
+        ["sh", "-c", f"{run} {KILL}; echo $? > /share/killed; {run} > /share/told"],
+        reads={
+            "/bundle": bundle.path,
+            "/cache/android": default_cache() / "android",
+            "/demo": DEMO,
+            "/java": java,
+            "/tests": SCRIPT.parent,
+        },
+        writes={"/share": tmp_path},
+        timeout=1500,
+    )
+    assert done.status == 0, done.console
+    assert (tmp_path / "killed").read_text() == "137\n"
+    found = json.loads((tmp_path / "told").read_text().splitlines()[-1])
+    assert found["machine"] == "aarch64" and found["first"] == KILL
+    start = Start.of(bundle)
+    whole = replay(tmp_path / "run", start)
+    assert whole.history.steps == STEPS
+    assert whole.sha256 == found["sha256"]
+    assert (whole.values != start.values).any()

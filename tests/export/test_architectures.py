@@ -208,7 +208,8 @@ def test_the_onnx_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
         wanted = program(*request)
     tokens, positions, candidates, values, adapter = (each.numpy() for each in request)
     batch = Batch(tokens, positions, candidates, gold=np.zeros(len(tokens), np.int64))
-    with OnnxEngine(file, BOUNDS, 1) as engine:
+    beside = [each.name for each in tmp_path.iterdir()]
+    with OnnxEngine(file.read_bytes(), beside, file, BOUNDS, 1) as engine:
         found = engine.score(batch, values, adapter)
         np.testing.assert_allclose(found.logp, wanted[0].numpy(), atol=1e-3)
         np.testing.assert_allclose(found.hidden, wanted[1].numpy(), atol=1e-3)

@@ -1,5 +1,6 @@
 """Exporting to a bundle: what goes in, what is refused, and the trap of empty matrices."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,11 @@ from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.recipe import Recipe
 from seedtune.export.text.make_frame import read_norm
 from seedtune.export.text.words_place import find_words
-from seedtune.host_tools.bench.programs.eager_program import recipe_of
 from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.tasks import encode_rows, task_for
 
@@ -36,7 +36,8 @@ V = "model.layers.0.self_attn.v_proj"
 def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
     bundle = open_bundle(export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported").path)
     assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
-    assert recipe_of(bundle.manifest["quantisation"]) == Recipe(rounding="gptq")
+    recipe = {field.name: bundle.manifest["quantisation"][field.name] for field in fields(Recipe)}
+    assert Recipe(**recipe) == Recipe(rounding="gptq")
     for layer in bundle.layers:
         weight = tiny_llama.model.get_submodule(layer.name).weight.numpy().reshape(-1)
         own = slice(layer.offset, layer.offset + layer.count)
@@ -111,7 +112,7 @@ def test_the_program_s_adapter_does_what_numpy_makes_of_it(tmp_path_factory):
     spec = {"kind": "completion", "template": "{a}", "completion_field": "b"}
     task = task_for(bundle, spec)
     examples = encode_rows(task, [{"a": "The cat", "b": " sat on the mat."}] * 2)
-    look = BatchLook(engine, task, bundle.bounds, examples, text)
+    look = Look(engine, task, bundle.bounds, examples, text)
     values = bundle.values.astype(np.float32)
     weights = np.random.default_rng(0).standard_normal(text.entries, np.float32)
     tokens = look.tokens(values)

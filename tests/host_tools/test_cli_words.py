@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from command_line import bad, call, good
 from exported_bundle import export_tiny_bundle
-from seedtune.host_tools.emulate.written import compare_written
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import load_values
+from seedtune.runtime.scoring.parts import kinds_of
+from seedtune.runtime.scoring.text_part import TextPart
+from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.scoring.word_memory import WORDS
 from tiny_model import write_tiny_llama
 
@@ -43,11 +44,9 @@ def tune(bundle: Bundle, files: Path, name: str, *more: str) -> dict[str, Any]:
 
 def held(file: Path, bundle: Bundle) -> bool:
     """Whether a values file holds words."""
-    assert bundle.text_head is not None
-    head = bundle.text_head.outputs * bundle.text_head.inputs
-    values = load_values(file, bundle)
-    assert len(values) in (bundle.K + head, bundle.K + head + WORDS)
-    return bool(values[bundle.K + head :].any())
+    part = load_values(file, bundle, kinds_of(bundle)).part
+    assert isinstance(part, TextPart) and len(part.words) in (0, WORDS)
+    return bool(part.words.any())
 
 
 def nll(bundle: Bundle, source: Path) -> float:
@@ -80,24 +79,6 @@ def test_a_text_is_gone_on_with_as_the_user_does(bundle: Bundle, files: Path) ->
     assert told["text"] == found
 
 
-def test_another_text_of_a_device_is_weighed_with_the_words(bundle: Bundle, files: Path) -> None:
-    """By how much the host prefers its own word is told of what it really chose by."""
-    tune(bundle, files, "run")
-    with open_model(bundle, task=SPEC) as model:
-        model.load(files / "run")
-        prompt = model.prompt_tokens("a dull plot" + REPLY + " so I left the actors")
-        text = model.engine.text(model.values[: bundle.K], model.adapter())
-        plain, memory = text.read(prompt), model.memory()
-        assert memory is not None
-        mixed = memory.mixed_next(plain, prompt)
-    own, other = int(mixed.argmax()), int(mixed.argmin())
-    told = {"tokens": [other], "text": ""}
-    found = compare_written(bundle, files / "run", prompt, 1, told)["first_difference"]
-    assert found["host"] == bundle.tokenizer().decode([own])
-    assert found["host_margin"] == pytest.approx(float(mixed[own] - mixed[other]), rel=1e-4)
-    assert found["host_margin"] > 1.2 * float(plain[own] - plain[other])
-
-
 def test_forgetting_reaches_the_run_s_values_file(bundle: Bundle, files: Path) -> None:
     tune(bundle, files, "run")
     tune(bundle, files, "none", "--no-remember")
@@ -115,6 +96,24 @@ def test_values_are_exported_without_words(bundle: Bundle, files: Path) -> None:
         file = files / f"v{wanted}"
         good("journal", "export", files / "run", bundle.path, file, *more)
         assert held(file, bundle) is wanted
+
+
+def test_the_page_of_a_run_shows_what_it_writes(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    samples = json.loads((files / "run" / "outcome.json").read_text())["samples"]
+    assert [one["prompt"] for one in samples] == [row["text"] for row in ROWS]
+    assert all(one["right"].startswith(REPLY) for one in samples)
+    with open_model(bundle, task=SPEC) as model:
+        for source, when in ((None, "before"), (files / "run", "after")):
+            if source is not None:
+                model.load(source)
+            written = [model.predict({"text": row["text"]}).answer or "" for row in ROWS]
+            # Those of the page are shorter.
+            assert all(
+                text.startswith(one[when]) for text, one in zip(written, samples, strict=True)
+            )
+    good("report", files / "run")
+    assert "What it writes" in (files / "run" / "report.html").read_text()
 
 
 def test_merging_tells_that_the_words_stay_behind(bundle: Bundle, files: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import termios
@@ -12,20 +11,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from string import ascii_letters
-from typing import Any
 
 import numpy as np
 import pytest
-from command_line import bad, call, good
+from command_line import call, good
 from exported_bundle import export_tiny_bundle
-from seedtune.export.load_merged import HEAD_FILE, content_sha256, load_merged
 from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import export_values
 from seedtune.runtime.errors import SeedtuneWarning
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values
 from tiny_bundle import write_tiny_bundle
-from tiny_model import CORPUS, write_tiny_llama
 from typer.testing import CliRunner
 
 
@@ -39,7 +36,7 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Values that say something else."""
     file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    export_values(file, bundle.values + np.float32(0.5) * noise, bundle, step=3)
+    export_values(file, Values(bundle.values + np.float32(0.5) * noise), bundle, step=3)
     return file
 
 
@@ -69,6 +66,21 @@ def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> 
         plain = call("generate", bundle.path, "--prompt", text, "--max-tokens", 4)
         piped = CliRunner().invoke(app, asked, input=given)
         assert piped.exit_code == 0 and piped.stdout == plain.stdout
+
+
+def test_predict_answers_rows_that_bring_no_text(bundle: Bundle, tmp_path: Path) -> None:
+    task, rows = tmp_path / "task.json", tmp_path / "rows.jsonl"
+    spec = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
+    task.write_text(json.dumps(spec))
+    given = [{"text": "good?", "reply": " yes"}, {"text": "It was"}]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in given))
+    asked = ("predict", bundle.path, "--task", task)
+    found = good(*asked, "--data", rows)["predictions"]
+    assert found[0]["answer"] is None and found[0]["scores"]["tokens"] > 1
+    with open_model(bundle) as model:
+        wanted = "".join(model.generate("It was\nMia:", max_tokens=64))
+    assert found[1] == {"answer": wanted, "scores": {}}
+    assert good(*asked, "--text", "It was")["predictions"] == [found[1]]
 
 
 def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bundle) -> None:
@@ -258,182 +270,3 @@ def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(
         process.wait()
         os.close(ours)
         os.close(theirs)
-
-
-def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tuned = tmp_path / "far.safetensors"  # so far that more than rounding changes
-    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    export_values(tuned, bundle.values + np.float32(3) * noise, bundle, step=3)
-
-    source, merged = write_tiny_llama(tmp_path / "hf"), tmp_path / "merged"
-    found = good("merge", bundle.path, source, merged, "--values", tuned)
-    assert found["changed"] == bundle.K and found["dtype"] == "float32"
-    one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, merged))
-    with open_model(bundle) as model:
-        model.load(tuned)
-        values = model.values
-        for layer in bundle.layers:
-            own = slice(layer.offset, layer.offset + layer.count)
-            weight = other.get_submodule(layer.name).weight
-            assert torch.equal(weight.flatten()[bundle.indices[own]], torch.tensor(values[own]))
-            weight.data.view(-1)[bundle.indices[own]] = one.get_submodule(
-                layer.name
-            ).weight.flatten()[bundle.indices[own]]
-        assert all(
-            torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
-        ), "nothing else may differ"
-
-    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
-    halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
-    rows = [{"text": text, "more": more[:12]} for text, more in halves]
-    tokenizer = AutoTokenizer.from_pretrained(merged)
-    change = -mean_losses(one, tokenizer, rows)
-    change += mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
-    with open_model(bundle, task=task) as model:
-        ours = [-model.evaluate([row]).loss for row in rows]
-        model.load(tuned)
-        ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
-    # int4 and int8 lie between the two; what tuning changed is larger.
-    assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 2
-    assert np.corrcoef(ours, change)[0, 1] > 0.8
-
-
-def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, str]]) -> Any:
-    """As transformers computes them, float64 ``[rows]``."""
-    import torch
-
-    found = []
-    for row in rows:
-        tokens = tokenizer(row["text"] + row["more"])["input_ids"]
-        ends = tokenizer(row["text"] + row["more"], return_offsets_mapping=True)["offset_mapping"]
-        start = next(i for i, (_, end) in enumerate(ends) if end > len(row["text"]))
-        with torch.no_grad():
-            logp = net(torch.tensor([tokens])).logits.log_softmax(-1)[0]
-        picked = [-float(logp[i - 1, tokens[i]]) for i in range(start, len(tokens))]
-        found.append(np.mean(picked))
-    return np.array(found)
-
-
-@pytest.fixture(scope="module")
-def headed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Values with a text head that says something else."""
-    assert bundle.text_head is not None
-    file = tmp_path_factory.mktemp("headed") / "values.safetensors"
-    size = bundle.text_head.outputs * bundle.text_head.inputs
-    head = np.random.default_rng(1).standard_normal(size, np.float32) / 10
-    export_values(file, np.concatenate([bundle.values.astype(np.float32), head]), bundle, step=3)
-    return file
-
-
-@pytest.fixture(scope="module")
-def merged(bundle: Bundle, headed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with its head."""
-    folder = tmp_path_factory.mktemp("merged")
-    source = write_tiny_llama(folder / "hf")
-    found = good("merge", bundle.path, source, folder / "out", "--values", headed)
-    assert found["text_head"] == str(folder / "out" / HEAD_FILE)
-    return folder / "out"
-
-
-def test_a_merged_text_head_is_what_the_program_reads_by(
-    bundle: Bundle, headed: Path, merged: Path
-) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    task = {"kind": "completion", "template": "{text}", "completion_field": "more"}
-    halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
-    rows = [{"text": text, "more": more[:12]} for text, more in halves]
-    tokenizer = AutoTokenizer.from_pretrained(merged)
-    change = mean_losses(load_merged(merged), tokenizer, rows)
-    change -= mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
-    with open_model(bundle, task=task) as model:
-        ours = [-model.evaluate([row]).loss for row in rows]
-        model.load(headed)
-        ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
-    assert np.abs(change).max() > 0.1
-    # int4 and int8 lie between the two; what the head changes is larger.
-    assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 4
-
-
-def test_a_merged_text_head_is_added_as_its_file_says(merged: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-
-    adapter = load_file(merged / HEAD_FILE)["adapter"]
-    plain, moved = AutoModelForCausalLM.from_pretrained(merged), load_merged(merged)
-    tokens = torch.arange(10, 24).reshape(2, 7)
-    tapped: list[Any] = []
-    for block in plain.model.layers:  # two blocks: 2/3 of the way up and the end are 1 and 2
-        block.register_forward_hook(lambda block, given, out: tapped.append(out))
-    with torch.no_grad():
-        read = plain.model(tokens).last_hidden_state
-        states = [x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() for x in tapped]
-        wanted = plain.lm_head(read + torch.cat(states, -1) @ adapter.T)
-        torch.testing.assert_close(moved(tokens).logits, wanted)
-        last = moved(tokens, logits_to_keep=1).logits
-        torch.testing.assert_close(last, wanted[:, -1:])
-        assert not torch.allclose(plain(tokens).logits, wanted, atol=0.1)
-        begun = moved(tokens[:, :4], use_cache=True)
-        rest = moved(tokens[:, 4:], past_key_values=begun.past_key_values)
-        torch.testing.assert_close(rest.logits, wanted[:, 4:])
-
-
-def test_the_copied_loader_works_by_itself(merged: Path) -> None:
-    script = (
-        "import torch, load_merged as it, sys\n"
-        "assert not any(name.startswith('seedtune') for name in sys.modules)\n"
-        "out = it.load_merged('.')(torch.arange(9)[None]).logits\n"
-        "print(float(out.double().sum()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=merged, capture_output=True, text=True, check=True
-    )
-    import torch
-
-    with torch.no_grad():
-        wanted = float(load_merged(merged)(torch.arange(9)[None]).logits.double().sum())
-    assert float(done.stdout.splitlines()[-1]) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_what_the_loader_refuses(merged: Path, tmp_path: Path) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    with safe_open(merged / HEAD_FILE, "pt") as opened:
-        metadata, adapter = opened.metadata(), opened.get_tensor("adapter")
-
-    def refused(change: Callable[[Path], object]) -> str:
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        shutil.copytree(merged, folder)
-        change(folder / HEAD_FILE)
-        with pytest.raises(ValueError) as raised:
-            load_merged(folder)
-        assert "\n" not in str(raised.value) and HEAD_FILE in str(raised.value)
-        return str(raised.value)
-
-    assert "is missing" in refused(lambda file: file.unlink())
-    assert "damaged" in refused(lambda file: file.write_bytes(file.read_bytes()[:-9]))
-    assert "SHA-256" in refused(lambda file: save_file({"adapter": adapter + 1}, file, metadata))
-    assert "no text head" in refused(lambda file: save_file({"adapter": adapter}, file))
-    wide = adapter.new_zeros(adapter.shape[0], 3 * adapter.shape[1] // 2)
-    other = {**metadata, "blocks": "[1, 2, 3]", "sha256": content_sha256(wide, [1, 2, 3])}
-    assert "of another model" in refused(lambda file: save_file({"adapter": wide}, file, other))
-
-
-def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None:
-    source = write_tiny_llama(tmp_path / "hf")
-    assert "give what to merge" in bad(1, "merge", bundle.path, source, tmp_path / "out")
-    taken = bad(8, "merge", bundle.path, source, source, "--values", tuned)
-    assert "exists and is not empty" in taken
-    from safetensors.torch import load_file, save_file
-
-    file = source / "model.safetensors"
-    tensors = load_file(file)
-    tensors["model.norm.weight"] += 1
-    save_file(tensors, file, {"format": "pt"})
-    other = bad(8, "merge", bundle.path, source, tmp_path / "out", "--values", tuned)
-    assert "is another model than the one" in other and not (tmp_path / "out").exists()

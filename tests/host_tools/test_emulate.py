@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,41 +16,30 @@ from typing import Any
 import pytest
 from command_line import bad
 from compiler import needs_compiler
-from exported_bundle import export_tiny_bundle
 from faults import run_and_kill
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.host_tools.emulate import followed, host
+from seedtune.host_tools.emulate import followed, host, machine
 from seedtune.host_tools.emulate.cached_folder import cached_folder
 from seedtune.host_tools.emulate.followed import follow_command
 from seedtune.host_tools.emulate.host import EmulatorError, run_command
 from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
-from seedtune.host_tools.emulate.rehearsal import (
-    _SCRIPT,
-    Job,
-    _compared,
-    _write_job,
-)
-from seedtune.host_tools.emulate.written import compare_written
-from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bundle, Program
-from seedtune.runtime.errors import DataError
-from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal.replay import replay
+from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _compared, _write_job, plan
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.errors import DataError, TuningError
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks.rows import Row
 from tiny_bundle import TASK, write_tiny_bundle
 
-PROMPT = "It was"
+WRITING = {"kind": "completion", "template": "{text}", "completion_field": "more"}
+TEXTS = ("rain", "A film about a cat, told with humour by a town, I think", "", "so-so \u2028!")
+ROWS = [
+    {"text": f"{text} {n}".strip(), "label": str(1 - n % 2), "more": f" it was {'good ' * n}"}
+    for n, text in enumerate(TEXTS * 3)
+]
 WRITTEN = 6
-WRITES = Program(
-    "executorch",
-    ("program.pte",),
-    "int8 per token",
-    {"score": {}, "generate": {"chunk": 8, "context": 24, "cache": [[2, 8]]}},
-)
 NAMES = st.text("abc/._-", min_size=1, max_size=20)
 
 
@@ -105,56 +95,69 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(host.shutil, "which", lambda command: None)
     message = bad(1, "emulate", tmp_path)
     assert message.startswith("the emulator needs: apt-get install qemu-system-arm ")
-    message = bad(1, "emulate", tmp_path, "--user")
-    assert "install qemu-user g++-aarch64-linux-gnu" in message
-    assert "qemu-system-arm" not in message
 
 
+@needs_compiler
 @pytest.mark.usefixtures("everything_installed")
-def test_bad_options_are_refused_before_anything_is_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
-    bundle = write_tiny_bundle(tmp_path / "bundle").path
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"text": "good", "label": "1"}\n')
-    assert "memory '1T' is not a size" in bad(1, "emulate", bundle, "--memory", "1T")
-    message = bad(1, "emulate", bundle, "--train", rows, "--length", 2000)
-    assert "length 2000 lies outside 2.." in message
-    rows.write_text('{"text": "good", "label": "1"}\n{"text": "bad", "label": "no"}\n')
-    message = bad(DataError.exit_code, "emulate", bundle, "--train", rows)
-    assert message.startswith(f"{rows}:2: ") and "'no'" in message
-    plain = write_tiny_bundle(tmp_path / "plain", task=None).path
-    message = bad(DataError.exit_code, "emulate", plain, "--train", rows)
-    assert message == "the bundle has no task; give one with --task NAME or --task FILE"
-    rows.write_text('{"text": "good", "label": "1"}\n')
-    asked = ("--train", rows, "--prompt")
-    message = bad(1, "emulate", bundle, *asked, "the film")
-    assert "only scores and cannot write behind a prompt; leave --prompt away" in message
-    writes = write_tiny_bundle(tmp_path / "writes", programs=[WRITES]).path
-    message = bad(DataError.exit_code, "emulate", writes, *asked, "the film " * 12)
-    assert "the prompt has 2" in message and "a text here at most 24 with its answer" in message
-    message = bad(DataError.exit_code, "emulate", writes, *asked, "")
-    assert message.startswith("the prompt is empty")
-    assert not (tmp_path / "cache").exists()
+class TestRefusals:
+    """Before anything is downloaded."""
+
+    @pytest.fixture(autouse=True)
+    def no_download(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*arguments: object) -> None:
+            raise AssertionError("it is being downloaded")
+
+        monkeypatch.setattr(machine, "prepare_sysroot", fail)
+
+    @pytest.fixture
+    def files(self, bundle: Bundle, tmp_path: Path) -> tuple[Any, ...]:
+        """Arguments of a job that would run; rows and task stand in ``tmp_path``."""
+        rows = ["good, I think", "", "so-so \u2028 but long " * 9, "bad"]
+        lines = [json.dumps({"text": row, "label": i % 2}) + "\n" for i, row in enumerate(rows)]
+        (tmp_path / "rows.jsonl").write_text("".join(lines))
+        (tmp_path / "task.json").write_text(json.dumps(TASK))
+        return (bundle.path, "--train", tmp_path / "rows.jsonl", "--task", tmp_path / "task.json")
+
+    def test_options(self, files: Any) -> None:
+        for code, options, message in (
+            (1, ("--memory", "1T"), "memory '1T' is not a size"),
+            (1, ("--length", 2000), "length 2000 lies outside 2..32, the bundle's bounds"),
+            (1, ("--batch-size", 3), "4 rows make a run of 1 step, which leaves none after the"),
+            (DataError.exit_code, ("--prompt", "film " * 99), "the prompt has "),
+            (DataError.exit_code, ("--prompt", ""), "the prompt is empty"),
+            (TuningError.exit_code, ("--estimator", "text-head"), "needs a task of writing text"),
+            (TuningError.exit_code, ("--estimator", "guess"), "'guess' must be one of"),
+        ):
+            assert message in bad(code, "emulate", *files, *options)
+
+    def test_rows(self, files: Any, tmp_path: Path) -> None:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text('{"text": "good", "label": "1"}\n{"text": "bad", "label": "no"}\n')
+        message = bad(DataError.exit_code, "emulate", *files)
+        assert message.startswith(f"{rows}:2: ") and "'no'" in message
+        message = bad(DataError.exit_code, "emulate", *files[:3])
+        assert message == "the bundle has no task; give one with --task NAME or --task FILE"
+
+    def test_a_prompt_for_a_bundle_that_only_scores(self, files: Any, tmp_path: Path) -> None:
+        scores = write_tiny_bundle(tmp_path / "scores").path
+        message = bad(1, "emulate", scores, *files[1:], "--prompt", "the film")
+        assert "only scores and cannot write behind a prompt; run again without --prompt" in message
 
 
-def test_a_kill_must_come_within_the_run(tmp_path: Path) -> None:
-    bundle: Bundle = write_tiny_bundle(tmp_path / "bundle")
-    for kill_after in (0, 4):
-        with pytest.raises(EmulatorError, match=f"kill after step {kill_after} of 4"):
-            Job(bundle, TASK, [], 4, Settings(steps=4), kill_after)
+def job_of(
+    bundle: Bundle, spec: dict[str, Any], rows: list[dict[str, Any]], **settings: Any
+) -> Job:
+    given = [Row(row, f"row {number}") for number, row in enumerate(rows, 1)]
+    settings = {"steps": 6, "batch_size": 2, "eval_every": 0} | settings
+    return plan(bundle, spec, given, length=16, settings=settings, max_tokens=WRITTEN)
 
 
-def test_the_device_goes_on_from_the_first_rows_prompt(tmp_path: Path) -> None:
-    def prompt_of(bundle: Bundle) -> list[int] | None:
-        rows = [Row({"text": f"the {what}", "label": "1"}, "") for what in ("plot", "film")]
-        job = Job(bundle, TASK, rows, 16, Settings(steps=4), 2)
-        return job.prompt_tokens(job.encode()[1])
-
-    writes = write_tiny_bundle(tmp_path / "writes", programs=[WRITES])
-    assert writes.tokenizer().decode(prompt_of(writes)) == "the plot It was"
-    assert prompt_of(write_tiny_bundle(tmp_path / "scores")) is None
+@needs_compiler
+def test_the_device_goes_on_from_the_first_rows_prompt(bundle: Bundle) -> None:
+    rows = [{"text": f"the {what}", "label": "1"} for what in ("plot", "film") * 3]
+    job = job_of(bundle, TASK, rows)
+    assert bundle.tokenizer().decode(list(job.prompt or ())) == "the plot It was"
+    assert job.kill_after == 1  # a readout takes each example once
 
 
 def test_a_cached_folder_is_made_once_and_whole(
@@ -256,106 +259,88 @@ def _closed(reader: int) -> bool:
 
 def test_the_device_script_imports_the_runtime_alone() -> None:
     code = (
-        "import sys; sys.argv = ['x']\n"
-        "import seedtune.host_tools.emulate.tune_on_device\n"
+        "import runpy, sys\n"
+        "runpy.run_path(sys.argv[1])\n"
         "heavy = ('numpy', 'seedtune.runtime')\n"
         "loaded = [name for name in sys.modules if name.startswith(heavy)]\n"
         "assert not loaded, loaded\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(_SCRIPT)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the device runs Linux")
 @needs_compiler
 class TestDeviceScript:
-    """What runs on the device, run here."""
+    """What runs on the device, run here: so nothing lies between the two."""
 
-    def job(self, bundle: Bundle, kill_after: int, labels: str, estimator: str) -> Job:
-        rows = [Row({"text": f"rain {n}", "label": x}, "") for n, x in enumerate(labels)]
-        rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
-        settings = Settings(steps=6, batch_size=2, eval_every=0, estimator=estimator, **rates)
-        return Job(bundle, TASK, rows, 16, settings, kill_after, max_tokens=WRITTEN)
+    def run(self, job: Job, folder: Path) -> subprocess.CompletedProcess[str]:
+        _write_job(job, folder)
+        command = [sys.executable, str(_SCRIPT), str(job.bundle.path), str(folder)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
-    @pytest.fixture
-    def tune(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        """A function: the finished script, for so many steps of rows with these labels."""
-        bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-
-        def run(
-            kill_after: int, labels: str, estimator: str = "two-point"
-        ) -> subprocess.CompletedProcess[str]:
-            job = self.job(bundle, kill_after, labels, estimator)
-            _write_job(job, bundle.tokenizer().encode(PROMPT).ids, tmp_path)
-            command = [sys.executable, str(_SCRIPT), str(bundle.path), str(tmp_path)]
-            return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-        return run
-
-    def test_the_kill_comes_after_its_step_however_fast_the_model(
-        self, tmp_path: Path, tune: Any
+    @pytest.mark.parametrize(
+        "estimator", [None, "two-point", "per-example"], ids=["default", "two-point", "per-example"]
+    )
+    @pytest.mark.parametrize("spec", [TASK, WRITING], ids=["choosing", "writing"])
+    def test_this_machine_finds_what_the_device_had(
+        self, bundle: Bundle, tmp_path: Path, spec: dict[str, Any], estimator: str | None
     ) -> None:
-        done = tune(5, "0101")
+        chosen = {"estimator": estimator} if estimator else {}
+        if estimator:
+            chosen |= {"lr": 1e-3, "eps": 1e-2}
+        job = job_of(bundle, spec, ROWS, **chosen)
+        done = self.run(job, tmp_path)
         assert done.returncode == 0, done.stderr
-        assert json.loads((tmp_path / "result.json").read_text())["resumed_at_step"] == 5
-        assert done.stdout.count("step 5:") == 1 and "killed; resuming\nstep 6:" in done.stdout
-
-    @pytest.mark.parametrize("estimator", ["two-point", "readout", "per-example"])
-    def test_the_host_finds_the_losses_that_the_device_had(
-        self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tune: Any, estimator: str
-    ) -> None:
-        """Here the device is this machine, so that nothing lies between the two."""
-        labels = "01" * 6
-        done = tune(3, labels, estimator)
-        assert done.returncode == 0, done.stderr
-        bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-        job = self.job(bundle, 3, labels, estimator)
-        found = _compared(
-            job, *job.encode(), tmp_path / "run", replay(tmp_path / "run", Start.of(bundle))
-        )
+        # The kill comes after its step however fast the model.
+        assert done.stdout.count("step 3:") == 1 and "killed; resuming\nstep 4:" in done.stdout
+        found = _compared(job, tmp_path)
+        usual = "text-head" if spec is WRITING else "readout"
+        assert found["estimator"] == (estimator or usual)
+        assert (found["steps"], found["resumed_at_step"]) == (6, 3)
+        assert found["same_values"] is True
+        assert found["values_sha256"] != Values(Start.of(bundle).values).sha256
         assert found["loss_mean"] > 0.1
         assert found["loss_difference_max"] < 1e-6
-        assert 0 < found["rounding_difference_mean"] <= found["rounding_difference_max"] < 0.3
+        writing = found["writing"]
+        assert writing["same_text"] is True and writing["first_difference"] is None
+        assert writing["text"] == writing["host_text"] != ""
+        assert writing["tokens"] == WRITTEN or writing["ended"] == "end"
+        assert writing["first_seconds"] > 0 and writing["peak_rss_bytes"] > 1e6
 
-    @pytest.mark.parametrize("estimator", ["two-point", "readout"])
-    def test_the_host_finds_the_text_that_the_device_wrote(
-        self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tune: Any, estimator: str
-    ) -> None:
-        done = tune(3, "01" * 6, estimator)
-        assert done.returncode == 0, done.stderr
-        bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
-        told = json.loads((tmp_path / "result.json").read_text())["writing"]
-        with open_model(bundle) as model:
-            values = replay(tmp_path / "run", Start.of(bundle)).values
-            text = model.engine.text(values[: bundle.K])
-            prompt = model.prompt_tokens(PROMPT)
-            wanted, logits = [], text.read(prompt)
-            for _ in range(WRITTEN):
-                wanted.append(int(logits.argmax()))
-                logits = text.read(wanted[-1:])
-        assert told["tokens"] == wanted
-        assert told["first_seconds"] > 0 and told["seconds_per_token"] > 0
-        assert told["peak_rss_bytes"] > 1e6
+    def test_what_the_device_had_otherwise_is_seen(self, bundle: Bundle, tmp_path: Path) -> None:
+        job = job_of(bundle, WRITING, ROWS)
+        assert self.run(job, tmp_path).returncode == 0
+        metrics, result = tmp_path / "run" / "metrics.jsonl", tmp_path / "result.json"
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        step = next(line for line in lines if line["kind"] == "step" and line["step"] == 5)
+        step["losses"] = [loss + 0.25 for loss in step["losses"]]
+        metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        told = json.loads(result.read_text())
+        tokens = told["writing"]["tokens"]
+        other = (tokens[2] + 1) % 300
+        told["writing"]["tokens"] = [*tokens[:2], other, *tokens[3:]]
+        told["values_sha256"] = "0" * 64
+        result.write_text(json.dumps(told))
+        found = _compared(job, tmp_path)
+        assert found["same_values"] is False
+        assert found["loss_difference_max"] == pytest.approx(0.25, abs=1e-6)
+        decode = bundle.tokenizer().decode
+        assert found["writing"]["same_text"] is False
+        assert found["writing"]["first_difference"] == {
+            "token": 3,
+            "device": decode([other]),
+            "host": decode([tokens[2]]),
+        }
+        told["writing"]["tokens"] = tokens[:2]
+        result.write_text(json.dumps(told))
+        assert _compared(job, tmp_path)["writing"]["first_difference"]["device"] is None
 
-        def compared(tokens: list[int]) -> Any:
-            changed = {**told, "tokens": tokens}
-            return compare_written(bundle, tmp_path / "run", prompt, WRITTEN, changed)
-
-        same = compared(wanted)
-        assert same["same_text"] and same["first_difference"] is None
-        assert same["text"] == same["host_text"] != "" and same["tokens"] == WRITTEN
-        assert same["prompt"] == PROMPT and same["prompt_tokens"] == len(prompt)
-        other = (wanted[2] + 1) % 300
-        found = compared([*wanted[:2], other, *wanted[3:]])["first_difference"]
-        assert found["token"] == 3
-        assert found["device"] == bundle.tokenizer().decode([other])
-        assert found["host"] == bundle.tokenizer().decode([wanted[2]])
-        assert found["host_margin"] > 0
-        ended = compared(wanted[:5])["first_difference"]
-        assert (ended["token"], ended["device"]) == (6, None)
-
-    def test_the_reason_of_a_failure_is_the_last_line(self, tune: Any) -> None:
-        done = tune(5, "01x1")
+    def test_the_reason_of_a_failure_is_the_last_line(self, bundle: Bundle, tmp_path: Path) -> None:
+        job = job_of(bundle, TASK, ROWS)
+        rows = [Row({**job.rows[0], "label": "x"}, ""), *job.rows[1:]]
+        done = self.run(replace(job, rows=rows), tmp_path)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("DataError: ")
-        assert "rows.jsonl:3" in done.stderr.splitlines()[-1]
+        assert "rows.jsonl:1" in done.stderr.splitlines()[-1]

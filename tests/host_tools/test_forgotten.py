@@ -13,7 +13,6 @@ from seedtune.host_tools.commands.outcome import outcome_of
 from seedtune.host_tools.reports.page import write_page
 from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle.exported_values import load_values
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal import run_folder
 from seedtune.runtime.journal.file import JournalWriter, read_journal
@@ -24,6 +23,7 @@ from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.model import Model
+from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.tasks.rows import Row
 from text_bundle import SPEC, TextEngine, write_text_bundle
 
@@ -160,8 +160,11 @@ def consistent(model: Model, run: Path) -> bool:
         if outcome["steps"] != done.history.steps:
             return False
     if (run / VALUES_FILE).exists():
-        half = done.best_values.astype(np.float16)[: model.bundle.K]
-        if not (load_values(run / VALUES_FILE, model.bundle)[: model.bundle.K] == half).all():
+        saved = load_values(run / VALUES_FILE, model.bundle, model._start.kinds)
+        half = done.best_values.sensitive.astype(np.float16)
+        ours, theirs = saved.part, done.best_values.part
+        assert ours is not None and theirs is not None
+        if not ((saved.sensitive == half).all() and (ours.own == theirs.own).all()):
             return False
     return True
 

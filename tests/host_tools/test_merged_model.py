@@ -31,7 +31,7 @@ def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> NDArray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_tuned_head_helps_in_transformers_as_it_does_in_the_program(tmp_path: Path) -> None:
-    from seedtune.export.load_merged import load_merged
+    from seedtune.export.load_merged import MODEL, load_merged
     from seedtune.host_tools.data.fetch import fetch
     from seedtune.host_tools.data.named_tasks import load_task
     from seedtune.host_tools.prepare.prepare import prepare
@@ -48,9 +48,9 @@ def test_a_tuned_head_helps_in_transformers_as_it_does_in_the_program(tmp_path: 
         model.load(tmp_path / "run")
         ours = np.array([model.evaluate([row]).loss for row in rows]) - before
     merged = tmp_path / "merged"
-    assert good("merge", bundle.path, source, merged, "--run", tmp_path / "run")["text_head"]
-    tokenizer = AutoTokenizer.from_pretrained(merged)
-    plain = mean_losses(AutoModelForCausalLM.from_pretrained(merged), tokenizer, rows)
+    assert good("merge", bundle.path, source, merged, "--run", tmp_path / "run")["head"]
+    tokenizer = AutoTokenizer.from_pretrained(merged / MODEL)
+    plain = mean_losses(AutoModelForCausalLM.from_pretrained(merged / MODEL), tokenizer, rows)
     theirs = mean_losses(load_merged(merged), tokenizer, rows) - plain
     assert ours.mean() < -0.05, "four steps must teach something"
     # The program rounds to int4 and int8; what the head changes is the same.

@@ -112,7 +112,7 @@ def test_merging_takes_an_empty_folder_and_nothing_else(
     tmp_path: Path, exported: Bundle, source: Path
 ) -> None:
     def merge(folder: Path) -> None:
-        merge_values(exported, exported.values, source, folder)
+        merge_values(exported, exported.values.astype("float32"), source, folder)
 
     (tmp_path / "there").mkdir()
     for kind in ("link", "dangling"):
@@ -153,7 +153,7 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path: Path) -> None:
 def test_merging_onto_a_full_disk_is_one_line(
     tmp_path: Path, exported: Bundle, source: Path, room: str
 ) -> None:
-    merge_values(exported, exported.values, source, tmp_path / "whole")
+    merge_values(exported, exported.values.astype("float32"), source, tmp_path / "whole")
     pages = {file.name: -(-file.stat().st_size >> 12) for file in (tmp_path / "whole").iterdir()}
     size = {
         "none": 1,
@@ -162,7 +162,7 @@ def test_merging_onto_a_full_disk_is_one_line(
     }[room]
     with small_disk(tmp_path / "disk", size << 12) as disk:
         with pytest.raises(ModelError, match=r"out: cannot be written: .*No space left"):
-            merge_values(exported, exported.values, source, disk / "out")
+            merge_values(exported, exported.values.astype("float32"), source, disk / "out")
         assert not list(disk.iterdir())
 
 

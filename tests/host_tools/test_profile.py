@@ -8,7 +8,7 @@ from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.profile import fisher
 from seedtune.export.profile.block_by_block import BlockByBlock
 from seedtune.export.profile.fisher import compute_profile
-from seedtune.export.profile.kept_profile import kept_profile
+from seedtune.export.profile.kept_profile import KEPT, kept_profile
 from seedtune.export.profile.profile_file import (
     LayerProfile,
     load_profile,
@@ -182,9 +182,7 @@ def test_file_round_trip(profile, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_the_cache_keeps_a_profile_until_its_text_or_the_code_changes(
-    tiny_llama, tmp_path, monkeypatch
-):
+def test_the_cache_keeps_profiles_by_model_tokens_and_code(tiny_llama, tmp_path, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
     counted = []
 
@@ -197,18 +195,38 @@ def test_the_cache_keeps_a_profile_until_its_text_or_the_code_changes(
         return kept_profile(tiny_llama, tokens, text_sha256, count)
 
     first = ask("a" * 64)
-    again = ask("a" * 64)
-    assert first.sha256 == again.sha256
-    ask("b" * 64)
+    # More of a text was read for another purpose: what was profiled is the same.
+    assert ask("b" * 64).sha256 == first.sha256
     ask("b" * 64, SEQUENCES[:3])
+    ask("b" * 64)  # both are kept
+    assert counted == [4, 0, 4, 0]
+    (folder,) = (tmp_path / "profiles").iterdir()
+    file = max(folder.iterdir(), key=lambda file: file.stat().st_mtime)
+    file.write_bytes(file.read_bytes()[:-10])
+    ask("b" * 64)
     other = tmp_path / "other_code.py"
     other.write_text("# changed")
     monkeypatch.setattr(fisher, "__file__", str(other))
-    ask("b" * 64, SEQUENCES[:3])
-    (file,) = (tmp_path / "profiles").iterdir()
-    file.write_bytes(file.read_bytes()[:-10])
-    ask("b" * 64, SEQUENCES[:3])
-    assert counted == [4, 0, 4, 4, 4, 4]
+    ask("b" * 64)
+    assert counted[4:] == [4, 4]
+    assert len(list(folder.iterdir())) == KEPT
+    ask("b" * 64)
+    assert counted[-1] == 0  # the oldest went
+
+
+def test_two_processes_may_make_the_same_profile(
+    tiny_llama, tiny_llama_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+    from seedtune.export.model.load_model import load_causal_lm
+
+    other, inner = load_causal_lm(tiny_llama_folder), []
+
+    def another(done, total):
+        if done == 2 and not inner:
+            inner.append(kept_profile(other, SEQUENCES, "a" * 64))
+
+    assert kept_profile(tiny_llama, SEQUENCES, "a" * 64, another).sha256 == inner[0].sha256
 
 
 def test_the_hash_of_a_profile_follows_what_was_measured(profile, tmp_path):

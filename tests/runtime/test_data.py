@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.tasks import encode_rows, read_rows, rows, task_from_spec
+from seedtune.runtime.tasks import encode_rows, read_rows, row_tables, rows, task_from_spec
+from seedtune.runtime.tasks.field_text import LONGEST
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 
@@ -339,3 +340,61 @@ def test_damaged_tables_are_read_or_refused(
         read_rows(path)
     except DataError as error:
         assert "\n" not in str(error)
+
+
+def test_a_text_or_a_file_beyond_all_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_from_spec(TASK, tiny_tokenizer(), BOUNDS, 0, on_long="truncate")
+    rows_of = [{"text": "a", "label": "1"}, {"text": "so " * (LONGEST // 3 + 1), "label": "0"}]
+    with pytest.raises(DataError, match=r"^row 2: field 'text' has 262146 characters, at most"):
+        encode_rows(task, rows_of)
+    rows_of[1]["text"] = "so " * (LONGEST // 3)
+    assert encode_rows(task, rows_of)[1].length <= BOUNDS.length
+
+    monkeypatch.setattr(rows, "MAX_CHARACTERS", 99)
+    file = write(tmp_path, "d.jsonl", '{"text": "the film was good"}\n' * 6)
+    with pytest.raises(DataError, match=r"d\.jsonl: more than 99 characters.*shuf"):
+        read_rows(file)
+    nested = {"m": [{"content": "the film was good"}] * 6}
+    with pytest.raises(DataError, match=r"^the rows: more than 99 characters"):
+        read_rows([nested])
+    monkeypatch.setattr(rows, "MAX_BYTES", 99)
+    with pytest.raises(DataError, match=r"d\.jsonl: has more than 99 bytes"):
+        read_rows(file)
+    assert len(read_rows(write(tmp_path, "e.txt", "so\n" * 33))) == 33
+
+
+@pytest.mark.parametrize("kind", ["text", "list", "struct"])
+def test_a_small_table_of_huge_texts_is_refused_before_it_expands(
+    tmp_path: Path, kind: str
+) -> None:
+    texts = pyarrow.array(["a" * (4 * LONGEST + 1)])
+    repeated = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 4096, "int32"), texts)
+    column = {
+        "text": repeated,
+        "list": pyarrow.ListArray.from_arrays(pyarrow.array(range(4097), "int32"), repeated),
+        "struct": pyarrow.StructArray.from_arrays([repeated], ["content"]),
+    }[kind]
+    file, before = tmp_path / "d.parquet", pyarrow.total_allocated_bytes()
+    pyarrow.parquet.write_table(pyarrow.table({"m": column}), file, compression="zstd")
+    assert file.stat().st_size < 10_000
+    match = r"d\.parquet rows 1 to \d+: field 'm' holds a text of 1048577 bytes"
+    with pytest.raises(DataError, match=match):
+        read_rows(file)
+    assert pyarrow.total_allocated_bytes() - before < 50e6
+    data = write_dataset(tmp_path / "data", pyarrow.table({"m": column}))
+    with pytest.raises(DataError, match=r"data rows 1 to \d+: field 'm' holds a text of"):
+        read_rows(data)
+
+
+def test_a_table_of_more_values_than_are_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_parquet(tmp_path / "d.parquet", {"text": ["a"] * 40, "n": [[1, 2]] * 40})
+    assert len(read_rows(file)) == 40
+    for name, what in (("_MOST_VALUES", "120 values"), ("_MOST_BYTES", r"\d+ bytes")):
+        with monkeypatch.context() as patched:
+            patched.setattr(row_tables, name, 99)
+            with pytest.raises(DataError, match=rf"d\.parquet: holds {what}, at most 99 are read"):
+                read_rows(file)

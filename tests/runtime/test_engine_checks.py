@@ -8,7 +8,8 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.engines.contract import check_request
 from seedtune.runtime.errors import EngineError
-from seedtune.runtime.scoring.answer_head import score_batch, score_with_inputs
+from seedtune.runtime.scoring.answer_head import AnswerHead
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Batch
 
 BOUNDS = Bounds(probes=2, rows=4, length=8, positions=6, candidates=3)
@@ -109,6 +110,7 @@ def test_hidden_states_that_a_program_does_not_return_are_refused() -> None:
     request = sizes()
     values = request.pop("values")
     batch = Batch(**request, gold=np.zeros(1, np.int64))
-    assert score_batch(Plain(), batch, values).shape == (2, 6, 3)
+    assert Values(values[0]).score(Plain(), batch).shape == (1, 6, 3)
+    head = AnswerHead(("b", "a", "c"), 2, np.zeros(10, np.float32))
     with pytest.raises(EngineError, match="returns no hidden states; export the bundle again"):
-        score_with_inputs(Plain(), batch, values)
+        Values(values[0], head).score(Plain(), batch)

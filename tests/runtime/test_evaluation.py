@@ -7,9 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import DataError, EngineError
+from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.known_forwards import KnownForwards
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Batch, Task, encode_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
@@ -76,8 +78,10 @@ def task_of(kind: str) -> Task:
 def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     task = task_of(kind)
     encoded = encode_rows(task, rows(45))
-    weights = np.random.default_rng(0).standard_normal((task.head_rows, 3)) if readout else []
-    values = np.array([0.5, -1.0, 2.0, *np.reshape(weights, -1)], dtype=np.float16)
+    weights = np.random.default_rng(0).standard_normal((task.head_rows, 3)).astype(np.float32)
+    own = np.append(weights, np.float32(0))
+    part = AnswerHead(task.head_labels, 2, own) if readout else None
+    values = Values(np.array([0.5, -1.0, 2.0], np.float32), part)
     steps: list[tuple[int, int]] = []
     engine = HashEngine()
     result = evaluate(
@@ -91,10 +95,10 @@ def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
     losses, totals, answers = [], np.zeros(2), []
     for example in encoded:
         batch = task.collate([example])
-        scores = HashEngine().score(batch, values[None, :3].astype(np.float32))
+        scores = HashEngine().score(batch, values.sensitive[None])
         logp = scores.logp
-        for row, own in enumerate(values[3:].astype(np.float32).reshape(-1, 3)):
-            logp[0, :, row] += scores.hidden[0] @ own[:2] + own[2]
+        for row, each in enumerate(weights if readout else ()):
+            logp[0, :, row] += scores.hidden[0] @ each[:2] + each[2]
         losses.append(task.losses(logp, batch)[0, 0])
         totals += task.metric(logp[0], batch)[0]
         answers += task.predict(logp[0], batch)
@@ -117,10 +121,12 @@ def test_forwards_are_known_while_the_sensitive_values_stand_still(kind: str) ->
     encoded = encode_rows(task, rows(45))
     engine = HashEngine()
     known = KnownForwards(engine)
-    start = rng.standard_normal(3).astype(np.float32)
-    head = rng.standard_normal((2, 3 * task.head_rows)).astype(np.float32)
-    each = [start, *(np.concatenate([start, weights]) for weights in head)]
-    moved = each[1] + np.float32(0.5)
+    sensitive = rng.standard_normal(3).astype(np.float32)
+    own = rng.standard_normal((2, 3 * task.head_rows + 1)).astype(np.float32)
+    heads = [AnswerHead(task.head_labels, 2, each) for each in own]
+    start = Values(sensitive)
+    each = [start, *(Values(sensitive, head) for head in heads)]
+    moved = Values(sensitive + np.float32(0.5), heads[0])
     calls = []
     for values in (*each, moved, start):
         found = evaluate(engine, task, encoded, values, BOUNDS, known=known)
@@ -136,7 +142,7 @@ def test_forwards_are_known_while_the_sensitive_values_stand_still(kind: str) ->
 def test_no_more_forwards_are_kept_than_there_is_room_for() -> None:
     task = task_of("classification")
     encoded = encode_rows(task, rows(45))
-    values = np.zeros(3, np.float32)
+    values = Values(np.zeros(3, np.float32))
     engine = HashEngine()
     known = KnownForwards(engine, most_bytes=2500)
     first, again = (evaluate(engine, task, encoded, values, BOUNDS, known=known) for _ in range(2))
@@ -156,14 +162,14 @@ def test_examples_of_like_length_run_together() -> None:
             places += batch.tokens.size
             return super().score(batch, values)
 
-    evaluate(Counting(), task, encoded, np.zeros(3, np.float32), BOUNDS)
+    evaluate(Counting(), task, encoded, Values(np.zeros(3, np.float32)), BOUNDS)
     unsorted = sum(task.collate(part).tokens.size for part in split_batch(encoded, BOUNDS))
     assert places < 0.9 * unsorted
 
 
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(DataError, match="no examples"):
-        evaluate(HashEngine(), task_of("completion"), [], np.zeros(3, np.float32), BOUNDS)
+        evaluate(HashEngine(), task_of("completion"), [], Values(np.zeros(3, np.float32)), BOUNDS)
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -182,6 +188,6 @@ def test_no_answer_from_scores_that_are_not_finite(kind: str, odd: float) -> Non
                     scores.logp[0, place, -1] = odd
             return scores
 
-    assert len(predict(HashEngine(), task, encoded, np.zeros(3, np.float32), BOUNDS)) == 9
+    assert len(predict(HashEngine(), task, encoded, Values(np.zeros(3, np.float32)), BOUNDS)) == 9
     with pytest.raises(EngineError, match=r"^row 6: its scores are NaN or infinite, so there is"):
-        predict(Odd(), task, encoded, np.zeros(3, np.float32), BOUNDS)
+        predict(Odd(), task, encoded, Values(np.zeros(3, np.float32)), BOUNDS)

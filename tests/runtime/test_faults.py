@@ -5,12 +5,10 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
 
 import pytest
 from fakes import FakeEngine
 from faults import failing_writes, fill, read_only, run_and_kill, small_disk
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import EngineError, JournalError
 from seedtune.runtime.estimators.two_point import TwoPoint
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, read_journal
@@ -38,7 +36,7 @@ def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
 
 
 def test_kills_of_a_run_whose_steps_depend_on_steps_before(tmp_path):
-    settings = replace(SETTINGS, estimator="per-example", lr=0.05)
+    settings = SETTINGS | {"estimator": "per-example", "lr": 0.05}
     whole = run(tmp_path / "whole", settings=settings)
     rng, kills = random.Random(1), 0
     for number in range(10):
@@ -100,11 +98,11 @@ def test_a_full_disk_stops_at_a_whole_record_and_resumes(tmp_path, whole):
             ballast = fill(disk)
             (folder / METRICS_FILE).unlink()
             (folder / METRICS_FILE).symlink_to("/dev/null")  # leave the last block to the journal
-            before = values_sha256(live.values)
+            before = live.values.sha256
             with pytest.raises(JournalError, match=r"journal\.bin: cannot be written \(No space"):
                 while True:
                     live.note("x" * 250)
-            assert values_sha256(live.values) == before
+            assert live.values.sha256 == before
             with pytest.raises(JournalError):
                 next(iter(live))
         journal = read_journal(folder)
@@ -129,13 +127,13 @@ def test_writes_that_fail_half_way_leave_whole_records(tmp_path, whole, monkeypa
         for report in live:
             if report.step == 7:
                 break
-        before, size = values_sha256(live.values), (tmp_path / JOURNAL_FILE).stat().st_size
+        before, size = live.values.sha256, (tmp_path / JOURNAL_FILE).stat().st_size
         with failing_writes(monkeypatch, code, after=0, partial=partial):
             with pytest.raises(JournalError, match=os.strerror(code)) as caught:
                 list(live)
             assert str(tmp_path / JOURNAL_FILE) in str(caught.value)
         assert (tmp_path / JOURNAL_FILE).stat().st_size == size
-        assert values_sha256(live.values) == before
+        assert live.values.sha256 == before
     assert run(tmp_path) == whole[1]
 
 
@@ -162,7 +160,7 @@ def test_a_failing_sync_stops_the_run(tmp_path, whole, monkeypatch):
             patch.setattr(os, "fsync", fsync)
             with pytest.raises(JournalError, match="Input/output error"):
                 next(steps)
-        assert replay(tmp_path, START).sha256 == values_sha256(live.values)
+        assert replay(tmp_path, START).sha256 == live.values.sha256
     assert run(tmp_path) == whole[1]
 
 
@@ -191,9 +189,9 @@ def test_an_exception_from_the_engine_leaves_the_run_as_it_was(tmp_path, whole, 
     with tuner(tmp_path, engine=Failing(K)) as live:
         with pytest.raises(interrupt):
             list(live)
-        assert replay(tmp_path, START).sha256 == values_sha256(live.values)
+        assert replay(tmp_path, START).sha256 == live.values.sha256
         list(live)
-        assert values_sha256(live.values) == whole[1]
+        assert live.values.sha256 == whole[1]
 
 
 def test_an_interrupt_between_record_and_update_takes_no_further_step(tmp_path, whole, monkeypatch):

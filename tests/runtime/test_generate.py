@@ -10,7 +10,10 @@ from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, EngineError
 from seedtune.runtime.model import PREDICTED_TOKENS, Model
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.writing import Manner, Writer, Writing
 from tiny_bundle import TASK, write_tiny_bundle
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 COMPLETION = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
 CHAT = {"kind": "chat", "messages_field": "messages", "learn": "assistant"}
@@ -48,7 +51,7 @@ def test_values_in_use_write(model: Model, bundle: Bundle) -> None:
     before = text_of(model, "It was", max_tokens=20)
     original = model.values
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    model.values = original + np.float32(0.5) * noise
+    model.values = Values(original.sensitive + np.float32(0.5) * noise)
     moved = text_of(model, "It was", max_tokens=20)
     model.values = original
     assert moved != before == text_of(model, "It was", max_tokens=20)
@@ -74,11 +77,48 @@ def test_rows_without_a_completion_are_answered_with_text(model: Model) -> None:
     for prediction, row in zip(found[1:], rows[1:], strict=True):
         assert prediction.scores == {}
         prompt = f"{row['text']}\nMia:"
-        wanted = text_of(model, prompt, max_tokens=PREDICTED_TOKENS, stop=["\n"])
+        wanted = text_of(model, prompt, max_tokens=PREDICTED_TOKENS)
         assert prediction.answer == wanted
     assert model.predict(rows[1]) == found[1]
     with pytest.raises(DataError, match="no examples"):
         model.predict([])
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_only_a_text_that_has_no_end_of_its_own_stops_at_the_line_s(
+    bundle: Bundle, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manners: list[Manner] = []
+    writers: list[Writer] = []
+    write = Writer.write
+
+    def noting(writer: Writer, prompt: list[int], manner: Manner) -> Writing:
+        manners.append(manner)
+        writers.append(writer)
+        return write(writer, prompt, manner)
+
+    monkeypatch.setattr(Writer, "write", noting)
+    heard: list[tuple[int, int]] = []
+    rows = [{"text": "good?"}, {"text": "bad?", "reply": " yes"}, {"text": "dull?"}]
+    with open_model(bundle, task={**COMPLETION, "end": ends}) as model:
+        model.predict(rows, lambda done, of: heard.append((done, of)))
+    assert [manner.stop for manner in manners] == [() if ends else ("\n",)] * 2
+    assert writers[0] is writers[1], "one writer for all rows"
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_question_over_which_the_tokenizer_panics_is_refused_by_name(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.from_str(bundle.tokenizer().to_str())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|aa)+$"), "isolated")
+    monkeypatch.setattr(Bundle, "tokenizer", lambda own: tokenizer)
+    rows = [{"text": "good?"}, {"text": "a" * 60 + "b"}]
+    with (
+        open_model(bundle, task={**COMPLETION, "template": "{text}"}) as model,
+        pytest.raises(DataError, match=r"^row 2: the bundle's tokenizer fails on this text"),
+    ):
+        model.predict(rows)
 
 
 def test_conversations_are_predicted_and_learned(bundle: Bundle, tmp_path: Path) -> None:
@@ -111,7 +151,7 @@ def test_bad_prompts(model: Model, prompt: object, manner: dict, message: str) -
 
 
 def test_values_that_are_not_finite_write_nothing(model: Model) -> None:
-    original, model.values = model.values, np.full_like(model.values, np.nan)
+    original, model.values = model.values, Values(np.full(model.bundle.K, np.nan, np.float32))
     with pytest.raises(EngineError, match="hold NaN or infinity; the values in use"):
         text_of(model, "It was")
     model.values = original

@@ -1,5 +1,7 @@
 """The torch-free engine on a really exported program, held against executorch's own binding."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ from seedtune.runtime.engines import executorch_native_build as native_build
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.contract import EngineUnavailable
 from seedtune.runtime.engines.executorch_native import NativeEngine, NativeProgram
-from seedtune.runtime.errors import BundleError, EngineError
+from seedtune.runtime.errors import BundleError, EngineError, SeedtuneWarning
 from seedtune.runtime.files import is_whole
 from seedtune.runtime.tasks import Batch
 
@@ -392,6 +394,86 @@ class TestBuild:
         assert "no such compiler" in str(native_build.cannot_load())
         with pytest.raises(EngineUnavailable, match="no such compiler"):
             native_build.load_library()
+
+    def test_a_library_that_others_may_have_written_is_not_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its hash stands beside it and proves nothing."""
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+        loaded: list[tuple[bytes, Path]] = []
+        monkeypatch.setattr(
+            native_build.ctypes,
+            "CDLL",
+            lambda name: loaded.append((Path(name).read_bytes(), Path(name))),
+        )
+        compiler = tmp_path / "c++"
+        compiler.write_text(
+            f"#!{sys.executable}\nimport sys\nopen(sys.argv[-1], 'wb').write(b'own')\n"
+        )
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        monkeypatch.setattr(native_build, "_unkept", {})
+        engines = tmp_path / "engines"
+        engines.mkdir(mode=0o777)
+        engines.chmod(0o777)
+        target = native_build.built_path(native_build.find_executorch(), "linux-odd")
+        monkeypatch.setattr(native_build.sysconfig, "get_platform", lambda: "linux-odd")
+
+        def plant(mode: int) -> None:
+            target.write_bytes(b"planted")
+            target.chmod(mode)
+            digest = hashlib.sha256(b"planted").hexdigest()
+            target.with_suffix(".sha256").write_text(digest)
+            assert is_whole(target)
+
+        # In a folder of ours that was open: closed, and what anyone may write is built anew.
+        plant(0o666)
+        native_build.load_library()
+        assert loaded[-1] == (b"own", target) and engines.stat().st_mode & 0o777 == 0o755
+        assert target.stat().st_mode & 0o022 == 0
+        # In a closed folder on a disk that is read-only, as a device may have it.
+        plant(0o755)
+
+        def chmod(path: Path, mode: int) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "chmod", chmod)
+            native_build.load_library()
+        assert loaded[-1] == (b"planted", target)
+        # A link to what somebody else has.
+        plant(0o755)
+        target.rename(tmp_path / "elsewhere.so")
+        target.symlink_to(tmp_path / "elsewhere.so")
+        assert is_whole(target)
+        native_build.load_library()
+        assert loaded[-1] == (b"own", target) and not target.is_symlink()
+        # What belongs to another user: the file, then the folder.
+        real, others = Path.lstat, {target}
+
+        def lstat(path: Path) -> os.stat_result:
+            found = real(path)
+            if path not in others:
+                return found
+            return os.stat_result([found[0], *found[1:4], os.geteuid() + 1, *found[5:10]])
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+        plant(0o755)
+        others_file = native_build._is_ours_alone(target)
+        native_build.load_library()
+        assert not others_file and loaded[-1] == (b"own", target)
+        others = {engines}
+        plant(0o755)
+        with pytest.warns(SeedtuneWarning, match=r"engines belongs to another user, so the engine"):
+            native_build.load_library()
+        data, place = loaded[-1]
+        assert data == b"own" and not place.is_relative_to(tmp_path / "engines")
+        assert not place.exists() and target.read_bytes() == b"planted"
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        assert "no such compiler" in str(native_build.cannot_load())
+        count = len(loaded)
+        native_build.load_library()
+        assert len(loaded) == count  # built once a process
 
     def test_a_failing_compiler_leaves_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

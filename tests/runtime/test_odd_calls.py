@@ -12,6 +12,7 @@ from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import rewind
 from seedtune.runtime.model import Model
 from seedtune.runtime.scoring.evaluation import evaluate
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import read_rows
 from tiny_bundle import TASK, write_tiny_bundle
 from tiny_run import ENGINE, START, tuner
@@ -36,7 +37,7 @@ def test_rows_encoded_for_prediction_are_not_learned_from(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"^held-out example 4: has no label"):
         tuner(tmp_path / "b", eval_examples=examples)
     with pytest.raises(DataError, match=r"^example 4: has no label"):
-        evaluate(ENGINE, FAKE_TASK, examples, START.values, START.bounds)
+        evaluate(ENGINE, FAKE_TASK, examples, Values(START.values), START.bounds)
     assert not list(tmp_path.iterdir())
 
 
@@ -68,3 +69,14 @@ def test_names_that_the_file_system_refuses(tmp_path: Path) -> None:
         rewind(tmp_path / LONG, 1)
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / f"{LONG}.jsonl")
+
+
+def test_the_package_shows_its_api_and_not_what_it_imports() -> None:
+    import seedtune.runtime as package
+
+    assert set(dir(package)) == set(package.__all__)
+    assert {"open_model", "Model", "Tuner", "Settings", "Budget", "Control"} <= set(dir(package))
+    for name in dir(package):
+        assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'numpy'"):
+        _ = package.numpy

@@ -1,5 +1,6 @@
 """The ONNX engine: one line for all that can be wrong, no torch, and the loop from end to end."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,14 +12,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from command_line import bad, call, good
 from exported_bundle import request
 from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle.manifest import manifest_digest
 from seedtune.runtime.engines import onnxruntime as module
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.contract import EngineUnavailable
+from seedtune.runtime.engines.onnx_files import tensor_files
 from seedtune.runtime.errors import BundleError, EngineError
 from tiny_bundle import TASK
 
@@ -94,6 +98,106 @@ class TestScores:
         engine.close()
 
 
+def naming(program: bytes, place: str, wanted: str) -> bytes:
+    """``program`` with a tensor in an odd ``place`` that lies in the file ``wanted``."""
+    model = onnx.load_from_string(program)
+    tensor = onnx.TensorProto(name="odd", data_type=1, dims=[4])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": wanted, "offset": "0", "length": "16"}.items():
+        tensor.external_data.add(key=key, value=value)
+    nodes = model.graph.node
+    if place == "weights":
+        tensor = next(each for each in model.graph.initializer if each.external_data)
+        next(e for e in tensor.external_data if e.key == "location").value = wanted
+    elif place == "initializer":
+        model.graph.initializer.append(tensor)
+    elif place == "sparse":
+        model.graph.sparse_initializer.add(values=tensor)
+    elif place == "attribute":
+        nodes.append(onnx.helper.make_node("Constant", [], ["odd"], value=tensor))
+    elif place == "attributes":
+        nodes.add(op_type="Odd").attribute.add(name="odd", tensors=[tensor], type=9)
+    elif place == "branch":
+        branch = onnx.helper.make_graph([], "branch", [], [], [tensor])
+        nodes.append(onnx.helper.make_node("If", [], [], then_branch=branch, else_branch=branch))
+    elif place == "function":
+        inside = [onnx.helper.make_node("Constant", [], ["odd"], value=tensor)]
+        imports = [onnx.helper.make_opsetid("", 21)]
+        function = onnx.helper.make_function("odd", "Odd", [], ["odd"], inside, imports)
+        model.functions.append(function)
+    else:
+        model.training_info.add().algorithm.initializer.append(tensor)
+    return model.SerializeToString()
+
+
+PLACES = (
+    "weights", "initializer", "sparse", "attribute", "attributes", "branch", "function", "training",
+)  # fmt: skip
+
+
+class TestFiles:
+    """A program may take its tensors from those of the bundle that it was checked with."""
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize(
+        "odd", ["stray.bin", "../x", "/etc/passwd", "./weights.safetensors", "*/_ORT_MEM_ADDR_/*"]
+    )
+    def test_another_file_is_refused_before_the_library_sees_it(
+        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch, place: str, odd: str
+    ) -> None:
+        def never(*arguments: Any, **more: Any) -> None:
+            raise AssertionError("the library was asked")
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", never)
+        program = naming((reach.path / "program.onnx").read_bytes(), place, odd)
+        files = ["weights.safetensors", "program.pte"]
+        shown = reach.path / "program.onnx"
+        with pytest.raises(EngineError, match=r"which is none of the bundle's files for") as told:
+            module.OnnxEngine(program, files, shown, reach.bounds, 1)
+        assert repr(odd) in str(told.value) and "\n" not in str(told.value)
+
+    def test_what_the_manifest_does_not_list_changes_no_answer(self, copy: Bundle) -> None:
+        """Beside a program, by its maker's hash, lay a file that anyone may change."""
+        data = naming((copy.path / "program.onnx").read_bytes(), "weights", "stray.bin")
+        (copy.path / "program.onnx").write_bytes(data)
+        (copy.path / "stray.bin").write_bytes(bytes(1 << 20))
+        manifest = json.loads((copy.path / "manifest.json").read_bytes())
+        part = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        manifest["parts"]["program.onnx"] = part
+        manifest["sha256"] = manifest_digest(manifest)
+        (copy.path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(EngineError, match=r"program.onnx: takes weights from 'stray.bin', wh"):
+            open_engine(open_bundle(copy.path), 1, name="onnxruntime")
+
+    def test_a_key_that_stands_there_twice(self, reach: Bundle) -> None:
+        """The last one counts in protobuf; another reader may take the first."""
+        program = (reach.path / "program.onnx").read_bytes()
+        good = onnx.StringStringEntryProto(key="location", value="program.pte").SerializeToString()
+        for odd in (
+            good + b"\x12\x02xx",
+            b"\x12\x02xx" + good,
+            b"\x0a\x01k" + good + b"\x12\x02xx",
+        ):
+            tensor = b"\x6a" + bytes([len(odd)]) + odd
+            graph = b"\x2a" + bytes([len(tensor)]) + tensor
+            more = program + b"\x3a" + bytes([len(graph)]) + graph  # one graph in two parts
+            assert tensor_files(more) - tensor_files(program) == {"xx"}
+
+    def test_what_is_no_message(self) -> None:
+        deep = b""
+        for _ in range(30):
+            for tag in (0x32, 0x2A, 0x0A):  # a branch of a node of a graph
+                size = len(deep)
+                deep = bytes([tag, size & 127 | 128, size >> 7]) + deep
+        for data, told in (
+            (b"\x3a\x7f", "a field ends behind its message"),
+            (b"\x80" * 11, "a number without an end"),
+            (b"\x3a" + bytes([len(deep) & 127 | 128, len(deep) >> 7]) + deep, "more than 64 messa"),
+        ):
+            with pytest.raises(ValueError, match=told):
+                tensor_files(data)
+
+
 class TestOpening:
     @pytest.mark.parametrize("file", ["program.onnx", "program.pte", "weights.safetensors"])
     def test_a_file_that_is_cut_or_altered(self, copy: Bundle, file: str) -> None:
@@ -139,18 +243,25 @@ class TestOpening:
         for file in reach.path.iterdir():
             (tmp_path / "b" / file.name).symlink_to(file)
         linked = open_bundle(tmp_path / "b")
-        with pytest.raises(EngineError, match=r"program.onnx: is a link to .*; copy the bundle"):
+        with pytest.raises(EngineError, match=r"program.pte: is a link to .*; copy the bundle"):
             open_engine(linked, 1, name="onnxruntime")
         (tmp_path / "whole").symlink_to(reach.path)  # the folder itself may be one
         with open_engine(open_bundle(tmp_path / "whole"), 1, name="onnxruntime") as engine:
             assert engine.entries == reach.K
 
-    def test_a_file_that_is_no_program(self, copy: Bundle) -> None:
-        odd = module.OnnxEngine
-        (copy.path / "odd.onnx").write_bytes(b"no protobuf")
-        with pytest.raises(EngineError, match=r"odd.onnx: onnxruntime cannot open it: .*") as told:
-            odd(copy.path / "odd.onnx", copy.bounds, 1)
-        assert "\n" not in str(told.value)
+    @pytest.mark.parametrize(
+        ("data", "told"),
+        [
+            (b"no protobuf", r"is no ONNX program \(a field of kind 6\); export it again"),
+            (b"", "onnxruntime cannot open it: "),
+            (b"\x08\x0a", "onnxruntime cannot open it: "),
+            (b"\x08\x00\x00\x00ORTM" + bytes(64), r"is no ONNX program|cannot open it"),
+        ],
+    )
+    def test_a_file_that_is_no_program(self, copy: Bundle, data: bytes, told: str) -> None:
+        with pytest.raises(EngineError, match=rf"odd.onnx: {told}") as error:
+            module.OnnxEngine(data, [], copy.path / "odd.onnx", copy.bounds, 1)
+        assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
         "said",
@@ -179,7 +290,7 @@ class TestOpening:
             open_engine(reach, 1, name="onnxruntime")
         monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
         told = module.unavailable()
-        assert told == "onnxruntime is not installed; pip install 'onnxruntime>=1.20'"
+        assert told == "onnxruntime is not installed; pip install 'onnxruntime>=1.24'"
         with pytest.raises(EngineUnavailable, match="not installed"):
             module.open(reach, reach.programs[1], 1, None)
 

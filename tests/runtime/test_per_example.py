@@ -5,25 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import BOUNDS, fake_ground, noise_vector
+from fakes import BOUNDS, fake_context, noise_vector
 from seedtune.runtime.bundle import Layer
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import complete, make_estimator
-from seedtune.runtime.estimators.per_example import FACTS, KEPT, PerExample
+from seedtune.runtime.estimators.per_example import KEPT, SPEC, PerExample, PerExampleOptions
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.values import Values
 from tiny_bundle import write_tiny_bundle
-from tiny_run import ENGINE, START, TASK, TRAIN, K, tuner
+from tiny_run import ENGINE, SETTINGS, START, TASK, TRAIN, K, tuner
 
 KEY = {"seed": 11, "step": 4}
 EPS = 1e-3
 
 
-def look(examples=16) -> BatchLook:
-    return BatchLook(ENGINE, TASK, BOUNDS, TRAIN[:examples])
+def look(examples=16) -> Look:
+    return Look(ENGINE, TASK, BOUNDS, TRAIN[:examples])
 
 
 def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExample:
@@ -34,7 +33,7 @@ def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExam
 def test_each_group_is_measured_along_its_own_noise(groups):
     """Against the losses of its examples alone, perturbed by hand; the rest of the values stay."""
     estimator = made(groups, first=10, last=50)
-    measured = estimator.measure(look(), START.values, eps=EPS, **KEY)
+    measured = estimator.measure(look(), Values(START.values), eps=EPS, **KEY)
     assert measured.losses.shape == (2, 16) and measured.scalars.shape == (groups,)
     for group in range(groups):
         numbers = [n for n in range(16) if n * groups // 16 == group]
@@ -54,9 +53,8 @@ def test_a_step_moves_by_lr_whatever_the_scale_of_the_loss():
     for scale in (1.0, 2.0):
         estimator, values = made(4, first=8, last=60), START.values.copy()
         for step, scalars in enumerate(([1, -2, 3, 0.5], [0.25, 0.5, -1, 2])):
-            estimator.apply(
-                values, np.float16(scale) * np.array(scalars, np.float16), seed=1, step=step, lr=0.1
-            )
+            stored = np.float16(scale) * np.array(scalars, np.float16)
+            estimator.apply(Values(values), stored, seed=1, step=step, lr=0.1)
         assert (values[:8] == START.values[:8]).all() and (values[60:] == START.values[60:]).all()
         ends.append(values)
     assert (ends[0] == ends[1]).all()
@@ -68,7 +66,7 @@ def test_a_step_moves_by_lr_whatever_the_scale_of_the_loss():
 
 def test_nothing_moves_where_no_loss_reacts():
     values = START.values.copy()
-    made(4).apply(values, np.zeros(4, np.float16), seed=1, step=0, lr=0.1)
+    made(4).apply(Values(values), np.zeros(4, np.float16), seed=1, step=0, lr=0.1)
     assert (values == START.values).all()
 
 
@@ -84,7 +82,8 @@ def test_it_tells_more_of_the_gradient_than_shared_noise_for_the_same_forwards()
     for groups in (1, 16):
         total = np.zeros(K)
         for step in range(40):
-            scalars = made(groups).measure(look(), START.values, seed=3, step=step, eps=EPS).scalars
+            values = Values(START.values)
+            scalars = made(groups).measure(look(), values, seed=3, step=step, eps=EPS).scalars
             for group, scalar in enumerate(scalars):
                 total += float(scalar) * noise_vector(K, seed=3, step=step, probe=group)
         found[groups] = total @ slope / np.linalg.norm(total) / np.linalg.norm(slope)
@@ -92,20 +91,20 @@ def test_it_tells_more_of_the_gradient_than_shared_noise_for_the_same_forwards()
 
 
 def test_settings_and_values_that_a_run_takes():
-    ground = replace(fake_ground(ENGINE, TASK, 40), blocks=np.arange(K) // 4, block_count=16)
-    its = complete(Settings(estimator=FACTS.name), ground)
-    assert (its.batch_size, its.directions) == (16, 8)  # two answers: pairs
-    assert (its.lr, its.eps, its.schedule) == (FACTS.lr, FACTS.eps, "linear")
-    assert complete(Settings(estimator=FACTS.name, lr="auto", eps="auto"), ground) == its
-    few = complete(Settings(estimator=FACTS.name, batch_size=64), replace(ground, answers=0))
-    assert (few.batch_size, few.directions) == (40, 40)  # nothing to choose: each for itself
-    shape = FACTS.shape(Settings(), ground)
+    context = replace(fake_context(ENGINE, TASK, 40), blocks=np.arange(K) // 4, block_count=16)
+    its = complete({"estimator": SPEC.name}, context)
+    assert (its.batch_size, its.options.groups) == (16, 8)  # two answers: pairs
+    assert its.options == PerExampleOptions(groups=8)
+    assert complete({"estimator": SPEC.name, "lr": "auto", "eps": "auto"}, context) == its
+    few = complete({"estimator": SPEC.name, "batch_size": 64}, replace(context, answers=0))
+    assert (few.batch_size, few.options.groups) == (40, 40)  # nothing to choose: each for itself
+    shape = SPEC.shape(its.options, context)
     assert shape == {"first": 4 * 4, "last": 11 * 4}  # blocks 4 to 10 of 16
-    assert FACTS.shape(Settings(), replace(ground, blocks=None)) == {"first": 0, "last": K}
-    assert make_estimator(its, None, shape).scalar_count == 8
+    assert SPEC.shape(its.options, replace(context, blocks=None)) == {"first": 0, "last": K}
+    assert make_estimator(its, shape).scalar_count == 8
     for wrong in (None, {"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
-        with pytest.raises(ValueError, match="values"):
-            make_estimator(its, None, wrong)
+        with pytest.raises(ValueError, match=r"values|needs a shape"):
+            make_estimator(its, wrong)
 
 
 def test_blocks_come_from_the_names_of_the_matrices(tmp_path: Path):
@@ -120,15 +119,14 @@ def test_blocks_come_from_the_names_of_the_matrices(tmp_path: Path):
 
 
 def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
-    settings = Settings(seed=3, steps=60, estimator=FACTS.name, batch_size=8, lr=0.1, eps=0.01,
-                        eval_every=20)  # fmt: skip
+    settings = {**SETTINGS, "estimator": SPEC.name, "lr": 0.1}
 
     def go(folder: Path, until: int | None = None) -> str:
         with tuner(folder, settings=settings) as live:
             for report in live:
                 if report.step == until:
                     break
-            return values_sha256(live.values)
+            return live.values.sha256
 
     whole = go(tmp_path / "whole")
     go(tmp_path / "halves", until=31)
@@ -138,4 +136,4 @@ def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
     with pytest.raises(JournalError, match="single examples"):
         share(tmp_path / "whole", tmp_path / "file", START)
     with pytest.raises(TuningError, match="batch_size"):
-        tuner(tmp_path / "whole", settings=replace(settings, batch_size=4), allow_changes=True)
+        tuner(tmp_path / "whole", settings=(settings | {"batch_size": 4}), allow_changes=True)

@@ -1,39 +1,38 @@
 """A readout: what it learns from, what it refuses, and the same bits after any interruption."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from fakes import BOUNDS, FakeEngine, FakeTask, fake_examples, fake_ground
+from fakes import BOUNDS, FakeEngine, FakeTask, fake_context, fake_examples
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from seedtune.runtime import estimators
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.engines import Scores, open_engine
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, Ground
+from seedtune.runtime.estimators import ESTIMATORS, RunContext, settings_of
 from seedtune.runtime.estimators import readout as estimator_module
-from seedtune.runtime.estimators.readout import Readout
+from seedtune.runtime.estimators.readout import Readout, ReadoutOptions
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
+from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
+from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.answer_head import (
-    AnswerHeadShape,
-    add_head,
-    check_values,
-    score_batch,
-)
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.answer_head import AnswerHead, observe
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.parts import kinds_of
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.tasks import (
     Batch,
     Encoded,
@@ -46,11 +45,19 @@ from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 
-SETTINGS = Settings(
-    seed=3, steps=60, batch_size=4, lr="auto", eval_every=4, estimator="readout", best_by="loss"
-)
-SHAPE = AnswerHeadShape(rows=2, width=6, answers=2, share=1)
-LONG = replace(SETTINGS, batch_size=1, steps=150, eval_every=25)
+SETTINGS = {
+    "seed": 3,
+    "steps": 60,
+    "batch_size": 4,
+    "eval_every": 4,
+    "estimator": "readout",
+    "best_by": "loss",
+}
+LABELS = FakeTask.labels
+SIZES = 2, 6, 2
+"""Rows, width and answers."""
+ENTRIES = 15
+LONG = SETTINGS | {"batch_size": 1, "steps": 150, "eval_every": 25}
 MANY = fake_examples(150)
 
 
@@ -61,19 +68,22 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, run(folder, settings=SETTINGS)
 
 
-def go_on(folder: Path, *, until: int | None = None, settings: Settings | None = LONG) -> str:
+def go_on(folder: Path, *, until: int | None = None, settings: dict[str, Any] | None = LONG) -> str:
     """Start or resume the long run; stop after ``until`` steps or at its end."""
     with tuner(folder, settings=settings, train=MANY) as live:
         for report in live:
             if report.step == until:
                 break
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
-def random_weights(seed: int) -> np.ndarray:
-    """Values of the fake bundle with a readout."""
-    weights = np.random.default_rng(seed).standard_normal(SHAPE.entries).astype(np.float32)
-    return np.concatenate([START.values, weights])
+def head_of(own: np.ndarray, labels: tuple[str, ...] = LABELS) -> Values:
+    """Values of the fake bundle with an answer head."""
+    return Values(START.values, AnswerHead(labels, 6, own))
+
+
+def random_weights(seed: int) -> Values:
+    return head_of(np.random.default_rng(seed).standard_normal(ENTRIES).astype(np.float32))
 
 
 class Surprising(FakeTask):
@@ -84,8 +94,8 @@ class Surprising(FakeTask):
         self.at = at
 
     def losses(self, logp: np.ndarray, batch: Batch) -> np.ndarray:
-        self.at -= batch.examples == SETTINGS.batch_size
-        surprise = self.at == 0 and batch.examples == SETTINGS.batch_size
+        self.at -= batch.examples == SETTINGS["batch_size"]
+        surprise = self.at == 0 and batch.examples == SETTINGS["batch_size"]
         return super().losses(logp, batch) * (100 if surprise else 1)
 
 
@@ -114,16 +124,17 @@ class TestRun:
     def test_the_sensitive_values_stay_as_they_are(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
             list(live)
-            assert (live.values[:K] == START.values).all()
-            assert live.values[K:].any() and len(live.values) == K + SHAPE.entries
+            assert (live.values.sensitive == START.values).all()
+            assert live.values.part.own.any() and live.values.entries == K + ENTRIES
+            assert live.values.part.labels == LABELS
 
     def test_the_weights_are_those_that_all_examples_ask_for(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
             list(live)
-            weights = live.values[K:]
+            weights = live.values.part.own
         found, share = weights[:-1].reshape(2, 7), 1 + float(weights[-1])
         state = replay(tmp_path, START).estimator.state
-        assert (state["weights"] == weights).all() and share in (1, *SHARES)
+        assert share in (1, *SHARES)
         inputs = np.concatenate([state["features"], np.ones((64, 1, 1))], axis=2)
         offset = np.float32(share) * state["offset"]
         seen = Examples(offset, inputs.astype(np.float32), state["gold"])
@@ -160,12 +171,12 @@ class TestRun:
         assert chosen == [4, 8, 12, 16, 24, 32]
 
     def test_a_run_of_before_with_a_learning_rate_is_replayed_by_it(self) -> None:
-        estimator, ends = Readout(SHAPE, 1), []
+        estimator, ends = Readout(*SIZES, 1), []
         numbers = np.random.default_rng(0).uniform(0.5, 1, estimator.scalar_count)
         for lr in (1.0, 0.25):
-            values = np.zeros(SHAPE.entries, np.float32)
+            values = head_of(np.zeros(ENTRIES, np.float32))
             estimator.apply(values, numbers.astype(np.float16), seed=0, step=0, lr=lr)
-            ends.append(values)
+            ends.append(values.part.own)
         assert ends[0].all() and np.allclose(ends[1], 0.25 * ends[0], rtol=1e-6)
 
     @pytest.mark.parametrize("eval_examples", [None, HELD_OUT])
@@ -184,11 +195,11 @@ class TestRun:
         engine = FakeEngine(K)
         with tuner(tmp_path, settings=SETTINGS, start=small, engine=engine) as live:
             list(live)
-            found = live.values[K:].copy()
+            found = live.values.part.own.copy()
         assert all(rows * length <= 16 for (rows, length), _ in engine.calls)
         with tuner(tmp_path / "whole", settings=SETTINGS) as live:
             list(live)
-            assert np.allclose(found, live.values[K:], atol=0.02)
+            assert np.allclose(found, live.values.part.own, atol=0.02)
 
 
 class TestInterrupted:
@@ -204,7 +215,7 @@ class TestInterrupted:
                     for report in live:
                         if report.step == stop:
                             break
-                    assert replay(folder, START).sha256 == values_sha256(live.values)
+                    assert replay(folder, START).sha256 == live.values.sha256
             assert run(folder, settings=SETTINGS) == done[1]
             assert replay(folder, START).sha256 == done[1]
             ours, theirs = read_journal(folder), read_journal(done[0])
@@ -225,24 +236,24 @@ class TestInterrupted:
 
     def test_the_run_s_own_settings_resume_it(self, tmp_path: Path) -> None:
         """Also where the batch size was fitted to the number of examples."""
-        own = replace(SETTINGS, batch_size=25, steps=2)
-        whole = run(tmp_path / "whole", settings=replace(own, steps=9))
+        own = SETTINGS | {"batch_size": 25, "steps": 2}
+        whole = run(tmp_path / "whole", settings=own | {"steps": 9})
         run(tmp_path / "run", settings=own)
         fitted = replay(tmp_path / "run", START).history.settings
         assert fitted.batch_size < 25
-        assert run(tmp_path / "run", settings=replace(fitted, steps=9)) == whole
+        assert run(tmp_path / "run", settings=fitted.to_dict() | {"steps": 9}) == whole
 
     def test_the_best_step_ships_after_resuming_too(self, tmp_path: Path) -> None:
-        its = replace(SETTINGS, eval_every=1)
+        its = SETTINGS | {"eval_every": 1}
         with tuner(tmp_path, settings=its) as live:
             states = {0: live.values.copy()}
             for report in live:
                 states[report.step] = live.values.copy()
             tuned = live.tuned()
-        assert (tuned.values == states[tuned.step]).all() and tuned.step > 0
+        assert tuned.values.sha256 == states[tuned.step].sha256 and tuned.step > 0
         with tuner(tmp_path, settings=None) as again:
-            assert (again.tuned().values == tuned.values).all()
-        assert (replay(tmp_path, START).best_values == tuned.values).all()
+            assert again.tuned().values.sha256 == tuned.values.sha256
+        assert replay(tmp_path, START).best_values.sha256 == tuned.values.sha256
 
 
 class TestOperations:
@@ -276,8 +287,8 @@ class TestOperations:
         assert not (tmp_path / "sent.journal").exists()
 
 
-def ground(examples: int) -> Ground:
-    return Ground(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
+def context(examples: int) -> RunContext:
+    return RunContext(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
 
 
 class TestBatchSize:
@@ -285,8 +296,8 @@ class TestBatchSize:
     def test_one_pass_that_leaves_few_examples_out(
         self, size: int, examples: int, steps: int
     ) -> None:
-        asked = replace(SETTINGS, batch_size=size, steps=steps)
-        fitted = ESTIMATORS["readout"].fit(asked, ground(examples))
+        asked = SETTINGS | {"batch_size": size, "steps": steps}
+        fitted = estimators.fit(settings_of(asked), context(examples))
         assert fitted.batch_size <= min(size, examples)
         assert fitted.steps == min(steps, examples // fitted.batch_size)
         assert examples % fitted.batch_size <= max(1, examples // 16)
@@ -294,9 +305,8 @@ class TestBatchSize:
     @given(st.integers(1, 64), st.integers(1, 3000))
     def test_a_fitted_size_fits(self, size: int, examples: int) -> None:
         """So that a run can be resumed with its own settings."""
-        fit_again = ESTIMATORS["readout"].fit
-        once = fit_again(replace(SETTINGS, batch_size=size), ground(examples))
-        assert fit_again(once, ground(examples)) == once
+        once = estimators.fit(settings_of(SETTINGS | {"batch_size": size}), context(examples))
+        assert estimators.fit(once, context(examples)) == once
 
 
 class Spoilt(FakeEngine):
@@ -329,12 +339,12 @@ class TestNotFinite:
             for report in live:
                 if report.step == at:
                     assert report.skipped in ("loss not finite", "runaway step")
-                    assert (live.values == before).all() and report.scalars == ()
+                    assert live.values.sha256 == before.sha256 and report.scalars == ()
                 else:
                     assert report.skipped is None
                 before = live.values.copy()
             assert live.history.skipped == 1
-            final = values_sha256(live.values)
+            final = live.values.sha256
         found = replay(tmp_path, START)
         assert found.sha256 == final
         assert len(found.estimator.state["gold"]) == 64 - 4
@@ -353,34 +363,17 @@ class TestNotFinite:
         rng = np.random.default_rng(0)
         inputs = rng.standard_normal((4, 1, 7)).astype(np.float32)
         seen = Observation(rng.standard_normal((4, 2)), inputs, np.array([0, 1, 1, 0]))
-        estimator = Readout(SHAPE, 4)
-        good = estimator.scalars(seen)
+        estimator, now = Readout(*SIZES, 4), np.zeros(ENTRIES, np.float32)
+        good = estimator.scalars(seen, now)
         assert np.isfinite(good).all() and good.shape == (estimator.scalar_count,)
         getattr(seen, where).reshape(-1)[2] = bad
-        assert not np.isfinite(estimator.scalars(seen)).any()
+        assert not np.isfinite(estimator.scalars(seen, now)).any()
         assert estimator.state == {}
-
-    def test_a_snapshot_of_before_is_gone_on_from(self) -> None:
-        """It has no share, and its weights by rows."""
-        shape, found = replace(SHAPE, share=0), []
-        for by_rows in (False, True):
-            estimator, values = Readout(shape, 16), np.zeros(shape.entries, np.float32)
-            rng = np.random.default_rng(0)
-            for _ in range(3):
-                inputs = rng.standard_normal((16, 1, 7)).astype(np.float32)
-                gold = (inputs[:, 0, 0] > 0).astype(np.int64)
-                seen = Observation(np.zeros((16, 2)), inputs, gold)
-                scalars = estimator.scalars(seen)
-                estimator.apply(values, scalars, seed=0, step=0, lr=1.0)
-                if by_rows:
-                    estimator.state["weights"] = estimator.state["weights"].reshape(2, 7)
-            found.append(values)
-        assert (found[0] == found[1]).all() and found[0].any()
 
 
 class TestBatchLook:
-    def look(self, rows: int, examples: list[Encoded]) -> BatchLook:
-        return BatchLook(FakeEngine(K), FakeTask(), replace(BOUNDS, rows=rows), examples)
+    def look(self, rows: int, examples: list[Encoded]) -> Look:
+        return Look(FakeEngine(K), FakeTask(), replace(BOUNDS, rows=rows), examples)
 
     @given(st.integers(1, 16), st.integers(1, 40), st.integers(0, 99))
     @hypothesis_settings(deadline=None)
@@ -388,11 +381,11 @@ class TestBatchLook:
         self, rows: int, count: int, seed: int
     ) -> None:
         examples = fake_examples(count, seed=seed)
-        losses, seen = self.look(rows, examples).observe(random_weights(seed))
+        losses, seen = observe(self.look(rows, examples), random_weights(seed))
         assert losses.shape == (1, count)
         assert seen.gold.tolist() == [example.gold for example in examples]
         for place, example in enumerate(examples):
-            alone, own = self.look(16, [example]).observe(random_weights(seed))
+            alone, own = observe(self.look(16, [example]), random_weights(seed))
             assert np.isclose(losses[0, place], alone[0, 0], rtol=1e-5)
             assert np.allclose(seen.scores[place], own.scores[0], rtol=1e-5)
             assert (seen.features[place] == own.features[0]).all()
@@ -403,34 +396,25 @@ class TestBatchLook:
         self, rows: int, count: int, seed: int
     ) -> None:
         examples, values = fake_examples(count, seed=seed), random_weights(seed)
-        losses, seen = self.look(rows, examples).observe(values)
-        assert (losses == self.look(rows, examples).losses(values[None])).all()
-        weights, share = values[K:-1].reshape(2, 7), 1 + values[-1]
-        scored = share * seen.scores + (seen.features @ weights.T).reshape(seen.scores.shape)
+        losses, seen = observe(self.look(rows, examples), values)
+        found = evaluate(ENGINE, FakeTask(), examples, values, replace(BOUNDS, rows=rows))
+        assert losses.mean() == pytest.approx(found.loss, rel=1e-6)
+        added = (seen.features @ values.part.weights.T).reshape(seen.scores.shape)
+        scored = values.part.share * seen.scores + added
         right = scored[np.arange(count), seen.gold]
         assert np.allclose(losses[0], np.logaddexp.reduce(scored, axis=1) - right, atol=1e-4)
 
     def test_weights_of_zero_change_no_score(self) -> None:
         batch = FakeTask().collate(TRAIN[:8])
-        whole = np.concatenate([START.values, np.zeros(SHAPE.entries, np.float32)])
-        plain = score_batch(ENGINE, batch, START.values[None])
-        assert (score_batch(ENGINE, batch, whole[None]) == plain).all()
+        plain = Values(START.values).score(ENGINE, batch)
+        assert (head_of(np.zeros(ENTRIES, np.float32)).score(ENGINE, batch) == plain).all()
 
-    def test_each_probe_has_a_readout_of_its_own(self) -> None:
-        batch = FakeTask().collate(TRAIN[:8])
-        rows = np.stack([random_weights(seed) for seed in range(2)])
-        both = score_batch(ENGINE, batch, rows)
-        for number, row in enumerate(rows):
-            assert np.allclose(both[number], score_batch(ENGINE, batch, row[None])[0], atol=1e-5)
-        inputs = np.ones((2, 3, 7), np.float32)
-        logp = np.zeros((2, 3, 2), np.float32)
-        weights = np.arange(28, dtype=np.float32).reshape(2, 14)
-        wanted = weights[1].reshape(2, 7).sum(axis=1)
-        assert (add_head(logp, inputs, weights)[1] == wanted).all()
-        shares = np.concatenate([weights, [[-0.5], [-1]]], axis=1).astype(np.float32)
-        found = add_head(logp - 8, inputs, shares)
-        assert (found[0] == weights[0].reshape(2, 7).sum(axis=1) - 4).all()
-        assert (found[1] == wanted).all()
+    def test_a_share_of_the_program_s_own_scores_stays(self) -> None:
+        seen, logp = np.ones((1, 3, 7), np.float32), np.full((1, 3, 2), -8, np.float32)
+        weights = np.arange(14, dtype=np.float32)
+        for less, wanted in ((-0.5, [17, 66]), (-1.0, [21, 70])):
+            part = head_of(np.append(weights, np.float32(less))).part
+            assert (part.added(logp, seen) == np.array(wanted)).all()
 
 
 def real_task(**changes: Any) -> Any:
@@ -443,16 +427,19 @@ COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": 
 
 class TestRefusals:
     def test_sizes_follow_task_and_program(self) -> None:
-        three = real_task(verbalisers={"0": " bad", "1": " good", "2": " so"})
-        shape = ESTIMATORS["readout"].shape
-        sizes = {"rows": 3, "width": 6, "answers": 3, "share": 1}
-        assert shape(Settings(), fake_ground(ENGINE, three, 1)) == sizes
-        assert AnswerHeadShape(**sizes).entries == 22
+        three = real_task(verbalisers={"no": " bad", "9": " good", "10": " so"})
+        spec, context = ESTIMATORS["readout"], fake_context(ENGINE, three, 1)
+        described = {"kind": "answer-head", "labels": ["10", "9", "no"], "width": 6}
+        own = ReadoutOptions()
+        assert spec.part(own, context) == described
+        assert spec.shape(own, context) == {"answers": 3}
+        assert len(START.tuned_from(described).part.own) == 22
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
-        sizes = {"rows": 1, "width": 6, "answers": 3, "share": 1}
-        assert shape(Settings(), fake_ground(ENGINE, task, 1)) == sizes
+        context = fake_context(ENGINE, task, 1)
+        assert spec.part(own, context) == {**described, "labels": []}
+        assert spec.shape(own, context) == {"answers": 3}
 
     @pytest.mark.parametrize(
         "task",
@@ -474,47 +461,81 @@ class TestRefusals:
             tuner(tmp_path / "run", engine=engine, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
 
-    @pytest.mark.parametrize("length", [0, K - 1, K + 1, K + 7, K + 13, K + 16, K + 21])
-    def test_values_of_another_bundle_or_task(self, length: int) -> None:
-        values = np.zeros(length, np.float32)
-        with pytest.raises(TuningError, match=rf"{length} values are neither the 64 of this prog"):
-            evaluate(ENGINE, FakeTask(), HELD_OUT, values, BOUNDS)
-        with pytest.raises(TuningError, match="give the bundle and the task that they were tuned"):
-            predict(ENGINE, FakeTask(), HELD_OUT, values, BOUNDS)
+    @pytest.mark.parametrize("length", [0, K - 1, K + 1])
+    def test_values_of_another_bundle(self, length: int) -> None:
+        values = Values(np.zeros(length, np.float32))
+        for asked in (evaluate, predict):
+            with pytest.raises(TuningError, match=rf"{length} values are not the 64 of this prog"):
+                asked(ENGINE, FakeTask(), HELD_OUT, values, BOUNDS)
+
+    def test_an_answer_head_of_other_answers(self) -> None:
+        own = np.zeros(22, np.float32)
+        with pytest.raises(TuningError, match="is for 'b', 'a', 'left', this task for 'right', 'l"):
+            evaluate(ENGINE, FakeTask(), HELD_OUT, head_of(own, ("b", "a", "left")), BOUNDS)
+        with pytest.raises(TuningError, match="is for choices of the rows' own, this task for"):
+            evaluate(ENGINE, FakeTask(), HELD_OUT, head_of(own[:8], ()), BOUNDS)
+
+    def test_an_answer_head_of_other_order_gives_the_same_answers(self) -> None:
+        """Its rows are found by their labels' names."""
+        values = random_weights(4)
+        own = values.part.own
+        turned = np.concatenate([own[7:14], own[:7], own[14:]])
+        found = [
+            evaluate(ENGINE, FakeTask(), HELD_OUT, each, BOUNDS)
+            for each in (values, head_of(turned, LABELS[::-1]))
+        ]
+        assert found[0] == found[1]
+        assert found[0] != evaluate(ENGINE, FakeTask(), HELD_OUT, head_of(turned), BOUNDS)
 
     def test_a_readout_for_a_program_or_task_that_takes_none(self) -> None:
         plain = FakeEngine(K)
         plain.hidden_width = 0
-        check_values(plain, FakeTask(), START.values)
-        check_values(ENGINE, FakeTask(), random_weights(0))
-        for engine, task in ((plain, FakeTask()), (ENGINE, real_task(objective="vocabulary"))):
-            with pytest.raises(TuningError, match="79 values are neither the 64 of this program"):
-                check_values(engine, task, random_weights(0))
+        Values(START.values).for_task(FakeTask(), plain)
+        random_weights(0).for_task(FakeTask(), ENGINE)
+        for engine, task, message in (
+            (plain, FakeTask(), "reads 6 numbers a position, this program returns 0: give the b"),
+            (ENGINE, real_task(objective="vocabulary"), "leaves no answer to choose: give the ta"),
+        ):
+            with pytest.raises(TuningError, match=message):
+                random_weights(0).for_task(task, engine)
 
     @pytest.mark.parametrize(
-        ("estimator", "sizes", "message"),
+        ("estimator", "sizes", "part", "message"),
         [
-            ("readout", None, r"make sense: readout \{\}"),
-            ("two-point", {"rows": 2, "width": 6, "answers": 2}, "two-point takes no shape"),
-            ("two-point", None, "52 scalars a step do not fit two-point"),
-            ("readout", {"rows": 2, "width": 6}, r"make sense: readout .*'width': 6\}"),
-            ("readout", {"rows": 2, "width": 6, "answers": 2, "depth": 1}, "depth"),
-            ("readout", {"rows": 2, "width": 6, "answers": 2, "share": 2}, "'share': 2"),
-            ("readout", {"rows": 2, "width": 6, "answers": 2}, "52 scalars .* do not fit readout"),
-            ("readout", {"rows": 2, "width": 5, "answers": 2}, "52 scalars .* do not fit readout"),
-            ("readout", {"rows": 2, "width": 6, "answers": 3}, "readout .*'answers': 3"),
-            ("readout", {"rows": 0, "width": 6, "answers": 2}, "readout .*'rows': 0"),
-            ("readout", {"rows": 2**10, "width": 2**20, "answers": 2**10}, "readout .*1048576"),
+            ("readout", None, {}, "make sense: readout needs a shape"),
+            ("readout", {"answers": 2}, None, "has 79 values, the bundle 64"),
+            ("two-point", {"answers": 2}, {}, "two-point takes no shape"),
+            ("two-point", None, {}, "two-point takes no part"),
+            ("readout", {"rows": 2}, {}, r"make sense: readout \{'rows': 2\}"),
+            ("readout", {"answers": 2, "depth": 1}, {}, "depth"),
+            ("readout", {"answers": 4}, {}, "52 scalars .* do not fit readout"),
+            ("readout", {"answers": 3}, {}, "readout of 3 answers and 2 rows of 6"),
+            ("readout", {"answers": 2}, {"width": 5}, "has 79 values, the bundle 77"),
+            ("readout", {"answers": 2}, {"width": 0}, "field width is 0"),
+            ("readout", {"answers": 2}, {"width": 2**28}, "an answer head of 536870915 weights"),
+            ("readout", {"answers": 2}, {"labels": ["a", "a"]}, "labels must name two or more"),
+            ("readout", {"answers": 2}, {"labels": "ab"}, "field labels has the wrong type"),
+            ("readout", {"answers": 2}, {"kind": "tail"}, "a part of kind 'tail' is unknown; know"),
+            ("text-head", None, {}, "text-head needs a text head"),
         ],
     )
     def test_journals_whose_header_contradicts_itself(
-        self, tmp_path: Path, done: tuple[Path, str], estimator: str, sizes: Any, message: str
+        self,
+        tmp_path: Path,
+        done: tuple[Path, str],
+        estimator: str,
+        sizes: Any,
+        part: Any,
+        message: str,
     ) -> None:
         journal = read_journal(done[0])
         own = {**journal.header.settings, "estimator": estimator}
-        if estimator != "readout":
-            own["directions"] = 1
-        forged = replace(journal.header, shape=sizes, settings=own)
+        if estimator == "two-point":
+            own |= asdict(TwoPointOptions(eps=0.1))
+        elif estimator == "text-head":
+            own |= asdict(TextHeadOptions())
+        part = None if part is None else {**journal.header.part, **part}
+        forged = replace(journal.header, shape=sizes, part=part, settings=own)
         records = [placed.record for placed in journal.records]
         JournalWriter.create(tmp_path, forged, records=records).close()
         with pytest.raises(JournalError, match=message):
@@ -533,25 +554,26 @@ class TestRefusals:
     def test_a_resumed_run_keeps_its_estimator(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
             next(iter(live))
-        other = replace(SETTINGS, estimator="two-point", directions=1, eps=1.0, lr=1.0)
+        other = SETTINGS | {"estimator": "two-point", "eps": 1.0, "lr": 1.0}
         with pytest.raises(TuningError, match="the run has estimator=readout, not two-point"):
-            tuner(tmp_path, settings=replace(other, steps=16), allow_changes=True)
+            tuner(tmp_path, settings=other | {"steps": 16}, allow_changes=True)
 
 
 class TestValuesFile:
     def test_what_was_written_is_what_loads(self, tmp_path: Path) -> None:
         bundle = write_tiny_bundle(tmp_path / "bundle", hidden_blocks=[1])
-        weights = np.random.default_rng(0).standard_normal(2 * 9).astype(np.float32)
-        values = np.concatenate([bundle.values.astype(np.float32), weights])
+        own = np.random.default_rng(0).standard_normal(2 * 9 + 1).astype(np.float32)
+        values = Values(bundle.values.astype(np.float32), AnswerHead(("pos", "neg"), 8, own))
         export_values(tmp_path / "v", values, bundle, step=7)
-        found = load_values(tmp_path / "v", bundle)
-        assert found.dtype == np.float32 and (found == values).all()
+        found = load_values(tmp_path / "v", bundle, kinds_of(bundle))
+        assert found.sha256 == values.sha256
+        assert found.part.labels == ("pos", "neg") and found.part.width == 8
 
     def test_without_a_readout_the_file_has_none(self, tmp_path: Path) -> None:
         from safetensors.numpy import load_file
 
         bundle = write_tiny_bundle(tmp_path / "bundle", hidden_blocks=[1])
-        export_values(tmp_path / "v", bundle.values.astype(np.float32), bundle, step=0)
+        export_values(tmp_path / "v", Values(bundle.values.astype(np.float32)), bundle, step=0)
         assert set(load_file(tmp_path / "v")) == {"values", "indices"}
 
 
@@ -574,21 +596,21 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
     examples = encode_rows(task, ROWS)
     arguments = engine, Start.of(bundle), task, examples
     options = {"folder": tmp_path / "run", "eval_examples": examples}
-    its = replace(SETTINGS, batch_size=4, eval_every=1)
+    its = SETTINGS | {"batch_size": 4, "eval_every": 1}
     with Tuner(*arguments, settings=its, **options) as live:
         next(iter(live))
     with Tuner(*arguments, **options) as live:
         list(live)
-        tuned, last = live.tuned(), values_sha256(live.values)
+        tuned, last = live.tuned(), live.values.sha256
     start = Start.of(bundle)
     assert replay(tmp_path / "run", start).sha256 == last
-    assert tuned.step > 0 and len(tuned.values) == bundle.K + 2 * (bundle.hidden_width + 1) + 1
+    assert tuned.step > 0 and tuned.values.entries == bundle.K + 2 * (bundle.hidden_width + 1) + 1
     export_values(tmp_path / "v", tuned.values, bundle, step=tuned.step)
-    loaded = load_values(tmp_path / "v", bundle)
-    assert (loaded == tuned.values).all()
+    loaded = load_values(tmp_path / "v", bundle, start.kinds)
+    assert loaded.sha256 == tuned.values.sha256
     found = evaluate(engine, task, examples, loaded, bundle.bounds)
     assert (found.loss, found.metric) == (pytest.approx(tuned.loss), pytest.approx(tuned.metric))
-    before = evaluate(engine, task, examples, start.values, bundle.bounds)
+    before = evaluate(engine, task, examples, Values(start.values), bundle.bounds)
     assert found.loss < before.loss - 0.1
     answers = predict(engine, task, examples, loaded, bundle.bounds)
     assert answers == predict(engine, task, examples, tuned.values, bundle.bounds)

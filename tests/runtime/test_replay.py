@@ -6,34 +6,44 @@ import random
 import shutil
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, with_defaults
+from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
 from seedtune.runtime.journal.operations import branch, diff, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import bundle_parts
+from tiny_run import suited
 
 K = 64
 START = fake_start(K)
-SETTINGS = Settings(
-    seed=5, steps=150, batch_size=8, lr=0.3, eps=0.01, eval_every=25, estimator="two-point"
-)
+SETTINGS = {
+    "seed": 5,
+    "steps": 150,
+    "batch_size": 8,
+    "lr": 0.3,
+    "eps": 0.01,
+    "eval_every": 25,
+    "estimator": "two-point",
+}
 TRAIN, HELD_OUT = fake_examples(64), fake_examples(32, seed=1)
 
 
-def go_on(folder, *, until: int | None = None, settings: Settings | None = SETTINGS, **more) -> str:
+def go_on(
+    folder, *, until: int | None = None, settings: dict[str, Any] | None = SETTINGS, **more
+) -> str:
     """Start or resume a run; stop after ``until`` steps or at its end."""
     with Tuner(
         FakeEngine(K),
@@ -48,7 +58,7 @@ def go_on(folder, *, until: int | None = None, settings: Settings | None = SETTI
         for report in live:
             if report.step == until:
                 break
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +84,7 @@ def test_resumed_replayed_shared_runs_have_one_hash(tmp_path, done):
     assert replay(tmp_path / "sent.journal", START).sha256 == live
     assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == live
     assert verify(tmp_path / "received", START).sha256 == live
-    more = Settings(**{**SETTINGS.to_dict(), "steps": 170})
+    more = SETTINGS | {"steps": 170}
     assert go_on(tmp_path / "received", settings=more) == go_on(tmp_path / "more", settings=more)
 
 
@@ -82,7 +92,7 @@ def test_replay_gives_the_best_values_and_their_evaluation(done):
     found = replay(done[0], START)
     assert found.best in found.history.evaluations
     at_best = replay(done[0], START, until=found.best.step)
-    assert (found.best_values == at_best.values).all()
+    assert found.best_values.sha256 == at_best.values.sha256
 
 
 def test_verify_reports_and_checks_recorded_hashes(tmp_path, done):
@@ -125,7 +135,7 @@ def test_rewind_and_branch_reach_the_values_of_that_step(tmp_path, done, hashes,
 
 def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
     branch(done[0], tmp_path / "b", step=60)
-    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.1, "schedule": "cosine", "eps": 0.02})
+    other = SETTINGS | {"lr": 0.1, "schedule": "cosine", "eps": 0.02}
     final = go_on(tmp_path / "b", settings=other, allow_changes=True)
     assert final != done[1] and replay(tmp_path / "b", START).sha256 == final
     assert replay(tmp_path / "b", START, until=60).sha256 == hashes[60]
@@ -137,7 +147,7 @@ def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
 
 def test_rewind_drops_a_change_made_there(tmp_path, done):
     branch(done[0], tmp_path / "b", step=60)
-    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.1})
+    other = SETTINGS | {"lr": 0.1}
     go_on(tmp_path / "b", until=80, settings=other, allow_changes=True)
     rewind(tmp_path / "b", 60)
     assert go_on(tmp_path / "b") == done[1]
@@ -185,7 +195,7 @@ def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
     assert journal.header.first_step == 140 - 64 and journal.end < size
     after = replay(tmp_path / "b", START)
     assert after.sha256 == before.sha256 == hashes[140]
-    assert after.best == before.best and (after.best_values == before.best_values).all()
+    assert after.best == before.best and after.best_values.sha256 == before.best_values.sha256
     assert replay(tmp_path / "b", START, until=100).sha256 == hashes[100]
     with pytest.raises(JournalError, match="starts at step 76"):
         rewind(tmp_path / "b", 75)
@@ -198,7 +208,7 @@ def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
     again = replay(tmp_path / "b", START)
     whole = replay(done[0], START)
     assert again.sha256 == done[1] and again.best == whole.best
-    assert (again.best_values == whole.best_values).all()
+    assert again.best_values.sha256 == whole.best_values.sha256
 
 
 def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
@@ -216,7 +226,7 @@ def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
     assert 0 < best.step <= 50
     assert compact(tmp_path, START).header.first_step > best.step
     found = replay(tmp_path, START)
-    assert found.best.step == best.step and (found.best_values == best.values).all()
+    assert found.best.step == best.step and found.best_values.sha256 == best.values.sha256
 
 
 OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "text-head")]
@@ -225,7 +235,7 @@ OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "t
 @pytest.mark.parametrize("estimator", OTHERS)
 def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
     """Resume, rewind, branch, share, compact and replay of steps that depend on steps before."""
-    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05)
+    settings = suited(estimator, SETTINGS, groups=3, lr=0.05)
     live = go_on(tmp_path / "run", settings=settings)
     assert replay(tmp_path / "run", START).sha256 == live
     for until in (40, 90):
@@ -255,9 +265,9 @@ def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
 
 def test_settings_that_fix_the_steps_cannot_change(tmp_path):
     go_on(tmp_path, until=3)
-    for field, value in {"estimator": "per-example", "directions": 2, "noise": "gaussian"}.items():
+    for field, value in {"estimator": "per-example", "seeds": 2, "noise": "gaussian"}.items():
         with pytest.raises(TuningError, match=f"the run has {field}=.*; give the same, or start"):
-            go_on(tmp_path, settings=replace(SETTINGS, **{field: value}), allow_changes=True)
+            go_on(tmp_path, settings=SETTINGS | {field: value}, allow_changes=True)
 
 
 def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):
@@ -291,7 +301,7 @@ def test_diff_of_equal_and_of_continued_runs(tmp_path, done):
     branch(done[0], tmp_path / "c", step=70)
     found = diff(done[0], tmp_path / "c")
     assert (found.common_steps, found.steps, found.same_values) == (70, (150, 70), False)
-    go_on(tmp_path / "d", until=3, settings=Settings(**{**SETTINGS.to_dict(), "seed": 6}))
+    go_on(tmp_path / "d", until=3, settings=SETTINGS | {"seed": 6})
     found = diff(done[0], tmp_path / "d")
     assert found.common_steps == 0 and found.fields == {"seed": (5, 6)}
 
@@ -369,11 +379,17 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
     start = fake_start(entries)
     header = Header(
         bundle_sha256=start.bundle_sha256,
-        values_sha256=values_sha256(start.values),
+        values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
-        settings=with_defaults(
-            Settings(steps=steps, eps=0.01, schedule="cosine", estimator="two-point")
+        settings=settings_of(
+            {
+                "steps": steps,
+                "eval_every": 100,
+                "eps": 0.01,
+                "schedule": "cosine",
+                "estimator": "two-point",
+            }
         ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256="e" * 64,
@@ -392,18 +408,19 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
 def test_values_export_as_float16_of_the_bundle(tmp_path):
     bundle = write_bundle(tmp_path / "bundle", **bundle_parts())
     start = Start.of(bundle)
-    values = start.values + np.float32(0.3)
+    values = Values(start.values + np.float32(0.3))
     path = tmp_path / "tuned.safetensors"
     assert len(export_values(path, values, bundle, step=7)) == 64
-    assert (load_values(path, bundle) == values.astype(np.float16).astype(np.float32)).all()
-    values[3] = 1e6
+    loaded = load_values(path, bundle, start.kinds)
+    assert (loaded.sensitive == values.sensitive.astype(np.float16)).all() and loaded.part is None
+    values.sensitive[3] = 1e6
     with pytest.raises(TuningError, match=r"value 3 is 1e\+06, beyond float16"):
         export_values(path, values, bundle, step=7)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match="not a values file"):
-        load_values(path, bundle)
+        load_values(path, bundle, start.kinds)
     with pytest.raises(BundleError, match="cannot be written"):
-        export_values(tmp_path / "none" / "x", start.values, bundle, step=0)
+        export_values(tmp_path / "none" / "x", Values(start.values), bundle, step=0)
     assert not list(tmp_path.rglob("*.seedtune-work"))
 
 

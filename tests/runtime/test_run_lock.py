@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from faults import run_and_kill
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability
 from seedtune.runtime.journal.lock import LOCK_FILE, RunLock
@@ -113,7 +112,7 @@ def test_a_forked_child_cannot_write(tmp_path, whole):
         with pytest.raises(JournalError, match="another writer"):  # the child's close freed nothing
             tuner(tmp_path)
         list(live)
-        assert values_sha256(live.values) == whole[1]
+        assert live.values.sha256 == whole[1]
 
 
 def test_a_run_is_private(tmp_path):

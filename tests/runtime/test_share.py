@@ -1,7 +1,6 @@
 """Shared journals: whole or refused, and nothing in them that need not be."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +8,30 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
 from numpy.typing import NDArray
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
 from seedtune.runtime.journal.format import End, Note, Record, Step
 from seedtune.runtime.journal.operations import receive, share, verify
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.scoring.batch_loss import BatchLook
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_run import rates
 
 START = fake_start(8)
-SETTINGS = Settings(
-    seed=5, steps=6, batch_size=8, lr=0.3, eps=0.01, eval_every=3, estimator="two-point"
-)
+SETTINGS = {
+    "seed": 5,
+    "steps": 6,
+    "batch_size": 8,
+    "lr": 0.3,
+    "eps": 0.01,
+    "eval_every": 3,
+    "estimator": "two-point",
+}
 
 
-def tune(folder: Path, *, steps: int = 6, note: str | None = None, settings: Settings = SETTINGS,
+def tune(folder: Path, *, steps: int = 6, note: str | None = None,
+         settings: dict[str, Any] = SETTINGS,
          allow_changes: bool = False, examples: int = 32) -> str:  # fmt: skip
     """A session up to ``steps`` steps; the hash of its values."""
     with Tuner(
@@ -35,14 +40,14 @@ def tune(folder: Path, *, steps: int = 6, note: str | None = None, settings: Set
         FakeTask(),
         fake_examples(examples),
         folder=folder,
-        settings=replace(settings, steps=steps),
+        settings=(settings | {"steps": steps}),
         eval_examples=fake_examples(16, seed=1),
         allow_changes=allow_changes,
     ) as live:
         if note is not None:
             live.note(note)
         list(live)
-        return values_sha256(live.values)
+        return live.values.sha256
 
 
 @pytest.fixture
@@ -92,18 +97,12 @@ def test_the_count_of_the_closing_record_must_hold(tmp_path: Path, run: Path) ->
         receive(sent, tmp_path / "received", START)
 
 
-def test_of_files_of_the_version_before_only_what_cannot_be_a_cut_is_taken(
-    tmp_path: Path, run: Path
-) -> None:
+def test_a_journal_that_was_not_shared_is_not_received(tmp_path: Path, run: Path) -> None:
+    """A file that was cut at the end of a session looks the same."""
     sent = tmp_path / "sent.journal"
-    sent.write_bytes((run / JOURNAL_FILE).read_bytes())  # as it shared a run that had ended
+    sent.write_bytes((run / JOURNAL_FILE).read_bytes())
     with pytest.raises(JournalError, match="has no closing record: it was cut short on its way"):
         receive(sent, tmp_path / "received", START)
-    ended = records(sent)[-1]
-    assert isinstance(ended, End)
-    rewrite(sent, [*records(sent)[:-1], ended._replace(reason="shared")])
-    whole = replay(run, START).sha256
-    assert receive(sent, tmp_path / "received", START).sha256 == whole
 
 
 def test_a_run_s_own_journal_is_left_as_it_is(tmp_path: Path, run: Path) -> None:
@@ -126,7 +125,7 @@ def test_free_text_is_left_out_unless_it_is_asked_for(tmp_path: Path, run: Path)
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_batches_of_one_example_are_not_shared(tmp_path: Path, changed: bool) -> None:
-    run, one = tmp_path / "run", replace(SETTINGS, batch_size=1)
+    run, one = tmp_path / "run", (SETTINGS | {"batch_size": 1})
     if changed:
         tune(run)
         tune(run, steps=8, settings=one, allow_changes=True)
@@ -151,8 +150,8 @@ def test_a_run_on_one_example_is_not_shared(tmp_path: Path) -> None:
 def test_journals_that_hold_numbers_of_single_examples_are_not_shared(
     tmp_path: Path, name: str
 ) -> None:
-    rates = {} if ESTIMATORS[name].own_rates else {"lr": 0.3, "eps": 0.01}
-    tune(tmp_path / "run", settings=Settings(batch_size=4, estimator=name, **rates), steps=4)
+    settings = {"batch_size": 4, "estimator": name, **rates(name)}
+    tune(tmp_path / "run", settings=settings, steps=4)
     if ESTIMATORS[name].holds_examples:
         with pytest.raises(JournalError, match="holds numbers of single examples"):
             share(tmp_path / "run", tmp_path / "sent.journal", START)
@@ -169,23 +168,23 @@ APART = np.array([0.75, -0.25, -0.25, -0.25])
 def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart: bool) -> list[Any]:
     """What a run journals; with ``apart``, each probe moves the losses of a batch's examples apart,
     the further the later it comes, and leaves the batch's mean where it was."""
-    real, cut = BatchLook.losses, BatchLook.part
+    real, cut = Look.losses, Look.part
 
-    def losses(self: BatchLook, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    def losses(self: Look, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         found = real(self, rows)
         numbers = getattr(self, "numbers", np.arange(found.shape[1]))
         return found + apart * np.arange(1, len(rows) + 1)[:, None] * APART[numbers]
 
-    def part(self: BatchLook, numbers: Sequence[int]) -> BatchLook:
+    def part(self: Look, numbers: Sequence[int]) -> Look:
         found = cut(self, numbers)
         found.numbers = np.asarray(numbers)  # type: ignore[attr-defined]
         return found
 
-    rates = {} if ESTIMATORS[name].own_rates else {"lr": 0.3, "eps": 0.01}
-    settings = Settings(steps=3, batch_size=4, estimator=name, eval_every=0, loss_jump=1e9, **rates)
+    asked = {"steps": 3, "batch_size": 4, "eval_every": 0, "loss_jump": 1e9}
+    settings = {**asked, "estimator": name, **rates(name)}
     with monkeypatch.context() as patched:
-        patched.setattr(BatchLook, "losses", losses)
-        patched.setattr(BatchLook, "part", part)
+        patched.setattr(Look, "losses", losses)
+        patched.setattr(Look, "part", part)
         examples = fake_examples(32)
         with Tuner(
             FakeEngine(8), START, FakeTask(), examples, folder=folder, settings=settings

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from journal_bytes import encoded
 from seedtune.runtime.errors import JournalError
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
     Change,
@@ -22,7 +23,6 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
-from seedtune.runtime.settings import Settings
 
 COUNT = 165
 SIZE = 21
@@ -35,7 +35,9 @@ def header(signs: int = COUNT, scalar_count: int = 0) -> Header:
         entries=1000,
         scalar_count=scalar_count,
         signs=signs,
-        settings=Settings(eps=0.01).to_dict(),
+        settings=settings_of(
+            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
+        ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256=None,
         metric={"name": "perplexity", "higher_is_better": False},
@@ -74,10 +76,7 @@ def test_they_survive_and_take_twelve_bytes_more_than_they_are() -> None:
     assert 200 * (len(data) - len(header(whole).encode())) / 2 < 20e6
 
 
-def test_only_a_journal_that_has_some_is_of_the_new_version() -> None:
-    assert header().encode()[8:10] == b"\x02\x00"
-    plain = header(0, 1).encode()
-    assert plain[8:10] == b"\x01\x00" and b"signs" not in plain
+def test_a_step_has_either_numbers_or_signs() -> None:
     for signs, scalars in ((0, 0), (8, 1)):
         with pytest.raises(JournalError, match="either numbers or signs"):
             header(signs, scalars).encode()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError, SeedtuneWarning
-from seedtune.runtime.scoring.answer_head import add_head
+from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.tasks import (
     Encoded,
     Task,
@@ -145,7 +145,7 @@ class TestClassification:
 
     def test_many_labels_are_not_all_shown(self) -> None:
         spec = TASK | {"verbalisers": {f"l{n}": string.punctuation[n] for n in range(30)}}
-        with pytest.raises(DataError, match=r"known labels: l0, .*, l19, and 10 more$"):
+        with pytest.raises(DataError, match=r"known labels: l0, .*, and 10 more$"):
             make(spec).encode({"text": "the", "label": "x"}, "f:1")
 
     @pytest.mark.parametrize("label", ["01", " 1", True, 1.5, "1.00.0", -1.0])
@@ -297,6 +297,63 @@ class TestCompletion:
             make(COMPLETION).encode({"prompt": "the", "completion": text}, "f:9")
 
 
+class TestEnd:
+    """Of a text to learn: the model's own end stands behind it."""
+
+    ROW: ClassVar = {"prompt": "the film", "completion": " was great"}
+
+    def scored(self, row: Any = None, bounds: Bounds = BOUNDS, **options: Any) -> list[int]:
+        spec = {**COMPLETION, **options.pop("spec", {})}
+        example = make(spec, bounds, ends=(7, 1), **options).encode(row or self.ROW, "row")
+        found: list[int] = example.candidates[:, 0].tolist()
+        assert example.tokens[0, -1] == found[-1]
+        return found
+
+    def test_the_first_of_the_model_s_ends_is_scored_behind_the_text(self) -> None:
+        assert self.scored() == [*ids(" was great"), 7]
+
+    @pytest.mark.parametrize("text", ["", "the plot"])
+    def test_without_it_all_else_is_as_it_was(self, text: str) -> None:
+        row = {"prompt": text, "completion": " was great"}
+        plain = make(COMPLETION).encode(row, "row")
+        off = make({**COMPLETION, "end": False}, ends=(7,)).encode(row, "row")
+        on = make({**COMPLETION, "end": True}, ends=(7,)).encode(row, "row")
+        for name in ("tokens", "positions", "candidates"):
+            np.testing.assert_array_equal(getattr(off, name), getattr(plain, name))
+        np.testing.assert_array_equal(on.candidates[:-1], plain.candidates)
+        np.testing.assert_array_equal(on.tokens[:, :-1], plain.tokens)
+
+    def test_an_end_that_the_tokenizer_put_there_stays_the_only_one(self) -> None:
+        ending = Tokenizer.from_str(TOKENIZER.to_str())
+        ending.post_processor = processors.TemplateProcessing("$A <bos>", None, [("<bos>", 1)])
+        assert self.scored(tokenizer=ending) == [*ids(" was great"), 1]
+
+    @pytest.mark.parametrize("prompt", ["", "{prompt}"])
+    def test_a_text_that_was_cut_has_not_ended(self, prompt: str) -> None:
+        row = {**self.ROW, "completion": " was great" * 40}
+        found = self.scored(row, on_long="truncate", spec={"template": prompt})
+        assert 7 not in found and len(found) < BOUNDS.length
+        fitting = {**self.ROW, "completion": " great" * 3}
+        assert self.scored(fitting, on_long="truncate", spec={"template": prompt})[-1] == 7
+
+    def test_a_text_that_fills_the_bound_is_cut_for_its_end_s_sake(self) -> None:
+        row = {"prompt": "", "completion": "x" * BOUNDS.length}
+        short = {"prompt": "", "completion": "x" * (BOUNDS.length - 1)}
+        spec = {"template": ""}
+        with pytest.raises(DataError, match=f"{BOUNDS.length + 1} tokens exceed"):
+            self.scored(row, spec=spec)
+        assert 7 not in self.scored(row, on_long="truncate", spec=spec)
+        assert self.scored(short, spec=spec)[-1] == 7
+
+    def test_a_model_without_an_end_learns_none(self) -> None:
+        task = make(COMPLETION)
+        assert not task.ends and make(COMPLETION, ends=(7,)).ends
+        with pytest.raises(DataError, match=r'^task: "end" is true, but the model names no token'):
+            make({**COMPLETION, "end": True})
+        with pytest.raises(DataError, match="field 'end' must be true or false, not 'no'"):
+            check_spec({**COMPLETION, "end": "no"})
+
+
 class TestObserve:
     """Scores without a readout and the readout's part, as ``losses`` and ``predict`` see them."""
 
@@ -338,7 +395,8 @@ class TestObserve:
         assert seen.features.shape == (count, task.answers // task.head_rows, 6)
         np.testing.assert_allclose(seen.features[:, :, -1], 1, rtol=1e-6)
         scores = seen.scores + (seen.features @ weights.T).reshape(count, task.answers)
-        whole = add_head(logp, inputs, weights.reshape(1, -1))
+        labels = task.labels if task.head_rows > 1 else ()
+        whole = AnswerHead(labels, 5, np.append(weights, np.float32(0))).added(logp, inputs)
         losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(count), batch.gold]
         np.testing.assert_allclose(task.losses(whole, batch)[0], losses, atol=1e-4)
         shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
@@ -410,6 +468,37 @@ class TestBounds:
             make(COMPLETION, one_row).encode(
                 {"prompt": "the", "completion": " film was great and"}, "f:1"
             )
+
+
+class TestTooLong:
+    """Rows beyond the program's length: all of them are counted, and what to do is said."""
+
+    LONG = "film " * 40
+
+    def rows(self, *texts: str) -> list[dict[str, Any]]:
+        return [{"text": text, "label": "1"} for text in texts]
+
+    def test_one_is_named(self) -> None:
+        match = rf"^row 2: \d+ tokens exceed .* of {BOUNDS.length}; cut .* --on-long truncate .*"
+        with pytest.raises(DataError, match=match):
+            encode_rows(make(TASK), self.rows("a", self.LONG, "b"))
+
+    def test_several_are_counted_and_the_longest_says_how_long(self) -> None:
+        rows = self.rows("a", self.LONG, "b", self.LONG * 2, self.LONG, *["c"] * 90, self.LONG)
+        longest = len(ids(f"{self.LONG * 2} It was"))
+        match = (
+            rf"^4 of 96 rows are too long \(row 2, row 4, row 5, \.\.\.\): {longest} tokens exceed"
+            rf".*--length {longest}$"
+        )
+        with pytest.raises(DataError, match=match):
+            encode_rows(make(TASK), rows)
+        found = encode_rows(make(TASK, on_long="truncate"), rows)
+        assert len(found) == 96 and max(each.length for each in found) <= BOUNDS.length
+
+    def test_another_defect_is_named_at_its_row(self) -> None:
+        rows = [*self.rows(self.LONG), {"label": "1"}]
+        with pytest.raises(DataError, match=r"^row 2: field 'text' is missing"):
+            encode_rows(make(TASK), rows)
 
 
 class TestCollate:

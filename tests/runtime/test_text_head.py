@@ -3,17 +3,22 @@
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
-from seedtune.runtime.bundle.exported_values import export_values, load_values, values_sha256
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, TuningError
-from seedtune.runtime.estimators import Ground, complete
-from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
+from seedtune.runtime.estimators import RunContext, complete
+from seedtune.runtime.estimators.text_head_estimator import (
+    KEPT,
+    MOMENTUM,
+    TextHeadEstimator,
+    TextHeadOptions,
+)
 from seedtune.runtime.journal import snapshots
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
@@ -22,12 +27,14 @@ from seedtune.runtime.journal.snapshots import compact, forget
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.scoring import text_head
-from seedtune.runtime.scoring.batch_loss import BatchLook
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_part import TextPart, Tokens, tokens_of
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
 from seedtune.runtime.scoring.word_table import WordTable
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 from text_bundle import (
@@ -66,8 +73,23 @@ class World:
 
     @property
     def text(self) -> TextHead:
-        assert self.start.text is not None
-        return self.start.text
+        return self.start.kinds["text-adapter"].head
+
+    def values(self, weights: np.ndarray) -> Values:
+        """The start with a head of those weights."""
+        return Values(self.start.values, TextPart(self.text, weights))
+
+    def tokens(self) -> Tokens:
+        return tokens_of(self.look(), self.start.values, 2 * WIDTH)
+
+    def losses(self, values: Values, count: int = 16) -> np.ndarray:
+        """Of the first training examples, each by itself."""
+        return np.array(
+            [
+                evaluate(self.engine, self.task, [each], values, self.bundle.bounds).loss
+                for each in self.train[:count]
+            ]
+        )
 
     def tuner(self, folder: Path, **changes: Any) -> Tuner:
         arguments: dict[str, Any] = {
@@ -84,11 +106,11 @@ class World:
     def run(self, folder: Path, **changes: Any) -> str:
         with self.tuner(folder, **changes) as live:
             list(live)
-            return values_sha256(live.values)
+            return live.values.sha256
 
-    def look(self, examples: list[Encoded] | None = None) -> BatchLook:
+    def look(self, examples: list[Encoded] | None = None) -> Look:
         bounds = self.bundle.bounds
-        return BatchLook(self.engine, self.task, bounds, examples or self.train[:16], self.text)
+        return Look(self.engine, self.task, bounds, examples or self.train[:16])
 
 
 @pytest.fixture(scope="module")
@@ -106,22 +128,20 @@ def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 class TestTheHead:
     def test_the_program_s_adapter_is_what_the_gradient_was_taken_at(self, world: World) -> None:
         weights = np.random.default_rng(0).standard_normal(world.text.entries, np.float32) / 10
-        values = world.start.values
-        tokens = world.look().tokens(values)
+        tokens = world.tokens()
         none = np.zeros(0, np.int64)
         for own in (np.zeros_like(weights), weights):
             found = world.text.gradient(own, tokens.states, tokens.words, none, 1.0)
-            wanted = world.look().losses(np.concatenate([values, own])[None])
-            np.testing.assert_allclose(tokens.losses(found.logp), wanted, atol=1e-4)
-        plain = world.look().losses(values[None])
-        zeros = np.concatenate([values, np.zeros_like(weights)])
-        np.testing.assert_array_equal(world.look().losses(zeros[None]), plain)
+            wanted = world.losses(world.values(own))
+            np.testing.assert_allclose(tokens.losses(found.logp)[0], wanted, atol=1e-4)
+        plain = world.losses(Values(world.start.values))
+        np.testing.assert_array_equal(world.losses(world.values(np.zeros_like(weights))), plain)
 
     @pytest.mark.parametrize("pull", [0.0, 6.0])
     def test_its_gradient_is_that_of_loss_and_divergence(self, world: World, pull: float) -> None:
         rng, text = np.random.default_rng(1), world.text
         weights = rng.standard_normal(text.entries, np.float32) / 10
-        tokens, generic = world.look().tokens(world.start.values), np.arange(40)
+        tokens, generic = world.tokens(), np.arange(40)
 
         def objective(own: np.ndarray) -> float:
             loss = -text.gradient(own, tokens.states, tokens.words, generic, 1.0).logp.mean()
@@ -147,7 +167,7 @@ class TestTheHead:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         weights = np.random.default_rng(5).standard_normal(world.text.entries, np.float32) / 10
-        tokens = world.look().tokens(world.start.values)
+        tokens = world.tokens()
         given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
         whole = world.text.gradient(*given)
         for at_once in (7, len(tokens.words), len(tokens.words) + 3):
@@ -159,7 +179,7 @@ class TestTheHead:
     def test_rare_words_are_drawn_for_a_gradient(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tokens = world.look().tokens(world.start.values)
+        tokens = world.tokens()
         weights = np.zeros(world.text.entries, np.float32)
         given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
         whole = world.text.gradient(*given)
@@ -178,19 +198,12 @@ class TestTheHead:
         unit = (last - last.mean(1, keepdims=True)) / last.std(1, keepdims=True)
         np.testing.assert_allclose(frame.read(states), unit * frame.weight + shift, atol=1e-5)
 
-    def test_each_probe_has_its_own_weights(self, world: World) -> None:
-        given = np.random.default_rng(2).standard_normal((2, world.text.entries), np.float32) / 10
-        both = np.concatenate([np.stack([world.start.values] * 2), given], axis=1)
-        found = world.look().losses(both)
-        for row, wanted in zip(both, found, strict=True):
-            np.testing.assert_array_equal(world.look().losses(row[None])[0], wanted)
-        assert (found[0] != found[1]).any()
-
 
 class TestTheStep:
     def test_its_rule_written_out(self) -> None:
-        estimator, rng = HeadSigns(5), np.random.default_rng(0)
-        values = np.zeros(8, np.float32)
+        estimator, rng = TextHeadEstimator(5), np.random.default_rng(0)
+        part = TextPart(cast(TextHead, SimpleNamespace(entries=5)), np.zeros(5, np.float32))
+        values = Values(np.zeros(3, np.float32), part)
         m, moving, mean = np.zeros(5), np.zeros(5), np.zeros(5)
         for step in range(1, 9):
             signs = rng.integers(0, 2, 5)
@@ -198,13 +211,14 @@ class TestTheStep:
             m = MOMENTUM * m + (1 - MOMENTUM) * (2 * signs - 1)
             moving = moving - 0.25 * m / (1 - MOMENTUM**step)
             mean = mean + (moving - mean) * (1 - KEPT) / (1 - KEPT**step)
-            np.testing.assert_allclose(values, [0, 0, 0, *mean], atol=1e-5)
+            np.testing.assert_allclose(part.own, mean, atol=1e-5)
+            assert not values.sensitive.any()
             np.testing.assert_allclose(estimator.state["moving"], moving, atol=1e-5)
 
     def test_a_gradient_that_is_not_finite_is_not_taken(self, world: World) -> None:
-        estimator = HeadSigns(world.text.entries)
+        estimator = TextHeadEstimator(world.text.entries)
         estimator.state["moving"] = np.full(world.text.entries, np.inf, np.float32)
-        values = np.concatenate([world.start.values, np.zeros(world.text.entries, np.float32)])
+        values = world.values(np.zeros(world.text.entries, np.float32))
         with np.errstate(invalid="ignore"):
             found = estimator.measure(world.look(), values, seed=0, step=0, eps=1.0)
         assert found.scalars.dtype == np.float16 and np.isnan(found.scalars).all()
@@ -217,10 +231,10 @@ class TestTheStep:
     def test_few_examples_come_in_small_batches_once(
         self, world: World, examples: int, asked: int, size: int, steps: int
     ) -> None:
-        ground = Ground(0, 0, 96, examples, writes=True, text_head=(OUTPUTS, INPUTS))
-        found = complete(Settings(batch_size=asked), ground)
+        context = RunContext(0, 0, 96, examples, writes=True, parts=world.start.kinds)
+        found = complete({"batch_size": asked}, context)
         assert (found.estimator, found.batch_size, found.steps) == ("text-head", size, steps)
-        again = complete(replace(found, steps=77), ground)
+        again = complete({**found.to_dict(), "steps": 77}, context)
         assert (again.batch_size, again.steps) == (size, 77)
 
     def test_where_there_is_nothing_for_it(self, world: World, tmp_path: Path) -> None:
@@ -254,16 +268,18 @@ class TestARun:
             first, last = live.history.evaluations[0], live.history.evaluations[-1]
         assert last.metric < first.metric / 2 and tuned.step == 60
         assert all(report.scalars == () and report.forwards == report.step for report in reports)
-        own = tuned.values[world.bundle.K :]
+        own = tuned.values.part.own
         assert len(own) == world.text.entries + WORDS and own.any()
-        np.testing.assert_array_equal(tuned.values[: world.bundle.K], world.start.values)
+        np.testing.assert_array_equal(tuned.values.sensitive, world.start.values)
         engine, task, bounds = world.engine, world.task, world.bundle.bounds
-        found = evaluate(engine, task, world.held_out, tuned.values, bounds, text=world.text)
+        found = evaluate(engine, task, world.held_out, tuned.values, bounds)
         assert found.metric == pytest.approx(last.metric, rel=1e-6)
-        (told,) = predict(engine, task, world.held_out[:1], tuned.values, bounds, text=world.text)
-        (before,) = predict(engine, task, world.held_out[:1], world.start.values, bounds)
+        (told,) = predict(engine, task, world.held_out[:1], tuned.values, bounds)
+        (before,) = predict(engine, task, world.held_out[:1], Values(world.start.values), bounds)
         assert told.scores["nll"] < before.scores["nll"]
-        with pytest.raises(TuningError, match="a head for this task"):
+        engine = TextEngine(world.bundle)
+        engine.adapter_shape = None
+        with pytest.raises(TuningError, match="hold a text head, which this task or this program"):
             evaluate(engine, task, world.held_out, tuned.values, bounds)
 
     def test_the_start_ships_where_held_out_text_does_not_gain(
@@ -273,7 +289,7 @@ class TestARun:
             list(live)
             tuned = live.tuned()
         assert tuned.step == 0 and "the start ships" in tuned.message
-        assert not tuned.values[world.bundle.K :].any()
+        assert not tuned.values.part.own.any()
 
     def test_interrupted_at_any_step_it_ends_on_the_same_values(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -335,7 +351,9 @@ class TestARun:
         journal = read_journal(whole[0])
         step = world.text.entries // 8 + 3 * A_STEP
         assert journal.header.signs == 8 * step and journal.header.scalar_count == 0
-        assert journal.header.shape == {"outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS}
+        assert journal.header.part == {
+            "kind": "text-adapter", "outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS
+        }  # fmt: skip
         assert journal.end < journal.header_end + 60 * (step + 12) + 200
         with pytest.raises(JournalError, match=r"single examples.*journal export --without-words"):
             share(whole[0], tmp_path / "sent", world.start)
@@ -346,14 +364,14 @@ class TestARun:
         world.run(tmp_path, settings={"lr": 0.01, "steps": 60, "remember": False})
         ours, theirs = replay(tmp_path, world.start), replay(whole[0], world.start)
         assert ours.journal.header.signs == world.text.entries
-        assert len(ours.values) == world.bundle.K + world.text.entries
-        np.testing.assert_array_equal(ours.values, theirs.values[:-WORDS])
-        assert theirs.values[-WORDS:].any()
+        assert ours.values.entries == world.bundle.K + world.text.entries
+        np.testing.assert_array_equal(ours.values.part.own, theirs.values.part.weights)
+        np.testing.assert_array_equal(ours.values.sensitive, theirs.values.sensitive)
+        assert theirs.values.part.words.any()
         # The memory is what makes the difference on the same words.
         (told, alone) = (
             evaluate(
-                world.engine, world.task, world.held_out, done.values, world.bundle.bounds,
-                text=world.text,
+                world.engine, world.task, world.held_out, done.values, world.bundle.bounds
             )
             for done in (theirs, ours)
         )  # fmt: skip
@@ -364,14 +382,14 @@ class TestARun:
     @pytest.mark.parametrize("wrong", [1, 0, "yes"])
     def test_whether_to_remember_is_true_or_false(self, wrong: Any) -> None:
         with pytest.raises(TuningError, match=r"remember=.* must be true or false"):
-            Settings(remember=wrong)
+            TextHeadOptions(remember=wrong)
 
     def test_words_are_forgotten_for_good_and_the_map_stays(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
     ) -> None:
         branch(whole[0], tmp_path / "run")
         before = replay(whole[0], world.start)
-        newest = before.values[-5:]
+        newest = before.values.part.words[-5:]
         said = np.abs(newest).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
         assert (newest > 0).all() and said in (whole[0] / JOURNAL_FILE).read_bytes()
         for steps in (60, 70):  # again, after ten more that were told to remember
@@ -379,14 +397,14 @@ class TestARun:
             assert journal.header.train_sha256 == journal.header.eval_sha256 == ""
             assert journal.header.parent is None and not journal.records
             done = replay(tmp_path / "run", world.start)
-            assert done.history.steps == steps and not done.values[-WORDS:].any()
+            assert done.history.steps == steps and not done.values.part.words.any()
             # Evaluations were made with the words.
             assert done.best is None and not done.history.evaluations
-            assert done.values[world.bundle.K :].any()
+            assert done.values.part.weights.any()
             if steps == 60:
-                np.testing.assert_array_equal(done.values[:-WORDS], before.values[:-WORDS])
+                assert done.values.sha256 == before.values.without_words().sha256
                 world.run(tmp_path / "run", settings={"steps": 70, "remember": True})
-                assert replay(tmp_path / "run", world.start).values[-WORDS:].any()
+                assert replay(tmp_path / "run", world.start).values.part.words.any()
         for file in (tmp_path / "run").iterdir():
             data = file.read_bytes()
             assert said not in data and newest.tobytes() not in data
@@ -436,7 +454,7 @@ class TestARun:
 
         def words(**settings: Any) -> bool:
             world.run(tmp_path / "run", settings=settings)
-            return bool(replay(tmp_path / "run", world.start).values[-WORDS:].any())
+            return bool(replay(tmp_path / "run", world.start).values.part.words.any())
 
         for steps, said in ((70, None), (80, False)):
             with pytest.warns(SeedtuneWarning, match="forgot the words of its texts and keeps no"):
@@ -485,10 +503,10 @@ class TestARun:
         self, world: World, whole: tuple[Path, str]
     ) -> None:
         values = replay(whole[0], world.start).values.copy()
-        values[-1] = 0.25
+        values.part.own[-1] = 0.25
         arguments = (world.engine, world.task, world.held_out, values, world.bundle.bounds)
         with pytest.raises(TuningError, match=r"memory of words is damaged: entry 32767 is 0\.25"):
-            evaluate(*arguments, text=world.text)
+            evaluate(*arguments)
 
     def test_tuned_values_go_through_a_file(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -496,7 +514,8 @@ class TestARun:
         values = replay(whole[0], world.start).best_values
         export_values(tmp_path / "v", values, world.bundle, step=60)
         assert (tmp_path / "v").stat().st_mode & 0o077 == 0  # the user's words are in it
-        np.testing.assert_array_equal(load_values(tmp_path / "v", world.bundle), values)
+        found = load_values(tmp_path / "v", world.bundle, world.start.kinds)
+        assert found.sha256 == values.sha256 and found.keeps_words
 
     def test_what_it_will_take_is_left_free(self, world: World, tmp_path: Path) -> None:
         """Passes must fit beside the words, the frame and the weights."""
@@ -504,7 +523,7 @@ class TestARun:
 
         held = resident_bytes()
         assert held is not None and world.start.memory is not None
-        alone, whole = (HeadSigns(world.text.entries, words) for words in (0, WORDS))
+        alone, whole = (TextHeadEstimator(world.text.entries, words) for words in (0, WORDS))
         # The words thrice and their index, of 169 bytes a word where it is made.
         assert whole.memory_bytes(120) - alone.memory_bytes(120) > WORDS * (3 * 4 + 169)
         needed = whole.memory_bytes(120) + world.text.memory_bytes

@@ -5,9 +5,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from seedtune.runtime import open_model
+from seedtune.runtime.bundle.chat import Chat
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import encode_rows, task_from_spec, tokenising
-from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
+from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 PANICS = r"(a|aa)+$"
@@ -80,3 +82,18 @@ def test_the_library_s_own_threads_stay_as_they_were_set(monkeypatch, own):
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", own)
     inside = tokenising.watched(lambda watch: os.environ["TOKENIZERS_PARALLELISM"], "task")
     assert (inside, os.environ.get("TOKENIZERS_PARALLELISM")) == ("false", own)
+
+
+def test_a_template_s_endless_loop_is_given_up_in_a_prompt(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenising, "SECONDS", 0.2)
+    loop = "{% for m in messages %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    loop += "{% endfor %}{% endfor %}{% endfor %}"
+    bundle = write_tiny_bundle(tmp_path / "b", chat=Chat(loop, {}))
+    messages = [{"role": "user", "content": "hi"}]
+    before = set(threading.enumerate())
+    with open_model(bundle) as model:
+        with pytest.raises(DataError, match=r"^the prompt: .* template has not come to an end"):
+            model.prompt_tokens(messages)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(60)
+            assert not thread.is_alive(), "the loop was broken off"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from exported_bundle import arrays, request
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.engines import open_engine, torch_int4, torch_program
+from seedtune.runtime.engines import open_engine, torch_int4, torch_program, torch_weights
 from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.errors import BundleError, EngineError
 
@@ -21,11 +21,15 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds n
 
 
 def program(bundle: Bundle, **changes: Any) -> TorchProgram:
-    """The bundle's torch program, with fields of its JSON changed."""
+    """The bundle's torch program, with fields of its JSON changed, or a first node more."""
     described = bundle.program("torch")
     assert described is not None
     own, *others = described.files
-    content = json.loads((bundle.path / own).read_bytes()) | changes
+    content = json.loads((bundle.path / own).read_bytes())
+    first = changes.pop("first", None)
+    content |= changes
+    if first is not None:
+        content["nodes"].insert(0, ["a", *first])
     files = {name: bundle.path / name for name in others}
     return TorchProgram(json.dumps(content).encode(), files, CPU, torch.float32, Path("p.json"))
 
@@ -123,13 +127,30 @@ class TestOpening:
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
-            ({"version": 2}, r"version 2 is newer than this seedtune runs \(1\); update seedtune"),
-            ({"nodes": [["a", "aten.no_such.default", []]]}, "has no operator aten.no_such.defau"),
-            ({"nodes": [["a", "os.system.default", ["x"]]]}, "has no operator os.system.default"),
-            ({"nodes": [["a", "odd", []]]}, "does not make sense"),
+            ({"version": 2}, r"is of version 2, this seedtune runs 1; export the bundle again"),
+            ({"nodes": [["a", "aten.from_file.default", ["/x"]]]}, "names the operator 'aten.from"),
+            ({"nodes": [["a", "aten.copy_.default", []]]}, "names the operator 'aten.copy_.defau"),
+            ({"nodes": [["a", "os.system.default", ["x"]]]}, "names the operator 'os.system.defa"),
+            ({"nodes": [["a", "odd", []]]}, "names the operator 'odd', which no export uses"),
+            ({"first": ["size.mul", ["x", 9]]}, "sizes are integers"),
+            ({"first": ["size.mul", [1 << 60, 9]]}, "a size of 64 bits"),
+            ({"first": ["size.div", [1, 0]]}, "does not make sense"),
+            ({"first": ["getitem", ["text", 0]]}, "getitem takes one of several tensors"),
+            ({"nodes": [["tokens", "size.mul", [1, 1]]]}, "'tokens' is given twice, or no name"),
+            (
+                {"first": ["aten.arange.default", [1 << 40], {"device": {"device": None}}]},
+                "a takes 8796093022208 bytes for one row of text",
+            ),
             ({"nodes": [["a", "size.mul", [{"value": "b"}, 2]]]}, "a takes b, which nothing gives"),
             ({"nodes": [["a", "size.mul", [{"code": "b"}, 2]]]}, "argument of kind 'code'"),
             ({"outputs": [["nothing", "float32", []]]}, "an output is given by nothing"),
+            (
+                {"inputs": []},
+                "it takes other inputs than tokens, positions, cand",
+            ),
+            ({"tensors": {"tokens": ["uint8", [1], "program.pte", 0]}}, "is named as an input is"),
+            ({"tensors": {"t": ["uint8", [-1], "program.pte", 0]}}, r"t has the shape \[-1\]"),
+            ({"tensors": {"t": ["nn", [1], "program.pte", 0]}}, "does not make sense: 'nn'"),
             ({"tensors": {"t": ["uint8", [10**9], "program.pte", 0]}}, "t lies outside program.pt"),
             ({"tensors": {"t": ["uint8", [1], "program.pte", -1]}}, "t lies outside program.pte"),
             ({"tensors": {"t": ["text", [1], "program.pte", 0]}}, "does not make sense"),
@@ -141,8 +162,64 @@ class TestOpening:
     ) -> None:
         with pytest.raises(EngineError, match=told) as error:
             program(reach, **changes)
-        assert str(error.value).startswith("p.json: ") or "torch" in str(error.value)
-        assert "\n" not in str(error.value)
+        assert str(error.value).startswith("p.json: ") and "\n" not in str(error.value)
+
+    def test_nothing_is_changed_that_something_else_reads(self, reach: Bundle) -> None:
+        """A weight is mapped from a file that must not be written: the process would end."""
+        nodes = json.loads((reach.path / "program.json").read_bytes())["nodes"]
+        place = next(n for n, each in enumerate(nodes) if each[1] == "seedtune.add_product")
+        name, _, (changed, *product) = nodes[place]
+        weight = next(
+            argument
+            for each in nodes
+            for argument in each[2]
+            if isinstance(argument, dict) and str(argument.get("value")).startswith("p_")
+        )
+        for other in (weight, {"value": "tokens"}, 3):
+            odd = [*nodes[:place], [name, "seedtune.add_product", [other, *product]]]
+            with pytest.raises(EngineError, match=f"{name} would change what it must not"):
+                program(reach, nodes=odd + nodes[place + 1 :])
+        read = ["again", "aten.neg.default", [changed]]
+        with pytest.raises(EngineError, match=f"{name} would change what others read"):
+            program(reach, nodes=[*nodes[: place + 1], read, *nodes[place + 1 :]])
+
+    def test_a_program_that_was_altered_anywhere(self, reach: Bundle) -> None:
+        """It is refused in one line, or computes something; it ends in nothing else."""
+        text = (reach.path / "program.json").read_text()
+        asked = [torch.from_numpy(each) for each in arrays(*request(reach, **SOME))]
+        rng = np.random.default_rng(0)
+        odd = [None, True, -1, 0, 7, 1 << 62, 1e300, "", "x", [], [[]], {}, {"value": "tokens"},
+               {"value": "add"}, {"dtype": "int8"}, {"device": 1}, {"float": "nan"}]  # fmt: skip
+        outcomes = []
+        for _ in range(400):
+            content = json.loads(text)
+            where: Any = content
+            while True:
+                keys = [*where] if isinstance(where, dict) else [*range(len(where))]
+                if not keys:
+                    break
+                key = keys[rng.integers(len(keys))]
+                if not isinstance(where[key], (dict, list)) or rng.random() < 0.1:
+                    choice = rng.integers(len(odd) + 2)
+                    if choice == len(odd):
+                        del where[key]
+                    elif choice > len(odd) and isinstance(where, list):
+                        where.insert(key, where[key])
+                    else:
+                        where[key] = odd[choice % len(odd)]
+                    break
+                where = where[key]
+            files = {name: reach.path / name for name in ("program.pte", "weights.safetensors")}
+            data = json.dumps(content).encode()
+            try:
+                read = TorchProgram(data, files, CPU, torch.float32, Path("p.json"))
+                outcomes.append(len(read.run(asked)))
+            except (RuntimeError, IndexError) as error:  # in the run, where the engine takes them
+                outcomes.append(repr(error)[:9])
+            except EngineError as error:
+                assert "\n" not in str(error) and str(error).startswith("p.json: ")
+                outcomes.append("refused")
+        assert outcomes.count("refused") > 100 and outcomes.count(2) > 10
 
     def test_weights_that_exceed_the_room_are_refused_before_they_are_loaded(
         self, reach: Bundle
@@ -166,12 +243,12 @@ class TestValues:
         named = {each.name for each in read._nodes}
         freed = [name for node in read._nodes for name in node.last]
         assert len(freed) == len(set(freed))
-        assert named | {*read.inputs} == {*freed, *read.outputs}
+        assert named | {*torch_program._INPUTS} == {*freed, *read._outputs}
 
     def test_pages_of_weights_are_given_back_and_come_back(
         self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(torch_program, "_LARGE", 1)
+        monkeypatch.setattr(torch_weights, "_LARGE", 1)
         read = program(reach)
         assert {*read._weights._pages} == {*read._weights}
         inputs = [torch.from_numpy(each) for each in arrays(*request(reach, **SOME))]

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
-from seedtune.runtime.bundle.exported_values import values_sha256
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
@@ -15,9 +14,10 @@ from seedtune.runtime.journal.operations import verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.options import options_of
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.budget import Budget, Control
-from tiny_run import SETTINGS, START, TRAIN, K, run, tuner
+from tiny_run import SETTINGS, START, TRAIN, K, rates, run, suited, tuner
 
 
 def test_it_learns_and_reports(tmp_path):
@@ -58,7 +58,7 @@ def test_one_probe_programs_take_them_one_by_one_with_the_same_result(tmp_path, 
 def test_probes_beyond_the_bounds_take_several_passes_with_the_same_result(
     tmp_path, estimator, probes
 ):
-    settings = replace(SETTINGS, estimator=estimator, directions=4, steps=6)
+    settings = suited(estimator, seeds=4, groups=4, steps=6)
     hashes = set()
     for at_once in (probes, 2):
         engine = FakeEngine(K)
@@ -101,39 +101,27 @@ def test_interrupted_equals_uninterrupted(tmp_path, whole, stops):
     assert [p.record for p in ours.records] == [p.record for p in theirs.records]
 
 
-def takes(estimator: str, setting: str) -> bool:
-    """Whether the estimator has a use for a setting: others it refuses."""
-    return setting not in ESTIMATORS[estimator].ignores
-
-
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_replay_equals_live(tmp_path, schedule, noise, estimator):
-    rates = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5}
-    settings = Settings(
-        seed=9,
-        steps=30,
-        batch_size=4,
-        noise=noise,
-        estimator=estimator,
-        **{name: value for name, value in rates.items() if takes(estimator, name)},
-    )
+    asked = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5, "noise": noise}
+    settings = suited(estimator, {"seed": 9, "steps": 30, "batch_size": 4}, **asked)
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
 
 
 def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
-    settings = Settings(**{**SETTINGS.to_dict(), "eval_every": 5, "best_by": "loss"})
+    settings = SETTINGS | {"eval_every": 5, "best_by": "loss"}
     with tuner(tmp_path, settings=settings, task=LostTask()) as live:
-        states = {0: START.values}
+        states = {0: Values(START.values).sha256}
         for report in live:
-            states[report.step] = live.values.copy()
+            states[report.step] = live.values.sha256
         tuned = live.tuned()
         assert 0 < tuned.step < 60
-        assert (tuned.values == states[tuned.step]).all()
+        assert tuned.values.sha256 == states[tuned.step]
     with tuner(tmp_path, settings=None) as again:
         resumed = again.tuned()
-        assert resumed.step == tuned.step and (resumed.values == tuned.values).all()
+        assert resumed.step == tuned.step and resumed.values.sha256 == tuned.values.sha256
         assert list(again) == []
 
 
@@ -151,15 +139,15 @@ class Contrary(LostTask):
 
 @pytest.mark.parametrize("rules", [("metric", "loss"), ("loss", "metric")])
 def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_path, rules):
-    its = replace(SETTINGS, eval_every=5, best_by=rules[0])
+    its = SETTINGS | {"eval_every": 5, "best_by": rules[0]}
     with tuner(tmp_path, settings=its, task=Contrary()) as live:
-        states = {0: START.values}
+        states = {0: Values(START.values).sha256}
         for report in live:
-            states[report.step] = live.values.copy()
+            states[report.step] = live.values.sha256
             if report.step == 50:
                 break
         old = live.tuned()
-    assert (old.values == states[old.step]).all()
+    assert old.values.sha256 == states[old.step]
     with pytest.raises(TuningError, match=f"best_by={rules[0]}, not {rules[1]}; give the same, or"):
         tuner(tmp_path, settings={"best_by": rules[1]})
     with tuner(
@@ -167,20 +155,20 @@ def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_p
     ) as live:
         new = live.tuned()
         assert new.step != old.step and new.step == live.history.best.step
-        assert (new.values == states[new.step]).all()
+        assert new.values.sha256 == states[new.step]
         for report in live:
-            states[report.step] = live.values.copy()
+            states[report.step] = live.values.sha256
         last = live.tuned()
-        assert (last.values == states[last.step]).all()
+        assert last.values.sha256 == states[last.step]
     assert {old.step, new.step} & set(range(5, 50, 5))
     found = replay(tmp_path, START)
-    assert found.best.step == last.step and (found.best_values == last.values).all()
+    assert found.best.step == last.step and found.best_values.sha256 == last.values.sha256
     with tuner(tmp_path, settings=None, task=Contrary(60)) as live:
-        assert (live.tuned().values == last.values).all()
+        assert live.tuned().values.sha256 == last.values.sha256
 
 
 def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
-    long = replace(SETTINGS, steps=120, eval_every=10)
+    long = SETTINGS | {"steps": 120, "eval_every": 10}
     with tuner(tmp_path, settings=long, task=Contrary()) as live:
         list(live)
         assert live.tuned().step > 40
@@ -197,46 +185,40 @@ def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
         _ = replay(tmp_path, START).best_values
 
 
-@pytest.mark.parametrize("lr", [None, "auto"])
-def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path, lr):
-    estimator = "readout"
-    with tuner(tmp_path, settings=Settings(estimator=estimator, lr=lr)) as live:
+def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path):
+    with tuner(tmp_path, settings={"estimator": "readout"}) as live:
         list(live)
         first, last = live.history.evaluations[0], live.history.evaluations[-1]
-        assert live.history.settings.lr == 1.0 and live.step_size is live.loss_noise is None
+        assert live.history.settings.learning_rate(0) == 1.0
+        assert live.step_size is live.loss_noise is None
     assert last.loss < first.loss - 0.1 and last.metric > first.metric
-    with tuner(tmp_path, settings=Settings(estimator=estimator, lr=lr)) as live:
+    with tuner(tmp_path, settings={"estimator": "readout"}) as live:
         assert list(live) == [] and live.history.changes == []
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
-    """Directions 0 and None both leave their number to the estimator."""
-    own = {"lr": 0.1, "eps": 0.02} if not ESTIMATORS[estimator].own_rates else {}
-    for directions in (None, 0):
-        asked = Settings(estimator=estimator, directions=directions, batch_size=8, steps=4, **own)
-        run(tmp_path / str(directions), settings=asked)
-        for again in (None, 0):
-            with tuner(
-                tmp_path / str(directions), settings=replace(asked, directions=again)
-            ) as live:
-                assert live.history.changes == [] and list(live) == []
+    asked = {"estimator": estimator, "batch_size": 8, "steps": 4, **rates(estimator)}
+    run(tmp_path, settings=asked)
+    own = dict.fromkeys(options_of(ESTIMATORS[estimator].options))
+    for again in (asked, {**asked, **own}):
+        with tuner(tmp_path, settings=again) as live:
+            assert live.history.changes == [] and list(live) == []
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_another_estimator_is_refused_whatever_it_would_need(tmp_path, estimator):
-    own = {name: None for name in ("lr", "eps") if not takes(estimator, name)}
-    run(tmp_path, settings=replace(SETTINGS, estimator=estimator, steps=1, **own))
+    run(tmp_path, settings=suited(estimator, steps=1))
     for other in set(ESTIMATORS) - {estimator}:
         message = f"the run has estimator={estimator}, not {other}; give the same, or start"
         with pytest.raises(TuningError, match=message):
             tuner(tmp_path, settings={"estimator": other}, allow_changes=True)
         with pytest.raises(TuningError, match=message):
-            tuner(tmp_path, settings=replace(SETTINGS, estimator=other, **own), allow_changes=True)
+            tuner(tmp_path, settings=suited(other), allow_changes=True)
 
 
 def test_a_setting_that_there_is_not_is_refused_by_name(tmp_path):
-    with pytest.raises(TuningError, match="no setting 'rate'; settings: seed, steps"):
+    with pytest.raises(TuningError, match="no setting 'rate'; settings: estimator, seed, steps"):
         tuner(tmp_path / "new", settings={"rate": 1.0})
     run(tmp_path / "old")
     with pytest.raises(TuningError, match="'rate'"):
@@ -248,7 +230,7 @@ def test_a_run_that_never_beats_the_start_ships_the_start(tmp_path):
     with tuner(tmp_path, task=worse, settings=SETTINGS) as live:
         list(live)
         tuned = live.tuned()
-    assert tuned.step == 0 and (tuned.values == START.values).all()
+    assert tuned.step == 0 and (tuned.values.sensitive == START.values).all()
     assert "beat the start: the start ships" in tuned.message
 
 
@@ -272,19 +254,19 @@ def test_without_held_out_examples_the_last_values_ship(tmp_path):
 def test_other_settings_are_refused_or_recorded(tmp_path):
     with tuner(tmp_path) as live:
         next(iter(live))
-    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.01})
+    other = SETTINGS | {"lr": 0.01}
     with pytest.raises(TuningError, match=r"the run has lr=0\.2, not 0\.01; give the same"):
         tuner(tmp_path, settings=other)
     with tuner(tmp_path, settings=other, allow_changes=True) as live:
         reports = list(live)
         assert reports[0].lr == 0.01 and live.history.changes == [(1, "lr", 0.01)]
-        final = values_sha256(live.values)
+        final = live.values.sha256
     assert replay(tmp_path, START).sha256 == final
 
 
 def test_more_steps_are_always_allowed(tmp_path):
     run(tmp_path)
-    more = Settings(**{**SETTINGS.to_dict(), "steps": 80})
+    more = SETTINGS | {"steps": 80}
     final = run(tmp_path, settings=more)
     assert run(tmp_path / "at once", settings=more) == final == replay(tmp_path, START).sha256
 
@@ -304,7 +286,7 @@ def test_other_data_other_bundle_other_estimator_are_refused(tmp_path):
         tuner(tmp_path, start=fake_start(K, seed=1))
     with pytest.raises(JournalError, match="has 64 values, the bundle 32"):
         tuner(tmp_path, start=fake_start(32))
-    other = Settings(**{**SETTINGS.to_dict(), "noise": "gaussian"})
+    other = SETTINGS | {"noise": "gaussian"}
     with pytest.raises(
         TuningError, match="noise=rademacher, not gaussian; give the same, or start"
     ):

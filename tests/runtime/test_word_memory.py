@@ -197,3 +197,13 @@ def test_a_writer_says_what_the_user_said(tmp_path: Path) -> None:
         writer = Writer(_Undecided(), tokenizer, [11], memory=own)  # type: ignore[arg-type]
         writing = writer.write([3, 4, 5, 6, 3, 4], Manner(max_tokens=5))
         assert list(writing) and writing.tokens == wanted
+
+
+def test_a_writer_ends_where_the_user_did() -> None:
+    tokenizer = Tokenizer(WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
+    for end, tokens in ((11, [5, 6]), (10, [5, 6, 10, 0])):
+        found = memory([said([5, 6, end], [3, 4])])
+        writer = Writer(_Undecided(), tokenizer, [11], memory=found)  # type: ignore[arg-type]
+        writing = writer.write([3, 4, 5, 6, 3, 4], Manner(max_tokens=4))
+        assert list(writing) and writing.tokens == tokens
+        assert writing.ended == ("end" if end == 11 else "max_tokens")

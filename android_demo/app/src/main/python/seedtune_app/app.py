@@ -19,7 +19,6 @@ from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import rewind
-from seedtune.runtime.journal.start import Start
 from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.model import Model, open_model
 
@@ -281,7 +280,7 @@ class App:
             after = _shown(model.predict(row))
             if kind == WRITE and model.bundle.generation is not None:
                 after["written"] = "".join(model.generate(row["text"], max_tokens=32))
-            model.values = Start.of(model.bundle).values
+            model.reset()
             before = model.predict(row)
             return {"before": _shown(before), "after": after, "step": model.step}
 
@@ -330,7 +329,7 @@ class App:
         if folder is not None:
             model.load(folder)
         else:
-            model.values, model.step = Start.of(model.bundle).values, 0
+            model.reset()
         return model
 
     def _close(self) -> None:

@@ -1,0 +1,82 @@
+"""Which files an ONNX program takes its tensors from, read before the library sees it.
+
+A program may name any file of the machine, or a place in memory. Protobuf's wire format is walked
+by hand: a device has no ``onnx`` package, and the walk is strict where the library may be lenient.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_MOST_DEEP = 64
+"""Messages inside messages; a program of ours has 4."""
+
+
+@dataclass
+class _Message:
+    """Numbers of the fields that hold messages in which a tensor may lie, and what these are."""
+
+    fields: dict[int, "_Message"] = field(default_factory=dict)
+
+
+_TENSOR = _Message()
+_SPARSE = _Message({1: _TENSOR, 2: _TENSOR})
+_ATTRIBUTE, _GRAPH = _Message({5: _TENSOR, 10: _TENSOR, 22: _SPARSE, 23: _SPARSE}), _Message()
+_NODE = _Message({5: _ATTRIBUTE})
+_GRAPH.fields.update({1: _NODE, 5: _TENSOR, 15: _SPARSE})
+_ATTRIBUTE.fields.update({6: _GRAPH, 11: _GRAPH})
+_FUNCTION, _TRAINING = _Message({7: _NODE, 11: _ATTRIBUTE}), _Message({1: _GRAPH, 2: _GRAPH})
+_MODEL = _Message({7: _GRAPH, 20: _TRAINING, 25: _FUNCTION})
+_EXTERNAL_DATA = 13
+"""Of a tensor: pairs of a key (field 1) and a value (field 2)."""
+
+
+def tensor_files(program: bytes) -> set[str]:
+    """What the tensors of a model name as their files, whatever it is.
+
+    Raises:
+        ValueError: not protobuf, or too deep.
+    """
+    return set(_files(memoryview(program), _MODEL, 0))
+
+
+def _files(data: memoryview, message: _Message, depth: int) -> Iterator[str]:
+    if depth > _MOST_DEEP:
+        raise ValueError(f"more than {_MOST_DEEP} messages inside each other")
+    for number, content in _fields(data):
+        if number in message.fields:
+            yield from _files(content, message.fields[number], depth + 1)
+        elif message is _TENSOR and number == _EXTERNAL_DATA:
+            pair = list(_fields(content))
+            # The last of several keys counts, or the first: each reader may have its own way.
+            if any(which == 1 and bytes(key) == b"location" for which, key in pair):
+                yield from (bytes(each).decode() for which, each in pair if which == 2)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field that has a length; numbers and the like are left out."""
+    place = 0
+    while place < len(data):
+        tag, place = _number(data, place)
+        kind = tag & 7
+        if kind == 2:
+            size, place = _number(data, place)
+            if size > len(data) - place:
+                raise ValueError("a field ends behind its message")
+            yield tag >> 3, data[place : place + size]
+            place += size
+        elif kind == 0:
+            _, place = _number(data, place)
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field of kind {kind}")
+
+
+def _number(data: memoryview, place: int) -> tuple[int, int]:
+    """A number of at most ten bytes, and the place behind it."""
+    found = 0
+    for count, byte in enumerate(data[place : place + 10]):
+        found |= (byte & 127) << 7 * count
+        if byte < 128:
+            return found, place + count + 1
+    raise ValueError("a number without an end")

@@ -1,0 +1,103 @@
+"""A part: what a run tunes beside the sensitive values, of its estimator's own.
+
+Scores, text, files, hashes, forgetting and sharing ask the part. A new kind is a file with these
+two and a line in ``parts.KINDS``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines import Engine, Scores
+from ..tasks import Batch, Task
+
+Description = Mapping[str, Any]
+"""Plain JSON: the part's ``kind`` and what else makes an equal one of zeros, such as sizes and the
+names of rows. Journals' headers and values files keep it."""
+
+
+class Part(Protocol):
+    """Numbers, and what they change. An estimator moves them in place."""
+
+    @property
+    def own(self) -> NDArray[np.float32]:
+        """float32 ``[n]``: all of them, as they are hashed and written. Zeros change nothing."""
+        ...
+
+    @property
+    def description(self) -> Description:
+        """What ``PartKind.restore`` needs beside the numbers."""
+        ...
+
+    def copy(self) -> Self:
+        """Another one with equal numbers."""
+        ...
+
+    def for_task(self, task: Task, engine: Engine) -> Self:
+        """Itself or, where the task names its answers in another order, one that follows it.
+
+        Raises:
+            TuningError: it has no part in scores of this task or this program.
+        """
+        ...
+
+    @property
+    def enters_program(self) -> bool:
+        """Whether forwards change with it, so that there are ``inputs``."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
+        """What the program takes beside the sensitive values, by the names that ``Engine.score``
+        and ``Engine.text`` have for it; nothing where forwards stay as they are."""
+        ...
+
+    def changed(self, scores: Scores, batch: Batch) -> NDArray[np.float32]:
+        """Log-probabilities ``[P, N, C]`` with the part's share, from what a forward with
+        ``inputs`` gave."""
+        ...
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has a part in text that is written."""
+        ...
+
+    def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of the next token, float32 ``[V]``, with the part's share behind ``tokens``, from
+        what the program gave with ``inputs``."""
+        ...
+
+    @property
+    def keeps_words(self) -> bool:
+        """Whether some of its numbers are for words of the texts as they are."""
+        ...
+
+    def without_words(self) -> Self:
+        """A copy with zeros for them."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds while it learns or scores, its numbers apart."""
+        ...
+
+
+class PartKind(Protocol):
+    """A kind of part, on one bundle."""
+
+    def fits(self, task: Task, engine: Engine) -> bool:
+        """Whether a part of this kind can be learned there."""
+        ...
+
+    def restore(self, description: Description, own: NDArray[np.float32] | None = None) -> Part:
+        """The part that was so described.
+
+        Args:
+            own: its numbers; None for zeros.
+
+        Raises:
+            ValueError: the description makes no sense, or is of other numbers.
+        """
+        ...
