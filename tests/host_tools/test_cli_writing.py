@@ -170,7 +170,7 @@ def test_chat_remembers_takes_back_and_switches(bundle: Bundle, tuned: Path) -> 
     shown, notes = chatted(
         bundle,
         ["good?\n", "bad?\n", "/undo\n", "bad?\n", "/undo 7\n", "/tuned\n", "good?\n", "/huh\n",
-         "/undo x\n", "/help\n", "/quit\n", "never read\n"],
+         "/undo x\n", f"/undo {'9' * 5000}\n", "/help\n", "/quit\n", "never read\n"],
         "--values",
         tuned,
     )  # fmt: skip
