@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from . import engines
-from .bundle import Bundle, Progress, open_bundle
+from .bundle import Bounds, Bundle, Progress, open_bundle
 from .bundle.manifest import check_identity
 from .engines import Engine
-from .engines.memory import PassMemory, fit_text
+from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .journal.file import Durability, Journal
 from .journal.replay import replay
@@ -231,6 +231,7 @@ class Model:
 
         Raises:
             DataError: no rows, or one is unusable.
+            TuningError: there is no memory for one of them.
         """
         encoded = self._examples(rows)
         return evaluation.evaluate(
@@ -238,9 +239,16 @@ class Model:
             self.task,
             encoded,
             self.values,
-            self.bundle.bounds,
+            self._passes(encoded),
             progress,
         )
+
+    def _passes(self, examples: Sequence[Encoded]) -> Bounds:
+        """The program's bounds, cut to the memory that is left."""
+        if not examples:  # refused where they are used
+            return self.bundle.bounds
+        memory, now = PassMemory.of_bundle(self.bundle), self.engine.memory()
+        return fit_passes(self.bundle.bounds, memory, examples, limit=self._memory_limit, now=now)
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> Prediction: ...
@@ -280,14 +288,9 @@ class Model:
 
         scored = [n for n, each in enumerate(asked) if isinstance(each, Encoded)]
         if scored:
-            found = evaluation.predict(
-                self.engine,
-                self.task,
-                [asked[n] for n in scored],
-                self.values,
-                self.bundle.bounds,
-                done,
-            )
+            examples = [asked[n] for n in scored]
+            passes = self._passes(examples)
+            found = evaluation.predict(self.engine, self.task, examples, self.values, passes, done)
             answers.update(zip(scored, found, strict=True))
         if len(scored) < len(asked):
             writer = self.writer()
