@@ -97,7 +97,7 @@ def merge_values(
     if loaded.sha256 != wanted["sha256"]:
         raise ModelError(
             f"{source}: is another model than the one that {bundle.path} was made from "
-            f"({wanted['name']}): its weights differ"
+            f"({wanted['name']}): its weights or its configuration differ"
         )
     model = loaded.model
     if model.dtype is torch.bfloat16:

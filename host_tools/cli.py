@@ -38,6 +38,7 @@ from .commands import (
     writing,
 )
 from .commands.output import printable
+from .commands.run_settings import WithSettings
 
 
 class _Group(TyperGroup):
@@ -117,7 +118,7 @@ app.command()(export.export)
 app.command()(bundle.inspect)
 app.command()(bundle.pack)
 app.command()(estimate.estimate)
-app.command()(tuning.tune)
+app.command(cls=WithSettings)(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(report.plot)

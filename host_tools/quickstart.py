@@ -17,7 +17,6 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.scoring.values_file import export_values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
@@ -85,7 +84,7 @@ def run_quickstart(
     with open_engine(bundle, threads or "auto") as engine:
         for run, chosen in RUNS.items():
             output.note(f"tuning: {run}")
-            settings = Settings(seed=seed, steps=lengths[run], **chosen)
+            settings = {"seed": seed, "steps": lengths[run], **chosen}
             follower = Follower(output)
             with Tuner(
                 engine,

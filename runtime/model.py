@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from . import engines
-from .bundle import Bundle, Progress, open_bundle
+from .bundle import Bounds, Bundle, Progress, open_bundle
 from .bundle.manifest import check_identity
 from .engines import Engine
-from .engines.memory import PassMemory, fit_text
+from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .journal.file import Durability, Journal
 from .journal.replay import replay
@@ -20,7 +20,6 @@ from .scoring import evaluation
 from .scoring.evaluation import Evaluation
 from .scoring.values import Values
 from .scoring.values_file import VALUES_FILE, export_values, load_values
-from .settings import Settings
 from .tasks import (
     Encoded,
     Objective,
@@ -118,29 +117,26 @@ class Model:
         train: Rows | Sequence[Encoded],
         held_out: Rows | Sequence[Encoded] | None = None,
         *,
-        settings: Settings | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
         durability: Durability | None = None,
         allow_changes: bool = False,
         on_evaluation: Callable[[int, int], None] | None = None,
-        **chosen: Any,
+        **settings: Any,
     ) -> Tuner:
         """Start a run in ``folder``, or resume the one that is there.
 
         Args:
             train: rows with labels, or encoded examples.
             held_out: the same, which decide the best step.
-            settings: all of them. Those that are None suit bundle, task and data.
-            chosen: single settings by name in place of ``settings``; the others are the run's own
-                or, for a new run, the defaults.
+            settings: by name, as flags of ``seedtune tune`` have them (``lr=1e-3``): those of
+                ``Settings`` and of the estimator's options. What is left out, or None, is the run's
+                own or, for a new run, what suits bundle, task and data.
 
         Raises:
             DataError: a row is unusable.
             TuningError, JournalError: see ``Tuner``.
         """
-        if settings is not None and chosen:
-            raise TuningError(f"give settings or {', '.join(chosen)}, not both")
         examples = self._examples(train)
         evaluated = [] if held_out is None else self._examples(held_out)
         warn_of_examples(self.task, examples, evaluated)
@@ -150,7 +146,7 @@ class Model:
             self.task,
             examples,
             folder=folder,
-            settings=chosen if settings is None else settings,
+            settings=settings,
             eval_examples=evaluated,
             budget=budget,
             control=control,
@@ -235,6 +231,7 @@ class Model:
 
         Raises:
             DataError: no rows, or one is unusable.
+            TuningError: there is no memory for one of them.
         """
         encoded = self._examples(rows)
         return evaluation.evaluate(
@@ -242,9 +239,16 @@ class Model:
             self.task,
             encoded,
             self.values,
-            self.bundle.bounds,
+            self._passes(encoded),
             progress,
         )
+
+    def _passes(self, examples: Sequence[Encoded]) -> Bounds:
+        """The program's bounds, cut to the memory that is left."""
+        if not examples:  # refused where they are used
+            return self.bundle.bounds
+        memory, now = PassMemory.of_bundle(self.bundle), self.engine.memory()
+        return fit_passes(self.bundle.bounds, memory, examples, limit=self._memory_limit, now=now)
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> Prediction: ...
@@ -284,14 +288,9 @@ class Model:
 
         scored = [n for n, each in enumerate(asked) if isinstance(each, Encoded)]
         if scored:
-            found = evaluation.predict(
-                self.engine,
-                self.task,
-                [asked[n] for n in scored],
-                self.values,
-                self.bundle.bounds,
-                done,
-            )
+            examples = [asked[n] for n in scored]
+            passes = self._passes(examples)
+            found = evaluation.predict(self.engine, self.task, examples, self.values, passes, done)
             answers.update(zip(scored, found, strict=True))
         if len(scored) < len(asked):
             writer = self.writer()

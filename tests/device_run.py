@@ -16,7 +16,6 @@ from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
@@ -55,9 +54,14 @@ def tune(
     rows = [{"prompt": prompt, "completion": word} for prompt in PROMPTS for word in ANSWERS]
     examples = encode_rows(task, rows)
     engine = open_engine(bundle, 1, name=engine_name)
-    settings = Settings(
-        steps=steps, batch_size=4, lr=1e-4, eps=1e-2, eval_every=0, estimator="two-point"
-    )
+    settings = {
+        "steps": steps,
+        "batch_size": 4,
+        "lr": 1e-4,
+        "eps": 1e-2,
+        "eval_every": 0,
+        "estimator": "two-point",
+    }
     arguments = (engine, Start.of(bundle), task, examples)
     with Tuner(*arguments, folder=folder, settings=settings) as tuner:
         first = None

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, TextFrame
 from seedtune.runtime.engines import Engine, Scores
-from seedtune.runtime.estimators import Ground
+from seedtune.runtime.estimators import RunContext
 from seedtune.runtime.estimators.noise import add_noise
+from seedtune.runtime.estimators.rates import NoiseKind
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.part import PartKind
 from seedtune.runtime.scoring.text_head import TextHead, TokenGradient
 from seedtune.runtime.scoring.text_part import TextHeads
-from seedtune.runtime.settings import NoiseKind
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
 VOCABULARY = 16
@@ -172,9 +172,9 @@ def fake_kinds() -> dict[str, PartKind]:
     return {"answer-head": AnswerHeads(), "text-adapter": TextHeads(FakeText())}
 
 
-def fake_ground(engine: Any, task: Any, examples: int) -> Ground:
-    """What a run of that engine, task and so many examples stands on."""
-    return Ground(
+def fake_context(engine: Any, task: Any, examples: int) -> RunContext:
+    """What a run of that engine, task and so many examples has to go by."""
+    return RunContext(
         answers=task.answers,
         head_rows=task.head_rows,
         hidden_width=engine.hidden_width,

@@ -17,6 +17,7 @@ from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
 from seedtune.runtime.bundle.text_frame import load_text_frame
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
     Change,
@@ -35,7 +36,6 @@ from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
 from text_bundle import STATES, WIDTH, write_text_bundle
 from tiny_bundle import write_tiny_bundle
@@ -219,7 +219,9 @@ def _journal(count: int, signs: int = 0) -> tuple[Header, list[Record], bytes]:
         entries=100,
         scalar_count=count,
         signs=signs,
-        settings=Settings(eps=0.01).to_dict(),
+        settings=settings_of(
+            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
+        ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256=None,
         metric={"name": "accuracy", "higher_is_better": True},

@@ -32,8 +32,8 @@ from seedtune.runtime.journal.history import GUARD_WINDOW
 from seedtune.runtime.journal.operations import diff, receive, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_run import rates
 
 
 def run_kinds(folder: Path) -> dict[str, Case]:
@@ -111,10 +111,8 @@ def run_kinds(folder: Path) -> dict[str, Case]:
 def _run(folder: Path, estimator: str, steps: int) -> Journal:
     """A run of the fake model."""
     examples = fake_examples(4 * steps)
-    rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 0.3, "eps": 0.01}
-    settings = Settings(
-        estimator=estimator, steps=steps, batch_size=4, eval_every=steps // 2, **rates
-    )
+    asked = {"steps": steps, "batch_size": 4, "eval_every": steps // 2}
+    settings = {**asked, "estimator": estimator, **rates(estimator)}
     engine, task, start = FakeEngine(24), FakeTask(), fake_start(24)
     with Tuner(
         engine, start, task, examples, folder=folder, settings=settings, eval_examples=examples[:4]
@@ -148,7 +146,7 @@ def _odd_record(rng: random.Random, head: Header) -> Record:
         case 3:
             return Skip(rng.randrange(256))
         case 4:
-            name = rng.choice([*Settings().to_dict(), "train_sha256", "eval_sha256", "x"])
+            name = rng.choice([*head.settings, "train_sha256", "eval_sha256", "x"])
             value = rng.choice([1, 0, -1, 0.5, 1e308, 2**63, "x", "", None, True, [], "a" * 64])
             return Change(name, value)
         case 5:

@@ -25,9 +25,9 @@ from seedtune.runtime.errors import SeedtuneWarning
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_run import rates
 
 SPEC = {
     "kind": "classification",
@@ -60,10 +60,8 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     spec = WRITING if estimator == "text-head" else SPEC
     task = task_for(bundle, spec, on_long="truncate")
     examples = encode_rows(task, ROWS)
-    rates = {} if ESTIMATORS[estimator].own_rates else {"lr": 1e-3, "eps": 1e-2}
-    settings = Settings(
-        seed=5, steps=steps, batch_size=2, eval_every=10, estimator=estimator, **rates
-    )
+    asked = {"seed": 5, "steps": steps, "batch_size": 2, "eval_every": 10}
+    settings = {**asked, "estimator": estimator, **rates(estimator, 1e-3)}
     with Tuner(
         open_engine(bundle, 1),
         Start.of(bundle),

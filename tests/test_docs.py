@@ -13,6 +13,7 @@ from command_line import call
 from compiler import needs_compiler
 from doc_pages import ROOT, Command, blocks_of, commands_of, names, python_of, write_files
 from seedtune.host_tools.cli import app
+from seedtune.host_tools.commands.run_settings import estimators_table
 from seedtune.host_tools.data.fetch import RESOURCES
 from seedtune.runtime.bundle import Bundle, with_task
 from seedtune.runtime.errors import SeedtuneWarning
@@ -133,6 +134,10 @@ def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> 
         found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
         found.make_context(name, list(arguments))  # refuses what it does not know
     assert RESOURCES[export[1]].licence and export[2] == tune[1]
+
+
+def test_the_readme_lists_the_estimators_as_they_describe_themselves() -> None:
+    assert f"\n\n{estimators_table()}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_shows_the_example_of_the_package() -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
+from seedtune.runtime.estimators import ESTIMATORS
+from seedtune.runtime.options import options_of
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
 
@@ -13,9 +15,28 @@ ENGINE = FakeEngine(K)
 TASK = FakeTask()
 TRAIN = fake_examples(64)
 HELD_OUT = fake_examples(48, seed=1)
-SETTINGS = Settings(
-    seed=3, steps=60, batch_size=8, lr=0.2, eps=0.01, eval_every=20, estimator="two-point"
-)
+SETTINGS = {
+    "seed": 3,
+    "steps": 60,
+    "batch_size": 8,
+    "lr": 0.2,
+    "eps": 0.01,
+    "eval_every": 20,
+    "estimator": "two-point",
+}
+
+
+def suited(estimator: str, settings: dict[str, Any] = SETTINGS, **more: Any) -> dict[str, Any]:
+    """``settings`` for another estimator, without the options that it does not have."""
+    known = {*options_of(Settings), *options_of(ESTIMATORS[estimator].options)}
+    asked = {**settings, "estimator": estimator, **more}
+    return {name: value for name, value in asked.items() if name in known}
+
+
+def rates(estimator: str, lr: float = 0.3, eps: float = 0.01) -> dict[str, float]:
+    """A rate and a size for an estimator that would otherwise measure them."""
+    lr_of = options_of(ESTIMATORS[estimator].options).get("lr")
+    return {"lr": lr, "eps": eps} if lr_of is not None and "auto" in lr_of.words else {}
 
 
 def tuner(folder: Path, **changes: Any) -> Tuner:

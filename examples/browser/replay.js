@@ -55,7 +55,7 @@ export async function replay({ header, records }, start, bundleSha256, readSnaps
   return { steps, values, sha256: hash, best: kept ?? values, bestStep: best?.step ?? steps };
 }
 
-/** One step: `values += float32(-lr * scalar / q) * z` for each of the q directions in turn. */
+/** One step: `values += float32(-lr * scalar / q) * z` for each of the q seeds in turn. */
 export function update(values, scalars, settings, step) {
   const lr = learningRate(settings, step);
   scalars.forEach((scalar, probe) => {

@@ -15,14 +15,13 @@ from typing import Any
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.estimators import forwards_a_step
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tuning.tuner import Tuner
 
 from ..data.named_tasks import load_task
 from .contenders.float_task import FloatTask
 from .contenders.lora import FORWARDS_A_STEP, Adapter
-from .contenders.task_methods import resolved_settings
+from .contenders.task_methods import resolved_settings, tuner_settings
 from .measuring.results_files import RESULTS, write_figures
 from .measuring.timing import in_turns
 from .programs.default_bundle import default_bundle, model_source
@@ -74,7 +73,7 @@ def _on(
             "run `seedtune bench quality` first"
         )
     goal = ours.last["mean"]
-    probes = forwards_a_step(resolved_settings({**ours.rows[0]["settings"], "seed": 0}))
+    probes = resolved_settings({**ours.rows[0]["settings"], "seed": 0}).options.forwards
     steps = {
         "int4": _needed(goal, ours) / probes,
         "lora": _needed(goal, lora) / FORWARDS_A_STEP,
@@ -164,7 +163,7 @@ def _step_seconds(
     source, data = model_source(settings["model"]), load_task(task)
     opened = open_bundle(bundle or default_bundle(settings["model"]))
     cell = FloatTask.of(source, data, settings)
-    its = resolved_settings({**ours.rows[0]["settings"], "seed": 0})
+    its = tuner_settings({**ours.rows[0]["settings"], "seed": 0})
     adapter = Adapter(cell, settings)
     with (
         open_engine(opened, threads or "auto") as engine,

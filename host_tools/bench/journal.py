@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.estimators import with_defaults
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.format import Evaluation, Header, Step
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.live_run import LiveRun
 
 
@@ -41,8 +40,14 @@ def bench_journal(
         values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
-        settings=with_defaults(
-            Settings(steps=steps, estimator="two-point", eps=1e-2, schedule="cosine")
+        settings=settings_of(
+            {
+                "steps": steps,
+                "eval_every": 100,
+                "estimator": "two-point",
+                "eps": 1e-2,
+                "schedule": "cosine",
+            }
         ).to_dict(),
         train_sha256="0" * 64,
         eval_sha256="0" * 64,

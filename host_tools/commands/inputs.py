@@ -28,16 +28,27 @@ def checked_bundle(path: Path, output: Output) -> Bundle:
         return open_bundle(path, progress=progress)
 
 
-def checked_model(bundle: Path, output: Output, **asked: Any) -> Model:
+def checked_model(
+    bundle: Path,
+    output: Output,
+    *,
+    threads: int | None = None,
+    memory_limit: str | None = None,
+    **asked: Any,
+) -> Model:
     """The same for a model.
 
     Args:
+        threads, memory_limit: as the options give them.
         asked: as of ``open_model``, which checks it.
     """
     from seedtune.runtime.model import open_model
 
+    limit = memory_bytes(memory_limit)
     with output.checking() as progress:
-        return open_model(bundle, progress=progress, **asked)
+        return open_model(
+            bundle, progress=progress, threads=threads or "auto", memory_limit=limit, **asked
+        )
 
 
 def model_source(name: str, output: Output) -> str:
@@ -90,6 +101,38 @@ class ChosenTask:
             check_spec(spec)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+        return cls(spec, None)
+
+    @classmethod
+    def of_words(cls, template: str, labels: str) -> ChosenTask:
+        """The classification task that ``--template`` and ``--labels`` describe.
+
+        Raises:
+            DataError: they describe none.
+        """
+        from seedtune.runtime.tasks import check_spec
+
+        template = template.replace("\\n", "\n")
+        pairs = [each.partition("=") for each in labels.split(",")]
+        if not all(label.strip() and (word.strip() or not equals) for label, equals, word in pairs):
+            raise DataError(
+                f"--labels {labels!r} must be words such as 'good,bad', or labels with the words "
+                "that continue the prompt, such as '1=great,0=terrible'"
+            )
+        space = "" if template[-1:].isspace() or not template else " "
+        words = {
+            label.strip(): space + (word if equals else label).strip()
+            for label, equals, word in pairs
+        }
+        if len(words) < len(pairs):
+            raise DataError(f"--labels {labels!r} names a label twice")
+        spec = {
+            "kind": "classification",
+            "template": template,
+            "label_field": "label",
+            "verbalisers": words,
+        }
+        check_spec(spec)
         return cls(spec, None)
 
     def encode(

@@ -261,16 +261,17 @@ def _say(json: bool, journal: Journal) -> None:
 
 
 def that_matter(history: History) -> dict[str, Any]:
-    """The settings that mean something to the run's estimator, but for what nobody chose."""
+    """The estimator's options and, of the settings that every run has, those that somebody chose,
+    the seed and the batch size."""
+    from seedtune.runtime.options import options_of
     from seedtune.runtime.settings import Settings
 
-    facts, usual = history.facts, Settings().to_dict()
-    found = history.settings.to_dict()
-    for name, value in history.settings.to_dict().items():
-        own = name in facts.ignores and value == getattr(facts, name, value)
-        if own or (value == usual[name] and name not in ("seed", "batch_size")):
-            del found[name]
-    return found
+    every = options_of(Settings)
+    return {
+        name: value
+        for name, value in history.settings.to_dict().items()
+        if name not in every or value != every[name].default or name in ("seed", "batch_size")
+    }
 
 
 def _described(journal: Journal) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .figures import answers_of, figures_of
 from .held_out import HeldOut
 from .inputs import spaced
+from .samples import samples_of
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
-OUTCOME_FILE = "outcome.json"
 SHOWN_ROWS = 20
 """Held-out rows whose answers before and after are kept for the report."""
 
@@ -60,6 +60,7 @@ def outcome_of(
     before, after = _chosen_by(tuner, metric), _best(tuner, metric)
     rows: list[dict[str, Any]] = []
     answers: dict[str, Any] = {}
+    samples: list[dict[str, str]] = []
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
         passes = _passes(model, held_out, memory_limit)
@@ -68,10 +69,11 @@ def outcome_of(
         _judged_again(tuner.folder, model, held_out, best, *passes, on_long)
         after = {"step": tuned.step, **after}
         answers = answers_of(best)
+        samples = samples_of(model, held_out.judging, before_values)
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
-    settings = history.settings
+    asked = history.settings.to_dict()
     result = {
         "run": str(tuner.folder),
         "steps": history.steps,
@@ -79,11 +81,7 @@ def outcome_of(
         "forwards": tuner.forwards,
         "seconds": seconds,
         "stop_reason": tuner.stop_reason,
-        **{
-            name: value
-            for name, value in (("eps", settings.resolved_eps), ("lr", settings.lr))
-            if name not in history.facts.ignores
-        },
+        **{name: asked[name] for name in ("eps", "lr") if name in asked},
         "before": before,
         "after": after,
         **answers,
@@ -96,17 +94,17 @@ def outcome_of(
         "values_sha256": tuned.values.sha256,
         "peak_rss_bytes": peak_resident_bytes(),
     }
-    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "metric": metric})
+    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "samples": samples})
     return result
 
 
 def _how_to_go_on(tuner: Tuner) -> str:
     """The option that makes a run longer, where one does: some see each row once."""
-    from dataclasses import replace
+    from seedtune.runtime.estimators import changed, fit
 
     history = tuner.history
     more = 2 * history.settings.resolved_steps
-    longer = history.facts.fit(replace(history.settings, steps=more), tuner.ground)
+    longer = fit(changed(history.settings, {"steps": more}), tuner.context)
     if longer.resolved_steps <= history.settings.resolved_steps:
         return ", with twice as many training rows: each row is used once"
     return f" (--steps {longer.resolved_steps})"
@@ -240,6 +238,7 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     from seedtune.runtime.errors import JournalError
     from seedtune.runtime.files import replace_file
 
+    from ..reports.run_curves import OUTCOME_FILE
     from .output import plain
 
     file = folder / OUTCOME_FILE

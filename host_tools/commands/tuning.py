@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from seedtune.runtime.errors import DataError, TuningError
+from seedtune.runtime.errors import DataError
 
 from .figures import answers_of, figures_of, shown
 from .follow import Follower
@@ -31,14 +31,16 @@ from .options import (
 )
 from .outcome import outcome_of
 from .output import Output, json_line
+from .run_settings import given_settings
 
 if TYPE_CHECKING:
-    from seedtune.runtime.model import Model
+    from seedtune.runtime.tasks import Task
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def tune(
+    ctx: typer.Context,
     bundle: BundlePath,
     run: RunPath,
     train: Annotated[
@@ -61,57 +63,26 @@ def tune(
         typer.Option("--test", help="Rows that decide nothing and say how good the step is."),
     ] = None,
     task: TaskName = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="With --labels, in place of --task: how a row becomes a prompt, such as "
+            "'{text} It was'; \\n is a line break.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,...",
+            help="The labels in the rows' field 'label', which continue the prompt, such as "
+            "'good,bad'; or label=word, such as '1=great,0=terrible'.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps of the whole run. Default: per-example 200, two-point 1000; "
-            "readout at most, text-head just one pass over the rows.",
-        ),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Peak learning rate, or 'auto': from trial steps.")
-    ] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="Size of the perturbation, or 'auto': from loss noise.")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="constant|linear|cosine", help="Of the learning rate.")
-    ] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Steps of rising rate.")] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(min=0, help="Steps between held-out evaluations; 0: ends only.")
-    ] = None,
-    estimator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How steps are estimated: readout (default where an answer is to be chosen), "
-            "text-head (default for writing), per-example (default else), two-point.",
-        ),
-    ] = None,
-    directions: Annotated[
-        int | None, typer.Option(min=0, help="Directions a step; 0: the estimator's own number.")
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(metavar="rademacher|gaussian", help="Kind of noise.")
-    ] = None,
-    remember: Annotated[
-        bool | None,
-        typer.Option(
-            "--remember/--no-remember",
-            help="Estimator text-head: keep words of the rows in the values, as a memory.",
-        ),
-    ] = None,
-    best_by: Annotated[
-        str | None, typer.Option(metavar="metric|loss", help="What makes a step the best.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of noise and data order.")] = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
     seconds: Annotated[
@@ -141,28 +112,8 @@ def tune(
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
-    given = {
-        name: value
-        for name, value in {
-            "seed": seed,
-            "steps": steps,
-            "batch_size": batch_size,
-            "lr": _number("lr", lr),
-            "eps": _number("eps", eps),
-            "schedule": schedule,
-            "warmup": warmup,
-            "eval_every": eval_every,
-            "estimator": estimator,
-            "directions": directions,
-            "noise": noise,
-            "remember": remember,
-            "best_by": best_by,
-        }.items()
-        if value is not None
-    }
-    chosen = ChosenTask.of(task)
+    chosen = _task_of(task, template, labels)
     control = Control()
-    limit_bytes = memory_bytes(memory_limit)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(
@@ -173,8 +124,8 @@ def tune(
                 objective=objective,
                 on_long=on_long,
                 engine=engine,
-                threads=threads or "auto",
-                memory_limit=limit_bytes,
+                threads=threads,
+                memory_limit=memory_limit,
                 sha256=sha256,
             )
         )
@@ -194,7 +145,7 @@ def tune(
                 durability=Durability.parse(durability),
                 allow_changes=allow_changes,
                 on_evaluation=follower.evaluating,
-                **given,
+                **given_settings(ctx),
             )
         )
         follower.run(tuner, metric=the_task.metric_name, held_out=len(held_out.choosing))
@@ -205,7 +156,7 @@ def tune(
                 held_out,
                 time.monotonic() - began,
                 on_long=on_long,
-                memory_limit=limit_bytes,
+                memory_limit=memory_bytes(memory_limit),
                 progress=progress,
             )
         output.result(result, shown(result))
@@ -227,6 +178,7 @@ def evaluate(
     limit: Limit = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
     sha256: BundleHash = None,
@@ -237,7 +189,17 @@ def evaluate(
 
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, objective, on_long, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        task=chosen.spec,
+        objective=objective,
+        on_long=on_long,
+        engine=engine,
+        threads=threads,
+        memory_limit=memory_limit,
+        sha256=sha256,
+    ) as model:
         origin = load_chosen(model, run, values)
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
@@ -267,6 +229,7 @@ def predict(
     run: FromRun = None,
     values: FromValues = None,
     on_long: OnLong = "error",
+    memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
     sha256: BundleHash = None,
@@ -280,13 +243,19 @@ def predict(
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, "label_words", on_long, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        task=chosen.spec,
+        on_long=on_long,
+        engine=engine,
+        threads=threads,
+        memory_limit=memory_limit,
+        sha256=sha256,
+    ) as model:
         load_chosen(model, run, values)
         if text is not None:
-            names = model.task.template.names
-            if len(names) != 1:
-                raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            rows = [Row({names[0]: text}, "--text")]
+            rows = [Row({_only_field(model.task): text}, "--text")]
         else:
             rows = chosen.rows("test", data)
         with output.counting("predicting") as progress:
@@ -302,34 +271,31 @@ def predict(
         output.note(f"peak memory {peak / 1e6:.0f} MB")
 
 
-def _number(name: str, text: str | None) -> float | str | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise TuningError(f"setting {name}={text!r} must be above 0 or 'auto'") from None
+def _task_of(task: str | None, template: str | None, labels: str | None) -> ChosenTask:
+    if template is None and labels is None:
+        return ChosenTask.of(task)
+    if task is not None or template is None or labels is None:
+        raise DataError("give --template and --labels together, or --task alone")
+    return ChosenTask.of_words(template, labels)
 
 
-def _open(
-    bundle: Path,
-    chosen: ChosenTask,
-    objective: str,
-    on_long: str,
-    engine: str | None,
-    threads: int | None,
-    sha256: str | None,
-    output: Output,
-) -> Model:
-    return checked_model(
-        bundle,
-        output,
-        task=chosen.spec,
-        objective=objective,
-        on_long=on_long,
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
+def _only_field(task: Task) -> str:
+    """Of the task's template.
+
+    Raises:
+        DataError: it has none, or more.
+    """
+    names = task.template.names
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise DataError(
+            "--text goes into the template's field, and this task's template has none; "
+            "give a text to go on from to 'seedtune generate --prompt', or rows with --data FILE"
+        )
+    raise DataError(
+        f"--text is one text, and this task's template has the fields {', '.join(names)}; "
+        "give rows of them with --data FILE"
     )
 
 

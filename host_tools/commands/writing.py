@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from seedtune.runtime.errors import DataError, SeedtuneError, warn
 
-from .inputs import checked_model, load_chosen, memory_bytes
+from .inputs import checked_model, load_chosen
 from .options import (
     BundleHash,
     BundlePath,
@@ -92,7 +92,14 @@ def generate(
     asked: Any = _messages(messages) if messages is not None else prompt
     if prompt == "-":
         asked = _stdin().read().removesuffix("\n")  # 'echo' adds it; nobody means to go on from it
-    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        memory_limit=memory_limit,
+        engine=engine,
+        threads=threads,
+        sha256=sha256,
+    ) as model:
         origin = load_chosen(model, run, values)
         writing = model.generate(
             asked,
@@ -154,7 +161,14 @@ def chat(
 
     output = Output(False)
     manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop), repetition_penalty)
-    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        memory_limit=memory_limit,
+        engine=engine,
+        threads=threads,
+        sha256=sha256,
+    ) as model:
         original = model.values
         origin = load_chosen(model, run, values)
         conversation = _Conversation(model, manner, system)
@@ -321,21 +335,3 @@ def _messages(file: Path) -> Any:
         raise DataError(f"{file}: cannot be read: {error}") from error
     found = strict_json(text, str(file))
     return found["messages"] if isinstance(found, dict) and "messages" in found else found
-
-
-def _opened(
-    bundle: Path,
-    memory_limit: str | None,
-    engine: str | None,
-    threads: int | None,
-    sha256: str | None,
-    output: Output,
-) -> Model:
-    return checked_model(
-        bundle,
-        output,
-        memory_limit=memory_bytes(memory_limit),
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
-    )

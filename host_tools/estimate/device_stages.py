@@ -16,11 +16,11 @@ from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
 from seedtune.runtime.estimators import (
     ESTIMATORS,
-    Ground,
-    facts_of,
-    forwards_a_step,
+    RunContext,
     make_estimator,
-    with_defaults,
+    part_of,
+    settings_of,
+    shape_of,
 )
 from seedtune.runtime.scoring import answer_head, text_part
 from seedtune.runtime.scoring.answer_head import AnswerHeads
@@ -93,8 +93,8 @@ def estimate_tuning(
     """
     engine = engine or next(iter(ENGINES))
     estimator = estimator or next(iter(ESTIMATORS))
-    settings = with_defaults(Settings(estimator=estimator, batch_size=rows))
-    forwards = forwards_a_step(settings)
+    settings = settings_of({"estimator": estimator, "batch_size": rows})
+    forwards = settings.options.forwards
     head = shape.head or shape.embedding
     in_pass = max(1, min(rows, bounds.tokens // length))
     probes = min(bounds.probes, forwards)
@@ -198,9 +198,6 @@ def _table_pages(table: int, tokens: int) -> int:
 
 def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> int:
     """What it holds of ``examples``, that choose between two answers if it learns from such."""
-    facts = facts_of(settings)
-    if facts.part is None:
-        return 0
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
     text = text_shape(shape.hidden)
@@ -208,11 +205,11 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
         answer_head.KIND: AnswerHeads(),
         text_part.KIND: TextHeads(TextHead(text, shape.vocabulary, _not_there, _not_there)),
     }
-    ground = Ground(2, 2, width, examples, writes=True, labels=("0", "1"), parts=kinds)
-    part = restored(kinds, facts.part(settings, ground))
-    assert part is not None
-    fixed = None if facts.shape is None else facts.shape(settings, ground)
-    held = make_estimator(settings, fixed, part).memory_bytes(examples)
+    context = RunContext(2, 2, width, examples, 1, writes=True, labels=("0", "1"), parts=kinds)
+    part = restored(kinds, part_of(settings, context))
+    held = make_estimator(settings, shape_of(settings, context), part).memory_bytes(examples)
+    if part is None:
+        return held
     if part.enters_program:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
         words = int(shape.vocabulary * shape.hidden * INT4_BYTES)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import JournalError, SeedtuneError
+from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
 from seedtune.runtime.tuning.metrics import read_metrics
 
-from ..commands.outcome import OUTCOME_FILE
 from .curve import read_curve
 from .run_curves import Curves, measure_words
 from .svg_chart import Line, chart
@@ -23,7 +21,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
        vertical-align: top; border-bottom: 1px solid #ddd }
-td { overflow-wrap: anywhere } code { font-size: .9em } .right { color: #06701f }
+td { overflow-wrap: anywhere } .text { white-space: pre-wrap }
+code { font-size: .9em } .right { color: #06701f }
 .wrong { color: #a3200d } .note { color: #555 } svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: #444 }
 """
@@ -40,12 +39,13 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
     Raises:
         SeedtuneError: the page cannot be written.
     """
-    outcome = _outcome(run)
+    outcome = found.outcome
     parts = [
         f"<h1>{escape(found.title)}</h1>",
         *_summary(found, outcome, run),
         *_answers(outcome),
         *_curves(found),
+        *_samples(outcome),
         *_rows(found, outcome),
         "<h2>Settings</h2>",
         _table(settings.items()),
@@ -67,31 +67,7 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
-def _outcome(run: Path) -> dict[str, Any]:
-    """What ``seedtune tune`` left in the folder; empty of a run that something else tuned."""
-    file = run / OUTCOME_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise JournalError(f"{file}: cannot be read ({error}); tune again or delete it") from error
-    if not isinstance(content, dict):
-        raise JournalError(f"{file}: is not an object; tune again or delete it")
-    return content
-
-
 def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]:
-    metric = found.metric
-    before, after = outcome.get("before"), outcome.get("after")
-    known = isinstance(before, dict) and isinstance(after, dict)
-    if known and None not in (before[metric], after[metric]):  # null: it was not finite
-        judged = outcome.get("judged_rows") or 0
-        of = f"{judged} rows that chose nothing" if judged else "the rows that chose the step"
-        yield (
-            f"<p>On {of}: {escape(metric)} <b>{found.said(before[metric])}</b> before, "
-            f"<b>{found.said(after[metric])}</b> after.</p>"
-        )
     lines = read_metrics(run, steps=found.history.steps)
     curve = read_curve(found.history, [line for line in lines if line["kind"] == "step"])
     yield f"<p>{escape(curve.text[:1].upper() + curve.text[1:])}.</p>"
@@ -147,6 +123,19 @@ def _curves(found: Curves) -> Iterable[str]:
         yield chart([Line("rows held out", points, "#d9730d")], forwards, found.said)
 
 
+def _samples(outcome: dict[str, Any]) -> Iterable[str]:
+    samples = outcome.get("samples")
+    if not samples:
+        return
+    yield "<h2>What it writes</h2>"
+    yield "<p class=note>To held-out prompts that chose nothing.</p>"
+    yield "<table><tr><th>prompt<th>what stands there<th>before<th>after</tr>"
+    for each in samples:
+        cells = (each[name] for name in ("prompt", "right", "before", "after"))
+        yield "<tr>" + "".join(f"<td class=text>{escape(cell)}" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
 def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
     rows = outcome.get("rows") or []
     yield "<h2>Before and after, row by row</h2>"
@@ -157,12 +146,14 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
         )
         return
     yield f"<p class=note>{len(rows)} held-out rows that chose nothing.</p>"
-    yield "<table><tr><th>row<th>right answer<th>before<th>after</tr>"
+    chooses = any(row["right"] is not None for row in rows)
+    right = "<th>right answer" if chooses else ""
+    yield f"<table><tr><th>row{right}<th>before<th>after</tr>"
     for row in rows:
         fields = "<br>".join(
             f"<b>{escape(name)}</b> {escape(value)}" for name, value in row["fields"].items()
         )
-        cells = [fields, escape(str(row["right"])) if row["right"] is not None else ""]
+        cells = [fields, *([escape(str(row["right"]))] if chooses else [])]
         cells += [_answer(row[when], row["right"]) for when in ("before", "after")]
         yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
     yield "</table>"

@@ -1,95 +1,161 @@
 """Estimators: how looks at a batch become a step. One file each, behind one interface.
 
-A new one is a file with ``FACTS`` in it and a line in ``ESTIMATORS``.
+A new one is a file with its options and its ``SPEC``, and a line in ``ESTIMATORS``.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..errors import TuningError
-from ..scoring.part import Part
+from ..options import Option, options_of
+from ..scoring.part import Description, Part
 from ..settings import Settings
-from . import head_signs, per_example, readout, two_point
-from .estimator import Estimator, Facts, Ground, Measured, Shape
+from . import per_example, readout, text_head_estimator, two_point
+from .estimator import Estimator, Measured
+from .spec import EstimatorSpec, RunContext, Shape
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
-    "Facts",
-    "Ground",
+    "EstimatorSpec",
     "Measured",
+    "RunContext",
     "Shape",
+    "changed",
     "complete",
-    "facts_of",
-    "forwards_a_step",
+    "fit",
+    "fixed_settings",
     "make_estimator",
-    "with_defaults",
+    "part_of",
+    "settings_of",
+    "shape_of",
+    "spec_of",
+    "stored_settings",
 ]
 
-ESTIMATORS: dict[str, Facts] = {
-    module.FACTS.name: module.FACTS for module in (readout, head_signs, per_example, two_point)
+ESTIMATORS: dict[str, EstimatorSpec[Any]] = {
+    module.SPEC.name: module.SPEC
+    for module in (readout, text_head_estimator, per_example, two_point)
 }
 """By name. The first that suits a run is its default."""
 
 
-def facts_of(settings: Settings) -> Facts:
-    """Of the estimator that ``settings`` name.
+def spec_of(name: str) -> EstimatorSpec[Any]:
+    """Of the estimator of that name.
 
     Raises:
-        TuningError: there is no such estimator, or it does not take that many directions.
+        TuningError: there is none.
     """
-    facts = ESTIMATORS.get(settings.estimator or "")
-    if facts is None:
-        raise TuningError(
-            f"setting estimator={settings.estimator!r} must be one of {', '.join(ESTIMATORS)}"
-        )
-    count = settings.directions or facts.directions
-    if not facts.least_directions <= count <= facts.most_directions:
-        least, most = facts.least_directions, facts.most_directions
-        bounds = f"{least} to {most}" if least < most else str(most)
-        raise TuningError(f"setting directions={count} must be {bounds} for {facts.name}")
-    return facts
+    found = ESTIMATORS.get(name)
+    if found is None:
+        raise TuningError(f"setting estimator={name!r} must be one of {', '.join(ESTIMATORS)}")
+    return found
 
 
-def complete(settings: Settings, ground: Ground) -> Settings:
-    """``settings`` with everything that was left to the estimator, fitted to what a run has.
+def complete(asked: Mapping[str, Any], context: RunContext) -> Settings:
+    """Settings of a new run: what was asked for and, where nothing was, what suits the run.
 
     ``lr`` and ``eps`` may still be ``auto``, which calls for a measurement.
 
-    Raises:
-        TuningError: no such estimator, or it cannot run on this ground as asked.
-    """
-    if settings.estimator is None:
-        usual = next(facts for facts in ESTIMATORS.values() if facts.suits(ground))
-        settings = replace(settings, estimator=usual.name)
-    facts = facts_of(settings)
-    for name in ("lr", "eps", "schedule", "warmup"):
-        asked = getattr(settings, name)
-        if name in facts.ignores and asked not in (None, "auto", 0, getattr(facts, name, None)):
-            raise TuningError(
-                f"setting {name}={asked} means nothing to estimator {facts.name}, which solves for "
-                f"its step; leave it out, or take another estimator"
-            )
-    return with_defaults(facts.fit(settings, ground))
-
-
-def with_defaults(settings: Settings) -> Settings:
-    """``settings`` with the estimator's own values of what was left to it, whatever the ground.
+    Args:
+        asked: by name, those of ``Settings`` and of the estimator's options. None asks for nothing;
+            nor does ``auto`` where it is not measured.
 
     Raises:
-        TuningError: as ``facts_of``.
+        TuningError: no such estimator, setting or option, a value that makes no sense, or an
+            estimator that cannot run there.
     """
-    facts = facts_of(settings)
-    own: dict[str, Any] = {
-        name: getattr(facts, name)
-        for name in ("lr", "eps", "schedule", "steps", "eval_every")
-        if getattr(settings, name) is None
-    }
-    if facts.own_rates:
-        measured = [name for name in ("lr", "eps") if getattr(settings, name) == "auto"]
-        own |= {name: getattr(facts, name) for name in measured}
-    own["remember"] = "remember" not in facts.ignores and settings.remember is not False
-    return replace(settings, directions=settings.directions or facts.directions, **own)
+    name = asked.get("estimator")
+    if name is None:
+        name = next(spec.name for spec in ESTIMATORS.values() if spec.suits(context))
+    return fit(settings_of({**asked, "estimator": name}), context)
+
+
+def settings_of(asked: Mapping[str, Any]) -> Settings:
+    """Settings for the estimator that is asked for, with the defaults that need no run to be known;
+    ``steps`` and ``eval_every`` may still be open.
+
+    Raises:
+        TuningError: as ``complete``.
+    """
+    spec = spec_of(asked["estimator"])
+    every, own = options_of(Settings), options_of(spec.options)
+    for name, value in asked.items():
+        if name in every or name in own or value is None:
+            continue
+        elsewhere = any(name in options_of(other.options) for other in ESTIMATORS.values())
+        if elsewhere:
+            has = f"its options: {', '.join(own)}" if own else "it has no options"
+            raise TuningError(f"estimator {spec.name} has no option {name!r}; {has}")
+        raise TuningError(f"there is no setting {name!r}; settings: {', '.join((*every, *own))}")
+    return Settings(
+        options=spec.options(**_given(asked, own)),
+        **_given(asked, every),
+    )
+
+
+def fit(settings: Settings, context: RunContext) -> Settings:
+    """``settings`` as a run there can have them, with nothing left open but what is measured.
+
+    Raises:
+        TuningError: it cannot run there as asked.
+    """
+    spec = spec_of(settings.estimator)
+    settings = spec.fit(settings.options, settings, context)
+    a_pass = max(1, context.examples // settings.batch_size)
+    steps = settings.steps or spec.steps or a_pass
+    every = spec.eval_every if settings.eval_every is None else settings.eval_every
+    return replace(settings, steps=steps, eval_every=every)
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """``settings`` with other values for some, by name.
+
+    Raises:
+        TuningError: as ``complete``.
+    """
+    return settings_of({**settings.to_dict(), **changes})
+
+
+def stored_settings(fields: Mapping[str, Any]) -> Settings:
+    """Inverse of ``Settings.to_dict``; unknown or missing fields are refused.
+
+    Raises:
+        TuningError: fields of another version, or values that make no sense.
+    """
+    spec = spec_of(fields["estimator"])
+    odd = sorted(set(fields) ^ {*options_of(Settings), *options_of(spec.options)})
+    if odd:
+        raise TuningError(f"settings do not fit this version: field {odd[0]!r}")
+    return settings_of(fields)
+
+
+def fixed_settings(settings: Settings) -> set[str]:
+    """Names of the settings that a run keeps from its first step to its last."""
+    known = options_of(Settings) | options_of(type(settings.options))
+    own = {"batch_size"} if spec_of(settings.estimator).fixes_batch_size else set()
+    return own | {name for name, one in known.items() if one.fixed}
+
+
+def shape_of(settings: Settings, context: RunContext) -> Shape | None:
+    """What the estimator fixes for such a run.
+
+    Raises:
+        TuningError: it cannot run there.
+    """
+    fixes = spec_of(settings.estimator).shape
+    return None if fixes is None else fixes(settings.options, context)
+
+
+def part_of(settings: Settings, context: RunContext) -> Description | None:
+    """The part that the estimator moves beside the sensitive values of such a run.
+
+    Raises:
+        TuningError: it cannot run there.
+    """
+    describes = spec_of(settings.estimator).part
+    return None if describes is None else describes(settings.options, context)
 
 
 def make_estimator(
@@ -98,20 +164,24 @@ def make_estimator(
     """A fresh estimator for a run of these settings.
 
     Args:
-        shape: what it fixed for the run (see ``Facts.shape``).
-        part: which the run's values begin with (see ``Facts.part``).
+        shape: what it fixed for the run (see ``shape_of``).
+        part: which the run's values begin with (see ``part_of``).
 
     Raises:
         ValueError: sizes that make no sense.
     """
-    facts = facts_of(settings)
-    for name, given, takes in (("shape", shape, facts.shape), ("part", part, facts.part)):
+    spec = spec_of(settings.estimator)
+    for name, given, takes in (("shape", shape, spec.shape), ("part", part, spec.part)):
         if (given is None) != (takes is None):
-            raise ValueError(f"{facts.name} {'needs a' if given is None else 'takes no'} {name}")
-    return facts.make(settings, shape, part)
+            raise ValueError(f"{spec.name} {'needs a' if given is None else 'takes no'} {name}")
+    return spec.make(settings.options, settings, shape, part)
 
 
-def forwards_a_step(settings: Settings) -> int:
-    """Forwards that a step of these settings takes."""
-    settings = with_defaults(settings)
-    return facts_of(settings).forwards(settings.directions or 0)
+def _given(asked: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:
+    """Values that were asked for among the known ones; ``auto`` is a value where it is a word."""
+    found = {name: asked[name] for name in known if asked.get(name) is not None}
+    return {
+        name: value
+        for name, value in found.items()
+        if value != "auto" or "auto" in known[name].words
+    }

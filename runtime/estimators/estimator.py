@@ -10,21 +10,13 @@ so replaying a journal from its start rebuilds the state to the bit, and ``compa
 the snapshot.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..scoring.batch_loss import Look
-from ..scoring.part import Description, Part, PartKind
 from ..scoring.values import Values
-from ..settings import Schedule, Settings
-
-Shape = Mapping[str, int]
-"""What an estimator fixes for a run when it begins, beside its part, by name, as the journal's
-header keeps it."""
 
 
 class Measured(NamedTuple):
@@ -47,8 +39,7 @@ class Estimator(Protocol):
 
     @property
     def scalar_count(self) -> int:
-        """float16 numbers that the journal stores for a step: S. The first ``directions`` of them
-        move the values, which a guard watches."""
+        """float16 numbers that the journal stores for a step: S."""
         ...
 
     @property
@@ -80,71 +71,3 @@ class Estimator(Protocol):
     ) -> None:
         """Move ``values``, the part among them, in place, by what the journal stored."""
         ...
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What a run stands on, as far as an estimator asks."""
-
-    answers: int
-    """Answers that the task chooses between; 0 where there is nothing to choose."""
-    head_rows: int
-    """Rows of an answer head for the task; 0 if it takes none."""
-    hidden_width: int
-    """Width of the hidden states that the program returns; 0 for none."""
-    examples: int
-    """Training examples."""
-    entries: int = 0
-    """K."""
-    writes: bool = False
-    """Whether the task is to write: its loss is words' negative log-likelihood."""
-    labels: tuple[str, ...] = ()
-    """Of the rows of an answer head; none where one row serves all answers."""
-    parts: Mapping[str, PartKind] = field(default_factory=dict)
-    """Kinds of parts that can be learned there, by name."""
-    blocks: NDArray[np.int64] | None = None
-    """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
-    block_count: int = 0
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rest of the runtime asks of an estimator; each states its own in its own file."""
-
-    name: str
-    summary: str
-    """Half a line for help texts."""
-    make: Callable[[Settings, Shape | None, Part | None], Estimator]
-    """A fresh one for a run of complete settings, whose values begin with that part. ValueError:
-    sizes that make no sense."""
-    forwards: Callable[[int], int]
-    """Forwards of a step of so many directions."""
-    directions: int
-    """Directions of a step unless the settings say so."""
-    least_directions: int
-    most_directions: int = 32768
-    lr: float | Literal["auto"] = 2e-5
-    """Peak learning rate unless the settings say so; ``auto`` measures it."""
-    eps: float | Literal["auto"] = "auto"
-    schedule: Schedule = "constant"
-    steps: int = 1000
-    eval_every: int = 100
-    own_rates: bool = False
-    """Whether ``auto`` means its own ``lr`` and ``eps``, which fit any task: it solves for its step
-    or normalises it."""
-    ignores: tuple[str, ...] = ("remember",)
-    """Settings that say nothing to it, so that people need not be shown them at its own value."""
-    fixed: tuple[str, ...] = ()
-    """Further settings that a run cannot change."""
-    mends_bad_losses: bool = False
-    """Whether its step is the remedy for a batch with a bad loss, and so must not be skipped."""
-    holds_examples: bool = False
-    """Whether its journal holds numbers of single examples, from which texts may be guessed."""
-    suits: Callable[[Ground], bool] = lambda ground: False
-    """Whether it is what learns most from a forward there."""
-    fit: Callable[[Settings, Ground], Settings] = lambda settings, ground: settings
-    """Settings as a run on that ground can have them. TuningError: it cannot run there."""
-    shape: Callable[[Settings, Ground], Shape] | None = None
-    """What it fixes for a run of complete settings on that ground; None: nothing."""
-    part: Callable[[Settings, Ground], Description] | None = None
-    """The part that it moves beside the sensitive values, likewise; None: it moves those alone."""

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..settings import NOISE_KINDS, NoiseKind
 from .gaussian_table import quantiles
+from .rates import NOISE_KINDS, NoiseKind
 
 MAX_STEP = 2**48 - 1
 MAX_PROBE = 2**16 - 1

@@ -28,17 +28,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
-from ..settings import NoiseKind, Settings
-from .estimator import Facts, Ground, Measured, Shape
+from ..settings import Settings
+from .estimator import Measured
 from .noise import add_noise, perturb
+from .rates import RATE, SIZE, NoiseKind, Perturbing, Schedule
+from .spec import EstimatorSpec, RunContext, Shape
 
 MIDDLE = 8 / 30, 20 / 30
 """Depths between which noise moves the values."""
 KEPT = 0.9
 """Share of the scalars' old mean square that a step keeps."""
+
+
+@dataclass(frozen=True)
+class PerExampleOptions(Perturbing):
+    """Of a run with noise for each few examples."""
+
+    lr: float = option(9e-3, f"{RATE}: about what a value moves by in a step.", above=0)
+    eps: float = option(1.5e-2, f"{SIZE}.", above=0)
+    schedule: Schedule = option(
+        "linear", "How the learning rate goes from its peak to the last step."
+    )
+    groups: int | None = option(
+        None,
+        "Groups of examples a step, each with its own noise. Default: groups of one example of "
+        "each answer, or of one where there is nothing to choose.",
+        least=1,
+        fixed=True,
+    )
+
+    @property
+    def forwards(self) -> int:
+        return 2
 
 
 @dataclass
@@ -121,51 +146,48 @@ class PerExample:
             add_noise(moved, scale, seed=seed, step=step, probe=probe, kind=self.noise)
 
 
-def _fit(settings: Settings, ground: Ground) -> Settings:
+def _fit(options: PerExampleOptions, settings: Settings, context: RunContext) -> Settings:
     """A batch that the training examples fill, in groups of one example of each answer."""
-    size = min(settings.batch_size, ground.examples)
-    groups = settings.directions or max(1, size // max(1, ground.answers))
-    return replace(settings, batch_size=size, directions=min(groups, size))
+    size = min(settings.batch_size, context.examples)
+    groups = options.groups or max(1, size // max(1, context.answers))
+    own = replace(options, groups=min(groups, size))
+    return replace(settings, batch_size=size, options=own)
 
 
-def _shape(settings: Settings, ground: Ground) -> Shape:
+def _shape(options: PerExampleOptions, context: RunContext) -> Shape:
     """The values of the blocks between the two depths; all of them where none lies there."""
-    blocks = ground.blocks
+    blocks = context.blocks
     if blocks is None:
-        return {"first": 0, "last": ground.entries}
-    least, most = (round(depth * ground.block_count) for depth in MIDDLE)
+        return {"first": 0, "last": context.entries}
+    least, most = (round(depth * context.block_count) for depth in MIDDLE)
     inside = np.flatnonzero((blocks >= least) & (blocks < most))
     if not len(inside):
-        return {"first": 0, "last": ground.entries}
+        return {"first": 0, "last": context.entries}
     return {"first": int(inside[0]), "last": int(inside[-1]) + 1}
 
 
-def _make(settings: Settings, shape: Shape | None, part: Part | None) -> PerExample:
+def _make(
+    options: PerExampleOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> PerExample:
     sizes = {} if shape is None else dict(shape)
     if set(sizes) != {"first", "last"} or not 0 <= sizes["first"] < sizes["last"]:
         raise ValueError(f"values {sizes}")
-    groups = settings.directions or settings.batch_size
+    groups = options.groups or settings.batch_size
     if groups > settings.batch_size:
         raise ValueError(f"{groups} groups of {settings.batch_size} examples")
-    return PerExample(settings.noise, groups, settings.batch_size, **sizes)
+    return PerExample(options.noise, groups, settings.batch_size, **sizes)
 
 
-FACTS = Facts(
+SPEC = EstimatorSpec(
     name="per-example",
-    summary="two-point steps along seeded noise of each few examples' own, for any loss",
+    summary="default otherwise: two-point SPSA with noise of each few examples' own",
+    options=PerExampleOptions,
     make=_make,
-    forwards=lambda directions: 2,
-    directions=0,
-    least_directions=0,
-    lr=9e-3,
-    eps=1.5e-2,
-    schedule="linear",
     steps=200,
     eval_every=25,
-    own_rates=True,
-    fixed=("batch_size",),
+    fixes_batch_size=True,
     holds_examples=True,
-    suits=lambda ground: True,
+    suits=lambda context: True,
     fit=_fit,
     shape=_shape,
 )

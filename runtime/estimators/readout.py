@@ -19,20 +19,28 @@ from ..scoring.answer_head import AnswerHead, describe, observe
 from ..scoring.batch_loss import Look
 from ..scoring.part import Description, Part
 from ..scoring.values import Values
-from ..settings import Settings
+from ..settings import Options, Settings
 from ..tasks import Observation
-from .estimator import Facts, Ground, Measured, Shape
+from .estimator import Measured
 from .ridge_logistic import SHARES, Choice, Examples, choose, fit
+from .spec import EstimatorSpec, RunContext, Shape
 
 _GROWTH, _SETTLED = 1.3, 1000
 """Ridge and share are chosen again whenever there are 1.3 times as many examples, until there are
 1000: by then they hardly matter, and choosing takes longer than a forward."""
 MEMORY = 2048
 """Examples that it learns from; older ones are forgotten, so that memory and time have a bound."""
+STEPS = 1000
+"""At most, unless the settings say so."""
 _LARGEST = 1 << 28
 """Product of the sizes that a journal's header may name: its weights then take 1 GiB at most."""
 _NO_READOUT = 60000.0
 """How the journal's float16 says that no readout is best: a ridge beyond all others."""
+
+
+@dataclass(frozen=True)
+class ReadoutOptions(Options):
+    """None: it solves for its step."""
 
 
 @dataclass
@@ -162,32 +170,34 @@ def _whole_batches(most: int, examples: int) -> int:
     return next(size for size in range(min(most, examples), 0, -1) if examples % size <= few)
 
 
-def _fit(settings: Settings, ground: Ground) -> Settings:
+def _fit(options: ReadoutOptions, settings: Settings, context: RunContext) -> Settings:
     """One pass over the training examples at most."""
-    size = _whole_batches(settings.batch_size, ground.examples)
-    steps = min(settings.steps or FACTS.steps, ground.examples // size)
+    size = _whole_batches(settings.batch_size, context.examples)
+    steps = min(settings.steps or STEPS, context.examples // size)
     return replace(settings, steps=steps, batch_size=size)
 
 
-def _part(settings: Settings, ground: Ground) -> Description:
-    if not ground.head_rows:
+def _part(options: ReadoutOptions, context: RunContext) -> Description:
+    if not context.head_rows:
         raise TuningError(
             "estimator readout needs a task of choosing an answer, with the objective "
             "label_words; take another estimator"
         )
-    if not ground.hidden_width:
+    if not context.hidden_width:
         raise TuningError(
             "estimator readout needs a program that returns hidden states; export the model "
             "again, or take another estimator"
         )
-    return describe(ground.labels, ground.hidden_width)
+    return describe(context.labels, context.hidden_width)
 
 
-def _shape(settings: Settings, ground: Ground) -> Shape:
-    return {"answers": ground.answers}
+def _shape(options: ReadoutOptions, context: RunContext) -> Shape:
+    return {"answers": context.answers}
 
 
-def _make(settings: Settings, shape: Shape | None, part: Part | None) -> Readout:
+def _make(
+    options: ReadoutOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> Readout:
     sizes = dict(shape or {})
     if set(sizes) != {"answers"} or not isinstance(part, AnswerHead):
         raise ValueError(f"readout {sizes}")
@@ -197,23 +207,19 @@ def _make(settings: Settings, shape: Shape | None, part: Part | None) -> Readout
     return Readout(rows, part.width, answers, settings.batch_size)
 
 
-FACTS = Facts(
+SPEC = EstimatorSpec(
     name="readout",
-    summary="the answer from hidden states, one forward a batch; where an answer is to be chosen",
+    summary="default to choose an answer: a linear layer on hidden states, solved for, not "
+    "searched; one forward a batch",
+    options=ReadoutOptions,
     make=_make,
-    forwards=lambda directions: 1,
-    directions=0,
-    least_directions=0,
-    most_directions=0,
-    lr=1.0,
-    eps=1.0,
+    steps=STEPS,
     eval_every=10,
-    own_rates=True,
-    ignores=("lr", "eps", "schedule", "warmup", "directions", "noise", "remember"),
-    fixed=("batch_size", "eps"),
+    fixes_batch_size=True,
+    guarded=False,
     mends_bad_losses=True,
     holds_examples=True,
-    suits=lambda ground: ground.head_rows > 0 and ground.hidden_width > 0,
+    suits=lambda context: context.head_rows > 0 and context.hidden_width > 0,
     fit=_fit,
     shape=_shape,
     part=_part,

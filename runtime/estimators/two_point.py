@@ -2,7 +2,7 @@
 
 Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient
 approximation" (1992), as Algorithm 1 of Malladi et al., "Fine-Tuning Language Models with Just
-Forward Passes" (arXiv 2305.17333) uses it, with the mean over q directions (its n-SPSA):
+Forward Passes" (arXiv 2305.17333) uses it, with the mean over q seeds (its n-SPSA):
 
     g_i = (L(v + eps z_i) - L(v - eps z_i)) / (2 eps),     v <- v - lr / q sum_i g_i z_i
 
@@ -12,24 +12,42 @@ program inputs, so the perturbed copies are rows of one call.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..options import option
 from ..scoring.batch_loss import Look
+from ..scoring.part import Part
 from ..scoring.values import Values
-from ..settings import NoiseKind
-from .estimator import Facts, Measured
-from .noise import add_noise, perturb
+from ..settings import Settings
+from .estimator import Measured
+from .noise import MAX_PROBE, add_noise, perturb
+from .rates import RATE, NoiseKind, Perturbing
+from .spec import EstimatorSpec, Shape
+
+
+@dataclass(frozen=True)
+class TwoPointOptions(Perturbing):
+    """Of a run with two-point steps."""
+
+    lr: float | Literal["auto"] = option(2e-5, f"{RATE}; 'auto' finds it by trial steps.", above=0)
+    seeds: int = option(
+        1, "Noises a step, whose estimates are averaged.", least=1, most=MAX_PROBE + 1, fixed=True
+    )
+
+    @property
+    def forwards(self) -> int:
+        return 2 * self.seeds
 
 
 @dataclass
 class TwoPoint:
-    """Two losses of each direction give its scalar, the projected gradient. It has no state."""
+    """Two losses of each seed give its scalar, the projected gradient. It has no state."""
 
     noise: NoiseKind = "rademacher"
-    directions: int = 1
+    seeds: int = 1
     """q."""
 
     signs = 0
@@ -40,13 +58,13 @@ class TwoPoint:
 
     @property
     def probes(self) -> int:
-        """``2 q``: ``v + eps z`` and ``v - eps z`` of each direction."""
-        return 2 * self.directions
+        """``2 q``: ``v + eps z`` and ``v - eps z`` of each seed."""
+        return 2 * self.seeds
 
     @property
     def scalar_count(self) -> int:
         """q: the projected gradients."""
-        return self.directions
+        return self.seeds
 
     def memory_bytes(self, examples: int) -> int:
         return 0
@@ -104,7 +122,7 @@ class TwoPoint:
         step: int,
         lr: float,
     ) -> None:
-        """``v += float32(-lr * scalar_i / q) * z_i`` for each direction in turn.
+        """``v += float32(-lr * scalar_i / q) * z_i`` for each seed in turn.
 
         The coefficient is a float64 product, rounded once.
         """
@@ -114,12 +132,16 @@ class TwoPoint:
             add_noise(values.sensitive, coefficient, kind=self.noise, **key)
 
 
-FACTS = Facts(
+def _make(
+    options: TwoPointOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> TwoPoint:
+    return TwoPoint(options.noise, options.seeds)
+
+
+SPEC = EstimatorSpec(
     name="two-point",
-    summary="MeZO's step along seeded noise, for any loss",
-    make=lambda its, shape, part: TwoPoint(its.noise, its.directions or 1),
-    forwards=lambda directions: 2 * directions,
-    directions=1,
-    least_directions=1,
-    suits=lambda ground: True,
+    summary="MeZO's: one noise for the whole batch, or several; its journals can be shared",
+    options=TwoPointOptions,
+    make=_make,
+    suits=lambda context: True,
 )

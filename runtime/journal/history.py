@@ -7,13 +7,12 @@ So both reach the same decisions, which makes an interrupted run equal an uninte
 import math
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import JournalError, SeedtuneError
-from ..estimators import Facts, facts_of
-from ..settings import Settings
+from ..estimators import EstimatorSpec, changed, spec_of, stored_settings
 from .format import Change, End, Evaluation, Header, Note, Record, Reference, Signs, Skip, Step
 
 GUARD_WINDOW = 64
@@ -35,10 +34,9 @@ class History:
 
     def __init__(self, header: Header, name: str) -> None:
         try:
-            self.settings = Settings.from_dict(header.settings)
-            self.settings.learning_rate(0)  # lr, eps, steps: chosen, and numbers
-            _ = self.settings.resolved_eps, self.settings.resolved_steps
-            self.facts: Facts = facts_of(self.settings)
+            self.settings = stored_settings(header.settings)
+            self._need_chosen()
+            self.spec: EstimatorSpec[Any] = spec_of(self.settings.estimator)
             """Of the run's estimator."""
             noted = (header.extra or {}).get(PROGRAM)
             self.program = noted if isinstance(noted, str) else None
@@ -80,7 +78,7 @@ class History:
         if isinstance(record, Step):
             self.steps += 1
             self.skips_in_row = 0
-            self._squares.append(mean_square(record.scalars[: self.settings.directions]))
+            self._squares.append(mean_square(record.scalars) if self.spec.guarded else 0.0)
         elif isinstance(record, Signs):
             self.steps += 1
             self.skips_in_row = 0
@@ -110,15 +108,18 @@ class History:
             self.data[record.field] = record.value
         else:
             try:
-                fields = {**self.settings.to_dict(), record.field: record.value}
-                self.settings = Settings.from_dict(fields)
-                _ = self.settings.resolved_steps
+                self.settings = changed(self.settings, {record.field: record.value})
+                self._need_chosen()
                 self._take_all()
             except (SeedtuneError, TypeError) as error:
                 raise JournalError(
                     f"{self._name}: change after step {self.steps}: {error}"
                 ) from None
         self.changes.append((self.steps, record.field, record.value))
+
+    def _need_chosen(self) -> None:
+        """See that nothing is open that a run measures or chooses when it starts."""
+        _ = self.settings.learning_rate(0), self.settings.options.perturbation
 
     @property
     def best(self) -> Evaluated | None:

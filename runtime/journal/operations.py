@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError
-from ..settings import FIXED, Settings
+from ..estimators import fixed_settings
 from .file import (
     JOURNAL_FILE,
     Journal,
@@ -180,9 +180,9 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
 
 def _may_be_shared(journal: Journal) -> None:
     history = history_of(journal)
-    keeps = " --without-words" if history.settings.remember else ""
+    keeps = " --without-words" if history.settings.options.keeps_words else ""
     instead = f"share the tuned values instead ('seedtune journal export{keeps}')"
-    if history.facts.holds_examples:
+    if history.spec.holds_examples:
         raise JournalError(
             f"{journal.path}: holds numbers of single examples, from which the training texts "
             f"may be guessed; {instead}"
@@ -243,12 +243,8 @@ class JournalDiff:
     common_steps: int
     """Steps up to which both move the values alike: same record, learning rate and noise."""
     best: tuple[Evaluated | None, Evaluated | None]
-
-    @property
-    def same_values(self) -> bool:
-        """Whether both lead to the same values."""
-        bound = {"bundle_sha256", "values_sha256", "snapshot", *FIXED}
-        return self.steps[0] == self.steps[1] == self.common_steps and not bound & set(self.fields)
+    same_values: bool
+    """Whether both lead to the same values."""
 
 
 def diff(first: Path | str, second: Path | str) -> JournalDiff:
@@ -261,7 +257,7 @@ def diff(first: Path | str, second: Path | str) -> JournalDiff:
     flat = []
     for journal in journals:
         fields = asdict(journal.header)
-        settings = Settings.from_dict(fields.pop("settings")).to_dict()
+        settings = fields.pop("settings")
         fields.pop("parent")
         flat.append({**fields, **settings})
     names = sorted(flat[0].keys() | flat[1].keys())
@@ -273,11 +269,16 @@ def diff(first: Path | str, second: Path | str) -> JournalDiff:
     common = max(journal.header.first_step for journal in journals)
     while common in moves[0] and moves[0][common] == moves[1].get(common):
         common += 1
+    steps = histories[0].steps, histories[1].steps
+    common = min(common, *steps)
+    bound = {"bundle_sha256", "values_sha256", "snapshot"}
+    bound = bound.union(*(fixed_settings(history.settings) for history in histories))
     return JournalDiff(
         fields=fields,
-        steps=(histories[0].steps, histories[1].steps),
-        common_steps=min(common, histories[0].steps, histories[1].steps),
+        steps=steps,
+        common_steps=common,
         best=(histories[0].best, histories[1].best),
+        same_values=steps == (common, common) and not bound & set(fields),
     )
 
 

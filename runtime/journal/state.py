@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, make_estimator
+from ..estimators import Estimator, make_estimator, stored_settings
 from ..scoring.values import Values
-from ..settings import Settings
 from .file import Journal
 from .format import End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
@@ -123,7 +122,7 @@ def estimator_of(header: Header, begun: Values, name: str) -> Estimator:
     """A fresh estimator of the run that began with those values."""
     kind = header.settings["estimator"]
     try:
-        settings = Settings.from_dict(header.settings)
+        settings = stored_settings(header.settings)
         estimator = make_estimator(settings, header.shape, begun.part)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None

@@ -29,7 +29,7 @@ def judge_losses(losses: NDArray[np.float64], history: History) -> Skip | None:
         return Skip(NOT_FINITE)
     limit = history.loss_limit
     # Where the step is the remedy, the batch that surprised the estimator would teach nothing.
-    if not history.facts.mends_bad_losses and limit is not None and float(losses.mean()) > limit:
+    if not history.spec.mends_bad_losses and limit is not None and float(losses.mean()) > limit:
         return Skip(LOSS_JUMP)
     return None
 
@@ -40,8 +40,7 @@ def judge_scalars(scalars: NDArray[Any], history: History) -> Skip | None:
     if not np.isfinite(scalars).all():
         return Skip(RUNAWAY)
     limit = history.scalar_limit
-    moving = map(float, scalars[: history.settings.directions])
-    if limit is not None and math.sqrt(mean_square(moving)) > limit:
+    if limit is not None and math.sqrt(mean_square(map(float, scalars))) > limit:
         return Skip(RUNAWAY)
     return None
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, Ground, facts_of
+from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
 from ..journal.file import Durability, JournalWriter, read_journal
 from ..journal.format import Change, End, Header, Record
 from ..journal.history import History
@@ -20,7 +20,6 @@ from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
 from ..scoring.values import Values
-from ..settings import FIXED, Settings
 from ..tasks import Encoded
 
 _ALWAYS = ("steps",)
@@ -86,7 +85,7 @@ class LiveRun:
         asked: Mapping[str, Any],
         data: Mapping[str, str | None],
         task_spec: Mapping[str, Any] | None,
-        ground: Ground,
+        context: RunContext,
         durability: Durability | None,
         allow_changes: bool,
     ) -> "LiveRun":
@@ -96,7 +95,7 @@ class LiveRun:
             asked: settings by name; a missing one, None and ``auto`` keep the run's own.
             data: hashes of the encoded examples, as the header names them.
             task_spec: as in ``Tuner``.
-            ground: what the run now stands on.
+            context: what the run now has to go by.
 
         Raises:
             JournalError: damaged, in use, or of another bundle.
@@ -108,16 +107,16 @@ class LiveRun:
             for placed in journal.records:
                 state.advance(placed.record)
             run = cls(writer, state, start)
-            fixed = (*FIXED, *state.history.facts.fixed)
+            fixed = fixed_settings(state.history.settings)
             size = state.history.settings.batch_size
-            if "batch_size" in fixed and ground.examples < size:
+            if "batch_size" in fixed and context.examples < size:
                 raise TuningError(
                     f"{writer.path}: a step of the run takes {size} training examples, "
-                    f"{ground.examples} are given: give more (--train), or start a new run in "
+                    f"{context.examples} are given: give more (--train), or start a new run in "
                     "another folder"
                 )
             _same_task(journal.header.task, task_spec, writer.path)
-            changes = run._changes(asked, data, ground)
+            changes = run._changes(asked, data, context)
             for field, before, now in changes:
                 if field not in _ALWAYS and (field in fixed or not allow_changes):
                     advice = "give the same, or allow changes (--allow-changes)"
@@ -135,20 +134,16 @@ class LiveRun:
         return run
 
     def _changes(
-        self, asked: Mapping[str, Any], data: Mapping[str, str | None], ground: Ground
+        self, asked: Mapping[str, Any], data: Mapping[str, str | None], context: RunContext
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
-        if asked.get("directions") == 0:  # no wish either
-            del asked["directions"]
-        if asked:
-            own = self.history.settings
-            merged = Settings.from_dict({**own.to_dict(), **asked})
-            if merged.estimator == own.estimator:  # another is refused, whatever would fit it
-                merged = facts_of(merged).fit(merged, ground)
-            want.update(merged.to_dict())
+        if asked.get("estimator", have["estimator"]) != have["estimator"]:
+            want["estimator"] = asked["estimator"]  # refused, whatever would fit it
+        elif asked:
+            want.update(fit(changed(self.history.settings, asked), context).to_dict())
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
 
     def commit(self, record: Record) -> None:

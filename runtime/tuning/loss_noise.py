@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import TuningError
 from ..estimators.noise import MAX_STEP, perturb
-from ..settings import NoiseKind
+from ..estimators.rates import NoiseKind
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TINY = 1e-4

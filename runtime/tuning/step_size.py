@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..estimators import make_estimator
+from ..estimators import Estimator
 from ..estimators.noise import MAX_STEP
 from ..scoring.batch_loss import Look
 from ..scoring.values import Values
@@ -56,7 +56,10 @@ class StepSize:
 
 
 def measure_step_size(
-    look_at: Callable[[int], Look], values: NDArray[np.float32], settings: Settings
+    make: Callable[[], Estimator],
+    look_at: Callable[[int], Look],
+    values: NDArray[np.float32],
+    settings: Settings,
 ) -> StepSize:
     """Choose the learning rate for a run of ``settings`` from ``values``. Deterministic.
 
@@ -64,18 +67,19 @@ def measure_step_size(
     first step: further off, nothing was looked at.
 
     Args:
+        make: gives a fresh estimator of the run.
         look_at: the run's batch of that number, to be looked at.
         values: float32 ``[K]``.
-        settings: with ``eps`` a number.
+        settings: with ``eps`` a number; their seed is that of the trials.
 
     Raises:
         TuningError: a loss is not finite, or no step from one batch lowers the loss of another.
     """
-    eps = settings.resolved_eps
+    eps = settings.options.perturbation
     slopes, curvatures, lengths = np.zeros((3, TRIALS))
     probes = 0
     for trial in range(TRIALS):
-        estimator = make_estimator(settings)
+        estimator = make()
         probes = estimator.probes
         key = {"seed": settings.seed, "step": _FIRST + trial}
         measured = estimator.measure(look_at(2 * trial), Values(values), eps=eps, **key)
@@ -94,7 +98,7 @@ def measure_step_size(
     if slope <= 0:
         raise TuningError(
             "lr 'auto' found no descent: steps from one batch do not lower the loss of the next; "
-            "raise batch_size or directions, or give lr as a number"
+            "raise batch_size, or give lr as a number"
         )
     furthest = eps / length
     best = min(slope / curvature, furthest) if curvature > 0 else furthest

@@ -21,7 +21,8 @@ import numpy as np
 from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
-from ..estimators import Estimator, Ground, complete, facts_of, make_estimator
+from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
+from ..estimators.rates import Perturbing, Scheduled
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import PROGRAM, History, rounded
@@ -87,9 +88,10 @@ class Tuner:
         task: collates and scores the examples.
         train: encoded training examples; their order is part of the run.
         folder: run folder.
-        settings: of a new run, by default ``Settings()``. On resume, None keeps the run's own;
-            others are refused unless ``allow_changes`` (``steps`` may always change). Of a mapping
-            only what it names counts.
+        settings: by name, those of ``Settings`` and of the estimator's options; what is left out,
+            or None, is chosen to suit a new run (see ``estimators.complete``) and stays as it is in
+            a resumed one. Others than a run has are refused unless ``allow_changes`` (``steps``
+            may always change).
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
@@ -115,7 +117,7 @@ class Tuner:
         train: Sequence[Encoded],
         *,
         folder: Path | str,
-        settings: Settings | Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
@@ -148,7 +150,7 @@ class Tuner:
         if os.path.exists(self.folder / JOURNAL_FILE):
             self._run = self._resumed(settings, durability, allow_changes, task_spec)
         else:
-            header = self._new_header(_new_settings(settings), task_spec)
+            header = self._new_header(settings or {}, task_spec)
             self._run = LiveRun.begin(self.folder, header, start, durability)
         self._metrics = MetricsLog(self.folder)
         known = _forwards_stay(self.values)
@@ -156,7 +158,7 @@ class Tuner:
 
     def _resumed(
         self,
-        settings: Settings | Mapping[str, Any] | None,
+        settings: Mapping[str, Any] | None,
         durability: Durability | None,
         allow_changes: bool,
         task_spec: Mapping[str, Any] | None,
@@ -168,10 +170,10 @@ class Tuner:
         run = LiveRun.resume(
             self.folder,
             self._start,
-            asked=settings.to_dict() if isinstance(settings, Settings) else settings or {},
+            asked=settings or {},
             data=data,
             task_spec=task_spec,
-            ground=self.ground,
+            context=self.context,
             durability=durability,
             allow_changes=allow_changes,
         )
@@ -194,10 +196,10 @@ class Tuner:
             run.commit(journal.Note(f"{PROGRAM}: {now}"))
 
     @property
-    def ground(self) -> Ground:
-        """What the run stands on, for whoever asks which settings would fit it."""
+    def context(self) -> RunContext:
+        """What the run has to go by, for whoever asks which settings would fit it."""
         start, task = self._start, self._task
-        return Ground(
+        return RunContext(
             answers=task.answers,
             head_rows=task.head_rows,
             hidden_width=self._engine.hidden_width,
@@ -232,35 +234,38 @@ class Tuner:
         return Look(self._engine, self._task, self._bounds, examples)
 
     def _new_header(
-        self, settings: Settings, task_spec: Mapping[str, Any] | None
+        self, asked: Mapping[str, Any], task_spec: Mapping[str, Any] | None
     ) -> journal.Header:
         extra: dict[str, Any] = {"examples": len(self._train)}
         if self._engine.program:
             extra[PROGRAM] = self._engine.program
-        settings = complete(settings, self.ground)
-        facts, ground = facts_of(settings), self.ground
-        shape = None if facts.shape is None else facts.shape(settings, ground)
-        part = None if facts.part is None else facts.part(settings, ground)
+        settings = complete(asked, self.context)
+        own, shape = settings.options, shape_of(settings, self.context)
+        part = part_of(settings, self.context)
         begun = self._start.tuned_from(part)
         estimator = make_estimator(settings, shape, begun.part)
         self._fit_passes(estimator, begun)
-        if settings.eps == "auto":
+        if isinstance(own, Perturbing) and own.eps == "auto":
             self.loss_noise = measure_loss_noise(
                 self._look(self._batch(settings, 0)).mean_losses,
                 self._start.values,
                 seed=settings.seed,
-                kind=settings.noise,
+                kind=own.noise,
             )
-            settings = replace(settings, eps=self.loss_noise.eps)
+            own = replace(own, eps=self.loss_noise.eps)
+            settings = replace(settings, options=own)
             extra["loss_noise"] = self.loss_noise.to_dict()
-        if settings.lr == "auto":
+        if isinstance(own, Scheduled) and own.lr == "auto":
             # Of few examples, smaller batches: the next must be of others to tell descent from fit.
             half = max(1, len(self._train) // 2)
             trial = replace(settings, batch_size=min(settings.batch_size, half))
             self.step_size = measure_step_size(
-                lambda number: self._look(self._batch(trial, number)), self._start.values, settings
+                lambda: make_estimator(settings, shape, begun.part),
+                lambda number: self._look(self._batch(trial, number)),
+                self._start.values,
+                settings,
             )
-            settings = replace(settings, lr=self.step_size.lr)
+            settings = replace(settings, options=replace(own, lr=self.step_size.lr))
             extra["step_size"] = self.step_size.to_dict()
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
@@ -351,7 +356,7 @@ class Tuner:
             self.values,
             seed=settings.seed,
             step=number,
-            eps=settings.resolved_eps,
+            eps=settings.options.perturbation,
         )
         losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
@@ -370,7 +375,7 @@ class Tuner:
             step=history.steps,
             loss=mean,
             losses=[float(loss) for loss in losses],
-            scalars=exact[: settings.directions or 0],
+            scalars=exact if history.spec.guarded else (),
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -515,18 +520,6 @@ class Tuner:
 def _forwards_stay(values: Values) -> bool:
     """Whether only a part moves, which no forward knows of, so that forwards can be kept."""
     return values.part is not None and not values.part.enters_program
-
-
-def _new_settings(given: Settings | Mapping[str, Any] | None) -> Settings:
-    if isinstance(given, Settings):
-        return given
-    try:
-        return Settings(**(given or {}))
-    except TypeError:
-        odd = next(name for name in given or () if name not in Settings.__dataclass_fields__)
-        raise TuningError(
-            f"there is no setting {odd!r}; settings: {', '.join(Settings.__dataclass_fields__)}"
-        ) from None
 
 
 class _Abandoned(Exception):

@@ -20,7 +20,7 @@ VECTORS = json.loads((ROOT / "tests" / "vectors" / "noise.json").read_text())
 WORDS = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
 RUNS = {
     "plain": ("--steps", 6),
-    "gaussian": ("--noise", "gaussian", "--directions", 2, "--schedule", "cosine", "--steps", 7,
+    "gaussian": ("--noise", "gaussian", "--seeds", 2, "--schedule", "cosine", "--steps", 7,
                  "--warmup", 3, "--seed", 2**64 - 1),
     "linear": ("--schedule", "linear", "--steps", 8, "--eval-every", 2, "--best-by", "loss"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
@@ -23,6 +23,7 @@ from seedtune.runtime.bundle import Layer
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.estimators.noise import add_noise
+from seedtune.runtime.options import option
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(
@@ -221,9 +222,9 @@ def test_generic_text_is_scored_for_completion_alone(toy):
 def test_forwards_become_steps():
     settings = METHODS["int4-two-point"].settings | {"seed": 3, "batch_size": 16, "length": 48}
     found = tuner_settings(settings)
-    assert (found.steps, found.eval_every, found.seed) == (500, 50, 3)
-    several = tuner_settings(settings | {"directions": 4})
-    assert (several.steps, several.eval_every) == (125, 12)  # 8 forwards a step
+    assert (found["steps"], found["eval_every"], found["seed"]) == (500, 50, 3)
+    several = tuner_settings(settings | {"seeds": 4})
+    assert (several["steps"], several["eval_every"]) == (125, 12)  # 8 forwards a step
 
 
 def cell_of(tmp_path, monkeypatch, **changes):
@@ -251,9 +252,15 @@ def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
     settings = METHODS["int4-per-example"].settings | {"batch_size": 16}
     cell = quality.Cell("int4-per-example", "sst2", 0, settings, None)
     key, folder = cell.key, cell.folder(tmp_path)
-    assert cell.tuner_settings["eps"] == ESTIMATORS["per-example"].eps != 2.0
-    facts = replace(ESTIMATORS["per-example"], eps=2.0)
-    monkeypatch.setitem(ESTIMATORS, "per-example", facts)
+    assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (1.5e-2, 9e-3)
+
+    @dataclass(frozen=True)
+    class Larger(ESTIMATORS["per-example"].options):
+        eps: float = option(2.0, "Size of the perturbation.", above=0)
+
+    monkeypatch.setitem(
+        ESTIMATORS, "per-example", replace(ESTIMATORS["per-example"], options=Larger)
+    )
     assert cell.tuner_settings["eps"] == 2.0
     assert cell.key == key and cell.folder(tmp_path) != folder
     assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None
@@ -511,6 +518,4 @@ def test_every_task_and_method_is_known():
         assert callable(module.run_on_task)
         if method.module == "int4":
             settings = tuner_settings({**method.settings, "seed": 0})
-            assert settings.estimator in ESTIMATORS and name.startswith(
-                f"int4-{settings.estimator}"
-            )
+            assert name.startswith(f"int4-{settings['estimator']}")

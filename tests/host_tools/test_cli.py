@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from command_line import bad, call, good
-from fakes import fake_ground
+from fakes import fake_context
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
@@ -23,7 +23,6 @@ from seedtune.runtime.estimators import complete
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
 from seedtune.runtime.scoring import known_forwards
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import task_for
 from tiny_bundle import TASK, write_tiny_bundle
 from value_engine import HiddenEngine, ValueEngine
@@ -107,15 +106,17 @@ class TestTune:
         self, bundle: Path, rows: Path, tmp_path: Path, engine: None
     ) -> None:
         common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, "--eps", 0.01,
-                  "--estimator", "two-point", "--directions", 3,
+                  "--estimator", "two-point", "--seeds", 3,
                   "--batch-size", 1000]  # fmt: skip
-        assert "setting lr='fast' must be above 0 or 'auto'" in bad(7, *common, "--lr", "fast")
+        assert "setting lr='fast' must be a number above 0, or 'auto'" in bad(
+            7, *common, "--lr", "fast"
+        )
         result = call(*common, "--lr", "auto")
         assert result.exit_code == 0, result.output
         shown = good("journal", "show", tmp_path / "run")["settings"]
-        assert (shown["estimator"], shown["directions"]) == ("two-point", 3)
+        assert (shown["estimator"], shown["seeds"]) == ("two-point", 3)
         assert f"lr {shown['lr']:g} from 72 forwards of trial steps" in result.stderr
-        assert "the run has directions=3, not 4" in bad(7, *common, "--directions", 4)
+        assert "the run has seeds=3, not 4" in bad(7, *common, "--seeds", 4)
 
     def test_people_see_every_evaluation_once(
         self, bundle: Path, rows: Path, tmp_path: Path, engine: None
@@ -319,9 +320,9 @@ class TestReadout:
         assert "was tuned for another task" in bad(7, *asked, tmp_path / "third.json")
         assert "the run has the task spec" in bad(7, *tune, "--task", tmp_path / "third.json")
 
-    def test_directions_are_not_for_it(self, tmp_path: Path, learned: Path, rows: Path) -> None:
-        asked = ["tune", learned, tmp_path / "other", "--train", rows, "--directions", 3]
-        assert "directions=3 must be 0 for readout" in bad(7, *asked)
+    def test_it_has_no_options(self, tmp_path: Path, learned: Path, rows: Path) -> None:
+        asked = ["tune", learned, tmp_path / "other", "--train", rows, "--seeds", 3]
+        assert "estimator readout has no option 'seeds'; it has no options" in bad(7, *asked)
 
     def test_a_program_without_hidden_states_cannot_take_it(
         self, tmp_path: Path, bundle: Path, rows: Path, engine: None
@@ -335,7 +336,7 @@ class TestReadout:
         for command in (["branch", tmp_path / "run", tmp_path / "b"], ["show", tmp_path / "run"]):
             words = call("journal", *command).stdout.replace("settings.", "").split()
             assert "readout" in words and "batch_size" in words
-            assert not {"lr", "eps", "noise", "directions"} & set(words)
+            assert not {"lr", "eps", "noise", "seeds"} & set(words)
 
     def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
         asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
@@ -692,12 +693,12 @@ def test_the_estimator_is_the_best_that_task_and_bundle_allow(
 ) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1] if hidden else [])
     engine = HiddenEngine() if hidden else ValueEngine()
-    ground = fake_ground(engine, task_for(bundle, spec), 64)
-    assert complete(Settings(), ground).estimator == estimator
+    ground = fake_context(engine, task_for(bundle, spec), 64)
+    assert complete({}, ground).estimator == estimator
 
 
 def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
     task = task_for(bundle, TASK, objective="vocabulary")
-    found = complete(Settings(), fake_ground(HiddenEngine(), task, 64))
+    found = complete({}, fake_context(HiddenEngine(), task, 64))
     assert (found.estimator, found.lr, found.eps) == ("per-example", 9e-3, 1.5e-2)

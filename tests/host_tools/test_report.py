@@ -87,6 +87,20 @@ def test_a_page_elsewhere_and_of_a_run_without_an_outcome(tmp_path: Path, run: P
     assert "None are kept" in text and "<svg" in text
 
 
+def test_a_page_of_texts_shows_what_is_written_and_no_empty_column(run: Path) -> None:
+    file = run / "outcome.json"
+    kept = json.loads(file.read_text())
+    said = [{"answer": None, "scores": {"nll": nll}} for nll in (2.5, 1.5)]
+    rows = [{"fields": {"text": "hi"}, "right": None, "before": said[0], "after": said[1]}]
+    samples = [{"prompt": "hi <Mia>:", "right": " yep", "before": " I am", "after": " yep, hi"}]
+    file.write_text(json.dumps({**kept, "rows": rows, "samples": samples}))
+    good("report", run)
+    text = (run / "report.html").read_text()
+    seen = Seen(text)
+    assert "hi <Mia>:" in seen.words and " yep, hi" in seen.words
+    assert "right answer<" not in text and "loss a token 1.500" in seen.words
+
+
 def test_what_a_reader_cannot_use_is_one_line(tmp_path: Path, run: Path) -> None:
     assert "cannot be read" in bad(5, "report", tmp_path / "nowhere")
     assert "cannot be written" in bad(1, "report", run, "-o", tmp_path / "no" / "page.html")
@@ -111,13 +125,16 @@ def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch
     def kept(figure: Any, file: Path) -> None:
         for axes in figure.axes:
             said.extend([axes.get_title(loc="left"), axes.get_ylabel(), axes.get_xlabel()])
-        said.append(figure.get_suptitle())
+            if (legend := axes.get_legend()) is not None:  # names stand above what they name
+                figure.draw_without_rendering()
+                assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1
+        said.append(figure.get_suptitle().replace("\n", " "))
 
     monkeypatch.setattr(plot_run, "_save", kept)
     good("plot", run)
     text = " ".join(said)
     for part in ("lower is better", "higher is better", "answered right", "read a batch of rows",
-                 "Training: accuracy from "):  # fmt: skip
+                 "accuracy from ", "on 30 rows that chose nothing"):  # fmt: skip
         assert part in text, part
     assert not {"lr", "eps", "probes", "estimator"} & set(text.split())
 
@@ -126,6 +143,9 @@ def test_charts_are_well_formed_and_survive_odd_numbers() -> None:
     line = Line("a < b", [(0, 1.0), (5, float("nan")), (10, 1.0)], "#000")
     drawn = ElementTree.fromstring(chart([line], "steps & more", lambda value: f"{value:.2g}"))
     assert len(drawn.findall("circle")) == 2
+    (name,) = [text for text in drawn.findall("text") if text.find("tspan") is not None]
+    highest = min(float(each.attrib["cy"]) for each in drawn.findall("circle"))
+    assert float(name.attrib["y"]) < highest  # above what it names
     assert "Nothing was recorded" in chart([Line("x", [], "#000")], "steps", str)
     many = Line("m", [(n, n % 7) for n in range(5000)], "#000", dots=False)
     assert len(chart([many], "steps", str)) < 20_000

@@ -8,15 +8,15 @@ import pytest
 from command_line import bad, call, good
 from seedtune.host_tools.reports.curve import duration, read_curve, seconds_of_as_many_again
 from seedtune.runtime import engines, open_model
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.format import Evaluation, Header, Step
 from seedtune.runtime.journal.history import History
-from seedtune.runtime.settings import Settings
 from tiny_bundle import write_tiny_bundle
 from value_engine import HiddenEngine, ValueEngine
 
 HEADER = Header(
     "0" * 64, "0" * 64, 2, 1,
-    Settings(steps=60, lr=1e-3, eps=0.01, estimator="two-point", directions=1).to_dict(),
+    settings_of({"steps": 60, "eps": 0.01, "estimator": "two-point"}).to_dict(),
     "0" * 64, None, {"name": "accuracy", "higher_is_better": True},
 )  # fmt: skip
 TWO_POINT = ["--estimator", "two-point", "--eps", 0.01, "--lr", 0.01, "--batch-size", 4]
@@ -224,7 +224,7 @@ class TestReadout:
         asked = ["tune", hidden, tmp_path / "run", "--train", rows, "--data", rows]
         for option, value in (("--lr", 0.5), ("--eps", 0.01), ("--schedule", "cosine"),
                               ("--warmup", 3)):  # fmt: skip
-            assert "means nothing to estimator readout" in bad(7, *asked, option, value)
+            assert "estimator readout has no option" in bad(7, *asked, option, value)
         assert not (tmp_path / "run").exists()
         found = good(*asked)
         assert not {"lr", "eps"} & set(found)

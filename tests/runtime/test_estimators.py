@@ -1,5 +1,7 @@
 """Estimators: the arithmetic of a step, to the bit."""
 
+import json
+
 import numpy as np
 import pytest
 from fakes import fake_kinds, noise_vector
@@ -8,19 +10,21 @@ from hypothesis import strategies as st
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import (
     ESTIMATORS,
-    Ground,
+    RunContext,
     complete,
-    facts_of,
     make_estimator,
-    with_defaults,
+    settings_of,
+    stored_settings,
 )
+from seedtune.runtime.estimators.rates import NOISE_KINDS
 from seedtune.runtime.estimators.two_point import TwoPoint
+from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import NOISE_KINDS, Settings
+from seedtune.runtime.settings import Settings
 
 KEY = {"seed": 11, "step": 4}
 K = 64
-PERTURBING = [name for name, facts in ESTIMATORS.items() if facts.directions]
+PERTURBING = ["two-point"]
 
 
 def alone(losses):
@@ -29,8 +33,7 @@ def alone(losses):
 
 
 def made(name: str, entries: int = K, **settings) -> TwoPoint:
-    its = Settings(estimator=name, batch_size=1, **settings)
-    estimator = make_estimator(its)
+    estimator = make_estimator(settings_of({"estimator": name, "batch_size": 1, **settings}))
     assert isinstance(estimator, TwoPoint)
     return estimator
 
@@ -79,9 +82,9 @@ def test_apply_depends_on_its_arguments_alone(name):
 
 
 @pytest.mark.parametrize("name", PERTURBING)
-@given(directions=st.integers(2, 5), at_once=st.integers(1, 11), step=st.integers(0, 2**40))
-def test_rows_are_the_same_however_they_are_grouped(name, directions, at_once, step):
-    estimator = made(name, 70, directions=directions)
+@given(seeds=st.integers(2, 5), at_once=st.integers(1, 11), step=st.integers(0, 2**40))
+def test_rows_are_the_same_however_they_are_grouped(name, seeds, at_once, step):
+    estimator = made(name, 70, seeds=seeds)
     values = np.linspace(-1, 1, 70, dtype=np.float32)
     whole = np.empty((estimator.probes, 70), dtype=np.float32)
     key = {"seed": 8, "step": step, "eps": 0.03}
@@ -102,7 +105,7 @@ def test_estimates_are_unbiased_on_a_quadratic(name, kind):
     root = rng.standard_normal((12, 12))
     curvature = root @ root.T / 12
     slope = rng.standard_normal(12)
-    estimator = made(name, noise=kind, directions=3)
+    estimator = made(name, noise=kind, seeds=3)
     rows = np.empty((estimator.probes, 12), dtype=np.float32)
     found = []
     for step in range(4000):
@@ -121,7 +124,7 @@ def test_estimates_are_unbiased_on_a_quadratic(name, kind):
 @pytest.mark.parametrize("name", PERTURBING)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_any_loss_that_is_not_sound_makes_a_scalar_that_is_not_finite(name, bad):
-    estimator = made(name, directions=2)
+    estimator = made(name, seeds=2)
     for probe in range(estimator.probes):
         losses = np.linspace(1, 2, estimator.probes)
         losses[probe] = bad
@@ -129,18 +132,7 @@ def test_any_loss_that_is_not_sound_makes_a_scalar_that_is_not_finite(name, bad)
         assert not np.isfinite(scalars).all()
 
 
-def test_each_estimator_has_its_own_number_of_directions():
-    usual = {"readout": 0, "text-head": 0, "per-example": 0, "two-point": 1}
-    assert usual.keys() == ESTIMATORS.keys()
-    for name, directions in usual.items():
-        for left in (None, 0):
-            its = Settings(estimator=name, directions=left)
-            assert with_defaults(its).directions == directions
-    with pytest.raises(TuningError, match="directions=3 must be 0 for readout"):
-        facts_of(Settings(estimator="readout", directions=3))
-
-
-ANYTHING = Ground(
+ANYTHING = RunContext(
     answers=2,
     head_rows=2,
     hidden_width=6,
@@ -154,26 +146,45 @@ ANYTHING = Ground(
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_what_is_left_open_is_the_estimator_s_own_choice_and_no_more(name):
-    facts = ESTIMATORS[name]
-    found = complete(Settings(estimator=name), ANYTHING)
-    assert None not in found.to_dict().values()
-    assert (found.lr, found.eps, found.eval_every) == (facts.lr, facts.eps, facts.eval_every)
-    said = {"lr": 0.5, "eps": 0.25, "steps": 3, "eval_every": 0, "batch_size": 4}
-    asked = {field: value for field, value in said.items() if field not in facts.ignores}
-    found = complete(Settings(estimator=name, **asked), ANYTHING).to_dict()
+    spec = ESTIMATORS[name]
+    own = options_of(spec.options)
+    found = complete({"estimator": name}, ANYTHING)
+    left = dict.fromkeys((*options_of(Settings), *own), None)
+    assert complete({**left, "estimator": name}, ANYTHING) == found
+    assert None not in found.to_dict().values() and found.eval_every == spec.eval_every
+    chosen = {option: one.default for option, one in own.items() if one.default is not None}
+    assert chosen.items() <= found.to_dict().items()
+    said = {"lr": 0.5, "eps": 0.25, "steps": 3, "eval_every": 0, "batch_size": 4, "warmup": 2}
+    asked = {field: said[field] for field in said if field in {*options_of(Settings), *own}}
+    found = complete({"estimator": name, **asked}, ANYTHING).to_dict()
     assert {field: found[field] for field in asked} == asked
-    for field in set(said) - set(asked):
-        with pytest.raises(TuningError, match=f"{field}={said[field]} means nothing to .*{name}"):
-            complete(Settings(estimator=name, **{field: said[field]}), ANYTHING)
-    auto = complete(Settings(estimator=name, lr="auto", eps="auto"), ANYTHING)
-    measured = ("auto", "auto")
-    assert (auto.lr, auto.eps) == ((facts.lr, facts.eps) if facts.own_rates else measured)
+    automatic = {field: "auto" for field in ("lr", "eps") if field in own}
+    auto = complete({"estimator": name, **automatic}, ANYTHING).to_dict()
+    for field in automatic:
+        assert auto[field] == ("auto" if "auto" in own[field].words else own[field].default)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_option_of_another_is_refused_with_the_names_of_its_own(name):
+    own = options_of(ESTIMATORS[name].options)
+    others = {one for spec in ESTIMATORS.values() for one in options_of(spec.options)} - set(own)
+    assert others
+    for foreign in others:
+        with pytest.raises(TuningError) as caught:
+            complete({"estimator": name, foreign: 1}, ANYTHING)
+        has = f"its options: {', '.join(own)}" if own else "it has no options"
+        assert str(caught.value) == f"estimator {name} has no option {foreign!r}; {has}"
+
+
+def test_no_option_has_the_name_of_a_setting_that_every_run_has():
+    for spec in ESTIMATORS.values():
+        assert not set(options_of(Settings)) & set(options_of(spec.options))
 
 
 def test_an_estimator_that_there_is_not_is_refused_by_name():
-    for settings in (Settings(estimator="adam"), Settings(estimator="")):
+    for name in ("adam", ""):
         with pytest.raises(TuningError, match=r"estimator='(adam)?' must be one of readout, "):
-            complete(settings, ANYTHING)
+            complete({"estimator": name}, ANYTHING)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +204,10 @@ def test_an_estimator_that_there_is_not_is_refused_by_name():
         ("warmup", -1),
         ("eval_every", -1),
         ("noise", "uniform"),
-        ("estimator", 3),
-        ("directions", -1),
-        ("directions", 1 << 16),
-        ("directions", 2.0),
+        ("seeds", 0),
+        ("seeds", (1 << 16) + 1),
+        ("seeds", 2.0),
+        ("stratified", 1),
         ("best_by", "luck"),
         ("loss_jump", 0.0),
         ("scalar_jump", 1.0),
@@ -205,14 +216,19 @@ def test_an_estimator_that_there_is_not_is_refused_by_name():
 )
 def test_settings_that_make_no_sense_are_refused_by_name(field, value):
     with pytest.raises(TuningError, match=f"setting {field}="):
-        Settings(**{field: value})
+        settings_of({"estimator": "two-point", field: value})
 
 
 def test_settings_survive_the_way_to_json_and_refuse_unknown_fields():
-    settings = Settings(lr=0.1, eps=0.2, schedule="cosine")
-    assert Settings.from_dict(settings.to_dict()) == settings
+    asked = {"lr": 0.1, "eps": 0.2, "schedule": "cosine", "steps": 7, "eval_every": 0}
+    settings = settings_of({"estimator": "two-point", **asked})
+    fields = settings.to_dict()
+    assert stored_settings(json.loads(json.dumps(fields))) == settings
+    assert asked.items() <= fields.items()
     with pytest.raises(TuningError, match="'adam'"):
-        Settings.from_dict({**settings.to_dict(), "adam": 0.9})
+        stored_settings({**fields, "adam": 0.9})
+    with pytest.raises(TuningError, match="'eps'"):
+        stored_settings({name: value for name, value in fields.items() if name != "eps"})
 
 
 def test_learning_rate_schedules():
@@ -222,15 +238,15 @@ def test_learning_rate_schedules():
         "linear": 1 - (steps - 10) / 90,
         "cosine": 0.5 * (1 + np.cos(np.pi * (steps - 10) / 90)),
     }.items():
-        settings = Settings(lr=3.0, steps=100, warmup=10, schedule=schedule)
+        asked = {"lr": 3.0, "steps": 100, "warmup": 10, "schedule": schedule}
+        settings = settings_of({"estimator": "two-point", **asked})
         found = [settings.learning_rate(step) for step in range(100)]
         wanted = np.where(steps < 10, (steps + 1) / 10, shape)
         assert np.allclose(found, 3.0 * wanted, rtol=0, atol=1e-14)
         assert settings.learning_rate(1000) >= 0
 
 
-@pytest.mark.parametrize("name", PERTURBING)
-def test_the_stated_forwards_are_those_of_the_estimator(name):
-    for directions in (ESTIMATORS[name].least_directions, 5):
-        estimator = made(name, directions=directions)
-        assert ESTIMATORS[name].forwards(directions) == estimator.probes
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_the_stated_forwards_are_those_of_the_estimator(seeds):
+    its = settings_of({"estimator": "two-point", "seeds": seeds})
+    assert its.options.forwards == make_estimator(its).probes == 2 * seeds

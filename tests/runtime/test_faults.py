@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
 
 import pytest
 from fakes import FakeEngine
@@ -37,7 +36,7 @@ def test_kill_9_at_random_moments_then_finish(tmp_path, whole):
 
 
 def test_kills_of_a_run_whose_steps_depend_on_steps_before(tmp_path):
-    settings = replace(SETTINGS, estimator="per-example", lr=0.05)
+    settings = SETTINGS | {"estimator": "per-example", "lr": 0.05}
     whole = run(tmp_path / "whole", settings=settings)
     rng, kills = random.Random(1), 0
     for number in range(10):

@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 from safetensors.numpy import load, save
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.estimators import with_defaults
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.file import write_journal
 from seedtune.runtime.journal.format import Change, Evaluation, Header, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
-from seedtune.runtime.settings import Settings
 from tiny_run import START, run
 
-SETTINGS = with_defaults(Settings(steps=40, eval_every=4, eps=0.01, estimator="two-point"))
+SETTINGS = settings_of({"steps": 40, "eval_every": 4, "eps": 0.01, "estimator": "two-point"})
 
 
 def history(*, higher_is_better: bool = True) -> History:
@@ -97,7 +96,7 @@ def test_best_and_loss_limit_are_those_of_all_evaluations(seed):
 
 def test_a_snapshot_with_another_state_is_refused(tmp_path):
     """Its hash says that it is the journal's, as whoever writes both can make it."""
-    settings = Settings(estimator="per-example", steps=90, batch_size=8, eps=0.01)
+    settings = {"estimator": "per-example", "steps": 90, "batch_size": 8, "eps": 0.01}
     run(tmp_path, settings=settings)
     journal = compact(tmp_path, START)
     held = journal.header.snapshot

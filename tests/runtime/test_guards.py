@@ -8,7 +8,6 @@ from seedtune.runtime.errors import TuningError
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Skip
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.budget import Budget
 from tiny_run import ENGINE, HELD_OUT, SETTINGS, START, run, tuner
 
@@ -98,7 +97,7 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(tmp_path):
 
 def test_only_skips_in_a_row_stop_the_run(tmp_path):
     engine = NanEngine(ENGINE, lambda call: call % 5 > 0)  # four in a row, then a good one
-    settings = Settings(**{**SETTINGS.to_dict(), "max_skips": 5})
+    settings = SETTINGS | {"max_skips": 5}
     with tuner(tmp_path, engine=engine, settings=settings, eval_examples=None) as live:
         assert len(list(live)) == 60
         assert live.history.skipped == 48

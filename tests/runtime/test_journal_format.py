@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.errors import JournalError
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import (
@@ -28,7 +29,6 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
-from seedtune.runtime.settings import Settings
 
 
 def header(scalar_count: int = 1, **changes: object) -> Header:
@@ -37,7 +37,9 @@ def header(scalar_count: int = 1, **changes: object) -> Header:
         "values_sha256": "c" * 64,
         "entries": 100,
         "scalar_count": scalar_count,
-        "settings": Settings(eps=0.01).to_dict(),
+        "settings": settings_of(
+            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
+        ).to_dict(),
         "train_sha256": "d" * 64,
         "eval_sha256": None,
         "metric": {"name": "accuracy", "higher_is_better": True},

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, fake_start
 from seedtune.runtime.errors import TuningError
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.loss_noise import LADDER, measure_loss_noise
 from tiny_run import SETTINGS, TRAIN, tuner
 
@@ -77,20 +77,20 @@ def test_losses_that_are_not_finite_are_an_error():
 
 
 def test_a_run_with_eps_auto_measures_and_journals_it(tmp_path):
-    settings = Settings(**{**SETTINGS.to_dict(), "eps": "auto", "steps": 5})
+    settings = SETTINGS | {"eps": "auto", "steps": 5}
     with tuner(tmp_path, settings=settings) as live:
         measured = live.loss_noise
         list(live)
     header = read_journal(tmp_path).header
-    assert header.settings["eps"] == measured.eps == live.history.settings.eps
+    assert header.settings["eps"] == measured.eps == live.history.settings.options.eps
     assert header.extra["loss_noise"] == measured.to_dict()
     engine = FakeEngine(64)
     with tuner(tmp_path, settings=settings, engine=engine) as live:
         assert live.loss_noise is None and engine.calls == []
-        assert live.history.settings.eps == measured.eps
+        assert live.history.settings.options.eps == measured.eps
 
 
 def test_training_never_uses_the_measurement_s_directions():
     assert len(TRAIN) > 0
     with pytest.raises(TuningError, match="steps"):
-        Settings(steps=2**47)
+        settings_of({"estimator": "two-point", "steps": 2**47})

@@ -15,7 +15,6 @@ from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.readout import MEMORY, Readout
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.known_forwards import known_bytes
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded
 from tiny_run import HELD_OUT, START, K, tuner
 
@@ -155,7 +154,7 @@ def test_what_a_readout_will_remember_is_left_free(tmp_path):
     learnt = Readout(2, FakeEngine.hidden_width, 2, 8).memory_bytes(64)
     learnt += known_bytes(FakeEngine(K), HELD_OUT)
     limit = HELD + 7000 + 7 * 1000 + 500
-    asked = {"start": start, "settings": Settings(estimator="readout", lr="auto", batch_size=8)}
+    asked = {"start": start, "settings": {"estimator": "readout", "batch_size": 8}}
     for bytes_left, fits in ((limit + learnt, True), (limit + learnt - 7500, False)):
         folder = tmp_path / str(fits)
         if not fits:

@@ -11,17 +11,18 @@ from fakes import FakeEngine, fake_start
 from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import BundleError, JournalError
-from seedtune.runtime.estimators import ESTIMATORS, Facts, Measured
+from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
+from seedtune.runtime.estimators.rates import Scheduled
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import branch, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact, forget
+from seedtune.runtime.options import option
 from seedtune.runtime.scoring import parts
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Batch, Task
 from tiny_bundle import write_tiny_bundle
 from tiny_run import HELD_OUT, START, TASK, K, run, tuner
@@ -100,29 +101,28 @@ class Counting:
         values.sensitive[step % K] += np.float32(1e-3)
 
 
-FACTS = Facts(
+@dataclass(frozen=True)
+class CountingOptions(Scheduled):
+    lr: float = option(0.25, "Peak learning rate.", above=0)
+
+
+SPEC = EstimatorSpec(
     name="counting",
     summary="which answer is more frequent",
-    make=lambda its, shape, part: Counting(),
-    forwards=lambda directions: 1,
-    directions=0,
-    least_directions=0,
-    most_directions=0,
-    lr=0.25,
-    eps=1.0,
+    options=CountingOptions,
+    make=lambda own, settings, shape, part: Counting(),
     steps=100,
     eval_every=20,
-    own_rates=True,
-    part=lambda its, ground: {"kind": KIND},
+    part=lambda own, context: {"kind": KIND},
 )
-ASKED = Settings(seed=2, batch_size=8, estimator="counting", best_by="loss")
+ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting", "best_by": "loss"}
 
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The two lines: of the kind, and of the estimator that moves it."""
     monkeypatch.setitem(parts.KINDS, KIND, lambda bundle: Biases())
-    monkeypatch.setitem(ESTIMATORS, FACTS.name, FACTS)
+    monkeypatch.setitem(ESTIMATORS, SPEC.name, SPEC)
     monkeypatch.setitem(START.kinds, KIND, Biases())
     yield
 

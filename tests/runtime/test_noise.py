@@ -13,7 +13,7 @@ from fakes import noise_vector
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.gaussian_table import quantile_integers
 from seedtune.runtime.estimators.noise import add_noise, perturb
-from seedtune.runtime.settings import NOISE_KINDS
+from seedtune.runtime.estimators.rates import NOISE_KINDS
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CONTENT = json.loads((VECTORS / "noise.json").read_text())

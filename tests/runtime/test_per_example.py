@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import BOUNDS, fake_ground, noise_vector
+from fakes import BOUNDS, fake_context, noise_vector
 from seedtune.runtime.bundle import Layer
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import complete, make_estimator
-from seedtune.runtime.estimators.per_example import FACTS, KEPT, PerExample
+from seedtune.runtime.estimators.per_example import KEPT, SPEC, PerExample, PerExampleOptions
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import Settings
 from tiny_bundle import write_tiny_bundle
-from tiny_run import ENGINE, START, TASK, TRAIN, K, tuner
+from tiny_run import ENGINE, SETTINGS, START, TASK, TRAIN, K, tuner
 
 KEY = {"seed": 11, "step": 4}
 EPS = 1e-3
@@ -92,16 +91,16 @@ def test_it_tells_more_of_the_gradient_than_shared_noise_for_the_same_forwards()
 
 
 def test_settings_and_values_that_a_run_takes():
-    ground = replace(fake_ground(ENGINE, TASK, 40), blocks=np.arange(K) // 4, block_count=16)
-    its = complete(Settings(estimator=FACTS.name), ground)
-    assert (its.batch_size, its.directions) == (16, 8)  # two answers: pairs
-    assert (its.lr, its.eps, its.schedule) == (FACTS.lr, FACTS.eps, "linear")
-    assert complete(Settings(estimator=FACTS.name, lr="auto", eps="auto"), ground) == its
-    few = complete(Settings(estimator=FACTS.name, batch_size=64), replace(ground, answers=0))
-    assert (few.batch_size, few.directions) == (40, 40)  # nothing to choose: each for itself
-    shape = FACTS.shape(Settings(), ground)
+    context = replace(fake_context(ENGINE, TASK, 40), blocks=np.arange(K) // 4, block_count=16)
+    its = complete({"estimator": SPEC.name}, context)
+    assert (its.batch_size, its.options.groups) == (16, 8)  # two answers: pairs
+    assert its.options == PerExampleOptions(groups=8)
+    assert complete({"estimator": SPEC.name, "lr": "auto", "eps": "auto"}, context) == its
+    few = complete({"estimator": SPEC.name, "batch_size": 64}, replace(context, answers=0))
+    assert (few.batch_size, few.options.groups) == (40, 40)  # nothing to choose: each for itself
+    shape = SPEC.shape(its.options, context)
     assert shape == {"first": 4 * 4, "last": 11 * 4}  # blocks 4 to 10 of 16
-    assert FACTS.shape(Settings(), replace(ground, blocks=None)) == {"first": 0, "last": K}
+    assert SPEC.shape(its.options, replace(context, blocks=None)) == {"first": 0, "last": K}
     assert make_estimator(its, shape).scalar_count == 8
     for wrong in (None, {"first": 3}, {"first": 3, "last": 3}, {"rows": 1, "last": 2}):
         with pytest.raises(ValueError, match=r"values|needs a shape"):
@@ -120,8 +119,7 @@ def test_blocks_come_from_the_names_of_the_matrices(tmp_path: Path):
 
 
 def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
-    settings = Settings(seed=3, steps=60, estimator=FACTS.name, batch_size=8, lr=0.1, eps=0.01,
-                        eval_every=20)  # fmt: skip
+    settings = {**SETTINGS, "estimator": SPEC.name, "lr": 0.1}
 
     def go(folder: Path, until: int | None = None) -> str:
         with tuner(folder, settings=settings) as live:
@@ -138,4 +136,4 @@ def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
     with pytest.raises(JournalError, match="single examples"):
         share(tmp_path / "whole", tmp_path / "file", START)
     with pytest.raises(TuningError, match="batch_size"):
-        tuner(tmp_path / "whole", settings=replace(settings, batch_size=4), allow_changes=True)
+        tuner(tmp_path / "whole", settings=(settings | {"batch_size": 4}), allow_changes=True)

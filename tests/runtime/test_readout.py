@@ -1,24 +1,27 @@
 """A readout: what it learns from, what it refuses, and the same bits after any interruption."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from fakes import BOUNDS, FakeEngine, FakeTask, fake_examples, fake_ground
+from fakes import BOUNDS, FakeEngine, FakeTask, fake_context, fake_examples
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from seedtune.runtime import estimators
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Scores, open_engine
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, Ground
+from seedtune.runtime.estimators import ESTIMATORS, RunContext, settings_of
 from seedtune.runtime.estimators import readout as estimator_module
-from seedtune.runtime.estimators.readout import Readout
+from seedtune.runtime.estimators.readout import Readout, ReadoutOptions
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
+from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
+from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
@@ -30,7 +33,6 @@ from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import (
     Batch,
     Encoded,
@@ -43,14 +45,19 @@ from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 
-SETTINGS = Settings(
-    seed=3, steps=60, batch_size=4, lr="auto", eval_every=4, estimator="readout", best_by="loss"
-)
+SETTINGS = {
+    "seed": 3,
+    "steps": 60,
+    "batch_size": 4,
+    "eval_every": 4,
+    "estimator": "readout",
+    "best_by": "loss",
+}
 LABELS = FakeTask.labels
 SIZES = 2, 6, 2
 """Rows, width and answers."""
 ENTRIES = 15
-LONG = replace(SETTINGS, batch_size=1, steps=150, eval_every=25)
+LONG = SETTINGS | {"batch_size": 1, "steps": 150, "eval_every": 25}
 MANY = fake_examples(150)
 
 
@@ -61,7 +68,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, run(folder, settings=SETTINGS)
 
 
-def go_on(folder: Path, *, until: int | None = None, settings: Settings | None = LONG) -> str:
+def go_on(folder: Path, *, until: int | None = None, settings: dict[str, Any] | None = LONG) -> str:
     """Start or resume the long run; stop after ``until`` steps or at its end."""
     with tuner(folder, settings=settings, train=MANY) as live:
         for report in live:
@@ -87,8 +94,8 @@ class Surprising(FakeTask):
         self.at = at
 
     def losses(self, logp: np.ndarray, batch: Batch) -> np.ndarray:
-        self.at -= batch.examples == SETTINGS.batch_size
-        surprise = self.at == 0 and batch.examples == SETTINGS.batch_size
+        self.at -= batch.examples == SETTINGS["batch_size"]
+        surprise = self.at == 0 and batch.examples == SETTINGS["batch_size"]
         return super().losses(logp, batch) * (100 if surprise else 1)
 
 
@@ -229,15 +236,15 @@ class TestInterrupted:
 
     def test_the_run_s_own_settings_resume_it(self, tmp_path: Path) -> None:
         """Also where the batch size was fitted to the number of examples."""
-        own = replace(SETTINGS, batch_size=25, steps=2)
-        whole = run(tmp_path / "whole", settings=replace(own, steps=9))
+        own = SETTINGS | {"batch_size": 25, "steps": 2}
+        whole = run(tmp_path / "whole", settings=own | {"steps": 9})
         run(tmp_path / "run", settings=own)
         fitted = replay(tmp_path / "run", START).history.settings
         assert fitted.batch_size < 25
-        assert run(tmp_path / "run", settings=replace(fitted, steps=9)) == whole
+        assert run(tmp_path / "run", settings=fitted.to_dict() | {"steps": 9}) == whole
 
     def test_the_best_step_ships_after_resuming_too(self, tmp_path: Path) -> None:
-        its = replace(SETTINGS, eval_every=1)
+        its = SETTINGS | {"eval_every": 1}
         with tuner(tmp_path, settings=its) as live:
             states = {0: live.values.copy()}
             for report in live:
@@ -280,8 +287,8 @@ class TestOperations:
         assert not (tmp_path / "sent.journal").exists()
 
 
-def ground(examples: int) -> Ground:
-    return Ground(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
+def context(examples: int) -> RunContext:
+    return RunContext(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
 
 
 class TestBatchSize:
@@ -289,8 +296,8 @@ class TestBatchSize:
     def test_one_pass_that_leaves_few_examples_out(
         self, size: int, examples: int, steps: int
     ) -> None:
-        asked = replace(SETTINGS, batch_size=size, steps=steps)
-        fitted = ESTIMATORS["readout"].fit(asked, ground(examples))
+        asked = SETTINGS | {"batch_size": size, "steps": steps}
+        fitted = estimators.fit(settings_of(asked), context(examples))
         assert fitted.batch_size <= min(size, examples)
         assert fitted.steps == min(steps, examples // fitted.batch_size)
         assert examples % fitted.batch_size <= max(1, examples // 16)
@@ -298,9 +305,8 @@ class TestBatchSize:
     @given(st.integers(1, 64), st.integers(1, 3000))
     def test_a_fitted_size_fits(self, size: int, examples: int) -> None:
         """So that a run can be resumed with its own settings."""
-        fit_again = ESTIMATORS["readout"].fit
-        once = fit_again(replace(SETTINGS, batch_size=size), ground(examples))
-        assert fit_again(once, ground(examples)) == once
+        once = estimators.fit(settings_of(SETTINGS | {"batch_size": size}), context(examples))
+        assert estimators.fit(once, context(examples)) == once
 
 
 class Spoilt(FakeEngine):
@@ -422,17 +428,18 @@ COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": 
 class TestRefusals:
     def test_sizes_follow_task_and_program(self) -> None:
         three = real_task(verbalisers={"no": " bad", "9": " good", "10": " so"})
-        facts, stands = ESTIMATORS["readout"], fake_ground(ENGINE, three, 1)
+        spec, context = ESTIMATORS["readout"], fake_context(ENGINE, three, 1)
         described = {"kind": "answer-head", "labels": ["10", "9", "no"], "width": 6}
-        assert facts.part(Settings(), stands) == described
-        assert facts.shape(Settings(), stands) == {"answers": 3}
+        own = ReadoutOptions()
+        assert spec.part(own, context) == described
+        assert spec.shape(own, context) == {"answers": 3}
         assert len(START.tuned_from(described).part.own) == 22
         choice = {"kind": "multiple_choice", "template": "{text}", "choice_fields": ["a", "b", "c"],
                   "label_field": "label"}  # fmt: skip
         task = task_from_spec(choice, tiny_tokenizer(), BOUNDS, 0)
-        stands = fake_ground(ENGINE, task, 1)
-        assert facts.part(Settings(), stands) == {**described, "labels": []}
-        assert facts.shape(Settings(), stands) == {"answers": 3}
+        context = fake_context(ENGINE, task, 1)
+        assert spec.part(own, context) == {**described, "labels": []}
+        assert spec.shape(own, context) == {"answers": 3}
 
     @pytest.mark.parametrize(
         "task",
@@ -524,7 +531,9 @@ class TestRefusals:
         journal = read_journal(done[0])
         own = {**journal.header.settings, "estimator": estimator}
         if estimator == "two-point":
-            own["directions"] = 1
+            own |= asdict(TwoPointOptions(eps=0.1))
+        elif estimator == "text-head":
+            own |= asdict(TextHeadOptions())
         part = None if part is None else {**journal.header.part, **part}
         forged = replace(journal.header, shape=sizes, part=part, settings=own)
         records = [placed.record for placed in journal.records]
@@ -545,9 +554,9 @@ class TestRefusals:
     def test_a_resumed_run_keeps_its_estimator(self, tmp_path: Path) -> None:
         with tuner(tmp_path, settings=SETTINGS) as live:
             next(iter(live))
-        other = replace(SETTINGS, estimator="two-point", directions=1, eps=1.0, lr=1.0)
+        other = SETTINGS | {"estimator": "two-point", "eps": 1.0, "lr": 1.0}
         with pytest.raises(TuningError, match="the run has estimator=readout, not two-point"):
-            tuner(tmp_path, settings=replace(other, steps=16), allow_changes=True)
+            tuner(tmp_path, settings=other | {"steps": 16}, allow_changes=True)
 
 
 class TestValuesFile:
@@ -587,7 +596,7 @@ def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_r
     examples = encode_rows(task, ROWS)
     arguments = engine, Start.of(bundle), task, examples
     options = {"folder": tmp_path / "run", "eval_examples": examples}
-    its = replace(SETTINGS, batch_size=4, eval_every=1)
+    its = SETTINGS | {"batch_size": 4, "eval_every": 1}
     with Tuner(*arguments, settings=its, **options) as live:
         next(iter(live))
     with Tuner(*arguments, **options) as live:

@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.bundle import write_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, with_defaults
+from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
 from seedtune.runtime.journal.operations import branch, diff, receive, rewind, share, verify
@@ -22,19 +23,27 @@ from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import bundle_parts
+from tiny_run import suited
 
 K = 64
 START = fake_start(K)
-SETTINGS = Settings(
-    seed=5, steps=150, batch_size=8, lr=0.3, eps=0.01, eval_every=25, estimator="two-point"
-)
+SETTINGS = {
+    "seed": 5,
+    "steps": 150,
+    "batch_size": 8,
+    "lr": 0.3,
+    "eps": 0.01,
+    "eval_every": 25,
+    "estimator": "two-point",
+}
 TRAIN, HELD_OUT = fake_examples(64), fake_examples(32, seed=1)
 
 
-def go_on(folder, *, until: int | None = None, settings: Settings | None = SETTINGS, **more) -> str:
+def go_on(
+    folder, *, until: int | None = None, settings: dict[str, Any] | None = SETTINGS, **more
+) -> str:
     """Start or resume a run; stop after ``until`` steps or at its end."""
     with Tuner(
         FakeEngine(K),
@@ -75,7 +84,7 @@ def test_resumed_replayed_shared_runs_have_one_hash(tmp_path, done):
     assert replay(tmp_path / "sent.journal", START).sha256 == live
     assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == live
     assert verify(tmp_path / "received", START).sha256 == live
-    more = Settings(**{**SETTINGS.to_dict(), "steps": 170})
+    more = SETTINGS | {"steps": 170}
     assert go_on(tmp_path / "received", settings=more) == go_on(tmp_path / "more", settings=more)
 
 
@@ -126,7 +135,7 @@ def test_rewind_and_branch_reach_the_values_of_that_step(tmp_path, done, hashes,
 
 def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
     branch(done[0], tmp_path / "b", step=60)
-    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.1, "schedule": "cosine", "eps": 0.02})
+    other = SETTINGS | {"lr": 0.1, "schedule": "cosine", "eps": 0.02}
     final = go_on(tmp_path / "b", settings=other, allow_changes=True)
     assert final != done[1] and replay(tmp_path / "b", START).sha256 == final
     assert replay(tmp_path / "b", START, until=60).sha256 == hashes[60]
@@ -138,7 +147,7 @@ def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
 
 def test_rewind_drops_a_change_made_there(tmp_path, done):
     branch(done[0], tmp_path / "b", step=60)
-    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.1})
+    other = SETTINGS | {"lr": 0.1}
     go_on(tmp_path / "b", until=80, settings=other, allow_changes=True)
     rewind(tmp_path / "b", 60)
     assert go_on(tmp_path / "b") == done[1]
@@ -226,7 +235,7 @@ OTHERS = [name for name in ESTIMATORS if name not in ("two-point", "readout", "t
 @pytest.mark.parametrize("estimator", OTHERS)
 def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
     """Resume, rewind, branch, share, compact and replay of steps that depend on steps before."""
-    settings = replace(SETTINGS, estimator=estimator, directions=3, lr=0.05)
+    settings = suited(estimator, SETTINGS, groups=3, lr=0.05)
     live = go_on(tmp_path / "run", settings=settings)
     assert replay(tmp_path / "run", START).sha256 == live
     for until in (40, 90):
@@ -256,9 +265,9 @@ def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
 
 def test_settings_that_fix_the_steps_cannot_change(tmp_path):
     go_on(tmp_path, until=3)
-    for field, value in {"estimator": "per-example", "directions": 2, "noise": "gaussian"}.items():
+    for field, value in {"estimator": "per-example", "seeds": 2, "noise": "gaussian"}.items():
         with pytest.raises(TuningError, match=f"the run has {field}=.*; give the same, or start"):
-            go_on(tmp_path, settings=replace(SETTINGS, **{field: value}), allow_changes=True)
+            go_on(tmp_path, settings=SETTINGS | {field: value}, allow_changes=True)
 
 
 def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):
@@ -292,7 +301,7 @@ def test_diff_of_equal_and_of_continued_runs(tmp_path, done):
     branch(done[0], tmp_path / "c", step=70)
     found = diff(done[0], tmp_path / "c")
     assert (found.common_steps, found.steps, found.same_values) == (70, (150, 70), False)
-    go_on(tmp_path / "d", until=3, settings=Settings(**{**SETTINGS.to_dict(), "seed": 6}))
+    go_on(tmp_path / "d", until=3, settings=SETTINGS | {"seed": 6})
     found = diff(done[0], tmp_path / "d")
     assert found.common_steps == 0 and found.fields == {"seed": (5, 6)}
 
@@ -373,8 +382,14 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
         values_sha256=Values(start.values).sha256,
         entries=entries,
         scalar_count=1,
-        settings=with_defaults(
-            Settings(steps=steps, eps=0.01, schedule="cosine", estimator="two-point")
+        settings=settings_of(
+            {
+                "steps": steps,
+                "eval_every": 100,
+                "eps": 0.01,
+                "schedule": "cosine",
+                "estimator": "two-point",
+            }
         ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256="e" * 64,

@@ -1,7 +1,6 @@
 """Shared journals: whole or refused, and nothing in them that need not be."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,23 @@ from seedtune.runtime.journal.format import End, Note, Record, Step
 from seedtune.runtime.journal.operations import receive, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.scoring.batch_loss import Look
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_run import rates
 
 START = fake_start(8)
-SETTINGS = Settings(
-    seed=5, steps=6, batch_size=8, lr=0.3, eps=0.01, eval_every=3, estimator="two-point"
-)
+SETTINGS = {
+    "seed": 5,
+    "steps": 6,
+    "batch_size": 8,
+    "lr": 0.3,
+    "eps": 0.01,
+    "eval_every": 3,
+    "estimator": "two-point",
+}
 
 
-def tune(folder: Path, *, steps: int = 6, note: str | None = None, settings: Settings = SETTINGS,
+def tune(folder: Path, *, steps: int = 6, note: str | None = None,
+         settings: dict[str, Any] = SETTINGS,
          allow_changes: bool = False, examples: int = 32) -> str:  # fmt: skip
     """A session up to ``steps`` steps; the hash of its values."""
     with Tuner(
@@ -34,7 +40,7 @@ def tune(folder: Path, *, steps: int = 6, note: str | None = None, settings: Set
         FakeTask(),
         fake_examples(examples),
         folder=folder,
-        settings=replace(settings, steps=steps),
+        settings=(settings | {"steps": steps}),
         eval_examples=fake_examples(16, seed=1),
         allow_changes=allow_changes,
     ) as live:
@@ -119,7 +125,7 @@ def test_free_text_is_left_out_unless_it_is_asked_for(tmp_path: Path, run: Path)
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_batches_of_one_example_are_not_shared(tmp_path: Path, changed: bool) -> None:
-    run, one = tmp_path / "run", replace(SETTINGS, batch_size=1)
+    run, one = tmp_path / "run", (SETTINGS | {"batch_size": 1})
     if changed:
         tune(run)
         tune(run, steps=8, settings=one, allow_changes=True)
@@ -144,8 +150,8 @@ def test_a_run_on_one_example_is_not_shared(tmp_path: Path) -> None:
 def test_journals_that_hold_numbers_of_single_examples_are_not_shared(
     tmp_path: Path, name: str
 ) -> None:
-    rates = {} if ESTIMATORS[name].own_rates else {"lr": 0.3, "eps": 0.01}
-    tune(tmp_path / "run", settings=Settings(batch_size=4, estimator=name, **rates), steps=4)
+    settings = {"batch_size": 4, "estimator": name, **rates(name)}
+    tune(tmp_path / "run", settings=settings, steps=4)
     if ESTIMATORS[name].holds_examples:
         with pytest.raises(JournalError, match="holds numbers of single examples"):
             share(tmp_path / "run", tmp_path / "sent.journal", START)
@@ -174,8 +180,8 @@ def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart:
         found.numbers = np.asarray(numbers)  # type: ignore[attr-defined]
         return found
 
-    rates = {} if ESTIMATORS[name].own_rates else {"lr": 0.3, "eps": 0.01}
-    settings = Settings(steps=3, batch_size=4, estimator=name, eval_every=0, loss_jump=1e9, **rates)
+    asked = {"steps": 3, "batch_size": 4, "eval_every": 0, "loss_jump": 1e9}
+    settings = {**asked, "estimator": name, **rates(name)}
     with monkeypatch.context() as patched:
         patched.setattr(Look, "losses", losses)
         patched.setattr(Look, "part", part)

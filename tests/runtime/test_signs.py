@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from journal_bytes import encoded
 from seedtune.runtime.errors import JournalError
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
     Change,
@@ -22,7 +23,6 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
-from seedtune.runtime.settings import Settings
 
 COUNT = 165
 SIZE = 21
@@ -35,7 +35,9 @@ def header(signs: int = COUNT, scalar_count: int = 0) -> Header:
         entries=1000,
         scalar_count=scalar_count,
         signs=signs,
-        settings=Settings(eps=0.01).to_dict(),
+        settings=settings_of(
+            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
+        ).to_dict(),
         train_sha256="d" * 64,
         eval_sha256=None,
         metric={"name": "perplexity", "higher_is_better": False},

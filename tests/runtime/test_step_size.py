@@ -1,20 +1,21 @@
 """The learning rate from trial steps, on functions whose best rate is known."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import FakeEngine, fake_start
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators import ESTIMATORS, make_estimator
+from seedtune.runtime.estimators import ESTIMATORS, make_estimator, settings_of
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.step_size import SHARE, TRIALS, measure_step_size
 from seedtune.runtime.tuning.tuner import Tuner
-from tiny_run import SETTINGS, START, TRAIN, run, tuner
+from tiny_run import SETTINGS, START, TRAIN, rates, run, suited, tuner
 
 K = 256
 VALUES = fake_start(K).values
@@ -45,14 +46,15 @@ class Seen:
 
 
 def measured(loss, its: Settings, at_once: int = 2):
-    return measure_step_size(lambda number: Seen(loss, number, at_once), VALUES, its)
+    make = partial(make_estimator, its)
+    return measure_step_size(make, lambda number: Seen(loss, number, at_once), VALUES, its)
 
 
-MEASURED = [name for name, facts in ESTIMATORS.items() if not facts.own_rates]
+MEASURED = [name for name in ESTIMATORS if rates(name)]
 
 
 def settings(name: str, **more) -> Settings:
-    return Settings(estimator=name, eps=0.01, lr="auto", seed=4, **more)
+    return settings_of({"estimator": name, "eps": 0.01, "lr": "auto", "seed": 4, **more})
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -83,11 +85,11 @@ def test_two_point_on_a_bowl_is_one_over_the_trace():
     assert np.isclose(found.lr, SHARE / (30.0 * K), rtol=0.06)  # two digits are kept
 
 
-def test_more_directions_allow_longer_steps_and_batches_that_differ_shorter_ones():
+def test_more_seeds_allow_longer_steps_and_batches_that_differ_shorter_ones():
     name = "two-point"
-    few, many = (measured(quadratic(30.0), settings(name, directions=d)).lr for d in (2, 16))
+    few, many = (measured(quadratic(30.0), settings(name, seeds=q)).lr for q in (2, 16))
     assert many > 4 * few
-    noisy = measured(quadratic(30.0, scatter=2.0), settings(name, directions=2))
+    noisy = measured(quadratic(30.0, scatter=2.0), settings(name, seeds=2))
     assert noisy.lr < 0.7 * few
 
 
@@ -125,29 +127,29 @@ def test_no_descent_and_losses_that_are_not_finite_are_errors():
 
 @pytest.mark.parametrize("estimator", MEASURED)
 def test_a_run_with_lr_auto_measures_and_journals_it(tmp_path, estimator):
-    auto = replace(SETTINGS, estimator=estimator, directions=0, lr="auto", steps=30)
+    auto = suited(estimator, lr="auto", steps=30)
     with tuner(tmp_path, settings=auto) as live:
         found = live.step_size
         list(live)
         first, last = live.history.evaluations[0], live.history.evaluations[-1]
         assert last.loss < first.loss
     header = read_journal(tmp_path).header
-    assert header.settings["lr"] == found.lr == live.history.settings.lr
+    assert header.settings["lr"] == found.lr == live.history.settings.options.lr
     assert header.extra["step_size"] == found.to_dict()
     engine = FakeEngine(64)
     with tuner(tmp_path, settings=auto, engine=engine) as live:
         assert live.step_size is None and engine.calls == []
-    given = replace(auto, lr=found.lr)
+    given = auto | {"lr": found.lr}
     assert run(tmp_path / "given", settings=given) == replay(tmp_path, START).sha256
 
 
 def test_eps_is_chosen_first(tmp_path):
-    with tuner(tmp_path, settings=replace(SETTINGS, lr="auto", eps="auto", steps=1)) as live:
-        assert live.history.settings.eps == live.loss_noise.eps
+    with tuner(tmp_path, settings=(SETTINGS | {"lr": "auto", "eps": "auto", "steps": 1})) as live:
+        assert live.history.settings.options.eps == live.loss_noise.eps
         with pytest.raises(
             TuningError, match="setting lr is 'auto': it is measured when a run starts"
         ):
-            Settings(lr="auto").learning_rate(0)
+            settings("two-point", steps=5).learning_rate(0)
 
 
 def test_of_few_examples_the_descent_is_seen_on_others(tmp_path, monkeypatch):
@@ -160,7 +162,7 @@ def test_of_few_examples_the_descent_is_seen_on_others(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(Tuner, "_batch", watched)
-    settings = replace(SETTINGS, lr="auto", batch_size=8)
+    settings = SETTINGS | {"lr": "auto", "batch_size": 8}
     with tuner(tmp_path, settings=settings, train=TRAIN[:12]) as live:
         assert live.history.settings.batch_size == 8
     assert len(drawn) == 16

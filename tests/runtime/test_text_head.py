@@ -12,8 +12,13 @@ import pytest
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
 from seedtune.runtime.errors import BundleError, JournalError, TuningError
-from seedtune.runtime.estimators import Ground, complete
-from seedtune.runtime.estimators.head_signs import KEPT, MOMENTUM, HeadSigns
+from seedtune.runtime.estimators import RunContext, complete
+from seedtune.runtime.estimators.text_head_estimator import (
+    KEPT,
+    MOMENTUM,
+    TextHeadEstimator,
+    TextHeadOptions,
+)
 from seedtune.runtime.journal import snapshots
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
@@ -29,7 +34,6 @@ from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
 from seedtune.runtime.scoring.word_table import WordTable
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 from text_bundle import (
@@ -196,7 +200,7 @@ class TestTheHead:
 
 class TestTheStep:
     def test_its_rule_written_out(self) -> None:
-        estimator, rng = HeadSigns(5), np.random.default_rng(0)
+        estimator, rng = TextHeadEstimator(5), np.random.default_rng(0)
         part = TextPart(cast(TextHead, SimpleNamespace(entries=5)), np.zeros(5, np.float32))
         values = Values(np.zeros(3, np.float32), part)
         m, moving, mean = np.zeros(5), np.zeros(5), np.zeros(5)
@@ -211,7 +215,7 @@ class TestTheStep:
             np.testing.assert_allclose(estimator.state["moving"], moving, atol=1e-5)
 
     def test_a_gradient_that_is_not_finite_is_not_taken(self, world: World) -> None:
-        estimator = HeadSigns(world.text.entries)
+        estimator = TextHeadEstimator(world.text.entries)
         estimator.state["moving"] = np.full(world.text.entries, np.inf, np.float32)
         values = world.values(np.zeros(world.text.entries, np.float32))
         with np.errstate(invalid="ignore"):
@@ -226,10 +230,10 @@ class TestTheStep:
     def test_few_examples_come_in_small_batches_once(
         self, world: World, examples: int, asked: int, size: int, steps: int
     ) -> None:
-        ground = Ground(0, 0, 96, examples, writes=True, parts=world.start.kinds)
-        found = complete(Settings(batch_size=asked), ground)
+        context = RunContext(0, 0, 96, examples, writes=True, parts=world.start.kinds)
+        found = complete({"batch_size": asked}, context)
         assert (found.estimator, found.batch_size, found.steps) == ("text-head", size, steps)
-        again = complete(replace(found, steps=77), ground)
+        again = complete({**found.to_dict(), "steps": 77}, context)
         assert (again.batch_size, again.steps) == (size, 77)
 
     def test_where_there_is_nothing_for_it(self, world: World, tmp_path: Path) -> None:
@@ -377,7 +381,7 @@ class TestARun:
     @pytest.mark.parametrize("wrong", [1, 0, "yes"])
     def test_whether_to_remember_is_true_or_false(self, wrong: Any) -> None:
         with pytest.raises(TuningError, match=r"remember=.* must be true or false"):
-            Settings(remember=wrong)
+            TextHeadOptions(remember=wrong)
 
     def test_words_are_forgotten_for_good_and_the_map_stays(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -472,7 +476,7 @@ class TestARun:
 
         held = resident_bytes()
         assert held is not None and world.start.memory is not None
-        alone, whole = (HeadSigns(world.text.entries, words) for words in (0, WORDS))
+        alone, whole = (TextHeadEstimator(world.text.entries, words) for words in (0, WORDS))
         # The words thrice and their index, of 169 bytes a word where it is made.
         assert whole.memory_bytes(120) - alone.memory_bytes(120) > WORDS * (3 * 4 + 169)
         needed = whole.memory_bytes(120) + world.text.memory_bytes

@@ -13,11 +13,11 @@ from seedtune.runtime.journal.operations import verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tuning.budget import Budget, Control
 from seedtune.runtime.tuning.metrics import read_metrics
-from tiny_run import SETTINGS, START, TRAIN, K, run, tuner
+from tiny_run import SETTINGS, START, TRAIN, K, rates, run, suited, tuner
 
 
 def test_it_learns_and_reports(tmp_path):
@@ -58,7 +58,7 @@ def test_one_probe_programs_take_them_one_by_one_with_the_same_result(tmp_path, 
 def test_probes_beyond_the_bounds_take_several_passes_with_the_same_result(
     tmp_path, estimator, probes
 ):
-    settings = replace(SETTINGS, estimator=estimator, directions=4, steps=6)
+    settings = suited(estimator, seeds=4, groups=4, steps=6)
     hashes = set()
     for at_once in (probes, 2):
         engine = FakeEngine(K)
@@ -101,29 +101,17 @@ def test_interrupted_equals_uninterrupted(tmp_path, whole, stops):
     assert [p.record for p in ours.records] == [p.record for p in theirs.records]
 
 
-def takes(estimator: str, setting: str) -> bool:
-    """Whether the estimator has a use for a setting: others it refuses."""
-    return setting not in ESTIMATORS[estimator].ignores
-
-
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_replay_equals_live(tmp_path, schedule, noise, estimator):
-    rates = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5}
-    settings = Settings(
-        seed=9,
-        steps=30,
-        batch_size=4,
-        noise=noise,
-        estimator=estimator,
-        **{name: value for name, value in rates.items() if takes(estimator, name)},
-    )
+    asked = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5, "noise": noise}
+    settings = suited(estimator, {"seed": 9, "steps": 30, "batch_size": 4}, **asked)
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
 
 
 def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
-    settings = Settings(**{**SETTINGS.to_dict(), "eval_every": 5, "best_by": "loss"})
+    settings = SETTINGS | {"eval_every": 5, "best_by": "loss"}
     with tuner(tmp_path, settings=settings, task=LostTask()) as live:
         states = {0: Values(START.values).sha256}
         for report in live:
@@ -151,7 +139,7 @@ class Contrary(LostTask):
 
 @pytest.mark.parametrize("rules", [("metric", "loss"), ("loss", "metric")])
 def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_path, rules):
-    its = replace(SETTINGS, eval_every=5, best_by=rules[0])
+    its = SETTINGS | {"eval_every": 5, "best_by": rules[0]}
     with tuner(tmp_path, settings=its, task=Contrary()) as live:
         states = {0: Values(START.values).sha256}
         for report in live:
@@ -180,7 +168,7 @@ def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_p
 
 
 def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
-    long = replace(SETTINGS, steps=120, eval_every=10)
+    long = SETTINGS | {"steps": 120, "eval_every": 10}
     with tuner(tmp_path, settings=long, task=Contrary()) as live:
         list(live)
         assert live.tuned().step > 40
@@ -197,46 +185,40 @@ def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
         _ = replay(tmp_path, START).best_values
 
 
-@pytest.mark.parametrize("lr", [None, "auto"])
-def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path, lr):
-    estimator = "readout"
-    with tuner(tmp_path, settings=Settings(estimator=estimator, lr=lr)) as live:
+def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path):
+    with tuner(tmp_path, settings={"estimator": "readout"}) as live:
         list(live)
         first, last = live.history.evaluations[0], live.history.evaluations[-1]
-        assert live.history.settings.lr == 1.0 and live.step_size is live.loss_noise is None
+        assert live.history.settings.learning_rate(0) == 1.0
+        assert live.step_size is live.loss_noise is None
     assert last.loss < first.loss - 0.1 and last.metric > first.metric
-    with tuner(tmp_path, settings=Settings(estimator=estimator, lr=lr)) as live:
+    with tuner(tmp_path, settings={"estimator": "readout"}) as live:
         assert list(live) == [] and live.history.changes == []
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
-    """Directions 0 and None both leave their number to the estimator."""
-    own = {"lr": 0.1, "eps": 0.02} if not ESTIMATORS[estimator].own_rates else {}
-    for directions in (None, 0):
-        asked = Settings(estimator=estimator, directions=directions, batch_size=8, steps=4, **own)
-        run(tmp_path / str(directions), settings=asked)
-        for again in (None, 0):
-            with tuner(
-                tmp_path / str(directions), settings=replace(asked, directions=again)
-            ) as live:
-                assert live.history.changes == [] and list(live) == []
+    asked = {"estimator": estimator, "batch_size": 8, "steps": 4, **rates(estimator)}
+    run(tmp_path, settings=asked)
+    own = dict.fromkeys(options_of(ESTIMATORS[estimator].options))
+    for again in (asked, {**asked, **own}):
+        with tuner(tmp_path, settings=again) as live:
+            assert live.history.changes == [] and list(live) == []
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_another_estimator_is_refused_whatever_it_would_need(tmp_path, estimator):
-    own = {name: None for name in ("lr", "eps") if not takes(estimator, name)}
-    run(tmp_path, settings=replace(SETTINGS, estimator=estimator, steps=1, **own))
+    run(tmp_path, settings=suited(estimator, steps=1))
     for other in set(ESTIMATORS) - {estimator}:
         message = f"the run has estimator={estimator}, not {other}; give the same, or start"
         with pytest.raises(TuningError, match=message):
             tuner(tmp_path, settings={"estimator": other}, allow_changes=True)
         with pytest.raises(TuningError, match=message):
-            tuner(tmp_path, settings=replace(SETTINGS, estimator=other, **own), allow_changes=True)
+            tuner(tmp_path, settings=suited(other), allow_changes=True)
 
 
 def test_a_setting_that_there_is_not_is_refused_by_name(tmp_path):
-    with pytest.raises(TuningError, match="no setting 'rate'; settings: seed, steps"):
+    with pytest.raises(TuningError, match="no setting 'rate'; settings: estimator, seed, steps"):
         tuner(tmp_path / "new", settings={"rate": 1.0})
     run(tmp_path / "old")
     with pytest.raises(TuningError, match="'rate'"):
@@ -272,7 +254,7 @@ def test_without_held_out_examples_the_last_values_ship(tmp_path):
 def test_other_settings_are_refused_or_recorded(tmp_path):
     with tuner(tmp_path) as live:
         next(iter(live))
-    other = Settings(**{**SETTINGS.to_dict(), "lr": 0.01})
+    other = SETTINGS | {"lr": 0.01}
     with pytest.raises(TuningError, match=r"the run has lr=0\.2, not 0\.01; give the same"):
         tuner(tmp_path, settings=other)
     with tuner(tmp_path, settings=other, allow_changes=True) as live:
@@ -284,7 +266,7 @@ def test_other_settings_are_refused_or_recorded(tmp_path):
 
 def test_more_steps_are_always_allowed(tmp_path):
     run(tmp_path)
-    more = Settings(**{**SETTINGS.to_dict(), "steps": 80})
+    more = SETTINGS | {"steps": 80}
     final = run(tmp_path, settings=more)
     assert run(tmp_path / "at once", settings=more) == final == replay(tmp_path, START).sha256
 
@@ -304,7 +286,7 @@ def test_other_data_other_bundle_other_estimator_are_refused(tmp_path):
         tuner(tmp_path, start=fake_start(K, seed=1))
     with pytest.raises(JournalError, match="has 64 values, the bundle 32"):
         tuner(tmp_path, start=fake_start(32))
-    other = Settings(**{**SETTINGS.to_dict(), "noise": "gaussian"})
+    other = SETTINGS | {"noise": "gaussian"}
     with pytest.raises(
         TuningError, match="noise=rademacher, not gaussian; give the same, or start"
     ):

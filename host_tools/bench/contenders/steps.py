@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
-from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.estimators import make_estimator, settings_of
 from seedtune.runtime.scoring.batch_loss import Look
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, task_for
 
 Step = Callable[[], object]
@@ -49,7 +48,7 @@ def sparse_forward(bundle: Bundle, rows: int, length: int) -> Step:
 def two_point_step(bundle: Bundle, rows: int, length: int) -> Step:
     """A two-point step as the loop does it: perturb, both losses, update."""
     look = _look(bundle, open_engine(bundle, _CORES), rows, length)
-    estimator = make_estimator(Settings(estimator="two-point"))
+    estimator = make_estimator(settings_of({"estimator": "two-point"}))
     values = bundle.values.astype(np.float32)
 
     def step() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from seedtune.runtime.estimators import forwards_a_step, with_defaults
+from seedtune.runtime.estimators import settings_of, spec_of
+from seedtune.runtime.options import options_of
 from seedtune.runtime.settings import Settings
 
 
@@ -109,19 +109,22 @@ METHODS: dict[str, Method] = {
 }
 
 
-def tuner_settings(settings: dict[str, Any]) -> Settings:
-    """The tuner's settings for a cell's: counts of forwards become counts of steps."""
-    fields = {field.name for field in dataclasses.fields(Settings)}
-    own = Settings(**{name: value for name, value in settings.items() if name in fields})
-    probes = forwards_a_step(own)
-    given = [name for name in ("forwards", "eval_every") if name in settings]
-    counts = {name: max(1, settings[name] // probes) for name in given}
-    return dataclasses.replace(
-        own, steps=counts.get("forwards", own.steps), eval_every=counts["eval_every"]
-    )
+def tuner_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the tuner is asked for by a cell: counts of forwards become counts of steps, and the
+    options of other estimators are left out."""
+    spec = spec_of(settings["estimator"])
+    known = {*options_of(Settings), *options_of(spec.options)}
+    own = {name: value for name, value in settings.items() if name in known}
+    probes = settings_of(own).options.forwards
+    given = {"steps": "forwards", "eval_every": "eval_every"}
+    counts = {
+        name: max(1, settings[asked] // probes)
+        for name, asked in given.items()
+        if asked in settings
+    }
+    return {**own, **counts}
 
 
 def resolved_settings(settings: dict[str, Any]) -> Settings:
-    """``tuner_settings`` with the estimator's own values of what was left to it, as the tuner has
-    them."""
-    return with_defaults(tuner_settings(settings))
+    """``tuner_settings`` with the estimator's own values of what was left to it."""
+    return settings_of(tuner_settings(settings))

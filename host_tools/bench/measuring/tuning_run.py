@@ -10,7 +10,6 @@ from typing import Any
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.settings import Settings
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
 from seedtune.runtime.tuning.metrics import read_metrics
 from seedtune.runtime.tuning.tuner import Tuner
@@ -39,7 +38,7 @@ def tune(
     task: Task,
     train: Sequence[Encoded],
     test: Sequence[Encoded],
-    settings: Settings,
+    settings: dict[str, Any],
     folder: Path,
     progress: Progress = say,
 ) -> dict[str, Any]:

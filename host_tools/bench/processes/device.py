@@ -39,7 +39,6 @@ def _tune(path: str, rows: int, length: int, steps: int, task_file: str) -> dict
     from seedtune.runtime.bundle import open_bundle
     from seedtune.runtime.engines import open_engine
     from seedtune.runtime.journal.start import Start
-    from seedtune.runtime.settings import Settings
     from seedtune.runtime.tasks import encode_rows, task_for
     from seedtune.runtime.tuning.tuner import Tuner
 
@@ -50,9 +49,14 @@ def _tune(path: str, rows: int, length: int, steps: int, task_file: str) -> dict
     train = encode_rows(task, content["rows"])
     # Of all cores: measuring which count is fastest is no part of a start but the first.
     engine = open_engine(bundle, len(os.sched_getaffinity(0)))
-    settings = Settings(
-        steps=steps, batch_size=rows, estimator="two-point", eps=1e-2, lr=1e-5, eval_every=0
-    )
+    settings = {
+        "steps": steps,
+        "batch_size": rows,
+        "estimator": "two-point",
+        "eps": 1e-2,
+        "lr": 1e-5,
+        "eval_every": 0,
+    }
     moments = []
     with (
         engine,

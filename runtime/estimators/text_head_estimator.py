@@ -10,7 +10,7 @@ takes one forward of its batch, the gradient g of the weights M, and of g the si
     values = their running mean, each step keeping 0.95 of it, likewise without its bias
 
 (signSGD with momentum, arXiv 1802.04434; the mean in place of a falling rate, so that no end need
-be known). Half as many tokens of generic text pull towards the untouched head. With the setting
+be known). Half as many tokens of generic text pull towards the untouched head. With the option
 ``remember`` the words of the batch join a memory behind the weights (see ``scoring.word_memory``).
 
 The journal holds a bit a weight and step, 83 kB for SmolLM2, and 3 kB of words. Applying them is
@@ -24,13 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
+from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Description, Part
 from ..scoring.text_part import KIND, TextHeads, TextPart, describe, tokens_of
 from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
 from ..settings import Settings
-from .estimator import Facts, Ground, Measured, Shape
+from .estimator import Measured
+from .rates import RATE, Scheduled
+from .spec import EstimatorSpec, RunContext, Shape
 
 MOMENTUM, KEPT = 0.9, 0.95
 PULL, PULL_SHARE = 12.0, 0.5
@@ -42,8 +45,22 @@ LEAST_BATCH, STEPS_A_PASS = 4, 50
 batches of 4 than of 16."""
 
 
+@dataclass(frozen=True)
+class TextHeadOptions(Scheduled):
+    """Of a run that learns to write."""
+
+    lr: float = option(2e-4, f"{RATE}: about what a weight moves by in a step.", above=0)
+    remember: bool = option(
+        True, "Keep words of the rows beside the weights, as a memory.", fixed=True
+    )
+
+    @property
+    def keeps_words(self) -> bool:
+        return self.remember
+
+
 @dataclass
-class HeadSigns:
+class TextHeadEstimator:
     """One probe, which observes the tokens' states at the sensitive values as they are.
 
     Its state is ``momentum`` and ``moving``, float32 ``[O * I]``, and ``decay``, float64 ``[2]``:
@@ -133,50 +150,47 @@ def _drawn(count: int, tokens: int, *, seed: int, step: int) -> NDArray[np.int64
     return np.asarray(words % np.uint64(tokens)).astype(np.int64)
 
 
-def _fit(settings: Settings, ground: Ground) -> Settings:
-    """One pass over the training examples unless asked otherwise, in batches of up to the size
-    asked for. A size that it gave is kept, as a resumed run needs."""
-    most = max(LEAST_BATCH, ground.examples // STEPS_A_PASS)
-    size = min(settings.batch_size, most, ground.examples)
-    return replace(settings, batch_size=size, steps=settings.steps or ground.examples // size)
+def _fit(options: TextHeadOptions, settings: Settings, context: RunContext) -> Settings:
+    """Batches of up to the size asked for, smaller where there are few examples. A size that it
+    gave is kept, as a resumed run needs."""
+    most = max(LEAST_BATCH, context.examples // STEPS_A_PASS)
+    size = min(settings.batch_size, most, context.examples)
+    return replace(settings, batch_size=size)
 
 
-def _part(settings: Settings, ground: Ground) -> Description:
-    if not ground.writes:
+def _part(options: TextHeadOptions, context: RunContext) -> Description:
+    if not context.writes:
         raise TuningError(
             "estimator text-head needs a task of writing text; take another estimator"
         )
-    kind = ground.parts.get(KIND)
+    kind = context.parts.get(KIND)
     if not isinstance(kind, TextHeads):
         raise TuningError(
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    return describe(*kind.head.shape, WORDS if settings.remember else 0)
+    return describe(*kind.head.shape, WORDS if options.remember else 0)
 
 
-def _make(settings: Settings, shape: Shape | None, part: Part | None) -> HeadSigns:
+def _make(
+    options: TextHeadOptions, settings: Settings, shape: Shape | None, part: Part | None
+) -> TextHeadEstimator:
     if not isinstance(part, TextPart):
         raise ValueError("text-head needs a text head")
-    return HeadSigns(len(part.weights), len(part.words))
+    return TextHeadEstimator(len(part.weights), len(part.words))
 
 
-FACTS = Facts(
+SPEC = EstimatorSpec(
     name="text-head",
-    summary="how the user writes, by the output head's own gradient; where text is written",
+    summary="default to write: a linear map in front of the output head, by its own gradient, and "
+    "a memory of words",
+    options=TextHeadOptions,
     make=_make,
-    forwards=lambda directions: 1,
-    directions=0,
-    least_directions=0,
-    most_directions=0,
-    lr=2e-4,
-    eps=1.0,
+    steps=None,
     eval_every=25,
-    own_rates=True,
-    ignores=("eps", "directions", "noise"),
-    fixed=("eps",),
+    guarded=False,
     holds_examples=True,
-    suits=lambda ground: KIND in ground.parts,
+    suits=lambda context: KIND in context.parts,
     fit=_fit,
     part=_part,
 )
