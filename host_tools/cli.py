@@ -32,7 +32,6 @@ from .commands import (
     journal,
     merge,
     profile,
-    push_android,
     quickstart,
     report,
     tuning,
@@ -129,7 +128,6 @@ app.command()(writing.generate)
 app.command()(writing.chat)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
-app.command()(push_android.push_android)
 app.add_typer(journal.app, name="journal")
 
 

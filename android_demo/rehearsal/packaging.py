@@ -42,7 +42,7 @@ def missing() -> list[str]:
 
 
 def link(folder: Path) -> Path:
-    """The manifest and the resources in one package; ``R.java`` beside it.
+    """The manifest and the resources in one package; the ``R`` class as a Java source in ``own``.
 
     The framework is of API 33, which does not know the newest kind of service yet. What Android's
     plug-in does beforehand, to name the package and to take out what is marked so, is done here.
@@ -61,7 +61,7 @@ def link(folder: Path) -> Path:
     _run("aapt2", "compile", "--dir", APP / "res", "-o", folder / "compiled.zip")
     _run(
         *("aapt2", "link", "-I", FRAMEWORK, "--manifest", folder / "AndroidManifest.xml"),
-        *("--java", folder, "--min-sdk-version", "26", "--target-sdk-version", "33"),
+        *("--java", folder / "own", "--min-sdk-version", "26", "--target-sdk-version", "33"),
         *("--version-code", "1", "-o", linked, folder / "compiled.zip"),
     )
     return linked

@@ -28,9 +28,6 @@ _PACKAGES = [
     "org.json",
 ]  # fmt: skip
 """Those that the app uses, and what their classes are made of."""
-OLDEST_SYSTEM = 26
-"""The app's minSdk. As the value of ``SDK_INT`` it makes the compiler leave out what newer systems
-alone would run, so that what is left must be there on the oldest."""
 _HAND_WRITTEN = Path(__file__).with_name("stubs")
 """Of Chaquopy's Java half, which has no stubs."""
 
@@ -145,8 +142,6 @@ def _field(node: ast.AnnAssign) -> str:
     static = isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "typing.ClassVar"
     shown = _type(kind.slice if static else kind)  # type: ignore[union-attr]
     name = ast.unparse(node.target)
-    if name == "SDK_INT":
-        return f"public static final int SDK_INT = {OLDEST_SYSTEM};"
     zero = {"String": '""', "boolean": "false"}.get(
         shown, "0" if shown in ("int", "float") else "null"
     )

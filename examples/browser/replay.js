@@ -96,16 +96,21 @@ function bestEvaluation(header, records) {
     if (kind === "evaluation") found.push({ step: steps, loss, metric });
     if (kind === "change" && field === "best_by") by = value;
   }
-  const rank = ({ loss, metric }) => {
-    const signed = header.metric.higher_is_better ? -metric : metric;
-    return by === "metric" ? [signed, loss] : [loss, signed];
-  };
+  // As ``History._beats`` of the runtime: shares of rows within a standard error are told by loss.
+  const rows = header.metric.rows ?? 0;
+  const cost = ({ metric }) => (header.metric.higher_is_better ? -metric : metric);
+  const lower = (one, other) =>
+    one.loss < other.loss || (one.loss === other.loss && cost(one) < cost(other));
   let best = null;
+  let least = Infinity;
   for (const each of found) {
     if (!Number.isFinite(each.loss) || !Number.isFinite(each.metric)) continue;
-    const [a, b] = rank(each);
-    const [c, d] = best ? rank(best) : [Infinity, Infinity];
-    if (a < c || (a === c && b < d)) best = each;
+    least = Math.min(least, cost(each));
+    const share = (rows * Math.abs(least) + 1) / (rows + 2);
+    const limit = least + (rows ? Math.sqrt((share * (1 - share)) / rows) : 0);
+    const within = by !== "metric" || cost(each) <= limit;
+    const beyond = by === "metric" && best !== null && cost(best) > limit;
+    if (best === null || (within && (beyond || lower(each, best)))) best = each;
   }
   return best;
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Program
-from seedtune.runtime.engines.torch_operators import may_name
+from seedtune.runtime.engines.torch_operators import ADD_PRODUCT, may_name
 from seedtune.runtime.engines.torch_program import VERSION
 from seedtune.runtime.errors import ModelError
 from torch.export import ExportedProgram
@@ -96,7 +96,7 @@ def _written(node: Node) -> list[Any]:
         target = "aten.to.dtype"
         del args[1]
     if _adds_product(node):
-        name = "seedtune.add_product"
+        name = ADD_PRODUCT
         args = [args[0], *args[1].args]
     elif target in _SIZES:
         name = f"size.{_SIZES[target]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from seedtune.runtime.files import default_cache, replace_folder, sync_tree, wor
 from ..quiet import quiet
 from .keep_stored import keep_stored, stored_dtype
 from .mapped_pages import forget
-from .tensor_file import read_header
+from .model_hash import check_config, model_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,8 +28,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class LoadedModel:
     """A model in evaluation mode, no parameter asking for a gradient.
 
-    ``sha256`` identifies the stored weights: it is the same for a GGUF file and for the folder
-    that its dequantised weights are saved to, and does not depend on the dtype asked for.
+    ``sha256`` identifies what it computes (see ``model_hash``): it is the same for a GGUF file and
+    for the folder that its dequantised weights are saved to, and does not depend on the dtype asked
+    for.
     """
 
     model: Any  # a transformers PreTrainedModel with a language-modelling head
@@ -126,11 +126,13 @@ def _load_folder(folder: Path, name: str, dtype: Dtype) -> LoadedModel:
     if missing:
         # transformers would fill these with random numbers and only log a warning.
         raise ModelError(f"{folder}: the weight files lack {missing[0]} ({len(missing)} missing)")
+    check_config(model.config, folder)
     _check_finite(model, folder)
+    sha256 = model_sha256(files, model.config)
     if dtype == "stored":
         model = keep_stored(model)
     model.eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, _tokenizer_json(tokenizer, folder), name, _hash(files))
+    return LoadedModel(model, tokenizer, _tokenizer_json(tokenizer, folder), name, sha256)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -160,32 +162,6 @@ def _tokenizer_json(tokenizer: Any, folder: Path) -> bytes:
     if backend is None:
         raise ModelError(f"{folder}: has no fast tokenizer, which the bundle needs")
     return str(backend.to_str()).encode()
-
-
-def _hash(files: list[Path]) -> str:
-    """SHA-256 over the stored tensors; bare safetensors headers make it independent of sharding."""
-    digest = hashlib.sha256()
-    entries: list[tuple[str, str, list[int], Path, int, int]] = []
-    for file in files:
-        if file.suffix != ".safetensors":
-            with file.open("rb") as source:
-                digest.update(hashlib.file_digest(source, "sha256").digest())
-            continue
-        header, first = read_header(file)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            entries.append((name, entry["dtype"], entry["shape"], file, first + begin, end - begin))
-    for name, dtype, shape, file, offset, length in sorted(entries, key=lambda entry: entry[0]):
-        digest.update(json.dumps([name, dtype, shape]).encode())
-        with file.open("rb") as source:
-            source.seek(offset)
-            while length > 0:
-                block = source.read(min(length, 1 << 20))
-                if not block:
-                    raise ModelError(f"{file}: truncated at tensor {name}")
-                digest.update(block)
-                length -= len(block)
-    return digest.hexdigest()
 
 
 def _dequantised_folder(file: Path) -> Path:

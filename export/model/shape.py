@@ -10,6 +10,7 @@ from typing import Any
 from seedtune.runtime.errors import ModelError
 
 from ..quiet import quiet
+from .model_hash import check_config
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,11 @@ def read_shape(source: str | Path) -> ModelShape:
                 )
             else:
                 config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_config(config, source)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
+        except ModelError:
+            raise
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error

@@ -15,11 +15,14 @@ from seedtune.runtime.errors import SeedtuneError
 
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
-from ..prepare.prepare import prepare
+from ..prepare.prepare import Prepared, prepare
+from .contenders import lora, mezo
+from .contenders.steps import Step, dense_forward, sparse_forward, two_point_step
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
+from .measuring.timing import in_turns
 from .processes import device as process
-from .step import step_figures
+from .programs.dense_program import dense_program
 
 ROWS, LENGTH = 16, 64
 """Of the batches that peaks are taken at."""
@@ -35,10 +38,10 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
 
     Returns:
         ``peak_rss_bytes`` and ``program_bytes``, ``over_program_bytes`` (their difference),
-        ``binding_peak_rss_bytes``, ``mezo_peak_rss_bytes``, ``lora_peak_rss_bytes`` with the ratios
-        ``peak_over_mezo`` and ``peak_over_lora``; ``start_seconds`` (process start to the first
-        step, file cache warm, least of some starts) and ``first_step_seconds`` (to its end); and
-        those of ``step.step_figures`` for short rows, and again for rows of ``LENGTH`` tokens.
+        ``mezo_peak_rss_bytes``, ``lora_peak_rss_bytes`` with the ratios ``peak_over_mezo`` and
+        ``peak_over_lora``; ``start_seconds`` (process start to the first step, file cache warm,
+        least of some starts) and ``first_step_seconds`` (to its end); and those of
+        ``step_figures`` for short rows, and again for rows of ``LENGTH`` tokens.
     """
     model = str(fetch("smollm2-135m"))
     say("preparing the model")
@@ -60,30 +63,60 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
 
         ours = measured("tune", bundle)
         starts = [measured("tune", bundle, 1) for _ in range(STARTS)]
-        binding = measured("tune-binding", bundle)
-        mezo, lora = measured("mezo", model), measured("lora", model)
+        its_mezo, its_lora = measured("mezo", model), measured("lora", model)
     say("timing in turns")
     times = step_figures(model, prepared, turns, ROWS, SHORT)
     at_length = step_figures(model, prepared, turns, ROWS, LENGTH)
     program = prepared.bundle.program_path.stat().st_size
     if ours["torch"] or ours["longest_row"] != LENGTH:
         raise SeedtuneError(f"bench device: the measured process was another than meant: {ours}")
-    return write_figures(
-        "device",
-        {
-            "model": "smollm2-135m",
-            "peak_rss_bytes": ours["peak_rss_bytes"],
-            "program_bytes": program,
-            "over_program_bytes": ours["peak_rss_bytes"] - program,
-            "binding_peak_rss_bytes": binding["peak_rss_bytes"],
-            "mezo_peak_rss_bytes": mezo["peak_rss_bytes"],
-            "lora_peak_rss_bytes": lora["peak_rss_bytes"],
-            "peak_over_mezo": ours["peak_rss_bytes"] / mezo["peak_rss_bytes"],
-            "peak_over_lora": ours["peak_rss_bytes"] / lora["peak_rss_bytes"],
-            "start_seconds": min(each["ready_seconds"] for each in starts),
-            "first_step_seconds": min(each["first_step_seconds"] for each in starts),
-            **times,
-            f"at_{LENGTH}_tokens": at_length,
-        },
-        results,
-    )
+    peak = ours["peak_rss_bytes"]
+    figures = {
+        "model": "smollm2-135m",
+        "peak_rss_bytes": peak,
+        "program_bytes": program,
+        "over_program_bytes": peak - program,
+        "mezo_peak_rss_bytes": its_mezo["peak_rss_bytes"],
+        "lora_peak_rss_bytes": its_lora["peak_rss_bytes"],
+        "peak_over_mezo": peak / its_mezo["peak_rss_bytes"],
+        "peak_over_lora": peak / its_lora["peak_rss_bytes"],
+        "start_seconds": min(each["ready_seconds"] for each in starts),
+        "first_step_seconds": min(each["first_step_seconds"] for each in starts),
+        **times,
+        f"at_{LENGTH}_tokens": at_length,
+    }
+    return write_figures("device", figures, results)
+
+
+def step_figures(
+    model: str, prepared: Prepared, turns: int, rows: int, length: int
+) -> dict[str, Any]:
+    """Seconds and ratios, medians over ``turns``.
+
+    Returns:
+        ``dense_forward_seconds``, ``sparse_forward_seconds``, ``step_seconds``,
+        ``mezo_fp32_step_seconds``, ``lora_fp32_step_seconds``, and ``sparse_overhead`` (sparse
+        over dense forward), ``step_over_two_forwards`` (of the dense program),
+        ``mezo_fp32_over_step``, ``lora_over_step``.
+    """
+    size = (rows, length)
+    runs: dict[str, Step] = {
+        "dense": dense_forward(prepared.bundle, dense_program(prepared), *size),
+        "sparse": sparse_forward(prepared.bundle, *size),
+        "step": two_point_step(prepared.bundle, *size),
+        "mezo": mezo.timed_step(model, *size),
+        "lora": lora.timed_step(model, *size),
+    }
+    seconds, over_dense = in_turns(runs, turns)
+    return {
+        "batch": list(size),
+        "dense_forward_seconds": seconds["dense"],
+        "sparse_forward_seconds": seconds["sparse"],
+        "step_seconds": seconds["step"],
+        "mezo_fp32_step_seconds": seconds["mezo"],
+        "lora_fp32_step_seconds": seconds["lora"],
+        "sparse_overhead": over_dense["sparse"],
+        "step_over_two_forwards": over_dense["step"] / 2,
+        "mezo_fp32_over_step": over_dense["mezo"] / over_dense["step"],
+        "lora_over_step": over_dense["lora"] / over_dense["step"],
+    }

@@ -9,6 +9,7 @@ for which this machine lacks the memory is left out.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.table import Table
 from seedtune.export.model.shape import read_shape
 from seedtune.export.profile.profile_file import Profile
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines.system_memory import available_bytes
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import default_cache, replace_file
+from seedtune.runtime.files import default_cache
 
 from ..data.fetch import fetch
 from ..data.sentences import load_sentences
@@ -59,7 +62,6 @@ class Measured:
     to: tuple[str, ...] = ("executorch",)
 
 
-_MARKS = "<!-- measured -->", "<!-- end of measured -->"
 TOKENIZER = 49_152
 """Entries of SmolLM2's, which the models with random weights have."""
 _RANDOM = ["--mask", f"{__name__}:few_columns"]
@@ -75,9 +77,8 @@ MODELS = {
 def bench_estimate(
     *, models: tuple[str, ...] | None = None, results: Path = RESULTS
 ) -> dict[str, Any]:
-    """Estimate and measurement of each model, also written to ``estimate.json`` and, as a table,
-    into ``estimate.md`` in ``results``, whose other text stays. Models that are not asked for keep
-    their figures.
+    """Estimate and measurement of each model, also written to ``estimate.json`` in ``results``.
+    Models that are not asked for keep their figures.
 
     Returns:
         By model and stage (``profile``, ``export``, ``tuning readout``, ``tuning two-point``):
@@ -91,15 +92,24 @@ def bench_estimate(
     for name in models or tuple(MODELS):
         figures[name] = _figures(name, MODELS[name])
         found = write_figures("estimate", figures, results)
-        page = results / "estimate.md"
-        text = page.read_text(encoding="utf-8") if page.is_file() else ""
-        replace_file(page, with_table(text, table(figures)).encode())
     return found
 
 
-def show_estimate(figures: dict[str, Any]) -> str:
-    """For people: the table alone."""
-    return table({name: figures[name] for name in MODELS if name in figures})
+def show_estimate(figures: dict[str, Any]) -> RenderableType:
+    """For people: one line a model and stage."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "stage", "estimate, MB", "measured, MB", "estimate over it"):
+        table.add_column(heading, justify="left" if heading in ("model", "stage") else "right")
+    for name in MODELS:
+        for stage, found in figures.get(name, {}).items():
+            if not isinstance(found, dict):
+                continue
+            said, peak = (
+                found.get(size, math.nan) for size in ("estimated_bytes", "peak_rss_bytes")
+            )
+            ratio = found.get("estimate_over_peak", math.nan)
+            table.add_row(name, stage, f"{said / 1e6:,.0f}", f"{peak / 1e6:,.0f}", f"{ratio:.2f}")
+    return table
 
 
 def _figures(name: str, asked: Measured) -> dict[str, Any]:
@@ -207,42 +217,3 @@ def _length(bundle: Path, rows: Path) -> int:
     tokenizer = open_bundle(bundle).tokenizer()
     texts = [json.loads(line)["text"] for line in rows.read_text(encoding="utf-8").splitlines()]
     return round(sum(len(tokenizer.encode(text + " It was").ids) for text in texts) / len(texts))
-
-
-def with_table(page: str, rows: str) -> str:
-    """``page`` with ``rows`` between its two marks, or at its end where it has none."""
-    before, _, rest = page.partition(_MARKS[0])
-    after = rest.partition(_MARKS[1])[2] or "\n"
-    return f"{before}{_MARKS[0]}\n{rows}{_MARKS[1]}{after}"
-
-
-def table(figures: dict[str, Any]) -> str:
-    """The figures in Markdown."""
-    lines = [
-        "`seedtune bench estimate` measures this again. Peaks are resident memory (`VmHWM`) of the "
-        f"command's own process. Tuning: {ROWS} rows of {WORDS} words a batch, {STEPS} steps. The "
-        "last three models have random weights, and are rounded to the nearest, for time; that of "
-        "7 billion is exported for torch.",
-        "",
-        "| model | stage | estimate | measured | estimate over it |",
-        "|---|---|---|---|---|",
-    ]
-    for name, model in figures.items():
-        for stage, found in model.items():
-            if not isinstance(found, dict):
-                continue
-            said = f"{found['estimated_bytes'] / 1e6:,.0f} MB"
-            peak, ratio = "not run: too little memory", ""
-            if "peak_rss_bytes" in found:
-                peak = f"{found['peak_rss_bytes'] / 1e6:,.0f} MB"
-                ratio = f"{found['estimate_over_peak']:.2f}"
-            lines.append(f"| {name} | {stage} | {said} | {peak} | {ratio} |")
-            name = ""
-    weights = [
-        f"{model['export']['peak_rss_bytes'] / model['parameters']:.1f}"
-        for model in figures.values()
-        if "peak_rss_bytes" in model.get("export", {})
-    ]
-    if weights:
-        lines += ["", f"Export at its peak, in bytes a weight: {', '.join(weights)}."]
-    return "\n".join(lines) + "\n"

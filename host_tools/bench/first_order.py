@@ -19,13 +19,14 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tuning.tuner import Tuner
 
 from ..data.named_tasks import load_task
+from .contenders.float_task import FloatTask
+from .contenders.lora import FORWARDS_A_STEP, Adapter
+from .contenders.task_methods import resolved_settings, tuner_settings
 from .measuring.results_files import RESULTS, write_figures
 from .measuring.timing import in_turns
-from .methods.float_task import FloatTask
-from .methods.lora import FORWARDS_A_STEP, Adapter
-from .methods.settings import resolved_settings, tuner_settings
 from .programs.default_bundle import default_bundle, model_source
-from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups, read_rows
+from .summaries.quality import DECIDING, Group, best_of_ours, chosen_groups
+from .summaries.rows import read_rows
 
 
 def bench_first_order(
@@ -41,8 +42,7 @@ def bench_first_order(
     Our steps are timed half way to it, since what a readout has to fit grows with the steps.
 
     Args:
-        bundle: by default the quickstart's; directions for a task, where our method needs them,
-            are learned for it.
+        bundle: by default the quickstart's.
 
     Returns:
         ``tasks``: for each ``metric`` and ``goal``; ``int4`` and ``lora`` with ``steps`` to it,
@@ -169,12 +169,7 @@ def _step_seconds(
         open_engine(opened, threads or "auto") as engine,
         tempfile.TemporaryDirectory() as folder,
         Tuner(
-            engine,
-            Start.of(opened),
-            cell.task,
-            cell.train,
-            folder=folder,
-            settings=its,
+            engine, Start.of(opened), cell.task, cell.train, folder=folder, settings=its
         ) as tuner,
     ):
         for _ in range(before):

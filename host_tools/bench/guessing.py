@@ -23,11 +23,11 @@ from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.tasks import Encoded
 
 from ..data.named_tasks import load_task
+from .contenders.float_task import FloatTask
+from .contenders.mask_places import mask_of
+from .contenders.task_loss import task_losses
+from .contenders.torch_engine import Places, TorchEngine
 from .measuring.results_files import RESULTS, say, write_figures
-from .methods.float_task import FloatTask
-from .methods.mask_places import mask_of
-from .methods.task_loss import task_losses
-from .methods.torch_engine import Places, TorchEngine
 from .programs.default_bundle import default_bundle, model_source
 
 MODEL, TASK = "smollm2-135m", "sst2"

@@ -13,13 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .contenders.task_methods import MASKS
 from .measuring.results_files import RESULTS, read_figures, say, write_figures
 from .measuring.tuning_run import Progress
-from .methods.settings import MASKS
 from .quality import bench_quality
-from .summaries.paper import FILE, FORWARDS, claims_of, summarise_paper
-from .summaries.paper_table import show_paper
-from .summaries.quality import DECIDING, read_rows
+from .summaries.paper import FILE, FORWARDS, claims_of, show_paper, summarise_paper
+from .summaries.quality import DECIDING
+from .summaries.rows import read_rows
 from .summaries.senders import FILE as SENDERS
 
 __all__ = ["bench_paper", "show_paper"]

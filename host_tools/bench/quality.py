@@ -22,20 +22,13 @@ from seedtune.runtime.files import default_cache, replace_file
 from ..data.named_tasks import TaskData, load_task
 from ..quickstart import MODEL
 from ..this_machine import machine
+from .contenders.task_methods import METHODS, resolved_settings
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
-from .methods.settings import METHODS, resolved_settings
 from .programs.default_bundle import default_bundle, model_source
-from .summaries.quality import (
-    TEST_ROWS,
-    draw_quality,
-    merge_rows,
-    read_rows,
-    row_key,
-    summarise_quality,
-)
-from .summaries.quality_table import show_quality
+from .summaries.quality import TEST_ROWS, show_quality, summarise_quality
+from .summaries.rows import merge_rows, read_rows, row_key
 
 __all__ = ["bench_quality", "show_quality"]
 
@@ -138,14 +131,11 @@ def bench_quality(
     for task in tasks:
         for seed in seeds:
             for name in methods:
-                if METHODS[name].seeded or seed == seeds[0]:
-                    cell = _cell(name, task, seed, forwards, test_rows, lr, bundle, model)
-                    row = _finished(cell, runs) or _compute(cell, runs, threads)
-                    progress(f"{cell.key}: {row['curve'][-1]}")
-                    merge_rows({cell.key: row}, results)
-    rows = read_rows(results)
-    draw_quality(rows, results)
-    return summarise_quality(rows)
+                cell = _cell(name, task, seed, forwards, test_rows, lr, bundle, model)
+                row = _finished(cell, runs) or _compute(cell, runs, threads)
+                progress(f"{cell.key}: {row['curve'][-1]}")
+                merge_rows({cell.key: row}, results)
+    return summarise_quality(read_rows(results))
 
 
 def _cell(
@@ -208,7 +198,7 @@ def _compute(cell: Cell, runs: Path, threads: int | None) -> dict[str, Any]:
 
 def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
     method = METHODS[cell.method]
-    run = import_module(f"{__package__}.methods.{method.module}").run
+    run = import_module(f"{__package__}.contenders.{method.module}").run_on_task
     source = model_source(cell.settings["model"])
     settings = {
         **cell.settings,
@@ -222,7 +212,7 @@ def _work(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
     if method.float32:
         import torch
 
-        from .methods.float_task import FloatTask
+        from .contenders.float_task import FloatTask
 
         if threads:
             torch.set_num_threads(threads)

@@ -23,15 +23,14 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.calibration import load_calibration
 from ..quickstart import MODEL
 from ..this_machine import machine
+from .contenders.people import SENDERS, SIZES, Person, load_person, sender_of
+from .contenders.people_methods import LENGTH, METHODS
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
-from .people.data import SENDERS, SIZES, Person, load_person, sender_of
-from .people.methods import LENGTH, METHODS
 from .programs.default_bundle import default_bundle, model_source
-from .summaries.quality import merge_rows, read_rows, row_key
-from .summaries.senders import FILE, summarise_senders
-from .summaries.senders_table import show_senders
+from .summaries.rows import merge_rows, read_rows, row_key
+from .summaries.senders import FILE, show_senders, summarise_senders
 
 __all__ = ["bench_senders", "show_senders"]
 
@@ -122,7 +121,7 @@ def _work(name: str, person: Person, settings: dict[str, Any]) -> dict[str, Any]
         import torch
 
         torch.set_num_threads(settings["threads"])
-    run = import_module(f"{__package__}.people.{method.module}").run
+    run = import_module(f"{__package__}.contenders.{method.module}").run_on_person
     found = run(person, {**settings, "source": model_source(settings["model"])}, say)
     return {"peak_rss_bytes": peak_resident_bytes(), **found}
 

@@ -53,7 +53,7 @@ def bench(
     json: Json = False,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="What to compare (quality, senders, engines, gpu)."),
+        typer.Option(metavar="A,B", help="What to compare (quality, senders)."),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality, first_order).")
@@ -62,10 +62,10 @@ def bench(
         str | None, typer.Option(metavar="A,B", help="Models to measure (estimate).")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, seeds).")
+        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, paper).")
     ] = None,
     forwards: Annotated[
-        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, engines).")
+        int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, paper).")
     ] = None,
     senders: Annotated[
         str | None, typer.Option(metavar="A,B", help="People, by the start of their id (senders).")
@@ -81,12 +81,7 @@ def bench(
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(
-            help="Bundle instead of the default (engines, first_order, quality, seeds, ...)."
-        ),
-    ] = None,
-    shape: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the random model (gpu).")
+        typer.Option(help="Bundle instead of the quickstart's (quality, senders, ...)."),
     ] = None,
     threads: Threads = None,
     summary: Annotated[
@@ -127,7 +122,6 @@ def bench(
         "test_rows": test_rows,
         "lr": lr,
         "bundle": bundle,
-        "shape": shape,
         "threads": threads,
         "summary": summary or None,
         "results": results,

@@ -58,7 +58,12 @@ def estimate(
     Recipe(rounding=rounding)  # refuses an unknown one
     formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
-    speed = gflops * 1e9 if gflops is not None else sizes.measure_speed()
+    if gflops is not None:
+        speed = gflops * 1e9
+        reading = speed * sizes.READ_A_FLOP
+    else:
+        with output.waiting("measuring this machine"):
+            speed, reading = sizes.measure_speed(), sizes.measure_reading()
     bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
     stages = [
         host_stages.estimate_profile(
@@ -83,7 +88,7 @@ def estimate(
             speed=speed,
         ),
         device_stages.estimate_writing(
-            shape, tokens=context, engine=engine, fraction=fraction, speed=speed
+            shape, tokens=context, engine=engine, fraction=fraction, reading=reading
         ),
     ]
     if shape.gguf:

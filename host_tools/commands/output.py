@@ -97,7 +97,7 @@ class Output:
             with live_view(self._screen, total, done, metric) as view:
                 yield view
         else:
-            with self._lines(announce=False) as report:
+            with self._lines(announce=False, before=done) as report:
                 yield LineView(report, total, done)
 
     @contextlib.contextmanager
@@ -122,10 +122,13 @@ class Output:
             yield move
 
     @contextlib.contextmanager
-    def _lines(self, announce: bool) -> Iterator[Callable[[str, int, int, str], None]]:
+    def _lines(
+        self, announce: bool, before: int = 0
+    ) -> Iterator[Callable[[str, int, int, str], None]]:
         """A line every ``EVERY`` seconds, also where nothing is reported for long, and one at the
-        start of each stage where it is to ``announce`` them."""
-        said: dict[str, tuple[float, int]] = {}  # of a stage: when, and how much was done then
+        start of each stage where it is to ``announce`` them. ``before`` was done already."""
+        said: dict[str, float] = {}  # of a stage: when a line was written last
+        first: dict[str, tuple[float, int]] = {}  # when its first work was done, and how much
         now_at = ("", 0, 1)
         last = began = time.monotonic()
 
@@ -140,15 +143,21 @@ class Output:
             if name != now_at[0]:
                 began = now
             now_at = name, done, total
-            if name not in said or done < said[name][1]:  # it begins, or begins anew
+            if name not in said or done < first.get(name, (0.0, 0))[1]:  # it begins, or anew
                 if announce and name not in said:
                     say(name)
-                said[name] = (now, done)
-            before, there = said[name]
-            if now - before >= EVERY and there < done < total:
-                left = (now - before) / (done - there) * (total - done)
-                say(f"{name}: {done / total:.0%}, {left:.0f} s left  {figures}")
-                said[name] = (now, done)
+                said[name] = now
+                first.pop(name, None)
+            if name not in first and done > before:
+                # What comes before takes longer than the rest: a program is loaded, threads chosen.
+                first[name] = (now, done)
+            since, there = first.get(name, (now, done))
+            if now - said[name] >= EVERY and done < total:
+                left = f"after {now - began:.0f} s"
+                if done > there:
+                    left = f"{(now - since) / (done - there) * (total - done):.0f} s left"
+                say(f"{name}: {done / total:.0%}, {left}  {figures}")
+                said[name] = now
 
         def beat() -> None:
             while not over.wait(EVERY / 4):
@@ -198,6 +207,8 @@ def fields_table(data: dict[str, Any]) -> Table:
 
 def _flat(data: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in data.items():
+        if isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value, start=1)}
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:
@@ -211,9 +222,19 @@ def _shown(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, (dict, list, tuple)):
+        # An empty object, or a list; lists in one, such as shapes, stand apart by their comma.
+        return ", ".join(_item(item) for item in value) or "none"
     if name.rpartition(".")[2].endswith("bytes") and isinstance(value, int) and value >= 10**6:
         return f"{value / 1e6:,.0f} MB"
     return str(value)
+
+
+def _item(value: Any) -> str:
+    """Of a list: shapes and pairs as ``3 x 64``."""
+    if isinstance(value, (list, tuple)):
+        return " x ".join(_shown("", part) for part in value)
+    return _shown("", value)
 
 
 def plain(value: Any) -> Any:

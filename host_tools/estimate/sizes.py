@@ -26,6 +26,11 @@ TEXT_WORK = 60 * MB
 """What a head for text takes besides: words in float32, logits and states of some tokens."""
 
 
+READ_A_FLOP = 0.23
+"""Bytes that a machine reads in the time of one float32 operation, where only those are known: as
+an AMD EPYC, 20 GB/s and 87 billion on one thread."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """``components`` in bytes by name; ``seconds`` of the whole stage, or of one step of tuning."""
@@ -56,6 +61,20 @@ def measure_speed() -> float:
         torch.mm(matrix, matrix)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def measure_reading() -> float:
+    """Bytes of a float32 matrix per second that torch multiplies with one vector, on this machine:
+    a matrix that no cache holds, as a model's are not when it writes token after token."""
+    import torch
+
+    matrix, vector = torch.ones(4096, 1 << 13), torch.ones(1 << 13)
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.mv(matrix, vector)
+        best = min(best, time.perf_counter() - start)
+    return 4 * matrix.numel() / best
 
 
 def estimate_bundle(

@@ -188,7 +188,8 @@ def _is_ours_alone(path: Path, make: bool = False) -> bool:
         if make:
             path.mkdir(parents=True, exist_ok=True)
         found = path.lstat()
-        if make and found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode):
+        closable = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
+        if make and closable and found.st_mode & _OF_OTHERS:  # else it may be read-only
             path.chmod(stat.S_IMODE(found.st_mode) & ~_OF_OTHERS)
             found = path.lstat()
     except OSError:

@@ -24,6 +24,8 @@ _ATEN = frozenset(
     type_as.default unsqueeze.default view.default where.Scalar
     """.split()  # noqa: SIM905
 )
+INT4_LINEAR, ADD_PRODUCT = "seedtune.int4_linear.default", "seedtune.add_product"
+"""Of this project; see ``torch_program``."""
 _SIZES: dict[str, Callable[[int, int], int]] = {
     "size.mul": operator.mul,
     "size.add": operator.add,
@@ -45,11 +47,12 @@ DTYPES = {
 def may_name(target: str) -> bool:
     """Whether programs may have the operator; see the module's text."""
     space, _, name = target.partition(".")
-    return target in _SIZES or target == "getitem" or (space == "aten" and name in _ATEN)
+    others = (*_SIZES, "getitem", INT4_LINEAR, ADD_PRODUCT)
+    return target in others or (space == "aten" and name in _ATEN)
 
 
 def operator_of(target: str) -> Callable[..., Any]:
-    """What computes an operator that programs ``may_name``.
+    """What computes an operator that programs ``may_name``, but for those of this project.
 
     Raises:
         LookupError: this torch has it not.

@@ -32,7 +32,14 @@ import torch
 from ..errors import EngineError
 from ..schema import ListOf, Whole, check, parse_json
 from .memory import MB
-from .torch_operators import DTYPES, may_name, memory_format, operator_of
+from .torch_operators import (
+    ADD_PRODUCT,
+    DTYPES,
+    INT4_LINEAR,
+    may_name,
+    memory_format,
+    operator_of,
+)
 from .torch_weights import Weights
 
 VERSION = 1
@@ -57,7 +64,7 @@ _ODD = (
     *(AssertionError, RuntimeError),
 )
 """What code over odd content ends in; torch's own are of the last kinds."""
-_MAKES_NEW = ("seedtune.int4_linear.default", "aten.add.Tensor")
+_MAKES_NEW = (INT4_LINEAR, "aten.add.Tensor")
 _MOST_BYTES = 1 << 28
 """Of a value of the smallest pass: one row of two tokens, one candidate."""
 _META = torch.device("meta")
@@ -248,10 +255,7 @@ class TorchProgram:
         return found[::-1]
 
     def _function(self, target: str) -> Callable[..., Any]:
-        own = {
-            "seedtune.int4_linear.default": self._int4_linear,
-            "seedtune.add_product": _add_product,
-        }
+        own = {INT4_LINEAR: self._int4_linear, ADD_PRODUCT: _add_product}
         if target in own:
             return own[target]
         if not may_name(target):

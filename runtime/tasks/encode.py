@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 
 from ..errors import DataError, warn
 from .rows import Row, read_rows
-from .task import Encoded, Task
+from .task import Encoded, Task, TooLong
 from .tokenising import Watch, watched
 
 Rows = str | Path | Iterable[Mapping[str, Any]]
 """A file of rows (see ``read_rows``), or the rows themselves as dicts."""
 Kind = TypeVar("Kind")
+_SHOWN = 3
 
 
 def encode_rows(task: Task, rows: Rows, *, labelled: bool = True) -> list[Encoded]:
@@ -22,7 +23,7 @@ def encode_rows(task: Task, rows: Rows, *, labelled: bool = True) -> list[Encode
 
     Raises:
         DataError: see ``read_rows`` and ``Task.encode``; names the row by its ``where``, or by its
-            number from 1.
+            number from 1, and of rows that are too long how many there are.
     """
     return _each(task, rows, lambda row: task.encode(row, row.where, labelled=labelled))
 
@@ -44,17 +45,30 @@ def encode_questions(task: Task, rows: Rows) -> list[Encoded | list[int]]:
 
 def _each(task: Task, rows: Rows, encode: Callable[[Row], Kind]) -> list[Kind]:
     given, names, empty = read_rows(rows), task.template.names, []
+    long: list[tuple[str, TooLong]] = []
 
     def work(watch: Watch) -> list[Kind]:
         found = []
         for row in given:
             watch.at(row.where)
-            found.append(encode(row))
+            try:
+                found.append(encode(row))
+            except TooLong as error:
+                long.append((row.where, error))
+                continue
             if names and not any(str(row[name]).strip() for name in names):
                 empty.append(row.where)
         return found
 
     examples = watched(work, "rows")
+    if len(long) == 1:
+        raise long[0][1]
+    if long:
+        shown = ", ".join(where for where, _ in long[:_SHOWN])
+        more = ", ..." if len(long) > _SHOWN else ""
+        longest = max(long, key=lambda each: each[1].tokens)[1]
+        what = f"{len(long)} of {len(given)} rows are too long ({shown}{more})"
+        raise TooLong(what, longest.tokens, longest.bound)
     if empty:
         more = f" and {len(empty) - 1} more rows" if len(empty) > 1 else ""
         warn(

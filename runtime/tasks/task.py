@@ -109,6 +109,18 @@ class Observation:
     """int64 ``[examples]``."""
 
 
+class TooLong(DataError):
+    """A row has more tokens than the program takes, and is not to be cut."""
+
+    def __init__(self, what: str, tokens: int, bound: int) -> None:
+        self.tokens, self.bound = tokens, bound
+        """Of its longest text, and of a row of the program."""
+        super().__init__(
+            f"{what}: {tokens} tokens exceed the program's bound of {bound}; cut the ends off with "
+            f'--on-long truncate (on_long="truncate"), shorten it, or export with --length {tokens}'
+        )
+
+
 class Task(ABC):
     """Turns rows of data into examples, and log-probabilities into losses and answers.
 
@@ -256,10 +268,7 @@ class Task(ABC):
         if count <= bound:
             return fields
         if not self._truncate:
-            raise DataError(
-                f"{where}: {count} tokens exceed the program's bound of {bound}; shorten "
-                f'it, pass on_long="truncate" (--on-long truncate), or export with --length {count}'
-            )
+            raise TooLong(where, count, bound)
         while count > bound:
             name = max(fields, key=lambda name: len(fields[name]), default=None)
             if name is None or not fields[name]:

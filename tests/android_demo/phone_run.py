@@ -355,14 +355,13 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
     except jclass("org.seedtune.demo.IntakeFailed") as error:
         found["revoked text"] = str(error.getMessage())
 
-    # A process that was killed in copying left a part; another is being pushed by a cable.
-    left = [root.parent / "incoming" / f"{name}.seedtune.part" for name in ("picked", "pushed")]
-    for part in left:
-        part.write_bytes(b"x")
-    assert intake(root.parent).waiting() is None
-    found["left"] = [part.exists() for part in left]
-    whole = left[1].rename(left[1].with_suffix(""))
-    found["waiting"] = str(intake(root.parent).waiting().getName())
+    # A process that was killed in copying left a part; one that was killed in checking left it all.
+    part = root.parent / "incoming" / "picked.seedtune.part"
+    part.write_bytes(b"x")
+    found["waiting"] = [str(intake(root.parent).waiting()), part.exists()]
+    whole = part.with_suffix("")
+    whole.write_bytes(b"x")
+    found["waiting"].append(str(intake(root.parent).waiting().getName()))
     whole.unlink()
 
     # A full disk while learning.

@@ -1,20 +1,15 @@
 """The app as a project: its Kotlin compiles, its parts refer to each other, it asks for little."""
 
-import ast
-import io
 import re
-import tokenize
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from jvm_scripts import DEMO, OnJvm
 from rehearsal import packaging
 from rehearsal.phone import APP, KOTLIN, PURE
-from rehearsal.resources import resource_class, unknown_references
 
 ROOT = DEMO.parent
 MANIFEST = APP / "AndroidManifest.xml"
@@ -27,85 +22,10 @@ ASKED = {
     "POST_NOTIFICATIONS",
     "WAKE_LOCK",
 }
-NEWER = {
-    "android.app.Notification$Action": 19,
-    "android.app.Notification$Action$Builder": 20,
-    "android.app.Notification$Action$Builder.<init>": 23,
-    "android.app.Notification$Action$Builder.build": 20,
-    "android.app.Notification$Builder.<init>": 26,
-    "android.app.Notification$Builder.addAction": 20,
-    "android.app.NotificationChannel": 26,
-    "android.app.NotificationChannel.<init>": 26,
-    "android.app.NotificationManager.createNotificationChannel": 26,
-    "android.app.Service.getSystemService": 23,
-    "android.app.Service.stopForeground": 24,
-    "android.content.Context.getColor": 23,
-    "android.content.Context.getSystemService": 23,
-    "android.content.Context.startForegroundService": 26,
-    "android.os.PowerManager.isPowerSaveMode": 21,
-}
-"""What the app uses without a check, beyond API 17, and the level that has it."""
-NEWER_RESOURCES = {
-    "accessibilityLiveRegion": 19,
-    "fillColor": 21,
-    "inset": 21,
-    "pathData": 21,
-    "viewportHeight": 21,
-    "viewportWidth": 21,
-    "fullBackupContent": 23,
-    "importantForAutofill": 26,
-    "foregroundServiceType": 29,
-    "dataExtractionRules": 31,
-}
-"""The same of styles and attributes. Older systems pass over the last two."""
-GUARDED = ("POST_NOTIFICATIONS",)
-"""Constants of newer systems."""
 
 
 def kotlin_files() -> list[Path]:
     return sorted(KOTLIN.glob("*.kt"))
-
-
-@pytest.fixture(scope="module")
-def against(on_jvm: OnJvm, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """What the app's Kotlin is compiled against."""
-    from rehearsal.downloads import fetch
-    from rehearsal.signatures import android_signatures
-
-    java = tmp_path_factory.mktemp("resources") / "own"
-    own = java / "org/seedtune/demo"
-    own.mkdir(parents=True)
-    (own / "R.java").write_text(resource_class(APP / "res", "org.seedtune.demo"))
-    return [android_signatures(), java, fetch("kotlin") / "annotations-13.0.jar"]
-
-
-@pytest.mark.android
-def test_kotlin_compiles_without_a_warning(against: list[Path]) -> None:
-    from rehearsal.kotlin import compile_kotlin
-
-    classes = compile_kotlin([KOTLIN], against)
-    assert (classes / "org/seedtune/demo/TuneService.class").is_file()
-
-
-@pytest.mark.android
-def test_nothing_newer_than_the_oldest_system_without_a_check(against: list[Path]) -> None:
-    """Beyond API 17, whose classes are at hand, each is listed with the level that brought it."""
-    from rehearsal.downloads import fetch
-    from rehearsal.kotlin import compile_kotlin
-    from rehearsal.references import newer_than
-    from rehearsal.signatures import OLDEST_SYSTEM
-
-    classes = compile_kotlin([KOTLIN], against)
-    found = newer_than(fetch("android") / "android-17.jar", classes)
-    assert found == set(NEWER)
-    assert max(NEWER.values()) <= OLDEST_SYSTEM
-    assert f"minSdk = {OLDEST_SYSTEM}" in (DEMO / "app/build.gradle.kts").read_text()
-    # The constants below are numbers and texts in the classes: their lines are looked at instead.
-    for file in kotlin_files():
-        lines = file.read_text().splitlines()
-        for place, line in enumerate(lines):
-            if any(name in line for name in GUARDED):
-                assert "Build.VERSION.SDK_INT >=" in "\n".join(lines[max(0, place - 2) : place + 1])
 
 
 @pytest.mark.android
@@ -114,7 +34,7 @@ class TestPackage:
     """What Gradle would call, called by hand; Python is not in it."""
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def folder(self, on_jvm: OnJvm, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("package")
 
     @pytest.fixture(scope="class")
@@ -122,10 +42,14 @@ class TestPackage:
         return packaging.link(folder)
 
     @pytest.fixture(scope="class")
-    def classes(self, against: list[Path]) -> Path:
+    def classes(self, linked: Path) -> Path:
+        """Of all Kotlin; a warning would count as an error."""
+        from rehearsal.downloads import fetch
         from rehearsal.kotlin import compile_kotlin
+        from rehearsal.signatures import android_signatures
 
-        return compile_kotlin([KOTLIN], against)
+        annotations = fetch("kotlin") / "annotations-13.0.jar"
+        return compile_kotlin([KOTLIN], [android_signatures(), linked.parent / "own", annotations])
 
     @pytest.fixture(scope="class")
     def code(self, classes: Path, folder: Path) -> Path:
@@ -135,12 +59,7 @@ class TestPackage:
     def apk(self, linked: Path, code: Path, folder: Path) -> Path:
         return packaging.package(linked, code, folder)
 
-    def test_resources_link(self, linked: Path) -> None:
-        real = (linked.parent / "org/seedtune/demo/R.java").read_text()
-        ours = resource_class(APP / "res", "x")
-        assert set(re.findall(r"int (\w+)=", real)) == set(re.findall(r"int (\w+) =", ours))
-
-    def test_the_classes_become_dex(self, classes: Path, code: Path) -> None:
+    def test_all_of_it_compiles_and_becomes_dex(self, classes: Path, code: Path) -> None:
         found = packaging.dex_classes(code)
         own = {
             str(file.relative_to(classes).with_suffix(""))
@@ -174,30 +93,6 @@ class TestPackage:
             packaging.verify(altered)
 
 
-@pytest.mark.android
-def test_resources_name_nothing_newer_than_the_oldest_system(on_jvm: OnJvm) -> None:
-    """Styles and attributes of Android that its API 17 lacks are listed, with their levels."""
-    from rehearsal.downloads import fetch
-    from rehearsal.references import Classes
-    from rehearsal.signatures import OLDEST_SYSTEM
-
-    classes = Classes(fetch("android") / "android-17.jar")
-    missing: set[str] = set()
-    for file in [MANIFEST, *(APP / "res").rglob("*.xml")]:
-        text = file.read_text()
-        used = {("style", each) for each in re.findall(r"@android:style/([\w.]+)", text)}
-        used |= {("attr", each) for each in re.findall(r"\?android:attr/(\w+)", text)}
-        used |= {("attr", each) for each in re.findall(r"\bandroid:(\w+)=", text)}
-        for kind, name in used:
-            found = classes.find(f"android/R${kind}")
-            assert found is not None
-            if name.replace(".", "_") not in {member for member, _ in found.members}:
-                missing.add(name)
-    assert missing == set(NEWER_RESOURCES)
-    for name, level in NEWER_RESOURCES.items():
-        assert level <= OLDEST_SYSTEM or name in ("foregroundServiceType", "dataExtractionRules")
-
-
 def test_pure_files_import_nothing_of_android() -> None:
     for name in PURE:
         imports = re.findall(r"^import (\S+)", (KOTLIN / name).read_text(), re.MULTILINE)
@@ -221,18 +116,6 @@ def test_the_manifest_asks_for_little() -> None:
     assert {part.attrib[f"{ANDROID}name"].removeprefix(".") for part in parts} <= names
     exported = [part for part in parts if part.attrib[f"{ANDROID}exported"] == "true"]
     assert [part.attrib[f"{ANDROID}name"] for part in exported] == [".MainActivity"]
-
-
-def test_resources_are_defined_and_used() -> None:
-    assert not unknown_references(APP / "res", MANIFEST)
-    defined = resource_class(APP / "res", "x")
-    sources = "".join(file.read_text() for file in kotlin_files())
-    everything = sources + MANIFEST.read_text()
-    everything += "".join(file.read_text() for file in (APP / "res/layout").glob("*.xml"))
-    for kind, name in re.findall(r"R\.(\w+)\.(\w+)", sources.replace("android.R.", "")):
-        assert re.search(rf"class {kind} {{[^\n]* {name} =", defined), (kind, name)
-    for name in re.findall(r'<string name="(\w+)"', (APP / "res/values/strings.xml").read_text()):
-        assert re.search(rf"(R\.string\.|@string/){name}\b", everything), f"{name} is not used"
 
 
 def test_a_text_with_a_place_to_fill_is_never_shown_as_it_stands() -> None:
@@ -278,32 +161,6 @@ def test_the_project_names_its_versions_in_one_place() -> None:
     assert 'from(rootDir.resolve("../runtime"))' in build
 
 
-def test_the_app_is_small() -> None:
-    """Lines of Kotlin and Python in the app, without blank ones, comments and docstrings."""
-    count = 0
-    for file in kotlin_files():
-        lines = [line.strip() for line in file.read_text().splitlines()]
-        count += sum(1 for line in lines if line and not line.startswith(("//", "/*", "*")))
-    for file in (APP / "python").rglob("*.py"):
-        count += _python_lines(file.read_text())
-    assert count < 1200, count
-
-
-def _python_lines(text: str) -> int:
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in skipped and token.type != tokenize.ENDMARKER:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        body: Any = getattr(node, "body", [])
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            lines -= set(range(first.lineno, (first.end_lineno or 0) + 1))
-    return len(lines)
-
-
 def test_the_readme_says_what_was_never_run() -> None:
     text = (DEMO / "README.md").read_text()
     assert "never run on a phone by us" in text
-    assert "seedtune push-android" in text

@@ -156,7 +156,7 @@ def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     }.items():
         assert line in found[what] and "\n" not in found[what], found[what]
     assert found["full wrote"] > 0
-    assert found["left"] == [False, True] and found["waiting"] == "pushed.seedtune"
+    assert found["waiting"] == ["None", False, "picked.seedtune"]
     assert found["after full at"] == found["after java at"] == 2
     assert found["whole"] == found["back"] == found["after full"] == found["after java"]
     assert found["active"] is False

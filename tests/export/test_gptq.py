@@ -88,6 +88,11 @@ def test_columns_out_of_use_stay_zero_and_disturb_nobody():
     idle = [3, *range(GROUP, 2 * GROUP)]  # a whole group among them
     weight[:, idle] = 0.0
     second_moment[idle] = second_moment[:, idle] = 0.0
+    used = [column for column in range(3 * GROUP) if column not in idle]
+    factor = inverse_factor(second_moment)
+    assert torch.equal(factor[idle], torch.eye(3 * GROUP)[idle])
+    # Damped by the mean of those in use, as if there were no others.
+    torch.testing.assert_close(factor[used][:, used], inverse_factor(second_moment[used][:, used]))
     integers, scales, found = rounded(weight, second_moment)
     assert (integers[:, idle] == 0).all() and (scales > 0).all()
     assert cost(weight, found, second_moment) < 0.02 * cost(weight, 0 * found, second_moment)

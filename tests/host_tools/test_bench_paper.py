@@ -4,8 +4,7 @@ import json
 
 import pytest
 from seedtune.host_tools.bench.paper import bench_paper
-from seedtune.host_tools.bench.summaries.paper import claims_of, summarise_paper
-from seedtune.host_tools.bench.summaries.paper_table import show_paper
+from seedtune.host_tools.bench.summaries.paper import claims_of, show_paper, summarise_paper
 
 DEVICE = {
     "step_over_two_forwards": 0.96, "sparse_overhead": 1.04, "mezo_fp32_over_step": 8.0,

@@ -4,34 +4,20 @@ import io
 import json
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
+from importlib import import_module
 
 import numpy as np
 import pytest
-from block_states import block_states, mean_so_far
 from command_line import good
-from exported_bundle import export_tiny_bundle
-from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.host_tools.bench import first_order, quality
-from seedtune.host_tools.bench.methods.float_task import FloatTask
-from seedtune.host_tools.bench.methods.lora import run as run_lora
-from seedtune.host_tools.bench.methods.mask_places import random_places
-from seedtune.host_tools.bench.methods.mezo_fp32 import all_weights, move
-from seedtune.host_tools.bench.methods.mezo_fp32 import run as run_mezo
-from seedtune.host_tools.bench.methods.prompting import answered, balanced, behind
-from seedtune.host_tools.bench.methods.prompting import run as run_prompt
-from seedtune.host_tools.bench.methods.settings import METHODS, tuner_settings
-from seedtune.host_tools.bench.methods.sparse_fp32 import run as run_sparse
-from seedtune.host_tools.bench.methods.task_loss import task_losses
-from seedtune.host_tools.bench.methods.torch_engine import TorchEngine
-from seedtune.host_tools.bench.summaries.quality import (
-    draw_quality,
-    merge_rows,
-    read_rows,
-    row_key,
-    settings_hash,
-    summarise_quality,
-)
+from seedtune.host_tools.bench.contenders import lora, mezo, sparse_fp32
+from seedtune.host_tools.bench.contenders.float_task import FloatTask
+from seedtune.host_tools.bench.contenders.mask_places import answered, random_places
+from seedtune.host_tools.bench.contenders.task_loss import task_losses
+from seedtune.host_tools.bench.contenders.task_methods import METHODS, tuner_settings
+from seedtune.host_tools.bench.contenders.torch_engine import TorchEngine
+from seedtune.host_tools.bench.summaries.quality import summarise_quality
+from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key, settings_hash
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer
 from seedtune.runtime.errors import SeedtuneError
@@ -76,7 +62,7 @@ LINES = TaskData(
 )
 SETTINGS = {
     "seed": 0, "batch_size": 4, "length": 48, "test_rows": 8, "forwards": 40, "eval_every": 20,
-    "lr": 1e-4, "eps": 1e-3, "steps": 12, "rank": 4, "alpha": 8, "shots": 3, "threads": 1,
+    "lr": 1e-4, "eps": 1e-3, "steps": 12, "rank": 4, "alpha": 8, "threads": 1,
     "noise": "rademacher", "estimator": "two-point", "schedule": "constant",
 }  # fmt: skip
 
@@ -104,28 +90,6 @@ def test_the_engine_scores_as_the_model_does(toy, data):
             logits = cell.model(torch.from_numpy(batch.tokens[row, : column + 1])[None]).logits
         logp = torch.log_softmax(logits[0, -1], dim=-1).numpy()[batch.candidates[at]]
         np.testing.assert_allclose(found[:, at], [logp, logp], atol=1e-5)
-
-
-def test_the_engines_hidden_states_are_the_models_own(toy):
-    import torch
-
-    cell = toy()
-    batch = cell.task.collate(cell.train[:5])
-    request = batch, np.zeros((1, 0), np.float32)
-    engine = TorchEngine(cell.model, hidden=True)
-    scores, plain = engine.score(*request), TorchEngine(cell.model).score(*request)
-    np.testing.assert_array_equal(scores.logp, plain.logp)
-    assert plain.hidden is None
-    hidden = scores.hidden
-    own = block_states(cell.model, torch.from_numpy(batch.tokens))
-    blocks, means = tapped_blocks(2)
-    states = [own[below] for below in blocks] + [mean_so_far(own[below]) for below in means]
-    wanted = [
-        flat / flat.square().mean(dim=1, keepdim=True).sqrt()
-        for flat in (state.flatten(0, 1)[batch.positions] for state in states)
-    ]
-    assert hidden.shape == (1, 5, engine.hidden_width)
-    np.testing.assert_allclose(hidden[0], torch.cat(wanted, dim=1).numpy(), atol=1e-3)
 
 
 def test_values_go_to_their_places_and_rows_do_not_mix(toy):
@@ -156,7 +120,7 @@ def test_random_places_are_spread_over_all_linears_but_the_head(toy):
 
 def test_mezo_perturbs_every_weight_and_puts_them_back(toy):
     cell = toy()
-    weights = all_weights(cell.model)
+    weights = mezo.all_weights(cell.model)
     assert len(weights) == sum(each.numel() for each in cell.model.parameters())
     before = weights.copy()
     add_noise(weights, 1e-3, seed=0, step=0)
@@ -165,25 +129,25 @@ def test_mezo_perturbs_every_weight_and_puts_them_back(toy):
     embedding = cell.model.get_input_embeddings().weight.detach().numpy().reshape(-1)
     assert np.shares_memory(embedding, weights)
     add_noise(weights, -2e-3, seed=0, step=0)
-    move(weights, 0.0, SETTINGS, 0)
+    mezo.move(weights, 0.0, SETTINGS, 0)
     np.testing.assert_allclose(weights, before, atol=5e-7)
 
 
 def test_mezo_lowers_the_loss_and_goes_on_to_the_bit(toy, tmp_path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     whole.mkdir(), pieces.mkdir()
-    found = run_mezo(toy(), SETTINGS, whole, silent)
+    found = mezo.run_on_task(toy(), SETTINGS, whole, silent)
     assert [at["forwards"] for at in found["curve"]] == [0, 20, 40]
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.01
-    run_mezo(toy(), SETTINGS | {"forwards": 20}, pieces, silent)
+    mezo.run_on_task(toy(), SETTINGS | {"forwards": 20}, pieces, silent)
     with (pieces / "mezo.jsonl").open("a") as log:
         log.write('{"scalar": 1.0, "sec')  # killed while writing
-    assert run_mezo(toy(), SETTINGS, pieces, silent)["curve"] == found["curve"]
+    assert mezo.run_on_task(toy(), SETTINGS, pieces, silent)["curve"] == found["curve"]
 
 
 def test_a_shorter_mezo_run_reads_the_longer_one(toy, tmp_path):
-    found = run_mezo(toy(), SETTINGS, tmp_path, silent)
-    shorter = run_mezo(toy(), SETTINGS | {"forwards": 20}, tmp_path, silent)
+    found = mezo.run_on_task(toy(), SETTINGS, tmp_path, silent)
+    shorter = mezo.run_on_task(toy(), SETTINGS | {"forwards": 20}, tmp_path, silent)
     assert shorter["curve"] == found["curve"][:2]
 
 
@@ -202,7 +166,7 @@ def test_the_differentiable_loss_is_the_tasks(toy, data):
 def test_lora_lowers_the_loss_and_leaves_the_base_weights(toy, tmp_path):
     cell = toy()
     base = {name: each.clone() for name, each in cell.model.named_parameters()}
-    found = run_lora(cell, SETTINGS | {"eval_at": [0, 6], "lr": 1e-2}, tmp_path, silent)
+    found = lora.run_on_task(cell, SETTINGS | {"eval_at": [0, 6], "lr": 1e-2}, tmp_path, silent)
     assert [at["forwards"] for at in found["curve"]] == [0, 18, 36]
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.1
     assert found["step_seconds"] > 0
@@ -221,20 +185,20 @@ def test_the_sparse_baseline_moves_its_entries_alone(toy, tmp_path, mask):
         layers=(Layer(name, shape, 0, 12),),
         indices=np.arange(12, dtype=np.int64) * 7,
     )
-    before = all_weights(cell.model).copy()
+    before = mezo.all_weights(cell.model).copy()
     settings = SETTINGS | {"mask": mask, "bundle": bundle.path, "lr": 1e-2, "eps": 1e-2}
-    found = run_sparse(cell, settings, tmp_path, silent)
+    found = sparse_fp32.run_on_task(cell, settings, tmp_path, silent)
     assert [at["forwards"] for at in found["curve"]] == [0, 20, 40]
-    changed = np.count_nonzero(all_weights(cell.model) != before)
+    changed = np.count_nonzero(mezo.all_weights(cell.model) != before)
     assert changed == 12
     if mask == "sensitive":
         weight = cell.model.get_submodule(name).weight.detach().numpy().reshape(-1)
         assert weight[bundle.indices].tobytes() != before[:12].tobytes()
-    assert run_sparse(toy(), settings, tmp_path, silent)["curve"] == found["curve"]
+    assert sparse_fp32.run_on_task(toy(), settings, tmp_path, silent)["curve"] == found["curve"]
 
 
 @pytest.mark.parametrize("data", [DATA, CHOICES, LINES], ids=lambda data: data.name)
-def test_examples_in_context_end_with_their_answers(toy, data):
+def test_answered_examples_end_with_their_answers(toy, data):
     cell = toy(data)
     example = cell.train[1]
     text = cell.tokenizer.decode(answered(cell, example))
@@ -244,23 +208,6 @@ def test_examples_in_context_end_with_their_answers(toy, data):
         "lines": "hello 1\nthe cat sat on the mat",
     }
     assert text == wanted[data.name]
-    longer = behind([5, 6, 7], example)
-    assert longer.tokens[:, :3].tolist() == [[5, 6, 7]] * example.rows
-    assert cell.task.collate([longer]).examples == 1
-    np.testing.assert_array_equal(longer.positions[:, 1], example.positions[:, 1] + 3)
-
-
-def test_shots_are_even_over_labels_and_change_the_loss(toy, tmp_path):
-    cell = toy()
-    orders = {tuple(each.gold for each in balanced(cell.train, 4, seed)) for seed in range(20)}
-    assert len(orders) == 6 and all(sum(order) == 2 for order in orders)
-    without = run_prompt(cell, SETTINGS | {"shots": 0}, tmp_path, silent)
-    shown = run_prompt(cell, SETTINGS, tmp_path, silent)
-    assert len(without["curve"]) == len(shown["curve"]) == 1
-    assert without["curve"][0]["loss"] != shown["curve"][0]["loss"]
-    assert (without["shots"], shown["shots"]) == (0, 4)
-    few = run_prompt(cell, SETTINGS | {"shots": 8, "length": 100}, tmp_path, silent)
-    assert few["shots"] == 5
 
 
 def test_generic_text_is_scored_for_completion_alone(toy):
@@ -345,7 +292,7 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
 
     monkeypatch.setattr(quality, "call_function", in_this_process)
     asked = {
-        "methods": ("zero-shot", "mezo-fp32"),
+        "methods": ("mezo-fp32",),
         "tasks": ("sst2",),
         "forwards": 200,
         "model": str(tiny_llama_folder),
@@ -354,14 +301,13 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
         "progress": silent,
     }
     found = quality.bench_quality(**asked, seeds=(0,))
-    assert set(found["tasks"]["sst2"]) == {"zero-shot", "mezo-fp32"}
+    assert set(found["tasks"]["sst2"]) == {"mezo-fp32"}
     assert found["tasks"]["sst2"]["mezo-fp32"]["best_at_forwards"] in (0, 100, 200)
     found = quality.bench_quality(**asked, seeds=(1, 0))
-    assert len(runs) == 4  # zero-shot has no seed but runs once for each first one
+    assert len(runs) == 2
     assert found["tasks"]["sst2"]["mezo-fp32"]["seeds"] == 2
     quality.bench_quality(**asked, seeds=(0,))
-    assert len(runs) == 4
-    assert (tmp_path / "results" / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert len(runs) == 2
     row = next(iter(read_rows(tmp_path / "results").values()))
     assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
@@ -400,10 +346,9 @@ ROWS = table(
     row("int4-two-point", "sst2", 1, {0: 0.5, 100: 0.76, 200: 0.75, 1000: 0.86}),
     row("lora", "sst2", 0, {0: 0.5, 450: 0.88}),
     row("lora", "sst2", 1, {0: 0.5, 450: 0.86}),
-    row("zero-shot", "sst2", 0, {0: 0.5}),
-    row("int4-per-example", "sst2", 0, {0: 0.5, 1000: 0.8}),
-    row("int4-per-example", "sst2", 1, {0: 0.5, 1000: 0.8}),
-    row("int4-per-example", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
+    row("int4-readout", "sst2", 0, {0: 0.5, 1000: 0.8}),
+    row("int4-readout", "sst2", 1, {0: 0.5, 1000: 0.8}),
+    row("int4-readout", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
     row("int4-two-point", "copa", 0, {0: 0.6, 1000: 0.58}),
     row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, {"lr": "auto"}, metric="perplexity",
         generic_perplexity={"before": 20.0, "after": 20.1}),
@@ -436,23 +381,6 @@ def test_the_summary_is_shown_a_line_a_method():
     assert "sst2 mezo-fp32 2 1000 75.0 ± 7.1 % 75.0 at 1000 - 2.00 0" in lines
     assert "chat int4-two-point 1 1000 40.0 ± 0.0 40.0 at 1000 auto 2.00 0" in lines
     assert "sst2_gap_to_lora 2" in lines
-
-
-def test_a_perplexity_that_diverges_leaves_room_for_the_others(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.extend(figure.axes))
-    curves = {"int4-per-example": {0: 80.0, 100: 1e9}, "int4-two-point": {0: 80.0, 100: 70.0}}
-    draw_quality(
-        table(
-            *[row(name, "chat", 0, curve, metric="perplexity") for name, curve in curves.items()]
-        ),
-        tmp_path,
-    )
-    wild, calm = (list(line.get_ydata()) for line in drawn[0].lines)
-    assert (wild, calm) == ([80, 96], [80, 70])
-    assert drawn[0].get_ylim()[1] < 100
 
 
 def test_a_task_judged_on_other_rows_stands_apart():
@@ -526,22 +454,17 @@ def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
     )
 
 
-def test_a_step_of_ours_and_of_lora_are_timed(tmp_path, tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.getbasetemp() / "exported"
-    bundle = export_tiny_bundle(folder)
+def test_a_step_of_ours_and_of_lora_are_timed(bundle, exported_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(first_order, "load_task", lambda name: DATA)
-    model = str(folder / "hf")
-    shared = {"model": model, "length": 32, "test_rows": 300, "batch_size": 4}
+    shared = {"model": str(exported_folder / "hf"), "length": 32, "test_rows": 300, "batch_size": 4}
     rows = table(
-        row("int4-per-example", "sst2", 0, {0: 0.5, 170: 0.8},
-            METHODS["int4-per-example"].settings | shared),
+        row("int4-readout", "sst2", 0, {0: 0.5, 4: 0.8}, METHODS["int4-readout"].settings | shared),
         row("lora", "sst2", 0, {0: 0.5, 60: 0.85}, METHODS["lora"].settings | shared),
-    )  # fmt: skip
+    )
     merge_rows(rows, tmp_path)
-    found = first_order.bench_first_order(
-        turns=1, tasks=["sst2"], bundle=bundle.path, results=tmp_path
-    )["tasks"]["sst2"]
-    assert found["int4"]["steps"] == 10
+    asked = {"turns": 1, "tasks": ["sst2"], "bundle": bundle.path, "results": tmp_path}
+    found = first_order.bench_first_order(**asked)["tasks"]["sst2"]
+    assert found["int4"]["steps"] == 4
     assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
 
 
@@ -586,15 +509,13 @@ def test_settings_hash_ignores_order():
     assert settings_hash({"a": 1}) != settings_hash({"a": 2})
 
 
-def test_every_task_has_its_panel(tmp_path):
-    draw_quality(ROWS, tmp_path)
-    assert Path(tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_every_task_and_every_estimator_has_its_place():
+def test_every_task_and_method_is_known():
     from seedtune.host_tools.data.named_tasks import TASKS
 
     assert set(quality.LENGTH) <= set(TASKS)
-    for name in ESTIMATORS:
-        settings = METHODS[f"int4-{name}"].settings
-        assert tuner_settings(settings | {"seed": 0})["estimator"] == name
+    for name, method in METHODS.items():
+        module = import_module(f"seedtune.host_tools.bench.contenders.{method.module}")
+        assert callable(module.run_on_task)
+        if method.module == "int4":
+            settings = tuner_settings({**method.settings, "seed": 0})
+            assert name.startswith(f"int4-{settings['estimator']}")

@@ -1,29 +1,15 @@
-"""The benchmarks whose figures are committed: their arithmetic, and a small run of the loop's."""
+"""Committed figures: how they are written, and the arithmetic that benchmarks share."""
 
 import json
 import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench import seeds
-from seedtune.host_tools.bench.fidelity import difference
-from seedtune.host_tools.bench.measuring import tuning_run
 from seedtune.host_tools.bench.measuring.perplexity import perplexity
-from seedtune.host_tools.bench.measuring.results_files import (
-    RESULTS,
-    draw_curves,
-    machine,
-    write_figures,
-)
+from seedtune.host_tools.bench.measuring.results_files import RESULTS, machine, write_figures
 from seedtune.host_tools.bench.measuring.tuning_run import mean_and_deviation
-from seedtune.host_tools.bench.recipes import DEFAULT, EPS, RECIPES, noise_figures
-from seedtune.host_tools.bench.seeds import bench_seeds, summarise
-from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.tuning.loss_noise import measure_loss_noise
-from tiny_bundle import TASK, write_tiny_bundle
 
 
 def test_the_machine_is_named():
@@ -58,38 +44,9 @@ def test_a_write_that_breaks_off_leaves_the_old_figures(tmp_path, monkeypatch):
     assert (tmp_path / "some.json").read_bytes() == before
 
 
-def test_curves_are_drawn(tmp_path):
-    curve = [
-        {"forwards": 0, "loss": 1.0, "accuracy": 0.5},
-        {"forwards": 2, "loss": 0.9, "accuracy": 0.6},
-    ]
-    draw_curves("title", {"one": curve, "two": curve}, "curve", tmp_path)
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_mean_and_deviation():
     assert mean_and_deviation([1.0, 2.0, 3.0]) == {"mean": 2.0, "deviation": 1.0}
     assert mean_and_deviation([4.0]) == {"mean": 4.0, "deviation": 0.0}
-
-
-def test_seeds_are_summarised_by_gain():
-    runs = {
-        str(seed): {
-            "before": {"accuracy": 0.5, "loss": 0.7},
-            "after": {"accuracy": after, "loss": 0.6},
-        }
-        for seed, after in enumerate((0.6, 0.7, 0.8))
-    }
-    found = summarise(runs)
-    assert found["seeds"] == 3
-    assert found["accuracy_gain"]["mean"] == pytest.approx(0.2)
-    assert found["accuracy_gain"]["deviation"] == pytest.approx(0.1)
-    assert found["accuracy_before"] == {"mean": 0.5, "deviation": 0.0}
-
-
-def test_differences_keep_sign_and_size_apart():
-    found = difference(np.array([1.0, 2.0]), np.array([2.0, 0.0]))
-    assert found == {"mean_absolute": 1.5, "largest": 2.0, "mean": 0.5}
 
 
 def test_perplexity_scores_every_next_token_once():
@@ -113,34 +70,6 @@ def test_perplexity_refuses_sequences_over_the_bounds():
         perplexity(None, np.zeros((1, 9), np.int64), np.zeros((1, 1)), Bounds(1, 1, 8, 8, 1))
 
 
-def test_noise_figures_are_by_eps():
-    noise = measure_loss_noise(
-        lambda rows: rows.sum(axis=1, dtype=np.float64),
-        np.ones(64, np.float32),
-        seed=0,
-        ladder=EPS,
-    )
-    found = noise_figures(noise)
-    assert set(found["estimate_error"]) == set(found["typical_estimate"]) == {"0.001", "0.01"}
-    assert found["loss"] == 64.0
-
-
-def test_recipes_differ_from_the_default_in_what_can_be_chosen():
-    from inspect import signature
-
-    from seedtune.export.recipe import Recipe
-    from seedtune.host_tools.prepare.prepare import prepare
-
-    assert RECIPES[DEFAULT] == {}
-    for name, options in RECIPES.items():
-        assert set(options) <= set(signature(prepare).parameters), name
-        assert (
-            name == DEFAULT
-            or Recipe(**options.get("recipe", {})) != Recipe()
-            or (options["fraction"] != signature(prepare).parameters["fraction"].default)
-        )
-
-
 def test_committed_figures_name_their_machine():
     files = sorted(RESULTS.glob("*.json"))
     assert files
@@ -152,51 +81,3 @@ def test_every_committed_picture_is_shown():
     pages = "".join(page.read_text() for page in RESULTS.glob("*.md"))
     for picture in RESULTS.glob("*.png"):
         assert f"]({picture.name})" in pages
-
-
-class CountingEngine(Engine):
-    """Prefers the label that the first value names, and counts its calls."""
-
-    entries, hidden_width = 12, 0
-    calls = 0
-
-    def score(self, batch, values):
-        CountingEngine.calls += 1
-        first = np.tanh(values[:, :1, None])
-        found = np.concatenate([-first, first], axis=2) - 2
-        return Scores(np.tile(found, (1, len(batch.positions), 1)).astype(np.float32), None)
-
-
-def test_seeds_resume_finished_runs_and_write_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning_run, "open_engine", lambda bundle, threads: CountingEngine())
-    # The quickstart's own need hidden states, which this program lacks.
-    two_point = {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2}
-    monkeypatch.setattr(seeds, "RUNS", {"readout": two_point})
-    bundle = write_tiny_bundle(tmp_path / "bundle")
-    data = TaskData(
-        "tiny",
-        [{"text": f"the plot was good {n}", "label": "1"} for n in range(20)],
-        [{"text": f"the film was bad {n}", "label": "1"} for n in range(5)],
-        TASK,
-    )
-    asked = {
-        "seeds": (0, 1),
-        "steps": 8,
-        "long_steps": 0,
-        "bundle": bundle,
-        "data": data,
-        "runs": tmp_path / "runs",
-        "results": tmp_path / "results",
-    }
-    found = bench_seeds(**asked)
-    curve = found["runs"]["1"]["curve"]
-    assert [point["forwards"] for point in curve] == [0, 4, 8, 12, 16]
-    assert found["summary"]["seeds"] == 2 and found["runs"]["0"]["skipped"] == 0
-    assert found["runs"]["0"]["after"]["loss"] < found["runs"]["0"]["before"]["loss"]
-    assert (tmp_path / "results" / "seeds.png").is_file()
-    assert json.loads((tmp_path / "results" / "seeds.json").read_text()) == found
-    CountingEngine.calls = 0
-    assert bench_seeds(**asked) == found
-    assert CountingEngine.calls == 0  # both runs had ended: nothing is computed again
-    bench_seeds(**asked | {"seeds": (0, 1, 2)})
-    assert CountingEngine.calls == 8 + 5  # a step of short rows is one call, and five evaluations

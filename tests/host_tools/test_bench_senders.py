@@ -1,21 +1,24 @@
 """Ways to learn how a person writes: the split in time, scores of words, rivals, the summary."""
 
 import math
-from importlib import import_module
 
 import numpy as np
 import pytest
 from exported_bundle import request
 from seedtune.host_tools.bench import senders
-from seedtune.host_tools.bench.methods.float_task import FloatTask
-from seedtune.host_tools.bench.people import data, lora
-from seedtune.host_tools.bench.people.data import SENDERS, SPEC, Person, load_person, sender_of
-from seedtune.host_tools.bench.people.lora import run as run_lora
-from seedtune.host_tools.bench.people.memory import Neighbours, NGrams
-from seedtune.host_tools.bench.people.methods import METHODS
-from seedtune.host_tools.bench.people.next_words import figures, measure, torch_score
-from seedtune.host_tools.bench.people.program_words import ProgramWords, Seen
-from seedtune.host_tools.bench.people.prompt import prompted
+from seedtune.host_tools.bench.contenders import int4, lora
+from seedtune.host_tools.bench.contenders import people as data
+from seedtune.host_tools.bench.contenders.float_task import FloatTask
+from seedtune.host_tools.bench.contenders.people import (
+    SENDERS,
+    SPEC,
+    Person,
+    load_person,
+    sender_of,
+)
+from seedtune.host_tools.bench.contenders.people_methods import METHODS
+from seedtune.host_tools.bench.measuring.next_words import figures, measure, torch_score
+from seedtune.host_tools.bench.measuring.program_words import ProgramWords
 from seedtune.host_tools.bench.senders import bench_senders
 from seedtune.host_tools.bench.summaries.senders import summarise_senders
 from seedtune.runtime.errors import DataError, SeedtuneError
@@ -85,58 +88,13 @@ def test_torch_scores_are_the_models_own(tiny_llama):
         assert ranks[at] == int((row > own).sum())
 
 
-def test_shown_messages_stand_before_every_row(tiny_llama):
-    shown, rows = [40, 41, 42, 43], np.arange(10).reshape(2, 5) + 50
-    gold = np.zeros(2, np.int64)
-    whole = Batch(
-        np.hstack([np.tile(shown, (2, 1)), rows]),
-        np.array([5, 9 + 7]),
-        np.array([[7], [8]]),
-        gold,
-    )
-    behind = Batch(rows, np.array([1, 5 + 3]), whole.candidates, gold)
-    score = prompted(tiny_llama.model, shown)
-    wanted = torch_score(tiny_llama.model)(whole)
-    for _ in range(2):  # a call leaves nothing behind
-        logp, ranks = score(behind)
-        np.testing.assert_allclose(logp, wanted[0], atol=1e-5)
-        assert ranks.tolist() == wanted[1].tolist()
-
-
-@pytest.fixture
-def seen():
-    generator = np.random.default_rng(0)
-    return Seen(
-        np.log(np.full(5, 0.1)),
-        np.array([3, 4, 3, 4, 5]),
-        np.array([[1, 2], [2, 3], [1, 2], [2, 3], [-1, 2]]),
-        generator.standard_normal((5, 8)).astype(np.float32),
-    )
-
-
-def test_ngrams_are_distributions_that_know_their_texts(seen):
-    rows = NGrams(seen, 9).distribution(seen, slice(0, 5))
-    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-6)
-    # One word: 2 of 3, 2 of 4, 1 of 5, three kinds, (c + 3 / 9) / 8. After [2]: 2 of 3, 1 of 5,
-    # two kinds, (c + 2 p) / 5. After [1, 2]: 2 of 3 alone, one kind, (c + p) / 3.
-    one = (2 + 3 / 9) / 8
-    two = (2 + 2 * one) / 5
-    assert rows[0, 3] == pytest.approx((2 + two) / 3)
-    unknown = Seen(seen.logp, seen.gold, np.full((5, 2), 8), seen.read)
-    rows = NGrams(seen, 9).distribution(unknown, slice(0, 1))
-    assert rows[0, 3] == pytest.approx(one)
-
-
-def test_neighbours_say_what_followed_the_same_state(seen):
-    rows = Neighbours(seen, 9, 0.03).distribution(seen, slice(2, 5))
-    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
-    assert rows.argmax(axis=1).tolist() == [3, 4, 5]
-    assert rows[0, 3] > 0.9
+def words_of(bundle):
+    settings = {"bundle": bundle.path, "length": 32, "threads": None, "other": None}
+    return ProgramWords(settings, SPEC)
 
 
 def test_the_program_says_what_the_model_says(bundle):
-    settings = {"bundle": bundle.path, "length": 32, "threads": None, "other": None}
-    words = ProgramWords(settings)
+    words = words_of(bundle)
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
     seen = words.see([batch])
     assert seen.gold.tolist() == batch.candidates[:, 0].tolist()
@@ -145,12 +103,10 @@ def test_the_program_says_what_the_model_says(bundle):
     assert (seen.context[first, -2] == -1).all() and (seen.context[~first, -2] >= 0).all()
     found = words.figures(seen)
     assert found["perplexity"] == pytest.approx(math.exp(-seen.logp.mean()))
-    mixed = words.figures(seen, NGrams(seen, words.vocabulary).distribution, 0.5)
-    assert mixed["perplexity"] < found["perplexity"] and mixed["top1"] >= found["top1"]
 
 
 def test_ranks_are_of_the_head_that_the_program_has(bundle):
-    words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": None, "other": None})
+    words = words_of(bundle)
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
     head = TextHead.of(bundle)
     assert head is not None
@@ -169,7 +125,7 @@ def test_ranks_are_of_the_head_that_the_program_has(bundle):
 
 
 def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
-    words = ProgramWords({"bundle": bundle.path, "length": 32, "threads": None, "other": None})
+    words = words_of(bundle)
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
     head = TextHead.of(bundle)
     assert head is not None
@@ -192,9 +148,7 @@ def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
     assert found["perplexity"] != start["perplexity"]
 
 
-@pytest.mark.parametrize(
-    "method", ["text-head", "text-head-alone", "per-example", "ngram", "knn", "start-int4"]
-)
+@pytest.mark.parametrize("method", ["text-head", "text-head-alone", "per-example", "start-int4"])
 def test_the_programs_methods_tell_the_same_things(bundle, method):
     generator = np.random.default_rng(0)
     settings = {
@@ -204,12 +158,9 @@ def test_the_programs_methods_tell_the_same_things(bundle, method):
     }  # fmt: skip
     if method == "per-example":
         settings["tuner"] = {**settings["tuner"], "steps": 2, "eval_every": 2}
-    run = import_module(f"seedtune.host_tools.bench.people.{METHODS[method].module}").run
-    found = run(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
+    found = int4.run_on_person(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
     assert found["other"]["tokens"] == 2 * 15 and found["test"]["tokens"] > 10
     assert ("seconds" in found) == METHODS[method].learns
-    if method in ("ngram", "knn"):
-        assert found["chosen"][1] > 0  # a person who repeats four lines
     if method.startswith("text-head"):
         assert 0 <= found["step"] <= 3
 
@@ -228,8 +179,8 @@ def test_lora_ships_the_epoch_that_held_out_messages_choose(
         "source": str(tiny_llama_folder), "length": 24, "messages": 50, "seed": 0, "lr": 2e-2,
         "rank": 4, "alpha": 8, "epochs": 2, "weights": weights,
     }  # fmt: skip
-    start = run_lora(person, settings | {"messages": 0}, silent)
-    found = run_lora(person, settings, silent)
+    start = lora.run_on_person(person, settings | {"messages": 0}, silent)
+    found = lora.run_on_person(person, settings, silent)
     assert found["epochs"] > 0 and found["test"]["perplexity"] < start["test"]["perplexity"]
     assert found["seconds"] > 0 and found["peak_rss_bytes"] > 0
     if weights == "nf4":
@@ -239,7 +190,7 @@ def test_lora_ships_the_epoch_that_held_out_messages_choose(
     # them is not the same on every processor.
     for shipped, given in enumerate(([3.0, 4.0, 5.0], [3.0, 2.0, 2.5], [3.0, 2.0, 1.0])):
         monkeypatch.setattr(lora, "_perplexity", lambda *_, given=given: given.pop(0))
-        found = run_lora(person, settings, silent)
+        found = lora.run_on_person(person, settings, silent)
         assert found["epochs"] == shipped and given == []
         tests.append(found["test"])
     assert tests[0] == start["test"] and tests[0] != tests[1] != tests[2]
@@ -264,13 +215,15 @@ def test_the_summary_compares_with_the_untouched_model():
     rows = [
         _row("start-int4", "a", 0, 80.0, 40.0),
         _row("start-int4", "b", 0, 60.0, 40.0),
-        _row("ngram", "a", 200, 40.0, 44.0),
-        _row("ngram", "b", 200, 61.0, 40.0),
-        _row("ngram", "c", 200, 1.0, 1.0),  # whose start was not measured
+        _row("text-head", "a", 200, 40.0, 44.0),
+        _row("text-head", "b", 200, 61.0, 40.0),
+        _row("text-head", "c", 200, 1.0, 1.0),  # whose start was not measured
+        _row("ngram", "a", 200, 50.0, 44.0),  # no longer run
     ]
     summary = summarise_senders({str(n): row for n, row in enumerate(rows)})
-    (line,) = summary["table"]
-    assert (line["method"], line["messages"], line["people"]) == ("ngram", 200, 2)
+    line, last = summary["table"]
+    assert (last["method"], last["people"], last["helped"]) == ("ngram", 1, 1)
+    assert (line["method"], line["messages"], line["people"]) == ("text-head", 200, 2)
     assert line["gain"]["mean"] == pytest.approx((math.log(2) + math.log(60 / 61)) / 2)
     assert line["gain"]["least"] == pytest.approx(math.log(60 / 61))
     assert (line["helped"], line["harmed"]) == (1, 1)
@@ -303,10 +256,11 @@ def test_a_finished_cell_is_not_run_again(bundle, exported_folder, tmp_path, mon
         "senders": (sender[:8],), "messages": (50,), "bundle": bundle.path, "threads": 1,
         "model": str(exported_folder / "hf"), "results": tmp_path, "progress": silent,
     }  # fmt: skip
-    found = bench_senders(methods=("start-int4", "ngram"), **given)
+    asked = {"methods": ("start-int4", "text-head"), **given}
+    found = bench_senders(**asked)
     (line,) = found["table"]
-    assert (line["method"], line["people"], line["helped"]) == ("ngram", 1, 1)
+    assert (line["method"], line["people"], line["helped"]) == ("text-head", 1, 1)
     monkeypatch.setattr(senders, "_other_text", None)  # would be called for a cell to compute
-    assert bench_senders(methods=("start-int4", "ngram"), **given) == found
+    assert bench_senders(**asked) == found
     with pytest.raises(SeedtuneError, match="unknown method 'none'; known: start-int4, "):
-        bench_senders(methods=("none",), **given)
+        bench_senders(**given, methods=("none",))

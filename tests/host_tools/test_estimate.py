@@ -6,13 +6,13 @@ import sys
 
 import pytest
 from seedtune.export.model.shape import read_shape
-from seedtune.host_tools.estimate.device_stages import estimate_tuning
+from seedtune.host_tools.estimate.device_stages import estimate_tuning, estimate_writing
 from seedtune.host_tools.estimate.host_stages import (
     estimate_export,
     estimate_gguf,
     estimate_profile,
 )
-from seedtune.host_tools.estimate.sizes import estimate_bundle, measure_speed
+from seedtune.host_tools.estimate.sizes import estimate_bundle, measure_reading, measure_speed
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import EngineError, ModelError
 
@@ -178,6 +178,28 @@ def test_rounding_to_the_nearest_takes_no_text(shape):
 
 def test_bundle_grows_with_the_columns_kept_out_of_int4(shape):
     assert estimate_bundle(shape, column_share=0.2).bytes > estimate_bundle(shape).bytes
+
+
+SMOLLM2 = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 576,
+    "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def test_writing_is_as_fast_as_was_measured(tmp_path):
+    """93 tokens a second behind 64 others, 63 behind 600, at 18 to 20 GB/s."""
+    (tmp_path / "config.json").write_text(json.dumps(SMOLLM2))
+    shape = read_shape(tmp_path)
+    for tokens, reading, measured in ((128, 20e9, 10.5e-3), (1200, 17.6e9, 15e-3)):
+        found = estimate_writing(shape, tokens=tokens, reading=reading)
+        assert found.seconds == pytest.approx(measured, rel=0.15)
+    half = estimate_writing(shape, tokens=128, reading=10e9).seconds
+    assert half == 2 * estimate_writing(shape, tokens=128, reading=20e9).seconds
+
+
+def test_what_is_read_a_second_is_plausible():
+    assert 1e8 < measure_reading() < 1e12
 
 
 def test_speed_is_plausible():

@@ -73,7 +73,7 @@ def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(
         clock(EVERY)
         report(40, 100)
         report(100, 100)
-    lines = ["checking the bundle: 40%, 15 s left"]
+    lines = ["checking the bundle: 40%, after 10 s"]
     assert capsys.readouterr().err.splitlines() == lines
     output, screen = Output(False), io.StringIO()
     monkeypatch.setattr(output, "_screen", Console(file=screen, force_terminal=True, width=100))
@@ -86,10 +86,38 @@ def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(
 def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) -> None:
     with Output(False).tuning(100, 50, "accuracy") as view:
         clock(EVERY)
-        view.step(60, 0.5, 2.0)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("tuning: 60%, 40 s left  loss 0.500  2.00 forwards/s  ")
+        view.step(51, 0.5, 2.0)  # the first step loads the program: it says nothing of the others
+        for done in range(52, 60):
+            clock(EVERY / 8)
+            view.step(done, 0.5, 2.0)
+    first, line = capsys.readouterr().err.splitlines()
+    assert first.startswith("tuning: 51%, after 10 s  loss 0.500  2.00 forwards/s  ")
+    assert line.startswith("tuning: 59%, 51 s left  loss 0.500  2.00 forwards/s  ")
     assert line.endswith(" MB")
+
+
+def test_lists_are_shown_as_people_write_them(capsys: Any) -> None:
+    Output(False).result(
+        {
+            "programs": [{"format": "executorch", "cache": [[3, 64], [3, 64]], "more": {}}],
+            "shape": (576, 1152),
+            "names": ["a", "b"],
+            "best": [None, {"step": 3, "loss": 0.5}],
+            "nothing": [],
+        }
+    )
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [[name, text.rstrip()] for name, text in lines] == [
+        ["programs.1.format", "executorch"],
+        ["programs.1.cache", "3 x 64, 3 x 64"],
+        ["programs.1.more", "none"],
+        ["shape", "576, 1152"],
+        ["names", "a, b"],
+        ["best.1", "-"],
+        ["best.2.step", "3"],
+        ["best.2.loss", "0.5"],
+        ["nothing", "none"],
+    ]
 
 
 def test_a_silent_stage_still_gives_signs_of_life(monkeypatch: Any, capsys: Any) -> None:

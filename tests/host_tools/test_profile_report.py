@@ -10,9 +10,9 @@ from seedtune.host_tools.reports.profile_report import draw, mass_curve, report,
 from seedtune.runtime.errors import ModelError
 
 FISHER = {
-    "model.layers.0.self_attn.q_proj": [[8.0, 0.0, 1.0], [4.0, 0.0, 0.0]],
+    "model.layers.0.self_attn.q_proj": [[8.0, 0.0, 4.0], [1.0, 0.0, 0.0]],
     "model.layers.0.mlp.down_proj": [[0.5, 0.5], [0.25, 0.25]],
-    "model.layers.1.self_attn.q_proj": [[0.0, 2.0, 0.0], [0.0, 0.0, 1.5]],
+    "model.layers.1.self_attn.q_proj": [[0.0, 2.0, 0.0], [0.0, 1.5, 0.0]],
 }
 
 
@@ -35,14 +35,15 @@ def found(profile):
 
 def test_figures_by_hand(found):
     first, empty, last = found.layers
-    assert (first.entries, first.columns, first.rows) == (2, 1, 2)
+    # Neither matrix is square: what is divided by the other side's size comes out otherwise.
+    assert (first.entries, first.columns, first.rows) == (2, 2, 1)
     assert (first.kind, first.block, first.shape) == ("q_proj", 0, (2, 3))
     assert (first.mass, first.covered) == (13.0, 12.0)
     assert (empty.entries, empty.columns, empty.rows, empty.covered) == (0, 0, 0, 0.0)
-    assert (last.entries, last.columns, last.rows, last.block) == (2, 2, 2, 1)
+    assert (last.entries, last.columns, last.rows, last.block) == (2, 1, 2, 1)
     assert found.empty_layers == ["model.layers.0.mlp.down_proj"]
     assert found.covered_share == pytest.approx(15.5 / 18.0)
-    assert found.column_share == pytest.approx((1 * 2 + 0 + 2 * 2) / 16)
+    assert found.column_share == pytest.approx((2 * 2 + 0 + 1 * 2) / 16)
 
 
 def test_summary_is_plain_json(found):

@@ -57,6 +57,7 @@ class TestRowsThatJudge:
             assert found["after"][figure] == pytest.approx(after[figure])
         start = good("journal", "show", run)["evaluations"][0]
         assert start[1] == pytest.approx(good("evaluate", bundle, "--data", choosing)["loss"])
+        assert start[1] != pytest.approx(before["loss"])  # or swapped halves would look the same
 
     def test_with_test_rows_all_held_out_rows_choose(self, tmp_path: Path, bundle: Path) -> None:
         data, test = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 11)) for n in (0, 40))

@@ -1,5 +1,6 @@
 """The torch-free engine on a really exported program, held against executorch's own binding."""
 
+import errno
 import hashlib
 import json
 import os
@@ -430,6 +431,16 @@ class TestBuild:
         native_build.load_library()
         assert loaded[-1] == (b"own", target) and engines.stat().st_mode & 0o777 == 0o755
         assert target.stat().st_mode & 0o022 == 0
+        # In a closed folder on a disk that is read-only, as a device may have it.
+        plant(0o755)
+
+        def chmod(path: Path, mode: int) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "chmod", chmod)
+            native_build.load_library()
+        assert loaded[-1] == (b"planted", target)
         # A link to what somebody else has.
         plant(0o755)
         target.rename(tmp_path / "elsewhere.so")

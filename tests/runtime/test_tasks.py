@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError, SeedtuneWarning
-from seedtune.runtime.scoring.answer_head import add_head
+from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.tasks import (
     Encoded,
     Task,
@@ -145,7 +145,7 @@ class TestClassification:
 
     def test_many_labels_are_not_all_shown(self) -> None:
         spec = TASK | {"verbalisers": {f"l{n}": string.punctuation[n] for n in range(30)}}
-        with pytest.raises(DataError, match=r"known labels: l0, .*, l19, and 10 more$"):
+        with pytest.raises(DataError, match=r"known labels: l0, .*, and 10 more$"):
             make(spec).encode({"text": "the", "label": "x"}, "f:1")
 
     @pytest.mark.parametrize("label", ["01", " 1", True, 1.5, "1.00.0", -1.0])
@@ -395,7 +395,8 @@ class TestObserve:
         assert seen.features.shape == (count, task.answers // task.head_rows, 6)
         np.testing.assert_allclose(seen.features[:, :, -1], 1, rtol=1e-6)
         scores = seen.scores + (seen.features @ weights.T).reshape(count, task.answers)
-        whole = add_head(logp, inputs, weights.reshape(1, -1))
+        labels = task.labels if task.head_rows > 1 else ()
+        whole = AnswerHead(labels, 5, np.append(weights, np.float32(0))).added(logp, inputs)
         losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(count), batch.gold]
         np.testing.assert_allclose(task.losses(whole, batch)[0], losses, atol=1e-4)
         shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
@@ -467,6 +468,37 @@ class TestBounds:
             make(COMPLETION, one_row).encode(
                 {"prompt": "the", "completion": " film was great and"}, "f:1"
             )
+
+
+class TestTooLong:
+    """Rows beyond the program's length: all of them are counted, and what to do is said."""
+
+    LONG = "film " * 40
+
+    def rows(self, *texts: str) -> list[dict[str, Any]]:
+        return [{"text": text, "label": "1"} for text in texts]
+
+    def test_one_is_named(self) -> None:
+        match = rf"^row 2: \d+ tokens exceed .* of {BOUNDS.length}; cut .* --on-long truncate .*"
+        with pytest.raises(DataError, match=match):
+            encode_rows(make(TASK), self.rows("a", self.LONG, "b"))
+
+    def test_several_are_counted_and_the_longest_says_how_long(self) -> None:
+        rows = self.rows("a", self.LONG, "b", self.LONG * 2, self.LONG, *["c"] * 90, self.LONG)
+        longest = len(ids(f"{self.LONG * 2} It was"))
+        match = (
+            rf"^4 of 96 rows are too long \(row 2, row 4, row 5, \.\.\.\): {longest} tokens exceed"
+            rf".*--length {longest}$"
+        )
+        with pytest.raises(DataError, match=match):
+            encode_rows(make(TASK), rows)
+        found = encode_rows(make(TASK, on_long="truncate"), rows)
+        assert len(found) == 96 and max(each.length for each in found) <= BOUNDS.length
+
+    def test_another_defect_is_named_at_its_row(self) -> None:
+        rows = [*self.rows(self.LONG), {"label": "1"}]
+        with pytest.raises(DataError, match=r"^row 2: field 'text' is missing"):
+            encode_rows(make(TASK), rows)
 
 
 class TestCollate:

@@ -1,1 +1,1 @@
-"""What is timed in turns on the same cores: steps of ways to tune, writers of text."""
+"""Ways to tune that benchmarks compare: one file each, and the tables that name them."""

@@ -1,21 +1,17 @@
-"""One tuning run for a benchmark: kept in the cache, so that an interrupted benchmark resumes."""
+"""One tuning run for a benchmark: kept in a folder, so that an interrupted benchmark resumes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import Bounds, Bundle
-from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.files import default_cache
+from seedtune.runtime.engines import Engine
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
-from seedtune.runtime.tuning.live_run import examples_sha256
-from seedtune.runtime.tuning.metrics import read_metrics
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 
@@ -23,35 +19,6 @@ from ...data.named_tasks import TaskData
 from .results_files import say
 
 Progress = Callable[[str], None]
-
-
-def learn(
-    bundle: Bundle,
-    data: TaskData,
-    settings: dict[str, Any],
-    *,
-    test_rows: int | None = None,
-    threads: int | None = None,
-    runs: Path | None = None,
-    progress: Progress = say,
-) -> dict[str, Any]:
-    """Tune ``bundle`` on ``data`` as the quickstart does, or resume that run, to its last step.
-
-    Args:
-        test_rows: evaluate on the first so many test rows; by default on all.
-        runs: where the run's folder goes; by default in the cache.
-
-    Returns:
-        ``curve`` (``forwards, loss, accuracy`` of every evaluation), ``before`` and ``after`` (of
-        the best evaluated step, as the tuner ships it), ``last`` (of the last step),
-        ``skipped``, ``step_seconds`` (median), ``test_rows``, and of the bundle its ``mask``,
-        ``quantisation`` and ``bundle_sha256``.
-    """
-    task, train, test = encode(data, bundle.tokenizer(), bundle.bounds, bundle.pad_id, test_rows)
-    folder = (runs or default_cache() / "bench") / _key(bundle, settings, train, test)
-    with open_engine(bundle, threads or "auto") as engine:
-        found = tune(engine, Start.of(bundle), task, train, test, settings, folder, progress)
-    return {**found, **described(bundle)}
 
 
 def encode(
@@ -78,7 +45,9 @@ def tune(
     """Tune on encoded examples, or resume the run in ``folder``, to its last step.
 
     Returns:
-        What ``learn`` does, except what it takes from the bundle.
+        ``curve`` (``forwards, loss, accuracy`` of every evaluation), ``before`` and ``after`` (of
+        the best evaluated step, as the tuner ships it), ``last`` (of the last step), ``skipped``,
+        ``step_seconds`` (median), ``test_rows`` and the run's ``settings``.
     """
     with Tuner(
         engine, start, task, train, folder=folder, settings=settings, eval_examples=test
@@ -123,15 +92,3 @@ def mean_and_deviation(numbers: Sequence[float]) -> dict[str, float]:
         "mean": statistics.fmean(numbers),
         "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
     }
-
-
-def _key(
-    bundle: Bundle, settings: dict[str, Any], train: Sequence[Encoded], test: Sequence[Encoded]
-) -> str:
-    parts = [
-        bundle.sha256,
-        json.dumps(settings, sort_keys=True),
-        examples_sha256(train),
-        examples_sha256(test),
-    ]
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

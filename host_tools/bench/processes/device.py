@@ -1,9 +1,8 @@
 """One measured process of ``bench device``: peak memory and start-up belong to whole processes.
 
 ``python -m seedtune.host_tools.bench.processes.device WHAT PATH ROWS LENGTH STEPS TASK`` does STEPS
-steps and prints one JSON object. WHAT is ``tune``, ``tune-binding`` or ``tune:ENGINE`` (PATH a
-bundle: the real loop on the rows of the file TASK, in a run folder of its own), ``mezo`` or
-``lora`` (PATH a model).
+steps and prints one JSON object. WHAT is ``tune`` (PATH a bundle: the real loop on the rows of the
+file TASK, in a run folder of its own), ``mezo`` or ``lora`` (PATH a model).
 """
 
 from __future__ import annotations
@@ -12,30 +11,29 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from .age import seconds_since_start
-
 
 def main(what: str, path: str, rows: int, length: int, steps: int, task: str) -> dict[str, Any]:
-    """``peak_rss_bytes`` and, of the loop, ``ready_seconds`` and ``first_step_seconds`` since the
-    kernel started the process, and whether ``torch`` came in."""
+    """``peak_rss_bytes``, whether ``torch`` came in and, of the loop, ``ready_seconds`` and
+    ``first_step_seconds`` since the kernel started the process."""
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
-    found = _tune(what, path, rows, length, steps, task) if what.startswith("tune") else {}
-    if not found:
-        from ..contenders.steps import lora_step, mezo_step
+    found: dict[str, Any] = {}
+    if what == "tune":
+        found = _tune(path, rows, length, steps, task)
+    else:
+        from ..contenders import lora, mezo
 
-        step = {"mezo": mezo_step, "lora": lora_step}[what](path, rows, length)
+        step = {"mezo": mezo, "lora": lora}[what].timed_step(path, rows, length)
         for _ in range(steps):
             step()
     return {**found, "torch": "torch" in sys.modules, "peak_rss_bytes": peak_resident_bytes()}
 
 
-def _tune(
-    what: str, path: str, rows: int, length: int, steps: int, task_file: str
-) -> dict[str, Any]:
+def _tune(path: str, rows: int, length: int, steps: int, task_file: str) -> dict[str, Any]:
     from dataclasses import replace
 
     from seedtune.runtime.bundle import open_bundle
@@ -49,10 +47,8 @@ def _tune(
     bounds = replace(bundle.bounds, length=min(length, bundle.bounds.length))
     task = task_for(bundle, content["spec"], bounds=bounds, on_long="truncate")
     train = encode_rows(task, content["rows"])
-    asked = what.partition(":")[2] or None
-    name = "executorch-binding" if what == "tune-binding" else asked
     # Of all cores: measuring which count is fastest is no part of a start but the first.
-    engine = open_engine(bundle, len(os.sched_getaffinity(0)), name=name)
+    engine = open_engine(bundle, len(os.sched_getaffinity(0)))
     settings = {
         "steps": steps,
         "batch_size": rows,
@@ -67,14 +63,20 @@ def _tune(
         tempfile.TemporaryDirectory() as folder,
         Tuner(engine, Start.of(bundle), task, train, folder=folder, settings=settings) as tuner,
     ):
-        moments.append(seconds_since_start())
+        moments.append(_seconds_since_start())
         for _ in tuner:
-            moments.append(seconds_since_start())
+            moments.append(_seconds_since_start())
     return {
         "ready_seconds": moments[0],
         "first_step_seconds": moments[1],
         "longest_row": max(example.length for example in train),
     }
+
+
+def _seconds_since_start() -> float:
+    """Since the kernel started this process, to a hundredth. Linux."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

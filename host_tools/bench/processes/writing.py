@@ -1,8 +1,8 @@
 """One measured process of ``bench generate``: how fast one program writes, with none beside it.
 
 ``python -m seedtune.host_tools.bench.processes.writing BUNDLE PROGRAM THREADS COUNT PROMPT`` prints
-one JSON object. PROGRAM is another program of the bundle's sizes, without columns, or nothing for
-the bundle's own; COUNT tokens are written behind PROMPT, a JSON array of tokens.
+one JSON object. PROGRAM is ``dense_program``'s, or nothing for the bundle's own; COUNT tokens are
+written behind PROMPT, a JSON array of tokens.
 """
 
 from __future__ import annotations
@@ -10,9 +10,17 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
-from ..measuring.timing import Spent
+import numpy as np
+from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle.manifest import GENERATE
+from seedtune.runtime.engines import Text, open_engine
+from seedtune.runtime.engines.cached_text import CachedText
+from seedtune.runtime.engines.executorch_native import NativeProgram
+
+from ..measuring.timing import Spent, Stopwatch
 
 TURNS = 3
 
@@ -21,22 +29,15 @@ def main(
     path: str, program: str, threads: int, count: int, prompt: list[int]
 ) -> dict[str, list[float]]:
     """``read`` and ``written``, medians of what was ``Spent``."""
-    import numpy as np
-    from seedtune.runtime.bundle import open_bundle
-    from seedtune.runtime.engines import open_engine
-    from seedtune.runtime.engines.executorch_native import NativeProgram
-
-    from ..contenders.writers import dense_text, written
-
     bundle = open_bundle(path)
     if program:
         dense = NativeProgram(Path(program), threads=threads)
-        answer = written(lambda: dense_text(dense, bundle))
+        begin = partial(_dense_text, dense, bundle)
     else:
         engine = open_engine(bundle, threads)
-        answer = written(lambda: engine.text(bundle.values.astype(np.float32)))
-    answer(prompt, count)  # packs weights and faults pages in
-    taken = [answer(prompt, count) for _ in range(TURNS)]
+        begin = partial(engine.text, bundle.values.astype(np.float32))
+    _greedy(begin(), prompt, count)  # packs weights and faults pages in
+    taken = [_greedy(begin(), prompt, count) for _ in range(TURNS)]
     return {
         name: [
             statistics.median(getattr(spent[at], field) for spent in taken)
@@ -44,6 +45,28 @@ def main(
         ]
         for at, name in enumerate(("read", "written"))
     }
+
+
+def _greedy(text: Text, prompt: list[int], count: int) -> tuple[Spent, Spent]:
+    """What it took to read ``prompt``, and to write ``count`` tokens behind it."""
+    watch = Stopwatch()
+    logits = text.read(prompt)
+    read = watch.read()
+    for _ in range(count):
+        logits = text.read([int(logits.argmax())])
+    return read, watch.read()
+
+
+def _dense_text(program: NativeProgram, bundle: Bundle) -> Text:
+    """A text of a program that has ``bundle``'s sizes and no columns."""
+    assert bundle.generation is not None and bundle.adapter_shape is not None
+    inputs = [np.zeros((1, 1), np.float32), np.zeros(bundle.adapter_shape, np.float32)]
+    return CachedText(
+        lambda given, shapes: program.run(GENERATE, given, *shapes),
+        bundle.generation,
+        bundle.vocab_size,
+        inputs,
+    )
 
 
 if __name__ == "__main__":

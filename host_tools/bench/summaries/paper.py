@@ -6,8 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..methods.settings import MASKS
-from .quality import DECIDING, Group, Rows, chosen_groups
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+
+from ...commands.output import fields_table
+from ..contenders.task_methods import MASKS
+from .quality import DECIDING, Group, chosen_groups
+from .rows import Rows
 from .senders import summarise_senders
 
 FILE = "paper"
@@ -119,6 +125,38 @@ def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]
     }
     missing = {name: _reason(name) for name, value in found.items() if value is None}
     return {**found, "missing": missing}
+
+
+_CLAIMS = {
+    "masks": "1 what is tuned",
+    "bits": "2 weights around it",
+    "text": "3 chosen on",
+    "cost": "4 cost",
+}
+
+
+def show_paper(summary: dict[str, Any]) -> RenderableType:
+    """For people: one line a row of a claim, and the headline figures."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("claim", "row", "forwards", "seeds", "accuracy or ratio"):
+        table.add_column(heading)
+    for name, title in _CLAIMS.items():
+        for line in summary["claims"][name]:
+            if "figure" in line:
+                table.add_row(title, line["what"], "", "", f"{line['figure']:.2f}")
+                continue
+            accuracy = {key: 100 * value for key, value in line["accuracy"].items()}
+            spread = f" ± {accuracy['deviation']:.1f}" if line["seeds"] > 1 else ""
+            table.add_row(
+                title,
+                line["what"],
+                str(line["forwards"]),
+                str(line["seeds"]),
+                f"{accuracy['mean']:.1f}{spread} %",
+            )
+    rest = {name: value for name, value in summary.items() if name not in ("claims", "missing")}
+    lacks = [f"{name}: {reason}" for name, reason in summary["missing"].items()]
+    return Lines(table, "", fields_table(rest), *lacks)
 
 
 def _at(group: Group, forwards: int) -> float | None:

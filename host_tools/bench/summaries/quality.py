@@ -1,75 +1,25 @@
-"""The committed table of ``bench quality``: rows by their key, merged, summed up and drawn."""
+"""The committed table of ``bench quality``, summed up and shown."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import SeedtuneError
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
 
-from ..measuring.results_files import read_figures, write_figures
+from ...commands.output import fields_table
 from ..measuring.tuning_run import mean_and_deviation
+from .rows import Row, Rows, settings_hash
 
-FILE = "quality"
 HEADLINE = {"sst2": "sst2", "sms": "sms-spam"}
 """Tasks of the figures in the summary, by the short name that they have there."""
 DECIDING = "sst2"
 OURS = "int4-"
 TEST_ROWS = 300
 """That a task is judged on unless asked otherwise."""
-_DIVERGED = 1.2
-"""Perplexities above so many times the start's are drawn there."""
-
-Row = dict[str, Any]
-Rows = dict[str, Row]
-
-
-def row_key(method: str, task: str, seed: int, settings: dict[str, Any]) -> str:
-    """``method/task/seed/hash of the settings``."""
-    return f"{method}/{task}/{seed}/{settings_hash(settings)}"
-
-
-def settings_hash(settings: dict[str, Any]) -> str:
-    """Eight hex digits that change with any setting."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def read_rows(folder: Path, name: str = FILE) -> Rows:
-    """Rows of the results ``name`` in ``folder``; none if there is no file.
-
-    Raises:
-        SeedtuneError: the file is not one that ``merge_rows`` wrote.
-    """
-    figures = read_figures(name, folder)
-    if figures is None:
-        return {}
-    if "rows" not in figures:
-        raise SeedtuneError(f"{folder / name}.json: holds no table of results")
-    rows: Rows = figures["rows"]
-    return rows
-
-
-def merge_rows(rows: Rows, folder: Path, name: str = FILE) -> None:
-    """Add ``rows`` to the results ``name`` in ``folder``; a row of the same key is replaced, none
-    is lost.
-
-    Benchmarks that run at the same time wait for one another. Each row names its own ``machine``;
-    the table's is that of the last merge.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        merged = read_rows(folder, name) | rows
-        write_figures(name, {"rows": dict(sorted(merged.items()))}, folder)
-    finally:
-        os.close(lock)
 
 
 @dataclass(frozen=True)
@@ -226,49 +176,26 @@ def _below_start(group: Group) -> bool:
     return change < 0 if group.higher_is_better else change > 0
 
 
-def draw_quality(rows: Rows, folder: Path) -> None:
-    """Metric over forwards, a panel a task, mean and deviation over seeds, as ``quality.png``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    groups = chosen_groups(rows.values())
-    tasks = list(dict.fromkeys(task for _, task in groups))
-    if not tasks:
-        return
-    methods = sorted({method for method, _ in groups})
-    colours = {method: f"C{n % 10}" for n, method in enumerate(methods)}
-    height = (len(tasks) + 1) // 2
-    figure: Figure = Figure(figsize=(12, 4 * height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(height, 2, squeeze=False).reshape(-1)
-    for panel, task in zip(panels, tasks, strict=False):
-        for method in methods:
-            group = groups.get((method, task))
-            if group is None:
-                continue
-            scale = 100 if group.higher_is_better else 1
-            unit = "accuracy (%)" if group.higher_is_better else "perplexity"
-            panel.set_ylabel(unit)
-            at = list(group.curve)
-            mean = [scale * found["mean"] for found in group.curve.values()]
-            spread = [scale * found["deviation"] for found in group.curve.values()]
-            colour = colours[method]
-            if len(at) == 1:
-                panel.axhline(mean[0], color=colour, linestyle=":", label=method)
-                continue
-            low = [value - width for value, width in zip(mean, spread, strict=True)]
-            high = [value + width for value, width in zip(mean, spread, strict=True)]
-            if not group.higher_is_better:  # one that diverges would flatten all others
-                most = _DIVERGED * mean[0]
-                mean, low, high = ([min(y, most) for y in each] for each in (mean, low, high))
-            panel.plot(at, mean, "o-", color=colour, markersize=3, label=method)
-            panel.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.set_title(task, fontsize="medium")
-        panel.set_xlabel("forward passes (a first-order step counts 3)")
-        panel.legend(fontsize="x-small")
-    for panel in panels[len(tasks) :]:
-        panel.set_axis_off()
-    try:
-        figure.savefig(folder / f"{FILE}.png", format="png", dpi=100)
-    except OSError as error:
-        raise SeedtuneError(f"{folder}: cannot be written: {error.strerror or error}") from error
+def show_quality(summary: dict[str, Any]) -> RenderableType:
+    """For people: one line a task and method, and what follows from them."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("task", "method", "seeds", "forwards", "last", "best", "lr", "s/step", "MiB"):
+        table.add_column(heading, justify="left" if heading in ("task", "method") else "right")
+    for task, methods in summary["tasks"].items():
+        for method, found in methods.items():
+            scale = 1 if found["metric"] == "perplexity" else 100
+            unit = "" if scale == 1 else " %"
+            last = {name: scale * value for name, value in found["last"].items()}
+            table.add_row(
+                task,
+                method,
+                str(found["seeds"]),
+                str(found["forwards"]),
+                f"{last['mean']:.1f} ± {last['deviation']:.1f}{unit}",
+                f"{scale * found['best_of_mean']:.1f} at {found['best_at_forwards']}",
+                "-" if found["lr"] is None else str(found["lr"]),
+                f"{found['step_seconds']['mean']:.2f}" if "step_seconds" in found else "-",
+                f"{found['peak_rss_bytes'] / 2**20:.0f}",
+            )
+    rest = {name: value for name, value in summary.items() if name != "tasks"}
+    return Lines(table, "", fields_table(rest))

@@ -6,12 +6,17 @@ import math
 import statistics
 from typing import Any
 
-from ..people.methods import METHODS
-from .quality import Row, Rows
+from rich.console import RenderableType
+from rich.table import Table
+
+from ..contenders.people_methods import METHODS, Method
+from .rows import Row, Rows
 
 FILE = "senders"
 HARM = 0.005
 """Log-perplexity: a person is helped or harmed by more than this, half a per cent."""
+_ENDED = Method("", "start-int4")
+"""A method that is no longer run, whose rows stay."""
 
 
 def summarise_senders(rows: Rows) -> dict[str, Any]:
@@ -28,22 +33,49 @@ def summarise_senders(rows: Rows) -> dict[str, Any]:
     starts = {
         (row["method"], row["sender"]): row
         for row in rows.values()
-        if not METHODS[row["method"]].learns
+        if not METHODS.get(row["method"], _ENDED).learns
     }
     cells: dict[tuple[int, str], list[tuple[Row, Row]]] = {}
     for row in rows.values():
-        method = METHODS[row["method"]]
+        method = METHODS.get(row["method"], _ENDED)
         start = starts.get((method.start, row["sender"]))
         if method.learns and start is not None:
             key = (row["settings"]["messages"], row["method"])
             cells.setdefault(key, []).append((start, row))
-    order = list(METHODS)
+    order = [*METHODS, *sorted({method for _, method in cells} - set(METHODS))]
     keys = sorted(cells, key=lambda key: (key[0], order.index(key[1])))
     table = [
         {"messages": messages, "method": method, **_over_people(cells[messages, method])}
         for messages, method in keys
     ]
     return {"rows": len(rows), "table": table}
+
+
+def show_senders(summary: dict[str, Any]) -> RenderableType:
+    """For people: one line a method and number of messages."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in (
+        "messages", "people", "perplexity", "gain", "top 1", "top 3", "other", "helped", "harmed",
+        "CPU s", "MiB",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for row in summary["table"]:
+        start, after = row["start"], row["after"]
+        table.add_row(
+            row["method"],
+            str(row["messages"]),
+            str(row["people"]),
+            f"{start['perplexity']:.1f} to {after['perplexity']:.1f}",
+            f"{row['gain']['mean']:.3f}",
+            *(f"{100 * start[k]:.1f} to {100 * after[k]:.1f} %" for k in ("top1", "top3")),
+            f"{100 * row['other_rise']['mean']:+.1f} %",
+            str(row["helped"]),
+            str(row["harmed"]),
+            f"{row['cpu_seconds']:.0f}",
+            f"{row['peak_rss_bytes'] / 2**20:.0f}",
+        )
+    return table
 
 
 def _over_people(pairs: list[tuple[Row, Row]]) -> dict[str, Any]:

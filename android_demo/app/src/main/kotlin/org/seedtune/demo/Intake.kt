@@ -10,12 +10,13 @@ class IntakeFailed(message: String, cause: Throwable? = null) : Exception(messag
 
 /** Copies what the user picked into the app's own folder, whole or not at all. */
 class Intake(private val folder: File, private val free: (File) -> Long = { it.usableSpace }) {
+    private val picked = File(folder, "picked.seedtune")
     private val part = File(folder, "picked.seedtune.part")
 
-    /** A bundle that was picked, or pushed by a cable; what a process left that was killed in copying is gone. */
+    /** A bundle that was picked and not used yet; what a process left that was killed in copying is gone. */
     fun waiting(): File? {
         part.delete()
-        return folder.listFiles { file -> file.name.endsWith(".seedtune") }?.firstOrNull()
+        return picked.takeIf { it.exists() }
     }
 
     /**
@@ -28,13 +29,12 @@ class Intake(private val folder: File, private val free: (File) -> Long = { it.u
      */
     fun take(size: () -> Long, told: (Long, Long) -> Unit, open: () -> InputStream?): File {
         folder.mkdirs()
-        val target = File(folder, "picked.seedtune")
         var coming = -1L
         try {
             return from({ coming = fitting(size()); open() }) { source ->
                 FileOutputStream(part).use { copy(source, it, coming, told) }
-                if (!part.renameTo(target)) throw IOException("cannot be renamed")
-                target
+                if (!part.renameTo(picked)) throw IOException("cannot be renamed")
+                picked
             }
         } finally {
             part.delete()

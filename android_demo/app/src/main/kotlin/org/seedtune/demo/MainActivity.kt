@@ -34,7 +34,7 @@ class MainActivity : Page() {
         }) { contentResolver.openInputStream(uri) }
     }
 
-    /** Waits for [first], then takes in what was picked or pushed; one by one, so that each is taken once. */
+    /** Waits for [first], then uses what was picked; one by one, so that each is used once. */
     private fun take(first: () -> Unit) {
         Seedtune.ask(this, { brain ->
             first()

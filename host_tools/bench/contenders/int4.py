@@ -1,0 +1,98 @@
+"""The method itself: the exported int4 program, through its engine."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.model import open_model
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.tasks import Batch
+
+from ...data.calibration import load_calibration
+from ...data.named_tasks import TaskData
+from ..measuring.perplexity import perplexity
+from ..measuring.program_words import ProgramWords
+from ..measuring.timing import Stopwatch
+from ..measuring.tuning_run import Progress, described, encode, tune
+from .people import SPEC, Person
+from .task_methods import tuner_settings
+
+
+def run_on_task(
+    data: TaskData, settings: dict[str, Any], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Run, or go on with, the tuner.
+
+    Returns:
+        As ``tuning_run.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
+        of text that has nothing to do with the task, ``before`` and ``after`` the last step.
+    """
+    bundle = open_bundle(settings["bundle"])
+    bounds = replace(bundle.bounds, length=min(settings["length"], bundle.bounds.length))
+    task, train, test = encode(
+        data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
+    )
+    engine, start = open_engine(bundle, settings["threads"] or "auto"), Start.of(bundle)
+    run_folder = folder / "run"
+    found = tune(engine, start, task, train, test, tuner_settings(settings), run_folder, progress)
+    found |= described(bundle)
+    found |= {"metric": task.metric_name, "peak_rss_bytes": peak_resident_bytes()}
+    if task.metric_name == "perplexity":
+        # The host's tokenizer comes with the float model; its memory is not the method's.
+        from seedtune.export.model.load_model import load_causal_lm
+
+        text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
+        last = replay(run_folder, start).values
+
+        def score(values: Values, batch: Batch, _: NDArray[np.float32]) -> NDArray[np.float32]:
+            return values.score(engine, batch)
+
+        found["generic_perplexity"] = {
+            when: perplexity(partial(score, values), text, values.sensitive[None], bundle.bounds)
+            for when, values in (("before", Values(start.values)), ("after", last))
+        }
+    engine.close()
+    return found
+
+
+def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Tune by the public interface, as an app would do it; what is not in ``settings["tuner"]`` is
+    left to its defaults. With ``messages`` 0 the program is judged untouched.
+
+    Returns:
+        ``test`` and ``other`` (see ``next_words.measure``): later messages, and text that has
+        nothing to do with them; ``step``, the one that shipped, 0 where the gate kept the start.
+    """
+    if settings["messages"] == 0:
+        return _judged(settings, person, None)
+    watch = Stopwatch()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_model(
+            settings["bundle"], task=SPEC, on_long="truncate", threads=settings["threads"] or "auto"
+        ) as model,
+        model.tuner(folder, person.train, person.held_out, **settings["tuner"]) as tuner,
+    ):
+        for report in tuner:
+            if report.evaluation is not None:
+                progress(f"step {report.step}: {report.evaluation.loss:.4f} on held-out messages")
+        tuned = tuner.tuned()
+    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
+    return {**_judged(settings, person, tuned.values), **spent, "step": tuned.step}
+
+
+def _judged(settings: dict[str, Any], person: Person, values: Values | None) -> dict[str, Any]:
+    words = ProgramWords(settings, SPEC)
+    texts = {"test": words.messages(person.test), "other": words.other_text()}
+    return {name: words.figures(words.see(batches, values)) for name, batches in texts.items()}

@@ -1,0 +1,212 @@
+"""LoRA: first-order tuning of a low-rank adapter, as most people would do it.
+
+Hu et al., arXiv 2106.09685, on all linear layers through ``peft``, AdamW, linear decay. Over 4-bit
+weights it is QLoRA (Dettmers et al., arXiv 2305.14314) on the processor: NF4 weights of
+bitsandbytes, dequantised layer by layer in both passes, activations recomputed block by block.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from seedtune.export.model.decoder_linears import decoder_linears
+from seedtune.export.model.load_model import load_causal_lm
+from seedtune.runtime.bundle import DEFAULT_BOUNDS
+from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.tasks import encode_rows
+
+from ...data.named_tasks import TaskData
+from ..measuring.next_words import measure, message_batches, torch_score
+from ..measuring.peak import forget_peak
+from ..measuring.perplexity import text_batches
+from ..measuring.timing import Stopwatch
+from ..measuring.tuning_run import Progress
+from .float_task import FloatTask, point
+from .people import SPEC, Person, batch_size
+from .steps import last_token_loss, random_tokens
+from .task_loss import task_losses
+from .torch_engine import TorchEngine
+
+FORWARDS_A_STEP = 3
+"""A backward pass costs about two forwards."""
+
+
+class Adapter:
+    """An adapter on a cell's model and its optimiser.
+
+    Args:
+        settings: of the cell: ``rank``, ``alpha``, ``lr``, ``steps``, ``batch_size``, ``seed``.
+    """
+
+    def __init__(self, cell: FloatTask, settings: dict[str, Any]) -> None:
+        torch.manual_seed(settings["seed"])
+        self.model, self._optimiser = _adapted(
+            cell.model, settings["rank"], settings["alpha"], settings["lr"]
+        )
+        self.engine = TorchEngine(self.model.get_base_model())
+        self._cell, self._settings = cell, settings
+        steps = settings["steps"]
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, lambda step: 1 - step / steps
+        )
+
+    def step(self, number: int) -> None:
+        """Step ``number`` (from 0), on the batch that the tuner would draw."""
+        settings, task = self._settings, self._cell.task
+        batch = task.collate(self._cell.batch(settings["seed"], number, settings["batch_size"]))
+        arguments = (batch.tokens, batch.positions, batch.candidates)
+        logp = self.engine.log_probabilities(*map(torch.from_numpy, arguments))
+        self._optimiser.zero_grad()
+        task_losses(task, logp, batch).mean().backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self._schedule.step()
+
+
+def _adapted(model: Any, rank: int, alpha: int, lr: float) -> tuple[Any, torch.optim.Optimizer]:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    tuned = get_peft_model(model, adapter)
+    return tuned, torch.optim.AdamW(_trained(tuned), lr=lr)
+
+
+def _trained(model: Any) -> list[torch.nn.Parameter]:
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def run_on_task(
+    cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Tune for ``settings["steps"]`` steps, evaluate before those of ``eval_at`` and at the end.
+
+    An interrupted run starts again: it takes minutes.
+
+    Returns:
+        ``curve`` (as of ``tuning_run.tune``) and ``step_seconds`` (median).
+    """
+    adapter = Adapter(cell, settings)
+    curve: list[dict[str, Any]] = []
+    seconds: list[float] = []
+
+    def evaluate() -> None:
+        adapter.model.eval()
+        found = point(FORWARDS_A_STEP * len(seconds), cell.evaluate(adapter.engine))
+        curve.append(found)
+        progress(f"{folder.name} {curve[-1]}")
+        adapter.model.train()
+
+    for step in range(settings["steps"]):
+        if step in settings["eval_at"]:
+            evaluate()
+        began = time.monotonic()
+        adapter.step(step)
+        seconds.append(time.monotonic() - began)
+    evaluate()
+    return {"curve": curve, "step_seconds": statistics.median(seconds)}
+
+
+def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Tune for some epochs; held-out messages choose the epoch that ships, or the start.
+
+    Returns:
+        ``test`` and ``other`` as of ``int4.run_on_person``; ``epochs`` says what shipped. Peak
+        memory is that of learning: what loading took is forgotten.
+    """
+    batch = batch_size(settings["messages"])
+    own = {**settings, "batch_size": batch, "test_rows": None}
+    cell = FloatTask.of(
+        settings["source"], TaskData("senders", person.train, person.test, SPEC), own
+    )
+    if settings["weights"] == "nf4":
+        quantise(cell.model)
+        cell.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings["messages"] == 0:
+        return _judged(cell)
+    epoch = math.ceil(len(cell.train) / batch)
+    adapter = Adapter(cell, {**own, "steps": epoch * settings["epochs"]})
+    weights = _trained(adapter.model)
+    held_out = encode_rows(cell.task, person.held_out)
+    forget_peak()
+    watch = Stopwatch()
+    best, shipped, kept = math.inf, 0, [weight.detach().clone() for weight in weights]
+    for done in range(settings["epochs"] + 1):
+        if done:
+            adapter.model.train()
+            for step in range((done - 1) * epoch, done * epoch):
+                adapter.step(step)
+        adapter.model.eval()
+        loss = math.log(_perplexity(cell, held_out))
+        progress(f"epoch {done}: {loss:.4f} on held-out messages")
+        if loss < best:
+            best, shipped, kept = loss, done, [weight.detach().clone() for weight in weights]
+    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
+    with torch.no_grad():
+        for weight, value in zip(weights, kept, strict=True):
+            weight.copy_(value)
+    return {**_judged(cell), **spent, "epochs": shipped}
+
+
+def _judged(cell: FloatTask) -> dict[str, Any]:
+    assert cell.generic_text is not None
+    score = torch_score(cell.model)
+    return {
+        "test": measure(score, message_batches(cell.task, cell.test, cell.bounds)),
+        "other": measure(score, text_batches(cell.generic_text, DEFAULT_BOUNDS)),
+    }
+
+
+def _perplexity(cell: FloatTask, examples: Any) -> float:
+    batches = message_batches(cell.task, examples, cell.bounds)
+    return measure(torch_score(cell.model), batches)["perplexity"]
+
+
+def quantise(model: Any) -> None:
+    """Put the decoder's linear weights into NF4, blocks of 64, in place.
+
+    Raises:
+        SeedtuneError: bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes as bnb
+    except ImportError as error:
+        raise SeedtuneError("lora-nf4 needs bitsandbytes: pip install bitsandbytes") from error
+    for name, linear in decoder_linears(model).items():
+        parent, _, own = name.rpartition(".")
+        small = bnb.nn.Linear4bit(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            compute_dtype=torch.float32,
+            quant_type="nf4",
+        )
+        small.weight = bnb.nn.Params4bit(
+            linear.weight.detach(), requires_grad=False, quant_type="nf4"
+        )
+        small.bias = linear.bias
+        # Its kernel for inference would pack the weights anew, which training cannot read.
+        small.support_avx512bf16_for_cpu = False
+        setattr(model.get_submodule(parent), own, small.to("cpu"))
+    model.is_loaded_in_4bit = True  # what peft looks at
+
+
+def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:
+    """A step of rank 8 on random tokens (see ``steps``)."""
+    loaded = load_causal_lm(model).model
+    tokens = random_tokens(rows, length, loaded.config.vocab_size)
+    tuned, optimiser = _adapted(loaded, 8, 16, 1e-9)
+    base = tuned.get_base_model()
+
+    def step() -> None:
+        loss = last_token_loss(base, tokens)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step

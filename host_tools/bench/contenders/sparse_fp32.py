@@ -1,0 +1,48 @@
+"""The tuner on the float32 model: what int4 costs, and what the mask buys.
+
+The tuner itself runs, on the model's linear weights in PyTorch instead of an exported program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.start import Start
+
+from ..measuring.tuning_run import Progress, tune
+from .float_task import FloatTask
+from .mask_places import blocks_of, places_of
+from .task_methods import tuner_settings
+from .torch_engine import TorchEngine
+
+
+def run_on_task(
+    cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Run, or go on with, the tuner on the entries of ``settings["mask"]`` (see ``mask_places``).
+
+    Returns:
+        As ``tuning_run.tune``. The model is left with the values of the last step.
+    """
+    bundle = open_bundle(settings["bundle"])
+    places = places_of(settings["mask"], cell, bundle, settings)
+    own = tuner_settings(settings)
+    engine = TorchEngine(cell.model, places)
+    identity = hashlib.sha256()
+    for name, flat in places.items():
+        identity.update(name.encode() + flat.tobytes())
+    start = Start(
+        engine.values,
+        identity.hexdigest(),
+        cell.bounds,
+        blocks=blocks_of(places),
+        block_count=int(bundle.manifest["model"]["layers"]),
+    )
+    run_folder = folder / "run"
+    found = tune(engine, start, cell.task, cell.train, cell.test, own, run_folder, progress)
+    engine.put(replay(run_folder, start).values.sensitive)
+    return found

@@ -1,1 +1,0 @@
-"""Ways to tune that `bench quality` compares on tasks, and their parts in float32."""

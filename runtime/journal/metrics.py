@@ -1,0 +1,146 @@
+"""``metrics.jsonl``: losses, times, evaluations for plots. Advisory: a run resumes without it.
+
+It stays below ``_LARGEST`` however long the run: when it gets there, every other step goes, and
+from then on only one in two (four, eight) is written. A line ``{"every": 4}`` at the top says so.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..files import BINARY, replace_file
+from ..schema import ListOf, Maybe, Real, Text, Whole, check, parse_json
+from .run_folder import METRICS_FILE
+
+_LARGEST = 2 << 20
+_LONGEST_LIST = 64
+"""Losses of more probes than these are left out: they would make lines many times
+longer than a journal's records."""
+_MOST_LINES = 100_000
+_LONGEST_LINE = 1 << 16
+_LINE = {
+    "kind": Text("step|evaluation", "step or evaluation"),
+    "step": Whole(0, 2**47),
+    "loss": Maybe(Real()),
+    "seconds": Real(0),
+    "metric": Maybe(Real()),
+    "losses": Maybe(ListOf(Maybe(Real()))),
+    "skipped": Maybe(str),
+}
+
+
+class MetricsLog:
+    """Appends one JSON object a line. A line that cannot be written is dropped, not raised."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS_FILE
+        self._process = os.getpid()
+        self._every, self._size, self._fd = 1, 0, -1
+        with contextlib.suppress(OSError):
+            self._open()
+            with open(self._path, "rb") as file:
+                with contextlib.suppress(ValueError):
+                    first = parse_json(file.readline(_LONGEST_LINE), most=_LONGEST_LINE)
+                    check(first, {"every": Whole(1, 2**47)})
+                    self._every = first["every"]
+                if self._size:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        self._size += os.write(self._fd, b"\n")  # ends a line that a crash cut
+
+    def append(self, *, kind: str, step: int, **fields: Any) -> None:
+        """Write a line. Numbers that JSON does not know (NaN) become null."""
+        if self._fd < 0 or step % self._every or os.getpid() != self._process:
+            return
+        clean: dict[str, Any] = {"kind": kind, "step": step}
+        for name, value in fields.items():
+            if isinstance(value, float) and value - value != 0:
+                value = None
+            if not isinstance(value, (list, tuple)) or len(value) <= _LONGEST_LIST:
+                clean[name] = value
+        with contextlib.suppress(OSError):
+            line = json.dumps(clean, separators=(",", ":")).encode() + b"\n"
+            self._size += os.write(self._fd, line)
+            if self._size > _LARGEST:
+                self._thin()
+
+    def close(self) -> None:
+        """Close the file. Calling it again does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY
+        self._fd = os.open(self._path, flags, 0o600)
+        self._size = os.fstat(self._fd).st_size
+
+    def _thin(self) -> None:
+        """Write the file again without half of its steps, or more, until it is half as large."""
+        lines = read_metrics(self._path.parent)
+        text = b""
+        while True:
+            self._every *= 2
+            lines = [line for line in lines if line["step"] % self._every == 0]
+            kept: list[dict[str, Any]] = [{"every": self._every}, *lines]
+            text = b"".join(json.dumps(x, separators=(",", ":")).encode() + b"\n" for x in kept)
+            if len(text) <= _LARGEST // 2:
+                break
+        self.close()
+        replace_file(self._path, text, private=True)
+        self._open()
+
+
+def cut_metrics(folder: Path, steps: int) -> None:
+    """Remove the lines of steps behind the first ``steps``, which are no longer part of the run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    file = folder / METRICS_FILE
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if _step_of(line) <= steps]
+    if len(kept) < len(lines):
+        replace_file(file, b"".join(kept), private=True)
+
+
+def _step_of(line: bytes) -> int:
+    """0 for a line that tells of none."""
+    try:
+        return int(parse_json(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
+def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a run, each ``(kind, step)`` once, as last written; unreadable ones left out.
+
+    Args:
+        folder: run folder.
+        steps: leave out lines of later steps, which a crash has left behind.
+
+    Returns:
+        Of a long run not all steps: each line has ``kind, step, loss, seconds``, a step's also
+        ``losses`` (of few probes) and ``skipped``, an evaluation's ``metric``.
+    """
+    latest: dict[tuple[str, int], dict[str, Any]] = {}
+    every = 1
+    with contextlib.suppress(OSError), open(Path(folder) / METRICS_FILE, "rb") as file:
+        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
+            with contextlib.suppress(ValueError):
+                fields = parse_json(line)
+                check(fields, _LINE)
+                key = (fields["kind"], fields["step"])
+                latest.pop(key, None)
+                if (steps is None or key[1] <= steps) and key[1] % every == 0:
+                    latest[key] = fields
+                    while len(latest) > _MOST_LINES:  # of a version that wrote them all
+                        every *= 2
+                        latest = {k: v for k, v in latest.items() if k[1] % every == 0}
+    return sorted(latest.values(), key=_step)
+
+
+def _step(fields: dict[str, Any]) -> int:
+    return int(fields["step"])

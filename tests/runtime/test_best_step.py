@@ -1,0 +1,80 @@
+"""Which evaluated step ships: by metric, but for differences that are within its standard error."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from seedtune.runtime.journal.format import Change, Evaluation, Header, Step
+from seedtune.runtime.journal.history import History
+from seedtune.runtime.settings import Settings
+
+REPLAY = Path(__file__).parents[2] / "examples/browser/replay.js"
+FOUND = {
+    "clearly lower loss": ([(0.6, 0.50), (0.45, 0.85), (0.3, 0.84), (0.5, 0.855)], 2),
+    "beyond the error": ([(0.6, 0.50), (0.3, 0.80), (0.45, 0.85), (0.5, 0.84)], 2),
+    "no walk downwards": ([(0.6, 0.86), (0.5, 0.845), (0.4, 0.83), (0.3, 0.81)], 1),
+    "the earliest of equals": ([(0.6, 0.5), (0.4, 0.8), (0.4, 0.8)], 1),
+    "all right": ([(0.6, 0.5), (0.4, 0.9968), (0.5, 1.0)], 1),
+}
+
+
+def header(rows: int | None, best_by: str = "metric") -> Header:
+    settings = Settings(steps=60, lr=1e-3, eps=0.01, estimator="two-point", directions=1,
+                        best_by=best_by)  # fmt: skip
+    metric = {"name": "accuracy", "higher_is_better": True}
+    return Header("0" * 64, "0" * 64, 2, 1, settings.to_dict(), "0" * 64, None,
+                  metric if rows is None else {**metric, "rows": rows})  # fmt: skip
+
+
+def best_of(found: list[tuple[float, float]], history: History) -> int:
+    for number, (loss, metric) in enumerate(found):
+        if number:
+            history.add(Step((0.0,)))
+        history.add(Evaluation(loss, metric))
+    assert history.best is not None
+    return history.best.step
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_of_300_rows(case: str) -> None:
+    found, wanted = FOUND[case]
+    assert best_of(found, History(header(300), "j")) == wanted
+
+
+def test_of_many_rows_or_without_their_number_every_difference_counts() -> None:
+    found, _ = FOUND["clearly lower loss"]
+    assert best_of(found, History(header(None), "j")) == 3
+    assert best_of(found, History(header(10**6), "j")) == 3
+
+
+def test_by_loss_the_metric_says_nothing() -> None:
+    found, _ = FOUND["beyond the error"]
+    assert best_of(found, History(header(300, "loss"), "j")) == 1
+
+
+def test_a_change_of_rule_begins_again() -> None:
+    history = History(header(300), "j")
+    assert best_of(FOUND["beyond the error"][0], history) == 2
+    history.add(Change("best_by", "loss"))
+    assert history.best is not None and history.best.step == 1
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize("case", FOUND)
+def test_the_browser_chooses_the_same(case: str, tmp_path: Path) -> None:
+    found, wanted = FOUND[case]
+    about = {"settings": {"best_by": "metric"},
+             "metric": {"higher_is_better": True, "rows": 300}}  # fmt: skip
+    records = []
+    for number, (loss, metric) in enumerate(found):
+        records += [{"kind": "step"}] * bool(number)
+        records.append({"kind": "evaluation", "loss": loss, "metric": metric})
+    code = REPLAY.read_text(encoding="utf-8")
+    code = code[code.index("function bestEvaluation") : code.index("async function openSnapshot")]
+    asked = f"{code}\nconsole.log(bestEvaluation({json.dumps(about)}, {json.dumps(records)}).step)"
+    script = tmp_path / "best.js"
+    script.write_text(asked)
+    told = subprocess.run(["node", script], capture_output=True, text=True, check=True)
+    assert int(told.stdout) == wanted
