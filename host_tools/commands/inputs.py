@@ -28,16 +28,27 @@ def checked_bundle(path: Path, output: Output) -> Bundle:
         return open_bundle(path, progress=progress)
 
 
-def checked_model(bundle: Path, output: Output, **asked: Any) -> Model:
+def checked_model(
+    bundle: Path,
+    output: Output,
+    *,
+    threads: int | None = None,
+    memory_limit: str | None = None,
+    **asked: Any,
+) -> Model:
     """The same for a model.
 
     Args:
+        threads, memory_limit: as the options give them.
         asked: as of ``open_model``, which checks it.
     """
     from seedtune.runtime.model import open_model
 
+    limit = memory_bytes(memory_limit)
     with output.checking() as progress:
-        return open_model(bundle, progress=progress, **asked)
+        return open_model(
+            bundle, progress=progress, threads=threads or "auto", memory_limit=limit, **asked
+        )
 
 
 def model_source(name: str, output: Output) -> str:
@@ -90,6 +101,38 @@ class ChosenTask:
             check_spec(spec)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+        return cls(spec, None)
+
+    @classmethod
+    def of_words(cls, template: str, labels: str) -> ChosenTask:
+        """The classification task that ``--template`` and ``--labels`` describe.
+
+        Raises:
+            DataError: they describe none.
+        """
+        from seedtune.runtime.tasks import check_spec
+
+        template = template.replace("\\n", "\n")
+        pairs = [each.partition("=") for each in labels.split(",")]
+        if not all(label.strip() and (word.strip() or not equals) for label, equals, word in pairs):
+            raise DataError(
+                f"--labels {labels!r} must be words such as 'good,bad', or labels with the words "
+                "that continue the prompt, such as '1=great,0=terrible'"
+            )
+        space = "" if template[-1:].isspace() or not template else " "
+        words = {
+            label.strip(): space + (word if equals else label).strip()
+            for label, equals, word in pairs
+        }
+        if len(words) < len(pairs):
+            raise DataError(f"--labels {labels!r} names a label twice")
+        spec = {
+            "kind": "classification",
+            "template": template,
+            "label_field": "label",
+            "verbalisers": words,
+        }
+        check_spec(spec)
         return cls(spec, None)
 
     def encode(
@@ -153,7 +196,7 @@ def memory_bytes(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
     if found is None or float(found[1]) == 0:
         raise TuningError(f"memory limit {text!r} must be a size such as 300MB or 1.5GB")
     return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))

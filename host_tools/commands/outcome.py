@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .figures import answers_of, figures_of
 from .held_out import HeldOut
 from .inputs import spaced
+from .samples import samples_of
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
-OUTCOME_FILE = "outcome.json"
 SHOWN_ROWS = 20
 """Held-out rows whose answers before and after are kept for the report."""
 
@@ -47,8 +47,8 @@ def outcome_of(
         TuningError: the run folder or the values file gives another model than the judged one.
     """
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.scoring.values_file import VALUES_FILE
-    from seedtune.runtime.tuning.metrics import read_metrics
+    from seedtune.runtime.journal.metrics import read_metrics
+    from seedtune.runtime.journal.run_folder import VALUES_FILE
 
     from ..reports.curve import duration, read_curve, seconds_of_as_many_again
 
@@ -60,6 +60,7 @@ def outcome_of(
     before, after = _chosen_by(tuner, metric), _best(tuner, metric)
     rows: list[dict[str, Any]] = []
     answers: dict[str, Any] = {}
+    samples: list[dict[str, str]] = []
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
         passes = _passes(model, held_out, memory_limit)
@@ -68,6 +69,7 @@ def outcome_of(
         _judged_again(tuner.folder, model, held_out, best, *passes, on_long)
         after = {"step": tuned.step, **after}
         answers = answers_of(best)
+        samples = samples_of(model, held_out.judging, before_values)
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
@@ -92,7 +94,7 @@ def outcome_of(
         "values_sha256": tuned.values.sha256,
         "peak_rss_bytes": peak_resident_bytes(),
     }
-    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "metric": metric})
+    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "samples": samples})
     return result
 
 
@@ -185,10 +187,10 @@ def _judged_again(
     """Load the run the way whoever uses it will, with its own task, and compare the figures."""
     import numpy as np
     from seedtune.runtime.errors import TuningError
+    from seedtune.runtime.journal.run_folder import VALUES_FILE
     from seedtune.runtime.model import open_model
     from seedtune.runtime.scoring.evaluation import evaluate
     from seedtune.runtime.scoring.values import Values
-    from seedtune.runtime.scoring.values_file import VALUES_FILE
 
     again = open_model(model.bundle, on_long=on_long)
     again.load(run / VALUES_FILE)
@@ -235,6 +237,7 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     """It holds texts of rows: for the owner's eyes alone, like the journal beside it."""
     from seedtune.runtime.errors import JournalError
     from seedtune.runtime.files import replace_file
+    from seedtune.runtime.journal.run_folder import OUTCOME_FILE
 
     from .output import plain
 

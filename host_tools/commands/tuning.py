@@ -34,7 +34,7 @@ from .output import Output, json_line
 from .run_settings import given_settings
 
 if TYPE_CHECKING:
-    from seedtune.runtime.model import Model
+    from seedtune.runtime.tasks import Task
 
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -63,6 +63,22 @@ def tune(
         typer.Option("--test", help="Rows that decide nothing and say how good the step is."),
     ] = None,
     task: TaskName = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="With --labels, in place of --task: how a row becomes a prompt, such as "
+            "'{text} It was'; \\n is a line break.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,...",
+            help="The labels in the rows' field 'label', which continue the prompt, such as "
+            "'good,bad'; or label=word, such as '1=great,0=terrible'.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
@@ -96,9 +112,8 @@ def tune(
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
-    chosen = ChosenTask.of(task)
+    chosen = _task_of(task, template, labels)
     control = Control()
-    limit_bytes = memory_bytes(memory_limit)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(
@@ -109,8 +124,8 @@ def tune(
                 objective=objective,
                 on_long=on_long,
                 engine=engine,
-                threads=threads or "auto",
-                memory_limit=limit_bytes,
+                threads=threads,
+                memory_limit=memory_limit,
                 sha256=sha256,
             )
         )
@@ -141,7 +156,7 @@ def tune(
                 held_out,
                 time.monotonic() - began,
                 on_long=on_long,
-                memory_limit=limit_bytes,
+                memory_limit=memory_bytes(memory_limit),
                 progress=progress,
             )
         output.result(result, shown(result))
@@ -163,6 +178,7 @@ def evaluate(
     limit: Limit = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
+    memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
     sha256: BundleHash = None,
@@ -173,7 +189,17 @@ def evaluate(
 
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, objective, on_long, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        task=chosen.spec,
+        objective=objective,
+        on_long=on_long,
+        engine=engine,
+        threads=threads,
+        memory_limit=memory_limit,
+        sha256=sha256,
+    ) as model:
         origin = load_chosen(model, run, values)
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
@@ -203,6 +229,7 @@ def predict(
     run: FromRun = None,
     values: FromValues = None,
     on_long: OnLong = "error",
+    memory_limit: MemoryLimit = None,
     engine: EngineName = None,
     threads: Threads = None,
     sha256: BundleHash = None,
@@ -216,13 +243,19 @@ def predict(
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with _open(bundle, chosen, "label_words", on_long, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        task=chosen.spec,
+        on_long=on_long,
+        engine=engine,
+        threads=threads,
+        memory_limit=memory_limit,
+        sha256=sha256,
+    ) as model:
         load_chosen(model, run, values)
         if text is not None:
-            names = model.task.template.names
-            if len(names) != 1:
-                raise DataError(f"--text needs a template with one field, this has {len(names)}")
-            rows = [Row({names[0]: text}, "--text")]
+            rows = [Row({_only_field(model.task): text}, "--text")]
         else:
             rows = chosen.rows("test", data)
         with output.counting("predicting") as progress:
@@ -238,25 +271,31 @@ def predict(
         output.note(f"peak memory {peak / 1e6:.0f} MB")
 
 
-def _open(
-    bundle: Path,
-    chosen: ChosenTask,
-    objective: str,
-    on_long: str,
-    engine: str | None,
-    threads: int | None,
-    sha256: str | None,
-    output: Output,
-) -> Model:
-    return checked_model(
-        bundle,
-        output,
-        task=chosen.spec,
-        objective=objective,
-        on_long=on_long,
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
+def _task_of(task: str | None, template: str | None, labels: str | None) -> ChosenTask:
+    if template is None and labels is None:
+        return ChosenTask.of(task)
+    if task is not None or template is None or labels is None:
+        raise DataError("give --template and --labels together, or --task alone")
+    return ChosenTask.of_words(template, labels)
+
+
+def _only_field(task: Task) -> str:
+    """Of the task's template.
+
+    Raises:
+        DataError: it has none, or more.
+    """
+    names = task.template.names
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise DataError(
+            "--text goes into the template's field, and this task's template has none; "
+            "give a text to go on from to 'seedtune generate --prompt', or rows with --data FILE"
+        )
+    raise DataError(
+        f"--text is one text, and this task's template has the fields {', '.join(names)}; "
+        "give rows of them with --data FILE"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from seedtune.runtime.errors import DataError, SeedtuneError, warn
 
-from .inputs import checked_model, load_chosen, memory_bytes
+from .inputs import checked_model, load_chosen
 from .options import (
     BundleHash,
     BundlePath,
@@ -44,7 +45,7 @@ RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
         help="Taken from what would go on as the answer did before; 0 for none.",
-        show_default="of text that was learned from some, otherwise none",
+        show_default="1 where writing was learned from texts, otherwise 0",
     ),
 ]
 _HELP = """/tuned     switch between tuned and original values
@@ -92,7 +93,14 @@ def generate(
     asked: Any = _messages(messages) if messages is not None else prompt
     if prompt == "-":
         asked = _stdin().read().removesuffix("\n")  # 'echo' adds it; nobody means to go on from it
-    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        memory_limit=memory_limit,
+        engine=engine,
+        threads=threads,
+        sha256=sha256,
+    ) as model:
         origin = load_chosen(model, run, values)
         writing = model.generate(
             asked,
@@ -154,7 +162,14 @@ def chat(
 
     output = Output(False)
     manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop), repetition_penalty)
-    with _opened(bundle, memory_limit, engine, threads, sha256, output) as model:
+    with checked_model(
+        bundle,
+        output,
+        memory_limit=memory_limit,
+        engine=engine,
+        threads=threads,
+        sha256=sha256,
+    ) as model:
         original = model.values
         origin = load_chosen(model, run, values)
         conversation = _Conversation(model, manner, system)
@@ -222,9 +237,10 @@ class _Conversation:
 
     def undo(self, count: str) -> str:
         pairs = len(self._messages) // 2
-        if count.strip() and not count.strip().isdecimal():
-            return f"/undo {count.strip()}: give the number of questions to take back"
-        taken = min(int(count.strip() or 1), pairs)
+        wanted = re.fullmatch(r"\d{0,9}", count.strip())
+        if wanted is None:
+            return f"/undo {count.strip()[:20]}: give the number of questions to take back"
+        taken = min(int(wanted[0] or 1), pairs)
         del self._messages[2 * (pairs - taken) :]
         return f"{taken} of {pairs} questions taken back"
 
@@ -321,21 +337,3 @@ def _messages(file: Path) -> Any:
         raise DataError(f"{file}: cannot be read: {error}") from error
     found = strict_json(text, str(file))
     return found["messages"] if isinstance(found, dict) and "messages" in found else found
-
-
-def _opened(
-    bundle: Path,
-    memory_limit: str | None,
-    engine: str | None,
-    threads: int | None,
-    sha256: str | None,
-    output: Output,
-) -> Model:
-    return checked_model(
-        bundle,
-        output,
-        memory_limit=memory_bytes(memory_limit),
-        engine=engine,
-        threads=threads or "auto",
-        sha256=sha256,
-    )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import JournalError, SeedtuneError
+from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
-from seedtune.runtime.tuning.metrics import read_metrics
+from seedtune.runtime.journal.metrics import read_metrics
 
-from ..commands.outcome import OUTCOME_FILE
 from .curve import read_curve
 from .run_curves import Curves, measure_words
 from .svg_chart import Line, chart
@@ -23,7 +21,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
        vertical-align: top; border-bottom: 1px solid #ddd }
-td { overflow-wrap: anywhere } code { font-size: .9em } .right { color: #06701f }
+td { overflow-wrap: anywhere } .text { white-space: pre-wrap }
+code { font-size: .9em } .right { color: #06701f }
 .wrong { color: #a3200d } .note { color: #555 } svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: #444 }
 """
@@ -40,12 +39,13 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
     Raises:
         SeedtuneError: the page cannot be written.
     """
-    outcome = _outcome(run)
+    outcome = found.outcome
     parts = [
         f"<h1>{escape(found.title)}</h1>",
         *_summary(found, outcome, run),
         *_answers(outcome),
         *_curves(found),
+        *_samples(outcome),
         *_rows(found, outcome),
         "<h2>Settings</h2>",
         _table(settings.items()),
@@ -67,40 +67,16 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
-def _outcome(run: Path) -> dict[str, Any]:
-    """What ``seedtune tune`` left in the folder; empty of a run that something else tuned."""
-    file = run / OUTCOME_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise JournalError(f"{file}: cannot be read ({error}); tune again or delete it") from error
-    if not isinstance(content, dict):
-        raise JournalError(f"{file}: is not an object; tune again or delete it")
-    return content
-
-
 def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]:
-    metric = found.metric
-    before, after = outcome.get("before"), outcome.get("after")
-    known = isinstance(before, dict) and isinstance(after, dict)
-    if known and None not in (before[metric], after[metric]):  # null: it was not finite
-        judged = outcome.get("judged_rows") or 0
-        of = f"{judged} rows that chose nothing" if judged else "the rows that chose the step"
-        yield (
-            f"<p>On {of}: {escape(metric)} <b>{found.said(before[metric])}</b> before, "
-            f"<b>{found.said(after[metric])}</b> after.</p>"
-        )
     lines = read_metrics(run, steps=found.history.steps)
     curve = read_curve(found.history, [line for line in lines if line["kind"] == "step"])
     yield f"<p>{escape(curve.text[:1].upper() + curve.text[1:])}.</p>"
-    peak = outcome.get("peak_rss_bytes")
+    peak, seconds = outcome.get("peak_rss_bytes"), outcome.get("seconds")
     facts = {
         "ships": outcome.get("message"),
         "why it ended": outcome.get("stop_reason"),
         "forward passes": outcome.get("forwards"),
-        "seconds of the last session": _rounded(outcome.get("seconds")),
+        "seconds of the last session": None if seconds is None else f"{seconds:.1f}",
         "twice as many would take": outcome.get("twice_as_many"),
         "memory at most": None if peak is None else f"{peak / 1e6:,.0f} MB",
         "steps skipped": found.history.skipped,
@@ -110,23 +86,23 @@ def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]
 
 def _answers(outcome: dict[str, Any]) -> Iterable[str]:
     """What was answered where what was right, of a task that chooses."""
-    counts = outcome.get("counts")
-    if not counts:
+    counts, frequent = outcome.get("counts"), outcome.get("most_frequent")
+    if not counts or not frequent:
         return
+    f1 = (outcome.get("after") or {}).get("macro_f1") or 0
     given = list(dict.fromkeys(name for row in counts.values() for name in row))
-    frequent = outcome["most_frequent"]
     yield "<h2>Right answers and given ones</h2>"
     yield (
         f"<p class=note>Rows that chose nothing, after tuning: by right answer (left) and by given "
         f"answer (top). Always answering {escape(frequent['answer'])} would be right for "
         f"{frequent['share']:.1%}. Macro-F1, in which every answer counts alike: "
-        f"{outcome['after']['macro_f1']:.1%}.</p>"
+        f"{f1:.1%}.</p>"
     )
     heading = "".join(f"<th>{escape(name)}" for name in given)
     yield f"<table><tr><th>{heading}</tr>"
     for right, row in counts.items():
         cells = "".join(
-            f"<td{' class=right' if name == right else ''}>{row[name]}" for name in given
+            f"<td{' class=right' if name == right else ''}>{row.get(name, 0)}" for name in given
         )
         yield f"<tr><th>{escape(right)}{cells}</tr>"
     yield "</table>"
@@ -147,6 +123,19 @@ def _curves(found: Curves) -> Iterable[str]:
         yield chart([Line("rows held out", points, "#d9730d")], forwards, found.said)
 
 
+def _samples(outcome: dict[str, Any]) -> Iterable[str]:
+    samples = outcome.get("samples")
+    if not samples:
+        return
+    yield "<h2>What it writes</h2>"
+    yield "<p class=note>To held-out prompts that chose nothing.</p>"
+    yield "<table><tr><th>prompt<th>what stands there<th>before<th>after</tr>"
+    for each in samples:
+        cells = (each[name] for name in ("prompt", "right", "before", "after"))
+        yield "<tr>" + "".join(f"<td class=text>{escape(cell)}" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
 def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
     rows = outcome.get("rows") or []
     yield "<h2>Before and after, row by row</h2>"
@@ -157,19 +146,22 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
         )
         return
     yield f"<p class=note>{len(rows)} held-out rows that chose nothing.</p>"
-    yield "<table><tr><th>row<th>right answer<th>before<th>after</tr>"
+    chooses = any(row.get("right") is not None for row in rows)
+    right = "<th>right answer" if chooses else ""
+    yield f"<table><tr><th>row{right}<th>before<th>after</tr>"
     for row in rows:
         fields = "<br>".join(
             f"<b>{escape(name)}</b> {escape(value)}" for name, value in row["fields"].items()
         )
-        cells = [fields, escape(str(row["right"])) if row["right"] is not None else ""]
-        cells += [_answer(row[when], row["right"]) for when in ("before", "after")]
+        answer = row.get("right")
+        cells = [fields, *([escape(str(answer))] if chooses else [])]
+        cells += [_answer(row[when], answer) for when in ("before", "after")]
         yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
     yield "</table>"
 
 
 def _answer(said: dict[str, Any], right: str | None) -> str:
-    answer, scores = said["answer"], said["scores"]
+    answer, scores = said.get("answer"), said["scores"]
     if answer is None:  # a completion: how well it fits
         return "" if scores.get("nll") is None else escape(f"loss a token {scores['nll']:.3f}")
     share = "" if scores.get(answer) is None else f" ({scores[answer]:.0%})"
@@ -184,8 +176,8 @@ def _identity(found: Curves, outcome: dict[str, Any]) -> Iterable[tuple[str, Any
     yield "bundle", header.bundle_sha256
     yield "values at the start", header.values_sha256
     yield "values that ship", outcome.get("values_sha256")
-    yield "training rows", data["train_sha256"]
-    yield "held-out rows that choose", data["eval_sha256"]
+    yield "training rows", data["train_sha256"] or None
+    yield "held-out rows that choose", data["eval_sha256"] or None
 
 
 def _table(items: Iterable[tuple[str, Any]]) -> str:
@@ -195,7 +187,3 @@ def _table(items: Iterable[tuple[str, Any]]) -> str:
         if value is not None
     )
     return "<table>" + "\n".join(rows) + "</table>"
-
-
-def _rounded(seconds: Any) -> str | None:
-    return None if seconds is None else f"{float(seconds):.1f}"

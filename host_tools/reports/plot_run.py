@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.errors import JournalError, SeedtuneError
+from seedtune.runtime.files import replace_file
 
 from .run_curves import Curves, measure_words, run_curves
 
@@ -35,9 +38,9 @@ def draw_run(run: Path, file: Path) -> None:
         upper.plot(at, [each.loss for each in found.evaluated], "o-C1", label="rows held out")
         lower.plot(at, [each.metric for each in found.evaluated], "o-C1")
         _mark_best(found, lower)
-    upper.legend()
+    _name_lines(upper)
     _name_axes(found, upper, lower)
-    figure.suptitle(found.title, fontsize="large")
+    figure.suptitle(textwrap.fill(found.title, 75), fontsize="large")
     _save(figure, file)
 
 
@@ -55,7 +58,7 @@ def draw_runs(runs: Mapping[str, Path], file: Path) -> None:
         at = [each.forwards for each in found.evaluated]
         upper.plot(at, [each.loss for each in found.evaluated], "o-", label=name)
         lower.plot(at, [each.metric for each in found.evaluated], "o-", label=name)
-    upper.legend()
+    _name_lines(upper)
     if found is not None:
         _name_axes(found, upper, lower)
     figure.suptitle("What the model learns, on rows that it does not learn from", fontsize="large")
@@ -77,11 +80,11 @@ def _figure(*, both: bool) -> tuple[Any, Any, Any]:
 
 def _name_axes(found: Curves, upper: Any, lower: Any) -> None:
     upper.set_title("How surprised the model is by the right answers (loss): lower is better",
-                    fontsize="medium", loc="left")  # fmt: skip
+                    fontsize="medium", loc="left", pad=24)  # fmt: skip
     upper.set_ylabel("loss")
     if lower is not upper:
         title, axis = measure_words(found.metric, found.higher_is_better)
-        lower.set_title(title, fontsize="medium", loc="left")
+        lower.set_title(title, fontsize="medium", loc="left", pad=24)
         lower.set_ylabel(axis)
         if found.metric == "accuracy":
             lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -90,15 +93,22 @@ def _name_axes(found: Curves, upper: Any, lower: Any) -> None:
         axes.grid(alpha=0.3)
 
 
+def _name_lines(axes: Any) -> None:
+    """Above the lines, below the title, so that no name covers a curve."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
+
+
 def _mark_best(found: Curves, axes: Any) -> None:
     if found.best is not None:
         label = f"best, kept: {found.said(found.best.metric)} after step {found.best.step}"
         axes.plot([found.best.forwards], [found.best.metric], "*C3", markersize=14, label=label)
-        axes.legend()
+        _name_lines(axes)
 
 
 def _save(figure: Any, file: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
     try:
-        figure.savefig(file, format="png", dpi=120)
+        replace_file(file, picture.getvalue())
     except OSError as error:
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error

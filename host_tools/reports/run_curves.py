@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seedtune.runtime.journal.file import Journal, read_journal
 from seedtune.runtime.journal.history import History
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.state import history_of
-from seedtune.runtime.tuning.metrics import read_metrics
+
+from .outcome_file import read_outcome
 
 _SMOOTHING = 0.95
 
@@ -36,6 +38,8 @@ class Curves:
     evaluated: list[Evaluated]
     best: Evaluated | None
     """What ships."""
+    outcome: dict[str, Any]
+    """What ``seedtune tune`` found at the end; empty of a run that something else tuned."""
 
     @property
     def smoothed(self) -> list[tuple[int, float]]:
@@ -50,13 +54,25 @@ class Curves:
 
     @property
     def title(self) -> str:
-        """What the run did, in a line."""
-        settings = self.history.settings
-        work = f"{self.history.steps} steps of {settings.batch_size} rows"
+        """What came of the run, in a line: on rows that chose nothing, where there are any."""
+        work = f"{self.history.steps} steps of {self.history.settings.batch_size} rows"
+        judged = self.judged
+        if judged is not None:
+            of = f"{self.outcome['judged_rows']} rows that chose nothing"
+            return f"{self.metric} from {judged[0]} to {judged[1]} on {of}, {work}"
         if self.best is None or not self.evaluated:
             return f"Training: {work}"
-        start = self.said(self.evaluated[0].metric)
-        return f"Training: {self.metric} from {start} to {self.said(self.best.metric)}, {work}"
+        start, best = self.said(self.evaluated[0].metric), self.said(self.best.metric)
+        return f"{self.metric} from {start} to {best} on the rows that chose the step, {work}"
+
+    @property
+    def judged(self) -> tuple[str, str] | None:
+        """The metric before and after on rows that chose nothing, as people say it."""
+        if not self.outcome.get("judged_rows"):
+            return None
+        both = [(self.outcome.get(when) or {}).get(self.metric) for when in ("before", "after")]
+        # null: it was not finite
+        return None if None in both else (self.said(both[0]), self.said(both[1]))
 
     def said(self, metric: float) -> str:
         """A metric as people say it."""
@@ -89,6 +105,7 @@ def run_curves(run: Path) -> Curves:
         batches=batches,
         evaluated=[placed(*item) for item in history.evaluations],
         best=None if history.best is None else placed(*history.best),
+        outcome=read_outcome(run, journal, history),
     )
 
 

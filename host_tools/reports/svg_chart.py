@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
+"""Names of lines stand above the lines, so that they cover none."""
 _MOST_POINTS = 400
 """Of a line: more cannot be told apart."""
 
@@ -56,7 +57,8 @@ def chart(lines: Sequence[Line], across: str, said: Callable[[float], str]) -> s
             f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{tick:g}</text>'
         )
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 8}">{escape(across)}</text>')
-    for number, line in enumerate(lines):
+    names = []
+    for line in lines:
         shown = [place(x, y) for x, y in _thinned(line.points) if math.isfinite(y)]
         path = " ".join(f"{x},{y}" for x, y in shown)
         parts.append(
@@ -64,11 +66,8 @@ def chart(lines: Sequence[Line], across: str, said: Callable[[float], str]) -> s
         )
         if line.dots:
             parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{line.colour}"/>' for x, y in shown]
-        at = _TOP + 14 + 16 * number
-        parts.append(
-            f'<text x="{_WIDTH - _RIGHT - 4}" y="{at}" text-anchor="end" '
-            f'style="fill:{line.colour}">{escape(line.name)}</text>'
-        )
+        names.append(f'<tspan dx="16" style="fill:{line.colour}">{escape(line.name)}</tspan>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{"".join(names)}</text>')
     return "\n".join([*parts, "</svg>"])
 
 

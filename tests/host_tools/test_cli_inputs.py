@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import bad, call
+from command_line import bad, call, good
 from seedtune.host_tools.cli import app
+from seedtune.host_tools.commands.inputs import ChosenTask
+from seedtune.runtime import engines
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK, write_tiny_bundle
 from typer.testing import CliRunner
+from value_engine import ValueEngine
 
 NO_ENGINE = 6
 
@@ -160,3 +163,80 @@ def test_more_labels_than_the_bundle_scores_names_the_option(tmp_path: Path, bun
     spec = task_file(tmp_path, TASK | {"verbalisers": words})
     rows = rows_file(tmp_path, "rows.jsonl", ("the", 1))
     assert "--candidates" in bad(3, "evaluate", bundle, "--task", spec, "--data", rows)
+
+
+class TestTaskInWords:
+    """``tune --template ... --labels ...``, without a file."""
+
+    @pytest.mark.parametrize(
+        ("template", "labels", "words"),
+        [
+            ("{text} It was", "great,bad", {"great": " great", "bad": " bad"}),
+            ("{text} It was", "1=great, 0 = bad", {"1": " great", "0": " bad"}),
+            ("{text}\\nGood? ", "yes,no", {"yes": "yes", "no": "no"}),
+        ],
+    )
+    def test_it_is_a_classification(
+        self, template: str, labels: str, words: dict[str, str]
+    ) -> None:
+        spec = ChosenTask.of_words(template, labels).spec
+        assert spec == {
+            "kind": "classification",
+            "template": template.replace("\\n", "\n"),
+            "label_field": "label",
+            "verbalisers": words,
+        }
+
+    def test_a_run_keeps_it(
+        self, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
+        rows = rows_file(tmp_path, "rows.jsonl", *[(f"plot {n}", n % 2) for n in range(8)])
+        asked = ["--template", "{text}. It was", "--labels", "1=great,0=bad"]
+        good("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, "--batch-size", 4,
+             "--eps", 0.01, "--lr", 0.01, *asked)  # fmt: skip
+        task = good("journal", "show", tmp_path / "run")["task"]["spec"]
+        assert task["template"] == "{text}. It was" and task["verbalisers"]["0"] == " bad"
+        assert set(good("predict", bundle, "--run", tmp_path / "run", "--text", "dull")
+                   ["predictions"][0]["scores"]) == {"0", "1"}  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            (["--template", "{text}"], "give --template and --labels together"),
+            (["--labels", "a,b"], "give --template and --labels together"),
+            (["--task", "sst2", "--template", "x", "--labels", "a,b"], "or --task alone"),
+            (["--template", "{text}", "--labels", "a,,b"], "must be words such as 'good,bad'"),
+            (["--template", "{text}", "--labels", "a=x,b="], "must be words such as 'good,bad'"),
+            (["--template", "{text}", "--labels", "a=x,a=y"], "names a label twice"),
+        ],
+    )
+    def test_what_makes_no_sense(
+        self, tmp_path: Path, bundle: Path, more: list[str], message: str
+    ) -> None:
+        assert message in bad(3, "tune", bundle, tmp_path / "run", *more)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{a} {b}", "has the fields a, b; give rows of them with --data FILE"),
+        ("plain", "has none; give a text to go on from to 'seedtune generate --prompt'"),
+    ],
+)
+def test_one_text_goes_into_one_field(
+    tmp_path: Path, bundle: Path, template: str, message: str
+) -> None:
+    task = task_file(tmp_path, {**TASK, "template": template})
+    assert message in bad(3, "predict", bundle, "--text", "dull", "--task", task)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_answers_keep_to_a_memory_limit(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
+    rows = rows_file(tmp_path, "rows.jsonl", ("great plot", 1), ("dull", 0))
+    asked = command, bundle, "--data", rows, "--memory-limit"
+    assert "the limit is 1 MB: raise the memory limit" in bad(7, *asked, "1MB")
+    assert good(*asked, "50GB")["peak_rss_bytes"] > 0

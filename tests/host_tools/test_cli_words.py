@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import bad, call, good
-from exported_bundle import export_tiny_bundle
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.scoring.parts import kinds_of
@@ -19,11 +18,6 @@ from tiny_model import write_tiny_llama
 SPEC = {"kind": "completion", "template": "{text}", "completion_field": "more"}
 REPLY = " the actors were bad"
 ROWS = [{"text": text, "more": REPLY} for text in ("a dull plot", "the film was", "so I left")]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
 
 
 @pytest.fixture
@@ -96,6 +90,24 @@ def test_values_are_exported_without_words(bundle: Bundle, files: Path) -> None:
         file = files / f"v{wanted}"
         good("journal", "export", files / "run", bundle.path, file, *more)
         assert held(file, bundle) is wanted
+
+
+def test_the_page_of_a_run_shows_what_it_writes(bundle: Bundle, files: Path) -> None:
+    tune(bundle, files, "run")
+    samples = json.loads((files / "run" / "outcome.json").read_text())["samples"]
+    assert [one["prompt"] for one in samples] == [row["text"] for row in ROWS]
+    assert all(one["right"].startswith(REPLY) for one in samples)
+    with open_model(bundle, task=SPEC) as model:
+        for source, when in ((None, "before"), (files / "run", "after")):
+            if source is not None:
+                model.load(source)
+            written = [model.predict({"text": row["text"]}).answer or "" for row in ROWS]
+            # Those of the page are shorter.
+            assert all(
+                text.startswith(one[when]) for text, one in zip(written, samples, strict=True)
+            )
+    good("report", files / "run")
+    assert "What it writes" in (files / "run" / "report.html").read_text()
 
 
 def test_merging_tells_that_the_words_stay_behind(bundle: Bundle, files: Path) -> None:

@@ -1,16 +1,20 @@
 """``seedtune report`` and ``plot``: a run for a reader who knows none of this project's words."""
 
 import json
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from command_line import bad, good
+from command_line import bad, call, good
 from seedtune.host_tools.reports import plot_run
+from seedtune.host_tools.reports.page import write_page
+from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.host_tools.reports.svg_chart import Line, chart
 from seedtune.runtime import engines
+from seedtune.runtime.errors import JournalError
 from tiny_bundle import write_tiny_bundle
 from value_engine import HiddenEngine, ValueEngine
 
@@ -87,11 +91,67 @@ def test_a_page_elsewhere_and_of_a_run_without_an_outcome(tmp_path: Path, run: P
     assert "None are kept" in text and "<svg" in text
 
 
+def test_a_page_of_texts_shows_what_is_written_and_no_empty_column(run: Path) -> None:
+    file = run / "outcome.json"
+    kept = json.loads(file.read_text())
+    said = [{"answer": None, "scores": {"nll": nll}} for nll in (2.5, 1.5)]
+    rows = [{"fields": {"text": "hi"}, "right": None, "before": said[0], "after": said[1]}]
+    samples = [{"prompt": "hi <Mia>:", "right": " yep", "before": " I am", "after": " yep, hi"}]
+    file.write_text(json.dumps({**kept, "rows": rows, "samples": samples}))
+    good("report", run)
+    text = (run / "report.html").read_text()
+    seen = Seen(text)
+    assert "hi <Mia>:" in seen.words and " yep, hi" in seen.words
+    assert "right answer<" not in text and "loss a token 1.500" in seen.words
+
+
 def test_what_a_reader_cannot_use_is_one_line(tmp_path: Path, run: Path) -> None:
     assert "cannot be read" in bad(5, "report", tmp_path / "nowhere")
     assert "cannot be written" in bad(1, "report", run, "-o", tmp_path / "no" / "page.html")
     (run / "outcome.json").write_text("{")
     assert "outcome.json: cannot be read" in bad(5, "report", run)
+
+
+def test_an_outcome_of_another_step_is_not_told_of(run: Path) -> None:
+    whole = json.loads((run / "outcome.json").read_text())
+    for stale in ({"steps": 11}, {"bundle": {**whole["bundle"], "sha256": "0" * 64}}):
+        (run / "outcome.json").write_text(json.dumps(whole | stale))
+        told = call("report", run)
+        assert told.exit_code == 0 and "outcome.json: is of step" in told.stderr
+        text = (run / "report.html").read_text()
+        assert "None are kept" in text and whole["values_sha256"] not in text
+
+
+@pytest.mark.filterwarnings("ignore::seedtune.runtime.errors.SeedtuneWarning")
+def test_every_odd_outcome_is_a_page_or_one_line(run: Path) -> None:
+    """Each field of it, at any depth, left out or replaced by what does not belong there."""
+    whole = json.loads((run / "outcome.json").read_text())
+    whole["rows"] = whole["rows"][:1]
+    assert whole["rows"] and whole["after"]
+    odd: list[Any] = [None, True, -1, 1.5, 10**400, "x", "\ud800", [], [1], {}, {"a": 1}]
+    found, pages, lines = run_curves(run), 0, 0
+    for changed in _changed(whole, odd):
+        (run / "outcome.json").write_text(json.dumps(changed))
+        try:
+            write_page(found, run, run / "report.html", {})
+            pages += 1
+        except JournalError as error:
+            assert "outcome.json: cannot be read" in str(error)
+            lines += 1
+    assert pages > 50 and lines > 200
+
+
+def _changed(value: Any, odd: list[Any]) -> Iterator[Any]:
+    yield from odd
+    if not isinstance(value, dict | list):
+        return
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict):
+            yield {key: each for key, each in value.items() if key != name}
+        for changed in _changed(inner, odd):
+            copy = value.copy()
+            copy[name] = changed
+            yield copy
 
 
 def test_settings_that_mean_nothing_are_not_on_the_page(
@@ -111,13 +171,16 @@ def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch
     def kept(figure: Any, file: Path) -> None:
         for axes in figure.axes:
             said.extend([axes.get_title(loc="left"), axes.get_ylabel(), axes.get_xlabel()])
-        said.append(figure.get_suptitle())
+            if (legend := axes.get_legend()) is not None:  # names stand above what they name
+                figure.draw_without_rendering()
+                assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1
+        said.append(figure.get_suptitle().replace("\n", " "))
 
     monkeypatch.setattr(plot_run, "_save", kept)
     good("plot", run)
     text = " ".join(said)
     for part in ("lower is better", "higher is better", "answered right", "read a batch of rows",
-                 "Training: accuracy from "):  # fmt: skip
+                 "accuracy from ", "on 30 rows that chose nothing"):  # fmt: skip
         assert part in text, part
     assert not {"lr", "eps", "probes", "estimator"} & set(text.split())
 
@@ -126,6 +189,9 @@ def test_charts_are_well_formed_and_survive_odd_numbers() -> None:
     line = Line("a < b", [(0, 1.0), (5, float("nan")), (10, 1.0)], "#000")
     drawn = ElementTree.fromstring(chart([line], "steps & more", lambda value: f"{value:.2g}"))
     assert len(drawn.findall("circle")) == 2
+    (name,) = [text for text in drawn.findall("text") if text.find("tspan") is not None]
+    highest = min(float(each.attrib["cy"]) for each in drawn.findall("circle"))
+    assert float(name.attrib["y"]) < highest  # above what it names
     assert "Nothing was recorded" in chart([Line("x", [], "#000")], "steps", str)
     many = Line("m", [(n, n % 7) for n in range(5000)], "#000", dots=False)
     assert len(chart([many], "steps", str)) < 20_000

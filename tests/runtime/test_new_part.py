@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import BundleError, JournalError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
-from seedtune.runtime.estimators.rates import Rates
+from seedtune.runtime.estimators.rates import Scheduled
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import branch, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
@@ -102,7 +102,7 @@ class Counting:
 
 
 @dataclass(frozen=True)
-class CountingOptions(Rates):
+class CountingOptions(Scheduled):
     lr: float = option(0.25, "Peak learning rate.", above=0)
 
 
@@ -110,10 +110,10 @@ SPEC = EstimatorSpec(
     name="counting",
     summary="which answer is more frequent",
     options=CountingOptions,
-    make=lambda options, settings, shape, part: Counting(),
+    make=lambda own, settings, shape, part: Counting(),
     steps=100,
     eval_every=20,
-    part=lambda options, context: {"kind": KIND},
+    part=lambda own, context: {"kind": KIND},
 )
 ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting", "best_by": "loss"}
 
