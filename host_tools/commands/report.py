@@ -19,9 +19,12 @@ def plot(
     json: Json = False,
 ) -> None:
     """Draw a run's loss and accuracy over its forward passes."""
+    from seedtune.runtime.journal.run_folder import PICTURE_FILE, check_output_of
+
     from ..reports.plot_run import draw_run
 
-    file = picture or run / "plot.png"
+    file = picture or run / PICTURE_FILE
+    check_output_of(run, file, own=PICTURE_FILE)
     draw_run(run, file)
     Output(json).result({"picture": str(file)})
 
@@ -37,10 +40,14 @@ def report(
 
     It is readable without a network, and needs nothing beside it. It shows rows of your data.
     """
+    from seedtune.runtime.journal.run_folder import REPORT_FILE, check_output_of
+
     from ..reports.page import write_page
     from ..reports.run_curves import run_curves
     from .journal import that_matter
 
-    file, found = page or run / "report.html", run_curves(run)
+    file = page or run / REPORT_FILE
+    check_output_of(run, file, own=REPORT_FILE)
+    found = run_curves(run)
     write_page(found, run, file, that_matter(found.history))
     Output(json).result({"page": str(file), "bytes": file.stat().st_size})

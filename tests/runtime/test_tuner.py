@@ -9,6 +9,7 @@ from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
@@ -16,7 +17,6 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.budget import Budget, Control
-from seedtune.runtime.tuning.metrics import read_metrics
 from tiny_run import SETTINGS, START, TRAIN, K, rates, run, suited, tuner
 
 
