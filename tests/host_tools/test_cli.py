@@ -403,13 +403,6 @@ class TestJournal:
         after = good("journal", "replay", run, bundle)
         assert (after["sha256"], after["best_sha256"]) == (before["sha256"], before["best_sha256"])
 
-    def test_plot(self, tmp_path: Path, run: Path) -> None:
-        file = Path(good("plot", run)["picture"])
-        assert file.read_bytes().startswith(b"\x89PNG")
-        (run / "metrics.jsonl").unlink()  # advisory
-        good("plot", run, "-o", tmp_path / "p.png")
-        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-
 
 class TestBench:
     def test_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +434,6 @@ class TestInstall:
     @pytest.mark.parametrize(
         ("command", "package"),
         [
-            (["plot", "RUN"], "matplotlib"),
             (["profile", "MODEL", "p.safetensors"], "torch"),
             (["export", "MODEL", "b"], "torch"),
             (["quickstart", "--folder", "q"], "pyarrow"),
