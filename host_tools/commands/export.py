@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 
-from .early_checks import check_bundle_folder, check_file, check_spec, check_task
+from .early_checks import check_file, check_spec, check_target, check_task
 from .inputs import ChosenTask, model_source
 from .options import Fraction, Json, MaskName, Source
 from .output import Output
@@ -113,7 +113,7 @@ def export(
     spec = None if task is None else ChosenTask.of(task, None).spec
     if spec is not None:
         check_spec(spec, bounds)
-    (check_file if bundle.suffix == ".seedtune" else check_bundle_folder)(bundle)
+    (check_file if bundle.suffix == ".seedtune" else check_target)(bundle)
     with output.waiting("loading the libraries"):
         import torch
         from seedtune.export.export import export_model

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.files import check_output
 
 from .early_checks import check_file
 from .inputs import model_source
@@ -43,6 +44,7 @@ def profile(
     if dtype not in ("float32", "bfloat16"):
         raise SeedtuneError(f"dtype {dtype!r} is unknown; use float32 or bfloat16")
     check_file(file)
+    check_output(file, Path(model))
     with output.waiting("loading the libraries"):
         import torch
         from seedtune.export.model.load_model import load_causal_lm

@@ -22,10 +22,14 @@ def report(
 
     It is readable without a network, and needs nothing beside it. It shows rows of your data.
     """
+    from seedtune.runtime.journal.run_folder import REPORT_FILE, check_output_of
+
     from ..reports.page import write_page
     from ..reports.run_curves import run_curves
     from .journal import that_matter
 
-    file, found = page or run / "report.html", run_curves(run)
+    file = page or run / REPORT_FILE
+    check_output_of(run, file, own=REPORT_FILE)
+    found = run_curves(run)
     write_page(found, run, file, that_matter(found.history))
     Output(json).result({"page": str(file), "bytes": file.stat().st_size})

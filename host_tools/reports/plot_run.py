@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.files import replace_file
 
 from .run_curves import Curves, measure_words, run_curves
 
@@ -62,7 +64,9 @@ def _name_lines(axes: Any) -> None:
 
 
 def _save(figure: Any, file: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
     try:
-        figure.savefig(file, format="png", dpi=120)
+        replace_file(file, picture.getvalue())
     except OSError as error:
         raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
