@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import replace_folder, sync_tree, workplace
+from seedtune.runtime.files import check_output, place_folder, sync_tree, workplace
 
 from . import load_merged
 from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
@@ -76,7 +76,7 @@ def merge_values(
 
     Args:
         values: float32 ``[K]``, of ``bundle``.
-        folder: appears whole or not at all; must not hold anything else.
+        folder: appears whole or not at all, where nothing stands or an empty folder.
         head: what was learned beside the values: of a text head the adapter, float32 ``[D, S]``,
             or an answer head. It goes into a file of its own, with its loader and the checkpoint in
             a folder ``load_merged.MODEL`` beside it.
@@ -90,7 +90,8 @@ def merge_values(
             cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    check_output(folder, bundle.path, *([Path(source)] if Path(source).exists() else ()))
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ModelError(f"{folder}: exists and is not empty; choose another output folder")
     loaded = load_causal_lm(source, dtype="auto")
     wanted = bundle.manifest["model"]
@@ -118,12 +119,11 @@ def merge_values(
         with workplace(folder) as work, quiet():
             place = work / "merged"
             checkpoint = place if head is None else place / MODEL
-            model.save_pretrained(checkpoint)
-            loaded.tokenizer.save_pretrained(checkpoint)
+            _save(loaded.tokenizer, model, checkpoint)
             if head is not None:
                 file = folder / _write_head(place, head, bundle)
             sync_tree(place)
-            replace_folder(place, folder)
+            place_folder(place, folder)
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return {
@@ -131,6 +131,17 @@ def merge_values(
         "changed": changed,
         "head": None if file is None else str(file),
     }
+
+
+def _save(tokenizer: Any, model: Any, folder: Path) -> None:
+    """OSError: it cannot be written, whichever exception of their own the libraries make of it."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
 
 
 def _write_head(folder: Path, head: NDArray[np.float32] | AnswerHead, bundle: Bundle) -> str:

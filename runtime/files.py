@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import SeedtuneError
 from .process_lock import LOCKED_FILES_MOVE, is_at, lock
 
 _WORK = ".seedtune-work"
@@ -26,6 +27,23 @@ def default_cache() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedtune"
+
+
+def check_output(output: Path, *inputs: Path) -> None:
+    """Refuse to write over what is read, before anything is.
+
+    Args:
+        output: file or folder to be written.
+        inputs: files, and folders in which nothing may change.
+
+    Raises:
+        SeedtuneError: one would be replaced, or changed; the message names it.
+    """
+    place = Path(os.path.realpath(output))
+    for source in inputs:
+        read = Path(os.path.realpath(source))
+        if place == read or read in place.parents:
+            raise SeedtuneError(f"{output}: would change {source}, which is read; name another")
 
 
 def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -115,8 +133,10 @@ def workplace(target: Path) -> Iterator[Path]:
     Those that killed processes left in the same parent are removed first (see ``clean_up``).
 
     Raises:
-        OSError: the parent cannot be written.
+        OSError: the parent cannot be written, or ``target`` is ``.`` or ``/`` or the like.
     """
+    if target.name in ("", ".."):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     clean_up(target.parent)
     while True:
         work = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_WORK}")
@@ -136,12 +156,17 @@ def workplace(target: Path) -> Iterator[Path]:
         _dismantle(work, target, held)
 
 
+def workplaces(parent: Path) -> list[Path]:
+    """Of processes that write in ``parent``, and those that killed ones left."""
+    return sorted(parent.glob(f".*{_WORK}"))
+
+
 def clean_up(parent: Path) -> None:
     """Remove the workplaces of dead processes in ``parent``; put back what one had half replaced.
 
     A process that lives holds a lock in its own, and keeps it.
     """
-    for work in sorted(parent.glob(f".*{_WORK}")):
+    for work in workplaces(parent):
         with contextlib.suppress(OSError):
             try:
                 held = os.open(work / _LOCK, os.O_RDWR)
@@ -196,6 +221,19 @@ def replace_folder(new: Path, folder: Path) -> None:
             with contextlib.suppress(OSError):
                 os.rename(old, folder)
             raise
+    sync_folder(folder.parent)
+
+
+def place_folder(new: Path, folder: Path) -> None:
+    """Move ``new``, inside a ``workplace`` of ``folder``, to where nothing stands, or an empty
+    folder: what else is there, or came there meanwhile, stays.
+
+    Raises:
+        OSError: something is there, or it could not be moved.
+    """
+    if not LOCKED_FILES_MOVE and folder.exists():
+        folder.rmdir()
+    os.rename(new, folder)
     sync_folder(folder.parent)
 
 

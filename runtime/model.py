@@ -12,14 +12,16 @@ from .bundle.manifest import check_identity
 from .engines import Engine
 from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
+from .files import check_output
 from .journal.file import Durability, Journal
 from .journal.replay import replay
+from .journal.run_folder import VALUES_FILE
 from .journal.snapshots import forget
 from .journal.start import Start
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
 from .scoring.values import Values
-from .scoring.values_file import VALUES_FILE, export_values, load_values
+from .scoring.values_file import export_values, load_values
 from .tasks import (
     Encoded,
     Objective,
@@ -135,8 +137,10 @@ class Model:
 
         Raises:
             DataError: a row is unusable.
+            SeedtuneError: ``folder`` is in the bundle's own.
             TuningError, JournalError: see ``Tuner``.
         """
+        check_output(Path(folder), self.bundle.path)
         examples = self._examples(train)
         evaluated = [] if held_out is None else self._examples(held_out)
         warn_of_examples(self.task, examples, evaluated)
@@ -199,14 +203,16 @@ class Model:
 
         Raises:
             BundleError: the file cannot be written.
+            SeedtuneError: it is one of the bundle's own.
             TuningError: a value exceeds float16.
         """
+        check_output(Path(file), self.bundle.path)
         return export_values(file, self.values, self.bundle, step=self.step)
 
     def forget(self, run: str | Path) -> Journal:
-        """Take the words of its texts out of a run, and out of its values file, for good (see
-        ``journal.snapshots.forget``); what else it learned stays. Values in use are left as they
-        are until the next ``load``.
+        """Take the words of its texts out of a run for good (see ``journal.snapshots.forget``);
+        what else it learned stays, also as its values file, if it had one. Values in use are left
+        as they are until the next ``load``.
 
         Returns:
             the run's journal from now on.
@@ -215,9 +221,10 @@ class Model:
             JournalError, BundleError: as ``journal.snapshots.forget``; the values file cannot be
                 written.
         """
-        journal = forget(run, self._start)
         file = Path(run) / VALUES_FILE
-        if file.exists():
+        had_values = file.exists()
+        journal = forget(run, self._start)
+        if had_values:
             done = replay(journal, self._start)
             export_values(file, done.values, self.bundle, step=done.history.steps)
         return journal

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from .errors import TuningError
 from .options import check_options, option
@@ -36,10 +36,18 @@ class Options:
         """Forwards of a step."""
         return 1
 
+    memory: ClassVar[str] = ""
+    """Name of the option to keep words of the texts beside what is learned from them. A run that
+    keeps them stops by forgetting, one that forgot begins again by being told."""
+
     @property
     def keeps_words(self) -> bool:
-        """Whether words of the texts are kept beside what is learned from them."""
-        return False
+        """Whether words of the texts are kept."""
+        return bool(self.memory and getattr(self, self.memory))
+
+    def forgetting(self) -> Self:
+        """The same of a run that keeps no words."""
+        return dataclasses.replace(self, **{self.memory: False}) if self.memory else self
 
 
 @dataclass(frozen=True)

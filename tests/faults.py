@@ -4,7 +4,9 @@ Everything here is either real (SIGKILL, a mounted file system that is full or r
 (bytes in, damaged bytes out). What the machine does not allow, skips the test with the reason.
 """
 
+import builtins
 import contextlib
+import io
 import os
 import random
 import signal
@@ -59,9 +61,12 @@ def run_and_kill(work: Callable[[], object], delay: float | None) -> bool:
     return False
 
 
-def killed_at_call(work: Callable[[], object], number: int, *, before: bool) -> bool:
+def killed_at_call(
+    work: Callable[[], object], number: int, *, before: bool, opening: bool = False
+) -> bool:
     """Run ``work`` in a forked process that is killed at call ``number`` (from 0) of those that
-    change names or sync, before or after it does so.
+    change names or sync (and, where wanted, of those that open a file or close one that was
+    written), before or after it does so.
 
     Returns:
         Whether it was killed; False if ``work`` makes fewer calls.
@@ -83,8 +88,11 @@ def killed_at_call(work: Callable[[], object], number: int, *, before: bool) -> 
 
             return call
 
-        for name in ("rename", "replace", "mkdir", "rmdir", "unlink", "fsync"):
+        names = ("rename", "replace", "mkdir", "rmdir", "unlink", "fsync")
+        for name in (*names, *(("open", "close") if opening else ())):
             setattr(os, name, wrap(getattr(os, name)))
+        if opening:
+            builtins.open = io.open = wrap(open)  # type: ignore[assignment]
         files._swap = wrap(files._swap)
         work()
 

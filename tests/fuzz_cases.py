@@ -32,11 +32,11 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
+from seedtune.runtime.journal.metrics import METRICS_FILE, MetricsLog, read_metrics
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
 from text_bundle import STATES, WIDTH, write_text_bundle
 from tiny_bundle import write_tiny_bundle
 

@@ -25,18 +25,16 @@ def check_file(file: Path) -> None:
         raise SeedtuneError(f"{file}: is a folder; choose another name for the file")
 
 
-def check_bundle_folder(folder: Path) -> None:
+def check_target(folder: Path) -> None:
     """See that a bundle can be written to ``folder``, as ``write_bundle`` will.
 
     Raises:
         SeedtuneError: its parent is missing or not writable, or it holds something else.
     """
-    from seedtune.runtime.bundle.manifest import MANIFEST
+    from seedtune.runtime.bundle.write import check_bundle_folder
 
     _check_parent(folder)
-    other = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
-    if other or folder.is_file():
-        raise SeedtuneError(f"{folder}: exists and is not a bundle; choose another output folder")
+    check_bundle_folder(folder)
 
 
 def check_task(spec: Mapping[str, Any], model: LoadedModel, bounds: Bounds) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 
-from .early_checks import check_bundle_folder, check_file, check_task
+from .early_checks import check_file, check_target, check_task
 from .inputs import ChosenTask, model_source
 from .options import Fraction, Json, MaskName, Source
 from .output import Output
@@ -111,7 +111,7 @@ def export(
         DEFAULT_BOUNDS, **{name: size for name, size in given.items() if size is not None}
     )
     spec = None if task is None else ChosenTask.of(task, None).spec
-    (check_file if bundle.suffix == ".seedtune" else check_bundle_folder)(bundle)
+    (check_file if bundle.suffix == ".seedtune" else check_target)(bundle)
     with output.waiting("loading the libraries"):
         import torch
         from seedtune.export.export import export_model

@@ -196,7 +196,7 @@ def memory_bytes(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([KMG]?)B?", text.strip(), re.IGNORECASE)
     if found is None or float(found[1]) == 0:
         raise TuningError(f"memory limit {text!r} must be a size such as 300MB or 1.5GB")
     return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))

@@ -91,7 +91,11 @@ def rewind(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Cut a run back to its first STEP steps; what came later is gone (branch keeps it)."""
+    """Cut a run back to its first STEP steps; what came later is gone (branch keeps it).
+
+    So are the run's values file, outcome, report and picture, which told of it: tune, report and
+    plot make them again.
+    """
     from seedtune.runtime.journal import operations
 
     if (step is None) != to_last_good:
@@ -126,10 +130,14 @@ def export(
     json: Json = False,
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
+    from seedtune.runtime.files import check_output
     from seedtune.runtime.journal.replay import replay as replay_journal
+    from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.scoring.values_file import export_values
 
+    check_output_of(journal, output, own=VALUES_FILE)
+    check_output(output, bundle)
     opened = checked_bundle(bundle, Output(json))
     done = replay_journal(journal, Start.of(opened), until=step)
     if step is not None or done.best is None:
@@ -160,8 +168,9 @@ def forget(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
     """Take the words of its texts out of a run (of text-head) for good; what it learned stays.
 
     Replaces all steps by a snapshot of the last, and the run's values file by one without words.
-    Evaluations go: they were made with the words. Branches, the run's report and values that were
-    exported elsewhere are left as they are.
+    Evaluations go, which were made with the words, and so do the run's outcome, report and picture
+    and the hashes of its rows. The run keeps no words from then on, unless tune is told --remember.
+    Branches and what was exported elsewhere are left as they are.
     """
     from seedtune.runtime.model import open_model
 

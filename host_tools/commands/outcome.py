@@ -47,8 +47,8 @@ def outcome_of(
         TuningError: the run folder or the values file gives another model than the judged one.
     """
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.scoring.values_file import VALUES_FILE
-    from seedtune.runtime.tuning.metrics import read_metrics
+    from seedtune.runtime.journal.metrics import read_metrics
+    from seedtune.runtime.journal.run_folder import VALUES_FILE
 
     from ..reports.curve import duration, read_curve, seconds_of_as_many_again
 
@@ -187,10 +187,10 @@ def _judged_again(
     """Load the run the way whoever uses it will, with its own task, and compare the figures."""
     import numpy as np
     from seedtune.runtime.errors import TuningError
+    from seedtune.runtime.journal.run_folder import VALUES_FILE
     from seedtune.runtime.model import open_model
     from seedtune.runtime.scoring.evaluation import evaluate
     from seedtune.runtime.scoring.values import Values
-    from seedtune.runtime.scoring.values_file import VALUES_FILE
 
     again = open_model(model.bundle, on_long=on_long)
     again.load(run / VALUES_FILE)
@@ -237,8 +237,8 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     """It holds texts of rows: for the owner's eyes alone, like the journal beside it."""
     from seedtune.runtime.errors import JournalError
     from seedtune.runtime.files import replace_file
+    from seedtune.runtime.journal.run_folder import OUTCOME_FILE
 
-    from ..reports.run_curves import OUTCOME_FILE
     from .output import plain
 
     file = folder / OUTCOME_FILE

@@ -1,4 +1,4 @@
-"""``seedtune plot`` and ``seedtune report``: a run for people, as a picture and as a page."""
+"""``seedtune report``: a run for people, as a page."""
 
 from __future__ import annotations
 
@@ -9,21 +9,6 @@ import typer
 
 from .options import Json, RunPath
 from .output import Output
-
-
-def plot(
-    run: RunPath,
-    picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG file. Default: RUN/plot.png.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Draw a run's loss and accuracy over its forward passes."""
-    from ..reports.plot_run import draw_run
-
-    file = picture or run / "plot.png"
-    draw_run(run, file)
-    Output(json).result({"picture": str(file)})
 
 
 def report(
@@ -37,10 +22,14 @@ def report(
 
     It is readable without a network, and needs nothing beside it. It shows rows of your data.
     """
+    from seedtune.runtime.journal.run_folder import REPORT_FILE, check_output_of
+
     from ..reports.page import write_page
     from ..reports.run_curves import run_curves
     from .journal import that_matter
 
-    file, found = page or run / "report.html", run_curves(run)
+    file = page or run / REPORT_FILE
+    check_output_of(run, file, own=REPORT_FILE)
+    found = run_curves(run)
     write_page(found, run, file, that_matter(found.history))
     Output(json).result({"page": str(file), "bytes": file.stat().st_size})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -236,9 +237,10 @@ class _Conversation:
 
     def undo(self, count: str) -> str:
         pairs = len(self._messages) // 2
-        if count.strip() and not count.strip().isdecimal():
-            return f"/undo {count.strip()}: give the number of questions to take back"
-        taken = min(int(count.strip() or 1), pairs)
+        wanted = re.fullmatch(r"\d{0,9}", count.strip())
+        if wanted is None:
+            return f"/undo {count.strip()[:20]}: give the number of questions to take back"
+        taken = min(int(wanted[0] or 1), pairs)
         del self._messages[2 * (pairs - taken) :]
         return f"{taken} of {pairs} questions taken back"
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import branch
 from seedtune.runtime.journal.replay import Replay, replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import Model
 from seedtune.runtime.tasks import Encoded
 from seedtune.runtime.tasks.rows import Row
-from seedtune.runtime.tuning.metrics import read_metrics
 from seedtune.runtime.writing import Manner, check_prompt
 
 from .host import CPU, EmulatorError, quiet

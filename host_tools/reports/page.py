@@ -9,7 +9,7 @@ from typing import Any
 
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
-from seedtune.runtime.tuning.metrics import read_metrics
+from seedtune.runtime.journal.metrics import read_metrics
 
 from .curve import read_curve
 from .run_curves import Curves, measure_words
@@ -71,12 +71,12 @@ def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]
     lines = read_metrics(run, steps=found.history.steps)
     curve = read_curve(found.history, [line for line in lines if line["kind"] == "step"])
     yield f"<p>{escape(curve.text[:1].upper() + curve.text[1:])}.</p>"
-    peak = outcome.get("peak_rss_bytes")
+    peak, seconds = outcome.get("peak_rss_bytes"), outcome.get("seconds")
     facts = {
         "ships": outcome.get("message"),
         "why it ended": outcome.get("stop_reason"),
         "forward passes": outcome.get("forwards"),
-        "seconds of the last session": _rounded(outcome.get("seconds")),
+        "seconds of the last session": None if seconds is None else f"{seconds:.1f}",
         "twice as many would take": outcome.get("twice_as_many"),
         "memory at most": None if peak is None else f"{peak / 1e6:,.0f} MB",
         "steps skipped": found.history.skipped,
@@ -86,23 +86,23 @@ def _summary(found: Curves, outcome: dict[str, Any], run: Path) -> Iterable[str]
 
 def _answers(outcome: dict[str, Any]) -> Iterable[str]:
     """What was answered where what was right, of a task that chooses."""
-    counts = outcome.get("counts")
-    if not counts:
+    counts, frequent = outcome.get("counts"), outcome.get("most_frequent")
+    if not counts or not frequent:
         return
+    f1 = (outcome.get("after") or {}).get("macro_f1") or 0
     given = list(dict.fromkeys(name for row in counts.values() for name in row))
-    frequent = outcome["most_frequent"]
     yield "<h2>Right answers and given ones</h2>"
     yield (
         f"<p class=note>Rows that chose nothing, after tuning: by right answer (left) and by given "
         f"answer (top). Always answering {escape(frequent['answer'])} would be right for "
         f"{frequent['share']:.1%}. Macro-F1, in which every answer counts alike: "
-        f"{outcome['after']['macro_f1']:.1%}.</p>"
+        f"{f1:.1%}.</p>"
     )
     heading = "".join(f"<th>{escape(name)}" for name in given)
     yield f"<table><tr><th>{heading}</tr>"
     for right, row in counts.items():
         cells = "".join(
-            f"<td{' class=right' if name == right else ''}>{row[name]}" for name in given
+            f"<td{' class=right' if name == right else ''}>{row.get(name, 0)}" for name in given
         )
         yield f"<tr><th>{escape(right)}{cells}</tr>"
     yield "</table>"
@@ -146,21 +146,22 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
         )
         return
     yield f"<p class=note>{len(rows)} held-out rows that chose nothing.</p>"
-    chooses = any(row["right"] is not None for row in rows)
+    chooses = any(row.get("right") is not None for row in rows)
     right = "<th>right answer" if chooses else ""
     yield f"<table><tr><th>row{right}<th>before<th>after</tr>"
     for row in rows:
         fields = "<br>".join(
             f"<b>{escape(name)}</b> {escape(value)}" for name, value in row["fields"].items()
         )
-        cells = [fields, *([escape(str(row["right"]))] if chooses else [])]
-        cells += [_answer(row[when], row["right"]) for when in ("before", "after")]
+        answer = row.get("right")
+        cells = [fields, *([escape(str(answer))] if chooses else [])]
+        cells += [_answer(row[when], answer) for when in ("before", "after")]
         yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
     yield "</table>"
 
 
 def _answer(said: dict[str, Any], right: str | None) -> str:
-    answer, scores = said["answer"], said["scores"]
+    answer, scores = said.get("answer"), said["scores"]
     if answer is None:  # a completion: how well it fits
         return "" if scores.get("nll") is None else escape(f"loss a token {scores['nll']:.3f}")
     share = "" if scores.get(answer) is None else f" ({scores[answer]:.0%})"
@@ -175,8 +176,8 @@ def _identity(found: Curves, outcome: dict[str, Any]) -> Iterable[tuple[str, Any
     yield "bundle", header.bundle_sha256
     yield "values at the start", header.values_sha256
     yield "values that ship", outcome.get("values_sha256")
-    yield "training rows", data["train_sha256"]
-    yield "held-out rows that choose", data["eval_sha256"]
+    yield "training rows", data["train_sha256"] or None
+    yield "held-out rows that choose", data["eval_sha256"] or None
 
 
 def _table(items: Iterable[tuple[str, Any]]) -> str:
@@ -186,7 +187,3 @@ def _table(items: Iterable[tuple[str, Any]]) -> str:
         if value is not None
     )
     return "<table>" + "\n".join(rows) + "</table>"
-
-
-def _rounded(seconds: Any) -> str | None:
-    return None if seconds is None else f"{float(seconds):.1f}"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.file import Journal, read_journal
 from seedtune.runtime.journal.history import History
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.state import history_of
-from seedtune.runtime.tuning.metrics import read_metrics
 
-OUTCOME_FILE = "outcome.json"
-"""In a run folder: what ``seedtune tune`` found at its end."""
+from .outcome_file import read_outcome
+
 _SMOOTHING = 0.95
 
 
@@ -72,7 +70,7 @@ class Curves:
         """The metric before and after on rows that chose nothing, as people say it."""
         if not self.outcome.get("judged_rows"):
             return None
-        both = [self.outcome[when][self.metric] for when in ("before", "after")]
+        both = [(self.outcome.get(when) or {}).get(self.metric) for when in ("before", "after")]
         # null: it was not finite
         return None if None in both else (self.said(both[0]), self.said(both[1]))
 
@@ -107,21 +105,8 @@ def run_curves(run: Path) -> Curves:
         batches=batches,
         evaluated=[placed(*item) for item in history.evaluations],
         best=None if history.best is None else placed(*history.best),
-        outcome=_outcome(run),
+        outcome=read_outcome(run, journal, history),
     )
-
-
-def _outcome(run: Path) -> dict[str, Any]:
-    file = run / OUTCOME_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise JournalError(f"{file}: cannot be read ({error}); tune again or delete it") from error
-    if not isinstance(content, dict):
-        raise JournalError(f"{file}: is not an object; tune again or delete it")
-    return content
 
 
 def measure_words(metric: str, higher_is_better: bool) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
-from ..files import replace_folder, sync_tree, workplace
+from ..files import check_output, replace_folder, sync_tree, workplace
+from ..schema import parse_json
 from .archive import pack_archive
 from .bundle import Bundle, open_folder
 from .chat import Chat
@@ -88,10 +89,7 @@ def write_bundle(
         BundleError: the parts disagree, or the folder cannot be written.
     """
     folder = Path(os.path.abspath(folder))
-    if folder.is_file() or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
-    ):
-        raise BundleError(f"{folder}: exists and is not a bundle; choose another output folder")
+    check_bundle_folder(folder)
     left, work = contextlib.ExitStack(), folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +142,7 @@ def write_bundle(
         if text_head is not None:
             bundle.text_frame()
         sync_tree(work)
+        check_bundle_folder(folder)  # minutes may have passed
         replace_folder(work, folder)
     except BundleError as error:
         raise BundleError(str(error).replace(str(work), str(folder))) from error
@@ -152,6 +151,29 @@ def write_bundle(
     finally:
         left.close()
     return dataclasses.replace(bundle, path=folder)
+
+
+def check_bundle_folder(folder: Path) -> None:
+    """See that nothing would go with what stands at ``folder`` when a bundle takes its place.
+
+    Raises:
+        BundleError: it is a file, a link, or a folder that holds other files than a bundle's.
+    """
+    other = f"{folder}: exists and is not a bundle; choose another output folder"
+    if folder.is_symlink() or folder.is_file():
+        raise BundleError(other)
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    if not names:
+        return
+    try:
+        own = {MANIFEST, *parse_json((folder / MANIFEST).read_bytes())["parts"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise BundleError(other) from None
+    for name in sorted(names - own):
+        raise BundleError(
+            f"{folder / name}: is no part of the bundle there, which would be replaced; move it "
+            "away, or choose another output folder"
+        )
 
 
 def with_task(bundle: Bundle, folder: str | Path, task: Mapping[str, Any]) -> Bundle:
@@ -191,7 +213,13 @@ def with_task(bundle: Bundle, folder: str | Path, task: Mapping[str, Any]) -> Bu
 
 
 def pack_bundle(folder: str | Path, file: str | Path) -> Path:
-    """Check the bundle in ``folder`` and write it as one file (a zip without compression)."""
+    """Check the bundle in ``folder`` and write it as one file (a zip without compression).
+
+    Raises:
+        BundleError: damaged, or the file cannot be written.
+        SeedtuneError: the file would be one of the bundle's own.
+    """
+    check_output(Path(file), Path(folder))
     bundle = open_folder(Path(folder))
     return pack_archive(bundle.path, bundle.manifest["parts"], Path(file))
 

@@ -50,13 +50,9 @@ class TextHeadOptions(Scheduled):
     """Of a run that learns to write."""
 
     lr: float = option(2e-4, f"{RATE}: about what a weight moves by in a step.", above=0)
-    remember: bool = option(
-        True, "Keep words of the rows beside the weights, as a memory.", fixed=True
-    )
+    remember: bool = option(True, "Keep words of the rows beside the weights, as a memory.")
 
-    @property
-    def keeps_words(self) -> bool:
-        return self.remember
+    memory = "remember"
 
 
 @dataclass
@@ -71,6 +67,8 @@ class TextHeadEstimator:
     """O * I."""
     words: int = 0
     """Words that the memory holds; 0 where there is none."""
+    remembers: bool = True
+    """Whether words of the batch join it."""
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     probes = 1
@@ -108,7 +106,8 @@ class TextHeadEstimator:
         signs = np.packbits(found.gradient.reshape(-1) > 0)
         if not self.words:
             return Measured(losses, signs)
-        return Measured(losses, np.concatenate([signs, to_bytes(tokens.texts)]))
+        texts = tokens.texts if self.remembers else []
+        return Measured(losses, np.concatenate([signs, to_bytes(texts)]))
 
     def apply(
         self,
@@ -177,7 +176,7 @@ def _make(
 ) -> TextHeadEstimator:
     if not isinstance(part, TextPart):
         raise ValueError("text-head needs a text head")
-    return TextHeadEstimator(len(part.weights), len(part.words))
+    return TextHeadEstimator(len(part.weights), len(part.words), options.remember)
 
 
 SPEC = EstimatorSpec(

@@ -28,8 +28,9 @@ from .format import (
     decode_header,
     decode_records,
 )
-from .lock import JOURNAL_FILE as JOURNAL_FILE
 from .lock import RunLock
+from .run_folder import JOURNAL_FILE as JOURNAL_FILE
+from .run_folder import tidy_if_possible
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ class JournalWriter:
         lock = RunLock(folder)
         try:
             journal = read_journal(folder)
+            tidy_if_possible(folder, journal.header.snapshot_file)
             return cls(journal, lock, durability or Durability()), journal
         except BaseException:
             lock.release()

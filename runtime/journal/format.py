@@ -84,6 +84,9 @@ _MAX_HEADER = 1 << 24
 _MAX_SCALARS = 1 << 24
 _SIGNS, _SIGNS_WORD = 6, 4
 """Kind of a step of signs, and the length in its word."""
+FORGOTTEN = ""
+"""In place of a hash of rows, where it was forgotten with their words: it would confirm guesses."""
+_DATA_SHA256 = Text(r"[0-9a-f]{64}|", "a SHA-256 in hexadecimal, or empty where it was forgotten")
 _HEADER: dict[str, Any] = {
     "bundle_sha256": SHA256,
     "values_sha256": SHA256,
@@ -91,8 +94,8 @@ _HEADER: dict[str, Any] = {
     "scalar_count": Whole(0, _MAX_SCALARS),
     "signs": Whole(0, _MAX_SCALARS),
     "settings": MapOf((str, int, float, bool, type(None))),
-    "train_sha256": Text(r"[0-9a-f]{64}|", "a SHA-256 in hexadecimal"),
-    "eval_sha256": Maybe(SHA256),
+    "train_sha256": _DATA_SHA256,
+    "eval_sha256": Maybe(_DATA_SHA256),
     "metric": {"name": Text(), "higher_is_better": bool, "rows": Maybe(Whole(1))},
     "snapshot": Maybe(
         {
@@ -192,8 +195,9 @@ class Header:
     """S, the float16 numbers of a step; 0 where it has signs."""
     settings: dict[str, Any]
     train_sha256: str
-    """Of the encoded training examples, which the data order refers to."""
+    """Of the encoded training examples, which the data order refers to; or ``FORGOTTEN``."""
     eval_sha256: str | None
+    """Of the encoded held-out examples, None without any; or ``FORGOTTEN``."""
     metric: dict[str, Any]
     """``{"name": str, "higher_is_better": bool}`` and, where it is a share of the held-out rows,
     ``"rows"``: their number."""
@@ -213,6 +217,11 @@ class Header:
     """Signs of a step, in place of numbers; 0 for none."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Free facts for readers, such as the loss noise that chose eps."""
+
+    @property
+    def snapshot_file(self) -> str | None:
+        """Name of the snapshot's file, which stands beside the journal; None without one."""
+        return None if self.snapshot is None else str(self.snapshot["file"])
 
     @property
     def first_step(self) -> int:

@@ -9,9 +9,7 @@ from pathlib import Path
 from ..errors import JournalError
 from ..files import BINARY
 from ..process_lock import LOCKED_FILES_MOVE, is_at, lock
-
-JOURNAL_FILE = "journal.bin"
-LOCK_FILE = "journal.lock"
+from .run_folder import JOURNAL_FILE, LOCK_FILE
 
 _held: "weakref.WeakSet[RunLock]" = weakref.WeakSet()
 

@@ -20,7 +20,9 @@ from .file import (
 from .format import Change, End, Note, Record, Reference
 from .history import Evaluated, History
 from .lock import locked
+from .metrics import cut_metrics
 from .replay import Replay, replay
+from .run_folder import check_output_of, remove_derived, tidy_if_possible
 from .start import Start
 from .state import history_of, need_step
 
@@ -70,8 +72,9 @@ def verify(path: Path | str, start: Start) -> Verified:
 def rewind(folder: Path | str, step: int | None) -> Journal:
     """Cut a run back to the values after ``step`` steps; what came later is gone.
 
-    The evaluation made there stays; a change of settings made there goes. A journal that is
-    damaged behind ``step`` is whole again afterwards.
+    The evaluation made there stays; a change of settings made there goes. So do files made of the
+    run as it was (see ``run_folder``). A journal that is damaged behind ``step`` is whole again
+    afterwards.
 
     Args:
         step: None goes to the last good step of a damaged journal and keeps every record before
@@ -88,13 +91,23 @@ def rewind(folder: Path | str, step: int | None) -> Journal:
             need_step(journal, step, history_of(journal).steps)
             while kept and isinstance(kept[-1].record, (Change, End, Reference)):
                 kept.pop()
-        try:
-            with open(path, "r+b") as file:
-                file.truncate(kept[-1].end if kept else journal.header_end)
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise JournalError(f"{path}: cannot be written ({error.strerror})") from None
+        end = kept[-1].end if kept else journal.header_end
+        if end < path.stat().st_size:
+            _cut_back(path, end, history_of(replace(journal, records=tuple(kept))).steps)
+        tidy_if_possible(path.parent, journal.header.snapshot_file)
         return read_journal(path)
+
+
+def _cut_back(path: Path, end: int, steps: int) -> None:
+    """Cut a run to the first ``end`` bytes of its journal, which are so many steps."""
+    remove_derived(path.parent)
+    try:
+        cut_metrics(path.parent, steps)
+        with open(path, "r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def branch(source: Path | str, target: Path | str, *, step: int | None = None) -> Journal:
@@ -160,7 +173,9 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
     Raises:
         JournalError: the run was compacted, is damaged or of another bundle, its journal holds
             numbers of single examples, or ``file`` cannot be written.
+        SeedtuneError: ``file`` is one of the run's own.
     """
+    check_output_of(Path(source), Path(file))
     journal = read_journal(source)
     _may_be_shared(journal)
     done = replay(journal, start)

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, make_estimator, stored_settings
+from ..estimators import Estimator, make_estimator
 from ..scoring.values import Values
 from .file import Journal
-from .format import End, Evaluation, Header, Record, Signs, Step
+from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
 
@@ -39,7 +39,8 @@ class RunState:
         self.history = History(header, str(path))
         check_binding(header, start, str(path))
         begun = begun_values(header, start, str(path))
-        self.estimator = estimator_of(header, begun, str(path))
+        self._header = header
+        self.estimator = estimator_of(header, self.history, begun, str(path))
         self.values, best, state = _first_values(path, header, begun)
         """Live."""
         self.estimator.state.update(state)
@@ -66,10 +67,17 @@ class RunState:
                 f"recorded ({self.sha256[:12]}... against {record.digest.hex()[:12]}...)"
             )
         self.history.add(record)
+        if isinstance(record, Change):
+            self._follow_settings()
         if isinstance(record, Evaluation):
             best = self.history.best
             if best is not None and best is self.history.evaluations[-1]:
                 self._best = best, self.values.copy()
+
+    def _follow_settings(self) -> None:
+        state = self.estimator.state
+        self.estimator = estimator_of(self._header, self.history, self.values, str(self.path))
+        self.estimator.state.update(state)
 
     def _apply(self, stored: NDArray[Any]) -> None:
         settings, step = self.history.settings, self.history.steps
@@ -118,12 +126,11 @@ def begun_values(header: Header, start: Start, name: str) -> Values:
     return values
 
 
-def estimator_of(header: Header, begun: Values, name: str) -> Estimator:
-    """A fresh estimator of the run that began with those values."""
+def estimator_of(header: Header, history: History, values: Values, name: str) -> Estimator:
+    """A fresh estimator of the run that moves such values, with the settings now in force."""
     kind = header.settings["estimator"]
     try:
-        settings = stored_settings(header.settings)
-        estimator = make_estimator(settings, header.shape, begun.part)
+        estimator = make_estimator(history.settings, header.shape, values.part)
     except (TuningError, ValueError) as error:
         raise JournalError(f"{name}: header does not make sense: {error}") from None
     if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
@@ -150,7 +157,7 @@ def _first_values(
     snapshot = header.snapshot
     if snapshot is None:
         return begun, begun.copy(), {}
-    file = path.parent / Path(str(snapshot["file"])).name
+    file = path.parent / Path(str(header.snapshot_file)).name
     try:
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:

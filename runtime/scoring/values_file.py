@@ -27,8 +27,6 @@ from .part import PartKind
 from .parts import restored
 from .values import Values
 
-VALUES_FILE = "values.safetensors"
-"""In the folder of a run, where ``seedtune tune`` puts what ships."""
 _FORMAT = "seedtune-values"
 _METADATA = {
     "format": str,

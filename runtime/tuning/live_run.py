@@ -14,15 +14,15 @@ import numpy as np
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
 from ..journal.file import Durability, JournalWriter, read_journal
-from ..journal.format import Change, End, Header, Record
+from ..journal.format import FORGOTTEN, Change, End, Header, Record
 from ..journal.history import History
 from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
 from ..scoring.values import Values
+from ..settings import Options
 from ..tasks import Encoded
 
-_ALWAYS = ("steps",)
 _ROWS = {
     "train_sha256": "training rows than --train gives",
     "eval_sha256": "held-out rows than --data gives",
@@ -117,8 +117,11 @@ class LiveRun:
                 )
             _same_task(journal.header.task, task_spec, writer.path)
             changes = run._changes(asked, data, context)
+            free = ("steps", state.history.settings.options.memory)
             for field, before, now in changes:
-                if field not in _ALWAYS and (field in fixed or not allow_changes):
+                if field in free or before == FORGOTTEN:
+                    continue
+                if field in fixed or not allow_changes:
                     advice = "give the same, or allow changes (--allow-changes)"
                     if field in fixed:
                         advice = "give the same, or start a new run in another folder"
@@ -140,11 +143,29 @@ class LiveRun:
         have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
         want = {**have, **data}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
+        wanted = self.history.settings
         if asked.get("estimator", have["estimator"]) != have["estimator"]:
             want["estimator"] = asked["estimator"]  # refused, whatever would fit it
         elif asked:
-            want.update(fit(changed(self.history.settings, asked), context).to_dict())
+            wanted = fit(changed(wanted, asked), context)
+            want.update(wanted.to_dict())
+        self._check_memory(wanted.options)
+        if not wanted.options.keeps_words:  # hashes that were forgotten with the words stay so
+            want |= {name: FORGOTTEN for name in data if have[name] == FORGOTTEN}
         return [(field, have[field], want[field]) for field in have if have[field] != want[field]]
+
+    def _check_memory(self, wanted: Options) -> None:
+        """Refuse to begin a memory of words, or to leave one as it is."""
+        if wanted.keeps_words and not self.values.keeps_words:
+            raise TuningError(
+                f"{self.writer.path}: the run was begun without a memory of words; start one with "
+                f"{wanted.memory} in another folder"
+            )
+        if self.history.settings.options.keeps_words and not wanted.keeps_words:
+            raise TuningError(
+                f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget' "
+                "takes them out, and it keeps none from then on"
+            )
 
     def commit(self, record: Record) -> None:
         """Write a record, then let the state follow.

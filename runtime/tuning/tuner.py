@@ -26,6 +26,7 @@ from ..estimators.rates import Perturbing, Scheduled
 from ..journal import format as journal
 from ..journal.file import JOURNAL_FILE, Durability
 from ..journal.history import PROGRAM, History, rounded
+from ..journal.metrics import MetricsLog
 from ..journal.start import Start
 from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
@@ -38,7 +39,6 @@ from .budget import Budget, Control
 from .guards import giving_up, judge_losses, judge_scalars
 from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
-from .metrics import MetricsLog
 from .step_size import StepSize, measure_step_size
 
 _log = logging.getLogger("seedtune")
@@ -179,6 +179,12 @@ class Tuner:
         )
         try:
             self._note_program(run)
+            options = run.history.settings.options
+            if run.values.keeps_words and not options.keeps_words:
+                warn(
+                    f"{run.writer.path}: forgot the words of its texts and keeps none of these "
+                    f"({options.memory}=True, --{options.memory}: as it did before)"
+                )
             self._fit_passes(run.estimator, run.values)
         except TuningError:
             run.close()

@@ -15,7 +15,6 @@ from string import ascii_letters
 import numpy as np
 import pytest
 from command_line import call, good
-from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
@@ -24,11 +23,6 @@ from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +176,7 @@ def test_chat_remembers_takes_back_and_switches(bundle: Bundle, tuned: Path) -> 
     shown, notes = chatted(
         bundle,
         ["good?\n", "bad?\n", "/undo\n", "bad?\n", "/undo 7\n", "/tuned\n", "good?\n", "/huh\n",
-         "/undo x\n", "/help\n", "/quit\n", "never read\n"],
+         "/undo x\n", f"/undo {'9' * 5000}\n", "/help\n", "/quit\n", "never read\n"],
         "--values",
         tuned,
     )  # fmt: skip

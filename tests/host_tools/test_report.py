@@ -1,16 +1,20 @@
 """``seedtune report`` and ``plot``: a run for a reader who knows none of this project's words."""
 
 import json
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from command_line import bad, good
+from command_line import bad, call, good
 from seedtune.host_tools.reports import plot_run
+from seedtune.host_tools.reports.page import write_page
+from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.host_tools.reports.svg_chart import Line, chart
 from seedtune.runtime import engines
+from seedtune.runtime.errors import JournalError
 from tiny_bundle import write_tiny_bundle
 from value_engine import HiddenEngine, ValueEngine
 
@@ -108,6 +112,48 @@ def test_what_a_reader_cannot_use_is_one_line(tmp_path: Path, run: Path) -> None
     assert "outcome.json: cannot be read" in bad(5, "report", run)
 
 
+def test_an_outcome_of_another_step_is_not_told_of(run: Path) -> None:
+    whole = json.loads((run / "outcome.json").read_text())
+    for stale in ({"steps": 11}, {"bundle": {**whole["bundle"], "sha256": "0" * 64}}):
+        (run / "outcome.json").write_text(json.dumps(whole | stale))
+        told = call("report", run)
+        assert told.exit_code == 0 and "outcome.json: is of step" in told.stderr
+        text = (run / "report.html").read_text()
+        assert "None are kept" in text and whole["values_sha256"] not in text
+
+
+@pytest.mark.filterwarnings("ignore::seedtune.runtime.errors.SeedtuneWarning")
+def test_every_odd_outcome_is_a_page_or_one_line(run: Path) -> None:
+    """Each field of it, at any depth, left out or replaced by what does not belong there."""
+    whole = json.loads((run / "outcome.json").read_text())
+    whole["rows"] = whole["rows"][:1]
+    assert whole["rows"] and whole["after"]
+    odd: list[Any] = [None, True, -1, 1.5, 10**400, "x", "\ud800", [], [1], {}, {"a": 1}]
+    found, pages, lines = run_curves(run), 0, 0
+    for changed in _changed(whole, odd):
+        (run / "outcome.json").write_text(json.dumps(changed))
+        try:
+            write_page(found, run, run / "report.html", {})
+            pages += 1
+        except JournalError as error:
+            assert "outcome.json: cannot be read" in str(error)
+            lines += 1
+    assert pages > 50 and lines > 200
+
+
+def _changed(value: Any, odd: list[Any]) -> Iterator[Any]:
+    yield from odd
+    if not isinstance(value, dict | list):
+        return
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict):
+            yield {key: each for key, each in value.items() if key != name}
+        for changed in _changed(inner, odd):
+            copy = value.copy()
+            copy[name] = changed
+            yield copy
+
+
 def test_settings_that_mean_nothing_are_not_on_the_page(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,10 +177,10 @@ def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch
         said.append(figure.get_suptitle().replace("\n", " "))
 
     monkeypatch.setattr(plot_run, "_save", kept)
-    good("plot", run)
+    plot_run.draw_runs({"readout": run, "sparse": run}, run / "p.png")
     text = " ".join(said)
     for part in ("lower is better", "higher is better", "answered right", "read a batch of rows",
-                 "accuracy from ", "on 30 rows that chose nothing"):  # fmt: skip
+                 "on rows that it does not learn from"):  # fmt: skip
         assert part in text, part
     assert not {"lr", "eps", "probes", "estimator"} & set(text.split())
 

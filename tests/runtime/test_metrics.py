@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from seedtune.runtime.tuning.metrics import METRICS_FILE, MetricsLog, read_metrics
+from seedtune.runtime.journal.metrics import METRICS_FILE, MetricsLog, read_metrics
 
 
 def test_a_million_steps_take_two_megabytes_and_cost_no_more_at_the_end(tmp_path):
@@ -38,7 +38,7 @@ def test_a_million_steps_take_two_megabytes_and_cost_no_more_at_the_end(tmp_path
 
 
 def test_a_thinned_log_goes_on_as_sparse_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("seedtune.runtime.tuning.metrics._LARGEST", 4000)
+    monkeypatch.setattr("seedtune.runtime.journal.metrics._LARGEST", 4000)
     for start in range(0, 600, 50):
         log = MetricsLog(tmp_path)
         for step in range(start, start + 50):
@@ -93,7 +93,7 @@ def test_lines_that_make_no_sense_are_left_out(tmp_path, line):
 
 
 def test_a_long_log_of_the_version_before_is_thinned_in_reading(tmp_path, monkeypatch):
-    monkeypatch.setattr("seedtune.runtime.tuning.metrics._MOST_LINES", 100)
+    monkeypatch.setattr("seedtune.runtime.journal.metrics._MOST_LINES", 100)
     lines = [
         json.dumps({"kind": "step", "step": step, "loss": 1.0, "losses": [1.0], "seconds": 0.5})
         for step in range(1, 1001)

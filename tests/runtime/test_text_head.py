@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
-from seedtune.runtime.errors import BundleError, JournalError, TuningError
+from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, TuningError
 from seedtune.runtime.estimators import RunContext, complete
 from seedtune.runtime.estimators.text_head_estimator import (
     KEPT,
@@ -25,9 +25,11 @@ from seedtune.runtime.journal.operations import branch, diff, rewind, share, ver
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact, forget
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
+from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextPart, Tokens, tokens_of
 from seedtune.runtime.scoring.values import Values
@@ -281,6 +283,17 @@ class TestARun:
         with pytest.raises(TuningError, match="hold a text head, which this task or this program"):
             evaluate(engine, task, world.held_out, tuned.values, bounds)
 
+    def test_forwards_that_it_has_a_share_in_are_not_kept(
+        self, world: World, whole: tuple[Path, str]
+    ) -> None:
+        known = KnownForwards(world.engine)
+        asked = world.engine, world.task, world.held_out
+        tuned = replay(whole[0], world.start).values
+        for values in (tuned, Values(world.start.values), tuned, tuned.without_words()):
+            found = evaluate(*asked, values, world.bundle.bounds, known=known)
+            fresh = evaluate(*asked, values, world.bundle.bounds)
+            assert (found.loss, found.forwards) == (fresh.loss, fresh.forwards)
+
     def test_the_start_ships_where_held_out_text_does_not_gain(
         self, world: World, tmp_path: Path
     ) -> None:
@@ -391,8 +404,10 @@ class TestARun:
         newest = before.values.part.words[-5:]
         said = np.abs(newest).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
         assert (newest > 0).all() and said in (whole[0] / JOURNAL_FILE).read_bytes()
-        for steps in (60, 70):  # again, after ten more
-            forget(tmp_path / "run", world.start)
+        for steps in (60, 70):  # again, after ten more that were told to remember
+            journal = forget(tmp_path / "run", world.start)
+            assert journal.header.train_sha256 == journal.header.eval_sha256 == ""
+            assert journal.header.parent is None and not journal.records
             done = replay(tmp_path / "run", world.start)
             assert done.history.steps == steps and not done.values.part.words.any()
             # Evaluations were made with the words.
@@ -400,7 +415,7 @@ class TestARun:
             assert done.values.part.weights.any()
             if steps == 60:
                 assert done.values.sha256 == before.values.without_words().sha256
-                world.run(tmp_path / "run", settings={"steps": 70})
+                world.run(tmp_path / "run", settings={"steps": 70, "remember": True})
                 assert replay(tmp_path / "run", world.start).values.part.words.any()
         for file in (tmp_path / "run").iterdir():
             data = file.read_bytes()
@@ -414,34 +429,78 @@ class TestARun:
         world.run(tmp_path, settings={"lr": 0.01, "steps": 140})
         compact(tmp_path, world.start)
         first = next(tmp_path.glob("snapshot-*"))
-        left = tmp_path / "snapshot-9.safetensors.part"
-        left.write_bytes(first.read_bytes())
         sha256 = replay(tmp_path, world.start).sha256
-        for broken in ("write_journal", "_clean"):
+        for broken in ("write_journal", "tidy"):
             with monkeypatch.context() as crash:
                 crash.setattr(snapshots, broken, Mock(side_effect=OSError("no space")))
                 with pytest.raises(OSError, match="no space"):
                     forget(tmp_path, world.start)
             if broken == "write_journal":
                 assert replay(tmp_path, world.start).sha256 == sha256
-        assert first.exists() and left.exists()
+        assert first.exists()
         forget(tmp_path, world.start)
         (only,) = tmp_path.glob("snapshot-*")
         assert only.name == read_journal(tmp_path).header.snapshot["file"]
         assert replay(tmp_path, world.start).history.steps == 140
 
-    def test_a_snapshot_that_cannot_be_removed_is_named(
+    def test_a_file_that_cannot_be_removed_is_named(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
     ) -> None:
         branch(whole[0], tmp_path / "run")
-        (tmp_path / "run" / "snapshot-1").mkdir()
-        with pytest.raises(JournalError, match=r"snapshot-1: cannot be removed"):
-            forget(tmp_path / "run", world.start)
+        for name in ("snapshot-1", "values.safetensors"):
+            (tmp_path / "run" / name).mkdir()
+            with pytest.raises(JournalError, match=rf"{name}: cannot be removed"):
+                forget(tmp_path / "run", world.start)
 
     def test_a_run_of_no_steps_has_nothing_to_forget(self, world: World, tmp_path: Path) -> None:
         with world.tuner(tmp_path):
             pass
-        assert forget(tmp_path, world.start).header.snapshot is None
+        header = forget(tmp_path, world.start).header
+        assert header.snapshot is None and header.settings["remember"] is False
+
+    def test_a_run_that_forgot_keeps_no_words_until_it_is_told_to(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        branch(whole[0], tmp_path / "run")
+        forget(tmp_path / "run", world.start)
+
+        def words(**settings: Any) -> bool:
+            world.run(tmp_path / "run", settings=settings)
+            return bool(replay(tmp_path / "run", world.start).values.part.words.any())
+
+        for steps, said in ((70, None), (80, False)):
+            with pytest.warns(SeedtuneWarning, match="forgot the words of its texts and keeps no"):
+                assert not words(steps=steps, remember=said)
+            assert read_journal(tmp_path / "run").header.settings["remember"] is False
+            data = history_of(read_journal(tmp_path / "run")).data
+            assert set(data.values()) == {""}  # no hash confirms a guess of them
+        assert words(steps=90, remember=True)
+        data = history_of(read_journal(tmp_path / "run")).data
+        assert data["train_sha256"] == read_journal(whole[0]).header.train_sha256
+        # From then on other rows are noticed again, and it goes on as it is.
+        with pytest.raises(TuningError, match="other training rows"):
+            world.tuner(tmp_path / "run", settings=None, train=world.train[1:])
+        assert words(steps=100)
+
+    def test_a_forgetful_run_may_go_on_with_other_rows(
+        self, world: World, tmp_path: Path, whole: tuple[Path, str]
+    ) -> None:
+        branch(whole[0], tmp_path / "run")
+        forget(tmp_path / "run", world.start)
+        settings = {"steps": 62}
+        with pytest.warns(SeedtuneWarning, match="forgot"):
+            world.run(tmp_path / "run", settings=settings, train=world.train[1:], eval_examples=[])
+        assert history_of(read_journal(tmp_path / "run")).changes == [(60, "steps", 62)]
+
+    @pytest.mark.parametrize("remember", [True, False])
+    def test_a_memory_is_neither_begun_nor_left_in_the_middle(
+        self, world: World, tmp_path: Path, remember: bool
+    ) -> None:
+        world.run(tmp_path, settings={"lr": 0.01, "steps": 3, "remember": remember})
+        advice = "journal forget" if remember else "another folder"
+        with pytest.raises(TuningError, match=advice):
+            world.tuner(tmp_path, settings={"remember": not remember}, allow_changes=True)
+        world.run(tmp_path, settings={"steps": 4, "remember": remember})
 
     def test_the_program_that_a_run_goes_on_with_is_not_forgotten(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]

@@ -9,6 +9,7 @@ from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
@@ -16,7 +17,6 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.budget import Budget, Control
-from seedtune.runtime.tuning.metrics import read_metrics
 from tiny_run import SETTINGS, START, TRAIN, K, rates, run, suited, tuner
 
 
@@ -49,6 +49,17 @@ def test_one_probe_programs_take_them_one_by_one_with_the_same_result(tmp_path, 
     engine = FakeEngine(K)
     assert run(tmp_path, start=start, engine=engine) == whole[1]
     assert {call[1] for call in engine.calls} == {1}
+
+
+def test_all_seeds_of_a_step_take_one_pass_as_far_as_the_program_has_room(tmp_path):
+    ends = []
+    for probes, passes in ((8, [8]), (6, [6, 2]), (2, [2, 2, 2, 2])):
+        engine = FakeEngine(K)
+        start = replace(START, bounds=replace(BOUNDS, probes=probes))
+        asked = {"settings": suited("two-point", seeds=4, steps=3), "eval_examples": None}
+        ends.append(run(tmp_path / str(probes), engine=engine, start=start, **asked))
+        assert [call[1] for call in engine.calls] == 3 * passes
+    assert len(set(ends)) == 1
 
 
 @pytest.mark.parametrize(

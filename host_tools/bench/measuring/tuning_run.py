@@ -9,9 +9,9 @@ from typing import Any
 
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
-from seedtune.runtime.tuning.metrics import read_metrics
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 

@@ -17,10 +17,10 @@ from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, SeedtuneError, TuningError
 from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import rewind
 from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.model import Model, open_model
-from seedtune.runtime.tuning.metrics import read_metrics
 
 from .material import Material, Messages, Writing
 from .session import PAUSED_BY_USER, Listener, Order, Session, unfinished

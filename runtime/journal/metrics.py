@@ -12,8 +12,8 @@ from typing import Any
 
 from ..files import BINARY, replace_file
 from ..schema import ListOf, Maybe, Real, Text, Whole, check, parse_json
+from .run_folder import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2 << 20
 _LONGEST_LIST = 64
 """Losses of more probes than these are left out: they would make lines many times
@@ -93,12 +93,33 @@ class MetricsLog:
         self._open()
 
 
+def cut_metrics(folder: Path, steps: int) -> None:
+    """Remove the lines of steps behind the first ``steps``, which are no longer part of the run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    file = folder / METRICS_FILE
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if _step_of(line) <= steps]
+    if len(kept) < len(lines):
+        replace_file(file, b"".join(kept), private=True)
+
+
+def _step_of(line: bytes) -> int:
+    """0 for a line that tells of none."""
+    try:
+        return int(parse_json(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
 def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[str, Any]]:
     """The lines of a run, each ``(kind, step)`` once, as last written; unreadable ones left out.
 
     Args:
         folder: run folder.
-        steps: leave out lines of later steps, which a rewind or a crash has left behind.
+        steps: leave out lines of later steps, which a crash has left behind.
 
     Returns:
         Of a long run not all steps: each line has ``kind, step, loss, seconds``, a step's also

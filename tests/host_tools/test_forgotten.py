@@ -1,0 +1,259 @@
+"""What a run forgot stands nowhere in its folder, in no encoding, whatever was killed before."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import killed_at_call
+from seedtune.host_tools.commands.held_out import HeldOut
+from seedtune.host_tools.commands.outcome import outcome_of
+from seedtune.host_tools.reports.page import write_page
+from seedtune.host_tools.reports.run_curves import run_curves
+from seedtune.runtime import open_model
+from seedtune.runtime.errors import JournalError
+from seedtune.runtime.journal import run_folder
+from seedtune.runtime.journal.file import JournalWriter, read_journal
+from seedtune.runtime.journal.operations import branch, rewind
+from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import OUTCOME_FILE, REPORT_FILE, VALUES_FILE
+from seedtune.runtime.journal.snapshots import compact
+from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import history_of
+from seedtune.runtime.model import Model
+from seedtune.runtime.scoring.values_file import load_values
+from seedtune.runtime.tasks.rows import Row
+from text_bundle import SPEC, TextEngine, write_text_bundle
+
+ROWS = [
+    {"before": "my PIN", "reply": " is Zoë 4711"},
+    {"before": "the actors", "reply": " were bad so I left because the plot"},
+]
+STEPS = 80
+Scan = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Model]:
+    folder = tmp_path_factory.mktemp("bundle")
+    write_text_bundle(folder / "b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEDTUNE_CACHE", str(cache))
+        with open_model(folder / "b", task=SPEC) as opened:
+            opened._engine = TextEngine(opened.bundle)
+            yield opened
+
+
+@pytest.fixture(scope="module")
+def tuned(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a snapshot behind it, whose end was never saved."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    with tuner(model, folder) as live:
+        list(live)
+    compact(folder, Start.of(model.bundle))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(model: Model, tuned: Path) -> Path:
+    """The same with all that can be made of it."""
+    folder = shutil.copytree(tuned, tuned.with_name("saved"))
+    save(model, folder)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def tuner(model: Model, folder: Path, **settings: object):
+    given = settings or {"lr": 0.01, "steps": STEPS, "eval_every": 20}
+    return model.tuner(folder, ROWS * 3, ROWS, **given)
+
+
+def save(model: Model, folder: Path) -> None:
+    """What ``tune`` does at its end, and ``report``."""
+    rows = [Row(row, f"row {number}") for number, row in enumerate(ROWS)]
+    held_out = HeldOut(model.encode(ROWS), model.encode(ROWS), rows)
+    original = model.values
+    with tuner(model, folder) as live:
+        outcome_of(
+            live, model, held_out, 1.0,
+            on_long="error", memory_limit=None, progress=lambda done, of: None,
+        )  # fmt: skip
+    model.values = original
+    write_page(run_curves(folder), folder, folder / REPORT_FILE, {})
+
+
+def again(saved: Path, run: Path) -> Path:
+    shutil.rmtree(run, ignore_errors=True)
+    return shutil.copytree(saved, run)
+
+
+@pytest.fixture(scope="module")
+def traces(model: Model) -> dict[bytes, str]:
+    """Three words of the rows in a row, as bytes, and what they are, in every form that one of
+    our files, or numpy's, gives to words."""
+    found: dict[bytes, str] = {}
+    for row, example in zip(ROWS, model.encode(ROWS), strict=True):
+        words = (row["before"] + row["reply"]).split()
+        for three in zip(words, words[1:], words[2:], strict=False):
+            text = " ".join(three)
+            for shown in (text, json.dumps(text)[1:-1]):
+                for encoding in ("utf-8", "utf-16-le"):
+                    found[shown.encode(encoding)] = f"{text!r} as {encoding}"
+        said = np.asarray(example.tokens, np.int64).reshape(-1)
+        for place in range(len(said) - 2):
+            tokens = said[place : place + 3]
+            for numbers in (tokens, tokens + 1, -1 - tokens):  # the last two: in a memory
+                packed = numbers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3]
+                found[packed.tobytes()] = f"{numbers} in three bytes each"
+                for dtype in ("<f4", "<i8", "<i4", "<f8"):
+                    found[numbers.astype(dtype).tobytes()] = f"{numbers} as {dtype}"
+            found[tokens.astype("<u2").tobytes()] = f"{tokens} as <u2"
+            for comma in (", ", ","):
+                found[comma.join(map(str, tokens)).encode()] = f"{tokens} in JSON"
+    return found
+
+
+@pytest.fixture(scope="module")
+def words_left(traces: dict[bytes, str]) -> Scan:
+    """Where words of the rows stand in some folders, and how."""
+
+    def found_in(*folders: Path) -> list[str]:
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+        return [
+            f"{file}: {how}"
+            for file in files
+            for data in (file.read_bytes(),)
+            for what, how in traces.items()
+            if what in data
+        ]
+
+    return found_in
+
+
+def each_kill(work: Callable[[], object], prepare: Callable[[], object]) -> Iterator[int]:
+    """Kills of ``work`` before each of its calls of the file system."""
+    number = 0
+    prepare()
+    while killed_at_call(lambda: work(), number, before=True, opening=True):
+        yield number
+        number += 1
+        prepare()
+    assert number > 8
+
+
+def consistent(model: Model, run: Path) -> bool:
+    """Whether what was made of the run tells of the run that the journal holds."""
+    done = replay(run, Start.of(model.bundle))
+    if (run / OUTCOME_FILE).exists():
+        outcome = json.loads((run / OUTCOME_FILE).read_text())
+        if outcome["steps"] != done.history.steps:
+            return False
+    if (run / VALUES_FILE).exists():
+        saved = load_values(run / VALUES_FILE, model.bundle, model._start.kinds)
+        half = done.best_values.sensitive.astype(np.float16)
+        ours, theirs = saved.part, done.best_values.part
+        assert ours is not None and theirs is not None
+        if not ((saved.sensitive == half).all() and (ours.own == theirs.own).all()):
+            return False
+    return True
+
+
+def test_the_words_are_found_where_they_are(saved: Path, words_left: Scan) -> None:
+    """In each file that may hold them, and nowhere else."""
+    left = "\n".join(words_left(saved))
+    (snapshot,) = saved.glob("snapshot-*")
+    for name in ("journal.bin", snapshot.name, VALUES_FILE, OUTCOME_FILE, REPORT_FILE):
+        assert f"{name}: " in left
+    known = {"journal.lock", "metrics.jsonl", "journal.bin", snapshot.name, *run_folder.DERIVED}
+    assert {file.name for file in saved.iterdir()} <= known
+    assert "metrics" not in left and "lock" not in left
+
+
+def test_a_run_forgets_all_of_it(
+    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan
+) -> None:
+    again(saved, run)
+    model.forget(run)
+    assert words_left(run, cache) == []
+    assert (run / VALUES_FILE).exists() and not (run / OUTCOME_FILE).exists()
+    assert consistent(model, run)
+
+
+def test_what_a_killed_save_left_is_forgotten(
+    model: Model, tuned: Path, run: Path, cache: Path, words_left: Scan
+) -> None:
+    met = 0
+    for number in each_kill(lambda: save(model, run), lambda: again(tuned, run)):
+        met += bool(words_left(*run.glob(".*")))
+        model.forget(run)
+        assert words_left(run, cache) == [], number
+    assert met  # a kill in the middle leaves words in a workplace
+
+
+def test_forgetting_that_was_killed_is_taken_up_again(
+    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan
+) -> None:
+    forgot = 0
+    for number in each_kill(lambda: model.forget(run), lambda: again(saved, run)):
+        assert consistent(model, run)
+        if read_journal(run).header.train_sha256 == "":
+            # The journal says that it did: whoever opens it next sees to it.
+            forgot += 1
+            JournalWriter.open(run)[0].close()
+            assert words_left(run, cache) == [], number
+        model.forget(run)
+        assert words_left(run, cache) == [], number
+    assert forgot
+
+
+def test_a_rewind_that_was_killed_leaves_nothing_that_contradicts_the_journal(
+    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan
+) -> None:
+    steps = set()
+    for number in each_kill(lambda: rewind(run, STEPS - 10), lambda: again(saved, run)):
+        steps.add(history_of(read_journal(run)).steps)
+        assert consistent(model, run), number
+    assert steps == {STEPS - 10, STEPS}
+    rewind(run, STEPS - 10)
+    assert not any((run / name).exists() for name in run_folder.DERIVED)
+    metrics = (run / run_folder.METRICS_FILE).read_text()
+    assert f'"step":{STEPS - 10},' in metrics and f'"step":{STEPS - 9},' not in metrics
+    model.forget(run)
+    assert words_left(run, cache) == []
+
+
+def test_a_rewind_to_where_the_run_is_leaves_all_as_it_is(saved: Path, run: Path) -> None:
+    again(saved, run)
+    with_end = {file.name for file in run.iterdir()}
+    rewind(run, None)
+    assert {file.name for file in run.iterdir()} == with_end
+
+
+def test_a_branch_takes_nothing_along_that_tells_of_the_source(
+    model: Model, saved: Path, run: Path
+) -> None:
+    branch(saved, run, step=STEPS - 10)
+    assert not {file.name for file in run.iterdir()} & set(run_folder.DERIVED)
+
+
+def test_forgetting_waits_for_whoever_writes_there(model: Model, saved: Path, run: Path) -> None:
+    from seedtune.runtime.files import replacing
+
+    again(saved, run)
+    with replacing(run / REPORT_FILE) as page:
+        page.write_text("of another process")
+        with pytest.raises(JournalError, match="another process is writing here"):
+            model.forget(run)
+    model.forget(run)
+    assert not (run / REPORT_FILE).exists()
