@@ -59,7 +59,7 @@ def commands_of(block: Block) -> Iterator[Command]:
     prompt = "$ " if block.language == "console" else ""
     lines = block.text.splitlines()
     starts = [n for n, line in enumerate(lines) if line.startswith(f"{prompt}seedtune ")]
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=False):
         shown = lines[start + 1 : end]
         codes = [int(match[1]) for line in shown if (match := _EXIT.match(line))]
         arguments = shlex.split(lines[start].removeprefix(prompt), comments=True)[1:]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from compiler import needs_compiler
-from exported_bundle import export_tiny_bundle
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
 
@@ -67,10 +66,7 @@ def test_onnxruntime_alone_tunes_without_compiler_and_torch(
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_fresh_environment_tunes_without_torch(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+def test_a_fresh_environment_tunes_without_torch(tmp_path: Path, bundle: Bundle) -> None:
     python, source, install = fresh(tmp_path)
     install(str(source))
     missing = subprocess.run(

@@ -10,19 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from exported_bundle import export_tiny_bundle
+from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 
 @pytest.mark.timeout(1500)
-def test_kills_of_the_tiny_model_under_every_estimator(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_kills_of_the_tiny_model_under_every_estimator(bundle: Bundle) -> None:
     """SEEDTUNE_KILLS sets how many; ``kill_run.py`` runs more by itself."""
-    wanted = int(os.environ.get("SEEDTUNE_KILLS", "210"))
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+    wanted = int(os.environ.get("SEEDTUNE_KILLS", "100"))
     script = Path(__file__).with_name("kill_run.py")
     done = subprocess.run(
         [sys.executable, str(script), "--bundle", str(bundle.path), "--kills", str(wanted)],
@@ -39,7 +36,7 @@ def test_kills_of_the_tiny_model_under_every_estimator(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_5_kills_of_smollm2(tmp_path: Path) -> None:
+def test_kills_of_smollm2(tmp_path: Path) -> None:
     from seedtune.host_tools.data.fetch import fetch
     from seedtune.host_tools.prepare.prepare import prepare
 
@@ -62,7 +59,7 @@ def test_5_kills_of_smollm2(tmp_path: Path) -> None:
     start_values = Start.of(prepared.bundle)
     whole = replay(tmp_path / "whole", start_values)
     rng = random.Random(1)
-    for number in range(5):
+    for number in range(3):
         folder = tmp_path / f"run{number}"
         process = start(folder)
         time.sleep(lasted * (0.3 + 0.6 * rng.random()))  # past the start-up

@@ -45,7 +45,7 @@ RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
         help="Taken from what would go on as the answer did before; 0 for none.",
-        show_default="of text that was learned from some, otherwise none",
+        show_default="1 where writing was learned from texts, otherwise 0",
     ),
 ]
 _HELP = """/tuned     switch between tuned and original values

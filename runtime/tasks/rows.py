@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import DataError
 from .field_text import described, strings_in
@@ -15,6 +15,7 @@ MAX_ROWS, MAX_CHARACTERS = 1_000_000, 1 << 28
 """All rows are held in memory, encoded; a run sees ``batch_size`` of them a step."""
 MAX_BYTES = 1 << 30
 """Of a file that is not a table."""
+_PIECE = 1 << 20
 
 
 class Row(dict[str, Any]):
@@ -88,7 +89,7 @@ def _given(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
 def _read(path: Path) -> Iterator[Row]:
     ending = path.suffix.lower()
     if str(path) == "-":
-        fields = jsonl_rows(_text(sys.stdin.buffer.read(MAX_BYTES + 1), "stdin"), "stdin")
+        fields = jsonl_rows(_text(sys.stdin.buffer, "stdin"), "stdin")
     elif os.path.isdir(path):
         fields = dataset_rows(path)
     elif ending == ".parquet":
@@ -96,11 +97,11 @@ def _read(path: Path) -> Iterator[Row]:
     elif ending in FORMATS:
         try:
             with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
+                text = _text(file, str(path))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: cannot be read: {reason}") from error
-        fields = FORMATS[ending](_text(data, str(path)), str(path))
+        fields = FORMATS[ending](text, str(path))
     else:
         known = ", ".join([*FORMATS, ".parquet"])
         raise DataError(f"{path}: cannot tell the format; name it by one of {known}")
@@ -108,9 +109,14 @@ def _read(path: Path) -> Iterator[Row]:
         yield Row(found, where)
 
 
-def _text(data: bytes, what: str) -> str:
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{what}: has more than {MAX_BYTES} bytes; give a part of its rows")
+def _text(stream: IO[bytes], what: str) -> str:
+    """All of it, read in pieces: asked for as many bytes as it may have, a file takes their memory
+    before it looks how many there are."""
+    data = bytearray()
+    while piece := stream.read(_PIECE):
+        data += piece
+        if len(data) > MAX_BYTES:
+            raise DataError(f"{what}: has more than {MAX_BYTES} bytes; give a part of its rows")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

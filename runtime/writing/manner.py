@@ -26,7 +26,8 @@ class Manner:
     """The text ends before any of these."""
     repetition_penalty: float | None = None
     """Taken from the logit of a token that would go on as the text did after the same tokens, more
-    for each of them (see ``choose.without_repeats``); 0 for none. None leaves it to the writer."""
+    for each of them (see ``choose.without_repeats``); 0 for none. None is ``choose.PENALTY`` where
+    writing was learned from texts, and otherwise 0."""
 
     def __post_init__(self) -> None:
         if type(self.max_tokens) is not int or self.max_tokens < 1:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from ..engines import Text
 from ..errors import DataError
 from ..scoring.part import Part
-from .choose import choose, without_repeats
+from .choose import PENALTY, choose, without_repeats
 from .manner import Manner
 from .pieces import Pieces
 
@@ -63,7 +63,6 @@ class Writer:
         ends: Collection[int],
         bound: int | None = None,
         part: Part | None = None,
-        penalty: float = 0.0,
     ) -> None:
         """An empty text.
 
@@ -71,9 +70,8 @@ class Writer:
             ends: tokens with which the model itself ends a text.
             bound: of a prompt with its answer, if fewer tokens than the program's.
             part: of the values, which may have a share in what comes next.
-            penalty: of repetition, where a manner names none.
         """
-        self._part, self._penalty = part, penalty
+        self._part = part
         self._text, self._tokenizer, self._ends = text, tokenizer, frozenset(ends)
         self.bound = text.bound if bound is None else min(bound, text.bound)
         """Tokens of a prompt with its answer, at most."""
@@ -104,7 +102,8 @@ class Writer:
         self._read = list(prompt)
         pieces = Pieces(self._tokenizer, prompt, manner.stop)
         penalty = manner.repetition_penalty
-        penalty = self._penalty if penalty is None else penalty
+        if penalty is None:
+            penalty = PENALTY if self._part is not None and self._part.writes else 0.0
         while writing.ended is None:
             if self._part is not None:
                 logits = self._part.mixed_next(logits, [*prompt, *writing.tokens])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from block_states import block_states, mean_so_far
-from exported_bundle import export_tiny_bundle, request
+from exported_bundle import request
 from seedtune.export.export import export_model
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.profile.profile_file import save_profile
@@ -33,8 +33,8 @@ Q = "model.layers.0.self_attn.q_proj"
 V = "model.layers.0.self_attn.v_proj"
 
 
-def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
-    bundle = open_bundle(export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported").path)
+def test_bundle_holds_the_models_own_values(bundle, tiny_llama):
+    bundle = open_bundle(bundle.path)
     assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
     recipe = {field.name: bundle.manifest["quantisation"][field.name] for field in fields(Recipe)}
     assert Recipe(**recipe) == Recipe(rounding="gptq")
@@ -44,9 +44,8 @@ def test_bundle_holds_the_models_own_values(tmp_path_factory, tiny_llama):
         assert np.array_equal(bundle.values[own], weight[bundle.indices[own]].astype(np.float16))
 
 
-def test_the_program_answers_to_every_value(tmp_path_factory):
+def test_the_program_answers_to_every_value(bundle):
     """Each matrix's slice of the values reaches the matrix: moving it alone moves the scores."""
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
     engine = open_engine(bundle, name="executorch-binding")
     batch, values = request(bundle, rows=2, length=20, scored=6, choices=3, probes=2)
     values[:] = bundle.values
@@ -60,10 +59,7 @@ def test_the_program_answers_to_every_value(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("rows", "length"), [(3, 20), (20, 12)])  # bounds: 8 rows of 32
-def test_the_hidden_states_are_the_models_own_but_for_int4(
-    tmp_path_factory, tiny_llama, rows, length
-):
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+def test_the_hidden_states_are_the_models_own_but_for_int4(bundle, tiny_llama, rows, length):
     blocks, means = tapped_blocks(2)
     assert (list(bundle.hidden_blocks), list(bundle.mean_blocks)) == (blocks, means)
     states = [(below, False) for below in blocks] + [(below, True) for below in means]
@@ -84,9 +80,8 @@ def test_the_hidden_states_are_the_models_own_but_for_int4(
         assert nearest == below and apart[nearest] < min(0.2, apart[second] / 2), apart
 
 
-def test_the_frame_of_a_text_head_is_the_models_own(tmp_path_factory, tiny_llama):
+def test_the_frame_of_a_text_head_is_the_models_own(bundle, tiny_llama):
     """Words, norm, bases and generic text, against what transformers and torch make of them."""
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
     assert bundle.text_head is not None and bundle.text_head.softcap is None
     text, model = TextHead.of(bundle), tiny_llama.model
     assert text.shape == (32, 64) and len(text.frame.states) == 16 * 32
@@ -106,8 +101,7 @@ def test_the_frame_of_a_text_head_is_the_models_own(tmp_path_factory, tiny_llama
     assert np.abs(wanted - text.frame.expected).max() < 0.01 * np.abs(wanted).max()
 
 
-def test_the_program_s_adapter_does_what_numpy_makes_of_it(tmp_path_factory):
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+def test_the_program_s_adapter_does_what_numpy_makes_of_it(bundle):
     text, engine = TextHead.of(bundle), open_engine(bundle, name="executorch-binding")
     spec = {"kind": "completion", "template": "{a}", "completion_field": "b"}
     task = task_for(bundle, spec)
@@ -148,8 +142,7 @@ def test_words_that_the_program_does_not_hold_are_missed():
         find_words(buffer[:120], "program.pte", codes, scales)
 
 
-def test_a_binding_told_of_no_hidden_states_gives_none(tmp_path_factory):
-    bundle = export_tiny_bundle(tmp_path_factory.getbasetemp() / "exported")
+def test_a_binding_told_of_no_hidden_states_gives_none(bundle):
     with ExecutorchBinding(
         bundle.program_path, bundle.bounds, bundle.K, 0, bundle.adapter_shape, None
     ) as engine:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import bad, call, good
-from exported_bundle import export_tiny_bundle
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.scoring.parts import kinds_of
@@ -19,11 +18,6 @@ from tiny_model import write_tiny_llama
 SPEC = {"kind": "completion", "template": "{text}", "completion_field": "more"}
 REPLY = " the actors were bad"
 ROWS = [{"text": text, "more": REPLY} for text in ("a dull plot", "the film was", "so I left")]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from string import ascii_letters
 import numpy as np
 import pytest
 from command_line import call, good
-from exported_bundle import export_tiny_bundle
 from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
@@ -24,11 +23,6 @@ from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values
 from tiny_bundle import write_tiny_bundle
 from typer.testing import CliRunner
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +60,18 @@ def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> 
         plain = call("generate", bundle.path, "--prompt", text, "--max-tokens", 4)
         piped = CliRunner().invoke(app, asked, input=given)
         assert piped.exit_code == 0 and piped.stdout == plain.stdout
+
+
+def test_a_penalty_of_repetition_is_handed_on(bundle: Bundle) -> None:
+    asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 12)
+    texts = {}
+    for penalty in (None, 0.0, 9.0):
+        given = [] if penalty is None else ["--repetition-penalty", penalty]
+        texts[penalty] = good(*asked, *given)["text"]
+        with open_model(bundle) as model:
+            wanted = model.generate("It was", max_tokens=12, repetition_penalty=penalty)
+            assert texts[penalty] == "".join(wanted)
+    assert texts[None] == texts[0.0] != texts[9.0]
 
 
 def test_predict_answers_rows_that_bring_no_text(bundle: Bundle, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import bad, good
-from exported_bundle import export_tiny_bundle
 from seedtune.export.load_merged import (
     ANSWERS_FILE,
     HEAD_FILE,
@@ -30,11 +29,6 @@ from seedtune.runtime.scoring.values_file import export_values
 from tiny_model import CORPUS, write_tiny_llama
 
 OWN_TOKENS = {"kind": "completion", "template": "{text}", "completion_field": "more", "end": False}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
 
 
 @pytest.fixture(scope="module")

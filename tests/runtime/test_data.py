@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -363,6 +364,20 @@ def test_a_text_or_a_file_beyond_all_use_is_refused(
     with pytest.raises(DataError, match=r"d\.jsonl: has more than 99 bytes"):
         read_rows(file)
     assert len(read_rows(write(tmp_path, "e.txt", "so\n" * 33))) == 33
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what a file may have at most, which a phone has not."""
+    content = '{"text": "the film was good"}\n' * 6
+    file = write(tmp_path, "d.jsonl", content)
+    stdin = SimpleNamespace(buffer=io.BufferedReader(io.FileIO(file)))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    tracemalloc.start()
+    try:
+        assert len(read_rows(file)) == len(read_rows("-")) == 6
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ["text", "list", "struct"])

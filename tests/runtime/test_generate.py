@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported_bundle import export_tiny_bundle
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, EngineError
@@ -18,11 +17,6 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 COMPLETION = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
 CHAT = {"kind": "chat", "messages_field": "messages", "learn": "assistant"}
 MESSAGES = [{"role": "user", "content": "Was it great?"}]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
 
 
 @pytest.fixture(scope="module")

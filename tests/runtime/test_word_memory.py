@@ -1,6 +1,8 @@
 """A memory of words: what it adds, to which text, what it keeps, and how it is wiped."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.scoring.batch_loss import said_in
+from seedtune.runtime.scoring.text_part import said_in
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS, Said, WordMemory, added, to_bytes
 from seedtune.runtime.tasks import Batch
 from seedtune.runtime.writing import Manner, Writer
@@ -189,12 +191,17 @@ class _Undecided:
         return np.zeros(VOCABULARY, np.float32)
 
 
+def part_of(found: WordMemory | None) -> Any:
+    """Of the values, as a writer asks it; penalties are not of these tests."""
+    return found and SimpleNamespace(writes=False, mixed_next=found.mixed_next)
+
+
 def test_a_writer_says_what_the_user_said(tmp_path: Path) -> None:
     vocabulary = {f"w{number}": number for number in range(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
     found = memory([said([5, 6, 7, 8, 9], [3, 4])])
     for own, wanted in ((found, [5, 6, 7, 8, 9]), (None, [0] * 5)):
-        writer = Writer(_Undecided(), tokenizer, [11], memory=own)  # type: ignore[arg-type]
+        writer = Writer(_Undecided(), tokenizer, [11], part=part_of(own))  # type: ignore[arg-type]
         writing = writer.write([3, 4, 5, 6, 3, 4], Manner(max_tokens=5))
         assert list(writing) and writing.tokens == wanted
 
@@ -203,7 +210,7 @@ def test_a_writer_ends_where_the_user_did() -> None:
     tokenizer = Tokenizer(WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
     for end, tokens in ((11, [5, 6]), (10, [5, 6, 10, 0])):
         found = memory([said([5, 6, end], [3, 4])])
-        writer = Writer(_Undecided(), tokenizer, [11], memory=found)  # type: ignore[arg-type]
+        writer = Writer(_Undecided(), tokenizer, [11], part=part_of(found))  # type: ignore[arg-type]
         writing = writer.write([3, 4, 5, 6, 3, 4], Manner(max_tokens=4))
         assert list(writing) and writing.tokens == tokens
         assert writing.ended == ("end" if end == 11 else "max_tokens")

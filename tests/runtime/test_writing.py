@@ -1,6 +1,7 @@
 """Writing: choice of tokens, whole characters, stop texts, ends, and what is read again."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.engines import Text
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.writing import Manner, Writer
-from seedtune.runtime.writing.choose import choose
+from seedtune.runtime.writing.choose import GROWTH, LONGEST, choose, without_repeats
 from seedtune.runtime.writing.pieces import Pieces
 from tiny_bundle import tiny_tokenizer
 
@@ -143,6 +144,8 @@ def test_an_answer_that_was_left_cannot_be_gone_on_with() -> None:
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
         ({"stop": ("ok", "")}, r"stop\[1\] is ''"),
     ],
 )
@@ -157,3 +160,54 @@ def test_prompts_that_leave_nothing_to_write() -> None:
         writer.write([], Manner())
     with pytest.raises(DataError, match=r"has 5 tokens.* at most 3.*--context"):
         writer.write([1, 2, 3, 4, 5], Manner())
+
+
+class TestRepeats:
+    """What would go on as the text did before is less likely, the more so the longer it did."""
+
+    LOGITS = np.zeros(8, np.float32)
+
+    def taken(self, *written: int, penalty: float = 1.0) -> dict[int, float]:
+        found = without_repeats(self.LOGITS, written, penalty)
+        assert not self.LOGITS.any()
+        return {token: -float(each) for token, each in enumerate(found) if each}
+
+    def test_a_new_way_on_costs_nothing(self) -> None:
+        assert self.taken() == self.taken(1) == self.taken(1, 2, 3) == {}
+        assert self.taken(1, 2, 3, 1, penalty=0) == {}
+
+    def test_it_grows_with_what_is_repeated_up_to_a_bound(self) -> None:
+        assert self.taken(1, 2, 3, 1) == {2: 1.0}
+        assert self.taken(1, 2, 3, 1, 2) == {3: GROWTH}
+        assert self.taken(5, 2, 3, 1, 2) == {3: 1.0}
+        assert self.taken(1, 2, 3, 1, 2, penalty=0.5) == {3: 0.5 * GROWTH}
+        assert self.taken(*[4] * 200) == {4: pytest.approx(GROWTH ** (LONGEST - 1))}
+
+    def test_of_several_places_the_likest_counts(self) -> None:
+        assert self.taken(1, 2, 3, 6, 2, 3, 1, 2) == {3: GROWTH}
+        assert self.taken(1, 2, 7, 6, 2, 3, 1, 2) == {7: GROWTH, 3: 1.0}
+
+    def test_a_loop_ends_and_only_what_learned_to_write_has_it_by_default(self) -> None:
+        class Looping(Script):
+            """Says one phrase again and again, and would rather do so than end."""
+
+            def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+                self.length += len(tokens)
+                logits = np.zeros(384, np.float32)
+                logits[10 + self.length % 4], logits[END] = 6.0, 3.0
+                return logits
+
+        for part, asked, ended in (
+            (None, None, "max_tokens"),
+            (SimpleNamespace(writes=False), None, "max_tokens"),
+            (SimpleNamespace(writes=True), None, "end"),
+            (SimpleNamespace(writes=True), 0.0, "max_tokens"),
+            (None, 1.0, "end"),
+        ):
+            if part is not None:
+                part.mixed_next = lambda logits, tokens: logits
+            writer = Writer(Looping(prompt(), ""), TOKENIZER, [END], part=part)  # type: ignore[arg-type]
+            writing = writer.write(prompt(), Manner(max_tokens=40, repetition_penalty=asked))
+            list(writing)
+            assert writing.ended == ended, (part, asked)
+            assert ended == "max_tokens" or len(writing.tokens) < 12
