@@ -29,10 +29,10 @@ def draw_run(run: Path, file: Path) -> None:
         raise JournalError(f"{run}: has neither evaluations nor steps to draw yet")
     figure, upper, lower = _figure(both=bool(found.evaluated))
     if found.batches:
-        at, losses = zip(*found.batches, strict=True)
+        forwards, losses = zip(*found.batches, strict=True)
         _, smooth = zip(*found.smoothed, strict=True)
-        upper.plot(at, losses, color="0.85", linewidth=0.8, label="rows it learns from")
-        upper.plot(at, smooth, color="C0", label="the same, averaged")
+        upper.plot(forwards, losses, color="0.85", linewidth=0.8, label="rows it learns from")
+        upper.plot(forwards, smooth, color="C0", label="the same, averaged")
     if found.evaluated:
         at = [each.forwards for each in found.evaluated]
         upper.plot(at, [each.loss for each in found.evaluated], "o-C1", label="rows held out")
