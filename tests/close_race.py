@@ -17,7 +17,7 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import EngineError
 from seedtune.runtime.tasks import Batch
 
-TURNS = 12
+TURNS = 6
 
 
 def race(name: str, path: Path) -> dict[str, Any]:

@@ -7,40 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 
 from .inputs import checked_bundle
-from .options import BundlePath, Fraction, Json, MaskName
+from .options import BundlePath, Json
 from .output import Output, fields_table
-from .profile import Verbose, show_profile
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
 
 
-def inspect(
-    path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Bundle, or the profile that it is made from.")
-    ],
-    mask: MaskName = DEFAULT_MASK,
-    fraction: Fraction = DEFAULT_FRACTION,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", help="Of a profile: PNG file to draw.")
-    ] = None,
-    verbose: Verbose = False,
-    json: Json = False,
-) -> None:
-    """Check a bundle and show what it holds, or report what a mask would take from a profile."""
+def inspect(bundle: BundlePath, json: Json = False) -> None:
+    """Check a bundle and show what it holds."""
     output = Output(json)
-    if path.suffix == ".safetensors" and path.is_file():
-        from seedtune.export.profile.masks import build_mask, mask_method
-        from seedtune.export.profile.profile_file import load_profile
-
-        found = load_profile(path)
-        chosen = build_mask(found, fraction, mask_method(mask))
-        show_profile(found, chosen, picture, verbose, output)
-        return
-    opened = checked_bundle(path, output)
+    opened = checked_bundle(bundle, output)
     output.result(_described(opened), None if json else _shown(opened))
 
 

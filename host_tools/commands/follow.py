@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .output import Output
 
 if TYPE_CHECKING:
-    from seedtune.runtime.tuning.tuner import StepReport, Tuner
+    from seedtune.runtime.tuning.tuner import Tuner
 
 
 class Follower:
@@ -16,11 +16,11 @@ class Follower:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._evaluating: Callable[[int, int], None] = lambda done, total: None
+        self._show: Callable[[str, int, int, str], None] = lambda *now: None
 
     def evaluating(self, done: int, total: int) -> None:
         """So many examples of an evaluation are done."""
-        self._evaluating(done, total)
+        self._show("evaluating", done, total, "")
 
     def run(self, tuner: Tuner, *, metric: str, held_out: int) -> None:
         """Iterate all steps of ``tuner``.
@@ -30,18 +30,18 @@ class Follower:
             held_out: number of held-out examples, for the word that comes before their long first
                 evaluation.
         """
+        from seedtune.runtime.engines.system_memory import resident_bytes
+
         output, history = self._output, tuner.history
-        first = history.steps
+        first, total = history.steps, history.settings.resolved_steps
         _say_how_it_begins(tuner, output)
         if held_out and not history.evaluations:
             output.note(f"evaluating the start on {held_out} held-out examples")
         told = len(history.evaluations)
         before, busy = tuner.forwards, 0.0
         smooth: float | None = None
-        with output.tuning(history.settings.resolved_steps, first, metric) as view:
-            self._evaluating = view.evaluating
-            for item in history.evaluations:
-                view.evaluated(item.step, item.loss, item.metric)
+        with output.following(first) as self._show:
+            self._show("tuning", first, total, "")
 
             def tell() -> None:
                 nonlocal told
@@ -50,10 +50,8 @@ class Follower:
                         f"step {item.step}: held-out loss {item.loss:.4f}, "
                         f"{metric} {item.metric:.4f}"
                     )
-                    view.evaluated(item.step, item.loss, item.metric)
                 told = len(tuner.history.evaluations)
 
-            report: StepReport
             for report in tuner:
                 tell()
                 if report.skipped is not None:
@@ -62,9 +60,13 @@ class Follower:
                     smooth = report.loss if smooth is None else 0.9 * smooth + 0.1 * report.loss
                 busy += report.seconds
                 rate = (report.forwards - before) / max(busy, 1e-9)
-                view.step(report.step, report.loss if smooth is None else smooth, rate)
+                figures = f"loss {report.loss if smooth is None else smooth:.3f}"
+                figures += f"  {rate:.2f} forwards/s"
+                if (held := resident_bytes()) is not None:
+                    figures += f"  {held / 1e6:.0f} MB"
+                self._show("tuning", report.step, total, figures)
             tell()
-            self._evaluating = lambda done, total: None
+        self._show = lambda *now: None
 
 
 def _say_how_it_begins(tuner: Tuner, output: Output) -> None:

@@ -26,8 +26,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .live_view import LineView, View, live_view
-
 EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -91,22 +89,24 @@ class Output:
             yield lambda stage, done, total: report(stage, done, total, "")
 
     @contextlib.contextmanager
-    def tuning(self, total: int, done: int, metric: str) -> Iterator[View]:
-        """Shows a run of ``total`` steps whose metric has that name; ``done`` are done already."""
-        if self.live:
-            with live_view(self._screen, total, done, metric) as view:
-                yield view
-        else:
-            with self._lines(announce=False, before=done) as report:
-                yield LineView(report, total, done)
+    def following(self, done: int) -> Iterator[Callable[[str, int, int, str], None]]:
+        """A bar a stage for work that reports ``(stage, done, total, figures)`` and may go back and
+        forth between stages; ``done`` was done before."""
+        columns = MofNCompleteColumn(), TextColumn("{task.fields[figures]}")
+        with self._bars(*columns, before=done) as report:
+            yield report
 
     @contextlib.contextmanager
     def _bars(
-        self, *columns: ProgressColumn, announce: bool = False, passing: bool = False
+        self,
+        *columns: ProgressColumn,
+        announce: bool = False,
+        passing: bool = False,
+        before: int = 0,
     ) -> Iterator[Callable[[str, int, int, str], None]]:
         """Bars by name, gone at the end if ``passing``; off a terminal lines."""
         if not self.live:
-            with self._lines(announce) as report:
+            with self._lines(announce, before) as report:
                 yield report
             return
         shown = [TextColumn("{task.description}"), BarColumn(), *columns]
@@ -116,8 +116,10 @@ class Output:
 
             def move(name: str, done: int, total: int, figures: str) -> None:
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=total, completed=done)
-                bars.update(tasks[name], completed=done, total=total)
+                    tasks[name] = bars.add_task(name, completed=done, total=total, figures=figures)
+                elif done < bars.tasks[tasks[name]].completed:  # it begins anew
+                    bars.reset(tasks[name])
+                bars.update(tasks[name], completed=done, total=total, figures=figures)
 
             yield move
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import check_output
 
 from .early_checks import check_file
 from .inputs import model_source
-from .options import Fraction, Json, MaskName, Source
+from .options import Json, Source
 from .output import Output
-
-if TYPE_CHECKING:
-    from seedtune.export.profile.masks import Mask
-    from seedtune.export.profile.profile_file import Profile
-
-Verbose = Annotated[bool, typer.Option("--verbose", help="Of a profile: report every matrix.")]
 
 
 def profile(
@@ -39,13 +32,14 @@ def profile(
             help="To compute in. Weights stay as they are stored, one block at a time apart.",
         ),
     ] = "float32",
-    mask: MaskName = DEFAULT_MASK,
-    fraction: Fraction = DEFAULT_FRACTION,
-    picture: Annotated[Path | None, typer.Option(help="PNG file of the report.")] = None,
-    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Rank a model's weights by their mean squared gradient over generic text."""
+    """Rank a model's weights by their mean squared gradient over generic text.
+
+    'export' does so itself; a profile of its own is for other text, or made on a GPU.
+    """
+    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+
     output = Output(json)
     if dtype not in ("float32", "bfloat16"):
         raise SeedtuneError(f"dtype {dtype!r} is unknown; use float32 or bfloat16")
@@ -55,11 +49,9 @@ def profile(
         import torch
         from seedtune.export.model.load_model import load_causal_lm
         from seedtune.export.profile.fisher import compute_profile
-        from seedtune.export.profile.masks import build_mask, mask_method
 
         from ..data.calibration import load_calibration
 
-    mask_method(mask)  # an unknown one is refused before minutes of work
     source = model_source(model, output)
     with output.waiting("loading the model"):  # a GGUF file is dequantised at first
         loaded = load_causal_lm(source, "stored" if dtype == "float32" else torch.bfloat16)
@@ -77,34 +69,13 @@ def profile(
             file=file,
             progress=progress,
         )
-    chosen = build_mask(found, fraction, mask_method(mask, model=loaded.model))
-    show_profile(found, chosen, picture, verbose, output, {"profile": str(file)})
-
-
-def show_profile(
-    profile: Profile,
-    mask: Mask,
-    picture: Path | None,
-    verbose: bool,
-    output: Output,
-    about: dict[str, Any] | None = None,
-) -> None:
-    """Report what a mask takes from a profile; ``about`` comes first in the JSON object."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
-
-    from ..reports.profile_report import draw, report, summary, tables
-
-    found = report(profile, mask)
-    peak = peak_resident_bytes()  # before matplotlib is loaded
-    if picture is not None:
-        draw(profile, found, picture)
-        about = {**(about or {}), "picture": str(picture)}
-    data = {
-        **(about or {}),
-        "model": profile.model_name,
-        "model_sha256": profile.model_sha256,
-        "text_sha256": profile.text_sha256,
-        **summary(found),
-        "peak_rss_bytes": peak,
-    }
-    output.result(data, tables(found, verbose, peak))
+    output.result(
+        {
+            "profile": str(file),
+            "model": found.model_name,
+            "model_sha256": found.model_sha256,
+            "text_sha256": found.text_sha256,
+            "weights": found.entries,
+            "peak_rss_bytes": peak_resident_bytes(),
+        }
+    )

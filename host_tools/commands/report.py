@@ -1,4 +1,4 @@
-"""``seedtune plot`` and ``seedtune report``: a run for people, as a picture and as a page."""
+"""``seedtune report``: a run for people, as a page."""
 
 from __future__ import annotations
 
@@ -9,24 +9,6 @@ import typer
 
 from .options import Json, RunPath
 from .output import Output
-
-
-def plot(
-    run: RunPath,
-    picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG file. Default: RUN/plot.png.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Draw a run's loss and accuracy over its forward passes."""
-    from seedtune.runtime.journal.run_folder import PICTURE_FILE, check_output_of
-
-    from ..reports.plot_run import draw_run
-
-    file = picture or run / PICTURE_FILE
-    check_output_of(run, file, own=PICTURE_FILE)
-    draw_run(run, file)
-    Output(json).result({"picture": str(file)})
 
 
 def report(

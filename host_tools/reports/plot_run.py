@@ -1,47 +1,16 @@
-"""One PNG of a run, for a reader who knows none of this project's words."""
+"""One PNG of several runs, for a reader who knows none of this project's words."""
 
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import JournalError, SeedtuneError
+from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
 
 from .run_curves import Curves, measure_words, run_curves
-
-
-def draw_run(run: Path, file: Path) -> None:
-    """Draw ``run`` (a run folder) into the PNG ``file``.
-
-    Evaluations come from the journal, batch losses from the advisory ``metrics.jsonl``; without
-    the latter the picture shows evaluations alone.
-
-    Raises:
-        JournalError: no run there, damaged, or nothing recorded yet.
-        SeedtuneError: the picture cannot be written.
-    """
-    found = run_curves(run)
-    if not found.batches and not found.evaluated:
-        raise JournalError(f"{run}: has neither evaluations nor steps to draw yet")
-    figure, upper, lower = _figure(both=bool(found.evaluated))
-    if found.batches:
-        forwards, losses = zip(*found.batches, strict=True)
-        _, smooth = zip(*found.smoothed, strict=True)
-        upper.plot(forwards, losses, color="0.85", linewidth=0.8, label="rows it learns from")
-        upper.plot(forwards, smooth, color="C0", label="the same, averaged")
-    if found.evaluated:
-        at = [each.forwards for each in found.evaluated]
-        upper.plot(at, [each.loss for each in found.evaluated], "o-C1", label="rows held out")
-        lower.plot(at, [each.metric for each in found.evaluated], "o-C1")
-        _mark_best(found, lower)
-    _name_lines(upper)
-    _name_axes(found, upper, lower)
-    figure.suptitle(textwrap.fill(found.title, 75), fontsize="large")
-    _save(figure, file)
 
 
 def draw_runs(runs: Mapping[str, Path], file: Path) -> None:
@@ -51,7 +20,7 @@ def draw_runs(runs: Mapping[str, Path], file: Path) -> None:
         JournalError: a run is damaged or missing.
         SeedtuneError: the picture cannot be written.
     """
-    figure, upper, lower = _figure(both=True)
+    figure, upper, lower = _figure()
     found = None
     for name, run in runs.items():
         found = run_curves(run)
@@ -65,16 +34,13 @@ def draw_runs(runs: Mapping[str, Path], file: Path) -> None:
     _save(figure, file)
 
 
-def _figure(*, both: bool) -> tuple[Any, Any, Any]:
+def _figure() -> tuple[Any, Any, Any]:
     """Without pyplot, so that no global state and no display are touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6.8 if both else 4), layout="constrained")
+    figure = Figure(figsize=(8, 6.8), layout="constrained")
     FigureCanvasAgg(figure)
-    if not both:
-        upper = figure.subplots()
-        return figure, upper, upper
     return figure, *figure.subplots(2, 1, sharex=True)
 
 
@@ -82,27 +48,19 @@ def _name_axes(found: Curves, upper: Any, lower: Any) -> None:
     upper.set_title("How surprised the model is by the right answers (loss): lower is better",
                     fontsize="medium", loc="left", pad=24)  # fmt: skip
     upper.set_ylabel("loss")
-    if lower is not upper:
-        title, axis = measure_words(found.metric, found.higher_is_better)
-        lower.set_title(title, fontsize="medium", loc="left", pad=24)
-        lower.set_ylabel(axis)
-        if found.metric == "accuracy":
-            lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    title, axis = measure_words(found.metric, found.higher_is_better)
+    lower.set_title(title, fontsize="medium", loc="left")
+    lower.set_ylabel(axis)
+    if found.metric == "accuracy":
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     lower.set_xlabel("times that the model has read a batch of rows (forward passes)")
-    for axes in {upper, lower}:
+    for axes in (upper, lower):
         axes.grid(alpha=0.3)
 
 
 def _name_lines(axes: Any) -> None:
     """Above the lines, below the title, so that no name covers a curve."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
-
-
-def _mark_best(found: Curves, axes: Any) -> None:
-    if found.best is not None:
-        label = f"best, kept: {found.said(found.best.metric)} after step {found.best.step}"
-        axes.plot([found.best.forwards], [found.best.metric], "*C3", markersize=14, label=label)
-        _name_lines(axes)
 
 
 def _save(figure: Any, file: Path) -> None:

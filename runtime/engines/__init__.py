@@ -11,7 +11,7 @@ from typing import Literal, cast
 from ..bundle import Bundle, Program
 from ..errors import EngineError
 from .contract import Engine, EngineModule, EngineUnavailable, Scores, Text
-from .threads import choose_threads
+from .threads import check_threads, choose_threads
 
 __all__ = ["ENGINES", "Engine", "Scores", "Text", "engine_module", "engines_of", "open_engine"]
 
@@ -42,9 +42,12 @@ def open_engine(
         memory_limit: bytes that this process may hold; see ``Tuner``.
 
     Raises:
-        EngineError: no engine runs a program of the bundle here, or its program is refused.
+        EngineError: no engine runs a program of the bundle here, its program is refused, or
+            ``threads`` is no number of threads.
         BundleError: a program's file is another one since the bundle was opened.
     """
+    if threads != "auto":
+        check_threads(threads)
     reasons: list[str] = []
     for engine, module, program in engines_of(bundle, name):
         try:

@@ -109,8 +109,8 @@ class Engine(Protocol):
                 has another shape than the program takes.
         """
         raise EngineError(
-            f"{type(self).__name__} cannot write text; leave the choice of the engine open, or "
-            "export the bundle for executorch, too"
+            f"the program {self.program} only scores and cannot write text; leave the choice of "
+            "the engine open (no --engine), or export the bundle for executorch, too"
         )
 
     def close(self) -> None:

@@ -78,8 +78,6 @@ class JavaEngine(Engine):
         reason = unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        if threads is not None and threads < 1:
-            raise EngineError(f"threads is {threads}, must be at least 1")
         import java
 
         self._java: Any = java

@@ -108,8 +108,6 @@ class NativeProgram:
         """
         self._handle: int | None = None
         self._lock = threading.Lock()
-        if threads is not None and threads < 1:
-            raise EngineError(f"threads is {threads}, must be at least 1")
         self._library = _interface()
         self._path = shown or path
         if not path.is_file():

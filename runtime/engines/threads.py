@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, Program
-from ..errors import TuningError
+from ..errors import EngineError, TuningError
 from ..files import default_cache
 from ..tasks import Batch, Encoded
 from .contract import EngineModule
@@ -25,6 +25,8 @@ from .memory import PassMemory, fit_passes
 WORTH = 0.97
 """A larger count must take at most this share of a smaller one's time to be chosen."""
 _TURNS = 3
+_MANY = 64
+"""Threads that any machine can start."""
 
 
 def choose_threads(
@@ -73,6 +75,20 @@ def choose_threads(
     except OSError:
         pass  # it will be measured again
     return chosen
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a count that no engine can start: a library that cannot ends the process.
+
+    Raises:
+        EngineError: it is below 1, or far above the cores.
+    """
+    cores = usable_cores()
+    most = max(_MANY, 4 * cores)
+    if type(threads) is not int or not 1 <= threads <= most:
+        raise EngineError(
+            f"threads is {threads!r:.40}, must be 1 to {most}; this process has {cores} cores"
+        )
 
 
 def usable_cores() -> int:

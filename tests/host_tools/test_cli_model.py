@@ -10,6 +10,7 @@ from command_line import bad, call, good
 from seedtune.export import export as exporting
 from seedtune.export.lower import programs
 from seedtune.export.model import load_model as loading
+from seedtune.export.profile.profile_file import load_profile
 from seedtune.host_tools.commands import export as commands
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, WordsPlace, open_bundle
 from tiny_model import CORPUS, write_tiny_llama
@@ -41,28 +42,19 @@ def profile(tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) -
     return file
 
 
-def test_profile_and_its_report(tmp_path: Path, model: Path, text: Path) -> None:
+def test_a_profile_is_a_file_of_every_weight(tmp_path: Path, model: Path, text: Path) -> None:
     file = tmp_path / "p.safetensors"
-    found = good("profile", model, file, "--text", text, "--sequences", 4, "--length", 16,
-                 "--fraction", 0.01, "--picture", tmp_path / "p.png")  # fmt: skip
+    found = good("profile", model, file, "--text", text, "--sequences", 4, "--length", 16)
+    kept = load_profile(file)
     assert found["profile"] == str(file)
-    assert found["entries"] == round(found["weights"] * 0.01)
-    assert 0.01 < found["covered_share"] < 1
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert 10**8 < found.pop("peak_rss_bytes") < 10**11
-    again = good("inspect", file, "--fraction", 0.01)
-    again.pop("peak_rss_bytes")
-    assert {name: again[name] for name in again} == {name: found[name] for name in again}
-    spread = good("inspect", file, "--fraction", 0.01, "--mask", "random")
-    assert spread["covered_share"] < found["covered_share"]
-    assert "squared-gradient mass" in call("inspect", file).stdout
+    assert (found["weights"], found["text_sha256"]) == (kept.entries, kept.text_sha256)
+    assert kept.settings["tokens"] == 64
+    assert 10**8 < found["peak_rss_bytes"] < 10**11
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--fraction", 1.5], 2, "1.5 must lie above 0"),
-        (["--mask", "best"], 8, "unknown mask 'best'"),
         (["--dtype", "int4"], 1, "dtype 'int4'"),
         (["--sequences", 0], 2, "--sequences"),
         (["--sequences", 999], 3, "too little text"),
@@ -79,29 +71,27 @@ def test_bad_options_of_profile(
     assert not file.exists()  # a wrong option is refused before minutes of work
 
 
-def test_a_report_takes_ten_lines_unless_all_is_asked_for(profile: Path) -> None:
-    short = call("inspect", profile, "--fraction", 0.01).stdout.strip().splitlines()
-    assert len(short) <= 10
-    assert "peak memory" in short[-1]
-    every = call("inspect", profile, "--fraction", 0.01, "--verbose").stdout
-    assert "model.layers.1.mlp.down_proj" in every
-    assert "model.layers.1.mlp.down_proj" not in "".join(short)
-
-
-def test_the_largest_weights_can_be_the_mask(
-    tmp_path: Path, model: Path, text: Path, profile: Path
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--fraction", 1.5], 2, "1.5 must lie above 0"),
+        (["--mask", "best"], 8, "unknown mask 'best'"),
+        (["--to", "gguf"], 8, "gguf"),
+        (["--threads", 0], 2, "--threads"),
+    ],
+)
+def test_bad_options_of_export(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[Any],
+    code: int,
+    message: str,
 ) -> None:
-    found = good("profile", model, tmp_path / "p", "--text", text, "--sequences", 2, "--length", 8,
-                 "--fraction", 0.01, "--mask", "magnitude")  # fmt: skip
-    assert found["entries"] == round(found["weights"] * 0.01)
-    assert "use it where a model is given" in bad(8, "inspect", profile, "--mask", "magnitude")
-
-
-def test_inspect_refuses_other_files(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
-    result = call("inspect", tmp_path / "x.safetensors")
-    assert result.exit_code == 8
-    assert "cannot read the profile" in result.stderr
+    monkeypatch.setattr(loading, "load_causal_lm", never)
+    result = call("export", model, tmp_path / "b", *options, "--json")
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
 
 
 def test_estimate(model: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from command_line import good
 from numpy.typing import NDArray
 
-ROWS, STEPS = 40, 12
+ROWS = 40
 
 
 def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def test_a_tuned_head_helps_in_transformers_as_it_does_in_the_program(tmp_path: 
     rows = data.test[:ROWS]
     with open_model(bundle, task=data.spec, on_long="truncate") as model:
         before = np.array([model.evaluate([row]).loss for row in rows])
-        with model.tuner(tmp_path / "run", data.train[-16 * STEPS :], steps=STEPS) as tuner:
+        with model.tuner(tmp_path / "run", data.train[-64:], steps=4) as tuner:
             list(tuner)
         model.load(tmp_path / "run")
         ours = np.array([model.evaluate([row]).loss for row in rows]) - before
@@ -52,8 +52,8 @@ def test_a_tuned_head_helps_in_transformers_as_it_does_in_the_program(tmp_path: 
     tokenizer = AutoTokenizer.from_pretrained(merged / MODEL)
     plain = mean_losses(AutoModelForCausalLM.from_pretrained(merged / MODEL), tokenizer, rows)
     theirs = mean_losses(load_merged(merged), tokenizer, rows) - plain
-    assert ours.mean() < -0.05, "the steps must teach something"
+    assert ours.mean() < -0.05, "four steps must teach something"
     # The program rounds to int4 and int8, each processor in its own way; what the head changes is
     # of the same size all the same, row by row.
     assert 0.5 < theirs.mean() / ours.mean() < 2
-    assert np.corrcoef(ours, theirs)[0, 1] > 0.8
+    assert np.corrcoef(ours, theirs)[0, 1] > 0.7

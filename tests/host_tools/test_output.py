@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 from seedtune.export.quiet import quiet
 from seedtune.host_tools.commands import output as module
-from seedtune.host_tools.commands.live_view import live_view, sparkline
 from seedtune.host_tools.commands.output import EVERY, Output, printable
 
 
@@ -84,16 +83,17 @@ def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(
 
 
 def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) -> None:
-    with Output(False).tuning(100, 50, "accuracy") as view:
+    with Output(False).following(50) as show:
+        show("tuning", 50, 100, "")
         clock(EVERY)
-        view.step(51, 0.5, 2.0)  # the first step loads the program: it says nothing of the others
+        show("tuning", 51, 100, "loss 0.5")  # loads the program: it says nothing of the others
         for done in range(52, 60):
             clock(EVERY / 8)
-            view.step(done, 0.5, 2.0)
-    first, line = capsys.readouterr().err.splitlines()
-    assert first.startswith("tuning: 51%, after 10 s  loss 0.500  2.00 forwards/s  ")
-    assert line.startswith("tuning: 59%, 51 s left  loss 0.500  2.00 forwards/s  ")
-    assert line.endswith(" MB")
+            show("tuning", done, 100, "loss 0.4")
+    assert capsys.readouterr().err.splitlines() == [
+        "tuning: 51%, after 10 s  loss 0.5",
+        "tuning: 59%, 51 s left  loss 0.4",
+    ]
 
 
 def test_lists_are_shown_as_people_write_them(capsys: Any) -> None:
@@ -129,25 +129,17 @@ def test_a_silent_stage_still_gives_signs_of_life(monkeypatch: Any, capsys: Any)
     assert announced == "load" and signs and signs[0].startswith("load: 0% after 0 s")
 
 
-def test_a_terminal_shows_a_run_as_it_goes_on() -> None:
-    """What the README's reader sees: loss, accuracy, forwards a second, memory, time left."""
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with live_view(screen, 120, 0, "accuracy") as view:
-        view.evaluated(0, 0.7, 0.5)
-        view.evaluating(3, 10)
-        for done in range(1, 41):
-            view.step(done, 1 / done, 2.5)
-        view.evaluating(10, 10)
-        view.evaluated(40, 0.31, 0.84)
-    seen = screen.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("40/120", "left", "0.025", "0.310", "accuracy 0.84 at step 40", "2.50", " MB"):
-        assert part in seen, part
-
-
-def test_the_line_of_a_loss_falls_with_it() -> None:
-    drawn = sparkline([float(n) for n in range(100, 0, -1)])
-    assert len(drawn) == 30 and drawn[0] == "█" and drawn[-1] == "▁"
-    assert sparkline([2.0, 2.0]) == "▁▁"
+def test_a_terminal_shows_a_run_as_it_goes_on(monkeypatch: Any) -> None:
+    output, screen = Output(False), io.StringIO()
+    monkeypatch.setattr(output, "_screen", Console(file=screen, force_terminal=True, width=120))
+    with output.following(0) as show:
+        for turn in range(2):  # an evaluation comes again
+            show("evaluating", 3, 10, "")
+            show("evaluating", 10, 10, "")
+            for done in range(20 * turn, 20 * turn + 21):
+                show("tuning", done, 120, f"loss {1 / (done + 1):.3f}  2.50 forwards/s  217 MB")
+    last = screen.getvalue()[screen.getvalue().rindex("tuning") :]
+    assert "40/120" in last and "loss 0.024  2.50 forwards/s  217 MB" in last
 
 
 def test_a_large_number_of_bytes_is_said_in_megabytes(capsys: Any) -> None:

@@ -223,4 +223,37 @@ def test_closing_waits_for_what_other_threads_do(reach: Bundle, name: str) -> No
     found = json.loads(done.stdout.splitlines()[-1])
     (told,) = found["told"]
     assert told.endswith(": the program is closed")
-    assert found["scored"] >= 12 and bool(found["written"]) == name.startswith("executorch")
+    assert found["scored"] >= 6 and bool(found["written"]) == name.startswith("executorch")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000, 10**30, True, 1.5, None, "2"])
+def test_numbers_of_threads_that_no_engine_can_start(toy: Bundle, threads: Any) -> None:
+    """Libraries that are asked for too many end the process."""
+    with pytest.raises(EngineError, match=r"^threads is .*, must be 1 to \d+; this process has"):
+        open_engine(toy, threads, name="toy")
+    assert ToyEngine.live == 0
+
+
+def test_more_threads_than_can_be_started_on_the_command_line(toy: Bundle, rows: Path) -> None:
+    told = bad(6, "evaluate", toy.path, "--data", rows, "--threads", 100_000)
+    assert told.startswith("threads is 100000, must be 1 to ")
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "executorch-java"])
+def test_many_threads_are_started_and_no_more(reach: Bundle, name: str) -> None:
+    script = (
+        "import sys\n"
+        "from seedtune.runtime.bundle import open_bundle\n"
+        "from seedtune.runtime.engines import open_engine\n"
+        "from seedtune.runtime.engines.threads import usable_cores\n"
+        "bundle = open_bundle(sys.argv[2])\n"
+        "most = max(64, 4 * usable_cores())\n"
+        "open_engine(bundle, most, name=sys.argv[1]).close()\n"
+        "try: open_engine(bundle, most + 1, name=sys.argv[1])\n"
+        "except Exception as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, name, str(reach.path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.startswith("threads is ")

@@ -313,11 +313,9 @@ def test_a_damaged_program_is_refused(bundle: Bundle, tmp_path: Path, size: int)
         NativeEngine(damaged, bundle.bounds)
 
 
-def test_missing_file_wrong_threads_and_closed(bundle: Bundle, tmp_path: Path) -> None:
+def test_missing_file_and_closed(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such file"):
         NativeProgram(tmp_path / "none.pte")
-    with pytest.raises(EngineError, match="threads is 0, must be at least 1"):
-        NativeProgram(bundle.program_path, threads=0)
     program = NativeProgram(bundle.program_path)
     program.close()
     program.close()

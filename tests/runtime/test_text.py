@@ -143,7 +143,7 @@ def test_what_a_text_refuses(engine: Engine, bundle: Bundle) -> None:
 
 
 def test_an_engine_that_only_scores_says_so() -> None:
-    with pytest.raises(EngineError, match="ToyEngine cannot write text"):
+    with pytest.raises(EngineError, match="only scores and cannot write text"):
         ToyEngine.text(ToyEngine.__new__(ToyEngine), np.zeros(2, np.float32))
 
 

@@ -29,6 +29,7 @@ from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
+from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextPart, Tokens, tokens_of
 from seedtune.runtime.scoring.values import Values
@@ -281,6 +282,17 @@ class TestARun:
         engine.adapter_shape = None
         with pytest.raises(TuningError, match="hold a text head, which this task or this program"):
             evaluate(engine, task, world.held_out, tuned.values, bounds)
+
+    def test_forwards_that_it_has_a_share_in_are_not_kept(
+        self, world: World, whole: tuple[Path, str]
+    ) -> None:
+        known = KnownForwards(world.engine)
+        asked = world.engine, world.task, world.held_out
+        tuned = replay(whole[0], world.start).values
+        for values in (tuned, Values(world.start.values), tuned, tuned.without_words()):
+            found = evaluate(*asked, values, world.bundle.bounds, known=known)
+            fresh = evaluate(*asked, values, world.bundle.bounds)
+            assert (found.loss, found.forwards) == (fresh.loss, fresh.forwards)
 
     def test_the_start_ships_where_held_out_text_does_not_gain(
         self, world: World, tmp_path: Path

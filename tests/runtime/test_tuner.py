@@ -51,6 +51,17 @@ def test_one_probe_programs_take_them_one_by_one_with_the_same_result(tmp_path, 
     assert {call[1] for call in engine.calls} == {1}
 
 
+def test_all_seeds_of_a_step_take_one_pass_as_far_as_the_program_has_room(tmp_path):
+    ends = []
+    for probes, passes in ((8, [8]), (6, [6, 2]), (2, [2, 2, 2, 2])):
+        engine = FakeEngine(K)
+        start = replace(START, bounds=replace(BOUNDS, probes=probes))
+        asked = {"settings": suited("two-point", seeds=4, steps=3), "eval_examples": None}
+        ends.append(run(tmp_path / str(probes), engine=engine, start=start, **asked))
+        assert [call[1] for call in engine.calls] == 3 * passes
+    assert len(set(ends)) == 1
+
+
 @pytest.mark.parametrize(
     "estimator", [name for name in ESTIMATORS if name not in ("readout", "text-head")]
 )
