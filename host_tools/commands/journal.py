@@ -284,7 +284,7 @@ def that_matter(history: History) -> dict[str, Any]:
 
 
 def _described(journal: Journal) -> dict[str, Any]:
-    from seedtune.runtime.journal.replay import history_of
+    from seedtune.runtime.journal.state import history_of
 
     history, header = history_of(journal), journal.header
     return {
