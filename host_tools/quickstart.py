@@ -16,6 +16,7 @@ from seedtune.runtime.engines.system_memory import peak_resident_bytes
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.known_forwards import KnownForwards
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
@@ -102,7 +103,7 @@ def run_quickstart(
             found[run] = tuned, forwards
         judged, known = {}, KnownForwards(engine) if engine.hidden_width else None
         values = {
-            "before": bundle.values,
+            "before": Values(Start.of(bundle).values),
             **{run: tuned.values for run, (tuned, _) in found.items()},
         }
         for run, of_run in values.items():
