@@ -10,7 +10,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 from seedtune.runtime.errors import SeedtuneError, SeedtuneWarning
 
@@ -71,9 +71,16 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", SeedtuneWarning)
         usual = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if not issubclass(category, SeedtuneWarning):
-                usual(message, category, *rest)
+                usual(message, category, filename, lineno, file, line)
             elif str(message) not in told:
                 told.add(str(message))
                 print(f"warning: {message}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 def versions(*libraries: str) -> dict[str, str | None]:
     """Of the distributions of these names, None where one is not installed."""
-    installed = {}
+    installed: dict[str, str | None] = {}
     for library in libraries:
         try:
             installed[library] = importlib.metadata.version(library)

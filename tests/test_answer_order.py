@@ -27,6 +27,7 @@ from seedtune.runtime.journal import format as journal_format
 from seedtune.runtime.journal.operations import branch, receive, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.tasks import Batch, classification
 from tiny_bundle import tiny_tokenizer, write_tiny_bundle
 from value_engine import HiddenEngine
@@ -75,12 +76,16 @@ def rows_of(order: Sequence[str], count: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A bundle without a task, and an engine for it."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(engines, "open_engine", lambda *_, **__: WordEngine(), raising=False)
-    yield write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle", bounds=MANY, task=None)
-    patch.undo()
+def written(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle without a task."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle", bounds=MANY, task=None)
+
+
+@pytest.fixture
+def tiny(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The bundle, with an engine for it."""
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: WordEngine(), raising=False)
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -252,12 +257,13 @@ def sorted_header(header: journal_format.Header) -> journal_format.Header:
 def test_tune_notices_that_what_it_wrote_answers_otherwise(
     tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers in the order of the specification, and a header with sorted keys: the defect that
-    there once was."""
+    """Answers in the order of the specification, a header with sorted keys, and rows that are not
+    found by name: the defect that there once was."""
     order = ["Zeta", "9", "10"]
     (tmp_path / "good").mkdir()
     tune(tiny.path, tmp_path / "good", order, "--steps", 4)
     monkeypatch.setattr(classification, "sorted", list, raising=False)
+    monkeypatch.setattr(AnswerHead, "for_task", lambda head, task, engine: head)
     plain = journal_format.Header.encode
     monkeypatch.setattr(
         journal_format.Header, "encode", lambda header: plain(sorted_header(header))

@@ -139,8 +139,10 @@ def _lines(node: ast.ClassDef, outer: str, interfaces: set[str], nested: bool) -
 
 def _field(node: ast.AnnAssign) -> str:
     kind = node.annotation
-    static = isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "typing.ClassVar"
-    shown = _type(kind.slice if static else kind)  # type: ignore[union-attr]
+    static = False
+    if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "typing.ClassVar":
+        static, kind = True, kind.slice
+    shown = _type(kind)
     name = ast.unparse(node.target)
     zero = {"String": '""', "boolean": "false"}.get(
         shown, "0" if shown in ("int", "float") else "null"

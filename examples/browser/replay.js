@@ -106,7 +106,7 @@ function bestEvaluation(header, records) {
   for (const each of found) {
     if (!Number.isFinite(each.loss) || !Number.isFinite(each.metric)) continue;
     least = Math.min(least, cost(each));
-    const share = (rows * Math.abs(least) + 1) / (rows + 2);
+    const share = (rows * Math.min(1, Math.abs(least)) + 1) / (rows + 2);
     const limit = least + (rows ? Math.sqrt((share * (1 - share)) / rows) : 0);
     const within = by !== "metric" || cost(each) <= limit;
     const beyond = by === "metric" && best !== null && cost(best) > limit;

@@ -117,7 +117,7 @@ def _figures(name: str, asked: Measured) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     source = _real(name) if asked.shape is None else _random(name, asked.shape, folder)
     shape = read_shape(source)
-    options = {"fraction": FRACTION}
+    options: dict[str, Any] = {"fraction": FRACTION}
     profile, bundle = folder / "profile.safetensors", folder / "bundle"
     found: dict[str, Any] = {"parameters": shape.parameters, "rounding": asked.rounding}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.executorch_native import NativeEngine
 
 from ..data.calibration import load_calibration
 from ..data.fetch import fetch
@@ -50,6 +51,7 @@ def bench_generate(
     base = base or prepare(str(fetch(MODEL)))
     if threads is None:
         with open_engine(base.bundle) as engine:
+            assert isinstance(engine, NativeEngine)
             threads = engine.threads
     programs: dict[str, Path | str] = {OWN: "", DENSE: dense_program(base)}
     prompt = _prompt(base.bundle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from seedtune.runtime.errors import SeedtuneError
 
 if TYPE_CHECKING:
+    from seedtune.export.model.load_model import LoadedModel
     from seedtune.runtime.bundle import Bounds
-    from tokenizers import Tokenizer
 
 
 def check_file(file: Path) -> None:
@@ -38,28 +37,22 @@ def check_target(folder: Path) -> None:
     check_bundle_folder(folder)
 
 
-def check_spec(spec: Mapping[str, Any], bounds: Bounds) -> None:
-    """See that ``spec`` is a task specification, before there is a tokenizer to encode with.
-
-    Raises:
-        DataError: as ``task_from_spec``.
-    """
-    from seedtune.runtime.tasks import task_from_spec
-    from tokenizers import Tokenizer, models
-
-    task_from_spec(spec, Tokenizer(models.BPE()), bounds, 0)
-
-
-def check_task(spec: Mapping[str, Any], tokenizer: Tokenizer, bounds: Bounds, pad_id: int) -> None:
-    """See that a bundle can have the task ``spec``.
+def check_task(spec: Mapping[str, Any], model: LoadedModel, bounds: Bounds) -> None:
+    """See that the bundle of ``model`` can have the task ``spec``.
 
     Raises:
         DataError: the specification is wrong, or its prompt leaves no room for any text.
     """
     from seedtune.runtime.tasks import task_from_spec
+    from tokenizers import Tokenizer
 
-    task = task_from_spec(spec, tokenizer, bounds, pad_id, on_long="truncate")
-    task.encode(task.made_up_row(["a"], random.Random(0)), "the shortest text")
+    tokenizer = Tokenizer.from_str(model.tokenizer_json.decode())
+    tokenizer.no_truncation()  # as the bundle's will be
+    tokenizer.no_padding()
+    task = task_from_spec(
+        spec, tokenizer, bounds, 0, on_long="truncate", chat=model.chat, ends=model.end_ids
+    )
+    task.encode(task.shortest_row(), "the shortest text")
 
 
 def _check_parent(path: Path) -> None:

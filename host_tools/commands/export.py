@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 
-from .early_checks import check_file, check_spec, check_target, check_task
+from .early_checks import check_file, check_target, check_task
 from .inputs import ChosenTask, model_source
 from .options import Fraction, Json, MaskName, Source
 from .output import Output
@@ -111,8 +111,6 @@ def export(
         DEFAULT_BOUNDS, **{name: size for name, size in given.items() if size is not None}
     )
     spec = None if task is None else ChosenTask.of(task, None).spec
-    if spec is not None:
-        check_spec(spec, bounds)
     (check_file if bundle.suffix == ".seedtune" else check_target)(bundle)
     with output.waiting("loading the libraries"):
         import torch
@@ -122,7 +120,6 @@ def export(
         from seedtune.export.profile.masks import mask_method
         from seedtune.export.profile.profile_file import profile_settings
         from seedtune.export.recipe import Recipe
-        from tokenizers import Tokenizer
 
         from ..data.calibration import load_calibration
 
@@ -135,11 +132,7 @@ def export(
     with output.waiting("loading the model"):  # a GGUF file is dequantised at first
         loaded = load_causal_lm(source, "stored")
     if spec is not None:
-        tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
-        tokenizer.no_truncation()  # as the bundle's will be
-        tokenizer.no_padding()
-        pad_id = loaded.tokenizer.pad_token_id or 0
-        check_task(spec, tokenizer, bounds, pad_id)
+        check_task(spec, loaded, bounds)
     read = {name: amount[name] for name in ("sequences", "length")}
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:

@@ -93,8 +93,8 @@ def rewind(
 ) -> None:
     """Cut a run back to its first STEP steps; what came later is gone (branch keeps it).
 
-    So are the run's values file, outcome, report and picture, which told of it: tune, report and
-    plot make them again.
+    So are the run's values file, outcome and report, which told of it: tune and report make them
+    again.
     """
     from seedtune.runtime.journal import operations
 
@@ -168,8 +168,8 @@ def forget(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
     """Take the words of its texts out of a run (of text-head) for good; what it learned stays.
 
     Replaces all steps by a snapshot of the last, and the run's values file by one without words.
-    Evaluations go, which were made with the words, and so do the run's outcome, report and picture
-    and the hashes of its rows. The run keeps no words from then on, unless tune is told --remember.
+    Evaluations go, which were made with the words, and so do the run's outcome and report and the
+    hashes of its rows. The run keeps no words from then on, unless tune is told --remember.
     Branches and what was exported elsewhere are left as they are.
     """
     from seedtune.runtime.model import open_model
@@ -284,7 +284,7 @@ def that_matter(history: History) -> dict[str, Any]:
 
 
 def _described(journal: Journal) -> dict[str, Any]:
-    from seedtune.runtime.journal.replay import history_of
+    from seedtune.runtime.journal.state import history_of
 
     history, header = history_of(journal), journal.header
     return {

@@ -74,7 +74,7 @@ def outcome_of(
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
     asked = history.settings.to_dict()
-    result = {
+    result: dict[str, Any] = {
         "run": str(tuner.folder),
         "steps": history.steps,
         "skipped": history.skipped,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,8 @@ def quickstart(
     from ..quickstart import MODEL, run_quickstart
 
     output = Output(json)
-    given = {name: value for name, value in {"task": task, "steps": steps}.items() if value}
+    asked: dict[str, Any] = {"task": task, "steps": steps}
+    given = {name: value for name, value in asked.items() if value}
     found = run_quickstart(folder=folder, seed=seed, threads=threads, output=output, **given)
     output.result(found)
     bundle, run = found["bundle"], found["run"]

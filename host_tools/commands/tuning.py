@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from seedtune.runtime.errors import DataError
@@ -155,7 +155,7 @@ def tune(
                 model,
                 held_out,
                 time.monotonic() - began,
-                on_long=on_long,
+                on_long=cast(Any, on_long),  # one of its names: the model was opened with it
                 memory_limit=memory_bytes(memory_limit),
                 progress=progress,
             )

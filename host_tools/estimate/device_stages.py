@@ -25,6 +25,7 @@ from seedtune.runtime.estimators import (
 from seedtune.runtime.scoring import answer_head, text_part
 from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.known_forwards import MOST_BYTES
+from seedtune.runtime.scoring.part import PartKind
 from seedtune.runtime.scoring.parts import restored
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextHeads
@@ -201,7 +202,7 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
     text = text_shape(shape.hidden)
-    kinds = {
+    kinds: dict[str, PartKind] = {
         answer_head.KIND: AnswerHeads(),
         text_part.KIND: TextHeads(TextHead(text, shape.vocabulary, _not_there, _not_there)),
     }

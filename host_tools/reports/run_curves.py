@@ -71,8 +71,8 @@ class Curves:
         if not self.outcome.get("judged_rows"):
             return None
         both = [(self.outcome.get(when) or {}).get(self.metric) for when in ("before", "after")]
-        # null: it was not finite
-        return None if None in both else (self.said(both[0]), self.said(both[1]))
+        said = [self.said(metric) for metric in both if metric is not None]
+        return (said[0], said[1]) if len(said) == 2 else None  # null: it was not finite
 
     def said(self, metric: float) -> str:
         """A metric as people say it."""

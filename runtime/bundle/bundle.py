@@ -68,7 +68,7 @@ class Bundle:
 
     path: Path
     manifest: Mapping[str, Any]
-    """As it stands, of whatever version; what programs are scored by has fields here."""
+    """As it stands; what programs are scored by has fields here."""
     programs: tuple[Program, ...]
     bounds: Bounds
     hidden_blocks: tuple[int, ...]
@@ -204,7 +204,7 @@ def open_bundle(
 
     Raises:
         BundleError: another bundle than ``sha256`` names, a part is missing, truncated or altered,
-            the version is newer than this reader's, or two parts disagree. The message names the
+            the version is another than this reader's, or two parts disagree. The message names the
             part.
     """
     try:

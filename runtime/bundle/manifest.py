@@ -13,8 +13,7 @@ from ..schema import SHA256, ListOf, Maybe, Real, Text, Whole, check, parse_json
 
 FORMAT = "seedtune-bundle"
 VERSION = 3
-"""That is written. Version 1 knew one program, whose bounds and hidden states stood with it; up to
-version 2 programs took no adapter."""
+"""That is written and read: one version, others are refused by name."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -35,8 +34,8 @@ _PROGRAM_FILE = re.compile(r"[a-z][a-z0-9_-]{0,63}\.(pte|onnx|safetensors|json)"
 
 _Number = (int, float)
 _PART_SCHEMA = {"sha256": SHA256, "bytes": Whole()}
-# See ``schema``. A field that is not listed is allowed: readers of one version ignore what a later
-# writer of the same version adds.
+# See ``schema``. A field that is not listed is allowed: readers ignore what a later writer of the
+# same version adds.
 _BOUNDS_SCHEMA = dict.fromkeys(("probes", "rows", "length", "positions", "candidates"), int)
 _SCHEMA: dict[str, Any] = {
     "model": {
@@ -57,19 +56,15 @@ _SCHEMA: dict[str, Any] = {
     "layers": list,
     "tokenizer": {"sha256": str, "pad_id": int, "vocab_size": int},
     "task": (dict, type(None)),
+    "programs": list,
+    "bounds": _BOUNDS_SCHEMA,
+    "hidden_blocks": list,
+    "mean_blocks": list,
+    "adapter": (dict, type(None)),
+    "text_head": Maybe(dict),
     "parts": dict.fromkeys((VALUES, TOKENIZER), _PART_SCHEMA),
     "sha256": str,
 }
-_OF_VERSION: dict[int, dict[str, Any]] = {
-    1: {
-        "program": {
-            "method": Text("[a-z_]{1,40}", "the name of a method"),
-            "bounds": _BOUNDS_SCHEMA,
-        }
-    },
-    2: {"programs": list, "bounds": _BOUNDS_SCHEMA, "hidden_blocks": list, "mean_blocks": list},
-}
-_OF_VERSION[3] = _OF_VERSION[2] | {"adapter": (dict, type(None)), "text_head": Maybe(dict)}
 _ADAPTER_SCHEMA = {"width": Whole(1, 2**31 - 1), "blocks": ListOf(Whole(1, 2**31 - 1))}
 _TEXT_HEAD_SCHEMA: dict[str, Any] = {
     "outputs": Whole(1, 2**16),
@@ -283,7 +278,7 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
     """Parse and check ``manifest.json``; ``folder`` only names the culprit in errors.
 
     Raises:
-        BundleError: not JSON, another format, a newer version, altered, or fields that are
+        BundleError: not JSON, another format or version, altered, or fields that are
             missing, of the wrong type, or contradict each other.
     """
     file = folder / MANIFEST
@@ -294,14 +289,12 @@ def parse_manifest(data: bytes, folder: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BundleError(f"{file}: not a seedtune bundle (format must be {FORMAT!r})")
     version = content.get("version")
-    if type(version) is not int or version < 1:
-        raise BundleError(f"{file}: version is {version!r:.40}, must be a positive integer")
-    if version > VERSION:
+    if type(version) is not int or version != VERSION:
         raise BundleError(
-            f"{file}: bundle version {version} is newer than this seedtune reads ({VERSION}); "
-            "update seedtune"
+            f"{file}: has version {version!r:.40} of the format, this seedtune reads {VERSION}; "
+            "use the seedtune that wrote it, or export the model again"
         )
-    _check_types(content, _SCHEMA | _OF_VERSION[version], "", file)
+    _check_types(content, _SCHEMA, "", file)
     digest = manifest_digest(content)
     if content["sha256"] != digest:
         raise BundleError(f"{file}: altered (its SHA-256 differs); copy the bundle again")
@@ -334,22 +327,16 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
     def refuse(message: str) -> NoReturn:
         raise BundleError(f"{file}: {message}")
 
-    scoring = content["program"] if content["version"] == 1 else content
     try:
-        bounds = Bounds(**{f.name: scoring["bounds"][f.name] for f in fields(Bounds)})
+        bounds = Bounds(**{f.name: content["bounds"][f.name] for f in fields(Bounds)})
     except BundleError as error:
         refuse(str(error))
     vocabulary = content["model"]["vocab_size"]
     if bounds.candidates > vocabulary:
         refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
-    if content["version"] == 1:
-        if scoring["method"] != METHOD:
-            refuse(f"program.method is {scoring['method']!r}, must be {METHOD!r}")
-        programs: tuple[Program, ...] = (_PROGRAM_OF_VERSION_1,)
-    else:
-        programs = _check_programs(content["programs"], file)
+    programs = _check_programs(content["programs"], file)
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
-    text = content.get("text_head") if content["version"] >= 3 else None
+    text = content.get("text_head")
     if text is not None:
         named |= {TEXT}
     if set(content["parts"]) - {CHAT} != named:
@@ -359,19 +346,18 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         refuse("tokenizer.sha256 differs from the tokenizer part's")
     if not 0 <= content["tokenizer"]["pad_id"] < vocabulary:
         refuse(f"tokenizer.pad_id {content['tokenizer']['pad_id']} lies outside the vocabulary")
-    ends = content["tokenizer"].get("end_ids", [])  # older bundles have none
+    ends = content["tokenizer"].get("end_ids", [])
     if not isinstance(ends, list) or not all(type(n) is int and 0 <= n < vocabulary for n in ends):
         refuse(f"tokenizer.end_ids is {ends!r:.100}, must be a list of tokens")
     hidden = {}
     for name in ("hidden_blocks", "mean_blocks"):
-        blocks = scoring.get(name, [])  # older programs return none
-        if not isinstance(blocks, list) or not all(
+        blocks = content[name]
+        if not all(
             type(below) is int and 1 <= below <= content["model"]["layers"] for below in blocks
         ):
             refuse(f"{name} is {blocks!r:.100}, must be a list of numbers of blocks")
         hidden[name] = tuple(blocks)
-    adapter = content["adapter"] if content["version"] >= 3 else None
-    adapter = _check_adapter(adapter, hidden["hidden_blocks"], file)
+    adapter = _check_adapter(content["adapter"], hidden["hidden_blocks"], file)
     layers = _check_layers(content["layers"], file)
     entries = sum(layer.count for layer in layers)
     if content["mask"]["entries"] != entries:
@@ -398,9 +384,6 @@ def _check_meaning(content: dict[str, Any], digest: str, file: Path) -> Manifest
         vocabulary=vocabulary,
         tokenizer_vocabulary=content["tokenizer"]["vocab_size"],
     )
-
-
-_PROGRAM_OF_VERSION_1 = Program("executorch", ("program.pte",), "int8 per token", {METHOD: {}})
 
 
 def _check_programs(items: list[Any], file: Path) -> tuple[Program, ...]:

@@ -206,7 +206,7 @@ class Header:
     parent: dict[str, Any] | None = None
     """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
     shape: dict[str, int] | None = None
-    """What the estimator fixed when the run began (see ``estimators.Facts``); None: nothing."""
+    """What the estimator fixed when the run began (see ``EstimatorSpec``); None: nothing."""
     part: dict[str, Any] | None = None
     """Description of what it moves beside the sensitive values (see ``scoring.part``); None: those
     alone."""

@@ -171,7 +171,7 @@ class History:
         if self._rows is None:
             return 0.0
         # Laplace's estimate: all of some rows right is no proof that all others are.
-        share = (self._rows * abs(self._least) + 1) / (self._rows + 2)
+        share = (self._rows * min(1.0, abs(self._least)) + 1) / (self._rows + 2)
         return math.sqrt(share * (1 - share) / self._rows)
 
     def _take_all(self) -> None:

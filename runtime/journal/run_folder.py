@@ -7,7 +7,7 @@ file                 holds                                                      
 ``snapshot-*``       values that a compacted or forgetful journal begins with        if kept
 ``journal.lock``     the writer's process                                            no
 ``metrics.jsonl``    losses and times of steps (see ``metrics``)                     no
-``DERIVED``          values, figures, pages and pictures made of the journal         yes
+``DERIVED``          values, figures and pages made of the journal                   yes
 ===================  ==============================================================  =============
 
 Beside them lie workplaces of processes that write one of these (see ``files.workplace``), and what
@@ -31,8 +31,7 @@ VALUES_FILE = "values.safetensors"
 """Where ``seedtune tune`` puts what ships."""
 OUTCOME_FILE = "outcome.json"
 REPORT_FILE = "report.html"
-PICTURE_FILE = "plot.png"
-DERIVED = (VALUES_FILE, OUTCOME_FILE, REPORT_FILE, PICTURE_FILE)
+DERIVED = (VALUES_FILE, OUTCOME_FILE, REPORT_FILE)
 _SNAPSHOTS = "snapshot-*"
 
 

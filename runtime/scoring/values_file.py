@@ -73,7 +73,7 @@ def export_values(path: Path | str, values: Values, bundle: Bundle, *, step: int
     if part is not None:
         tensors["own"] = part.own
     metadata["content_sha256"] = _content_sha256(tensors, metadata)
-    data = save_safetensors(tensors, metadata)
+    data = _ordered(save_safetensors(tensors, metadata))
     try:
         replace_file(Path(path), data, private=part is not None)
     except OSError as error:
@@ -141,6 +141,15 @@ def _parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if metadata["content_sha256"] != _content_sha256(tensors, metadata):
         raise ValueError("its SHA-256 differs; export the values again")
     return tensors, metadata
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its header's fields by name, which the library leaves to chance: equal
+    values are equal bytes."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode() + b" " * (-len(header.encode()) % 8)
+    return len(padded).to_bytes(8, "little") + padded + data[8 + length :]
 
 
 def _content_sha256(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:

@@ -21,13 +21,18 @@ from .chat import Chat
 from .chat_template import ChatTemplate
 from .classification import Classification
 from .completion import Completion
-from .encode import Rows, encode_questions, encode_rows, need_labels
 from .field_text import described
 from .multiple_choice import MultipleChoice
-from .rows import read_rows
+from .rows import (
+    Rows,
+    encode_questions,
+    encode_rows,
+    need_labels,
+    read_rows,
+    warn_of_examples,
+)
 from .task import Batch, Encoded, Objective, Observation, OnLong, Prediction, Setting, Task
 from .tokenising import watched
-from .traps import warn_of_examples
 
 __all__ = [
     "Batch",

@@ -1,13 +1,13 @@
 """Chat: one sender's turns of a conversation, as the model's own chat template writes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..errors import DataError
 from . import spec_fields
-from .chat_template import Conversation, Message, checked_messages
+from .chat_template import ROLES, Conversation, Message, checked_messages
+from .completion import TokenLoss
 from .task import Encoded, Setting
-from .token_loss import TokenLoss
 
 
 class Chat(TokenLoss):
@@ -70,8 +70,8 @@ class Chat(TokenLoss):
             return None
         return self._chat.answering(messages, where)
 
-    def made_up_row(self, texts: Sequence[str], chosen: Any) -> dict[str, Any]:
-        said = [{"role": role, "content": chosen.choice(texts)} for role in ("user", "assistant")]
+    def shortest_row(self) -> dict[str, Any]:
+        said: list[dict[str, Any]] = [{"role": role, "content": "a"} for role in ROLES[1:]]
         said[1]["name"] = self._learn
         return {self._field: said}
 

@@ -114,7 +114,7 @@ class ChatTemplate:
         }
 
 
-class Tokens(NamedTuple):
+class TokenisedText(NamedTuple):
     """Of a rendered conversation."""
 
     ids: list[int]
@@ -145,13 +145,13 @@ class Conversation:
         """What ``render`` gave, as it is read: control tokens by their names."""
         return replaced(text, self._form.named)
 
-    def tokenise(self, text: str, where: str) -> Tokens:
+    def tokenise(self, text: str, where: str) -> TokenisedText:
         """What ``render`` gave, in tokens.
 
         Raises:
             DataError: the tokenizer makes a control token of what is mere text to it.
         """
-        form, tokens = self._form, Tokens([], [])
+        form, tokens = self._form, TokenisedText([], [])
         encoding = tokenise(form.tokenizer, text, special=False)
         for token, offsets in zip(encoding.ids, encoding.offsets, strict=True):
             if token in form.forbidden:

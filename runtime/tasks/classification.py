@@ -3,8 +3,7 @@
 Prompts and label words as in MeZO (Malladi et al. 2023, arXiv 2305.17333, appendix E.2).
 """
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +36,7 @@ class Classification(Choosing):
     fields: ClassVar = {
         "template": spec_fields.template,
         "label_field": spec_fields.name,
-        "verbalisers": spec_fields.words,
+        "verbalisers": spec_fields.verbalisers,
     }
     optional: ClassVar = {"demonstrations": spec_fields.rows}
 
@@ -88,9 +87,8 @@ class Classification(Choosing):
     ) -> Observation:
         return Observation(logp.astype(np.float64), inputs[:, None], batch.gold)
 
-    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
-        row = super().made_up_row(texts, chosen)
-        return row | {self._label_field: chosen.choice(self.labels)}
+    def shortest_row(self) -> dict[str, Any]:
+        return super().shortest_row() | {self._label_field: self.labels[0]}
 
     def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         return logp.astype(np.float64)

@@ -1,17 +1,50 @@
-"""Completion: plain language modelling of a text that follows a prompt."""
+"""Tasks whose answer is text: their loss, and language modelling of a text behind a prompt."""
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from . import spec_fields
-from .continuation import Continuation, continuation
 from .field_text import field_text
-from .task import Encoded, Setting
-from .template import shorten
-from .token_loss import TokenLoss
-from .tokenising import tokenise
+from .task import Batch, Encoded, Prediction, Setting, Task
+from .tokenising import Continuation, continuation, shorten, tokenise
+
+
+class TokenLoss(Task):
+    """Every scored position has the one token that stands behind it as its candidate."""
+
+    metric_name: ClassVar[str] = "perplexity"
+    higher_is_better: ClassVar[bool] = False
+    writes = True
+
+    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        sums = np.stack([self._totals(probe, batch) for probe in logp])
+        return np.asarray(sums[:, :, 0] / sums[:, :, 1])
+
+    def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        return self._totals(logp, batch)
+
+    @staticmethod
+    def aggregate(totals: NDArray[np.float64]) -> float:
+        """Perplexity over all tokens; infinite where it exceeds float64."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(totals[0] / totals[1]))
+
+    def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
+        return [
+            Prediction(None, {"nll": float(nll / tokens), "tokens": float(tokens)})
+            for nll, tokens in self._totals(logp, batch)
+        ]
+
+    @staticmethod
+    def _totals(logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        """Summed negative log-likelihood and number of tokens, float64 ``[examples, 2]``."""
+        nll = np.bincount(batch.row_of, weights=-logp[:, 0], minlength=batch.examples)
+        count = np.bincount(batch.row_of, minlength=batch.examples)
+        return np.stack([nll, count], axis=1).astype(np.float64)
 
 
 class Completion(TokenLoss):
@@ -62,9 +95,8 @@ class Completion(TokenLoss):
         text = self.template.render(self.template.fields_of(row, where))
         return list(tokenise(self._tokenizer, text).ids)
 
-    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
-        row = super().made_up_row(texts, chosen)
-        return row | {self._completion_field: " " + chosen.choice(texts)}
+    def shortest_row(self) -> dict[str, Any]:
+        return super().shortest_row() | {self._completion_field: " a"}
 
     def _within_half(self, text: str) -> str:
         """``text`` cut to half of the length bound, all of it if the template has no field."""

@@ -3,8 +3,7 @@
 The score of a choice is the mean log-probability of its tokens, as MeZO scores COPA.
 """
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from . import spec_fields
 from .choosing import Choosing
-from .continuation import Continuation, continuation
 from .field_text import field_text
 from .task import Batch, Encoded, Observation, Setting
+from .tokenising import Continuation, continuation
 
 
 class MultipleChoice(Choosing):
@@ -67,10 +66,9 @@ class MultipleChoice(Choosing):
         features = means.reshape(batch.examples, self.answers, width)
         return Observation(self._scores(logp[None], batch)[0], features, batch.gold)
 
-    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
-        row = super().made_up_row(texts, chosen)
-        row |= {name: " " + chosen.choice(texts) for name in self._choice_fields}
-        return row | {self._label_field: chosen.randrange(self.answers)}
+    def shortest_row(self) -> dict[str, Any]:
+        choices = dict.fromkeys(self._choice_fields, " a")
+        return super().shortest_row() | choices | {self._label_field: "0"}
 
     def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         """Mean log-probability of each choice."""

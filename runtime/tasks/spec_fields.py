@@ -1,17 +1,51 @@
-"""What the fields of a task specification may hold, checked without a tokenizer.
+"""What the fields of a task specification may hold, checked without a tokenizer; its template.
 
 A kind lists its fields with one of these checks each. A check takes the field's name and value and
 raises a one-line ``DataError`` that names the field.
 """
 
+import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import DataError
-from .field_text import check_text, described
-from .template import Template
+from .field_text import check_text, described, field_text
 
 Check = Callable[[str, Any], None]
+
+
+class Template:
+    """Text with ``{field}`` places; ``{{`` and ``}}`` stand for braces.
+
+    Raises:
+        DataError: the text is not such a template.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.source = text
+        names: list[str] = []
+        try:
+            for _, name, format_spec, conversion in string.Formatter().parse(text):
+                if name is None:
+                    continue
+                if not name.isidentifier() or format_spec or conversion:
+                    raise ValueError(f"{name[:40]!r} in braces is not a plain field name")
+                names.append(name)
+        except ValueError as error:
+            raise DataError(f"task: template {text[:60]!r}: {error}") from error
+        self.names: tuple[str, ...] = tuple(dict.fromkeys(names))
+
+    def fields_of(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
+        """The text of each field that the template names.
+
+        Raises:
+            DataError: ``row`` lacks one of them.
+        """
+        return {name: field_text(row, name, where) for name in self.names}
+
+    def render(self, fields: Mapping[str, str]) -> str:
+        """The text with every field in its place."""
+        return self.source.format_map(fields)
 
 
 def name(field: str, value: Any) -> None:
@@ -48,7 +82,7 @@ def names(field: str, value: Any) -> None:
             raise DataError(f"task: {field} names {item[:40]!r} twice")
 
 
-def words(field: str, value: Any) -> None:
+def verbalisers(field: str, value: Any) -> None:
     """At least two labels with the text that stands for each, none blank and no two alike."""
     if not isinstance(value, Mapping):
         raise DataError(

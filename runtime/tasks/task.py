@@ -1,6 +1,5 @@
 """What every task shares: examples, batches, and the interface of a task."""
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from tokenizers import Tokenizer
 from ..bundle import Bounds
 from ..errors import DataError, warn
 from .chat_template import ChatTemplate
-from .spec_fields import Check
-from .template import Template, shorten
+from .spec_fields import Check, Template
+from .tokenising import shorten
 
 Objective = Literal["label_words", "vocabulary"]
 OnLong = Literal["error", "truncate"]
@@ -145,7 +144,7 @@ class Task(ABC):
     answers'; 0 if the task takes none."""
 
     writes: bool = False
-    """Whether it scores one word at each position, and its loss is their negative
+    """Whether it scores one token at each position, and its loss is their negative
     log-likelihood."""
     ends: bool = False
     """Whether texts to learn have the model's own end behind them, so that it learns to stop."""
@@ -156,10 +155,10 @@ class Task(ABC):
         self._bounds = setting.bounds
         self._pad_id = setting.pad_id
         self._truncate = setting.on_long == "truncate"
-        if self.template.text[-1:] in (" ", "\t"):
+        if self.template.source[-1:] in (" ", "\t"):
             warn(
-                f"task: the template ends in a blank, {self.template.text[-20:]!r}; end it without "
-                "one: to the model a word's own token begins with its space"
+                f"task: the template ends in a blank, {self.template.source[-20:]!r}; end it "
+                "without one: to the model a word's own token begins with its space"
             )
 
     @abstractmethod
@@ -225,9 +224,9 @@ class Task(ABC):
         """The metric from the sum ``[2]`` of ``metric`` over examples."""
         return float(totals[0] / totals[1])
 
-    def made_up_row(self, texts: Sequence[str], chosen: random.Random) -> dict[str, Any]:
-        """A row of random ``texts`` with a random answer, for what learns from the prompt alone."""
-        return {name: chosen.choice(texts) for name in self.template.names}
+    def shortest_row(self) -> dict[str, Any]:
+        """A row of texts of one letter with any answer: whether it fits says whether any can."""
+        return dict.fromkeys(self.template.names, "a")
 
     def collate(self, examples: Sequence[Encoded]) -> Batch:
         """Pad examples on the right to the longest row and flatten their positions."""

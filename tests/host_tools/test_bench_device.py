@@ -45,7 +45,7 @@ def test_a_measured_process_writes(bundle: Bundle) -> None:
 def test_a_step_moves_nothing_but_its_own_copy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "_CORES", None)  # other tests fix how many the process has
+    monkeypatch.setattr(steps, "_CORES", "auto")  # other tests fix how many the process has
     before = bundle.values.copy()
     step = two_point_step(bundle, 3, 8)
     step()

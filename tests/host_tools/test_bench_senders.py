@@ -24,6 +24,8 @@ from seedtune.host_tools.bench.summaries.senders import summarise_senders
 from seedtune.runtime.errors import DataError, SeedtuneError
 from seedtune.runtime.scoring import word_memory
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_part import TextPart
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.word_memory import Said, WordMemory, added, to_bytes
 from seedtune.runtime.tasks import Batch
 
@@ -93,6 +95,10 @@ def words_of(bundle):
     return ProgramWords(settings, SPEC)
 
 
+def tuned(bundle, part):
+    return Values(bundle.values.astype(np.float32), part)
+
+
 def test_the_program_says_what_the_model_says(bundle):
     words = words_of(bundle)
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
@@ -111,7 +117,7 @@ def test_ranks_are_of_the_head_that_the_program_has(bundle):
     head = TextHead.of(bundle)
     assert head is not None
     weights = np.random.default_rng(0).standard_normal(head.entries).astype(np.float32)
-    values = np.concatenate([bundle.values.astype(np.float32), np.float32(0.5) * weights])
+    values = tuned(bundle, TextPart(head, np.float32(0.5) * weights))
     apart = []
     for row in (None, values):
         seen = words.see([batch], row)
@@ -132,7 +138,7 @@ def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
     texts = [Said(row[:2], row[2:]) for row in batch.tokens]  # a person who says just this
     kept = added(np.zeros(word_memory.WORDS, np.float32), to_bytes(texts))
     own = np.concatenate([np.zeros(head.entries, np.float32), kept])
-    seen = words.see([batch], np.concatenate([bundle.values.astype(np.float32), own]))
+    seen = words.see([batch], tuned(bundle, TextPart(head, own)))
     plain = words.see([batch])
     logits = plain.read @ head.words.vectors(slice(0, words.vocabulary)).T
     every = np.tile(np.arange(words.vocabulary), (9, 1))

@@ -66,7 +66,6 @@ def test_no_output_goes_over_a_file_of_the_run_or_the_bundle(
         lambda file: ("journal", "export", run, bundle, file),
         lambda file: ("journal", "share", run, bundle, file),
         lambda file: ("report", run, "-o", file),
-        lambda file: ("plot", run, "-o", file),
     ]
     for command in commands:
         for file in (*own, tmp_path / "link", run / ".." / "run" / "journal.bin"):
@@ -98,7 +97,6 @@ def test_outputs_that_are_no_name_are_one_line(
             ("journal", "export", run, bundle, name),
             ("journal", "share", run, bundle, name),
             ("report", run, "-o", name),
-            ("plot", run, "-o", name),
             ("pack", bundle, name),
             ("merge", exported.path, source, name, "--values", exported.path),
         ):

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.format import Change, Evaluation, Header, Step
 from seedtune.runtime.journal.history import History
-from seedtune.runtime.settings import Settings
 
 REPLAY = Path(__file__).parents[2] / "examples/browser/replay.js"
 FOUND = {
@@ -17,12 +17,14 @@ FOUND = {
     "no walk downwards": ([(0.6, 0.86), (0.5, 0.845), (0.4, 0.83), (0.3, 0.81)], 1),
     "the earliest of equals": ([(0.6, 0.5), (0.4, 0.8), (0.4, 0.8)], 1),
     "all right": ([(0.6, 0.5), (0.4, 0.9968), (0.5, 1.0)], 1),
+    "no share, of a crafted journal": ([(0.6, 0.5), (0.4, 1e38)], 1),
 }
 
 
 def header(rows: int | None, best_by: str = "metric") -> Header:
-    settings = Settings(steps=60, lr=1e-3, eps=0.01, estimator="two-point", directions=1,
-                        best_by=best_by)  # fmt: skip
+    settings = settings_of(
+        {"steps": 60, "estimator": "two-point", "lr": 1e-3, "eps": 0.01, "best_by": best_by}
+    )
     metric = {"name": "accuracy", "higher_is_better": True}
     return Header("0" * 64, "0" * 64, 2, 1, settings.to_dict(), "0" * 64, None,
                   metric if rows is None else {**metric, "rows": rows})  # fmt: skip

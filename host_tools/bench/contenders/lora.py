@@ -64,7 +64,7 @@ class Adapter:
         arguments = (batch.tokens, batch.positions, batch.candidates)
         logp = self.engine.log_probabilities(*map(torch.from_numpy, arguments))
         self._optimiser.zero_grad()
-        task_losses(task, logp, batch).mean().backward()  # type: ignore[no-untyped-call]
+        task_losses(task, logp, batch).mean().backward()
         self._optimiser.step()
         self._schedule.step()
 

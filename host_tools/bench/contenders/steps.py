@@ -19,6 +19,7 @@ from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.estimators import make_estimator, settings_of
 from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Encoded, task_for
 
 Step = Callable[[], object]
@@ -49,7 +50,7 @@ def two_point_step(bundle: Bundle, rows: int, length: int) -> Step:
     """A two-point step as the loop does it: perturb, both losses, update."""
     look = _look(bundle, open_engine(bundle, _CORES), rows, length)
     estimator = make_estimator(settings_of({"estimator": "two-point"}))
-    values = bundle.values.astype(np.float32)
+    values = Values(bundle.values.astype(np.float32))
 
     def step() -> None:
         _, scalars = estimator.measure(look, values, seed=0, step=0, eps=1e-2)

@@ -68,6 +68,9 @@ class TorchEngine(Engine):
         hidden = self._body(tokens, use_cache=False).last_hidden_state.flatten(0, 1)
         return torch.log_softmax(self._head(hidden[positions]), dim=-1).gather(1, candidates)
 
+    def close(self) -> None:
+        """The model is the caller's."""
+
     def put(self, row: NDArray[np.float32]) -> None:
         """Set the model's weights at ``places`` to ``row`` (float32 ``[K]``)."""
         first = 0

@@ -99,7 +99,13 @@ class ProgramWords:
             context.append(np.where(column[:, None] >= back, tokens[place], -1))
             own = self._head.frame.read(states)
             read.append(own if adapter is None else own + states @ adapter.T)
-        return Seen(*map(np.concatenate, (logp, gold, context, read)), memory)
+        return Seen(
+            np.concatenate(logp),
+            np.concatenate(gold),
+            np.concatenate(context),
+            np.concatenate(read),
+            memory,
+        )
 
     def figures(self, seen: Seen) -> dict[str, float]:
         """``next_words.figures`` of the program."""

@@ -80,4 +80,6 @@ def _seconds_since_start() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6]), sys.argv[6])))
+    what, path, *sizes, task = sys.argv[1:]
+    rows, length, steps = map(int, sizes)
+    print(json.dumps(main(what, path, rows, length, steps, task)))

@@ -33,7 +33,9 @@ def write_random_llama(folder: Path, config: dict[str, Any], tokenizer: Path | N
         where.update(dict.fromkeys(tensors, name))
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json") if tokenizer is not None else ():
+    if tokenizer is None:
+        return
+    for name in ("tokenizer.json", "tokenizer_config.json"):
         text = (tokenizer / name).read_text(encoding="utf-8")
         if name == "tokenizer.json":
             text = json.dumps(cut_vocabulary(json.loads(text), made.vocab_size))

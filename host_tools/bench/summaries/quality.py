@@ -137,9 +137,10 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
     for short, task in HEADLINE.items():
         for figure, baseline in (("gap_to_lora", "lora"), ("lead_over_mezo", "mezo-fp32")):
             mine, other = groups.get((name or "", task)), groups.get((baseline, task))
-            ahead = mine and other and 100 * (mine.last["mean"] - other.last["mean"])
             sign = -1 if baseline == "lora" else 1
-            summary[f"{short}_{figure}"] = None if ahead is None else sign * ahead
+            summary[f"{short}_{figure}"] = (
+                sign * 100 * (mine.last["mean"] - other.last["mean"]) if mine and other else None
+            )
     summary["tasks_below_start"] = sorted(
         task for (method, task), group in groups.items() if method == name and _below_start(group)
     )
