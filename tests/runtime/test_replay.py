@@ -15,10 +15,11 @@ from faults import damaged
 from seedtune.runtime.bundle import write_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
-from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
+from seedtune.runtime.journal.file import Durability, JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
 from seedtune.runtime.journal.operations import branch, diff, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
