@@ -49,7 +49,9 @@ class Output:
 
     def note(self, text: str) -> None:
         """A line for the person who waits, on stderr."""
-        self._screen.print("\n".join(map(printable, text.split("\n"))), markup=False)
+        # Soft: a command or a path that is broken into lines cannot be copied.
+        shown = "\n".join(map(printable, text.split("\n")))
+        self._screen.print(shown, markup=False, soft_wrap=True)
 
     def result(self, data: dict[str, Any], shown: RenderableType | None = None) -> None:
         """The command's result: ``data`` as JSON, or ``shown`` (by default ``data`` as a table)."""

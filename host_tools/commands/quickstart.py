@@ -24,9 +24,18 @@ def quickstart(
     json: Json = False,
 ) -> None:
     """Profile, export and tune a real model, and show its accuracy before and after."""
-    from ..quickstart import run_quickstart
+    from ..quickstart import MODEL, run_quickstart
 
     output = Output(json)
     asked: dict[str, Any] = {"task": task, "steps": steps}
     given = {name: value for name, value in asked.items() if value}
-    output.result(run_quickstart(folder=folder, seed=seed, threads=threads, output=output, **given))
+    found = run_quickstart(folder=folder, seed=seed, threads=threads, output=output, **given)
+    output.result(found)
+    bundle, run = found["bundle"], found["run"]
+    output.note(
+        "\nWhat next:\n"
+        f"  seedtune predict {bundle} --run {run} --text 'a gripping, funny film'\n"
+        f"  seedtune report {run}\n"
+        "To talk to the model (its program that writes, too, takes some minutes to export):\n"
+        f"  seedtune export {MODEL} {folder / 'talk'} && seedtune chat {folder / 'talk'}"
+    )

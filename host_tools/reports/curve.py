@@ -137,5 +137,5 @@ def seconds_of_as_many_again(history: History, lines: Sequence[dict[str, Any]]) 
 def duration(seconds: float) -> str:
     """``95 s``, ``7 min`` or ``2.5 h``."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

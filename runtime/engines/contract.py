@@ -182,7 +182,8 @@ def check_writing(
     """
     if generation is None:
         raise EngineError(
-            f"{shown}: only scores and cannot write text; export the bundle again (--context)"
+            f"{shown}: only scores and cannot write text, as it was exported with --context 0; "
+            "'seedtune export MODEL NEW_BUNDLE' makes one that writes"
         )
     _check_array("values", values, np.float32, 1)
     if values.shape != (engine.entries,):

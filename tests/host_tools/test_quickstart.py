@@ -1,5 +1,6 @@
 """The quickstart's loop on a tiny bundle: a second call goes on, a new bundle gets a new run."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from command_line import call
 from seedtune.host_tools import quickstart as module
+from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.host_tools.prepare.prepare import Prepared
@@ -89,3 +93,20 @@ def test_a_part_is_watched_and_all_are_judged(
     assert {item.metric for item in evaluations} <= {0.0, 1.0}
     assert found["accuracy_before"] in (0.2, 0.8) and found["accuracy_after"] in (0.2, 0.8)
     assert found["accuracy_after"] == found[f"accuracy_after_{found['ships']}"]
+
+
+def test_its_last_lines_are_commands_that_are_there(
+    tmp_path: Path, run: Callable[[Bundle, int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run(write_tiny_bundle(tmp_path / "bundle"), 2)
+    monkeypatch.setattr(module, "run_quickstart", lambda **asked: found)
+    told = call("quickstart", "--folder", tmp_path / "here").stderr
+    lines = [line.strip() for line in told.splitlines() if line.startswith("  seedtune ")]
+    commands = [
+        command.removeprefix("seedtune ") for line in lines for command in line.split(" && ")
+    ]
+    assert [command.split()[0] for command in commands] == ["predict", "report", "export", "chat"]
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        there = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+        there.make_context(name, arguments)  # refuses what it does not know
