@@ -32,7 +32,8 @@ from seedtune.runtime.journal.format import (
     decode_header,
     decode_records,
 )
-from seedtune.runtime.journal.metrics import METRICS_FILE, MetricsLog, read_metrics
+from seedtune.runtime.journal.metrics import MetricsLog, read_metrics
+from seedtune.runtime.journal.run_folder import METRICS_FILE
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values import Values

@@ -14,7 +14,7 @@ from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
 from journal_bytes import encoded
 from safetensors.numpy import load
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal.file import JOURNAL_FILE, Journal, read_journal
+from seedtune.runtime.journal.file import Journal, read_journal
 from seedtune.runtime.journal.format import (
     Change,
     Encoder,
@@ -31,6 +31,7 @@ from seedtune.runtime.journal.format import (
 from seedtune.runtime.journal.history import GUARD_WINDOW
 from seedtune.runtime.journal.operations import diff, receive, share
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_run import rates

@@ -57,7 +57,7 @@ def frame_of(table: WordTable, **changes: Any) -> TextFrame:
 
 
 def text_parts(**changes: Any) -> dict[str, Any]:
-    """Arguments of ``write_bundle``."""
+    """Arguments of ``Contents``."""
     codes, scales = packed()
     program = b"odd" + codes.tobytes() + b"and even" + scales.tobytes() + b"end"
     place = WordsPlace("program.pte", 3, 3 + codes.nbytes + 8)

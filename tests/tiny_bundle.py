@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.bundle import Bounds, Bundle, Layer, Program, write_bundle
+from seedtune.runtime.bundle import Bounds, Bundle, Contents, Layer, Program, write_bundle
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
@@ -42,7 +42,7 @@ PROGRAM = Program("executorch", ("program.pte",), "int8 per token", {"score": {}
 
 
 def bundle_parts(program: Any = None, **changes: Any) -> dict[str, Any]:
-    """Arguments of ``write_bundle`` for a sound bundle, some of them changed.
+    """Arguments of ``Contents`` for a sound bundle, some of them changed.
 
     Args:
         program: its only program's bytes or file.
@@ -76,4 +76,4 @@ def bundle_parts(program: Any = None, **changes: Any) -> dict[str, Any]:
 
 def write_tiny_bundle(folder: Path, **changes: Any) -> Bundle:
     """A bundle on disk."""
-    return write_bundle(folder, **bundle_parts(**changes))
+    return write_bundle(folder, Contents(**bundle_parts(**changes)))

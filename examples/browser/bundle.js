@@ -2,7 +2,7 @@
 
 import { canonicalJson, floatTensors, parseJson, sha256 } from "./files.js";
 
-const NEWEST = 3;
+const VERSION = 4;
 
 /**
  * Open a bundle and check every file that the page uses.
@@ -26,7 +26,7 @@ export async function openBundle(files) {
     throw new Error(`manifest.json: not JSON (${error.message}); copy the bundle again`);
   }
   if (manifest.format !== "seedtune-bundle") throw new Error("manifest.json: not a bundle's");
-  if (manifest.version > NEWEST) throw new Error("manifest.json: newer than this page knows");
+  if (manifest.version !== VERSION) throw new Error("manifest.json: of another seedtune");
   const own = await sha256(new TextEncoder().encode(canonicalJson(text, "sha256")));
   if (own !== manifest.sha256) throw new Error("manifest.json: altered; copy the bundle again");
   const onnx = manifest.programs?.find((program) => program.format === "onnx");

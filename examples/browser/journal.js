@@ -3,7 +3,7 @@
 import { half, parseJson } from "./files.js";
 
 const MAGIC = "SEEDTJRN";
-const NEWEST = 2;
+const VERSION = 3;
 const NOT_A_NUMBER = 0x7c00;
 
 /**
@@ -22,8 +22,8 @@ export function readJournal(buffer, name) {
   if (end + 4 > bytes.length || crc32c(bytes.subarray(0, end)) !== view.getUint32(end, true)) {
     throw new Error(`${name}: its header is damaged; copy the run again`);
   }
-  if (view.getUint16(8, true) > NEWEST) {
-    throw new Error(`${name}: written by a newer seedtune than this page knows`);
+  if (view.getUint16(8, true) !== VERSION) {
+    throw new Error(`${name}: written by another seedtune than this page is for`);
   }
   const header = parseJson(text(14, end));
   return { header, records: readRecords(bytes, view, header, end + 4, name) };

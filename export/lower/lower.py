@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.manifest import GENERATE
+from seedtune.runtime.bundle.program import GENERATE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, GraphModule, Interpreter, Node

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
-from seedtune.runtime.bundle.manifest import COLUMNS, GENERATE, METHOD
+from seedtune.runtime.bundle.program import COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
 from ..model.mapped_pages import give_back_freed

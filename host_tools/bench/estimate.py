@@ -15,12 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
 from seedtune.export.model.shape import read_shape
-from seedtune.export.profile.profile_file import Profile
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines.system_memory import available_bytes
 from seedtune.runtime.errors import SeedtuneError
@@ -33,7 +30,7 @@ from ..estimate.host_stages import estimate_export, estimate_profile
 from ..estimate.sizes import Estimate
 from .measuring.process import call_function, run_module
 from .measuring.results_files import RESULTS, read_figures, say, write_figures
-from .programs.llama_shapes import FRACTION, SHAPES, Shape, random_mask
+from .programs.llama_shapes import FRACTION, SHAPES, Shape, few_columns
 from .programs.random_llama import write_random_llama
 
 ROWS, WORDS, STEPS, HELD_OUT = 4, 40, 4, 8
@@ -64,7 +61,7 @@ class Measured:
 
 TOKENIZER = 49_152
 """Entries of SmolLM2's, which the models with random weights have."""
-_RANDOM = ["--mask", f"{__name__}:few_columns"]
+_RANDOM = ["--mask", f"{few_columns.__module__}:{few_columns.__name__}"]
 MODELS = {
     "smollm2-135m": Measured(),
     "gemma3-270m": Measured(),
@@ -188,11 +185,6 @@ def _random(name: str, shape: Shape, folder: Path) -> Path:
     write_random_llama(model, config, _real("smollm2-135m"))
     (model / "made").touch()
     return model
-
-
-def few_columns(profile: Profile, fraction: float) -> dict[str, NDArray[np.int64]]:
-    """A mask method for random weights, whose own profile would spread over all columns."""
-    return random_mask({name: layer.fisher.shape for name, layer in profile.layers.items()})
 
 
 def _task(folder: Path) -> Path:

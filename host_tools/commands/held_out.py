@@ -89,7 +89,8 @@ def in_two(run: Path, rows: Sequence[Row], examples: Sequence[Encoded]) -> HeldO
 
 def _chosen_by(run: Path) -> str | None:
     """Hash of the held-out examples of the run in a folder; None where it has none."""
-    from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+    from seedtune.runtime.journal.file import read_journal
+    from seedtune.runtime.journal.run_folder import JOURNAL_FILE
     from seedtune.runtime.journal.state import history_of
 
     if not (run / JOURNAL_FILE).exists():

@@ -47,19 +47,16 @@ from .manifest import (
     TEXT,
     TOKENIZER,
     VALUES,
-    Adapter,
-    Bounds,
-    Generation,
     Layer,
     Part,
-    Program,
-    TextHeadInfo,
     check_identity,
     parse_manifest,
 )
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
+from .program import Adapter, Bounds, Generation, Program
 from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
 from .text_frame import TextFrame, load_text_frame
+from .text_head import TextHeadInfo
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class Bundle:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens with which the model ends a text."""
-        return tuple(self.manifest["tokenizer"].get("end_ids", ()))
+        return tuple(self.manifest["tokenizer"]["end_ids"])
 
     @property
     def vocab_size(self) -> int:

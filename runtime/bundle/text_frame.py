@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
-from .manifest import TextHeadInfo
+from .text_head import TextHeadInfo
 
 _AXES = {
     "weight": (np.float32, "D"),

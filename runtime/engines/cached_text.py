@@ -20,16 +20,14 @@ Run = Callable[[list[NDArray[np.generic]], list[tuple[int, ...]]], list[NDArray[
 
 
 def sparse_input(
-    generation: Generation, values: NDArray[np.float32], columns: Callable[[], Run]
+    generation: Generation, values: NDArray[np.float32], columns: Run
 ) -> NDArray[np.float32]:
     """What ``generate`` takes for values float32 ``[K]``, the same for every token of a text.
 
     Args:
-        columns: loads the method of this name, which programs of before lack.
+        columns: runs the method of this name.
     """
-    if not generation.columns:
-        return values[None]
-    return columns()([values[None]], [(1, generation.columns)])[0]
+    return columns([values[None]], [(1, generation.columns)])[0]
 
 
 class CachedText(Text):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, Generation, Program
-from ..bundle.manifest import COLUMNS, GENERATE, METHOD
+from ..bundle.program import COLUMNS, GENERATE, METHOD
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText, Run, sparse_input
@@ -139,7 +139,7 @@ class JavaEngine(Engine):
     def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
         """See ``Engine``."""
         generation = check_writing(self._shown, self._generation, self, values, adapter)
-        scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
+        scattered = sparse_input(generation, values, self._loaded(COLUMNS))
         inputs = [scattered, self._zeros if adapter is None else adapter]
         return CachedText(self._loaded(GENERATE), generation, self._vocabulary, inputs)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
-from ..bundle.manifest import COLUMNS, GENERATE, METHOD
+from ..bundle.program import COLUMNS, GENERATE, METHOD
 from ..errors import EngineError
 from ..tasks import Batch
 from .cached_text import CachedText, Run, sparse_input
@@ -34,7 +34,7 @@ _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
 _INPUTS = (("tokens", "int64", 2), ("positions", "int64", 1), ("candidates", "int64", 2))
 _VALUES = ("values", "float32", 2)
 _ADAPTER = ("adapter", "float32", 2)
-"""Not in programs of before."""
+"""Where the program takes one."""
 
 
 class _Tensor(ctypes.Structure):
@@ -263,7 +263,7 @@ class NativeEngine(Engine):
         generation = check_writing(self._shown, self._generation, self, values, adapter)
         described = self._program.describe(GENERATE)
         vocabulary = _check_writing(self._shown, described, generation, self)
-        scattered = sparse_input(generation, values, lambda: self._loaded(COLUMNS))
+        scattered = sparse_input(generation, values, self._loaded(COLUMNS))
         inputs = [scattered, self._no_adapter if adapter is None else adapter]
         return CachedText(self._loaded(GENERATE), generation, vocabulary, inputs)
 
@@ -278,7 +278,7 @@ def _check_writing(path: Path, method: Method, generation: Generation, engine: E
     inputs: list[tuple[str, tuple[int, ...]]] = [
         ("int64", (1, generation.chunk)),
         ("int64", (1,)),
-        ("float32", (1, generation.columns or engine.entries)),
+        ("float32", (1, generation.columns)),
         ("float32", engine.adapter_shape or ()),
     ]
     outputs = []

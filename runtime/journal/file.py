@@ -29,8 +29,7 @@ from .format import (
     decode_records,
 )
 from .lock import RunLock
-from .run_folder import JOURNAL_FILE as JOURNAL_FILE
-from .run_folder import tidy_if_possible
+from .run_folder import JOURNAL_FILE, tidy_if_possible
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ _LARGEST = 2 << 20
 _LONGEST_LIST = 64
 """Losses of more probes than these are left out: they would make lines many times
 longer than a journal's records."""
-_MOST_LINES = 100_000
 _LONGEST_LINE = 1 << 16
 _LINE = {
     "kind": Text("step|evaluation", "step or evaluation"),
@@ -99,11 +98,10 @@ def cut_metrics(folder: Path, steps: int) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    file = folder / METRICS_FILE
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    lines = _lines(folder)
     kept = [line for line in lines if _step_of(line) <= steps]
     if len(kept) < len(lines):
-        replace_file(file, b"".join(kept), private=True)
+        replace_file(folder / METRICS_FILE, b"".join(kept), private=True)
 
 
 def _step_of(line: bytes) -> int:
@@ -126,20 +124,22 @@ def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[s
         ``losses`` (of few probes) and ``skipped``, an evaluation's ``metric``.
     """
     latest: dict[tuple[str, int], dict[str, Any]] = {}
-    every = 1
-    with contextlib.suppress(OSError), open(Path(folder) / METRICS_FILE, "rb") as file:
-        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
-            with contextlib.suppress(ValueError):
-                fields = parse_json(line)
-                check(fields, _LINE)
-                key = (fields["kind"], fields["step"])
-                latest.pop(key, None)
-                if (steps is None or key[1] <= steps) and key[1] % every == 0:
-                    latest[key] = fields
-                    while len(latest) > _MOST_LINES:  # of a version that wrote them all
-                        every *= 2
-                        latest = {k: v for k, v in latest.items() if k[1] % every == 0}
+    for line in _lines(Path(folder)):
+        with contextlib.suppress(ValueError):
+            fields = parse_json(line)
+            check(fields, _LINE)
+            key = (fields["kind"], fields["step"])
+            latest.pop(key, None)
+            if steps is None or key[1] <= steps:
+                latest[key] = fields
     return sorted(latest.values(), key=_step)
+
+
+def _lines(folder: Path) -> list[bytes]:
+    """With their ends; none of a file that is not there. What something else made larger is cut."""
+    with contextlib.suppress(OSError), open(folder / METRICS_FILE, "rb") as file:
+        return file.read(2 * _LARGEST).splitlines(keepends=True)
+    return []
 
 
 def _step(fields: dict[str, Any]) -> int:

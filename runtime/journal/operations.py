@@ -9,20 +9,13 @@ from typing import Any
 
 from ..errors import JournalError
 from ..estimators import fixed_settings
-from .file import (
-    JOURNAL_FILE,
-    Journal,
-    JournalWriter,
-    read_journal,
-    replace_journal_file,
-    write_journal,
-)
+from .file import Journal, JournalWriter, read_journal, replace_journal_file, write_journal
 from .format import Change, End, Note, Record, Reference
 from .history import Evaluated, History
 from .lock import locked
 from .metrics import cut_metrics
 from .replay import Replay, replay
-from .run_folder import check_output_of, remove_derived, tidy_if_possible
+from .run_folder import JOURNAL_FILE, check_output_of, remove_derived, tidy_if_possible
 from .start import Start
 from .state import history_of, need_step
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, WordsPlace
-from ..bundle.manifest import WORDS_GROUP
+from ..bundle.text_head import WORDS_GROUP
 
 _BLOCK = 1 << 21
 """Weights that stand in float32 at once: 8 MB."""

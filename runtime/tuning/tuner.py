@@ -24,9 +24,10 @@ from ..errors import TuningError, warn
 from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
 from ..estimators.rates import Perturbing, Scheduled
 from ..journal import format as journal
-from ..journal.file import JOURNAL_FILE, Durability
+from ..journal.file import Durability
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
+from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
 from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from seedtune.export.model.shape import ModelShape
+from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.bench.contenders import steps
 from seedtune.host_tools.bench.contenders.steps import two_point_step
 from seedtune.host_tools.bench.measuring.process import run_module
@@ -16,7 +16,7 @@ from seedtune.host_tools.bench.programs.llama_shapes import (
     COLUMN_SHARE,
     FRACTION,
     SHAPES,
-    random_mask,
+    few_columns,
 )
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
@@ -63,14 +63,18 @@ def test_random_masks_lie_as_the_default_mask_does() -> None:
             ("mlp.down_proj", (256, 1024)),
         )
     }
-    shape = ModelShape("m", "Llama", 8, 256, 1024, 4, 4096, 300, linears, 0, 0, 0, False)
-    mask = random_mask(shape.linears)
+    layers = {
+        name: LayerProfile(np.zeros(size, np.float32), np.ones(size[1], np.float32))
+        for name, size in linears.items()
+    }
+    mask = few_columns(Profile(layers, "m", "0" * 64, "0" * 64, {}), FRACTION)
+    weights = sum(rows * columns for rows, columns in linears.values())
     entries = sum(len(flat) for flat in mask.values())
-    assert entries == pytest.approx(FRACTION * shape.linear_weights, rel=0.05)
+    assert entries == pytest.approx(FRACTION * weights, rel=0.05)
     columns = sum(
         len(np.unique(flat % linears[name][1])) * linears[name][0] for name, flat in mask.items()
     )
-    assert columns == pytest.approx(COLUMN_SHARE * shape.linear_weights, rel=0.3)
+    assert columns == pytest.approx(COLUMN_SHARE * weights, rel=0.3)
     assert all((np.diff(flat) > 0).all() for flat in mask.values())
 
 

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from command_line import bad, call
-from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.bench import estimate as module
-from seedtune.host_tools.bench.estimate import Measured, few_columns
+from seedtune.host_tools.bench.estimate import Measured
 from seedtune.host_tools.bench.measuring.process import run_module
 from seedtune.host_tools.bench.programs.random_llama import write_random_llama
 from seedtune.runtime.errors import SeedtuneError
@@ -77,19 +75,6 @@ def test_a_command_that_fails_is_named() -> None:
     wanted = "cli inspect nowhere --json` ended with exit code 4: nowhere: no such bundle"
     with pytest.raises(SeedtuneError, match=wanted):
         run_module(module.COMMANDS, "inspect", "nowhere", "--json")
-
-
-def test_random_weights_get_a_mask_in_few_columns() -> None:
-    rng = np.random.default_rng(0)
-    layers = {
-        f"model.layers.{n}.{name}": LayerProfile(
-            rng.random((64, 256), np.float32), np.ones(256, np.float32)
-        )
-        for n in range(8)
-        for name in ("self_attn.v_proj", "mlp.down_proj")
-    }
-    mask = few_columns(Profile(layers, "m", "0" * 64, "0" * 64, {}), 0.001)
-    assert sum(len(flat) for flat in mask.values()) == pytest.approx(16 * 64 * 256 / 1000, rel=0.1)
 
 
 def test_what_is_exported_for_torch_alone_is_not_tuned(

@@ -54,20 +54,20 @@ def test_perplexity_scores_every_next_token_once():
     text = np.arange(20).reshape(5, 4)
     seen: list[tuple[int, int]] = []
 
-    def score(batch, values):
+    def score(batch):
         assert len(batch.tokens) <= bounds.rows and len(batch.positions) <= bounds.positions
         here = batch.tokens.reshape(-1)[batch.positions]
         seen.extend(zip(here.tolist(), batch.candidates[:, 0].tolist(), strict=True))
         return np.full((1, *batch.candidates.shape), -math.log(7), np.float32)
 
-    found = perplexity(score, text, np.zeros((1, 1), np.float32), bounds)
+    found = perplexity(score, text, bounds)
     assert found == pytest.approx(7, rel=1e-6)
     assert seen == [(token, token + 1) for token in range(20) if token % 4 != 3]
 
 
 def test_perplexity_refuses_sequences_over_the_bounds():
     with pytest.raises(ValueError, match="exceed"):
-        perplexity(None, np.zeros((1, 9), np.int64), np.zeros((1, 1)), Bounds(1, 1, 8, 8, 1))
+        perplexity(None, np.zeros((1, 9), np.int64), Bounds(1, 1, 8, 8, 1))
 
 
 def test_committed_figures_name_their_machine():

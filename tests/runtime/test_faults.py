@@ -11,10 +11,11 @@ from fakes import FakeEngine
 from faults import failing_writes, fill, read_only, run_and_kill, small_disk
 from seedtune.runtime.errors import EngineError, JournalError
 from seedtune.runtime.estimators.two_point import TwoPoint
-from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, read_journal
-from seedtune.runtime.journal.metrics import METRICS_FILE, read_metrics
+from seedtune.runtime.journal.file import Durability, read_journal
+from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import branch
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE, METRICS_FILE
 from tiny_run import SETTINGS, START, K, run, tuner
 
 

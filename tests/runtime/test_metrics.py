@@ -5,7 +5,8 @@ import json
 import time
 
 import pytest
-from seedtune.runtime.journal.metrics import METRICS_FILE, MetricsLog, read_metrics
+from seedtune.runtime.journal.metrics import MetricsLog, cut_metrics, read_metrics
+from seedtune.runtime.journal.run_folder import METRICS_FILE
 
 
 def test_a_million_steps_take_two_megabytes_and_cost_no_more_at_the_end(tmp_path):
@@ -92,11 +93,23 @@ def test_lines_that_make_no_sense_are_left_out(tmp_path, line):
     assert [line["step"] for line in read_metrics(tmp_path)] == [3, 4]
 
 
-def test_a_long_log_of_the_version_before_is_thinned_in_reading(tmp_path, monkeypatch):
-    monkeypatch.setattr("seedtune.runtime.journal.metrics._MOST_LINES", 100)
-    lines = [
-        json.dumps({"kind": "step", "step": step, "loss": 1.0, "losses": [1.0], "seconds": 0.5})
-        for step in range(1, 1001)
-    ]
-    (tmp_path / METRICS_FILE).write_text("\n".join(lines) + "\n")
-    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(16, 1001, 16))
+def test_of_a_file_that_something_else_made_longer_only_the_beginning_is_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("seedtune.runtime.journal.metrics._LARGEST", 5000)
+    line = json.dumps({"kind": "step", "step": 7, "loss": 1.0, "seconds": 0.5}) + "\n"
+    (tmp_path / METRICS_FILE).write_text(line + "x" * 20_000 + "\n" + line.replace("7", "8"))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [7]
+
+
+def test_lines_of_steps_that_are_undone_are_cut(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(1, 6):
+        log.append(kind="step", step=step, loss=1.0, seconds=0.5)
+    log.close()
+    with open(tmp_path / METRICS_FILE, "ab") as file:
+        file.write(b'{"every": 1}\nnonsense\n{"kind":"step","step":5,')
+    cut_metrics(tmp_path, 3)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    cut_metrics(tmp_path / "none", 3)
+    assert not (tmp_path / "none").exists()

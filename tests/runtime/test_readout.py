@@ -22,9 +22,10 @@ from seedtune.runtime.estimators.readout import Readout, ReadoutOptions
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
-from seedtune.runtime.journal.file import JOURNAL_FILE, JournalWriter, read_journal
+from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHead, observe

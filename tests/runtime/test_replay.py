@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
-from seedtune.runtime.bundle import write_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
-from seedtune.runtime.journal.file import JOURNAL_FILE, Durability, JournalWriter, read_journal
+from seedtune.runtime.journal.file import Durability, JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
 from seedtune.runtime.journal.operations import branch, diff, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.tuning.tuner import Tuner
-from tiny_bundle import bundle_parts
+from tiny_bundle import write_tiny_bundle
 from tiny_run import suited
 
 K = 64
@@ -406,7 +406,7 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
 
 
 def test_values_export_as_float16_of_the_bundle(tmp_path):
-    bundle = write_bundle(tmp_path / "bundle", **bundle_parts())
+    bundle = write_tiny_bundle(tmp_path / "bundle")
     start = Start.of(bundle)
     values = Values(start.values + np.float32(0.3))
     path = tmp_path / "tuned.safetensors"

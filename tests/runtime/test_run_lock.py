@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from faults import run_and_kill
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.journal.file import JOURNAL_FILE, Durability
+from seedtune.runtime.journal.file import Durability
 from seedtune.runtime.journal.lock import LOCK_FILE, RunLock
-from seedtune.runtime.journal.metrics import METRICS_FILE
 from seedtune.runtime.journal.operations import branch, rewind
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE, METRICS_FILE
 from seedtune.runtime.journal.snapshots import compact
 from tiny_run import START, run, tuner
 

@@ -10,10 +10,11 @@ from fakes import FakeEngine, FakeTask, fake_examples, fake_start
 from numpy.typing import NDArray
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal, write_journal
+from seedtune.runtime.journal.file import read_journal, write_journal
 from seedtune.runtime.journal.format import End, Note, Record, Step
 from seedtune.runtime.journal.operations import receive, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_run import rates

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exported_bundle import VOCABULARY
 from numpy.typing import NDArray
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.cached_text import SLOTS
 from seedtune.runtime.engines.executorch_native import NativeProgram
@@ -54,14 +54,6 @@ def test_a_text_has_the_probabilities_that_score_gives(
     engine: Engine, bundle: Bundle, seed: int | None
 ) -> None:
     compare_with_score(engine, bundle, seed)
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_bundle_of_before_writes_from_the_values_themselves(name: str) -> None:
-    before = open_bundle(Path(__file__).parents[1] / "data/before/writes.seedtune")
-    assert before.generation is not None and before.generation.columns == 0
-    with open_engine(before, name=name) as opened:
-        compare_with_score(opened, before, seed=1)
 
 
 def compare_with_score(engine: Engine, bundle: Bundle, seed: int | None) -> None:

@@ -20,9 +20,10 @@ from seedtune.runtime.estimators.text_head_estimator import (
     TextHeadOptions,
 )
 from seedtune.runtime.journal import snapshots
-from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact, forget
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.journal.state import history_of

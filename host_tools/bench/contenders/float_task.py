@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..measuring.perplexity import engine_score, perplexity
+from ..measuring.perplexity import perplexity
 from ..measuring.tuning_run import encode
 from .torch_engine import TorchEngine
 
@@ -59,18 +58,20 @@ class FloatTask:
         chosen = batch_indices(step, seed=seed, lengths=lengths, batch_size=size, labels=labels)
         return [self.train[index] for index in chosen]
 
-    def evaluate(self, engine: TorchEngine, test: Sequence[Encoded] | None = None) -> Evaluation:
+    def evaluate(self, engine: TorchEngine) -> Evaluation:
         """Loss and metric on the test rows under the model's weights as they are."""
         none = Values(np.zeros(0, np.float32))
-        return evaluate(engine, self.task, test or self.test, none, self.bounds)
+        return evaluate(engine, self.task, self.test, none, self.bounds)
 
     def generic_perplexity(self) -> float | None:
         """Of ``generic_text`` under the model's weights as they are, if there is any."""
         if self.generic_text is None:
             return None
         none = np.zeros((1, 0), np.float32)
-        score = engine_score(TorchEngine(self.model))
-        return perplexity(score, self.generic_text, none, DEFAULT_BOUNDS)
+        engine = TorchEngine(self.model)
+        return perplexity(
+            lambda batch: engine.score(batch, none).logp, self.generic_text, DEFAULT_BOUNDS
+        )
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:

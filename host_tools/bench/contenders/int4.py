@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
@@ -17,7 +15,6 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.tasks import Batch
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
@@ -55,11 +52,8 @@ def run_on_task(
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
         last = replay(run_folder, start).values
 
-        def score(values: Values, batch: Batch, _: NDArray[np.float32]) -> NDArray[np.float32]:
-            return values.score(engine, batch)
-
         found["generic_perplexity"] = {
-            when: perplexity(partial(score, values), text, values.sensitive[None], bundle.bounds)
+            when: perplexity(partial(values.score, engine), text, bundle.bounds)
             for when, values in (("before", Values(start.values)), ("after", last))
         }
     engine.close()

@@ -8,20 +8,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines import Engine
 from seedtune.runtime.tasks import Batch
 
-Score = Callable[[Batch, NDArray[np.float32]], NDArray[np.float32]]
-"""Log-probabilities of a batch under rows of values, whoever computes them: see ``Engine``."""
+Score = Callable[[Batch], NDArray[np.float32]]
+"""Log-probabilities float32 ``[1, N, C]`` of a batch's candidates, whoever computes them."""
 
 
-def perplexity(
-    score: Score, text: NDArray[np.int64], values: NDArray[np.float32], bounds: Bounds
-) -> float:
-    """Of the next tokens of ``text`` int64 ``[n, length]`` under ``values`` float32 ``[1, K]``."""
+def perplexity(score: Score, text: NDArray[np.int64], bounds: Bounds) -> float:
+    """Of the next tokens of ``text`` int64 ``[n, length]``."""
     total = 0.0
     for batch in text_batches(text, bounds):
-        total -= float(score(batch, values)[0].sum(dtype=np.float64))
+        total -= float(score(batch).sum(dtype=np.float64))
     return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
 
 
@@ -37,8 +34,3 @@ def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
         places = np.arange(part.size).reshape(part.shape)[:, :-1]
         gold = np.zeros(len(part), np.int64)
         yield Batch(part, places.reshape(-1), part[:, 1:].reshape(-1, 1), gold)
-
-
-def engine_score(engine: Engine) -> Score:
-    """``score`` of an engine."""
-    return lambda batch, values: engine.score(batch, values).logp

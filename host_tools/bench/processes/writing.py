@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.bundle.manifest import GENERATE
+from seedtune.runtime.bundle.program import GENERATE
 from seedtune.runtime.engines import Text, open_engine
 from seedtune.runtime.engines.cached_text import CachedText
 from seedtune.runtime.engines.executorch_native import NativeProgram

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from seedtune.runtime.bundle import Bounds, Generation
-from seedtune.runtime.bundle.manifest import GENERATE, METHOD
+from seedtune.runtime.bundle.program import GENERATE, METHOD
 from seedtune.runtime.files import is_whole, place_hashed, workplace
 
 from ...data.fetch import fetch

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from seedtune.export.profile.profile_file import Profile
 
 FRACTION, COLUMN_SHARE = 0.001, 0.004  # the latter as estimates take it
 
@@ -30,13 +30,11 @@ SHAPES = {
 }
 
 
-def random_mask(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.int64]]:
-    """``FRACTION`` of the weights, in ``COLUMN_SHARE`` of the columns of the value projections and
-    of some feed-forward outputs, where the default mask finds most.
-
-    Args:
-        sizes: (out, in) of each matrix.
-    """
+def few_columns(profile: Profile, fraction: float) -> dict[str, NDArray[np.int64]]:
+    """A mask method for random weights, whose own profile would spread over all columns: entries
+    in ``COLUMN_SHARE`` of the columns of the value projections and of some feed-forward outputs,
+    where the default mask finds most."""
+    sizes = {name: layer.fisher.shape for name, layer in profile.layers.items()}
     generator = np.random.default_rng(0)
     chosen = {
         name: size
@@ -51,6 +49,6 @@ def random_mask(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.in
     for name, (rows, columns) in chosen.items():
         kept = generator.choice(columns, max(1, round(columns * COLUMN_SHARE * share)), False)
         flat = (np.arange(rows)[:, None] * columns + np.sort(kept)).reshape(-1)
-        count = round(rows * columns * FRACTION * share)
+        count = round(rows * columns * fraction * share)
         mask[name] = np.sort(generator.choice(flat, min(count, len(flat)), False))
     return mask

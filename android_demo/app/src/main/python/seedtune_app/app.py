@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, SeedtuneError, TuningError
 from seedtune.runtime.files import replace_file
-from seedtune.runtime.journal.file import JOURNAL_FILE, read_journal
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import rewind
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.state import history_of
 from seedtune.runtime.model import Model, open_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seedtune.runtime.files import replace_file
-from seedtune.runtime.journal.file import JOURNAL_FILE
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.model import Model
 from seedtune.runtime.tuning.budget import Budget, Control
 
