@@ -443,7 +443,7 @@ class TestInstall:
     def test_a_device_says_what_is_missing(
         self, tmp_path: Path, bundle: Path, run: Path, command: list[str], package: str
     ) -> None:
-        named = {"RUN": run, "MODEL": tmp_path, "BUNDLE": bundle}
+        named = {"RUN": run, "MODEL": tmp_path / "model", "BUNDLE": bundle}
         words = [str(named.get(part, part)) for part in command]
         done = subprocess.run(
             [sys.executable, "-c", _WITHOUT, package, *words],
