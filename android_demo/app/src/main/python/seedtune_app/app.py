@@ -278,12 +278,12 @@ class App:
                 raise TuningError("it is learning something else; stop that first")
             model = self._tuned(kind)
             row = {"text": text.strip()}
-            after = _shown(model.predict(row))
+            after, step = _shown(model.predict(row)), model.step
             if kind == WRITE and model.bundle.generation is not None:
                 after["written"] = "".join(model.generate(row["text"], max_tokens=32))
             model.reset()
             before = model.predict(row)
-            return {"before": _shown(before), "after": after, "step": model.step}
+            return {"before": _shown(before), "after": after, "step": step}
 
     @_answered
     def wipe(self) -> None:
