@@ -22,8 +22,10 @@ from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
-from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.batch_loss import Look, passes
 from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_part import TextPart, tokens_of
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import encode_rows, task_for
 
 BOUNDS = Bounds(probes=2, rows=2, length=16, positions=2, candidates=2)
@@ -106,14 +108,16 @@ def test_the_program_s_adapter_does_what_numpy_makes_of_it(bundle):
     spec = {"kind": "completion", "template": "{a}", "completion_field": "b"}
     task = task_for(bundle, spec)
     examples = encode_rows(task, [{"a": "The cat", "b": " sat on the mat."}] * 2)
-    look = Look(engine, task, bundle.bounds, examples, text)
+    look = Look(engine, task, bundle.bounds, examples)
     values = bundle.values.astype(np.float32)
     weights = np.random.default_rng(0).standard_normal(text.entries, np.float32)
-    tokens = look.tokens(values)
+    tokens = tokens_of(look, values, engine.adapter_shape[1])
     plain = look.losses(values[None])
     for own, moves in ((np.zeros_like(weights), False), (weights, True)):
         found = text.gradient(own, tokens.states, tokens.words, np.zeros(0, np.int64), 0.0)
-        exact = look.losses(np.concatenate([values, own])[None])
+        tuned, exact = Values(values, TextPart(text, own)), np.empty_like(plain)
+        for numbers, batch in passes(task, examples, bundle.bounds):
+            exact[:, numbers] = task.losses(tuned.score(engine, batch), batch)
         np.testing.assert_allclose(tokens.losses(found.logp), exact, atol=0.1)
         assert (np.abs(exact - plain).max() > 0.3) == moves
 

@@ -186,8 +186,8 @@ def test_targets_that_are_something_else_are_refused_before_the_export(
     monkeypatch.setattr(loading, "load_causal_lm", never)
     other = tmp_path / "other.seedtune"
     other.mkdir()
-    assert "exists and is not a bundle" in bad(1, "export", model, model, "--profile", profile)
-    assert "exists and is not a bundle" in bad(1, "export", model, profile)
+    assert "exists and is not a bundle" in bad(4, "export", model, model, "--profile", profile)
+    assert "exists and is not a bundle" in bad(4, "export", model, profile)
     assert "is a folder" in bad(1, "export", model, other)
     assert "no such folder" in bad(1, "export", model, tmp_path / "a" / "b")
 
