@@ -37,9 +37,9 @@ from .profile.profile_file import load_profile
 from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
+from .quantise import DEFAULT_ROUNDING, check_rounding
 from .quantise.int4 import DESCRIPTION
 from .quantise.quantise_program import quantise_program
-from .recipe import Recipe
 from .text.make_frame import make_frame
 from .text.words_place import find_words, packed_words
 
@@ -56,7 +56,7 @@ def export_model(
     profile: Path | None = None,
     mask: str | Mask = DEFAULT_MASK,
     fraction: float = DEFAULT_FRACTION,
-    recipe: Recipe | None = None,
+    rounding: str = DEFAULT_ROUNDING,
     bounds: Bounds = DEFAULT_BOUNDS,
     context: int = DEFAULT_CONTEXT,
     task: Mapping[str, Any] | None = None,
@@ -75,43 +75,44 @@ def export_model(
         mask: a name (see ``profile.masks.mask_method``), or the sensitive entries themselves, for
             which nothing is profiled.
         fraction: of the linear weights that are sensitive.
+        rounding: how weights become int4 (see ``quantise.quantise_program``).
         context: tokens of a text that the bundle can write, prompt and answer, as far as the model
             has positions; 0 leaves writing away.
         task: specification that the bundle holds.
         to: formats of the programs (``lower.programs.FORMATS``), which share all else.
 
     Raises:
-        ModelError: a format is unknown or what writes it is not installed; the model cannot be
-            read, has a structure that export does not support, or is not the one that was profiled.
+        ModelError: a format or a rounding is unknown, what writes a format is not installed, or the
+            model cannot be read, is built in a way that export does not support, or is not the one
+            that was profiled.
         BundleError: the folder cannot be written.
     """
-    recipe, to = recipe or Recipe(), check_formats(to)
+    check_rounding(rounding)
+    to = check_formats(to)
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source, "stored")
     progress("load", 1, 1)
     found = None if profile is None else load_profile(profile)
     tokens, text_sha256 = calibrate(loaded.tokenizer)
     about = {"method": "given", "fraction": fraction, "profile_sha256": None}
-    activity = None
     if isinstance(mask, str):
         if found is None:
             found = kept_profile(loaded, tokens, text_sha256, partial(progress, "profile"))
         if found.model_sha256 != loaded.sha256:
             raise ModelError(f"{loaded.name}: the profile is of another model; profile this one")
         about |= {"method": mask, "profile_sha256": found.sha256}
-        activity = {name: layer.input_absmax.copy() for name, layer in found.layers.items()}
         mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     del found  # four bytes a weight
     give_back_freed()
     with _workplace(Path(output)) as work:
         config = loaded.model.config
         progress("quantise", 0, 1)
-        program, surgery = prepare_program(loaded.model, mask, bounds, recipe, activity)
+        program, surgery = prepare_program(loaded.model, mask, bounds)
         shelf = Shelf(work)
         for module in stored_modules(program):
             module.rest.shelf = shelf
         quantising = partial(progress, "quantise")
-        passed = quantise_program(program, surgery, recipe, tokens, quantising)
+        passed = quantise_program(program, surgery, rounding, tokens, quantising)
         progress("text", 0, 1)
         codes, scales = packed_words(program.head)
         words = WordTable(codes, scales, program.softcap)
@@ -155,9 +156,7 @@ def export_model(
                 mask=about,
                 quantisation={
                     **DESCRIPTION,
-                    "rounding": recipe.rounding,
-                    "float_columns": recipe.float_columns,
-                    "outlier_share": recipe.outlier_share if recipe.float_columns else 0.0,
+                    "rounding": rounding,
                     "compact_share": round(surgery.compact_share, 6),
                 },
                 bounds=bounds,

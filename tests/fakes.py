@@ -10,7 +10,6 @@ from seedtune.runtime.bundle import Bounds, TextFrame
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.estimators import RunContext
 from seedtune.runtime.estimators.noise import add_noise
-from seedtune.runtime.estimators.rates import NoiseKind
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.part import PartKind
@@ -152,12 +151,10 @@ def fake_examples(count: int, *, seed: int = 0) -> list[Encoded]:
     return found
 
 
-def noise_vector(
-    count: int, *, seed: int, step: int, probe: int = 0, kind: NoiseKind = "rademacher"
-) -> NDArray[np.float32]:
+def noise_vector(count: int, *, seed: int, step: int, probe: int = 0) -> NDArray[np.float32]:
     """The noise itself, float32 ``[count]``, which the loop never needs."""
     out = np.zeros(count, dtype=np.float32)
-    add_noise(out, 1.0, seed=seed, step=step, probe=probe, kind=kind)
+    add_noise(out, 1.0, seed=seed, step=step, probe=probe)
     return out
 
 

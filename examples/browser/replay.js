@@ -60,7 +60,7 @@ export function update(values, scalars, settings, step) {
   const lr = learningRate(settings, step);
   scalars.forEach((scalar, probe) => {
     const scale = (-lr * scalar) / scalars.length;
-    addNoise(values, scale, settings.noise, settings.seed, step, probe);
+    addNoise(values, scale, settings.seed, step, probe);
   });
 }
 

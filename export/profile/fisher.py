@@ -90,7 +90,6 @@ def _layers(
 ) -> Iterator[tuple[str, LayerProfile]]:
     """Every layer, those of the last block first."""
     count = len(sequences)
-    largest = {name: torch.zeros(each.in_features, device=device) for name, each in linears.items()}
     text = [torch.from_numpy(np.ascontiguousarray(each))[None].to(device) for each in sequences]
     passing = BlockByBlock(model, text)
     total = 2 * len(passing.blocks)
@@ -101,20 +100,19 @@ def _layers(
     inside = {name for names in of_blocks for name in names}
     outside = {name: each for name, each in linears.items() if name not in inside}
 
-    with _watched_inputs(linears, largest), torch.no_grad():
-        with held(passing.ends):
-            passing.begin()
-        for number, own in enumerate(of_blocks):
-            with held(own.values()):
-                passing.forward(number)
-            progress(number + 1, total)
+    with torch.no_grad(), held(passing.ends):
+        passing.begin()
+    for number, own in enumerate(of_blocks):
+        with torch.no_grad(), held(own.values()):
+            passing.forward(number)
+        progress(number + 1, total)  # outside: a caller's own work may need gradients
 
     def finished(squares: dict[str, torch.Tensor]) -> Iterator[tuple[str, LayerProfile]]:
         for name in list(squares):
             mean = squares.pop(name).div_(count).cpu().numpy()
             if not np.isfinite(mean.max(initial=0.0)):
                 raise ModelError(f"{model_name}: layer {name} has a gradient that is not finite")
-            yield name, LayerProfile(mean, largest[name].cpu().numpy())
+            yield name, LayerProfile(mean)
 
     with _squared_gradients(outside) as others:
         with held(passing.ends):
@@ -165,25 +163,3 @@ def _squared_gradients(linears: dict[str, nn.Linear]) -> Iterator[dict[str, torc
             for weight in weights.values():
                 weight.requires_grad_(False)
                 weight.grad = None
-
-
-@contextmanager
-def _watched_inputs(
-    linears: dict[str, nn.Linear], largest: dict[str, torch.Tensor]
-) -> Iterator[None]:
-    """Keeps the largest magnitude of every input column of each layer in ``largest``."""
-    handles = []
-    for name, linear in linears.items():
-
-        def watch(
-            _module: nn.Module, args: tuple[torch.Tensor, ...], to: torch.Tensor = largest[name]
-        ) -> None:
-            columns = args[0].detach().reshape(-1, args[0].shape[-1]).float()
-            torch.maximum(to, columns.abs().amax(0), out=to)
-
-        handles.append(linear.register_forward_pre_hook(watch))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,4 +1,4 @@
-"""The profile file: squared gradients and input ranges of every linear weight of a model.
+"""The profile file: the mean squared gradient of every linear weight of a model.
 
 One safetensors file, so that it is read without running anything and layer by layer; its metadata
 binds it to the weights and the text that it was measured on.
@@ -25,8 +25,7 @@ from ..model.mapped_pages import forget_bytes
 from ..model.tensor_file import Kind, TensorFile, read_header
 
 FORMAT = "seedtune-profile"
-VERSION = 2
-"""1 also held the mean square of each input column."""
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,9 @@ class LayerProfile:
 
     ``fisher`` float32 [out, in], mean squared gradient per sequence (SmolLM2: median 6e-8,
     the smallest step of float16, which would therefore lose the lower half).
-    ``input_absmax`` float32 [in], the largest magnitude over all tokens that the layer saw.
     """
 
     fisher: npt.NDArray[np.float32]
-    input_absmax: npt.NDArray[np.float32]
 
     def let_go(self) -> None:
         """Give back the pages that reading brought in, where it lies in a mapped file."""
@@ -69,13 +66,12 @@ class Profile:
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for layer in self.layers.values():
             digest.update(np.ascontiguousarray(layer.fisher))
-            digest.update(layer.input_absmax)
             layer.let_go()
         return digest.hexdigest()
 
 
 def save_profile(profile: Profile, file: Path) -> None:
-    """Writes one safetensors file in one step: ``<layer>.fisher`` and ``<layer>.input_absmax``.
+    """Writes one safetensors file in one step: ``<layer>.fisher`` each.
 
     The file holds 4 bytes for each ranked weight (SmolLM2-135M: 425 MB).
 
@@ -110,16 +106,12 @@ def writing_profile(
         "settings": json.dumps(about.settings, sort_keys=True),
         "layers": json.dumps(list(shapes)),  # safetensors does not keep the model order
     }
-    kinds = {}
-    for name, shape in shapes.items():
-        kinds[f"{name}.fisher"] = Kind(torch.float32, shape)
-        kinds[f"{name}.input_absmax"] = Kind(torch.float32, shape[1:])
+    kinds = {f"{name}.fisher": Kind(torch.float32, shape) for name, shape in shapes.items()}
     try:
         with replacing(file) as partial, TensorFile(partial, kinds, metadata) as sink:
 
             def write(name: str, layer: LayerProfile) -> None:
                 sink.write(f"{name}.fisher", layer.fisher)
-                sink.write(f"{name}.input_absmax", layer.input_absmax)
 
             yield write
     except OSError as error:
@@ -148,13 +140,12 @@ def load_profile(file: Path) -> Profile:
     they are read, and go when the last of the arrays does.
 
     Raises:
-        ModelError: not a profile, of a newer version, truncated, or with shapes that disagree.
+        ModelError: not a profile, of another version, truncated, or not finite.
     """
     with _reading(file) as metadata:
         tensors = _mapped(file)
         layers = {
-            name: LayerProfile(tensors[f"{name}.fisher"], tensors[f"{name}.input_absmax"])
-            for name in json.loads(metadata["layers"])
+            name: LayerProfile(tensors[f"{name}.fisher"]) for name in json.loads(metadata["layers"])
         }
         profile = Profile(
             layers,
@@ -168,9 +159,8 @@ def load_profile(file: Path) -> Profile:
         layer.let_go()
         if not finite:
             raise ModelError(f"{file}: layer {name} holds values that are not finite")
-        columns = (layer.fisher.shape[1],) if layer.fisher.ndim == 2 else None
-        if layer.input_absmax.shape != columns:
-            raise ModelError(f"{file}: layer {name}: the shapes of its tensors disagree")
+        if layer.fisher.ndim != 2:
+            raise ModelError(f"{file}: layer {name} is no matrix")
     return profile
 
 
@@ -178,7 +168,7 @@ def profile_settings(file: Path) -> dict[str, Any]:
     """The settings alone, without a look at the arrays: those of a large model take minutes.
 
     Raises:
-        ModelError: not a profile, of a newer version, or truncated.
+        ModelError: not a profile, of another version, or truncated.
     """
     with _reading(file) as metadata:
         settings: dict[str, Any] = json.loads(metadata["settings"])
@@ -195,10 +185,10 @@ def _reading(file: Path) -> Iterator[dict[str, str]]:
             metadata = source.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ModelError(f"{file}: not a sensitivity profile")
-        if int(metadata["version"]) > VERSION:
+        if int(metadata["version"]) != VERSION:
             raise ModelError(
-                f"{file}: profile version {metadata['version']} is newer than {VERSION}; "
-                "update seedtune"
+                f"{file}: profile version {metadata['version']}, this seedtune reads {VERSION}; "
+                "profile the model again"
             )
         yield metadata
     except (OSError, SafetensorError, KeyError, ValueError) as error:

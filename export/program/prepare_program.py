@@ -10,7 +10,6 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..recipe import Recipe
 from .score_program import ScoreProgram, example_inputs
 from .sensitive_linear import Surgery, input_groups, insert_sensitive_linears
 
@@ -19,35 +18,20 @@ def prepare_program(
     model: Any,
     mask: Mapping[str, npt.NDArray[np.int64]],
     bounds: Bounds,
-    recipe: Recipe | None = None,
-    activity: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> tuple[ScoreProgram, Surgery]:
     """The float program with its sparse term, ready to be quantised; consumes ``model``."""
-    recipe = recipe or Recipe()
     if bounds.length > getattr(model.config, "max_position_embeddings", bounds.length):
         raise ModelError(
             f"length bound {bounds.length} exceeds the model's "
             f"{model.config.max_position_embeddings} positions; lower it"
         )
-    extra = None
-    if recipe.float_columns and recipe.outlier_share > 0:
-        if activity is None:
-            raise ModelError("outlier columns need the activation statistics of a profile")
-        extra = {
-            name: np.sort(
-                np.argsort(-most, kind="stable")[: round(len(most) * recipe.outlier_share)]
-            )
-            for name, most in activity.items()
-        }
     names = [name for name, flat in mask.items() if flat.size]
     modules = dict(model.named_modules())
     for name in names:
         if not isinstance(modules.get(name), nn.Linear):
             raise ModelError(f"mask: {name} is not a linear layer of this model; profile it again")
     groups = input_groups(model, names, torch.zeros(1, 2, dtype=torch.int64))
-    surgery = insert_sensitive_linears(
-        model, mask, groups, float_columns=recipe.float_columns, extra_columns=extra
-    )
+    surgery = insert_sensitive_linears(model, mask, groups)
     program = ScoreProgram(model, surgery.probe_values, bounds).eval()
     with torch.no_grad():  # also registers what tracing must find in place
         vocabulary, adapter = model.config.vocab_size, program.adapter_shape

@@ -4,10 +4,10 @@ A matrix with sensitive entries computes
 
     y = dense(x * keep) + x[:, cols] @ scatter(base, values)
 
-``dense`` is what int4 quantisation sees, with the sensitive entries (or whole sensitive columns)
-set to zero. The second product is *column-compact*: Fisher-sensitive entries sit in few input
-columns, so one small float product over those columns carries them all, for all probes at once.
-``base`` holds what else those columns carry when they leave the int8 path altogether.
+``dense`` is what int4 quantisation sees, with the columns of the sensitive entries set to zero:
+those are computed in float as a whole. The second product is *column-compact*: Fisher-sensitive
+entries sit in few input columns, so one small float product over those columns carries them all,
+for all probes at once. ``base`` holds what else those columns carry.
 
 Some facts of the exported program shape this file:
 
@@ -93,21 +93,17 @@ class ProbeValues:
 class SharedColumns(nn.Module):
     """The sensitive columns of one input, shared by the matrices that read it."""
 
-    def __init__(
-        self, number: int, columns: torch.Tensor, in_features: int, float_columns: bool
-    ) -> None:
+    def __init__(self, number: int, columns: torch.Tensor, in_features: int) -> None:
         super().__init__()
         self.number = number
         self.register_buffer("index", columns)
-        self.float_columns = float_columns
-        if float_columns:
-            keep = torch.ones(in_features)
-            keep[columns] = 0.0
-            self.register_buffer("keep", keep)
+        keep = torch.ones(in_features)
+        keep[columns] = 0.0
+        self.register_buffer("keep", keep)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gathered = x.index_select(2, self.index)
-        return (x * self.keep if self.float_columns else x), gathered
+        return x * self.keep, gathered
 
 
 class BlockScatter(nn.Module):
@@ -222,9 +218,6 @@ def insert_sensitive_linears(
     model: nn.Module,
     mask: Mapping[str, npt.NDArray[np.int64]],
     groups: list[list[str]],
-    *,
-    float_columns: bool,
-    extra_columns: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> Surgery:
     """Replace, in place, every masked linear of ``model`` by a ``SensitiveLinear``.
 
@@ -232,8 +225,6 @@ def insert_sensitive_linears(
         model: a ``transformers`` causal language model in float32.
         mask: layer name to sorted flat indices, as ``profile.masks`` makes them.
         groups: names of the linears that read the same input tensor, in model order.
-        float_columns: take the sensitive columns out of the int8 path as a whole.
-        extra_columns: further columns per layer that leave the int8 path with them.
 
     Raises:
         ModelError: an index lies outside its matrix, or the mask has no entry.
@@ -256,10 +247,8 @@ def insert_sensitive_linears(
             continue
         width = linears[members[0]].in_features
         found = [np.unique(mask[name] % width) for name in members]
-        if float_columns and extra_columns is not None:
-            found += [extra_columns[name] for name in members if name in extra_columns]
         union = torch.from_numpy(np.unique(np.concatenate(found)))
-        columns = SharedColumns(number, union, width, float_columns)
+        columns = SharedColumns(number, union, width)
         shared.update(dict.fromkeys(members, columns))
 
     probe_values = ProbeValues()
@@ -273,13 +262,11 @@ def insert_sensitive_linears(
             index = shared[name].index
             flat = torch.from_numpy(mask[name])
             rows, cols = flat // width, flat % width
-            compact = torch.zeros(index.numel(), out)
             with held([linears[name]]):
                 weight = linears[name].weight.data
                 # fp16 first: the exported values are what the device starts from.
                 values.append(weight[rows, cols].to(torch.float16))
-                if float_columns:
-                    compact = weight[:, index].t().contiguous()
+                compact = weight[:, index].t().contiguous()
                 del weight
             place = torch.searchsorted(index, cols)
             positions.append(flat_size + place * out + rows)
@@ -290,10 +277,8 @@ def insert_sensitive_linears(
             offset += flat.numel()
         block = BlockScatter(start, torch.cat(positions), torch.cat(bases), shapes, compact_size)
         for slot, name in enumerate(block_names):
-            dense, flat = linears[name], torch.from_numpy(mask[name])
-            columns = shared[name].index
-            zeros = (flat // dense.in_features, flat % dense.in_features)
-            put_zeros_(dense, (slice(None), columns) if float_columns else zeros)
+            dense = linears[name]
+            put_zeros_(dense, (slice(None), shared[name].index))
             _replace(model, name, SensitiveLinear(dense, shared[name], block, slot, probe_values))
         compact_size += flat_size
     total = sum(sizes[name][0] * sizes[name][1] for name in mask)

@@ -1,4 +1,4 @@
-"""Quantises a prepared program as a recipe says."""
+"""Quantises a prepared program."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from seedtune.runtime.errors import ModelError
 
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import Surgery
-from ..recipe import Recipe
+from . import check_rounding
 from .calibrated_pass import Passed, round_by_calibration_
 from .int4 import quantise_linears_
 
@@ -17,19 +17,25 @@ from .int4 import quantise_linears_
 def quantise_program(
     program: ScoreProgram,
     surgery: Surgery,
-    recipe: Recipe,
+    rounding: str,
     calibration: npt.NDArray[np.int64] | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Passed | None:
-    """Quantise, in place, what ``prepare_program`` gave, as ``recipe.rounding`` says.
+    """Quantise, in place, what ``prepare_program`` gave.
+
+    Args:
+        rounding: ``gptq`` makes up for rounding errors with calibration text (see ``gptq``),
+            ``nearest`` takes each weight by itself.
+        calibration: generic text as tokens int64 ``[n, length]``; ``nearest`` needs none.
 
     Returns:
         What the quantised program makes of the calibration text, where that passed through it.
 
     Raises:
-        ModelError: the recipe and the calibration text do not suit each other or the model.
+        ModelError: the rounding is unknown, or the calibration text does not suit it or the model.
     """
-    if recipe.rounding == "nearest":
+    check_rounding(rounding)
+    if rounding == "nearest":
         quantise_linears_(program, progress)
         _leave_the_file(program)
         return None

@@ -23,8 +23,8 @@ from seedtune.runtime.engines.system_memory import available_bytes
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import default_cache
 
+from ..data.calibration import read_documents
 from ..data.fetch import fetch
-from ..data.sentences import load_sentences
 from ..estimate.device_stages import estimate_tuning
 from ..estimate.host_stages import estimate_export, estimate_profile
 from ..estimate.sizes import Estimate
@@ -195,7 +195,7 @@ def _task(folder: Path) -> Path:
 
 def _rows(folder: Path, first: int, count: int) -> Path:
     """A file of rows of ``WORDS`` words of Wikipedia, other ones from another ``first``."""
-    words = " ".join(load_sentences()).split()
+    words = " ".join(read_documents(fetch("wikipedia-passages"))[:100]).split()
     file = folder / f"rows-{first}.jsonl"
     with file.open("w", encoding="utf-8") as sink:
         for number in range(first, first + count):

@@ -50,12 +50,12 @@ def estimate(
     with output.waiting("loading the libraries"):
         from seedtune.export.lower.programs import check_formats
         from seedtune.export.model.shape import read_shape
-        from seedtune.export.recipe import Recipe
+        from seedtune.export.quantise import check_rounding
         from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
         from ..estimate import device_stages, host_stages, sizes
 
-    Recipe(rounding=rounding)  # refuses an unknown one
+    check_rounding(rounding)
     formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
     if gflops is not None:

@@ -35,10 +35,6 @@ def export(
     ] = None,
     mask: MaskName = DEFAULT_MASK,
     fraction: Fraction = DEFAULT_FRACTION,
-    outliers: Annotated[
-        float,
-        typer.Option(min=0, max=0.5, help="Share of most active columns kept out of int8."),
-    ] = 0.0,
     rounding: Annotated[
         str,
         typer.Option(
@@ -119,13 +115,14 @@ def export(
         from seedtune.export.model.load_model import load_causal_lm
         from seedtune.export.profile.masks import mask_method
         from seedtune.export.profile.profile_file import profile_settings
-        from seedtune.export.recipe import Recipe
+        from seedtune.export.quantise import check_rounding
 
         from ..data.calibration import load_calibration
 
     if threads is not None:
         torch.set_num_threads(threads)
-    mask_method(mask)  # an unknown one is refused before minutes of work
+    mask_method(mask)  # what is unknown is refused before minutes of work
+    check_rounding(rounding)
     formats = check_formats([name.strip() for name in to.split(",")])
     amount = {"sequences": 32, "length": 128} if profile is None else profile_settings(profile)
     source = model_source(model, output)
@@ -148,7 +145,7 @@ def export(
             profile=profile,
             mask=mask,
             fraction=fraction,
-            recipe=Recipe(outlier_share=outliers, rounding=rounding),
+            rounding=rounding,
             bounds=bounds,
             context=context,
             task=spec,

@@ -121,7 +121,7 @@ def estimate_export(
     alone is made of all of them at once.
 
     Args:
-        rounding: as of a recipe.
+        rounding: as of an export.
         to: formats of the programs.
     """
     bundle = estimate_bundle(shape, fraction=fraction, **bundle_options).components

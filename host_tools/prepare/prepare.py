@@ -45,7 +45,6 @@ def prepare(
     bounds: Bounds = DEFAULT_BOUNDS,
     mask: str = DEFAULT_MASK,
     fraction: float = DEFAULT_FRACTION,
-    recipe: dict[str, Any] | None = None,
     to: Sequence[str] = ("executorch",),
     context: int | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -53,7 +52,6 @@ def prepare(
     """Profile and export ``model`` into ``folder`` (by default a place in the cache).
 
     Args:
-        recipe: fields of ``seedtune.export.recipe.Recipe`` that differ from its defaults.
         to: formats of the programs.
         context: tokens of a text that the bundle can write, 0 for none; by default the export's.
 
@@ -65,7 +63,6 @@ def prepare(
         "bounds": asdict(bounds),
         "mask": mask,
         "fraction": fraction,
-        "recipe": recipe or {},
         "to": list(to),
         "context": context,
     }
@@ -114,7 +111,6 @@ def _finished(folder: Path, key: str) -> Prepared | None:
 
 def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) -> None:
     from seedtune.export.export import export_model
-    from seedtune.export.recipe import Recipe
 
     from ..data.calibration import load_calibration
 
@@ -134,7 +130,6 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
         calibrate=calibrate,
         mask=job["mask"],
         fraction=job["fraction"],
-        recipe=Recipe(**job["recipe"]),
         bounds=Bounds(**job["bounds"]),
         to=job["to"],
         **({} if job["context"] is None else {"context": job["context"]}),

@@ -19,17 +19,6 @@ Run = Callable[[list[NDArray[np.generic]], list[tuple[int, ...]]], list[NDArray[
 """Runs a method: inputs and the shapes of its results to these."""
 
 
-def sparse_input(
-    generation: Generation, values: NDArray[np.float32], columns: Run
-) -> NDArray[np.float32]:
-    """What ``generate`` takes for values float32 ``[K]``, the same for every token of a text.
-
-    Args:
-        columns: runs the method of this name.
-    """
-    return columns([values[None]], [(1, generation.columns)])[0]
-
-
 class CachedText(Text):
     """See ``Text``."""
 

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
-from ..bundle.program import COLUMNS, GENERATE, METHOD
+from ..bundle.program import METHOD
 from ..errors import EngineError
-from ..tasks import Batch
-from .cached_text import CachedText, Run, sparse_input
-from .contract import Engine, EngineUnavailable, Scores, Text, check_writing, checked_inputs
+from .contract import Engine, EngineUnavailable
+from .executorch_engine import ExecutorchEngine
 
 FORMAT = "executorch"
 PROCESS_BYTES = 366 * 10**6
@@ -54,7 +53,7 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
         )
 
 
-class ExecutorchBinding(Engine):
+class ExecutorchBinding(ExecutorchEngine):
     """Runs the program through ``executorch.runtime``."""
 
     def __init__(
@@ -115,28 +114,6 @@ class ExecutorchBinding(Engine):
             self._program = None
             self._methods.clear()
 
-    def score(
-        self,
-        batch: Batch,
-        values: NDArray[np.float32],
-        adapter: NDArray[np.float32] | None = None,
-    ) -> Scores:
-        """See ``Engine``."""
-        request = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        arrays = self._run(METHOD, request, 2 if self.hidden_width else 1)
-        return Scores(arrays[0], arrays[1] if self.hidden_width else None)
-
-    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
-        """See ``Engine``."""
-        generation = check_writing(self._shown, self._generation, self, values, adapter)
-        scattered = sparse_input(generation, values, self._loaded(COLUMNS))
-        inputs = [scattered, self._no_adapter if adapter is None else adapter]
-        return CachedText(self._loaded(GENERATE), generation, self._vocabulary, inputs)
-
-    def _loaded(self, method: str) -> Run:
-        self._load(method)
-        return lambda inputs, shapes: self._run(method, inputs, len(shapes))
-
     def _load(self, method: str) -> None:
         with self._lock:
             if method in self._methods:
@@ -151,9 +128,8 @@ class ExecutorchBinding(Engine):
                 ) from error
 
     def _run(
-        self, method: str, inputs: Sequence[NDArray[np.generic]], wanted: int
+        self, method: str, inputs: list[NDArray[np.generic]], shapes: Sequence[tuple[int, ...]]
     ) -> list[NDArray[np.float32]]:
-        """The first ``wanted`` results of a method that was loaded."""
         tensors = [self._torch.from_numpy(np.ascontiguousarray(each)) for each in inputs]
         with self._lock:  # results lie in memory that the next call overwrites
             if method not in self._methods:
@@ -162,7 +138,7 @@ class ExecutorchBinding(Engine):
                 outputs = self._methods[method].execute(tensors)
             except RuntimeError as error:
                 raise EngineError(f"{self._shown}: the program failed: {error}") from error
-            return [output.numpy().copy() for output in outputs[:wanted]]
+            return [output.numpy().copy() for output in outputs[: len(shapes)]]
 
     def _closed(self) -> EngineError:
         return EngineError(f"{self._shown}: the program is closed")

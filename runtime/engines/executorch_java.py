@@ -6,7 +6,7 @@ anything with its ``jclass`` and ``jarray`` does. Arrays go to Java and back by 
 
 import importlib.util
 import threading
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, Generation, Program
-from ..bundle.program import COLUMNS, GENERATE, METHOD
+from ..bundle.program import METHOD
 from ..errors import EngineError
-from ..tasks import Batch
-from .cached_text import CachedText, Run, sparse_input
-from .contract import Engine, EngineUnavailable, Scores, Text, check_writing, checked_inputs
+from .contract import Engine, EngineUnavailable
+from .executorch_engine import ExecutorchEngine
 
 FORMAT = "executorch"
 PROCESS_BYTES = 210 * 10**6
@@ -50,7 +49,7 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
         return JavaEngine(bundle, checked, threads, bundle.path / file, program.generation)
 
 
-class JavaEngine(Engine):
+class JavaEngine(ExecutorchEngine):
     """Runs the method ``score`` through ``org.pytorch.executorch.Module``."""
 
     def __init__(
@@ -85,8 +84,8 @@ class JavaEngine(Engine):
         self.entries, self.hidden_width = bundle.K, bundle.hidden_width
         self.adapter_shape = bundle.adapter_shape
         self._generation, self._vocabulary = generation, bundle.vocab_size
-        self._zeros = np.zeros(self.adapter_shape or 0, np.float32)
-        self._no_adapter: Any = None
+        self._no_adapter = np.zeros(self.adapter_shape or 0, np.float32)
+        self._zeros: Any = None
         self._lock = threading.Lock()
         self._throwable: Any = java.jclass("java.lang.Throwable")
         try:
@@ -121,29 +120,7 @@ class JavaEngine(Engine):
                 with _open_lock:
                     _open_threads.remove(self._threads)
 
-    def score(
-        self,
-        batch: Batch,
-        values: NDArray[np.float32],
-        adapter: NDArray[np.float32] | None = None,
-    ) -> Scores:
-        """See ``Engine``."""
-        request = checked_inputs(self, self._bounds, batch, values, adapter, self._zeros)
-        probes, scored = len(values), len(batch.positions)
-        shapes: list[tuple[int, ...]] = [(probes, *batch.candidates.shape)]
-        if self.hidden_width:
-            shapes.append((probes, scored, self.hidden_width))
-        found = self._run(METHOD, request, shapes)
-        return Scores(found[0], found[1] if self.hidden_width else None)
-
-    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
-        """See ``Engine``."""
-        generation = check_writing(self._shown, self._generation, self, values, adapter)
-        scattered = sparse_input(generation, values, self._loaded(COLUMNS))
-        inputs = [scattered, self._zeros if adapter is None else adapter]
-        return CachedText(self._loaded(GENERATE), generation, self._vocabulary, inputs)
-
-    def _loaded(self, method: str) -> Run:
+    def _load(self, method: str) -> None:
         with self._lock:
             if self._module is None:
                 raise EngineError(f"{self._shown}: the program is closed")
@@ -151,24 +128,17 @@ class JavaEngine(Engine):
                 self._module.loadMethod(method)
             except self._throwable as error:
                 raise self._failed("the program cannot be loaded", error) from error
-        return partial(self._run, method)
 
     def _run(
-        self,
-        method: str,
-        request: list[NDArray[np.generic]],
-        shapes: list[tuple[int, ...]],
+        self, method: str, inputs: list[NDArray[np.generic]], shapes: Sequence[tuple[int, ...]]
     ) -> list[NDArray[np.float32]]:
-        """The first results of a method, which have these shapes.
-
-        All inputs must be given: Java runs a program that lacks one on whatever was in memory.
-        """
+        """All inputs must be given: Java runs a program that lacks one on what was in memory."""
         with self._lock:
             if self._module is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                inputs = self._java.jarray(self._values)([self._given(each) for each in request])
-                outputs = self._module.execute(method, inputs)
+                given = self._java.jarray(self._values)([self._given(each) for each in inputs])
+                outputs = self._module.execute(method, given)
                 if len(outputs) < len(shapes):
                     raise EngineError(
                         f"{self._shown}: returns {len(outputs)} results; export again"
@@ -182,14 +152,14 @@ class JavaEngine(Engine):
 
     def _given(self, array: NDArray[Any]) -> Any:
         """A Java tensor with a copy of ``array`` (int64 or float32); that of no adapter is kept."""
-        if array is self._zeros and self._no_adapter is not None:
-            return self._no_adapter
+        if array is self._no_adapter and self._zeros is not None:
+            return self._zeros
         element = self._java.jlong if array.dtype == np.int64 else self._java.jfloat
         data = self._java.jarray(element)(np.ascontiguousarray(array).reshape(-1))
         shape = self._java.jarray(self._java.jlong)(np.array(array.shape, np.int64))
         tensor = self._values.from_(self._tensors.fromBlob(data, shape))
-        if array is self._zeros:
-            self._no_adapter = tensor
+        if array is self._no_adapter:
+            self._zeros = tensor
         return tensor
 
     def _taken(self, output: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
-from ..bundle.program import COLUMNS, GENERATE, METHOD
+from ..bundle.program import GENERATE, METHOD
 from ..errors import EngineError
-from ..tasks import Batch
-from .cached_text import CachedText, Run, sparse_input
-from .contract import Engine, Scores, Text, check_sizes, check_writing, checked_inputs
+from .contract import Engine, check_sizes
+from .executorch_engine import ExecutorchEngine
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
 
@@ -203,7 +202,7 @@ class NativeProgram:
             return buffer.value.decode()
 
 
-class NativeEngine(Engine):
+class NativeEngine(ExecutorchEngine):
     """Runs a bundle's program; see ``Engine`` for the contract."""
 
     def __init__(
@@ -243,33 +242,17 @@ class NativeEngine(Engine):
         """See ``Engine``."""
         self._program.close()
 
-    def score(
-        self,
-        batch: Batch,
-        values: NDArray[np.float32],
-        adapter: NDArray[np.float32] | None = None,
-    ) -> Scores:
-        """See ``Engine``."""
-        inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        probes, width = len(values), self.hidden_width
-        shapes = [(probes, *batch.candidates.shape)]
-        if width:
-            shapes.append((probes, len(batch.positions), width))
-        logp, *hidden = self._program.run(METHOD, inputs, *shapes)
-        return Scores(logp, hidden[0] if hidden else None)
-
-    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
-        """See ``Engine``."""
-        generation = check_writing(self._shown, self._generation, self, values, adapter)
-        described = self._program.describe(GENERATE)
-        vocabulary = _check_writing(self._shown, described, generation, self)
-        scattered = sparse_input(generation, values, self._loaded(COLUMNS))
-        inputs = [scattered, self._no_adapter if adapter is None else adapter]
-        return CachedText(self._loaded(GENERATE), generation, vocabulary, inputs)
-
-    def _loaded(self, method: str) -> Run:
+    def _load(self, method: str) -> None:
         self._program.load(method)
-        return lambda given, shapes: self._program.run(method, given, *shapes)
+
+    def _run(
+        self, method: str, inputs: list[NDArray[np.generic]], shapes: Sequence[tuple[int, ...]]
+    ) -> list[NDArray[np.float32]]:
+        return self._program.run(method, inputs, *shapes)
+
+    def _check_writing(self, generation: Generation) -> None:
+        described = self._program.describe(GENERATE)
+        self._vocabulary = _check_writing(self._shown, described, generation, self)
 
 
 def _check_writing(path: Path, method: Method, generation: Generation, engine: Engine) -> int:

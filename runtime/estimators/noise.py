@@ -5,31 +5,23 @@ The stream is Philox 4x64 with 10 rounds (Salmon et al., "Parallel random number
 
 * key: word 0 is the base seed, word 1 is ``step << 16 | probe``;
 * the first block is that of counter value 1, the next that of 2, and so on; a block gives four
-  64-bit words, in order.
-
-Noise kinds, both from integers only:
-
-* ``rademacher``: bit ``i`` (least significant first) of word ``j`` is entry ``64 * j + i``;
+  64-bit words, in order;
+* bit ``i`` (least significant first) of word ``j`` is entry ``64 * j + i`` of the noise ``z``:
   1 means +1, 0 means -1.
-* ``gaussian``: 16-bit field ``i`` (least significant first) of word ``j`` is entry ``4 * j + i``;
-  its upper 12 bits index the table of ``gaussian_table.py``.
 
-``scale * z`` is rounded to float32 (exact for rademacher), then the sum is: two roundings, never a
-fused multiply-add. Ports check themselves against ``tests/vectors/noise.json``.
+``float32(scale) * z`` is exact, and the sum is rounded to float32 once. Ports check themselves
+against ``tests/vectors/noise.json``.
 
 Work goes in blocks that stay in cache: no temporary grows with K.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from .gaussian_table import quantiles
-from .rates import NOISE_KINDS, NoiseKind
 
 MAX_STEP = 2**48 - 1
 MAX_PROBE = 2**16 - 1
@@ -44,10 +36,9 @@ def add_noise(
     seed: int,
     step: int,
     probe: int = 0,
-    kind: NoiseKind = "rademacher",
 ) -> None:
     """Add ``float32(scale) * z`` to ``out`` (float32 ``[K]``) in place."""
-    perturb(out, out[None, :], (scale,), seed=seed, step=step, probe=probe, kind=kind)
+    perturb(out, out[None, :], (scale,), seed=seed, step=step, probe=probe)
 
 
 def perturb(
@@ -58,7 +49,6 @@ def perturb(
     seed: int,
     step: int,
     probe: int = 0,
-    kind: NoiseKind = "rademacher",
 ) -> None:
     """Write ``values + float32(scales[r]) * z`` into ``rows[r]``, with one ``z`` for all rows.
 
@@ -70,22 +60,21 @@ def perturb(
         step: step number, 0 to 2**48 - 1.
         probe: number of the direction within the step, 0 to 65535.
     """
-    scaled = [_table(kind) * np.float32(scale) for scale in scales]
-    width = scaled[0].shape[1]
-    room = np.empty((_BLOCK // width, width), dtype=np.float32)
+    scaled = [_signs() * np.float32(scale) for scale in scales]
+    room = np.empty((_BLOCK // 8, 8), dtype=np.float32)
     flat = room.reshape(-1)
-    for start, stop, indices in _blocks(len(values), seed, step, probe, kind):
+    for start, stop, octets in _blocks(len(values), seed, step, probe):
         noise = flat[: stop - start]
         for row, table in zip(rows, scaled, strict=True):
             # "clip" skips a bounds check that cannot fail and lets numpy write into the room.
-            np.take(table, indices, axis=0, out=room[: len(indices)], mode="clip")
+            np.take(table, octets, axis=0, out=room[: len(octets)], mode="clip")
             np.add(values[start:stop], noise, out=row[start:stop])
 
 
 def _blocks(
-    count: int, seed: int, step: int, probe: int, kind: NoiseKind
-) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """Yield ``(start, stop, table indices)`` for entries ``start`` to ``stop``, in order."""
+    count: int, seed: int, step: int, probe: int
+) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """Yield ``(start, stop, octets)`` for entries ``start`` to ``stop``, in order."""
     if not 0 <= seed < 2**64:
         raise TuningError(f"seed {seed} is outside 0 to 2**64 - 1")
     if not (0 <= step <= MAX_STEP and 0 <= probe <= MAX_PROBE):
@@ -93,23 +82,14 @@ def _blocks(
     stream = np.random.Philox(key=np.array([seed, step << 16 | probe], dtype=np.uint64))
     for start in range(0, count, _BLOCK):
         stop = min(start + _BLOCK, count)
-        if kind == "rademacher":
-            words = stream.random_raw((stop - start + 63) // 64)
-            octets = words.astype("<u8", copy=False).view(np.uint8)  # 8 entries each
-            yield start, stop, octets[: (stop - start + 7) // 8]
-        else:
-            words = stream.random_raw((stop - start + 3) // 4)
-            fields = words.astype("<u8", copy=False).view("<u2") >> 4
-            yield start, stop, fields[: stop - start]
+        words = stream.random_raw((stop - start + 63) // 64)
+        octets = words.astype("<u8", copy=False).view(np.uint8)  # 8 entries each
+        yield start, stop, octets[: (stop - start + 7) // 8]
 
 
 @lru_cache
-def _table(kind: NoiseKind) -> NDArray[np.float32]:
-    """Noise by table index: float32 ``[256, 8]`` (a byte of signs) or ``[4096, 1]``."""
-    if kind == "rademacher":
-        octets = np.arange(256, dtype=np.uint8)[:, None]
-        bits = np.unpackbits(octets, axis=1, bitorder="little")
-        return bits.astype(np.float32) * np.float32(2) - np.float32(1)
-    if kind == "gaussian":
-        return quantiles()[:, None]
-    raise TuningError(f"noise kind {kind!r} is not one of {', '.join(NOISE_KINDS)}")
+def _signs() -> NDArray[np.float32]:
+    """The eight entries of each octet, float32 ``[256, 8]``."""
+    octets = np.arange(256, dtype=np.uint8)[:, None]
+    bits = np.unpackbits(octets, axis=1, bitorder="little")
+    return bits.astype(np.float32) * np.float32(2) - np.float32(1)

@@ -35,7 +35,7 @@ from ..scoring.values import Values
 from ..settings import Settings
 from .estimator import Measured
 from .noise import add_noise, perturb
-from .rates import RATE, SIZE, NoiseKind, Perturbing, Schedule
+from .rates import RATE, SIZE, Perturbing, Schedule
 from .spec import EstimatorSpec, RunContext, Shape
 
 MIDDLE = 8 / 30, 20 / 30
@@ -70,7 +70,6 @@ class PerExampleOptions(Perturbing):
 class PerExample:
     """Its state is ``mean_square``, float64 ``[1]``: r."""
 
-    noise: NoiseKind
     groups: int
     """G."""
     batch_size: int
@@ -106,8 +105,7 @@ class PerExample:
         moved, pair = values.sensitive[self.first : self.last], rows[:, self.first : self.last]
         groups = self._group_of_each()
         for group in range(self.groups):
-            key = {"seed": seed, "step": step, "probe": group}
-            perturb(moved, pair, (eps, -eps), kind=self.noise, **key)
+            perturb(moved, pair, (eps, -eps), seed=seed, step=step, probe=group)
             numbers = np.flatnonzero(groups == group).tolist()
             losses[:, numbers] = look.part(numbers).losses(rows)
         return Measured(losses, self.scalars(losses, eps=eps))
@@ -143,7 +141,7 @@ class PerExample:
         moved = values.sensitive[self.first : self.last]
         for probe, scalar in enumerate(scalars):
             scale = rate * float(scalar)
-            add_noise(moved, scale, seed=seed, step=step, probe=probe, kind=self.noise)
+            add_noise(moved, scale, seed=seed, step=step, probe=probe)
 
 
 def _fit(options: PerExampleOptions, settings: Settings, context: RunContext) -> Settings:
@@ -175,7 +173,7 @@ def _make(
     groups = options.groups or settings.batch_size
     if groups > settings.batch_size:
         raise ValueError(f"{groups} groups of {settings.batch_size} examples")
-    return PerExample(options.noise, groups, settings.batch_size, **sizes)
+    return PerExample(groups, settings.batch_size, **sizes)
 
 
 SPEC = EstimatorSpec(

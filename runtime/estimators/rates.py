@@ -1,19 +1,17 @@
-"""Options that several estimators have: a learning rate and its schedule, noise and its size.
+"""Options that several estimators have: a learning rate and its schedule, the size of noise.
 
 Each estimator's own options are a subclass, which may have other defaults.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ..errors import TuningError
 from ..options import option
 from ..settings import Options
 
 Schedule = Literal["constant", "linear", "cosine"]
-NoiseKind = Literal["rademacher", "gaussian"]
-NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
 RATE = "Peak learning rate"
 SIZE = "Size of the perturbation"
@@ -50,7 +48,6 @@ class Perturbing(Scheduled):
     eps: float | Literal["auto"] = option(
         "auto", f"{SIZE}; 'auto' measures the loss noise of the program.", above=0
     )
-    noise: NoiseKind = option("rademacher", "Kind of noise: signs, or normal numbers.", fixed=True)
 
     @property
     def perturbation(self) -> float:

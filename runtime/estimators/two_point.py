@@ -6,7 +6,7 @@ Forward Passes" (arXiv 2305.17333) uses it, with the mean over q seeds (its n-SP
 
     g_i = (L(v + eps z_i) - L(v - eps z_i)) / (2 eps),     v <- v - lr / q sum_i g_i z_i
 
-MeZO draws a Gaussian z; here z is +-1 by default (Spall's choice: lower variance, exact in any
+MeZO draws a Gaussian z; here z is +-1 (Spall's choice: lower variance, exact in any
 number format, one bit an entry). MeZO perturbs one copy in place three times; here values are
 program inputs, so the perturbed copies are rows of one call.
 """
@@ -24,7 +24,7 @@ from ..scoring.values import Values
 from ..settings import Settings
 from .estimator import Measured
 from .noise import MAX_PROBE, add_noise, perturb
-from .rates import RATE, NoiseKind, Perturbing
+from .rates import RATE, Perturbing
 from .spec import EstimatorSpec, Shape
 
 
@@ -46,7 +46,6 @@ class TwoPointOptions(Perturbing):
 class TwoPoint:
     """Two losses of each seed give its scalar, the projected gradient. It has no state."""
 
-    noise: NoiseKind = "rademacher"
     seeds: int = 1
     """q."""
 
@@ -103,7 +102,7 @@ class TwoPoint:
             probe, minus = divmod(first + done, 2)
             room = rows[done : done + 2 - minus]
             scales = (eps, -eps)[minus : minus + len(room)]
-            perturb(values, room, scales, seed=seed, step=step, probe=probe, kind=self.noise)
+            perturb(values, room, scales, seed=seed, step=step, probe=probe)
             done += len(room)
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
@@ -128,14 +127,13 @@ class TwoPoint:
         """
         for probe, scalar in enumerate(scalars):
             coefficient = -lr * float(scalar) / len(scalars)
-            key = {"seed": seed, "step": step, "probe": probe}
-            add_noise(values.sensitive, coefficient, kind=self.noise, **key)
+            add_noise(values.sensitive, coefficient, seed=seed, step=step, probe=probe)
 
 
 def _make(
     options: TwoPointOptions, settings: Settings, shape: Shape | None, part: Part | None
 ) -> TwoPoint:
-    return TwoPoint(options.noise, options.seeds)
+    return TwoPoint(options.seeds)
 
 
 SPEC = EstimatorSpec(

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ..errors import TuningError
 from ..estimators.noise import MAX_STEP, perturb
-from ..estimators.rates import NoiseKind
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TINY = 1e-4
@@ -71,7 +70,6 @@ def measure_loss_noise(
     values: NDArray[np.float32],
     *,
     seed: int,
-    kind: NoiseKind = "rademacher",
     ladder: Sequence[float] = LADDER,
     directions: int = 4,
     repeats: int = 8,
@@ -96,7 +94,7 @@ def measure_loss_noise(
 
     def losses(number: int, scales: Sequence[float]) -> NDArray[np.float64]:
         room = rows[: len(scales)]
-        perturb(values, room, scales, seed=seed, step=first + number, kind=kind)
+        perturb(values, room, scales, seed=seed, step=first + number)
         found = batch_loss(room)
         if not np.isfinite(found).all():
             raise TuningError(

@@ -257,7 +257,6 @@ class Tuner:
                 self._look(self._batch(settings, 0)).mean_losses,
                 self._start.values,
                 seed=settings.seed,
-                kind=own.noise,
             )
             own = replace(own, eps=self.loss_noise.eps)
             settings = replace(settings, options=own)

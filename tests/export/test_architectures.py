@@ -21,7 +21,6 @@ from seedtune.export.program.score_program import example_inputs
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
-from seedtune.export.recipe import Recipe
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.engines.onnxruntime import OnnxEngine
 from seedtune.runtime.engines.torch_program import TorchProgram
@@ -46,13 +45,12 @@ def inputs(values: Any, probes: int = 2) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("float_columns", [False, True])
-def test_surgery_changes_nothing_but_rounding(name: str, float_columns: bool) -> None:
+def test_surgery_changes_nothing_but_rounding(name: str) -> None:
     model = tiny(name)
     mask = some_mask(model)
     tokens, positions, candidates, _ = inputs(np.zeros(1))
     wanted = reference(model, tokens, positions, candidates)
-    program, surgery = prepare_program(model, mask, BOUNDS, Recipe(float_columns, 0.0))
+    program, surgery = prepare_program(model, mask, BOUNDS)
     with torch.no_grad():
         found, _ = program(*inputs(surgery.values))
     assert torch.equal(found[0], found[1])
@@ -71,7 +69,7 @@ def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
     states = [own[below].flatten(0, 1)[positions] for below in blocks]
     states += [mean_so_far(own[below]).flatten(0, 1)[positions] for below in means]
     wanted = torch.cat([each / each.square().mean(-1, keepdim=True).sqrt() for each in states], -1)
-    program, surgery = prepare_program(model, mask, BOUNDS, Recipe(False, 0.0))
+    program, surgery = prepare_program(model, mask, BOUNDS)
     with torch.no_grad():
         _, found = program(*inputs(surgery.values))
     assert (program.tap.blocks, program.tap.mean_blocks) == (blocks, means)
@@ -82,12 +80,12 @@ def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_linear_is_rounded_by_calibration(name: str) -> None:
     model = tiny(name)
-    program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe())
+    program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     tokens, positions, candidates, rows = inputs(surgery.values)
     with torch.no_grad():
         exact, _ = program(tokens, positions, candidates, rows)
     generator = np.random.default_rng(0)
-    quantise_program(program, surgery, Recipe(), generator.integers(3, 96, (16, 16)))
+    quantise_program(program, surgery, "gptq", generator.integers(3, 96, (16, 16)))
     for module in program.modules():
         if isinstance(module, torch.nn.Linear):
             assert type(module.weight).__name__ == "IntxUnpackedToInt8Tensor"
@@ -106,7 +104,7 @@ def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None:
     model = tiny(name)
-    program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe(True, 0.0))
+    program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     quantise_linears_(program)
     entries = len(surgery.values)
     shape = program.adapter_shape
@@ -171,7 +169,7 @@ def written(form: Any, traced: Any, folder: Path) -> Path:
 
 def other_form(name: str) -> tuple[Any, Any, Any]:
     """The eager program, its values, and inputs with values that matter and an adapter."""
-    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), BOUNDS, Recipe())
+    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), BOUNDS)
     quantise_linears_(program)
     through_int4_operator_(program)
     *request, rows = inputs(surgery.values, probes=3)

@@ -12,7 +12,6 @@ from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise import calibrated_pass
 from seedtune.export.quantise.calibrated_pass import round_by_calibration_
 from seedtune.export.quantise.quantise_program import quantise_program
-from seedtune.export.recipe import Recipe
 from seedtune.export.text.make_frame import make_frame
 from seedtune.export.text.words_place import packed_words
 from seedtune.runtime.bundle import Bounds
@@ -34,7 +33,7 @@ def tiny_program(loaded):
         for name, layer in loaded.model.named_modules()
         if isinstance(layer, nn.Linear) and name.endswith(("q_proj", "up_proj", "down_proj"))
     }
-    return prepare_program(loaded.model, mask, BOUNDS, Recipe())
+    return prepare_program(loaded.model, mask, BOUNDS)
 
 
 def log_probabilities(program, surgery) -> torch.Tensor:
@@ -54,7 +53,7 @@ def test_less_is_lost_than_by_rounding_to_the_nearest(tiny_llama_folder):
     for rounding in ("nearest", "gptq"):
         program, surgery = tiny_program(load_causal_lm(tiny_llama_folder))
         exact = log_probabilities(program, surgery)
-        quantise_program(program, surgery, Recipe(rounding=rounding), TOKENS)
+        quantise_program(program, surgery, rounding, TOKENS)
         found = log_probabilities(program, surgery)
         lost[rounding] = float((exact.exp() * (exact - found)).sum(-1).mean())
     assert 0 < lost["gptq"] < 0.75 * lost["nearest"]
@@ -71,7 +70,7 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
 
     monkeypatch.setattr(calibrated_pass, "round_with_compensation", watched)
     program, surgery = tiny_program(tiny_llama)
-    quantise_program(program, surgery, Recipe(), TOKENS)
+    quantise_program(program, surgery, "gptq", TOKENS)
     linears = [module for module in program.backbone.modules() if isinstance(module, nn.Linear)]
     order, inputs = [], []
 
@@ -102,7 +101,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, mo
 
     monkeypatch.setattr(calibrated_pass, "round_with_compensation", watched)
     program, surgery = tiny_program(tiny_llama)
-    quantise_program(program, surgery, Recipe(), TOKENS)
+    quantise_program(program, surgery, "gptq", TOKENS)
     dense = [module for module in program.modules() if isinstance(module, SensitiveLinear)]
     assert len(dense) == 6
     eager = [module.weight for module in program.modules() if isinstance(module, nn.Linear)]
@@ -125,13 +124,13 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, mo
 def test_bad_calibration_is_refused(tiny_llama, tmp_path: Path):
     program, surgery = tiny_program(tiny_llama)
     with pytest.raises(ModelError, match="gptq needs calibration text"):
-        quantise_program(program, surgery, Recipe(), None)
+        quantise_program(program, surgery, "gptq", None)
     with pytest.raises(ModelError, match=r"tokens \[n, length\], not \(0, 8\)"):
-        quantise_program(program, surgery, Recipe(), np.zeros((0, 8), np.int64))
+        quantise_program(program, surgery, "gptq", np.zeros((0, 8), np.int64))
     with pytest.raises(ModelError, match="vocabulary of 300"):
-        quantise_program(program, surgery, Recipe(), np.full((1, 8), 300))
+        quantise_program(program, surgery, "gptq", np.full((1, 8), 300))
     with pytest.raises(ModelError, match="unknown rounding 'best'"):
-        quantise_program(program, surgery, Recipe(rounding="best"), TOKENS)
+        quantise_program(program, surgery, "best", TOKENS)
 
 
 def test_a_layer_that_overflows_is_named(tiny_llama):
@@ -147,7 +146,7 @@ def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama_fo
     from seedtune.export.model.load_model import load_causal_lm
 
     program, surgery = tiny_program(load_causal_lm(tiny_llama_folder))
-    passed = quantise_program(program, surgery, Recipe(rounding=rounding), TOKENS)
+    passed = quantise_program(program, surgery, rounding, TOKENS)
     if rounding == "nearest":
         assert passed is None
         return
@@ -161,7 +160,7 @@ def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama_fo
 
 def test_a_frame_of_what_passed_is_that_of_another_pass(tiny_llama, monkeypatch):
     program, surgery = tiny_program(tiny_llama)
-    passed = quantise_program(program, surgery, Recipe(), TOKENS)
+    passed = quantise_program(program, surgery, "gptq", TOKENS)
     words = WordTable(*packed_words(program.head), program.softcap)
     again = make_frame(program, words, TOKENS, surgery.values)
     monkeypatch.setattr(program, "own_states", None)  # there is no other pass

@@ -1,6 +1,5 @@
 """Exporting to a bundle: what goes in, what is refused, and the trap of empty matrices."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,13 @@ from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
 from seedtune.export.quantise.quantise_program import quantise_program
-from seedtune.export.recipe import Recipe
 from seedtune.export.text.make_frame import read_norm
 from seedtune.export.text.words_place import find_words
 from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
-from seedtune.runtime.scoring.batch_loss import Look, passes
+from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextPart, tokens_of
 from seedtune.runtime.scoring.values import Values
@@ -38,8 +36,7 @@ V = "model.layers.0.self_attn.v_proj"
 def test_bundle_holds_the_models_own_values(bundle, tiny_llama):
     bundle = open_bundle(bundle.path)
     assert bundle.K == len(bundle.values) == sum(layer.count for layer in bundle.layers)
-    recipe = {field.name: bundle.manifest["quantisation"][field.name] for field in fields(Recipe)}
-    assert Recipe(**recipe) == Recipe(rounding="gptq")
+    assert bundle.manifest["quantisation"]["rounding"] == "gptq"
     for layer in bundle.layers:
         weight = tiny_llama.model.get_submodule(layer.name).weight.numpy().reshape(-1)
         own = slice(layer.offset, layer.offset + layer.count)
@@ -108,16 +105,15 @@ def test_the_program_s_adapter_does_what_numpy_makes_of_it(bundle):
     spec = {"kind": "completion", "template": "{a}", "completion_field": "b"}
     task = task_for(bundle, spec)
     examples = encode_rows(task, [{"a": "The cat", "b": " sat on the mat."}] * 2)
-    look = Look(engine, task, bundle.bounds, examples)
     values = bundle.values.astype(np.float32)
     weights = np.random.default_rng(0).standard_normal(text.entries, np.float32)
-    tokens = tokens_of(look, values, engine.adapter_shape[1])
+    look, batch = Look(engine, task, bundle.bounds, examples), task.collate(examples)
+    tokens = tokens_of(look, values, bundle.adapter_shape[1])
     plain = look.losses(values[None])
     for own, moves in ((np.zeros_like(weights), False), (weights, True)):
         found = text.gradient(own, tokens.states, tokens.words, np.zeros(0, np.int64), 0.0)
-        tuned, exact = Values(values, TextPart(text, own)), np.empty_like(plain)
-        for numbers, batch in passes(task, examples, bundle.bounds):
-            exact[:, numbers] = task.losses(tuned.score(engine, batch), batch)
+        logp = Values(values, TextPart(text, own)).score(engine, batch)
+        exact = task.losses(logp, batch)
         np.testing.assert_allclose(tokens.losses(found.logp), exact, atol=0.1)
         assert (np.abs(exact - plain).max() > 0.3) == moves
 
@@ -160,7 +156,7 @@ def test_a_binding_told_of_no_hidden_states_gives_none(bundle):
 
 def test_matrices_without_entries_stay_plain(tiny_llama):
     mask = {Q: np.array([3, 40]), V: np.zeros(0, np.int64), DOWN: np.array([7])}
-    program, surgery = prepare_program(tiny_llama.model, mask, BOUNDS, Recipe(True, 0.0))
+    program, surgery = prepare_program(tiny_llama.model, mask, BOUNDS)
     modules = dict(program.backbone.named_modules())
     replaced = {name for name, module in modules.items() if isinstance(module, SensitiveLinear)}
     assert replaced == {Q.removeprefix("model."), DOWN.removeprefix("model.")}
@@ -174,7 +170,7 @@ def test_matrices_that_read_one_input_share_their_columns(tiny_llama):
     groups = input_groups(tiny_llama.model, names, torch.zeros(1, 2, dtype=torch.int64))
     assert groups == [names[:2], names[2:4], names[4:]]
     mask = {name: np.array([place]) for place, name in enumerate(names)}
-    program, _ = prepare_program(tiny_llama.model, mask, BOUNDS, Recipe(True, 0.0))
+    program, _ = prepare_program(tiny_llama.model, mask, BOUNDS)
     q, v = (program.backbone.get_submodule(name.removeprefix("model.")) for name in names[:2])
     assert q.columns is v.columns
     assert q.columns.index.tolist() == [0, 1]
@@ -182,30 +178,8 @@ def test_matrices_that_read_one_input_share_their_columns(tiny_llama):
     assert q.dense.weight[:, 2:].abs().min() > 0
 
 
-def test_sensitive_entries_alone_leave_the_dense_matrix_without_float_columns(tiny_llama):
-    before = tiny_llama.model.get_submodule(Q).weight.clone()
-    program, _ = prepare_program(
-        tiny_llama.model, {Q: np.array([3, 40])}, BOUNDS, Recipe(False, 0.0)
-    )
-    dense = program.backbone.get_submodule(Q.removeprefix("model.")).dense.weight
-    gone = torch.nonzero((dense == 0).reshape(-1)).flatten().tolist()
-    assert gone == [3, 40]
-    kept = torch.ones(before.numel(), dtype=torch.bool)
-    kept[[3, 40]] = False
-    assert torch.equal(dense.reshape(-1)[kept], before.reshape(-1)[kept])
-
-
-def test_outlier_columns_are_the_most_active(tiny_llama):
-    activity = {Q: np.arange(32, dtype=np.float32)}
-    program, _ = prepare_program(
-        tiny_llama.model, {Q: np.array([0])}, BOUNDS, Recipe(True, 0.1), activity
-    )
-    columns = program.backbone.get_submodule(Q.removeprefix("model.")).columns
-    assert columns.index.tolist() == [0, 29, 30, 31]
-
-
 def export(loaded, folder: Path, mask=None, text=CALIBRATION, **changes):
-    arguments = {"bounds": BOUNDS, "recipe": Recipe(True, 0.0), "mask": mask or {Q: np.array([3])}}
+    arguments = {"bounds": BOUNDS, "mask": mask or {Q: np.array([3])}}
     return export_model(
         loaded, folder, calibrate=lambda tokenizer: (text, "t"), **arguments | changes
     )
@@ -220,10 +194,10 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
         export(tiny_llama, tmp_path / "b", {Q: np.array([32 * 32])})
     with pytest.raises(ModelError, match="length bound 4096 exceeds"):
         export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 2, 4096, 2, 2))
-    with pytest.raises(ModelError, match="activation statistics"):
-        export(tiny_llama, tmp_path / "b", recipe=Recipe(True, 0.1))
+    with pytest.raises(ModelError, match="unknown rounding 'best'; take gptq or nearest"):
+        export(tiny_llama, tmp_path / "b", rounding="best")
     with pytest.raises(ModelError, match="gptq needs calibration text"):
-        quantise_program(None, None, Recipe(), None)
+        quantise_program(None, None, "gptq", None)
     assert not (tmp_path / "b").exists()
 
 

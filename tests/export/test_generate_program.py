@@ -12,7 +12,6 @@ from seedtune.export.lower.lower import lower, trace_columns, trace_generate
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import quantise_linears_
-from seedtune.export.recipe import Recipe
 from seedtune.runtime.engines.executorch_native import NativeProgram
 
 WRITING = GenerateBounds(8, 32)
@@ -22,7 +21,7 @@ PARTS = (7, 1, 1, 8, 1, 4)
 
 def prepared(name: str) -> tuple[Any, Any, torch.Tensor]:
     model = tiny(name)
-    program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe(True, 0.0))
+    program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     return program, GenerateProgram(program, values.shape[1], WRITING).eval(), values
 

@@ -31,7 +31,6 @@ from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import give_int4_, packed_weight
 from seedtune.export.quantise.quantise_program import quantise_program
-from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds
 from torch import nn
 
@@ -139,11 +138,11 @@ class TestArchitectures:
     def test_the_codes_are_the_same(self, name: str, rounding: str, tmp_path: Path) -> None:
         codes = []
         for model in self.both(name):
-            program, surgery = prepare_program(model, some_mask(model), BOUNDS, Recipe())
+            program, surgery = prepare_program(model, some_mask(model), BOUNDS)
             shelf = Shelf(tmp_path)
             for module in stored_modules(program):
                 module.rest.shelf = shelf
-            quantise_program(program, surgery, Recipe(rounding=rounding), TOKENS)
+            quantise_program(program, surgery, rounding, TOKENS)
             linears = [each for each in program.modules() if isinstance(each, nn.Linear)]
             codes.append([surgery.values, program.embedding.weight])
             codes[-1] += [part for each in linears for part in packed_weight(each)]
@@ -254,7 +253,6 @@ from pathlib import Path
 from seedtune.export.export import export_model
 from seedtune.export.model.load_model import load_causal_lm
 from seedtune.export.profile.fisher import compute_profile
-from seedtune.export.recipe import Recipe
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
 source, out, stage = sys.argv[1:]
@@ -267,7 +265,7 @@ if stage == "profile":
 else:
     mask = {"model.layers.3.mlp.down_proj": np.arange(9)}
     export_model(loaded, out, calibrate=lambda _: (tokens, ""), mask=mask, to=("torch",),
-                 recipe=Recipe(rounding=stage), bounds=Bounds(1, 1, 16, 4, 2))
+                 rounding=stage, bounds=Bounds(1, 1, 16, 4, 2))
 print(json.dumps([before, peak_resident_bytes()]))
 """
 

@@ -63,10 +63,7 @@ def test_random_masks_lie_as_the_default_mask_does() -> None:
             ("mlp.down_proj", (256, 1024)),
         )
     }
-    layers = {
-        name: LayerProfile(np.zeros(size, np.float32), np.ones(size[1], np.float32))
-        for name, size in linears.items()
-    }
+    layers = {name: LayerProfile(np.zeros(size, np.float32)) for name, size in linears.items()}
     mask = few_columns(Profile(layers, "m", "0" * 64, "0" * 64, {}), FRACTION)
     weights = sum(rows * columns for rows, columns in linears.values())
     entries = sum(len(flat) for flat in mask.values())

@@ -63,7 +63,7 @@ LINES = TaskData(
 SETTINGS = {
     "seed": 0, "batch_size": 4, "length": 48, "test_rows": 8, "forwards": 40, "eval_every": 20,
     "lr": 1e-4, "eps": 1e-3, "steps": 12, "rank": 4, "alpha": 8, "threads": 1,
-    "noise": "rademacher", "estimator": "two-point", "schedule": "constant",
+    "estimator": "two-point", "schedule": "constant",
 }  # fmt: skip
 
 
@@ -420,7 +420,7 @@ def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
 
 
 def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
-    settings = {"estimator": "two-point", "noise": "rademacher", "forwards": 400, "eval_every": 100}
+    settings = {"estimator": "two-point", "forwards": 400, "eval_every": 100}
     rows = table(
         row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.7, 200: 0.81, 400: 0.8}, settings),
         row("lora", "sst2", 0, {0: 0.5, 60: 0.79, 90: 0.85, 150: 0.9}, peak_rss_bytes=4000),

@@ -406,17 +406,17 @@ class TestJournal:
 
 class TestBench:
     def test_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from seedtune.host_tools.bench import journal
+        from seedtune.host_tools.bench import estimate
 
-        assert "journal" in good("bench", "list")["benchmarks"]
-        monkeypatch.setattr(journal, "bench_journal", lambda: {"replay_equal": True})
-        assert good("bench", "journal") == {"replay_equal": True}
+        assert "estimate" in good("bench", "list")["benchmarks"]
+        monkeypatch.setattr(estimate, "bench_estimate", lambda: {"measured": True})
+        assert good("bench", "estimate") == {"measured": True}
         result = call("bench", "speed")
         assert result.exit_code == 2
         assert "unknown benchmark 'speed'" in result.stderr
-        result = call("bench", "journal", "--output", "x")
+        result = call("bench", "estimate", "--output", "x")
         assert result.exit_code == 2
-        assert "journal takes no --output" in result.stderr
+        assert "estimate takes no --output" in result.stderr
 
     def test_without_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(host_tools, "bench", raising=False)

@@ -22,11 +22,7 @@ from seedtune.runtime.errors import ModelError
 
 def profile_of(fishers):
     layers = {
-        name: LayerProfile(
-            np.asarray(fisher, np.float32),
-            np.zeros(np.shape(fisher)[1], np.float32),
-        )
-        for name, fisher in fishers.items()
+        name: LayerProfile(np.asarray(fisher, np.float32)) for name, fisher in fishers.items()
     }
     return Profile(layers, "m", "", "", {})
 

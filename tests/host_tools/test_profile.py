@@ -68,20 +68,6 @@ def test_is_not_the_square_of_the_batch_gradient(tiny_llama, profile):
     assert batch < 0.6 * float(profile.layers["model.layers.1.mlp.up_proj"].fisher.sum())
 
 
-def test_input_statistics_equal_those_of_a_plain_forward(tiny_llama, profile):
-    name = "model.layers.1.mlp.down_proj"
-    seen = []
-    handle = decoder_linears(tiny_llama.model)[name].register_forward_hook(
-        lambda _module, args, _output: seen.append(args[0].reshape(-1, args[0].shape[-1]))
-    )
-    with torch.no_grad():
-        tiny_llama.model(input_ids=torch.tensor(SEQUENCES))
-    handle.remove()
-    x = seen[0].numpy()
-    assert x.shape == (SEQUENCES.size, 64)
-    np.testing.assert_allclose(profile.layers[name].input_absmax, np.abs(x).max(0), rtol=1e-5)
-
-
 def test_a_model_whose_weights_stay_stored_has_the_same_profile(tiny_llama_folder, profile):
     """Also what is written matrix by matrix, from the last block to the first."""
     from seedtune.export.model.load_model import load_causal_lm
@@ -284,10 +270,10 @@ def test_files_that_are_no_profile_of_this_version(profile, tmp_path, monkeypatc
     save_file({"x": np.zeros(2)}, file)
     with pytest.raises(ModelError, match="not a sensitivity profile"):
         load_profile(file)
-    monkeypatch.setattr("seedtune.export.profile.profile_file.VERSION", 3)
+    monkeypatch.setattr("seedtune.export.profile.profile_file.VERSION", 4)
     save_profile(profile, file)
     monkeypatch.undo()
-    with pytest.raises(ModelError, match="version 3 is newer than 2"):
+    with pytest.raises(ModelError, match="version 4, this seedtune reads 3; profile"):
         load_profile(file)
 
 
@@ -304,7 +290,7 @@ def test_profile_with_nan_or_mismatched_shapes_names_the_layer(profile, tmp_path
     spoiled[1, 1] = np.nan
     for change, message in (
         ({f"{name}.fisher": spoiled}, "not finite"),
-        ({f"{name}.input_absmax": good[f"{name}.input_absmax"][1:]}, "disagree"),
+        ({f"{name}.fisher": good[f"{name}.fisher"][0]}, "is no matrix"),
     ):
         save_file({**good, **change}, file, metadata)
         with pytest.raises(ModelError, match=rf"layer {name}.*{message}"):

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from seedtune.host_tools.data.sentences import load_sentences
 from seedtune.host_tools.prepare import task_bundle as module
 from seedtune.host_tools.prepare.task_bundle import task_bundle
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.errors import BundleError, DataError
+from seedtune.runtime.errors import BundleError
 from tiny_bundle import TASK, write_tiny_bundle
 
 OTHER = {**TASK, "template": "{text} So it was"}
@@ -47,15 +46,3 @@ def test_an_old_bundle_is_not_taken_for_one_whose_writing_failed(
             task_bundle(plain, OTHER, tmp_path / "out")
     assert not (tmp_path / "out" / "made-from").exists()
     assert task_bundle(plain, TASK, tmp_path / "out").task == TASK
-
-
-def test_sentences(tmp_path: Path) -> None:
-    file = tmp_path / "t.txt"
-    file.write_text("A first sentence of some length. Short. And is this a second one? Yes!\n\nno")
-    assert load_sentences(file) == [
-        "A first sentence of some length.",
-        "And is this a second one?",
-    ]
-    file.write_text("too short\n\nto use")
-    with pytest.raises(DataError, match=r"t\.txt: holds no sentence of 20 to 300 characters"):
-        load_sentences(file)

@@ -11,26 +11,22 @@ import numpy as np
 import pytest
 from fakes import noise_vector
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators.gaussian_table import quantile_integers
 from seedtune.runtime.estimators.noise import add_noise, perturb
-from seedtune.runtime.estimators.rates import NOISE_KINDS
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CONTENT = json.loads((VECTORS / "noise.json").read_text())
 
 
-@pytest.mark.parametrize("vector", CONTENT["vectors"], ids=lambda v: f"{v['kind']}-{v['count']}")
+@pytest.mark.parametrize("vector", CONTENT["vectors"], ids=lambda v: str(v["count"]))
 def test_matches_published_vectors(vector):
     z = noise_vector(
         vector["count"],
         seed=int(vector["seed"]),
         step=int(vector["step"]),
         probe=vector["probe"],
-        kind=vector["kind"],
     )
-    exact = z if vector["kind"] == "rademacher" else z * 8192
-    stored = exact.astype(np.int8 if vector["kind"] == "rademacher" else "<i2")
-    assert (stored == exact).all()
+    stored = z.astype(np.int8)
+    assert (stored == z).all()
     assert stored[:32].tolist() == vector["first"]
     assert hashlib.sha256(stored.tobytes()).hexdigest() == vector["sha256"]
 
@@ -45,32 +41,23 @@ def test_vectors_come_from_the_independent_generator(tmp_path):
     assert made.read_bytes() == (VECTORS / "noise.json").read_bytes()
 
 
-def test_gaussian_table_is_the_published_one_and_mirrored():
-    table = quantile_integers()
-    assert table[2048:].tolist() == CONTENT["gaussian_table_upper"]
-    assert (table == -table[::-1]).all()
-    assert abs(np.mean((table / 8192.0) ** 2) - 1) < 1e-5
-
-
-@pytest.mark.parametrize("kind", NOISE_KINDS)
 @pytest.mark.parametrize("count", [1, 7, 8, 63, 64, 65, 1000, (1 << 16) - 1, 1 << 16, 200_003])
-def test_a_prefix_does_not_depend_on_the_length(kind, count):
-    whole = noise_vector(300_000, seed=3, step=5, kind=kind)
-    assert (noise_vector(count, seed=3, step=5, kind=kind) == whole[:count]).all()
+def test_a_prefix_does_not_depend_on_the_length(count):
+    whole = noise_vector(300_000, seed=3, step=5)
+    assert (noise_vector(count, seed=3, step=5) == whole[:count]).all()
 
 
-@pytest.mark.parametrize("kind", NOISE_KINDS)
-def test_perturb_rounds_product_and_sum_to_float32_apart(kind):
+def test_perturb_rounds_scale_and_sum_to_float32():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(100_001).astype(np.float32)
-    z = noise_vector(len(values), seed=9, step=2, probe=1, kind=kind)
+    z = noise_vector(len(values), seed=9, step=2, probe=1)
     rows = np.empty((2, len(values)), dtype=np.float32)
-    perturb(values, rows, (0.01, -0.01), seed=9, step=2, probe=1, kind=kind)
+    perturb(values, rows, (0.01, -0.01), seed=9, step=2, probe=1)
     assert (rows[0] == values + np.float32(0.01) * z).all()
     assert (rows[1] == values - np.float32(0.01) * z).all()
-    add_noise(values, -0.03, seed=9, step=2, probe=1, kind=kind)
+    add_noise(values, -0.03, seed=9, step=2, probe=1)
     rows[0] = 0
-    perturb(rows[0], rows[:1], (1.0,), seed=9, step=2, probe=1, kind=kind)
+    perturb(rows[0], rows[:1], (1.0,), seed=9, step=2, probe=1)
     assert (rows[0] == z).all()
 
 
@@ -90,17 +77,11 @@ def test_keys_outside_the_stream_are_refused(bad):
         noise_vector(8, **{"seed": 0, "step": 0, **bad})
 
 
-def test_unknown_kind_is_refused():
-    with pytest.raises(TuningError, match="uniform"):
-        noise_vector(8, seed=0, step=0, kind="uniform")
-
-
-@pytest.mark.parametrize("kind", NOISE_KINDS)
-def test_seven_billion_parameter_model_updates_without_large_temporaries(kind):
+def test_seven_billion_parameter_model_updates_without_large_temporaries():
     values = np.zeros(6_700_000, dtype=np.float32)
-    add_noise(values[:1000], 1e-3, seed=1, step=0, kind=kind)  # makes the table
+    add_noise(values[:1000], 1e-3, seed=1, step=0)  # makes the table
     tracemalloc.start()
-    add_noise(values, 1e-3, seed=1, step=0, kind=kind)
+    add_noise(values, 1e-3, seed=1, step=0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 << 20

@@ -26,7 +26,7 @@ def look(examples=16) -> Look:
 
 
 def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExample:
-    return PerExample("rademacher", groups, batch, first, last)
+    return PerExample(groups, batch, first, last)
 
 
 @pytest.mark.parametrize("groups", [1, 5, 8, 16])

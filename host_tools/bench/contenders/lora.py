@@ -7,6 +7,8 @@ bitsandbytes, dequantised layer by layer in both passes, activations recomputed 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import statistics
 import time
@@ -24,7 +26,6 @@ from seedtune.runtime.tasks import encode_rows
 
 from ...data.named_tasks import TaskData
 from ..measuring.next_words import measure, message_batches, torch_score
-from ..measuring.peak import forget_peak
 from ..measuring.perplexity import text_batches
 from ..measuring.timing import Stopwatch
 from ..measuring.tuning_run import Progress
@@ -133,7 +134,7 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
     adapter = Adapter(cell, {**own, "steps": epoch * settings["epochs"]})
     weights = _trained(adapter.model)
     held_out = encode_rows(cell.task, person.held_out)
-    forget_peak()
+    _forget_peak()
     watch = Stopwatch()
     best, shipped, kept = math.inf, 0, [weight.detach().clone() for weight in weights]
     for done in range(settings["epochs"] + 1):
@@ -151,6 +152,14 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
         for weight, value in zip(weights, kept, strict=True):
             weight.copy_(value)
     return {**_judged(cell), **spent, "epochs": shipped}
+
+
+def _forget_peak() -> None:
+    """Let the peak (``peak_resident_bytes``) begin anew, at what is held now. Linux: see
+    ``clear_refs`` in proc(5)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _judged(cell: FloatTask) -> dict[str, Any]:

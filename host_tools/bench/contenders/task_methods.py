@@ -38,7 +38,6 @@ class Method:
 _FORWARDS: dict[str, Any] = {"forwards": 1000, "eval_every": 100}
 _TUNER: dict[str, Any] = {
     **_FORWARDS,
-    "noise": "rademacher",
     "lr": 1e-4,
     "eps": 1e-2,
     "schedule": "linear",

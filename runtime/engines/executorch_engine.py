@@ -1,0 +1,83 @@
+"""What the engines over ExecuTorch share: a program's methods as ``score`` and ``text``."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bounds, Generation
+from ..bundle.program import COLUMNS, GENERATE, METHOD
+from ..tasks import Batch
+from .cached_text import CachedText
+from .contract import Engine, Scores, Text, check_writing, checked_inputs
+
+
+class ExecutorchEngine(Engine):
+    """An open program; an engine says how its methods are loaded and run."""
+
+    _shown: Path
+    """Its name in errors."""
+    _bounds: Bounds
+    _generation: Generation | None
+    """What its ``generate`` takes, if it has one."""
+    _vocabulary: int
+    """Tokens that it tells apart."""
+    _no_adapter: NDArray[np.float32]
+    """Zeros, taken for none."""
+
+    @abstractmethod
+    def _load(self, method: str) -> None:
+        """Make a method ready to run, where it is not.
+
+        Raises:
+            EngineError: the program refuses it, or is closed.
+        """
+
+    @abstractmethod
+    def _run(
+        self, method: str, inputs: list[NDArray[np.generic]], shapes: Sequence[tuple[int, ...]]
+    ) -> list[NDArray[np.float32]]:
+        """The first results of a loaded method, which have these shapes.
+
+        Raises:
+            EngineError: the program fails, returns something else, or is closed.
+        """
+
+    def _check_writing(self, generation: Generation) -> None:
+        """Compare ``generate`` with what the bundle says of it, where the program tells.
+
+        Raises:
+            EngineError: it takes or returns other sizes.
+        """
+
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+    ) -> Scores:
+        """See ``Engine``."""
+        inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
+        shapes: list[tuple[int, ...]] = [(len(values), *batch.candidates.shape)]
+        if self.hidden_width:
+            shapes.append((len(values), len(batch.positions), self.hidden_width))
+        logp, *hidden = self._run(METHOD, inputs, shapes)
+        return Scores(logp, hidden[0] if hidden else None)
+
+    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+        """See ``Engine``."""
+        generation = check_writing(self._shown, self._generation, self, values, adapter)
+        self._check_writing(generation)
+        self._load(COLUMNS)
+        # Scattered once, since it is the same for every token of a text.
+        (scattered,) = self._run(COLUMNS, [values[None]], [(1, generation.columns)])
+        self._load(GENERATE)
+        inputs = [scattered, self._no_adapter if adapter is None else adapter]
+        return CachedText(
+            lambda given, shapes: self._run(GENERATE, given, shapes),
+            generation,
+            self._vocabulary,
+            inputs,
+        )
