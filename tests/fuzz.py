@@ -29,7 +29,7 @@ from seedtune.runtime.tasks import tokenising
 
 GOOD = (REFUSED, EQUAL, SOUND)
 BAD = ("different", "traceback", "signal", "hang", "memory")
-SECONDS, MEGABYTES = 20, 256
+SECONDS, MEGABYTES = 10, 256
 
 
 class Hang(BaseException):
@@ -51,13 +51,19 @@ def outcome(read: Callable[[], str]) -> tuple[str, str]:
 
 
 def fuzz(
-    cases: int, *, seed: int = 0, first: int = 0, only: str | None = None, block: int = 5000
+    cases: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    only: str | None = None,
+    programs: Path | None = None,
+    block: int = 5000,
 ) -> tuple[dict[str, Counter[str]], list[str]]:
     """Run cases; their outcomes by kind, and a line for each that failed. Ctrl-C ends it early."""
     found: dict[str, Counter[str]] = {}
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
-        all_kinds = kinds(Path(temporary))
+        all_kinds = kinds(Path(temporary), programs)
         names = [only] if only else list(all_kinds)
         at = mmap.mmap(-1, 8)  # the case that a process is at, for when it dies
         case = first
@@ -128,7 +134,7 @@ def _run_block(
     signal.signal(signal.SIGALRM, late)
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)  # for libraries that do not come back
     warnings.simplefilter("ignore", SeedtuneWarning)
-    tokenising.SECONDS = SECONDS / 4
+    tokenising.SECONDS = SECONDS / 10
     _silence_libraries()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Of addresses, which are many times the resident memory in a process that has loaded torch.
@@ -164,10 +170,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--kind", default=None, help="only this kind; numbers are then its own")
+    parser.add_argument("--bundle", type=Path, help="the tiny model's, as exported before")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
-    found, failures = fuzz(given.cases, seed=given.seed, first=given.first, only=given.kind)
+    found, failures = fuzz(
+        given.cases, seed=given.seed, first=given.first, only=given.kind, programs=given.bundle
+    )
     columns = GOOD + BAD
     print(f"{'':17}" + "".join(f"{column:>10}" for column in columns))
     for name, counts in [*found.items(), ("all", sum(found.values(), Counter()))]:

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from fuzz_chats import chat_kinds
+from fuzz_commands import command_kinds
 from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
+from fuzz_programs import export_programs, program_kinds
 from fuzz_runs import run_kinds
 from fuzz_texts import text_kinds
 from journal_bytes import encoded
 from safetensors.numpy import load
-from seedtune.runtime.bundle import pack_bundle
+from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
 from seedtune.runtime.bundle.text_frame import load_text_frame
@@ -42,9 +45,22 @@ from text_bundle import STATES, WIDTH, write_text_bundle
 from tiny_bundle import write_tiny_bundle
 
 
-def kinds(folder: Path) -> dict[str, Case]:
-    """The kinds of cases; ``folder`` is for their files."""
-    return {**_files(folder), **run_kinds(folder), **text_kinds(folder)}
+def kinds(folder: Path, programs: Path | None = None) -> dict[str, Case]:
+    """The kinds of cases.
+
+    Args:
+        folder: for their files.
+        programs: bundle of the tiny model, for ONNX and torch; exported here by default.
+    """
+    bundle = open_bundle(programs or export_programs(folder / "programs"))
+    return {
+        **_files(folder),
+        **run_kinds(folder),
+        **text_kinds(folder),
+        **chat_kinds(),
+        **program_kinds(folder, bundle),
+        **command_kinds(folder, folder / "runs" / "two-point", bundle),
+    }
 
 
 def _files(folder: Path) -> dict[str, Case]:

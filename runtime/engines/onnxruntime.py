@@ -41,6 +41,8 @@ _OLD = ("not a registered function/op", "max supported IR version", "under devel
 """What older versions say of a program that is too new for them."""
 _INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2, "adapter": 2}
 _OUTPUTS = {"logp": 3, "hidden": 3}
+_LARGEST = 1 << 28
+"""Of a program's fixed sizes."""
 
 
 def unavailable() -> str | None:
@@ -143,8 +145,10 @@ class OnnxEngine(Engine):
         )
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                program, options, providers=[provider]
-            )
+                program, options, providers=[provider], enable_fallback=0  # it prints on stdout
+            )  # fmt: skip
+            inputs = {each.name: each.shape for each in self._session.get_inputs()}
+            outputs = {each.name: each.shape for each in self._session.get_outputs()}
         except Exception as error:  # it raises many kinds, all of them its own
             reason = _first_line(error)
             if any(part in reason for part in _OLD):
@@ -156,16 +160,19 @@ class OnnxEngine(Engine):
         if provider not in self._session.get_providers():
             self.close()
             raise EngineUnavailable(f"onnxruntime {version} could not start {provider}")
-        inputs = {each.name: each.shape for each in self._session.get_inputs()}
-        outputs = {each.name: each.shape for each in self._session.get_outputs()}
         for what, found, wanted in (("takes", inputs, _INPUTS), ("returns", outputs, _OUTPUTS)):
             if {name: len(shape) for name, shape in found.items()} != wanted:
                 self.close()
                 raise EngineError(f"{shown}: {what} {', '.join(found)}, not {', '.join(wanted)}")
-        self.entries, self.hidden_width = inputs["values"][1], outputs["hidden"][2]
         width, states = inputs["adapter"]
+        sizes = inputs["values"][1], outputs["hidden"][2], width, states
+        if not all(isinstance(size, int) and 0 < size < _LARGEST for size in sizes):
+            self.close()
+            raise EngineError(f"{shown}: takes or returns no fixed sizes; export it again")
+        self.entries, self.hidden_width = sizes[:2]
         self.adapter_shape = (width, states)
-        self._no_adapter = np.zeros((width, states), np.float32)
+        # Without memory: the sizes are still to be compared with the bundle's.
+        self._no_adapter = np.broadcast_to(np.float32(0), (width, states))
 
     def close(self) -> None:
         """See ``Engine``."""

@@ -55,6 +55,11 @@ class Chat(TokenLoss):
                 break
             tokens, columns = self._scored(conversation, kept, where)
             length = len(tokens)
+            if not columns:
+                raise DataError(
+                    f"{where}: the turns of {self._learn[:40]!r} are empty, so that there is "
+                    "nothing to learn; fill them in or leave the row out"
+                )
             if length <= bound:
                 positions = [(0, column) for column in columns]
                 candidates = [[tokens[column + 1]] for column in columns]

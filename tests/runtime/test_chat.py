@@ -356,6 +356,16 @@ def test_a_template_that_looks_into_texts_and_joins_its_tokens_is_refused() -> N
         "'%999999999d' % 1",
         "'%*d' % (10**9, 1)",
         "2 ** (99**9)",
+        "'\t'.expandtabs(999999999)",
+        "'a'.zfill(999999999)",
+        "'{:>999999999}'.format(1)",
+        "'{:{}}'.format(1, 999999999)",
+        "'a' | center(999999999)",
+        "'%999999999d' | format(1)",
+        "('a' * 9999) | replace('a', 'b' * 99999)",
+        "range(99999) | map('string') | join('a' * 9999)",
+        "('a' * 9999).join(range(9999) | map('string'))",
+        "messages | tojson(indent=99999999)",
     ],
 )
 def test_a_result_beyond_all_use_is_refused_at_once(expression: str) -> None:
@@ -371,6 +381,24 @@ def test_a_text_that_doubles_is_refused(operator: str) -> None:
     endless = "{% for i in range(99999) %}{{ messages[0].content }}{% endfor %}"
     with pytest.raises(DataError, match="refuses it: its text has over 262144 characters"):
         rendered(endless, said(("user", "a" * 999)))
+
+
+def test_a_list_that_doubles_is_refused() -> None:
+    """Comparing it, or writing it, would take time without end within one step of Python."""
+    source = (
+        "{% set n = namespace(x=[1]) %}{% for i in range(99) %}"
+        "{% set n.x = [n.x, (n.x, n.x), {1: n.x, 2: n.x}] %}{% endfor %}{{ n.x == 1 }}"
+    )
+    with pytest.raises(DataError, match=r"refuses it: a list or the like would be too large"):
+        rendered(source, said(("user", "a")))
+
+
+def test_turns_without_a_token_to_learn_are_refused() -> None:
+    spec = {"kind": "chat", "messages_field": "m", "learn": "assistant"}
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    task = task_from_spec(spec, controlled(), Bounds(2, 8, 32, 48, 4), 0, chat=ChatPart(source, {}))
+    with pytest.raises(DataError, match="row 4: the turns of 'assistant' are empty"):
+        task.encode({"m": said(("user", "hi"), ("assistant", ""))}, "row 4")
 
 
 def test_messages_nested_beyond_all_use_are_refused() -> None:

@@ -249,6 +249,36 @@ class TestOpening:
         with open_engine(open_bundle(tmp_path / "whole"), 1, name="onnxruntime") as engine:
             assert engine.entries == reach.K
 
+    @staticmethod
+    def files(bundle: Bundle) -> tuple[list[str], Path]:
+        described = bundle.program("onnx")
+        assert described is not None
+        return list(described.files[1:]), bundle.path / "odd.onnx"
+
+    @pytest.mark.parametrize("name", [b"hidden", b"MatMul"])
+    def test_a_name_that_is_no_utf_8(
+        self, copy: Bundle, name: bytes, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """The library's own second try told of the first on stdout, beside a command's JSON."""
+        program = (copy.path / "program.onnx").read_bytes().replace(name, b"\xe2" + name[1:])
+        opened = self.files(copy)
+        with pytest.raises(EngineError, match=r"odd.onnx: onnxruntime cannot open it: .*utf-8"):
+            module.OnnxEngine(program, *opened, copy.bounds, 1)
+        assert capfd.readouterr().out == ""
+
+    @pytest.mark.parametrize("size", ["x", 1 << 40, 0])
+    def test_sizes_that_are_none(self, copy: Bundle, size: Any) -> None:
+        model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
+        adapter = next(each for each in model.graph.input if each.name == "adapter")
+        for axis in adapter.type.tensor_type.shape.dim:
+            if isinstance(size, str):
+                axis.dim_param = size
+            else:
+                axis.dim_value = size
+        program, opened = model.SerializeToString(), self.files(copy)
+        with pytest.raises(EngineError, match=r"odd.onnx: (takes or ret|.*cannot open)"):
+            module.OnnxEngine(program, *opened, copy.bounds, 1)
+
     @pytest.mark.parametrize(
         ("data", "told"),
         [
