@@ -342,7 +342,9 @@ class TestOpening:
         monkeypatch.setattr(
             onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
         )
-        fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+        fallen = SimpleNamespace(
+            get_providers=lambda: ["CPUExecutionProvider"], get_inputs=list, get_outputs=list
+        )
         monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **b: fallen)
         with pytest.raises(EngineError, match="could not start CUDAExecutionProvider"):
             open_engine(reach, 1, name="onnxruntime:cuda")
