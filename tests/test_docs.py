@@ -3,6 +3,8 @@
 import contextlib
 import re
 import shlex
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +69,10 @@ def follow(page: str, folder: Path, bundle: Bundle) -> None:
             if block.language == "console":
                 run_block(commands_of(block))
             elif block.language == "python":
-                exec(block.text, {"__name__": "__main__"})
+                # By itself, as an app is: pages speak of threads and of memory.
+                command = [sys.executable, "-W", "ignore", "-c", block.text]
+                done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module", params=["as listed", "backwards"])
