@@ -207,7 +207,11 @@ def test_what_the_loader_refuses(merged: Path, tmp_path: Path) -> None:
 def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None:
     source = write_tiny_llama(tmp_path / "hf")
     assert "give what to merge" in bad(1, "merge", bundle.path, source, tmp_path / "out")
-    taken = bad(8, "merge", bundle.path, source, source, "--values", tuned)
+    over = bad(1, "merge", bundle.path, source, source, "--values", tuned)
+    assert "which is read" in over
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    taken = bad(8, "merge", bundle.path, source, tmp_path / "taken", "--values", tuned)
     assert "exists and is not empty" in taken
     from safetensors.torch import load_file, save_file
 
