@@ -15,7 +15,7 @@ from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
 
 HERE = Path(__file__).parent
-OLDEST_ONNX = "1.20"
+OLDEST_ONNX = "1.24"
 HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "pyarrow", "psutil")
 
 
