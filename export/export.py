@@ -97,7 +97,13 @@ def export_model(
     about = {"method": "given", "fraction": fraction, "profile_sha256": None}
     if isinstance(mask, str):
         if found is None:
-            found = kept_profile(loaded, tokens, text_sha256, partial(progress, "profile"))
+            found = kept_profile(
+                loaded,
+                tokens,
+                text_sha256,
+                partial(progress, "profile"),
+                partial(progress, "wait for another process that profiles this model", 0, 1),
+            )
         if found.model_sha256 != loaded.sha256:
             raise ModelError(f"{loaded.name}: the profile is of another model; profile this one")
         about |= {"method": mask, "profile_sha256": found.sha256}

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, SeedtuneError
 from seedtune.runtime.files import default_cache, replace_file
+from seedtune.runtime.process_lock import in_turn
 
 from ..this_machine import versions
 from .child import Progress, run_in_child
@@ -51,6 +53,8 @@ def prepare(
 ) -> Prepared:
     """Profile and export ``model`` into ``folder`` (by default a place in the cache).
 
+    Of several processes that want the same, one makes it and the others wait.
+
     Args:
         to: formats of the programs.
         context: tokens of a text that the bundle can write, 0 for none; by default the export's.
@@ -72,8 +76,13 @@ def prepare(
     if done is not None:
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    code = run_in_child(_prepare, job, key, folder, progress=progress)
-    done = _finished(folder, key)
+    wait = partial(progress, "wait for another process that prepares the same", 0, 1)
+    with in_turn(folder / "lock", wait):
+        done = _finished(folder, key)  # by the process that was waited for
+        if done is not None:
+            return done
+        code = run_in_child(_prepare, job, key, folder, progress=progress)
+        done = _finished(folder, key)
     if done is None:
         raise SeedtuneError(
             f"{folder}: preparing {model} ended early (exit code {code}); "

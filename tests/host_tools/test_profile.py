@@ -1,5 +1,6 @@
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_the_cache_keeps_profiles_by_model_tokens_and_code(tiny_llama, tmp_path,
     ask("b" * 64)  # both are kept
     assert counted == [4, 0, 4, 0]
     (folder,) = (tmp_path / "profiles").iterdir()
-    file = max(folder.iterdir(), key=lambda file: file.stat().st_mtime)
+    file = max(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
     file.write_bytes(file.read_bytes()[:-10])
     ask("b" * 64)
     other = tmp_path / "other_code.py"
@@ -196,26 +197,32 @@ def test_the_cache_keeps_profiles_by_model_tokens_and_code(tiny_llama, tmp_path,
     monkeypatch.setattr(fisher, "__file__", str(other))
     ask("b" * 64)
     assert counted[4:] == [4, 4]
-    assert len(list(folder.iterdir())) == KEPT
+    assert len(list(folder.glob("*.safetensors"))) == KEPT
     ask("b" * 64)
     assert counted[-1] == 0  # the oldest went
 
 
-def test_two_processes_may_make_the_same_profile(
-    tiny_llama, tiny_llama_folder, tmp_path, monkeypatch
-):
+def test_of_two_that_want_a_profile_one_waits(tiny_llama, tiny_llama_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
     from seedtune.export.model.load_model import load_causal_lm
 
-    other, inner = load_causal_lm(tiny_llama_folder), []
+    other, waits, counted = load_causal_lm(tiny_llama_folder), Event(), []
 
-    def another(done, total):
-        if done == 2 and not inner:
-            # Another process has its own state of torch, which threads have, too.
-            with ThreadPoolExecutor(1) as thread:
-                inner.append(thread.submit(kept_profile, other, SEQUENCES, "a" * 64).result())
+    def late():
+        count = lambda done, total: counted.append(done)  # noqa: E731
+        return kept_profile(other, SEQUENCES, "a" * 64, count, waits.set)
 
-    assert kept_profile(tiny_llama, SEQUENCES, "a" * 64, another).sha256 == inner[0].sha256
+    with ThreadPoolExecutor(1) as thread:
+        second = []
+
+        def progress(done, total):
+            if done == 2 and not second:
+                second.append(thread.submit(late))
+                assert waits.wait(60)
+
+        first = kept_profile(tiny_llama, SEQUENCES, "a" * 64, progress)
+        assert second[0].result(60).sha256 == first.sha256
+    assert counted == []
 
 
 def test_the_hash_of_a_profile_follows_what_was_measured(profile, tmp_path):
