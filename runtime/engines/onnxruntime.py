@@ -190,15 +190,31 @@ class OnnxEngine(Engine):
         given = {
             name: np.ascontiguousarray(each) for name, each in zip(_INPUTS, inputs, strict=True)
         }
+        probes, scored = len(values), len(batch.positions)
+        sizes = {"logp": (probes, *batch.candidates.shape)}
+        sizes["hidden"] = (probes, scored, self.hidden_width)
         with self._lock:
             if self._session is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                logp, hidden = self._session.run(list(_OUTPUTS), given)
+                logp, hidden = self._run(given, sizes)
             except Exception as error:
                 reason = _first_line(error)
                 raise EngineError(f"{self._shown}: the program failed: {reason}") from error
         return Scores(logp, hidden)
+
+    def _run(
+        self, given: dict[str, NDArray[np.generic]], sizes: dict[str, tuple[int, ...]]
+    ) -> list[NDArray[np.float32]]:
+        """Results of these sizes: the library refuses others before it takes memory for them."""
+        found = {name: np.empty(size, np.float32) for name, size in sizes.items()}
+        binding = self._session.io_binding()
+        for name, array in given.items():
+            binding.bind_cpu_input(name, array)
+        for name, array in found.items():
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return [*found.values()]
 
 
 def _check_files(program: bytes, files: Sequence[str], shown: Path) -> None:

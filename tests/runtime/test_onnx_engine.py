@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,34 @@ class TestScores:
             engine.score(batch, values)
         engine.close()
 
+    @pytest.mark.parametrize("size", [2, 1 << 24])
+    def test_a_result_of_another_size_takes_no_memory(self, copy: Bundle, size: int) -> None:
+        """A program of 200 kB may ask for any size; 2 GB were taken before it was looked at."""
+        model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
+        last = next(node for node in model.graph.node if "logp" in node.output)
+        last.output[list(last.output).index("logp")] = "before"
+        repeats = onnx.helper.make_tensor("repeats", 7, [3], [1, 1, size])
+        model.graph.initializer.append(repeats)
+        model.graph.node.append(onnx.helper.make_node("Tile", ["before", "repeats"], ["logp"]))
+        with_program(copy, model.SerializeToString())
+        batch, values = request(copy, **SOME)
+        with open_engine(open_bundle(copy.path), 1, name="onnxruntime") as engine:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with pytest.raises(EngineError, match=r"program\.onnx: the program failed: .*Tile"):
+                engine.score(batch, values)
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+        assert grown < 200 << 10
+
+
+def with_program(bundle: Bundle, program: bytes) -> None:
+    """Put another ONNX program into a bundle, under a manifest that fits."""
+    (bundle.path / "program.onnx").write_bytes(program)
+    manifest = json.loads((bundle.path / "manifest.json").read_bytes())
+    part = {"sha256": hashlib.sha256(program).hexdigest(), "bytes": len(program)}
+    manifest["parts"]["program.onnx"] = part
+    manifest["sha256"] = manifest_digest(manifest)
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+
 
 def naming(program: bytes, place: str, wanted: str) -> bytes:
     """``program`` with a tensor in an odd ``place`` that lies in the file ``wanted``."""
@@ -159,13 +188,8 @@ class TestFiles:
     def test_what_the_manifest_does_not_list_changes_no_answer(self, copy: Bundle) -> None:
         """Beside a program, by its maker's hash, lay a file that anyone may change."""
         data = naming((copy.path / "program.onnx").read_bytes(), "weights", "stray.bin")
-        (copy.path / "program.onnx").write_bytes(data)
+        with_program(copy, data)
         (copy.path / "stray.bin").write_bytes(bytes(1 << 20))
-        manifest = json.loads((copy.path / "manifest.json").read_bytes())
-        part = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        manifest["parts"]["program.onnx"] = part
-        manifest["sha256"] = manifest_digest(manifest)
-        (copy.path / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(EngineError, match=r"program.onnx: takes weights from 'stray.bin', wh"):
             open_engine(open_bundle(copy.path), 1, name="onnxruntime")
 
