@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from seedtune.host_tools.commands.run_settings import said
+from seedtune.runtime.estimators import ESTIMATORS
+from seedtune.runtime.options import Option, options_of
+
 ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"`([\w.]+)`:$")
@@ -75,3 +79,25 @@ def names(line: str) -> str:
     if line.startswith("{"):
         return ", ".join(json.loads(line))
     return line.split()[0]
+
+
+def estimators_table() -> str:
+    """The estimators, what each does and its options with their defaults, as the README has them
+    (Markdown)."""
+
+    def shown(one: Option) -> str:
+        value = "" if one.default is None else f" {said(one.default)}"
+        return f"`--{one.name.replace('_', '-')}`{value}"
+
+    def row(name: str) -> str:
+        spec = ESTIMATORS[name]
+        own = options_of(spec.options).values()
+        return f"| `{name}` | {spec.summary} | {', '.join(map(shown, own)) or 'none'} |"
+
+    return "\n".join(
+        [
+            "| name | what it does | options and their defaults |",
+            "|---|---|---|",
+            *map(row, ESTIMATORS),
+        ]
+    )

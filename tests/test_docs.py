@@ -13,9 +13,17 @@ import pytest
 import typer
 from command_line import call
 from compiler import needs_compiler
-from doc_pages import ROOT, Command, blocks_of, commands_of, names, python_of, write_files
+from doc_pages import (
+    ROOT,
+    Command,
+    blocks_of,
+    commands_of,
+    estimators_table,
+    names,
+    python_of,
+    write_files,
+)
 from seedtune.host_tools.cli import app
-from seedtune.host_tools.commands.run_settings import estimators_table
 from seedtune.host_tools.data.fetch import RESOURCES
 from seedtune.runtime.bundle import Bundle, with_task
 from seedtune.runtime.errors import SeedtuneWarning

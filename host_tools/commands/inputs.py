@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +50,15 @@ def checked_model(
         return open_model(
             bundle, progress=progress, threads=threads or "auto", memory_limit=limit, **asked
         )
+
+
+@contextlib.contextmanager
+def tuned_model(
+    bundle: Path, output: Output, run: Path | None, values: Path | None, **asked: Any
+) -> Iterator[tuple[Model, str]]:
+    """``checked_model`` with what ``--run`` or ``--values`` ask for; and where that is from."""
+    with checked_model(bundle, output, **asked) as model:
+        yield model, load_chosen(model, run, values)
 
 
 def model_source(name: str, output: Output) -> str:

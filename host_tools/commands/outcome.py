@@ -184,7 +184,11 @@ def _judged_again(
     known: KnownForwards | None,
     on_long: OnLong,
 ) -> None:
-    """Load the run the way whoever uses it will, with its own task, and compare the figures."""
+    """Load the run the way whoever uses it will, with its own task, and compare the figures.
+
+    Where no forwards are kept (texts) that is a whole evaluation more. Equal hashes would cost
+    nothing and show less: that an answer comes of more than what is hashed was once the mistake.
+    """
     import numpy as np
     from seedtune.runtime.errors import TuningError
     from seedtune.runtime.journal.run_folder import VALUES_FILE

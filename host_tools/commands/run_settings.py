@@ -124,31 +124,6 @@ def said(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def estimators_table() -> str:
-    """The estimators, what each does and its options with their defaults, as the README has them
-    (Markdown)."""
-    from seedtune.runtime.estimators import ESTIMATORS
-    from seedtune.runtime.options import options_of
-
-    def row(name: str) -> str:
-        spec = ESTIMATORS[name]
-        own = options_of(spec.options).values()
-        return f"| `{name}` | {spec.summary} | {', '.join(_shown(one) for one in own) or 'none'} |"
-
-    return "\n".join(
-        [
-            "| name | what it does | options and their defaults |",
-            "|---|---|---|",
-            *map(row, ESTIMATORS),
-        ]
-    )
-
-
-def _shown(one: Option) -> str:
-    value = "" if one.default is None else f" {said(one.default)}"
-    return f"`--{one.name.replace('_', '-')}`{value}"
-
-
 def given_settings(ctx: typer.Context) -> Mapping[str, Any]:
     """What ``WithSettings`` found."""
     found: Mapping[str, Any] = ctx.obj

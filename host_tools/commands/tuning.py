@@ -13,7 +13,7 @@ from seedtune.runtime.errors import DataError
 from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
-from .inputs import ChosenTask, checked_model, load_chosen, memory_bytes, task_of_run
+from .inputs import ChosenTask, checked_model, memory_bytes, task_of_run, tuned_model
 from .options import (
     BundleHash,
     BundlePath,
@@ -189,9 +189,11 @@ def evaluate(
 
     output = Output(json)
     chosen = ChosenTask.of(task)
-    with checked_model(
+    with tuned_model(
         bundle,
         output,
+        run,
+        values,
         task=chosen.spec,
         objective=objective,
         on_long=on_long,
@@ -199,8 +201,7 @@ def evaluate(
         threads=threads,
         memory_limit=memory_limit,
         sha256=sha256,
-    ) as model:
-        origin = load_chosen(model, run, values)
+    ) as (model, origin):
         examples = chosen.encode("test", data, model.task, limit=limit)
         began = time.monotonic()
         with output.counting("evaluating") as progress:
@@ -243,17 +244,18 @@ def predict(
     if (data is None) == (text is None):
         raise DataError("give rows with --data FILE or one text with --text TEXT")
     chosen = ChosenTask.of(task)
-    with checked_model(
+    with tuned_model(
         bundle,
         output,
+        run,
+        values,
         task=chosen.spec,
         on_long=on_long,
         engine=engine,
         threads=threads,
         memory_limit=memory_limit,
         sha256=sha256,
-    ) as model:
-        load_chosen(model, run, values)
+    ) as (model, _):
         if text is not None:
             rows = [Row({_only_field(model.task): text}, "--text")]
         else:

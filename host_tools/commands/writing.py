@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from seedtune.runtime.errors import DataError, SeedtuneError, warn
 
-from .inputs import checked_model, load_chosen
+from .inputs import tuned_model
 from .options import (
     BundleHash,
     BundlePath,
@@ -93,15 +93,16 @@ def generate(
     asked: Any = _messages(messages) if messages is not None else prompt
     if prompt == "-":
         asked = _stdin().read().removesuffix("\n")  # 'echo' adds it; nobody means to go on from it
-    with checked_model(
+    with tuned_model(
         bundle,
         output,
+        run,
+        values,
         memory_limit=memory_limit,
         engine=engine,
         threads=threads,
         sha256=sha256,
-    ) as model:
-        origin = load_chosen(model, run, values)
+    ) as (model, origin):
         writing = model.generate(
             asked,
             max_tokens=max_tokens,
@@ -162,16 +163,16 @@ def chat(
 
     output = Output(False)
     manner = Manner(max_tokens, temperature, top_p, seed, _as_typed(stop), repetition_penalty)
-    with checked_model(
+    with tuned_model(
         bundle,
         output,
+        run,
+        values,
         memory_limit=memory_limit,
         engine=engine,
         threads=threads,
         sha256=sha256,
-    ) as model:
-        original = model.values
-        origin = load_chosen(model, run, values)
+    ) as (model, origin):
         conversation = _Conversation(model, manner, system)
         conversation.check()
         tuned = model.values
@@ -186,10 +187,13 @@ def chat(
             elif command == "/undo":
                 output.note(conversation.undo(rest))
             elif command == "/tuned":
-                if tuned is original:
+                if run is None and values is None:
                     output.note("nothing tuned was given: --run RUN or --values FILE")
                     continue
-                model.values = original if model.values is tuned else tuned
+                if model.values is tuned:
+                    model.reset()
+                else:
+                    model.values = tuned
                 conversation.begin_again()
                 output.note("tuned values" if model.values is tuned else "original values")
             elif command.startswith("/"):

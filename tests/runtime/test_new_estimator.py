@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from command_line import bad, call, good
+from doc_pages import estimators_table
 from faults import run_and_kill
 from numpy.typing import NDArray
-from seedtune.host_tools.commands.run_settings import estimators_table
 from seedtune.runtime import engines, estimators
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
