@@ -54,11 +54,11 @@ class AnswerHead:
     weights: NDArray[np.float32]
     """float32 ``[R, D + 1]``."""
     share: float
-    """Of the model's own log-probability of an answer."""
+    """Weight of the model's own log-probability of an answer."""
     task: Mapping[str, Any]
     """The specification of the task that it answers."""
     labels: Sequence[str]
-    """Of its answers, as the rows of ``weights`` stand."""
+    """Its answers, in the order of the rows of ``weights`` stand."""
 
 
 def merge_values(

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def versions(*libraries: str) -> dict[str, str | None]:
-    """Of the distributions of these names, None where one is not installed."""
+    """Versions of the distributions of these names, None where one is not installed."""
     installed: dict[str, str | None] = {}
     for library in libraries:
         try:

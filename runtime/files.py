@@ -157,7 +157,7 @@ def workplace(target: Path) -> Iterator[Path]:
 
 
 def workplaces(parent: Path) -> list[Path]:
-    """Of processes that write in ``parent``, and those that killed ones left."""
+    """Work folders of processes that write in ``parent``, and those that killed ones left."""
     return sorted(parent.glob(f".*{_WORK}"))
 
 

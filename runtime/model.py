@@ -44,7 +44,7 @@ from .tuning.tuner import Tuner
 from .writing import Manner, Writer, Writing
 
 PREDICTED_TOKENS = 64
-"""Of an answer that is written as a prediction, at most."""
+"""Most tokens of an answer that is written as a prediction."""
 
 
 class Model:
@@ -66,7 +66,7 @@ class Model:
         self.values = Values(self._start.values)
         """What evaluates, predicts and writes. As exported until ``load``, and after ``reset``."""
         self.step = 0
-        """Of the run that they are from; 0 as exported."""
+        """Step of the run that they are from; 0 as exported."""
         self._asked = task_spec is not None
         if task_spec is not None:
             check_spec(task_spec)

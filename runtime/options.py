@@ -132,7 +132,7 @@ def check_options(instance: Any) -> None:
 
 
 def _taken(hint: Any) -> tuple[type, tuple[str, ...], bool]:
-    """Of a field's type: the kind of its values, words that it takes, and whether None is one."""
+    """What a field's type takes: the kind of its values, words, and whether None is one."""
     kind, words, optional = str, (), False
     for part in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         if part is NoneType:

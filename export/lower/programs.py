@@ -20,7 +20,7 @@ from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
 FORMATS = ("executorch", "onnx", "torch")
-"""Of programs, in the order in which they are made."""
+"""Formats of programs, in the order in which they are made."""
 FILE = "program.pte"
 HOLD_WEIGHTS = (FILE, WEIGHTS)
 """Files that may hold the int4 weights; of those that there are, the first does."""

@@ -137,7 +137,7 @@ def _is_added(node: Node) -> bool:
 
 
 def _argument(value: Any) -> Any:
-    """Of an operator: values by name, sizes and numbers as they are, others as ``{kind: ..}``."""
+    """An argument: values by name, sizes and numbers as they are, others as ``{kind: ..}``."""
     if isinstance(value, Node):
         return {"value": value.name}
     if isinstance(value, (list, tuple)):

@@ -35,7 +35,7 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 class Kind(NamedTuple):
-    """Of a tensor."""
+    """Type and shape of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

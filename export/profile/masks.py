@@ -37,7 +37,7 @@ def global_top_k(profile: Profile, fraction: float) -> Mask:
 
 
 def _flat_scores(profile: Profile) -> Iterator[tuple[str, npt.NDArray[np.floating]]]:
-    """Of each layer; what was read of a file is given back when the next one is asked for."""
+    """Each layer's scores; what was read of a file is given back when the next one is asked for."""
     for name, layer in profile.layers.items():
         yield name, layer.fisher.reshape(-1)
         layer.let_go()

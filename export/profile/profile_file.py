@@ -61,7 +61,7 @@ class Profile:
 
     @property
     def sha256(self) -> str:
-        """Of what was measured, and on what: the same in memory and read back from a file."""
+        """Hash of what was measured, and on what: the same in memory and read back from a file."""
         about = self.model_sha256, self.text_sha256, self.settings, list(self.layers)
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for layer in self.layers.values():

@@ -22,7 +22,7 @@ from .int4 import GROUP_SIZE, check_finite, check_widths, give_int4_, through_in
 Progress = Callable[[int, int], None]
 """Called with (linears rounded, linears in all)."""
 Passed = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-"""Of every token of a text: the states that an adapter reads, ``[G, S]``, and what the head reads,
+"""For every token of a text: the states that an adapter reads, ``[G, S]``, and what the head reads,
 ``[G, D]``."""
 
 

@@ -16,7 +16,7 @@ from seedtune.runtime.errors import ModelError
 
 LOWEST, HIGHEST = -8, 7
 DAMPING = 0.01
-"""Of the mean diagonal, added to it: section 3.3 of the paper."""
+"""Share of the mean diagonal that is added to it: section 3.3 of the paper."""
 _RANGES = torch.linspace(0.6, 1.08, 13)
 """Fractions of a group's largest magnitude that its scale may cover."""
 _SMALLEST_SCALE = 2.0**-23

@@ -25,7 +25,7 @@ DESCRIPTION: dict[str, Any] = {
     "head": {"scheme": "8da4w", "group_size": GROUP_SIZE},
     "embedding": {"scheme": "int8", "granularity": "row"},
 }
-"""Of the formats, for the manifest."""
+"""What the formats are, for the manifest."""
 
 
 def check_widths(program: nn.Module) -> None:

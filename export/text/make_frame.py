@@ -29,7 +29,7 @@ GRADIENTS = 2048
 _ROWS, _BLOCK = 8, 512
 """Rows of a forward, and tokens whose logits are taken at once."""
 _EXACT = 0.02
-"""Of the norm's output: how far it may lie from what is read off."""
+"""How far the norm's output may lie from what is read off, as a share of it."""
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def make_frame(
 def _forward(
     program: ScoreProgram, rows: npt.NDArray[np.int64], values: npt.NDArray[np.float16]
 ) -> tuple[Floats, Floats]:
-    """Of every token the states that an adapter reads, ``[G, S]``, and what the head reads."""
+    """For every token the states that an adapter reads, ``[G, S]``, and what the head reads."""
     given = torch.from_numpy(values.astype(np.float32))[None]
     read, states = program.own_states(torch.from_numpy(rows), given)
     return states[0].numpy(), read[0].numpy()

@@ -25,11 +25,11 @@ from .processes import device as process
 from .programs.dense_program import dense_program
 
 ROWS, LENGTH = 16, 64
-"""Of the batches that peaks are taken at."""
+"""Sizes of the batches that peaks are taken at."""
 SHORT = 32
 """Tokens of the rows that steps are timed at first: SST-2's sentences are about as long."""
 STEPS = 3
-"""Of each measured process: the peak is reached in the second, when all buffers exist."""
+"""Steps of each measured process: the peak is reached in the second, when all buffers exist."""
 STARTS = 5
 
 

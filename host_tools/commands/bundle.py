@@ -56,7 +56,7 @@ def _described(bundle: Bundle) -> dict[str, Any]:
 
 
 def _engines(bundle: Bundle) -> dict[str, str]:
-    """Of each engine for the bundle's programs, best first: what it does or lacks here."""
+    """What each engine for the bundle's programs does or lacks here, best first."""
     from seedtune.runtime.engines import engines_of
 
     found: dict[str, str] = {}

@@ -27,7 +27,7 @@ class HeldOut:
     judging: list[Encoded]
     """They decide nothing."""
     rows: list[Row]
-    """Of ``judging``."""
+    """The rows that ``judging`` was made from."""
 
 
 def held_out_rows(
@@ -38,7 +38,7 @@ def held_out_rows(
     test: Path | None,
     limit: int | None,
 ) -> HeldOut:
-    """Of ``--data`` (or the named task's own rows) and ``--test``; empty without any.
+    """The rows of ``--data`` (or the named task's own rows) and ``--test``; empty without any.
 
     Raises:
         DataError: a row is unusable.

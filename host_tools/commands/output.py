@@ -235,7 +235,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _item(value: Any) -> str:
-    """Of a list: shapes and pairs as ``3 x 64``."""
+    """An item of a list: shapes and pairs as ``3 x 64``."""
     if isinstance(value, (list, tuple)):
         return " x ".join(_shown("", part) for part in value)
     return _shown("", value)

@@ -53,7 +53,7 @@ def _known() -> dict[str, list[tuple[str, Option]]]:
 
 
 def _most_open(known: list[tuple[str, Option]]) -> Option:
-    """Of the options of one name, the one with the most words: it takes what any of them takes."""
+    """The option with the most words, of those of one name: it takes what any of them takes."""
     return max((one for _, one in known), key=lambda one: len(one.words))
 
 

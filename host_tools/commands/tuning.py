@@ -282,7 +282,7 @@ def _task_of(task: str | None, template: str | None, labels: str | None) -> Chos
 
 
 def _only_field(task: Task) -> str:
-    """Of the task's template.
+    """The name of the one field of the task's template.
 
     Raises:
         DataError: it has none, or more.

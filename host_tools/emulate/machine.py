@@ -21,7 +21,7 @@ from .packages import device_packages
 from .sysroot import PYTHON, bytecode_folder, prepare_sysroot
 
 PYTHON_PATH = f"/usr/bin/python{PYTHON}"
-"""Of the guest."""
+"""Python inside the guest."""
 
 _MEMORY = {"G": 1 << 30, "M": 1 << 20}
 _LEAST = 256 << 20

@@ -48,11 +48,11 @@ class Job:
     length: int
     """Tokens to which texts are shortened."""
     settings: Mapping[str, Any]
-    """Of the run, by name, as ``Model.tuner`` takes them."""
+    """Settings of the run, by name, as ``Model.tuner`` takes them."""
     kill_after: int
     """Step after which the first session is killed."""
     train_sha256: str
-    """Of the rows as this machine encodes them."""
+    """Hash of the rows as this machine encodes them."""
     prompt: Sequence[int] | None
     """Tokens behind which the device writes with the tuned values; None for a bundle that only
     scores."""

@@ -35,10 +35,10 @@ CALIBRATION_TOKENS = 32 * 128
 TEXT_WIDTHS = 6
 """Floats that a token of it keeps at once, in widths of the widest matrix."""
 ENTRY_BYTES = 48
-"""Of a sensitive entry while masks are chosen: value, layer and place, twice."""
+"""Bytes of a sensitive entry while masks are chosen: value, layer and place, twice."""
 ROUNDING_BYTES = 8.4
-"""Of a weight while its matrix is rounded: float32, integers, codes, and a part of it in torchao's
-hands (a head of 131 million weights: 1.1 GB)."""
+"""Bytes of a weight while its matrix is rounded: float32, integers, codes, and a part of it in
+torchao's hands (a head of 131 million weights: 1.1 GB)."""
 SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
@@ -46,7 +46,7 @@ GRAPH_BYTES = 1_200_000
 LOWERED_BYTES = 1_410_000
 """Per matrix and method, of the traced and lowered graphs."""
 METHODS = 2
-"""Of ExecuTorch's program, unless it is exported with ``--context 0``."""
+"""Methods of ExecuTorch's program, unless it is exported with ``--context 0``."""
 MATRIX_COPIES, TABLE_COPIES = 5.9, 2.8
 """Of int4 matrices, and of the embedding and head, while they are lowered and the program is put
 together. With the two above fitted to four exports (SmolLM2, Gemma 3 270M, 48 layers, the shape of

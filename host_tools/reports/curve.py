@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 from seedtune.runtime.journal.history import History
 
 LITTLE = 0.05
-"""Of everything that the loss has fallen: a doubling of the rows that brings less brings little."""
+"""Share of all that the loss has fallen: a doubling of the rows that brings less brings little."""
 LEAST = 0.005
-"""Of the loss at the start: less than that is noise of a few hundred rows, whatever it is of."""
+"""Share of the loss at the start: less than that is noise of a few hundred rows."""
 _SPREAD = (6.3, 2.9, 2.4, 2.1)
 """Student's t for nine in ten, by degrees of freedom from 1 on; 2 beyond."""
 
@@ -41,8 +41,8 @@ def read_curve(history: History, steps: Sequence[dict[str, Any]]) -> Curve:
 
 
 def _of_held_out(points: list[tuple[int, float]]) -> Curve:
-    """Of rows read and loss: learning is even over doublings of the rows, so its slope is taken
-    there, over the last two, and against the scatter of the losses around it."""
+    """The verdict on pairs of rows read and loss. Learning is even over doublings of the rows, so
+    its slope is taken there, over the last two, and against the scatter of the losses around it."""
     later = [point for point in points if point[0]]
     if len(points) == len(later) or len(later) < 3:
         if len(points) > len(later) and later and min(later)[1] >= points[0][1]:
@@ -101,7 +101,7 @@ def _slope(points: list[tuple[int, float]]) -> tuple[float, float]:
 
 
 def _of_batches(losses: list[float]) -> Curve:
-    """Of batches alone, which differ: two standard errors tell a fall from chance."""
+    """The verdict on losses of batches: two standard errors tell a fall from chance."""
     third = len(losses) // 3
     if third < 5:
         return Curve("unknown", "too few steps to tell whether more would help")

@@ -11,7 +11,7 @@ _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
 """Names of lines stand above the lines, so that they cover none."""
 _MOST_POINTS = 400
-"""Of a line: more cannot be told apart."""
+"""Most points of a line: more cannot be told apart."""
 
 
 @dataclass(frozen=True)

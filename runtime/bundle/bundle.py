@@ -75,7 +75,7 @@ class Bundle:
     adapter: Adapter | None
     """What programs take to move what the head reads; None if they take nothing."""
     text_head: TextHeadInfo | None
-    """Of a head for text that can be learned; None if the bundle has nothing for it."""
+    """What a text head is learned from; None if the bundle has nothing for it."""
     layers: tuple[Layer, ...]
     values: NDArray[np.float16]
     """float16 ``[K]``, the exported sensitive weights, layer after layer."""

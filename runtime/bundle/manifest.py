@@ -107,13 +107,13 @@ class Manifest:
     sha256: str
     programs: tuple[Program, ...]
     bounds: Bounds
-    """Of every program."""
+    """Bounds of every program."""
     hidden_blocks: tuple[int, ...]
     """Decoder blocks below each hidden state that ``score`` returns, of whatever program."""
     mean_blocks: tuple[int, ...]
     """The same of those that are means over the row so far, which come last."""
     adapter: Adapter | None
-    """Of every program; None if they take none."""
+    """What every program takes; None if they take none."""
     text_head: TextHeadInfo | None
     layers: tuple[Layer, ...]
     parts: Mapping[str, Part]
@@ -122,7 +122,7 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Of all parts."""
+        """Bytes of all parts."""
         return sum(part.bytes for part in self.parts.values())
 
 

@@ -13,7 +13,7 @@ GENERATE = "generate"
 COLUMNS = "columns"
 """Makes what ``generate`` takes of values, once a text."""
 LARGEST = 2**31 - 1
-"""Of a size."""
+"""Largest size."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Bounds:
 
 
 DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16)
-"""Of an export. Passes of 256 tokens and two probes are as fast a token as passes of 1024 (measured
-on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the memory."""
+"""What an export takes by default. Passes of 256 tokens and two probes are as fast a token as passes
+of 1024 (measured on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the memory."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Contents:
     adapter: Adapter | None = None
     """What programs take to move what the head reads."""
     text_head: TextHeadInfo | None = None
-    """Of a head for text that can be learned with the bundle."""
+    """What a text head is learned from; None if none can be."""
     text_frame: bytes = b""
     """The part that goes with it (see ``text_frame``)."""
     chat: Chat | None = None

@@ -128,7 +128,7 @@ class EngineModule(Protocol):
     """What a module of an engine has."""
 
     FORMAT: str
-    """Of the programs that it runs, as manifests say it."""
+    """Format of the programs that it runs, as manifests name it."""
     PROCESS_BYTES: int
     """What a process holds with its library and a bundle, before weights and activations."""
     DEVICES: tuple[str, ...]

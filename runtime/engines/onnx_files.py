@@ -27,7 +27,7 @@ _ATTRIBUTE.fields.update({6: _GRAPH, 11: _GRAPH})
 _FUNCTION, _TRAINING = _Message({7: _NODE, 11: _ATTRIBUTE}), _Message({1: _GRAPH, 2: _GRAPH})
 _MODEL = _Message({7: _GRAPH, 20: _TRAINING, 25: _FUNCTION})
 _EXTERNAL_DATA = 13
-"""Of a tensor: pairs of a key (field 1) and a value (field 2)."""
+"""A tensor's field: pairs of a key (field 1) and a value (field 2)."""
 
 
 def tensor_files(program: bytes) -> set[str]:

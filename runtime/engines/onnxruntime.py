@@ -42,7 +42,7 @@ _OLD = ("not a registered function/op", "max supported IR version", "under devel
 _INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2, "adapter": 2}
 _OUTPUTS = {"logp": 3, "hidden": 3}
 _LARGEST = 1 << 28
-"""Of a program's fixed sizes."""
+"""Limit of a program's fixed sizes."""
 
 
 def unavailable() -> str | None:

@@ -25,7 +25,7 @@ _ATEN = frozenset(
     """.split()  # noqa: SIM905
 )
 INT4_LINEAR, ADD_PRODUCT = "seedtune.int4_linear.default", "seedtune.add_product"
-"""Of this project; see ``torch_program``."""
+"""Operators of this project; see ``torch_program``."""
 _SIZES: dict[str, Callable[[int, int], int]] = {
     "size.mul": operator.mul,
     "size.add": operator.add,

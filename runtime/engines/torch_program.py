@@ -66,10 +66,10 @@ _ODD = (
 """What code over odd content ends in; torch's own are of the last kinds."""
 _MAKES_NEW = (INT4_LINEAR, "aten.add.Tensor")
 _MOST_BYTES = 1 << 28
-"""Of a value of the smallest pass: one row of two tokens, one candidate."""
+"""Most bytes of a value in the smallest pass: one row of two tokens, one candidate."""
 _META = torch.device("meta")
 _ROWS_AT_ONCE = {"cpu": 256}
-"""Of a matrix: what is unpacked of them fits a core's cache. Elsewhere calls cost more."""
+"""Rows of a matrix that are unpacked at once fit a core's cache. Elsewhere calls cost more."""
 
 
 class _Value(NamedTuple):

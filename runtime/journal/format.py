@@ -188,23 +188,23 @@ class Header:
 
     bundle_sha256: str
     values_sha256: str
-    """Of the bundle's starting values as float32."""
+    """Hash of the bundle's starting values as float32."""
     entries: int
     """K, and the numbers of the part."""
     scalar_count: int
     """S, the float16 numbers of a step; 0 where it has signs."""
     settings: dict[str, Any]
     train_sha256: str
-    """Of the encoded training examples, which the data order refers to; or ``FORGOTTEN``."""
+    """Hash of the encoded training examples, which the data order refers to; or ``FORGOTTEN``."""
     eval_sha256: str | None
-    """Of the encoded held-out examples, None without any; or ``FORGOTTEN``."""
+    """Hash of the encoded held-out examples, None without any; or ``FORGOTTEN``."""
     metric: dict[str, Any]
     """``{"name": str, "higher_is_better": bool}`` and, where it is a share of the held-out rows,
     ``"rows"``: their number."""
     snapshot: dict[str, Any] | None = None
-    """Of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
+    """Start of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None
-    """Of a branch: ``step`` and ``crc`` (of the parent's header)."""
+    """Where a branch left its parent: ``step``, and ``crc`` of the parent's header."""
     shape: dict[str, int] | None = None
     """What the estimator fixed when the run began (see ``EstimatorSpec``); None: nothing."""
     part: dict[str, Any] | None = None

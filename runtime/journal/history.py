@@ -37,7 +37,7 @@ class History:
             self.settings = stored_settings(header.settings)
             self._need_chosen()
             self.spec: EstimatorSpec[Any] = spec_of(self.settings.estimator)
-            """Of the run's estimator."""
+            """What the run's estimator is."""
             noted = (header.extra or {}).get(PROGRAM)
             self.program = noted if isinstance(noted, str) else None
             """Whose losses the steps are from now on (see ``Engine.program``), if it was noted."""

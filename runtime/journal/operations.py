@@ -36,7 +36,7 @@ class Verified:
     hashes_checked: int
     """Recorded hashes of values that the replay was compared with."""
     sha256: str
-    """Of the float32 values after the last step."""
+    """Hash of the float32 values after the last step."""
 
 
 def verify(path: Path | str, start: Start) -> Verified:

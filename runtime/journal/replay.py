@@ -23,7 +23,7 @@ class Replay:
 
     @cached_property
     def best_values(self) -> Values:
-        """Of the best evaluated step; the last values if nothing was evaluated.
+        """Values of the best evaluated step; the last values if nothing was evaluated.
 
         Raises:
             JournalError: see ``best_values_of``.

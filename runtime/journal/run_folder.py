@@ -36,7 +36,7 @@ _SNAPSHOTS = "snapshot-*"
 
 
 def snapshot_name(step: int, journal_has: str | None) -> str:
-    """Of a new snapshot after ``step`` steps, beside the one that the journal still needs."""
+    """Name of a new snapshot after ``step`` steps, beside the one that the journal still needs."""
     name = f"snapshot-{step}.safetensors"
     return f"snapshot-{step}-again.safetensors" if name == journal_has else name
 

@@ -28,7 +28,7 @@ class Start:
     memory: PassMemory | None = None
     """What a pass of the bundle's program takes; None leaves memory unchecked."""
     kinds: Mapping[str, PartKind] = field(default_factory=dict)
-    """Of parts that a run on the bundle may have, by name."""
+    """Kinds of parts that a run on the bundle may have, by name."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Start":

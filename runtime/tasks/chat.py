@@ -81,7 +81,7 @@ class Chat(TokenLoss):
         return {self._field: said}
 
     def _messages(self, row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-        """Of a row, with the roles that the template is to see."""
+        """A row's messages, with the roles that the template is to see."""
         if self._field not in row:
             raise DataError(
                 f"{where}: field {self._field!r} is missing (fields there: "

@@ -34,7 +34,7 @@ _PROBES = (
 
 
 class ChatTemplate:
-    """Of a model.
+    """How a model writes conversations.
 
     Args:
         source: the Jinja template.
@@ -115,7 +115,7 @@ class ChatTemplate:
 
 
 class TokenisedText(NamedTuple):
-    """Of a rendered conversation."""
+    """A rendered conversation."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]

@@ -14,7 +14,7 @@ from .row_formats import Fields, strict_json
 
 _ROWS_AT_ONCE = 64
 _MOST_VALUES, _MOST_BYTES = 1 << 26, 1 << 30
-"""Of a file's columns together, decoded as they are stored."""
+"""Of all columns of a file together, decoded as they are stored."""
 _LONGEST_BYTES = 4 * LONGEST
 _NO_UTF8 = re.compile(r"Invalid UTF8 sequence at string index (\d+)")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"

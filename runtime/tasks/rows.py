@@ -19,7 +19,7 @@ Kind = TypeVar("Kind")
 MAX_ROWS, MAX_CHARACTERS = 1_000_000, 1 << 28
 """All rows are held in memory, encoded; a run sees ``batch_size`` of them a step."""
 MAX_BYTES = 1 << 30
-"""Of a file that is not a table."""
+"""Most bytes of a file that is not a table."""
 _SHOWN = 3
 _PIECE = 1 << 20
 

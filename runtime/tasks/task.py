@@ -25,7 +25,7 @@ class Setting:
 
     tokenizer: Tokenizer
     bounds: Bounds
-    """Of the program that will score its examples."""
+    """Bounds of the program that will score its examples."""
     pad_id: int
     objective: Objective
     on_long: OnLong
@@ -113,7 +113,7 @@ class TooLong(DataError):
 
     def __init__(self, what: str, tokens: int, bound: int) -> None:
         self.tokens, self.bound = tokens, bound
-        """Of its longest text, and of a row of the program."""
+        """Tokens of its longest text, and the most that a row may have."""
         super().__init__(
             f"{what}: {tokens} tokens exceed the program's bound of {bound}; cut the ends off with "
             f'--on-long truncate (on_long="truncate"), shorten it, or export with --length {tokens}'
@@ -216,7 +216,7 @@ class Task(ABC):
 
     @property
     def head_labels(self) -> tuple[str, ...]:
-        """Of the rows of an answer head; none where one row serves all answers."""
+        """Labels of an answer head's rows; none where one row serves all answers."""
         return self.labels if self.head_rows == len(self.labels) else ()
 
     @staticmethod

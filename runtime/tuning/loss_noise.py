@@ -33,7 +33,7 @@ class Rung:
 
     eps: float
     estimate: float
-    """Of the estimates, noise included."""
+    """Standard deviation of the estimates, noise included."""
     error: float
     """That the loss noise causes in one estimate: ``sigma * sqrt(2) / (2 eps)``."""
     ratio: float

@@ -28,7 +28,7 @@ from ..scoring.values import Values
 from ..settings import Settings
 
 SHARE = 1 / 6
-"""Of the first step's best rate."""
+"""Share of the first step's best rate that is taken."""
 TRIALS = 8
 _FIRST = MAX_STEP - 4096
 """Number of the first trial's noise: above all training steps, below those of the loss noise."""

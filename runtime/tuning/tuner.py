@@ -61,7 +61,7 @@ class StepReport:
     signs."""
     lr: float
     seconds: float
-    """Of the step, without its evaluation."""
+    """Seconds of the step, without its evaluation."""
     forwards: int
     """Forward passes of all steps of the run so far, one a probe."""
     skipped: str | None

@@ -14,7 +14,7 @@ later messages of the same person become 0.5 % less likely a token (0.2 % at hal
 twice; ``host_tools/bench/results/text_head.md``). As exported there is none: other programs write
 the same text, and what repeats by its nature (tables, code) is left alone."""
 GROWTH, LONGEST = 1.5, 16
-"""Of a penalty for each more token that is repeated, and the longest phrase that is looked for."""
+"""Growth of a penalty with each more repeated token, and the longest phrase looked for."""
 
 
 def without_repeats(

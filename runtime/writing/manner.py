@@ -21,7 +21,7 @@ class Manner:
     """Draws from the likeliest tokens that have this share of the probability together (Holtzman et
     al., arXiv 1904.09751, section 3.1)."""
     seed: int = 0
-    """Of the draws: the same seed gives the same text, on the same engine and threads."""
+    """Seed of the draws: the same seed gives the same text, on the same engine and threads."""
     stop: tuple[str, ...] = ()
     """The text ends before any of these."""
     repetition_penalty: float | None = None

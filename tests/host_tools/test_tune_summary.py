@@ -173,6 +173,12 @@ class TestCurve:
             ([1.0, 0.9, 0.7, 0.58, 0.5, 0.436], "falling", "would bring it to about 0.2"),
             # The last third hardly falls, and yet a doubling brings much.
             ([0.7, 0.5, 0.4, 0.37, 0.34, 0.33, 0.315, 0.305], "falling", "about 0.2"),
+            # A run of 1,000 rows that was told "flat" at 0.329: twice the rows took it to 0.257.
+            (
+                [1.08, 0.541, 0.477, 0.428, 0.403, 0.375, 0.362, 0.341, 0.329],
+                "falling",
+                "about 0.26",
+            ),
             ([1.0, 0.6, 0.5, 0.5, 0.5, 0.499], "flat", "is flat (-0.0"),
             ([1.0, 0.6, 0.5, 0.55, 0.6, 0.7], "overfitting", "since 320 rows were read (0.5, now"),
             ([0.5, 0.6, 0.6, 0.7], "no gain", "never fell below its start"),

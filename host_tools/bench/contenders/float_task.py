@@ -34,7 +34,7 @@ class FloatTask:
     test: list[Encoded]
     bounds: Bounds
     generic_text: NDArray[np.int64] | None
-    """Of a completion task: int64 ``[n, length]``, text that has nothing to do with it."""
+    """For a completion task: int64 ``[n, length]``, text that has nothing to do with it."""
 
     @classmethod
     def of(cls, model: str, data: TaskData, settings: dict[str, Any]) -> FloatTask:
@@ -64,7 +64,7 @@ class FloatTask:
         return evaluate(engine, self.task, self.test, none, self.bounds)
 
     def generic_perplexity(self) -> float | None:
-        """Of ``generic_text`` under the model's weights as they are, if there is any."""
+        """Perplexity of ``generic_text`` under the model's weights as they are, if there is any."""
         if self.generic_text is None:
             return None
         none = np.zeros((1, 0), np.float32)

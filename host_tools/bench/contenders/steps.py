@@ -80,7 +80,7 @@ def random_tokens(rows: int, length: int, vocabulary: int) -> Any:
 
 
 def last_token_loss(model: Any, tokens: Any) -> Any:
-    """Of a transformers causal model, by the last position of each row alone."""
+    """The loss of a transformers causal model, by the last position of each row alone."""
     import torch
 
     hidden = model.model(tokens, use_cache=False).last_hidden_state[:, -1]

@@ -42,7 +42,7 @@ _TUNER: dict[str, Any] = {
     "eps": 1e-2,
     "schedule": "linear",
 }
-"""Of two-point; twice this rate reached 70.4 % on SST-2 after 100 steps, this one 72.0 %."""
+"""Two-point's; twice this rate reached 70.4 % on SST-2 after 100 steps, this one 72.0 %."""
 _TWO_POINT = {**_TUNER, "estimator": "two-point"}
 MASKS = ("sensitive", "random", "magnitude", "per-layer", "task")
 """See ``mask_places``."""

@@ -13,7 +13,7 @@ from seedtune.runtime.scoring.batch_loss import passes
 from seedtune.runtime.tasks import Batch, Encoded, Task
 
 Words = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""Of each position: the log-probability of the word that came, and how many were likelier."""
+"""For each position: the log-probability of the word that came, and how many were likelier."""
 Score = Callable[[Batch], Words]
 
 
@@ -45,7 +45,7 @@ def message_batches(task: Task, examples: Sequence[Encoded], bounds: Bounds) -> 
 
 
 def torch_score(model: Any) -> Score:
-    """Of a transformers causal model as it stands."""
+    """The score of a transformers causal model as it stands."""
     import torch
 
     @torch.inference_mode()
@@ -58,7 +58,7 @@ def torch_score(model: Any) -> Score:
 
 
 def ranked(logits: Any, batch: Batch) -> Words:
-    """Of logits ``[N, V]``, a tensor."""
+    """Next words by logits ``[N, V]``, a tensor."""
     import torch
 
     wanted = torch.from_numpy(batch.candidates[:, :1])

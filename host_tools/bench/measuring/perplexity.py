@@ -15,7 +15,7 @@ Score = Callable[[Batch], NDArray[np.float32]]
 
 
 def perplexity(score: Score, text: NDArray[np.int64], bounds: Bounds) -> float:
-    """Of the next tokens of ``text`` int64 ``[n, length]``."""
+    """Perplexity of the next tokens of ``text`` int64 ``[n, length]``."""
     total = 0.0
     for batch in text_batches(text, bounds):
         total -= float(score(batch).sum(dtype=np.float64))

@@ -43,7 +43,7 @@ class Seen:
     read: NDArray[np.float32]
     """``[n, width]``, what the output head reads."""
     memory: WordMemory | None = None
-    """Of words, which has its part in ``logp`` and in what is likely."""
+    """A memory of words, which has its part in ``logp`` and in what is likely."""
 
 
 class ProgramWords:

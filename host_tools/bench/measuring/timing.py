@@ -11,7 +11,7 @@ class Spent(NamedTuple):
 
     seconds: float
     cpu_seconds: float
-    """Of all threads of the process: on a machine that does other work it tells more."""
+    """Seconds of all threads of the process: on a machine that does other work it tells more."""
 
 
 class Stopwatch:
