@@ -24,7 +24,8 @@ FILE = "program.onnx"
 OPSET = 21
 ACCURACY_LEVEL = 0
 """Accuracy of the product's activations: 0 keeps float32. 4, int8 a block, was slower on x86 (2.65
-of the native engine's time, not 1.70), as far from it (0.06 an example) and noisier (6e-3, not 3e-6)."""
+of the native engine's time, not 1.70), as far from it (0.06 an example) and noisier
+(6e-3, not 3e-6)."""
 OUTPUTS = ("logp", "hidden")
 _DOMAIN = "com.microsoft"
 _INLINE = 256

@@ -36,7 +36,8 @@ __all__ = ["bench_senders", "show_senders"]
 
 OTHER_SEQUENCES = 80
 """Sequences of 128 tokens, of text that has nothing to do with anybody. The change of its loss that
-a head for text makes has a deviation of some 0.2 a token: 16 sequences tell it to 0.4 %, these to 0.2."""
+a head for text makes has a deviation of some 0.2 a token: 16 sequences tell it to 0.4 %,
+these to 0.2."""
 
 
 def bench_senders(

@@ -51,8 +51,9 @@ class Bounds:
 
 
 DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16)
-"""What an export takes by default. Passes of 256 tokens and two probes are as fast a token as passes
-of 1024 (measured on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the memory."""
+"""What an export takes by default. Passes of 256 tokens and two probes are as fast a token as
+passes of 1024 (measured on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the
+memory."""
 
 
 @dataclass(frozen=True)

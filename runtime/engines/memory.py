@@ -153,7 +153,7 @@ def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bound
 def _does_not_fit(
     memory: PassMemory, least: Bounds, held: int, room: int, limit: int | None
 ) -> TuningError:
-    """What to tell of a process that takes ``held`` bytes without a pass; ``limit`` where it binds."""
+    """Tells of a process that takes ``held`` bytes without a pass; ``limit`` where it binds."""
     logits = least.positions * memory.position
     activations = least.tokens * memory.token
     lower = (

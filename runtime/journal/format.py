@@ -202,7 +202,7 @@ class Header:
     """``{"name": str, "higher_is_better": bool}`` and, where it is a share of the held-out rows,
     ``"rows"``: their number."""
     snapshot: dict[str, Any] | None = None
-    """Start of a compacted journal: ``step, file, sha256, reference, evaluations`` (see compact)."""
+    """Start of a compacted one: ``step, file, sha256, reference, evaluations`` (see compact)."""
     parent: dict[str, Any] | None = None
     """Where a branch left its parent: ``step``, and ``crc`` of the parent's header."""
     shape: dict[str, int] | None = None
