@@ -1,6 +1,6 @@
 """``seedtune bench device``: what tuning costs on a device, beside MeZO and LoRA in float32.
 
-Times come from one process in turns, peaks from a process each (see ``processes.device``), all on
+Times come from one process in turns, peaks from a process each (see ``measuring.device_process``), all on
 SmolLM2, one batch size and one CPU. Linux only.
 """
 
@@ -18,10 +18,10 @@ from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared, prepare
 from .contenders import lora, mezo
 from .contenders.steps import Step, dense_forward, sparse_forward, two_point_step
+from .measuring import device_process as process
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.timing import in_turns
-from .processes import device as process
 from .programs.dense_program import dense_program
 
 ROWS, LENGTH = 16, 64

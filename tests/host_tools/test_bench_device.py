@@ -10,8 +10,8 @@ from compiler import needs_compiler
 from seedtune.export.profile.profile_file import LayerProfile, Profile
 from seedtune.host_tools.bench.contenders import steps
 from seedtune.host_tools.bench.contenders.steps import two_point_step
+from seedtune.host_tools.bench.measuring import device_process
 from seedtune.host_tools.bench.measuring.process import run_module
-from seedtune.host_tools.bench.processes import device, writing
 from seedtune.host_tools.bench.programs.llama_shapes import (
     COLUMN_SHARE,
     FRACTION,
@@ -28,18 +28,11 @@ def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) 
     task = tmp_path / "task.json"
     rows = [{"text": f"the cat {number}", "label": str(number % 2)} for number in range(8)]
     task.write_text(json.dumps({"spec": TASK, "rows": rows}))
-    found = run_module(device.__name__, "tune", bundle.path, 4, 16, 2, task)
+    found = run_module(device_process.__name__, "tune", bundle.path, 4, 16, 2, task)
     assert found["torch"] is False
     assert 0 < found["ready_seconds"] < found["first_step_seconds"]
     assert found["longest_row"] <= 16
     assert 10**7 < found["peak_rss_bytes"] < 10**9
-
-
-@needs_compiler
-def test_a_measured_process_writes(bundle: Bundle) -> None:
-    spent = run_module(writing.__name__, bundle.path, "", 1, 3, [5, 6, 7])
-    assert set(spent) == {"read", "written"}
-    assert all(seconds > 0 for pair in spent.values() for seconds in pair)
 
 
 def test_a_step_moves_nothing_but_its_own_copy(

@@ -1,1 +1,0 @@
-"""Processes whose own memory or start is measured: `python -m` runs one, benchmarks start it."""
