@@ -1,12 +1,15 @@
 """What README.md and docs/ show works as it stands there, on a tiny bundle."""
 
 import contextlib
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,8 @@ PROSE = ("docs/figures.md", "docs/limits.md")
 """Pages without a command."""
 EVERY_ENGINE = {"docs/engines.md"}
 """Pages about a bundle that all of them run."""
+_OWN = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+"""The commands of this environment."""
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
 
@@ -125,6 +130,50 @@ def test_the_readme_works_as_it_stands(
         for block in blocks_of("README.md"):
             if block.language == "sh":
                 run_block(one for one in commands_of(block) if "MODEL" not in one.arguments)
+
+
+@needs_compiler
+def test_a_stranger_follows_the_readme_word_by_word(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    """In a fresh folder, with rows of their own: no step is needed that is not in the text."""
+    labels = {"spam": " spam", "ham": " ham", "other": " other"}
+    texts = {
+        "spam": "WINNER! Txt 8{} now",
+        "ham": "home at {}, ok?",
+        "other": "film no. {} 'so so'",
+    }
+    for name, count in (("train.tsv", 60), ("held_out.tsv", 24)):
+        rows = [
+            f"{label}\t{texts[label].format(number)}\n"
+            for number, label in zip(range(count), cycle(["spam", "ham", "other", "ham"]))
+        ]
+        (tmp_path / name).write_text("label\ttext\n" + "".join(rows), encoding="utf-8")
+    task = next(block for block in blocks_of("README.md") if block.file == "task.json")
+    (tmp_path / "task.json").write_text(
+        json.dumps({**json.loads(task.text), "verbalisers": labels})
+    )
+    said = {}
+    place = {"MODEL": str(tiny_llama_folder), ".jsonl": ".tsv"}
+    for block in blocks_of("README.md"):
+        if block.language not in ("sh", "python"):
+            continue
+        text = block.text
+        for word, own in place.items():
+            text = text.replace(word, own)
+        in_shell = block.language == "sh"
+        for part in text.splitlines() if in_shell else [text]:
+            command = part if in_shell else [sys.executable, "-c", part]
+            done = subprocess.run(
+                command, shell=in_shell, cwd=tmp_path, capture_output=True, text=True, env=_OWN
+            )
+            assert done.returncode == 0, f"{part}\n{done.stdout}{done.stderr}"
+            assert "Traceback" not in done.stderr
+            said[part.split()[1] if in_shell else "python"] = done.stdout
+    assert json.loads(said["predict"])["answer"] in labels
+    assert {*json.loads(said["predict"])["scores"]} == {*labels}
+    assert said["python"].splitlines()[-1] in labels
+    assert said["generate"].strip() and (tmp_path / "run" / "report.html").is_file()
 
 
 def test_the_readme_names_no_command_or_option_that_is_not_there() -> None:

@@ -1,7 +1,7 @@
 """``seedtune bench device``: what tuning costs on a device, beside MeZO and LoRA in float32.
 
-Times come from one process in turns, peaks from a process each (see ``measuring.device_process``), all on
-SmolLM2, one batch size and one CPU. Linux only.
+Times come from one process in turns, peaks from a process each (``measuring.device_process``), all
+on SmolLM2, one batch size and one CPU. Linux only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One measured process of ``bench device``: peak memory and start-up belong to whole processes.
 
-``python -m seedtune.host_tools.bench.measuring.device_process WHAT PATH ROWS LENGTH STEPS TASK`` does STEPS
-steps and prints one JSON object. WHAT is ``tune`` (PATH a bundle: the real loop on the rows of the
-file TASK, in a run folder of its own), ``mezo`` or ``lora`` (PATH a model).
+``python -m seedtune.host_tools.bench.measuring.device_process WHAT PATH ROWS LENGTH STEPS TASK``
+does STEPS steps and prints one JSON object. WHAT is ``tune`` (PATH a bundle: the real loop on the
+rows of the file TASK, in a run folder of its own), ``mezo`` or ``lora`` (PATH a model).
 """
 
 from __future__ import annotations
