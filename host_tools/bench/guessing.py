@@ -23,10 +23,10 @@ from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.tasks import Encoded
 
 from ..data.named_tasks import load_task
+from .contenders.float_engine import FloatEngine, Places
 from .contenders.float_task import FloatTask
 from .contenders.mask_places import mask_of
 from .contenders.task_loss import task_losses
-from .contenders.torch_engine import Places, TorchEngine
 from .measuring.results_files import RESULTS, say, write_figures
 from .programs.default_bundle import default_bundle, model_source
 
@@ -85,7 +85,7 @@ def example_gradients(
     """The gradient of each example's loss by the values at ``places``, float32 ``[n, K]``."""
     import torch
 
-    engine = TorchEngine(cell.model)
+    engine = FloatEngine(cell.model)
     cell.model.requires_grad_(False)
     weights = [cell.model.get_submodule(name).weight.requires_grad_(True) for name in places]
     flats = [torch.from_numpy(flat) for flat in places.values()]

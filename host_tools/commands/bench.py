@@ -58,9 +58,6 @@ def bench(
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality, first_order).")
     ] = None,
-    models: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Models to measure (estimate).")
-    ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, paper).")
     ] = None,
@@ -114,7 +111,6 @@ def bench(
     given: dict[str, Any] = {
         "methods": _names(methods),
         "tasks": _names(tasks),
-        "models": _names(models),
         "seeds": _numbers(seeds),
         "forwards": forwards,
         "senders": _names(senders),

@@ -11,11 +11,11 @@ import pytest
 from command_line import good
 from seedtune.host_tools.bench import first_order, quality
 from seedtune.host_tools.bench.contenders import lora, mezo, sparse_fp32
+from seedtune.host_tools.bench.contenders.float_engine import FloatEngine
 from seedtune.host_tools.bench.contenders.float_task import FloatTask
 from seedtune.host_tools.bench.contenders.mask_places import answered, random_places
 from seedtune.host_tools.bench.contenders.task_loss import task_losses
 from seedtune.host_tools.bench.contenders.task_methods import METHODS, tuner_settings
-from seedtune.host_tools.bench.contenders.torch_engine import TorchEngine
 from seedtune.host_tools.bench.summaries.quality import summarise_quality
 from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key, settings_hash
 from seedtune.host_tools.data.named_tasks import TaskData
@@ -83,7 +83,7 @@ def test_the_engine_scores_as_the_model_does(toy, data):
 
     cell = toy(data)
     batch = cell.task.collate(cell.train[:5])
-    found = TorchEngine(cell.model).score(batch, np.zeros((2, 0), np.float32)).logp
+    found = FloatEngine(cell.model).score(batch, np.zeros((2, 0), np.float32)).logp
     rows, columns = np.divmod(batch.positions, batch.tokens.shape[1])
     for at, (row, column) in enumerate(zip(rows, columns, strict=True)):
         with torch.no_grad():  # without the padding behind the position
@@ -95,7 +95,7 @@ def test_the_engine_scores_as_the_model_does(toy, data):
 def test_values_go_to_their_places_and_rows_do_not_mix(toy):
     cell = toy()
     places = random_places(cell.model, 50, seed=1)
-    engine = TorchEngine(cell.model, places)
+    engine = FloatEngine(cell.model, places)
     values = engine.values
     assert len(values) == 50
     batch = cell.task.collate(cell.train[:3])

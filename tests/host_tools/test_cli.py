@@ -406,17 +406,17 @@ class TestJournal:
 
 class TestBench:
     def test_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from seedtune.host_tools.bench import estimate
+        from seedtune.host_tools.bench import guessing
 
-        assert "estimate" in good("bench", "list")["benchmarks"]
-        monkeypatch.setattr(estimate, "bench_estimate", lambda: {"measured": True})
-        assert good("bench", "estimate") == {"measured": True}
+        assert "guessing" in good("bench", "list")["benchmarks"]
+        monkeypatch.setattr(guessing, "bench_guessing", lambda: {"measured": True})
+        assert good("bench", "guessing") == {"measured": True}
         result = call("bench", "speed")
         assert result.exit_code == 2
         assert "unknown benchmark 'speed'" in result.stderr
-        result = call("bench", "estimate", "--output", "x")
+        result = call("bench", "guessing", "--output", "x")
         assert result.exit_code == 2
-        assert "estimate takes no --output" in result.stderr
+        assert "guessing takes no --output" in result.stderr
 
     def test_without_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(host_tools, "bench", raising=False)

@@ -18,7 +18,7 @@ from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
 from ..measuring.perplexity import perplexity
 from ..measuring.tuning_run import encode
-from .torch_engine import TorchEngine
+from .float_engine import FloatEngine
 
 
 @dataclass
@@ -58,7 +58,7 @@ class FloatTask:
         chosen = batch_indices(step, seed=seed, lengths=lengths, batch_size=size, labels=labels)
         return [self.train[index] for index in chosen]
 
-    def evaluate(self, engine: TorchEngine) -> Evaluation:
+    def evaluate(self, engine: FloatEngine) -> Evaluation:
         """Loss and metric on the test rows under the model's weights as they are."""
         none = Values(np.zeros(0, np.float32))
         return evaluate(engine, self.task, self.test, none, self.bounds)
@@ -68,7 +68,7 @@ class FloatTask:
         if self.generic_text is None:
             return None
         none = np.zeros((1, 0), np.float32)
-        engine = TorchEngine(self.model)
+        engine = FloatEngine(self.model)
         return perplexity(
             lambda batch: engine.score(batch, none).logp, self.generic_text, DEFAULT_BOUNDS
         )

@@ -29,11 +29,11 @@ from ..measuring.next_words import measure, message_batches, torch_score
 from ..measuring.perplexity import text_batches
 from ..measuring.timing import Stopwatch
 from ..measuring.tuning_run import Progress
+from .float_engine import FloatEngine
 from .float_task import FloatTask, point
 from .people import SPEC, Person, batch_size
 from .steps import last_token_loss, random_tokens
 from .task_loss import task_losses
-from .torch_engine import TorchEngine
 
 FORWARDS_A_STEP = 3
 """A backward pass costs about two forwards."""
@@ -51,7 +51,7 @@ class Adapter:
         self.model, self._optimiser = _adapted(
             cell.model, settings["rank"], settings["alpha"], settings["lr"]
         )
-        self.engine = TorchEngine(self.model.get_base_model())
+        self.engine = FloatEngine(self.model.get_base_model())
         self._cell, self._settings = cell, settings
         steps = settings["steps"]
         self._schedule = torch.optim.lr_scheduler.LambdaLR(

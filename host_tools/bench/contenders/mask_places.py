@@ -19,8 +19,8 @@ from seedtune.runtime.tasks.classification import Classification
 from seedtune.runtime.tasks.multiple_choice import MultipleChoice
 
 from ...data.calibration import load_calibration
+from .float_engine import Places
 from .float_task import FloatTask
-from .torch_engine import Places
 
 
 def places_of(mask: str, cell: FloatTask, bundle: Bundle, settings: dict[str, Any]) -> Places:

@@ -23,9 +23,9 @@ from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.scoring.batch_loss import Look
 
 from ..measuring.tuning_run import Progress
+from .float_engine import FloatEngine
 from .float_task import FloatTask, point
 from .steps import last_token_loss, random_tokens
-from .torch_engine import TorchEngine
 
 
 def all_weights(model: Any) -> NDArray[np.float32]:
@@ -58,7 +58,7 @@ def run_on_task(
     Returns:
         ``curve`` (see ``tuning_run.tune``) and ``step_seconds`` (median).
     """
-    engine = TorchEngine(cell.model)
+    engine = FloatEngine(cell.model)
     weights = all_weights(cell.model)
     rows = np.zeros((1, 0), np.float32)
     seed, eps = settings["seed"], settings["eps"]

@@ -14,10 +14,10 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 from ..measuring.tuning_run import Progress, tune
+from .float_engine import FloatEngine
 from .float_task import FloatTask
 from .mask_places import blocks_of, places_of
 from .task_methods import tuner_settings
-from .torch_engine import TorchEngine
 
 
 def run_on_task(
@@ -31,7 +31,7 @@ def run_on_task(
     bundle = open_bundle(settings["bundle"])
     places = places_of(settings["mask"], cell, bundle, settings)
     own = tuner_settings(settings)
-    engine = TorchEngine(cell.model, places)
+    engine = FloatEngine(cell.model, places)
     identity = hashlib.sha256()
     for name, flat in places.items():
         identity.update(name.encode() + flat.tobytes())

@@ -14,7 +14,7 @@ Places = dict[str, NDArray[np.int64]]
 """Flat indices of weights by the name of their linear layer."""
 
 
-class TorchEngine(Engine):
+class FloatEngine(Engine):
     """``Engine`` over a transformers causal model as it stands, in the model's own dtype.
 
     Only the hidden states that are asked for go through the head. Rows are padded on the right, and
