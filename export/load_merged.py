@@ -53,7 +53,7 @@ def load_merged(folder: str | Path, **options: Any) -> Any:
         ValueError: the head is missing, damaged, or another model's.
     """
     adapter, about = _read(Path(folder) / HEAD_FILE, "adapter")
-    model = AutoModelForCausalLM.from_pretrained(Path(folder) / MODEL, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(Path(folder) / MODEL, **options)
     _check_shape(Path(folder) / HEAD_FILE, model, adapter, about)
     seen = _tap(model, about["blocks"])
 

@@ -232,10 +232,11 @@ def _known_sizes() -> Iterator[None]:
 
     ours = pass_base._ExportPassBase
     torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
+    value = torch_pass_base.ProxyValue  # type: ignore[attr-defined]
     with (
         _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
         # torch's only pass here turns views into copies: from there on all strides are in order.
-        _patched(torchs, "_fx", keeping(torchs._fx, torch_pass_base.ProxyValue, True)),
+        _patched(torchs, "_fx", keeping(torchs._fx, value, True)),
     ):
         yield
 

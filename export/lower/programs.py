@@ -103,20 +103,21 @@ def lower_to(
         through_int4_operator_(program)
         again = "trace again" if programs else "trace"
         exported = trace(program, example, bounds, partial(progress, again))
-        weights, made = StoredWeights(), []
+        weights = StoredWeights()
+        made: list[tuple[str, Any]] = []
         # A head for text reads them, and a program may hold its scales in another form.
         for name, tensor in program.head.named_buffers():
             weights.add(f"head.{name}", tensor)
         for name in others:
             progress(name, 0, 1)
             if name == "onnx":
-                from . import onnx as form
+                from . import onnx
 
-                made.append((form.FILE, form.OnnxProgram(exported, weights)))
+                made.append((onnx.FILE, onnx.OnnxProgram(exported, weights)))
             else:
-                from . import torch_graph as form
+                from . import torch_graph
 
-                made.append((form.FILE, form.TorchProgram(exported, weights)))
+                made.append((torch_graph.FILE, torch_graph.TorchProgram(exported, weights)))
             progress(name, 1, 1)
         places = weights.placed(held, work / WEIGHTS)
         if (work / WEIGHTS).exists():

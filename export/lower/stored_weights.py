@@ -44,7 +44,7 @@ class StoredWeights:
         tensor = tensor.detach().contiguous()
         if tensor.untyped_storage().nbytes() != tensor.nbytes:  # a part of another
             tensor = tensor.clone()
-        content = (tensor.dtype, hashlib.sha256(_bytes(tensor)).digest())
+        content = (tensor.dtype, hashlib.sha256(_bytes(tensor).data).digest())
         forget(tensor)
         if content in self._by_content:
             return self._by_content[content]

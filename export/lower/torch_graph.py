@@ -97,7 +97,9 @@ def _written(node: Node) -> list[Any]:
         del args[1]
     if _adds_product(node):
         name = ADD_PRODUCT
-        args = [args[0], *args[1].args]
+        product = args[1]
+        assert isinstance(product, Node)
+        args = [args[0], *product.args]
     elif target in _SIZES:
         name = f"size.{_SIZES[target]}"
     elif target is operator.getitem:

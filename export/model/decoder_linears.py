@@ -10,7 +10,7 @@ def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
     Raises:
         ModelError: the model has none.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = getattr(model, "get_output_embeddings", lambda: None)()
     found = {
         name: module
         for name, module in model.named_modules()

@@ -53,10 +53,10 @@ def _weights_without_memory() -> Iterator[None]:
     """Inside, parameters of new modules have a shape alone; buffers are made as ever."""
     plain = nn.Module.register_parameter
 
-    def bare(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        plain(module, name, parameter)
+    def bare(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None:
+            param = nn.Parameter(param.to("meta"), requires_grad=False)
+        plain(self, name, param)
 
     nn.Module.register_parameter = bare  # type: ignore[method-assign]
     try:

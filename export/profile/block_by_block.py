@@ -83,7 +83,7 @@ class BlockByBlock:
                 logits = self._model(input_ids=tokens, use_cache=False).logits
             loss = nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:])
             yield loss
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             assert leaf.grad is not None
             self._gradients.append(leaf.grad)
 
@@ -92,7 +92,7 @@ class BlockByBlock:
         been."""
         for index, given in enumerate(self._read.pop()):
             leaf = given.detach().requires_grad_(True)
-            self._run(number, leaf).backward(self._gradients[index])  # type: ignore[no-untyped-call]
+            self._run(number, leaf).backward(self._gradients[index])
             assert leaf.grad is not None
             self._gradients[index] = leaf.grad
 
@@ -101,7 +101,7 @@ class BlockByBlock:
         for tokens, gradient in zip(self._sequences, self._gradients, strict=True):
             hidden = self._first(tokens)
             if hidden.requires_grad:
-                hidden.backward(gradient)  # type: ignore[no-untyped-call]
+                hidden.backward(gradient)
 
     def _run(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
         args, kwargs = self._others[number]

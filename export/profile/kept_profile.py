@@ -42,7 +42,7 @@ def kept_profile(
     """
     content = hashlib.sha256(str(tokens.shape).encode() + tokens.tobytes())
     for each in (fisher, block_by_block):
-        content.update(Path(each.__file__).read_bytes())
+        content.update(Path(str(each.__file__)).read_bytes())
     folder = default_cache() / "profiles" / loaded.sha256[:32]
     file = folder / f"{content.hexdigest()[:32]}.safetensors"
     try:

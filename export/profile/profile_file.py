@@ -65,7 +65,7 @@ class Profile:
         about = self.model_sha256, self.text_sha256, self.settings, list(self.layers)
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for layer in self.layers.values():
-            digest.update(np.ascontiguousarray(layer.fisher))
+            digest.update(np.ascontiguousarray(layer.fisher).data)
             layer.let_go()
         return digest.hexdigest()
 

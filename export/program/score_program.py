@@ -20,6 +20,9 @@ from .sensitive_linear import ProbeValues
 class QuantisedEmbedding(nn.Module):
     """Token embedding in int8 with one float scale a row; looks up with stock operators only."""
 
+    scale: torch.Tensor
+    weight: torch.Tensor
+
     def __init__(self, embedding: nn.Embedding) -> None:
         """Quantise what ``embedding`` gives for each token: Gemma scales it on the way out."""
         super().__init__()
@@ -164,11 +167,11 @@ class MeanAsLinear(TorchFunctionMode):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Within ``with mode``: operations are not looked at, which takes microseconds of each."""
-        self.__exit__(None, None, None)
+        super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
-            self.__enter__()
+            super().__enter__()  # type: ignore[no-untyped-call]
 
     def _weight(self, width: int) -> torch.Tensor:
         owner, name = self._owner[0], f"mean_of_{width}"
@@ -188,7 +191,10 @@ def example_inputs(
     scored = min(4, bounds.positions)
     choices = min(5, bounds.candidates)
     generator = torch.Generator().manual_seed(0)
-    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
+
+    def draw(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, high, shape, generator=generator)
+
     return (
         draw(vocab_size, rows, length),
         draw(rows * length, scored),

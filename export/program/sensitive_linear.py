@@ -26,7 +26,7 @@ method is Guo et al., arXiv 2406.02913, section 3.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,9 @@ class ProbeValues:
 class SharedColumns(nn.Module):
     """The sensitive columns of one input, shared by the matrices that read it."""
 
+    index: torch.Tensor
+    keep: torch.Tensor
+
     def __init__(self, number: int, columns: torch.Tensor, in_features: int) -> None:
         super().__init__()
         self.number = number
@@ -108,6 +111,9 @@ class SharedColumns(nn.Module):
 
 class BlockScatter(nn.Module):
     """Scatters one block's slice of ``values`` into its compact weights ``[P, C, out]`` each."""
+
+    positions: torch.Tensor
+    base: torch.Tensor
 
     def __init__(
         self,
@@ -156,9 +162,10 @@ class Columns(nn.Module):
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
-        found = (each for each in program.modules() if isinstance(each, BlockScatter))
-        self.blocks = nn.ModuleList(sorted(found, key=lambda block: block.place))
-        self.size = sum(sum(block.sizes) for block in self.blocks)
+        found = [each for each in program.modules() if isinstance(each, BlockScatter)]
+        found.sort(key=lambda block: block.place)
+        self.blocks: Iterable[BlockScatter] = nn.ModuleList(found)  # type: ignore[assignment]
+        self.size = sum(sum(block.sizes) for block in found)
         """F; 0 where there is no sensitive matrix."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
@@ -190,9 +197,10 @@ class SensitiveLinear(nn.Module):
         weight = self.probe_values.compact(self.block)[self.slot]
         if x.dim() == 2:
             masked, gathered = self.columns(x.view(weight.shape[0], -1, x.shape[-1]))
-            return (self.dense(masked) + torch.bmm(gathered, weight)).flatten(0, 1)
-        masked, gathered = self.probe_values.columns(self.columns, x)
-        return self.dense(masked) + torch.bmm(gathered, weight)
+        else:
+            masked, gathered = self.probe_values.columns(self.columns, x)
+        found: torch.Tensor = self.dense(masked) + torch.bmm(gathered, weight)
+        return found.flatten(0, 1) if x.dim() == 2 else found
 
 
 @dataclass(frozen=True)
@@ -260,8 +268,8 @@ def insert_sensitive_linears(
         for name in block_names:
             out, width = sizes[name]
             index = shared[name].index
-            flat = torch.from_numpy(mask[name])
-            rows, cols = flat // width, flat % width
+            entries = torch.from_numpy(mask[name])
+            rows, cols = entries // width, entries % width
             with held([linears[name]]):
                 weight = linears[name].weight.data
                 # fp16 first: the exported values are what the device starts from.
@@ -272,9 +280,9 @@ def insert_sensitive_linears(
             positions.append(flat_size + place * out + rows)
             bases.append(compact.reshape(-1))
             shapes.append((index.numel(), out))
-            layers.append((name, (out, width), offset, flat.numel()))
+            layers.append((name, (out, width), offset, entries.numel()))
             flat_size += compact.numel()
-            offset += flat.numel()
+            offset += entries.numel()
         block = BlockScatter(start, torch.cat(positions), torch.cat(bases), shapes, compact_size)
         for slot, name in enumerate(block_names):
             dense = linears[name]

@@ -39,7 +39,8 @@ def inverse_factor(second_moment: torch.Tensor, damping: float = DAMPING) -> tor
     added = damping * diagonal.sum() / max(1, int((~idle).sum()))
     diagonal += torch.where(idle, 1.0, added)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32)
+    found: torch.Tensor = torch.linalg.cholesky(inverse, upper=True).to(torch.float32)
+    return found
 
 
 def round_with_compensation(

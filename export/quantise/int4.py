@@ -19,6 +19,7 @@ from ..quiet import quiet
 GROUP_SIZE = 32
 BLOCK_ROWS = 4096
 """Rows that are rounded at a time."""
+_INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]
 
 DESCRIPTION: dict[str, Any] = {
     "dense": {"scheme": "8da4w", "group_size": GROUP_SIZE},
@@ -74,7 +75,7 @@ def quantise_linears_(
         from torchao.quantization.granularity import PerGroup
 
         config = Int8DynamicActivationIntxWeightConfig(
-            weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE)
+            weight_dtype=_INT4, weight_granularity=PerGroup(GROUP_SIZE)
         )
         for done, (name, module) in enumerate(linears.items()):
             rounded = _to_nearest(name, module.weight, partial(quantize_, config=config))
@@ -94,7 +95,8 @@ def _to_nearest(
         part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
         part.weight = nn.Parameter(weight[rows], requires_grad=False)
         quantise(part)
-        integers[rows], scales[rows] = part.weight.qdata, part.weight.scale
+        rounded: Any = part.weight
+        integers[rows], scales[rows] = rounded.qdata, rounded.scale
     return integers, scales
 
 
@@ -120,7 +122,7 @@ def int4_weight(integers: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
         qdata=integers,
         scale=scales,
         zero_point=torch.zeros_like(scales, dtype=torch.int8),
-        target_dtype=torch.int4,
+        target_dtype=_INT4,
         block_size=(1, GROUP_SIZE),
         dtype=torch.float32,
         activation_quantization="int8_asym_per_token",

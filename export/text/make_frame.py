@@ -76,11 +76,10 @@ def make_frame(
     size = np.asarray(np.sqrt(np.square(read).mean()), np.float32)
     learned = states.copy()
     learned[:, -len(weight) :] *= weight / size
-    inputs, outputs = _axes(learned), _axes(mean[first] - words.vectors(said[first]))
-    shrink = min(1.0, (ENTRIES / (inputs.shape[1] * outputs.shape[1])) ** 0.5)
+    axes = _axes(learned), _axes(mean[first] - words.vectors(said[first]))
+    shrink = min(1.0, (ENTRIES / (axes[0].shape[1] * axes[1].shape[1])) ** 0.5)
     inputs, outputs = (
-        each[:, : max(1, int(each.shape[1] * shrink))].astype(np.float16)
-        for each in (inputs, outputs)
+        each[:, : max(1, int(each.shape[1] * shrink))].astype(np.float16) for each in axes
     )
     expected = (mean @ outputs.astype(np.float32)).astype(np.float16)
     return TextFrame(weight, shift, size, inputs, outputs, states.astype(np.float16), expected)
@@ -123,4 +122,5 @@ def _axes(samples: Floats) -> npt.NDArray[np.float64]:
     kept = values > 1e-12 * values[-1]
     kept[-1] = True
     vectors = wide.T @ mixed[:, kept]
-    return (vectors / np.sqrt(np.maximum(values[kept], 1e-300)))[:, ::-1]
+    scaled: npt.NDArray[np.float64] = vectors / np.sqrt(np.maximum(values[kept], 1e-300))
+    return scaled[:, ::-1]
