@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzz_odd import SOUND, Case, odd_json
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.chat import Chat, parse_chat
+from seedtune.runtime.bundle.chat import ChatPart, parse_chat
 from seedtune.runtime.tasks import encode_rows, task_from_spec
 from seedtune.runtime.tasks.chat_template import ChatTemplate, checked_messages
 from seedtune.runtime.tasks.tokenising import watched
@@ -119,7 +119,7 @@ def chat_kinds() -> dict[str, Case]:
 
 def _templates(source: str, tokenizer: Tokenizer) -> tuple[ChatTemplate, Any]:
     names = {"bos_token": "<bos>"}
-    task = task_from_spec(SPEC, tokenizer, BOUNDS, 0, chat=Chat(source, names))
+    task = task_from_spec(SPEC, tokenizer, BOUNDS, 0, chat=ChatPart(source, names))
     return ChatTemplate(source, names, tokenizer), task
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from seedtune.runtime.bundle.chat import Chat
+from seedtune.runtime.bundle.chat import ChatPart
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
@@ -40,7 +40,7 @@ class LoadedModel:
     sha256: str
 
     @property
-    def chat(self) -> Chat | None:
+    def chat(self) -> ChatPart | None:
         """The tokenizer's chat template, the one named ``default`` of several; None without."""
         template = self.tokenizer.chat_template
         if isinstance(template, dict):
@@ -48,7 +48,8 @@ class LoadedModel:
         if not template:
             return None
         names = self.tokenizer.special_tokens_map
-        return Chat(template, {name: text for name, text in names.items() if isinstance(text, str)})
+        plain = {name: text for name, text in names.items() if isinstance(text, str)}
+        return ChatPart(template, plain)
 
     @property
     def end_ids(self) -> list[int]:
@@ -107,17 +108,18 @@ def _load_folder(folder: Path, name: str, dtype: Dtype) -> LoadedModel:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             # No accelerate and no low-memory path: plain CPU tensors that we own.
-            model, info = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=stored_dtype(files) if dtype == "stored" else dtype,
                 output_loading_info=True,
                 local_files_only=True,
                 trust_remote_code=False,
             )
+            model, info = found
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             raise ModelError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
@@ -195,7 +197,7 @@ def _dequantise(file: Path, folder: Path) -> None:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
                 dtype=torch.float32,

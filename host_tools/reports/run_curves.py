@@ -16,8 +16,8 @@ from .outcome_file import read_outcome
 _SMOOTHING = 0.95
 
 
-class Evaluated(NamedTuple):
-    """A held-out evaluation."""
+class Point(NamedTuple):
+    """A held-out evaluation, as it is drawn."""
 
     step: int
     forwards: int
@@ -35,8 +35,8 @@ class Curves:
     higher_is_better: bool
     batches: list[tuple[int, float]]
     """Forwards and loss of each batch."""
-    evaluated: list[Evaluated]
-    best: Evaluated | None
+    evaluated: list[Point]
+    best: Point | None
     """What ships."""
     outcome: dict[str, Any]
     """What ``seedtune tune`` found at the end; empty of a run that something else tuned."""
@@ -94,8 +94,8 @@ def run_curves(run: Path) -> Curves:
         if line.get("kind") == "step" and line.get("loss") is not None
     ]
 
-    def placed(step: int, loss: float, metric: float) -> Evaluated:
-        return Evaluated(step, step * probes, loss, metric)
+    def placed(step: int, loss: float, metric: float) -> Point:
+        return Point(step, step * probes, loss, metric)
 
     return Curves(
         journal=journal,

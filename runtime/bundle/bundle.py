@@ -39,7 +39,7 @@ from tokenizers import Tokenizer
 from ..errors import BundleError
 from ..files import clean_up
 from .archive import unpack_archive
-from .chat import Chat, parse_chat
+from .chat import ChatPart, parse_chat
 from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
 from .manifest import (
     CHAT,
@@ -83,7 +83,7 @@ class Bundle:
     """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
     sha256: str
     """Hash of the canonical manifest, so of every part: the bundle's identity."""
-    chat: Chat | None
+    chat: ChatPart | None
     """The model's chat template, where it has one."""
     _tokenizer: Tokenizer
     _parts: Mapping[str, Part]

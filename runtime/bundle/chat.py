@@ -12,7 +12,7 @@ _LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
-class Chat:
+class ChatPart:
     """Not compiled yet; see ``tasks.chat_template``."""
 
     template: str
@@ -23,7 +23,7 @@ class Chat:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()
 
 
-def parse_chat(data: bytes, file: Path) -> Chat:
+def parse_chat(data: bytes, file: Path) -> ChatPart:
     """Read the part.
 
     Raises:
@@ -36,4 +36,4 @@ def parse_chat(data: bytes, file: Path) -> Chat:
         check(content, {"template": str, "special_tokens": MapOf(str)})
     except ValueError as error:
         raise BundleError(f"{file}: {error}") from error
-    return Chat(content["template"], content["special_tokens"])
+    return ChatPart(content["template"], content["special_tokens"])

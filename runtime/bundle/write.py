@@ -19,7 +19,7 @@ from ..files import check_output, replace_folder, sync_tree, workplace
 from ..schema import parse_json
 from .archive import pack_archive
 from .bundle import Bundle, open_folder
-from .chat import Chat
+from .chat import ChatPart
 from .manifest import (
     CHAT,
     FORMAT,
@@ -72,7 +72,7 @@ class Contents:
     """What a text head is learned from; None if none can be."""
     text_frame: bytes = b""
     """The part that goes with it (see ``text_frame``)."""
-    chat: Chat | None = None
+    chat: ChatPart | None = None
     """The model's chat template."""
     task: Mapping[str, Any] | None = None
 

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from tokenizers import Tokenizer
 
 from ..bundle import Bounds, Bundle
-from ..bundle.chat import Chat as ChatPart
+from ..bundle.chat import ChatPart
 from ..errors import DataError
 from .chat import Chat
 from .chat_template import ChatTemplate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle.chat import Chat
+from seedtune.runtime.bundle.chat import ChatPart
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import encode_rows, task_from_spec, tokenising
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle
@@ -88,7 +88,7 @@ def test_a_template_s_endless_loop_is_given_up_in_a_prompt(tmp_path, monkeypatch
     monkeypatch.setattr(tokenising, "SECONDS", 0.2)
     loop = "{% for m in messages %}{% for i in range(99999) %}{% for j in range(99999) %}"
     loop += "{% endfor %}{% endfor %}{% endfor %}"
-    bundle = write_tiny_bundle(tmp_path / "b", chat=Chat(loop, {}))
+    bundle = write_tiny_bundle(tmp_path / "b", chat=ChatPart(loop, {}))
     messages = [{"role": "user", "content": "hi"}]
     before = set(threading.enumerate())
     with open_model(bundle) as model:
