@@ -191,7 +191,7 @@ class Model:
             return
         if self._asked and known["spec"] != self._spec:
             raise TuningError(
-                f"{run}: was tuned for another task ({known['spec']}); leave --task away, or give "
+                f"{run}: was tuned for another task ({known['spec']}); leave out --task, or give "
                 "the run that was tuned for this one"
             )
         if not self._asked:

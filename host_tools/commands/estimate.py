@@ -25,7 +25,7 @@ def estimate(
     examples: Annotated[int, typer.Option(min=1, help="Training rows.")] = 2000,
     estimator: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What tunes; default: as tune takes it for choices."),
+        typer.Option(metavar="NAME", help="Estimator; default: tune's to choose answers."),
     ] = None,
     fraction: Fraction = DEFAULT_FRACTION,
     rounding: Annotated[str, typer.Option(metavar="gptq|nearest", help="Of the export.")] = "gptq",

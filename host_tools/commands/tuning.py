@@ -293,7 +293,7 @@ def _only_field(task: Task) -> str:
     if not names:
         raise DataError(
             "--text goes into the template's field, and this task's template has none; "
-            "give a text to go on from to 'seedtune generate --prompt', or rows with --data FILE"
+            "give a text to continue to 'seedtune generate --prompt', or rows with --data FILE"
         )
     raise DataError(
         f"--text is one text, and this task's template has the fields {', '.join(names)}; "

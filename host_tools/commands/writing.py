@@ -34,17 +34,20 @@ if TYPE_CHECKING:
 
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
 Temperature = Annotated[
-    float, typer.Option(min=0, help="0: the likeliest token each time; 1: as likely as they are.")
+    float,
+    typer.Option(min=0, help="0: the likeliest token each time; 1: each as often as it is likely."),
 ]
-TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens of this share together.")]
-Seed = Annotated[int, typer.Option(help="Of the draws: the same seed, the same text.")]
+TopP = Annotated[
+    float, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the draws: the same seed, the same text.")]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
 ]
 RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
-        help="Taken from what would go on as the answer did before; 0 for none.",
+        help="Subtracted from tokens that would repeat the answer so far; 0 for none.",
         show_default="1 where writing was learned from texts, otherwise 0",
     ),
 ]
@@ -59,7 +62,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Text to go on from; - reads stdin, whose last line break is left out.",
+            help="Text to continue; - reads stdin, whose last line break is left out.",
         ),
     ] = None,
     messages: Annotated[

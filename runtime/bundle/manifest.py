@@ -183,8 +183,8 @@ def check_identity(found: str, sha256: str | None, path: Path) -> None:
         )
     if found != wanted:
         raise BundleError(
-            f"{path}: is the bundle {found}, not {wanted} (--sha256): take it again from "
-            "whom you have that hash from"
+            f"{path}: is the bundle {found}, not {wanted} (--sha256): get it again from "
+            "where you got that hash"
         )
 
 

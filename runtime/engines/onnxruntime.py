@@ -126,7 +126,7 @@ class OnnxEngine(Engine):
         if provider not in there:
             raise EngineUnavailable(
                 f"onnxruntime {version} has no {provider} here, only {', '.join(there)}; install "
-                "a build of it that has, or leave the device away"
+                "a build of it that has, or leave out the device"
             )
         self._lock = threading.Lock()
         self._bounds, self._shown = bounds, shown

@@ -42,7 +42,9 @@ class Chat(TokenLoss):
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
         messages = self._messages(row, where)
         if not any(self._learned(message) for message in messages):
-            raise DataError(f"{where}: no message is from {self._learn[:40]!r}, whom to learn from")
+            raise DataError(
+                f"{where}: no message is from {self._learn[:40]!r}, the sender to learn from"
+            )
         conversation = self._chat.conversation(messages)
         system = messages[:1] if messages[0]["role"] == "system" else []
         rest = messages[len(system) :]
@@ -114,8 +116,8 @@ class Chat(TokenLoss):
             if not (whole.startswith(through) and through.startswith(before)):
                 raise DataError(
                     f"{where}: the model's chat template writes messages[{number}] in another way "
-                    "once more follows, so that it cannot be learned in its place; leave the turns "
-                    "after it away"
+                    "once more follows, so that it cannot be learned in its place; leave out the "
+                    "turns after it"
                 )
             spans.append((len(before), len(through)))
         tokens, offsets = conversation.tokenise(whole, where)

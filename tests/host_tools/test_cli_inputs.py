@@ -221,7 +221,7 @@ class TestTaskInWords:
     ("template", "message"),
     [
         ("{a} {b}", "has the fields a, b; give rows of them with --data FILE"),
-        ("plain", "has none; give a text to go on from to 'seedtune generate --prompt'"),
+        ("plain", "has none; give a text to continue to 'seedtune generate --prompt'"),
     ],
 )
 def test_one_text_goes_into_one_field(
