@@ -131,6 +131,7 @@ def _run_block(
     def late(number: int, frame: object) -> None:
         raise Hang
 
+    signal.signal(signal.SIGPROF, late)
     signal.signal(signal.SIGALRM, late)
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)  # for libraries that do not come back
     warnings.simplefilter("ignore", SeedtuneWarning)
@@ -144,9 +145,12 @@ def _run_block(
         at[:8] = struct.pack("<q", number)
         name = _kind_of(number, names)
         what, read = all_kinds[name](random.Random(f"{seed} {number} {name}"))
-        signal.alarm(SECONDS)
+        # Of the processor's time: a busy machine is no hang. What only waits has its limit, too.
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(10 * SECONDS)
         signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)
         result, detail = outcome(read)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         before, peak = peak, max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if peak - before > MEGABYTES << 10:
