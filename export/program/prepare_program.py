@@ -25,6 +25,8 @@ def prepare_program(
             f"length bound {bounds.length} exceeds the model's "
             f"{model.config.max_position_embeddings} positions; lower it"
         )
+    if bounds.rows < 2:
+        raise ModelError("row bound 1 would fix the number of rows in a pass; take at least 2")
     names = [name for name, flat in mask.items() if flat.size]
     modules = dict(model.named_modules())
     for name in names:

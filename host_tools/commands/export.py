@@ -55,7 +55,7 @@ def export(
     rows: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            min=2,
             help="Bound: rows of full length in one pass; more if shorter. Not the batch. "
             "Default: 2.",
         ),

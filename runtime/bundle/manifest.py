@@ -197,6 +197,8 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
     model, parts, tokenizer = content["model"], content["parts"], content["tokenizer"]
     vocabulary = model["vocab_size"]
     bounds = Bounds(**{field.name: content["bounds"][field.name] for field in fields(Bounds)})
+    if bounds.rows < 2:
+        _refuse("bounds.rows is 1, which fixes the number of rows; must be at least 2")
     if bounds.candidates > vocabulary:
         _refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     programs = _check_programs(content["programs"])

@@ -21,7 +21,8 @@ class Bounds:
     """Largest sizes that a program accepts; every size from 1 (length: 2) up to them works.
 
     ``rows`` counts rows of full length: what memory is planned for is their tokens, so more rows
-    work if they are shorter (16 of 32 tokens where the bounds are 4 of 128).
+    work if they are shorter (16 of 32 tokens where the bounds are 4 of 128). A program has at least
+    two: an axis bounded by 1 is fixed, and shorter rows could not go through side by side.
     """
 
     probes: int

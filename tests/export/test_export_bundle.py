@@ -194,6 +194,8 @@ def test_bad_models_and_masks_are_refused(tiny_llama, tmp_path):
         export(tiny_llama, tmp_path / "b", {Q: np.array([32 * 32])})
     with pytest.raises(ModelError, match="length bound 4096 exceeds"):
         export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 2, 4096, 2, 2))
+    with pytest.raises(ModelError, match="row bound 1 would fix the number of rows"):
+        export(tiny_llama, tmp_path / "b", bounds=Bounds(2, 1, 32, 2, 2))
     with pytest.raises(ModelError, match="unknown rounding 'best'; take gptq or nearest"):
         export(tiny_llama, tmp_path / "b", rounding="best")
     with pytest.raises(ModelError, match="gptq needs calibration text"):

@@ -232,6 +232,8 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         (lambda m: m["mask"].pop("method"), "mask.method is missing"),
         (lambda m: m["bounds"].update(length=1), "bounds.length is 1"),
         (lambda m: m["bounds"].update(rows=0), "bounds.rows is 0"),
+        # Of a program with one row: several shorter ones end inside a kernel.
+        (lambda m: m["bounds"].update(rows=1), "bounds.rows is 1, .*must be at least 2"),
         (lambda m: m["bounds"].update(probes=2**40), "bounds.probes"),
         (lambda m: m["bounds"].update(rows=2.5), "field bounds.rows has the wrong"),
         (lambda m: m["bounds"].update(candidates=385), "bounds.candidates 385"),
