@@ -97,6 +97,7 @@ def serve(
         _ = model.engine  # so that the first client need not wait for it
         hosts = {host, "localhost", "127.0.0.1", "::1"} if local else None
         app = make_app(models, limits, token=token, hosts=hosts)
+        listener.listen()  # before it is said
         output.note(f"{_url(listener)} serves {', '.join(models.names)}; Ctrl-C ends it")
         try:
             with contextlib.suppress(KeyboardInterrupt):  # it ended well before it was raised again

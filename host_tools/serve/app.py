@@ -243,6 +243,7 @@ class _Answer:
                         begun = True
                     for event in events(part):
                         await _send_event(send, json.dumps(event, ensure_ascii=False))
+                    await asyncio.sleep(0)  # neither of the others waits: who has left is heard of
             except Exception as error:
                 response = _refused(error)
                 if not begun:

@@ -201,7 +201,7 @@ def test_log_probabilities_of_a_given_text_are_the_evaluations(client: Any, mode
             assert -sum(found) / len(found) == pytest.approx(scored.scores["nll"], rel=1e-5)
     tops = choice.logprobs.top_logprobs
     assert tops[0] is None
-    assert all(len(top) == 2 and max(top.values()) > -6 for top in tops[1:])
+    assert all(0 < len(top) <= 2 and max(top.values()) > -6 for top in tops[1:])
     found = client.completions.create(
         model="hf", prompt=["It was", "Yes or"], echo=True, max_tokens=2, logprobs=1, temperature=0
     )
@@ -260,7 +260,6 @@ def test_a_task_answers_as_predict_does(client: Any, model: Model, runs: list[Pa
         ("prompt", [1, "a"], "prompt cannot be [1, 'a']"),
         ("prompt", [10**9], "prompt holds a token outside of 0 to 299"),
         ("prompt", "", "the prompt is empty"),
-        ("prompt", "\ud800", "half a character"),
         ("prompt", "a " * 400, "the prompt has 401 tokens" ),
     ],
 )  # fmt: skip
@@ -272,7 +271,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         client.post("/completions", body=asked, cast_to=object)
     body = caught.value.body
     assert isinstance(body, dict) and said in body["message"] and "\n" not in body["message"]
-    if "the prompt" not in said and "half" not in said and "holds" not in said:
+    if "the prompt" not in said and "holds" not in said:
         assert body["param"] == field
 
 
@@ -315,6 +314,8 @@ def raw(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
         (b" " * 20_001, {}, 413, "more than 20000 bytes"),
         (b"{}", {"Content_Type": "text/plain"}, 415, "Content-Type: application/json"),
         (b"{}", {}, 400, "model is missing"),
+        (b'{"model": "hf", "prompt": "\\ud800"}', {}, 400, "half a character"),
+        (b'{"model": "\\ud800\\u001b", "prompt": "a"}', {}, 404, r"there is no model '\ud800\x1b'"),
     ],
 )
 def test_bodies_that_are_none(
