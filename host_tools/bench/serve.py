@@ -44,6 +44,7 @@ PROMPTS = (
 )
 ANSWER = 64
 """Tokens of an answer."""
+SERVED, GENERATED = "served", "generated"
 CLIENTS, EVERY, SETTLED = 64, 5.0, 60.0
 """Clients; seconds between two looks at the server's memory, and before the first that counts."""
 
@@ -63,39 +64,38 @@ def bench_serve(
         seconds: that the crowd stays.
 
     Returns:
-        ``first_over_generate`` and ``speed_over_generate``, medians of the turns' ratios;
-        ``resident_over_generate_bytes``, the median difference; ``crowd``: outcomes by their
-        number, resident memory when it had settled and at most afterwards, the seconds.
+        ``first_over_generate``, ``speed_over_generate`` and ``processor_over_generate`` (its time
+        for the same answers), medians of the turns' ratios; ``resident_over_generate_bytes``, the
+        median difference; ``crowd``: outcomes by their number, resident memory when it had
+        settled, at most afterwards and at the end.
     """
     path = bundle or prepare(str(fetch(MODEL))).bundle.path
     ratios: list[dict[str, float]] = []
+    taken: list[dict[str, float]] = []
     for turn in range(turns):
-        with _server(path, threads) as (url, pid), _generate(path, threads) as ask:
+        with _server(path, threads) as (url, server), _generate(path, threads) as (ask, process):
             model = _ask_json(url, "/models")["data"][0]["id"]
-            ways = {"served": partial(_stream, url, model), "generated": ask}
+            ways = {SERVED: partial(_stream, url, model), GENERATED: ask}
+            processes = {SERVED: server, GENERATED: process}
             found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
             for number, prompt in enumerate((PROMPTS[-1], *PROMPTS)):
                 for name in list(ways) if (turn + number) % 2 else list(ways)[::-1]:
-                    found[name].append(ways[name](prompt))
-            served, generated = (found[name][1:] for name in ("served", "generated"))
-            ratios.append(
-                {
-                    **{
-                        what: _median(served, what) / _median(generated, what)
-                        for what in ("first_seconds", "tokens_per_second")
-                    },
-                    "resident_bytes": _resident(pid) - generated[-1]["resident_bytes"],
-                    "served_first_seconds": _median(served, "first_seconds"),
-                    "served_tokens_per_second": _median(served, "tokens_per_second"),
-                }
-            )
+                    before = _processor_seconds(processes[name])
+                    answered = ways[name](prompt)
+                    spent = _processor_seconds(processes[name]) - before
+                    found[name].append({**answered, "processor_seconds": spent})
+            held = {name: _resident(process) for name, process in processes.items()}
+        ratios.append({what: _ratio(found, what) for what in found[SERVED][0]})
+        ratios[-1]["resident_bytes"] = held[SERVED] - held[GENERATED]
+        taken += found[SERVED][1:]
         say(f"turn {turn + 1} of {turns}: {ratios[-1]}, load {os.getloadavg()[0]:.1f}")
     figures = {
         "first_over_generate": _median(ratios, "first_seconds"),
         "speed_over_generate": _median(ratios, "tokens_per_second"),
+        "processor_over_generate": _median(ratios, "processor_seconds"),
         "resident_over_generate_bytes": _median(ratios, "resident_bytes"),
-        "first_seconds": _median(ratios, "served_first_seconds"),
-        "tokens_per_second": _median(ratios, "served_tokens_per_second"),
+        "first_seconds": _median(taken, "first_seconds"),
+        "tokens_per_second": _median(taken, "tokens_per_second"),
         "threads": threads,
         "turns": turns,
         "load": os.getloadavg()[0],
@@ -153,7 +153,7 @@ def _server(bundle: Path, threads: int) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def _generate(bundle: Path, threads: int) -> Iterator[Any]:
-    """Asks a process of ``generating``."""
+    """What asks a process of ``generating``, and its id."""
     command = [sys.executable, "-m", generating.__name__, str(bundle), str(threads), str(ANSWER)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -168,7 +168,7 @@ def _generate(bundle: Path, threads: int) -> Iterator[Any]:
             found: dict[str, float] = json.loads(stdout.readline())
             return found
 
-        yield ask
+        yield ask, process.pid
         stdin.close()
 
 
@@ -206,6 +206,16 @@ def _stream(url: str, model: str, prompt: str) -> dict[str, float]:
 
 def _median(rows: list[dict[str, float]], what: str) -> float:
     return statistics.median(row[what] for row in rows)
+
+
+def _ratio(found: dict[str, list[dict[str, float]]], what: str) -> float:
+    """The server's over the other's; the first prompt only warms both."""
+    return _median(found[SERVED][1:], what) / _median(found[GENERATED][1:], what)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of a process and its threads so far, by its own clock (see ``clock_getcpuclockid``)."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def _resident(pid: int) -> int:

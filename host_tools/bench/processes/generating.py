@@ -10,8 +10,8 @@ import json
 import sys
 import time
 
+import seedtune.host_tools.cli  # noqa: F401  # the command holds it, too
 from seedtune.runtime import open_model
-from seedtune.runtime.engines.memory import resident_bytes
 
 
 def main() -> None:
@@ -31,7 +31,6 @@ def main() -> None:
             found = {
                 "first_seconds": first - began,
                 "tokens_per_second": (len(writing.tokens) - 1) / (last - first),
-                "resident_bytes": resident_bytes(),
             }
             print(json.dumps(found), flush=True)
 
