@@ -162,7 +162,7 @@ def test_without_a_seed_draws_differ_and_with_one_they_do_not(client: Any) -> No
 
 
 def test_log_probabilities_of_what_is_written(client: Any, model: Model) -> None:
-    asked = {"model": "hf", "temperature": 0, "max_tokens": 6}
+    asked = {"model": "hf", "temperature": 0, "max_tokens": 6, "seed": 1}
     text = client.completions.create(prompt="It was", logprobs=3, **asked).choices[0]
     found = text.logprobs
     assert "".join(found.tokens) == text.text and len(found.tokens) == 6
