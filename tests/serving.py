@@ -60,8 +60,9 @@ def served_process(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[s
         assert found, said + process.stderr.read()
         yield found[0], process
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
+        said = process.stderr.read()
+        assert said == "", said
     finally:
         process.kill()
         process.wait()

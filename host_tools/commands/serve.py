@@ -110,7 +110,14 @@ def server_of(app: Any) -> uvicorn.Server:
     """Runs an application, silently but for warnings."""
     import uvicorn
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        """Does not wait for long answers when it is to end."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.worker.end()
+            await super().shutdown(sockets)
+
+    return Server(
         uvicorn.Config(
             app,
             http="h11",
@@ -120,7 +127,7 @@ def server_of(app: Any) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=5,
         )
     )
 

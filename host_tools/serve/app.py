@@ -222,7 +222,8 @@ class _Answer:
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with aclosing(self._parts) as parts:
-                response = JSONResponse(self._whole([part async for part in parts]))
+                found = [part async for several in parts for part in several]
+                response = JSONResponse(self._whole(found))
         except Exception as error:
             response = _refused(error)
         await response(scope, receive, send)
@@ -237,21 +238,19 @@ class _Answer:
         begun = False
         async with aclosing(self._parts) as parts:
             try:
-                async for part in parts:
+                async for several in parts:
                     if not begun:
                         await send(_STREAM)
                         begun = True
-                    for event in events(part):
-                        await _send_event(send, json.dumps(event, ensure_ascii=False))
-                    await asyncio.sleep(0)  # neither of the others waits: who has left is heard of
+                    told = [event for part in several for event in events(part)]
+                    await _send(send, *(json.dumps(each, ensure_ascii=False) for each in told))
             except Exception as error:
                 response = _refused(error)
                 if not begun:
                     await response(scope, receive, send)
                     return
-                await _send_event(send, bytes(response.body).decode())
-        await _send_event(send, "[DONE]")
-        await send({"type": "http.response.body", "body": b""})
+                await _send(send, bytes(response.body).decode())
+        await _send(send, "[DONE]", more=False)
 
 
 _STREAM = {
@@ -264,9 +263,9 @@ _STREAM = {
 }
 
 
-def _send_event(send: Send, data: str) -> Awaitable[None]:
-    body = f"data: {data}\n\n".encode()
-    return send({"type": "http.response.body", "body": body, "more_body": True})
+def _send(send: Send, *events: str, more: bool = True) -> Awaitable[None]:
+    body = "".join(f"data: {event}\n\n" for event in events).encode()
+    return send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def _gone(receive: Receive) -> None:

@@ -31,15 +31,16 @@ class Worker:
         self._waiting, self._seconds = waiting, seconds
         self._thread = ThreadPoolExecutor(1, "answers")
         self._inside = 0
+        self._ending = threading.Event()
 
     @property
     def inside(self) -> int:
         """Requests that wait or are answered."""
         return self._inside
 
-    async def pieces(self, job: Job) -> AsyncGenerator[Any]:
-        """What ``job`` gives, as it comes. Close it to leave: the next one begins as soon as the
-        job has seen that.
+    async def pieces(self, job: Job) -> AsyncGenerator[list[Any]]:
+        """What ``job`` gives, as it comes, in lists of all that is there. Close it to leave: the
+        next one begins as soon as the job has seen that.
 
         Raises:
             Refusal: too many wait already, or its turn did not come in time.
@@ -56,6 +57,9 @@ class Worker:
         ends = time.monotonic() + self._seconds
         left = threading.Event()
 
+        def over() -> bool:
+            return left.is_set() or self._ending.is_set() or time.monotonic() >= ends
+
         def tell(what: str, content: Any = None) -> None:
             if not left.is_set():
                 loop.call_soon_threadsafe(found.put_nowait, (what, content))
@@ -63,7 +67,7 @@ class Worker:
         def work() -> None:
             tell("begins")
             try:
-                with closing(job(lambda: left.is_set() or time.monotonic() >= ends)) as pieces:
+                with closing(job(over)) as pieces:
                     for piece in pieces:
                         tell("piece", piece)
                         if left.is_set():
@@ -86,10 +90,19 @@ class Worker:
                     f"its turn did not come in {self._seconds:g} s; ask again later",
                     kind="overloaded_error",
                 ) from None
-            while (told := await found.get())[0] == "piece":
-                yield told[1]
-            if told[0] == "failed":
-                raise told[1]
+            what = "piece"
+            while what == "piece":
+                what, content = await found.get()
+                several = []
+                while what == "piece":
+                    several.append(content)
+                    if found.empty():
+                        break
+                    what, content = found.get_nowait()
+                if several:
+                    yield several
+            if what == "failed":
+                raise content
         finally:
             left.set()
             answering.cancel()
@@ -97,8 +110,13 @@ class Worker:
     def _leave(self) -> None:
         self._inside -= 1
 
+    def end(self) -> None:
+        """Let the time of every request be over."""
+        self._ending.set()
+
     def close(self) -> None:
-        """Wait for the piece under way, whose request must have left."""
+        """Wait for the piece under way."""
+        self.end()
         self._thread.shutdown(cancel_futures=True)
 
 
