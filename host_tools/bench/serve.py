@@ -1,7 +1,7 @@
 """``seedtune bench serve``: what the server costs over ``seedtune generate``, and a crowd.
 
 Each turn starts both in processes of their own, which answer the same prompts, one after the other
-each time. Then half of 64 clients hang up for some minutes while the server's memory is looked at.
+each time; the best of its answers counts, so that a busy machine has the least part in it. Then half of 64 clients hang up for some minutes while the server's memory is looked at.
 Linux only.
 """
 
@@ -42,8 +42,8 @@ PROMPTS = (
     "A good bread needs flour, water, salt and time. Whoever is in a hurry takes more yeast, but "
     "whoever waits for a night will find that",
 )
-ANSWER = 64
-"""Tokens of an answer."""
+ANSWER, TIMES = 32, 4
+"""Tokens of an answer, and how often each is asked for in a turn."""
 SERVED, GENERATED = "served", "generated"
 CLIENTS, EVERY, SETTLED = 64, 5.0, 60.0
 """Clients; seconds between two looks at the server's memory, and before the first that counts."""
@@ -78,7 +78,7 @@ def bench_serve(
             ways = {SERVED: partial(_stream, url, model), GENERATED: ask}
             processes = {SERVED: server, GENERATED: process}
             found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-            for number, prompt in enumerate((PROMPTS[-1], *PROMPTS)):
+            for number, prompt in enumerate((PROMPTS[-1], *TIMES * PROMPTS)):
                 for name in list(ways) if (turn + number) % 2 else list(ways)[::-1]:
                     before = _processor_seconds(processes[name])
                     answered = ways[name](prompt)
@@ -94,8 +94,8 @@ def bench_serve(
         "speed_over_generate": _median(ratios, "tokens_per_second"),
         "processor_over_generate": _median(ratios, "processor_seconds"),
         "resident_over_generate_bytes": _median(ratios, "resident_bytes"),
-        "first_seconds": _median(taken, "first_seconds"),
-        "tokens_per_second": _median(taken, "tokens_per_second"),
+        "first_seconds": min(row["first_seconds"] for row in taken),
+        "tokens_per_second": max(row["tokens_per_second"] for row in taken),
         "threads": threads,
         "turns": turns,
         "load": os.getloadavg()[0],
@@ -209,8 +209,10 @@ def _median(rows: list[dict[str, float]], what: str) -> float:
 
 
 def _ratio(found: dict[str, list[dict[str, float]]], what: str) -> float:
-    """The server's over the other's; the first prompt only warms both."""
-    return _median(found[SERVED][1:], what) / _median(found[GENERATED][1:], what)
+    """The server's best over the other's; the first prompt only warms both."""
+    best = max if what == "tokens_per_second" else min
+    served, generated = (best(row[what] for row in found[name][1:]) for name in found)
+    return served / generated
 
 
 def _processor_seconds(pid: int) -> float:
