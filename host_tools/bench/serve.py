@@ -1,7 +1,8 @@
 """``seedtune bench serve``: what the server costs over ``seedtune generate``, and a crowd.
 
 Each turn starts both in processes of their own, which answer the same prompts, one after the other
-each time; the best of its answers counts, so that a busy machine has the least part in it. Then half of 64 clients hang up for some minutes while the server's memory is looked at.
+each time; the best of its answers counts, so that a busy machine has the least part in it. Then
+half of 64 clients hang up for some minutes while the server's memory is looked at.
 Linux only.
 """
 
