@@ -34,6 +34,7 @@ from .commands import (
     profile,
     quickstart,
     report,
+    serve,
     tuning,
     writing,
 )
@@ -132,6 +133,7 @@ app.command()(report.report)
 app.command()(merge.merge)
 app.command()(writing.generate)
 app.command()(writing.chat)
+app.command()(serve.serve)
 app.command()(bench.bench)
 app.command()(emulate.emulate)
 app.add_typer(journal.app, name="journal")

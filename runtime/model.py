@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -41,7 +42,8 @@ from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
 from .tuning.tuner import Tuner
-from .writing import Manner, Writer, Writing
+from .writing import Manner, TokenLogprob, Writer, Writing
+from .writing.likelihood import of_given
 
 PREDICTED_TOKENS = 64
 """Most tokens of an answer that is written as a prediction."""
@@ -104,6 +106,18 @@ class Model:
             limit = self._memory_limit
             self._engine = engines.open_engine(self.bundle, memory_limit=limit, **self._opening)
         return self._engine
+
+    def twin(self) -> "Model":
+        """Another model over the same open program, as exported: with values and, where ``load``
+        takes one of a run, a task of its own. It opens nothing, and ends when this one is closed.
+
+        Raises:
+            EngineError: no engine can be opened here.
+        """
+        _ = self.engine  # once for both
+        found = copy(self)
+        found.reset()
+        return found
 
     def encode(self, rows: Rows, *, labelled: bool = True) -> list[Encoded]:
         """Rows as the task's examples.
@@ -355,6 +369,22 @@ class Model:
             memory = PassMemory.of_bundle(self.bundle)
             bound = fit_text(generation, memory, limit=self._memory_limit)
         return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, part)
+
+    def logprobs(
+        self, tokens: Sequence[int], nominated: Sequence[Sequence[int]] = ()
+    ) -> list[TokenLogprob]:
+        """How likely each token of a text but the first is, with the values in use.
+
+        Args:
+            nominated: as many tokens for each of these places, told as its ``top`` (see
+                ``Writer.likeliest``).
+
+        Raises:
+            DataError: the text is longer than a row of the program, or ``nominated`` are too many.
+        """
+        part = self.values.part
+        values = Values(self.values.sensitive, None if part is None or not part.writes else part)
+        return of_given(self.engine, values, self.bundle.bounds, tokens, nominated)
 
     def prompt_tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
         """A prompt as ``generate`` takes it, in tokens.

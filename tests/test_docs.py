@@ -39,8 +39,10 @@ PAGES = {
     "docs/runs.md": ("docs/completion.md",),
     "docs/engines.md": ("docs/classification.md",),
     "docs/apps.md": ("docs/classification.md",),
+    "docs/serve.md": ("docs/classification.md",),
 }
-"""Each with the pages whose files it uses, too."""
+"""Each with the pages whose files it uses, too. What the one of the server shows,
+``tests/host_tools/test_serve.py`` does."""
 PROSE = ("docs/figures.md", "docs/limits.md")
 """Pages without a command."""
 EVERY_ENGINE = {"docs/engines.md"}

@@ -1,18 +1,23 @@
 """The loop that writes: read the prompt, choose a token, show it, read it, and so on."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ..engines import Text
 from ..errors import DataError
 from ..scoring.part import Part
 from .choose import PENALTY, choose, without_repeats
+from .likelihood import MOST, TokenLogprob, likeliest, of_written
 from .manner import Manner
 from .pieces import Pieces
 
-End = Literal["end", "stop", "max_tokens", "bound"]
+End = Literal["end", "stop", "max_tokens", "bound", "left"]
+READ = 256
+"""Tokens of a prompt that are read between two looks at whether anybody still waits."""
 
 
 class Writing(Iterator[str]):
@@ -25,9 +30,12 @@ class Writing(Iterator[str]):
         self._pieces = pieces
         self.tokens: list[int] = []
         """Written so far, without the one that ended it."""
+        self.logprobs: list[TokenLogprob] = []
+        """Of each of them, where they were asked for: the model's own, whatever the manner."""
         self.ended: End | None = None
-        """Why it ended: the model's own end, a stop text, or the tokens that were allowed (by
-        ``max_tokens``, or by what the bundle can write); None while it goes on."""
+        """Why it ended: the model's own end, a stop text, the tokens that were allowed (by
+        ``max_tokens``, or by what the bundle can write), or ``left`` said so; None while it goes
+        on."""
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -76,10 +84,24 @@ class Writer:
         self.bound = text.bound if bound is None else min(bound, text.bound)
         """Tokens of a prompt with its answer, at most."""
         self._read: list[int] = []
+        self._seen: list[tuple[int, ...]] = []
+        """Behind each of the first tokens read, one by one: the likeliest to come next."""
         self._latest: Writing | None = None
 
-    def write(self, prompt: Sequence[int], manner: Manner) -> Writing:
+    def write(
+        self,
+        prompt: Sequence[int],
+        manner: Manner,
+        *,
+        logprobs: int | None = None,
+        left: Callable[[], bool] = lambda: False,
+    ) -> Writing:
         """Go on from ``prompt``. An answer that was begun before ends.
+
+        Args:
+            logprobs: note log-probabilities of the tokens written, and of so many of the likeliest
+                of each place; None notes none.
+            left: asked before each token, also where nothing can be shown yet: whether to end.
 
         Raises:
             DataError: the prompt is empty, or leaves no room for an answer.
@@ -87,32 +109,73 @@ class Writer:
         """
         check_prompt(prompt, self.bound)
         writing = Writing()
-        writing._pieces = self._pieces(writing, list(prompt), manner)
+        writing._pieces = self._pieces(writing, list(prompt), manner, logprobs, left)
         self._latest = writing
         return writing
 
-    def _pieces(self, writing: Writing, prompt: list[int], manner: Manner) -> Iterator[str]:
-        known = zip(self._read, prompt[:-1], strict=False)  # the last is read for its logits
+    def likeliest(self, prompt: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
+        """The ``count`` likeliest tokens behind each token of ``prompt``, which is read one by one:
+        as slow as it would be to write. What a text has in common with the one before it that was
+        read so is not read again, and gives the same to the bit.
+
+        Raises:
+            DataError: as ``write``; ``count`` is above ``MOST``.
+        """
+        check_prompt(prompt, self.bound)
+        if not 0 <= count <= MOST:
+            raise DataError(f"{count} likeliest tokens are asked for, must lie in 0 to {MOST}")
+        self._latest = None
+        self._go_back(min(self._common(prompt), len(self._seen)))
+        for place, token in enumerate(prompt):
+            if place == len(self._seen):
+                logits = self._mixed(self._text.read([token]), prompt[: place + 1])
+                self._read.append(token)
+                self._seen.append(likeliest(logits, MOST))
+            yield self._seen[place][:count]
+
+    def _common(self, prompt: Sequence[int]) -> int:
+        """Tokens that ``prompt`` begins with and that are read."""
+        known = zip(self._read, prompt, strict=False)
         common = next((at for at, (a, b) in enumerate(known) if a != b), None)
-        if common is None:
-            common = min(len(self._read), len(prompt) - 1)
-        self._text.rewind(common)
-        del self._read[common:]
-        logits = self._text.read(prompt[common:])
-        self._read = list(prompt)
+        return min(len(self._read), len(prompt)) if common is None else common
+
+    def _go_back(self, length: int) -> None:
+        self._text.rewind(length)
+        del self._read[length:], self._seen[length:]
+
+    def _mixed(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
+        return logits if self._part is None else self._part.mixed_next(logits, tokens)
+
+    def _pieces(
+        self,
+        writing: Writing,
+        prompt: list[int],
+        manner: Manner,
+        top: int | None,
+        left: Callable[[], bool],
+    ) -> Iterator[str]:
+        self._go_back(self._common(prompt[:-1]))  # the last is read for its logits
+        while len(self._read) < len(prompt):
+            if left():
+                writing.ended = "left"
+                return
+            part = prompt[len(self._read) :][:READ]
+            logits = self._text.read(part)
+            self._read += part
         pieces = Pieces(self._tokenizer, prompt, manner.stop)
         penalty = manner.repetition_penalty
         if penalty is None:
             penalty = PENALTY if self._part is not None and self._part.writes else 0.0
         while writing.ended is None:
-            if self._part is not None:
-                logits = self._part.mixed_next(logits, [*prompt, *writing.tokens])
-            logits = without_repeats(logits, writing.tokens, penalty)
+            own = self._mixed(logits, [*prompt, *writing.tokens])
+            logits = without_repeats(own, writing.tokens, penalty)
             token = choose(logits, manner, len(writing.tokens))
             if token in self._ends:
                 writing.ended = "end"
                 break
             writing.tokens.append(token)
+            if top is not None:
+                writing.logprobs.append(of_written(own, token, top))
             piece = pieces.add(token)
             if pieces.stopped:
                 writing.ended = "stop"
@@ -124,6 +187,8 @@ class Writer:
                 yield piece
             if self._latest is not writing:
                 raise DataError("this answer was left for another; begin it again")
+            if writing.ended is None and left():
+                writing.ended = "left"
             if writing.ended is None:
                 logits = self._text.read([token])
                 self._read.append(token)

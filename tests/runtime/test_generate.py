@@ -156,3 +156,33 @@ def test_bundles_that_only_score_say_so(bundle: Bundle, tmp_path: Path) -> None:
     assert plain.programs[0].generation is None and plain.end_ids == () and plain.chat is None
     with open_model(plain) as model, pytest.raises(DataError, match="has no chat template"):
         model.prompt_tokens(MESSAGES)
+
+
+def test_a_given_text_is_as_likely_as_an_evaluation_has_it(model: Model, bundle: Bundle) -> None:
+    tokens = model.prompt_tokens("It was great ☕ and the plot")
+    spec = {"kind": "completion", "template": "It", "completion_field": "rest", "end": False}
+    with open_model(bundle, task=spec) as scoring:
+        (scored,) = scoring.predict([{"rest": " was great ☕ and the plot"}])
+    nominated = [(token, 5, 7) for token in tokens[1:]]
+    for found in (model.logprobs(tokens), model.logprobs(tokens, nominated)):
+        assert [each.token for each in found] == tokens[1:]
+        mean = -sum(each.logprob for each in found) / len(found)
+        assert mean == pytest.approx(scored.scores["nll"], rel=1e-6)
+    for each in found:
+        assert dict(each.top)[each.token] == each.logprob and {5, 7} <= {*dict(each.top)}
+        assert [logprob for _, logprob in each.top] == sorted(dict(each.top).values())[::-1]
+    assert model.logprobs(tokens[:1]) == []
+    with pytest.raises(DataError, match="export with --length 33"):
+        model.logprobs([5] * 33)
+    with pytest.raises(DataError, match=r"4 likeliest .* at most 3: .*--candidates"):
+        model.logprobs([5, 6], [(1, 2, 3, 4)])
+
+
+def test_a_twin_has_values_of_its_own_over_the_same_program(model: Model, bundle: Bundle) -> None:
+    twin = model.twin()
+    assert twin.engine is model.engine
+    noise = np.random.default_rng(1).standard_normal(bundle.K, np.float32)
+    twin.values = Values(bundle.values + noise)
+    before = text_of(model, "It was", max_tokens=8)
+    assert text_of(twin, "It was", max_tokens=8) != before
+    assert text_of(model.twin(), "It was", max_tokens=8) == before

@@ -211,3 +211,57 @@ class TestRepeats:
             list(writing)
             assert writing.ended == ended, (part, asked)
             assert ended == "max_tokens" or len(writing.tokens) < 12
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    text = Script(prompt(), " great")
+    manner = Manner(temperature=0.5, seed=3, repetition_penalty=9.0)
+    writing = Writer(text, TOKENIZER, [END]).write(prompt(), manner, logprobs=2)
+    list(writing)
+    assert [each.token for each in writing.logprobs] == writing.tokens
+    sure = float(-np.log(1 + 383 * np.exp(-50)))
+    for each in writing.logprobs:
+        assert each.logprob == pytest.approx(sure, abs=1e-6)
+        assert each.top[0] == (each.token, each.logprob) and len(each.top) == 2
+        assert each.top[1][1] == pytest.approx(sure - 50, abs=1e-4)
+    bare = Writer(text, TOKENIZER, [END]).write(prompt(), manner)
+    list(bare)
+    assert bare.tokens == writing.tokens and bare.logprobs == []
+
+
+def test_the_likeliest_are_read_one_by_one_and_once() -> None:
+    answer = " great and the plot was good"
+    text = Script(prompt(), answer)
+    writer = Writer(text, TOKENIZER, [END])
+    whole = [*prompt(), *TOKENIZER.encode(answer).ids]
+    found = list(writer.likeliest(whole, 1))
+    assert [each for (each,) in found][len(prompt()) - 1 :] == [*whole[len(prompt()) :], END]
+    assert text.reads == [1] * len(whole)
+    text.reads.clear()
+    other = [*whole[:-1], 5]
+    assert list(writer.likeliest(other, 1))[:-1] == found[:-1] and text.reads == [1]
+    text.reads.clear()
+    list(writer.write(whole, Manner(max_tokens=1)))
+    assert text.reads == [1], "what was read one by one is not read again"
+    list(writer.write(prompt(), Manner(max_tokens=1)))
+    text.reads.clear()
+    assert list(writer.likeliest(whole, 1)) == found
+    assert len(text.reads) == len(whole) - len(prompt()) + 1
+    for count in (-1, 21):
+        with pytest.raises(DataError, match=f"{count} likeliest tokens"):
+            list(writer.likeliest(whole, count))
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_who_leaves_ends_it_between_two_tokens(tokens: int) -> None:
+    """Also where there is nothing to show: while the prompt is read, or a stop text may begin."""
+    text = Script(prompt(), " great and the plot was good")
+    asked = iter([False] * tokens + [True])
+    stop = (" great and the plot was good and more",)
+    writer = Writer(text, TOKENIZER, [END])
+    writing = writer.write(prompt(), Manner(stop=stop), left=lambda: next(asked))
+    shown = "".join(writing)
+    assert writing.ended == "left" and len(writing.tokens) == tokens
+    assert shown == TOKENIZER.decode(writing.tokens) and len(text.reads) == tokens
+    again = writer.write(prompt(), Manner())
+    assert "".join(again) == " great and the plot was good"

@@ -1,0 +1,1 @@
+"""``seedtune serve``: a bundle and its runs behind the interface that OpenAI's clients speak."""
