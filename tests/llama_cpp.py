@@ -1,0 +1,59 @@
+"""llama.cpp, by its bindings: what it writes greedily of a GGUF file, next to transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class LlamaCpp:
+    """A GGUF file, opened by llama.cpp with one thread (it spins while others work)."""
+
+    def __init__(self, file: Path, lora: Path | None = None) -> None:
+        given = "install the extra 'test': llama.cpp's bindings (xllamacpp) are missing"
+        xllamacpp = pytest.importorskip("xllamacpp", reason=given)
+        asked = xllamacpp.CommonParams()
+        asked.model.path = str(file)
+        asked.n_parallel, asked.n_ctx, asked.n_gpu_layers = 1, 256, 0
+        asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
+        asked.warmup, asked.verbosity = False, -1
+        if lora is not None:
+            one = xllamacpp.CommonAdapterLoraInfo()
+            one.path, one.scale = str(lora), 1.0
+            asked.lora_adapters = [one]
+        self._server = xllamacpp.Server(asked)
+
+    def written(self, prompt: str | Sequence[int], tokens: int) -> list[tuple[int, float]]:
+        """Token and log-probability of each that it writes behind a text or tokens."""
+        found = self._server.handle_completions(
+            {
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "n_predict": tokens,
+                "temperature": 0,
+                "n_probs": 1,
+                "ignore_eos": True,
+                "cache_prompt": False,
+            }
+        )
+        content = found["choices"][0]["logprobs"]["content"]
+        return [(one["id"], one["logprob"]) for one in content]
+
+
+def worst(
+    model: Any, prompt: Sequence[int], written: list[tuple[int, float]]
+) -> tuple[float, float]:
+    """How far transformers' ``model`` is from what llama.cpp wrote: the most by which its own
+    likeliest token was ahead of the one written, and the largest difference of a log-probability.
+
+    The first is 0 where both write the same; what is next to it is a tie.
+    """
+    import torch
+
+    tokens = [*prompt, *(token for token, _ in written)]
+    with torch.no_grad():
+        logp = model(torch.tensor([tokens])).logits.float().log_softmax(-1)[0]
+    own = logp[len(prompt) - 1 : -1]
+    chosen = own[torch.arange(len(written)), [token for token, _ in written]]
+    ahead = float((own.max(-1).values - chosen).max())
+    return ahead, float((chosen - torch.tensor([logp for _, logp in written])).abs().max())
