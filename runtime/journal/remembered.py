@@ -55,8 +55,8 @@ def remembered(done: Replay, decode: Decode) -> list[Remembered]:
 
 def chosen(done: Replay, decode: Decode, texts: Sequence[str], since: float | None) -> list[slice]:
     """Places of texts in the memory that hold one of ``texts``, whatever the case of letters and
-    the length of spaces, or stand in one; and of those that were learned at ``since`` or later, or
-    it is not known when. With each go the pieces of it that were cut.
+    the length of spaces, or stand in one, and of the pieces of these that were cut; and where one
+    was learned at ``since`` or later, or it is not known when.
 
     Raises:
         JournalError: one of ``texts`` is in none, or nothing was learned since then.
@@ -69,13 +69,17 @@ def chosen(done: Replay, decode: Decode, texts: Sequence[str], since: float | No
                 f"{path}: no text that the run keeps words of holds {text!r:.80}; "
                 "'seedtune journal words' lists them"
             )
-    found = [each for each in kept if any(_holds(each, plain) for plain in wanted)]
-    if since is not None:
-        found += [each for each in kept if each.learned is None or each.learned >= since]
+    held = [each for each in kept if any(_holds(each, plain) for plain in wanted)]
+    whole = {_row(each.tokens) for each in held}
+
+    def goes(each: _Kept) -> bool:
+        late = since is not None and (each.learned is None or each.learned >= since)
+        return late or any(_row(each.tokens) in one for one in whole)
+
+    found = [each.place for each in kept if goes(each)]
     if not found:
         raise JournalError(f"{path}: keeps no words of texts that it learned since then")
-    whole = [_row(each.tokens) for each in found]
-    return [each.place for each in kept if any(_row(each.tokens) in one for one in whole)]
+    return found
 
 
 def _kept(done: Replay, decode: Decode) -> list[_Kept]:
@@ -102,7 +106,7 @@ def when_of(done: Replay) -> NDArray[np.int32]:
 
 def _holds(kept: _Kept, plain: str) -> bool:
     own = _plain(kept.text)
-    return plain in own or (bool(own) and own in plain)
+    return plain in own or (bool(own) and f" {own} " in f" {plain} ")
 
 
 def _plain(text: str) -> str:
