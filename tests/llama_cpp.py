@@ -18,26 +18,37 @@ class LlamaCpp:
         asked.n_parallel, asked.n_ctx, asked.n_gpu_layers = 1, 256, 0
         asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
         asked.warmup, asked.verbosity = False, -1
+        # Its keys and values are float16 unless it is told otherwise.
+        asked.cache_type_k = asked.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        asked.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if lora is not None:
             one = xllamacpp.CommonAdapterLoraInfo()
             one.path, one.scale = str(lora), 1.0
             asked.lora_adapters = [one]
         self._server = xllamacpp.Server(asked)
 
-    def written(self, prompt: str | Sequence[int], tokens: int) -> list[tuple[int, float]]:
-        """Token and log-probability of each that it writes behind a text or tokens."""
-        found = self._server.handle_completions(
-            {
-                "prompt": prompt if isinstance(prompt, str) else list(prompt),
-                "n_predict": tokens,
-                "temperature": 0,
-                "n_probs": 1,
-                "ignore_eos": True,
-                "cache_prompt": False,
-            }
-        )
-        content = found["choices"][0]["logprobs"]["content"]
-        return [(one["id"], one["logprob"]) for one in content]
+    def written(self, text: str, tokens: Sequence[int], count: int) -> list[tuple[int, float]]:
+        """Token and log-probability of each that it writes behind a text, up to an end.
+
+        One by one, and no further than to a token that is only a part of a letter: the server
+        tells nothing of such.
+
+        Args:
+            tokens: of the text, as transformers cuts it; llama.cpp cuts the text itself.
+        """
+        found: list[tuple[int, float]] = []
+        for _ in range(count):
+            prompt = [*tokens, *(token for token, _ in found)] if found else text
+            answer = self._server.handle_completions(
+                {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": 1}
+            )
+            if not found:
+                assert answer["usage"]["prompt_tokens"] == len(tokens), text
+            told = answer["choices"][0]["logprobs"]
+            if told is None:
+                break
+            found.append((told["content"][0]["id"], told["content"][0]["logprob"]))
+        return found
 
 
 def worst(

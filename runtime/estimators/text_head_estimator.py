@@ -86,9 +86,9 @@ class TextHeadEstimator:
 
     def memory_bytes(self, examples: int) -> int:
         """Its state; the start's, the live and the best weights; three more while a step is
-        applied, and the gradient; the words as often, and their index. What a look takes stands
-        with the look."""
-        return 4 * 9 * self.entries + (4 * 6 + INDEX_BYTES) * self.words
+        applied, and the gradient; the words and ``WHEN`` as often, and their index. What a look
+        takes stands with the look."""
+        return 4 * 9 * self.entries + (4 * 8 + INDEX_BYTES) * self.words
 
     def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """One look at the batch; the gradient is taken at the moving weights."""

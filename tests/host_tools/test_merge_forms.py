@@ -131,10 +131,15 @@ def test_llama_cpp_reads_the_merged_model(
 
 def same_as(opened: LlamaCpp, model: Any, tokenizer: Any) -> None:
     """llama.cpp writes what the model does, of texts that it cuts into tokens itself."""
+    written = 0
     for prompt in filter(None, PROMPTS):
         tokens = tokenizer(prompt)["input_ids"]
-        ahead, apart = worst(model, tokens, opened.written(prompt, 6))
-        assert ahead < 1e-3 and apart < 0.01, prompt
+        found = opened.written(prompt, tokens, 6)
+        if found:
+            ahead, apart = worst(model, tokens, found)
+            assert ahead < 1e-3 and apart < 1e-3, prompt
+        written += len(found)
+    assert written >= 12
 
 
 def test_a_gguf_source_is_copied_but_for_what_was_tuned(
