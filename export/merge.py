@@ -1,8 +1,9 @@
-"""The way back: tuned sensitive values written into a checkpoint as transformers, peft and GGUF
-converters take it. A text head or an answer head has no place in one and lies beside it (see
-``load_merged``)."""
+"""The way back: tuned sensitive values written into a checkpoint of transformers, an adapter of
+peft or a GGUF file. A text head or an answer head has no place in any of them; it lies beside a
+checkpoint (see ``load_merged``)."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,19 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import check_output, place_folder, sync_tree, workplace
+from seedtune.runtime.files import check_output, place_folder, sync_file, sync_tree, workplace
 
 from . import load_merged
+from .gguf_file import GgufNames, write_tuned_gguf
+from .gguf_model import write_gguf_model
 from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
-from .model.load_model import load_causal_lm
+from .model.adapter import is_adapter
+from .model.load_model import LoadedModel, load_causal_lm
+from .peft_adapter import Moved, write_sparse_adapter
 from .quiet import quiet
+
+FORMS = ("hf", "peft", "gguf")
+"""What can be written: a checkpoint, an adapter's folder, a GGUF file."""
 
 _ABOUT = """# A model and a head that seedtune tuned
 
@@ -65,18 +73,23 @@ def merge_values(
     bundle: Bundle,
     values: NDArray[np.float32],
     source: str | Path,
-    folder: str | Path,
+    output: str | Path,
     *,
+    to: str = "hf",
     head: NDArray[np.float32] | AnswerHead | None = None,
 ) -> dict[str, Any]:
-    """Write the model at ``source`` with ``values`` in their places as a Hugging Face folder.
+    """Write ``values`` in their places of the model at ``source``.
 
-    The checkpoint keeps the model's own number format, but for bfloat16, whose steps are larger
-    than what tuning moves: that becomes float32.
+    A checkpoint keeps the model's own number format, but for bfloat16, whose steps are larger than
+    what tuning moves: that becomes float32. An adapter is the difference between that checkpoint
+    and ``source``. GGUF is a copy of ``source`` if that is one (see ``gguf_file``), else as the
+    checkpoint.
 
     Args:
         values: float32 ``[K]``, of ``bundle``.
-        folder: appears whole or not at all, where nothing stands or an empty folder.
+        output: folder or, of GGUF, file; appears whole or not at all, where nothing stands or an
+            empty folder.
+        to: one of ``FORMS``.
         head: what was learned beside the values: of a text head the adapter, float32 ``[D, S]``,
             or an answer head. It goes into a file of its own, with its loader and the checkpoint in
             a folder ``load_merged.MODEL`` beside it.
@@ -86,13 +99,14 @@ def merge_values(
         None.
 
     Raises:
-        ModelError: it is another model than the bundle was made from, or ``folder`` is taken or
-            cannot be written.
+        ModelError: it is another model than the bundle was made from, ``output`` is taken or cannot
+            be written, or what was learned has no place in that form.
     """
-    folder = Path(folder)
-    check_output(folder, bundle.path, *([Path(source)] if Path(source).exists() else ()))
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise ModelError(f"{folder}: exists and is not empty; choose another output folder")
+    output = Path(output)
+    check_output(output, bundle.path, *([Path(source)] if Path(source).exists() else ()))
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise ModelError(f"{output}: exists and is not empty; choose another output")
+    _check_form(to, source, head)
     loaded = load_causal_lm(source, dtype="auto")
     wanted = bundle.manifest["model"]
     if loaded.sha256 != wanted["sha256"]:
@@ -100,37 +114,92 @@ def merge_values(
             f"{source}: is another model than the one that {bundle.path} was made from "
             f"({wanted['name']}): its weights or its configuration differ"
         )
-    model = loaded.model
-    if model.dtype is torch.bfloat16:
-        model = model.to(torch.float32)
-    changed = 0
-    modules = dict(model.named_modules())
-    with torch.no_grad():
-        for layer in bundle.layers:
-            own = slice(layer.offset, layer.offset + layer.count)
-            flat = modules[layer.name].weight.view(-1)
-            places = torch.from_numpy(np.array(bundle.indices[own]))
-            new = torch.from_numpy(np.array(values[own])).to(flat.dtype)
-            changed += int((flat[places] != new).sum())
-            flat[places] = new
+    if loaded.model.dtype is torch.bfloat16:
+        loaded.model = loaded.model.to(torch.float32)
+    moved = _moved(bundle, values, loaded.model)
+    if to != "hf" and not moved:
+        raise ModelError(f"{output}: nothing to write: the values are those of {source}")
     file = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with workplace(folder) as work, quiet():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with workplace(output) as work, quiet():
             place = work / "merged"
-            checkpoint = place if head is None else place / MODEL
-            _save(loaded.tokenizer, model, checkpoint)
-            if head is not None:
-                file = folder / _write_head(place, head, bundle)
-            sync_tree(place)
-            place_folder(place, folder)
+            if to == "hf":
+                file = _write_checkpoint(place, loaded, moved, head, bundle)
+            elif to == "peft":
+                base = str(Path(source).resolve()) if Path(source).exists() else str(source)
+                write_sparse_adapter(place, moved, base)
+            elif Path(source).suffix.lower() == ".gguf":
+                write_tuned_gguf(place, Path(source), moved, GgufNames(loaded.model.config))
+            else:
+                _move(loaded.model, moved)
+                write_gguf_model(place, loaded, work / "tokenizer")
+            if place.is_dir():
+                sync_tree(place)
+                place_folder(place, output)
+            else:
+                sync_file(place)
+                os.rename(place, output)
     except OSError as error:
-        raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise ModelError(f"{output}: cannot be written: {error.strerror or error}") from error
     return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "changed": changed,
-        "head": None if file is None else str(file),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "changed": sum(len(one.places) for one in moved.values()),
+        "head": None if file is None else str(output / file),
     }
+
+
+def _check_form(to: str, source: str | Path, head: object) -> None:
+    """Refuse what cannot be written before the model is loaded."""
+    if to not in FORMS:
+        raise ModelError(f"--to {to}: unknown form; known: {', '.join(FORMS)}")
+    if to == "peft" and is_adapter(Path(source)):
+        raise ModelError(
+            f"{source}: is an adapter itself, and peft loads no adapter on another; write --to hf"
+        )
+    if to != "hf" and head is not None:
+        what = "an answer head" if isinstance(head, AnswerHead) else "a text head"
+        raise ModelError(
+            f"--to {to}: the run learned {what}, which reads hidden states that no weight of the "
+            "model reads; --to hf writes it beside the checkpoint, with a loader"
+        )
+
+
+def _moved(bundle: Bundle, values: NDArray[np.float32], model: Any) -> dict[str, Moved]:
+    """Where ``values``, in the format of ``model``, differ from it; by module name."""
+    modules, found = dict(model.named_modules()), {}
+    for layer in bundle.layers:
+        own = slice(layer.offset, layer.offset + layer.count)
+        places, weight = np.array(bundle.indices[own]), modules[layer.name].weight
+        before = weight.detach().view(-1)[torch.from_numpy(places)]
+        after = torch.from_numpy(np.array(values[own])).to(before.dtype)
+        differ = (before != after).numpy()
+        if differ.any():
+            one, other = before.float().numpy()[differ], after.float().numpy()[differ]
+            found[layer.name] = Moved(layer.shape, places[differ], one, other)
+    return found
+
+
+def _move(model: Any, moved: dict[str, Moved]) -> None:
+    """Put what was moved in its places of ``model``."""
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name, one in moved.items():
+            flat = modules[name].weight.view(-1)
+            flat[torch.from_numpy(one.places)] = torch.from_numpy(one.after).to(flat.dtype)
+
+
+def _write_checkpoint(
+    place: Path,
+    loaded: LoadedModel,
+    moved: dict[str, Moved],
+    head: NDArray[np.float32] | AnswerHead | None,
+    bundle: Bundle,
+) -> str | None:
+    """Write model and head; returns the head's file."""
+    _move(loaded.model, moved)
+    _save(loaded.tokenizer, loaded.model, place if head is None else place / MODEL)
+    return None if head is None else _write_head(place, head, bundle)
 
 
 def _save(tokenizer: Any, model: Any, folder: Path) -> None:

@@ -68,8 +68,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         temporary = work / _NEW
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600 if private else 0o666))
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -84,8 +83,7 @@ def place_hashed(new: Path, file: Path) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     _hash_file(new).write_text(digest, encoding="ascii")
     for made, place in ((new, file), (_hash_file(new), _hash_file(file))):
-        with made.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        sync_file(made)
         os.replace(made, place)
     sync_folder(file.parent)
 
@@ -121,9 +119,14 @@ def sync_tree(folder: Path) -> None:
         if file.is_dir():
             sync_tree(file)
             continue
-        with open(file, "rb+") as opened:
-            os.fsync(opened.fileno())
+        sync_file(file)
     sync_folder(folder)
+
+
+def sync_file(file: Path) -> None:
+    """Put a file on the disk, before a rename makes it visible."""
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,6 +15,7 @@ from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .files import check_output
 from .journal.file import Durability, Journal
+from .journal.remembered import Remembered, chosen, remembered
 from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
 from .journal.snapshots import forget
@@ -223,10 +224,25 @@ class Model:
         check_output(Path(file), self.bundle.path)
         return export_values(file, self.values, self.bundle, step=self.step)
 
-    def forget(self, run: str | Path) -> Journal:
-        """Take the words of its texts out of a run for good (see ``journal.snapshots.forget``);
-        what else it learned stays, also as its values file, if it had one. Values in use are left
-        as they are until the next ``load``.
+    def remembered(self, run: str | Path) -> list[Remembered]:
+        """The texts that a run keeps words of, the newest first; none where it keeps no words.
+
+        Raises:
+            JournalError: damaged, or of another bundle.
+        """
+        return remembered(replay(run, self._start), self.bundle.tokenizer().decode)
+
+    def forget(
+        self, run: str | Path, texts: Sequence[str] = (), since: float | None = None
+    ) -> Journal:
+        """Take words of its texts out of a run for good (see ``journal.snapshots.forget``); what
+        else it learned stays, also as its values file, if it had one. Values in use are left as
+        they are until the next ``load``.
+
+        Args:
+            texts: those with one of these in them are forgotten (see ``remembered``).
+            since: those that were learned at this time (seconds since 1970) or later. All go where
+                neither is given.
 
         Returns:
             the run's journal from now on.
@@ -237,7 +253,10 @@ class Model:
         """
         file = Path(run) / VALUES_FILE
         had_values = file.exists()
-        journal = forget(run, self._start)
+        decode = self.bundle.tokenizer().decode
+        some = bool(texts) or since is not None
+        which = partial(chosen, decode=decode, texts=texts, since=since) if some else None
+        journal = forget(run, self._start, which)
         if had_values:
             done = replay(journal, self._start)
             export_values(file, done.values, self.bundle, step=done.history.steps)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -40,6 +41,7 @@ PAGES = {
     "docs/engines.md": ("docs/classification.md",),
     "docs/apps.md": ("docs/classification.md",),
     "docs/serve.md": ("docs/classification.md",),
+    "docs/adapters.md": ("docs/completion.md",),
 }
 """Each with the pages whose files it uses, too. What the one of the server shows,
 ``tests/host_tools/test_serve.py`` does."""
@@ -77,6 +79,8 @@ def follow(page: str, folder: Path, bundle: Bundle) -> None:
     link = folder / "model.seedtune"
     link.unlink(missing_ok=True)
     link.symlink_to(bundle.path)
+    if not (folder / "MODEL").exists():
+        (folder / "MODEL").symlink_to(bundle.path.with_name("hf"))  # what it was made from
     blocks = blocks_of(page)
     assert any(block.language == "python" or list(commands_of(block)) for block in blocks)
     with words_of_many_tokens():
@@ -178,12 +182,12 @@ def test_a_stranger_follows_the_readme_word_by_word(
     assert said["generate"].strip() and (tmp_path / "run" / "report.html").is_file()
 
 
-def test_the_readme_names_no_command_or_option_that_is_not_there() -> None:
+@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/adapters.md", 1)])
+def test_a_page_names_no_command_or_option_that_is_not_there(page: str, least: int) -> None:
     shown = [
-        one for block in blocks_of("README.md") if block.language == "sh"
-        for one in commands_of(block)
-    ]  # fmt: skip
-    assert len(shown) >= 5
+        one for block in blocks_of(page) if block.language == "sh" for one in commands_of(block)
+    ]
+    assert len(shown) >= least
     for command in shown:
         name, *arguments = command.arguments
         found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
@@ -198,6 +202,29 @@ def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> 
         found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
         found.make_context(name, list(arguments))  # refuses what it does not know
     assert RESOURCES[export[1]].licence and export[2] == tune[1]
+
+
+def test_the_condition_that_apps_md_shows_is_one(tmp_path: Path) -> None:
+    write_files("docs/apps.md", tmp_path)
+    script, unit = tmp_path / "idle.sh", "seedtune.service"
+    done = subprocess.run(["sh", "-eu", script], capture_output=True, text=True)
+    assert not done.stderr and (done.returncode, bool(done.stdout)) in ((0, False), (1, True))
+    (block,) = (one for one in blocks_of("docs/apps.md") if one.language == "ini")
+    (line,) = (one for one in block.text.splitlines() if one.startswith("ExecStart=seedtune "))
+    _, name, *arguments = shlex.split(line.partition("=")[2])
+    found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    asked = found.make_context(name, list(arguments)).params["while_"]
+    assert asked == f"sh %h/{script.name}"
+    if shutil.which("systemd-analyze"):
+        own = block.text.replace("ExecStart=seedtune", f"ExecStart={sys.executable}")
+        (tmp_path / unit).write_text(own)
+        told = subprocess.run(
+            ["systemd-analyze", "verify", "--user", tmp_path / unit],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        )
+        assert told.returncode == 0 and not told.stderr
 
 
 def test_the_readme_lists_the_estimators_as_they_describe_themselves() -> None:

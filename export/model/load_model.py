@@ -14,6 +14,7 @@ from seedtune.runtime.errors import ModelError
 from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
 from ..quiet import quiet
+from .adapter import CONFIG, base_of, is_adapter, merged_folder
 from .keep_stored import keep_stored, stored_dtype
 from .mapped_pages import forget
 from .model_hash import check_config, model_sha256
@@ -66,11 +67,14 @@ class LoadedModel:
 Dtype = torch.dtype | Literal["auto", "stored"]
 
 
-def load_causal_lm(source: str | Path, dtype: Dtype = torch.float32) -> LoadedModel:
+def load_causal_lm(
+    source: str | Path, dtype: Dtype = torch.float32, *, base: str | None = None
+) -> LoadedModel:
     """Loads the model at ``source``: a folder, a ``.gguf`` file, or a hub id such as ``org/name``.
 
     A GGUF file is dequantised once; the result is kept as a folder in the cache under the hash of
-    the file, because dequantising takes several times as long as loading the folder.
+    the file, because dequantising takes several times as long as loading the folder. The folder of
+    an adapter of peft is merged with its base model once, and kept likewise.
 
     Code that a folder or a hub id brings along is never run, nor asked about.
 
@@ -78,12 +82,18 @@ def load_causal_lm(source: str | Path, dtype: Dtype = torch.float32) -> LoadedMo
         dtype: of the weights; ``auto`` takes the stored one. With ``stored`` the model computes in
             float32 and its large weights stay in their files, mapped (see ``stored_weight``);
             files of several formats, or other than safetensors, are read as float32.
+        base: of an adapter the model below it; by default the one that it names.
 
     Raises:
         ModelError: nothing there, not a causal language model, no fast tokenizer, a weight missing
             or not finite; the message names the source and the layer.
     """
     path = Path(source)
+    if is_adapter(path):
+        merged = merged_folder(path, base or base_of(path), load_causal_lm)
+        return _load_folder(merged, _name_of_folder(path), dtype)
+    if base is not None:
+        raise ModelError(f"{source}: is no adapter ({CONFIG} beside its weights): leave out --base")
     if path.is_dir():
         return _load_folder(path, _name_of_folder(path), dtype)
     if path.is_file():

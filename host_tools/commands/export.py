@@ -14,7 +14,7 @@ from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 
 from .early_checks import check_file, check_target, check_task
 from .inputs import ChosenTask, model_source
-from .options import Fraction, Json, MaskName, Source
+from .options import Base, Fraction, Json, MaskName, Source
 from .output import Output
 
 
@@ -89,6 +89,7 @@ def export(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: one a core.")
     ] = None,
+    base: Base = None,
     json: Json = False,
 ) -> None:
     """Quantise a model to int4, lower it for one or more engines and write a bundle."""
@@ -126,8 +127,9 @@ def export(
     formats = check_formats([name.strip() for name in to.split(",")])
     amount = {"sequences": 32, "length": 128} if profile is None else profile_settings(profile)
     source = model_source(model, output)
+    base = base and model_source(base, output)
     with output.waiting("loading the model"):  # a GGUF file is dequantised at first
-        loaded = load_causal_lm(source, "stored")
+        loaded = load_causal_lm(source, "stored", base=base)
     if spec is not None:
         check_task(spec, loaded, bounds)
     read = {name: amount[name] for name in ("sequences", "length")}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +20,12 @@ from .output import Output, fields_table
 if TYPE_CHECKING:
     from seedtune.runtime.journal.file import Journal
     from seedtune.runtime.journal.history import Evaluated, History
+    from seedtune.runtime.journal.remembered import Remembered
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
-    help="Show, verify, replay, rewind, branch, export, compact, forget, compare and share runs.",
+    help="Show, verify, replay, rewind, branch, export, compact, forget, compare and share runs; "
+    "words that they keep.",
     no_args_is_help=True,
 )
 
@@ -164,18 +170,58 @@ def compact(
 
 
 @app.command()
-def forget(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
-    """Take the words of its texts out of a run (of text-head) for good; what it learned stays.
+def words(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
+    """List the texts whose words a run (of text-head) keeps, the newest first."""
+    from seedtune.runtime.model import open_model
 
-    Replaces all steps by a snapshot of the last, and the run's values file by one without words.
-    Evaluations go, which were made with the words, and so do the run's outcome and report and the
-    hashes of its rows. The run keeps no words from then on, unless tune is told --remember.
-    Branches and what was exported elsewhere are left as they are.
+    output = Output(json)
+    with open_model(checked_bundle(bundle, output)) as model:
+        found = model.remembered(run)
+    output.result(
+        {
+            "run": str(run),
+            "texts": len(found),
+            "words": sum(each.words for each in found),
+            "remembered": [each._asdict() for each in found],
+        },
+        words_table(found),
+    )
+
+
+@app.command()
+def forget(
+    run: RunPath,
+    bundle: BundlePath,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", help="Forget the texts with this in them; may be given several times."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Forget what was learned since: 2026-11-20, '2026-11-20 18:00', or 30min, 2h, 3d.",
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all words.")] = False,
+    json: Json = False,
+) -> None:
+    """Take words of its texts out of a run (of text-head) for good; what it learned stays.
+
+    Replaces all steps by a snapshot of the last, and the run's values file by one without these
+    words. Evaluations go, which were made with the words, and so do the run's outcome and report
+    and the hashes of its rows. With --all the run keeps no words from then on, unless tune is told
+    --remember. Branches and what was exported elsewhere are left as they are.
     """
     from seedtune.runtime.model import open_model
 
+    if everything == bool(text or since):
+        raise JournalError("say what to forget: --text TEXT or --since TIME, or --all")
+    begun = None if since is None else time_of(since)
     with open_model(checked_bundle(bundle, Output(json))) as model:
-        _say(json, model.forget(run))
+        _say(json, model.forget(run, text or (), begun))
 
 
 @app.command()
@@ -233,6 +279,40 @@ def receive(
 
     done = operations.receive(file, target, _start(bundle))
     Output(json).result({"run": str(target), "steps": done.history.steps, "sha256": done.sha256})
+
+
+def time_of(text: str) -> float:
+    """What ``--since`` says, in seconds since 1970.
+
+    Raises:
+        JournalError: it is no time.
+    """
+    span = re.fullmatch(r"(\d{1,6}) ?(min|h|d)", text.strip())
+    if span is not None:
+        return time.time() - int(span[1]) * {"min": 60, "h": 3600, "d": 86400}[span[2]]
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except ValueError:
+        raise JournalError(
+            f"--since {text!r} must be a time such as 2026-11-20 or '2026-11-20 18:00', or a span "
+            "such as 30min, 2h or 3d"
+        ) from None
+
+
+def words_table(found: Sequence[Remembered]) -> Any:
+    """A line for each text: its words, when it was learned, and itself."""
+    return fields_table(
+        {
+            "texts": len(found),
+            "words": sum(each.words for each in found),
+            **{f"{number}": _told(each) for number, each in enumerate(found, start=1)},
+        }
+    )
+
+
+def _told(each: Remembered) -> str:
+    when = "" if each.learned is None else f"{datetime.fromtimestamp(each.learned):%Y-%m-%d %H:%M}"
+    return "  ".join(filter(None, [when, f"{each.words} words", " ".join(each.text.split())]))
 
 
 def _start(bundle: Path) -> Start:

@@ -19,17 +19,26 @@ if TYPE_CHECKING:
 def merge(
     bundle: BundlePath,
     model: Source,
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write; with --to gguf a file.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="hf|peft|gguf",
+            help="A checkpoint of transformers, an adapter of peft, or a GGUF file for llama.cpp.",
+        ),
+    ] = "hf",
     run: FromRun = None,
     values: FromValues = None,
     task: TaskName = None,
     sha256: BundleHash = None,
     json: Json = False,
 ) -> None:
-    """Write tuned values into a Hugging Face checkpoint of the model that BUNDLE was made from.
+    """Write tuned values into a checkpoint of BUNDLE's model, a GGUF file, or an adapter for it.
 
-    What a run learned beside them (a readout, a text head) has no place in a checkpoint: it goes
-    beside one, with a loader.
+    What a run learned beside them (a readout, a text head) has no place in either: it goes beside
+    a checkpoint, with a loader.
     """
     from seedtune.export.load_merged import MODEL
     from seedtune.export.merge import merge_values
@@ -43,15 +52,15 @@ def merge(
         own, head = opened.values.sensitive, _head_of(opened)
         source = model_source(model, output)
         with output.waiting("loading the model and writing it"):
-            written = merge_values(opened.bundle, own, source, folder, head=head)
+            written = merge_values(opened.bundle, own, source, out, to=to, head=head)
         if head is not None:
             output.note(
-                f"{folder}/load_merged.py loads the model with what was learned beside it; "
-                f"{folder / MODEL} alone answers as untuned"
+                f"{out}/load_merged.py loads the model with what was learned beside it; "
+                f"{out / MODEL} alone answers as untuned"
             )
         if opened.values.keeps_words:
             output.note("the memory of words has no part in it, and works with the bundle alone")
-    output.result({"folder": str(folder), "values": origin, **written})
+    output.result({"written": str(out), "values": origin, **written})
 
 
 def _head_of(model: Model) -> Any:

@@ -30,7 +30,16 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hugging Face folder, hub id, GGUF file, or a name that 'fetch' knows.",
+        help="Hugging Face folder, hub id, GGUF file, folder of a peft adapter, or a name that "
+        "'fetch' knows.",
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="If MODEL is an adapter of peft: the model below it. Default: the one that it names.",
     ),
 ]
 TaskName = Annotated[

@@ -94,7 +94,15 @@ def outcome_of(
         "values_sha256": tuned.values.sha256,
         "peak_rss_bytes": peak_resident_bytes(),
     }
-    _write(tuner.folder, {**result, "bundle": _bundle(model), "rows": rows, "samples": samples})
+    kept = {
+        "bundle": _bundle(model),
+        "rows": rows,
+        "samples": samples,
+        "remembered": [],
+    }
+    if tuned.values.keeps_words:
+        kept["remembered"] = [each._asdict() for each in model.remembered(tuner.folder)]
+    _write(tuner.folder, {**result, **kept})
     return result
 
 

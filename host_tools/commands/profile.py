@@ -11,7 +11,7 @@ from seedtune.runtime.files import check_output
 
 from .early_checks import check_file
 from .inputs import model_source
-from .options import Json, Source
+from .options import Base, Json, Source
 from .output import Output
 
 
@@ -32,6 +32,7 @@ def profile(
             help="To compute in. Weights stay as they are stored, one block at a time apart.",
         ),
     ] = "float32",
+    base: Base = None,
     json: Json = False,
 ) -> None:
     """Rank a model's weights by their mean squared gradient over generic text.
@@ -53,8 +54,11 @@ def profile(
         from ..data.calibration import load_calibration
 
     source = model_source(model, output)
+    base = base and model_source(base, output)
     with output.waiting("loading the model"):  # a GGUF file is dequantised at first
-        loaded = load_causal_lm(source, "stored" if dtype == "float32" else torch.bfloat16)
+        loaded = load_causal_lm(
+            source, "stored" if dtype == "float32" else torch.bfloat16, base=base
+        )
     calibration = load_calibration(
         loaded.tokenizer, sequences=sequences, length=length, held_out=0, text=text
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from seedtune.runtime.errors import DataError
 
+from .condition import Condition
 from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
@@ -91,6 +92,15 @@ def tune(
     forwards: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many forward passes.")
     ] = None,
+    while_: Annotated[
+        str | None,
+        typer.Option(
+            "--while",
+            metavar="COMMAND",
+            help="Wait after a step while this command of the shell does not exit 0, for the "
+            "reason that it prints; asked every 10 seconds.",
+        ),
+    ] = None,
     durability: Annotated[
         str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
     ] = "1s",
@@ -113,7 +123,10 @@ def tune(
 
     output = Output(json)
     chosen = _task_of(task, template, labels)
-    control = Control()
+    control = Control(
+        None if while_ is None else Condition(while_).why_rest,
+        on_rest=lambda why: output.note(f"waiting: {why}" if why else "going on"),
+    )
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(

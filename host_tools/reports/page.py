@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
         *_curves(found),
         *_samples(outcome),
         *_rows(found, outcome),
+        *_remembered(outcome),
         "<h2>Settings</h2>",
         _table(settings.items()),
         "<h2>Identity</h2>",
@@ -157,6 +159,25 @@ def _rows(found: Curves, outcome: dict[str, Any]) -> Iterable[str]:
         cells = [fields, *([escape(str(answer))] if chooses else [])]
         cells += [_answer(row[when], answer) for when in ("before", "after")]
         yield "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
+def _remembered(outcome: dict[str, Any]) -> Iterable[str]:
+    """What a memory of words holds, of a run that has one."""
+    texts = outcome.get("remembered")
+    if not texts:
+        return
+    words = sum(each["words"] for each in texts)
+    yield "<h2>Words that it remembers</h2>"
+    yield (
+        f"<p class=note>{words:,} words of {len(texts):,} texts, the newest first, with up to "
+        "three that stood in front. <code>seedtune journal forget</code> takes texts out.</p>"
+    )
+    yield "<table><tr><th>learned<th>words<th>text</tr>"
+    for each in texts:
+        learned = each["learned"]
+        when = "" if learned is None else f"{datetime.fromtimestamp(learned):%Y-%m-%d %H:%M}"
+        yield f"<tr><td>{when}<td>{each['words']}<td class=text>{escape(each['text'])}</tr>"
     yield "</table>"
 
 

@@ -29,7 +29,7 @@ from ..scoring.batch_loss import Look
 from ..scoring.part import Description, Part
 from ..scoring.text_part import KIND, TextHeads, TextPart, describe, tokens_of
 from ..scoring.values import Values
-from ..scoring.word_memory import A_STEP, INDEX_BYTES, WORDS, added, to_bytes
+from ..scoring.word_memory import A_STEP, INDEX_BYTES, WHEN, WORDS, added, of_step, to_bytes
 from ..settings import Settings
 from .estimator import Measured
 from .rates import RATE, Scheduled
@@ -60,7 +60,7 @@ class TextHeadEstimator:
     """One probe, which observes the tokens' states at the sensitive values as they are.
 
     Its state is ``momentum`` and ``moving``, float32 ``[O * I]``, and ``decay``, float64 ``[2]``:
-    the products of 0.9 and of 0.95 over the steps so far.
+    the products of 0.9 and of 0.95 over the steps so far; with a memory also ``WHEN``.
     """
 
     entries: int
@@ -86,9 +86,9 @@ class TextHeadEstimator:
 
     def memory_bytes(self, examples: int) -> int:
         """Its state; the start's, the live and the best weights; three more while a step is
-        applied, and the gradient; the words as often, and their index. What a look takes stands
-        with the look."""
-        return 4 * 9 * self.entries + (4 * 6 + INDEX_BYTES) * self.words
+        applied, and the gradient; the words and ``WHEN`` as often, and their index. What a look
+        takes stands with the look."""
+        return 4 * 9 * self.entries + (4 * 8 + INDEX_BYTES) * self.words
 
     def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """One look at the batch; the gradient is taken at the moving weights."""
@@ -123,8 +123,10 @@ class TextHeadEstimator:
         assert isinstance(values.part, TextPart)
         own = values.part.weights
         if self.words:
-            kept = values.part.words
-            kept[:] = added(kept, scalars[self._packed :])
+            kept, new = values.part.words, of_step(scalars[self._packed :])
+            kept[:] = added(kept, new)
+            when = self.state.get(WHEN, np.zeros(self.words, np.int32))
+            self.state[WHEN] = added(when, np.full(len(new), step + 1, np.int32))
         if "moving" not in self.state:
             zeros = np.zeros(self.entries, np.float32)
             self.state.update(momentum=zeros, moving=zeros.copy(), decay=np.ones(2))

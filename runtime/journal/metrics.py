@@ -7,6 +7,7 @@ from then on only one in two (four, eight) is written. A line ``{"every": 4}`` a
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _LONGEST_LINE = 1 << 16
 _LINE = {
     "kind": Text("step|evaluation", "step or evaluation"),
     "step": Whole(0, 2**47),
+    "time": Maybe(Whole()),
     "loss": Maybe(Real()),
     "seconds": Real(0),
     "metric": Maybe(Real()),
@@ -53,7 +55,7 @@ class MetricsLog:
         """Write a line. Numbers that JSON does not know (NaN) become null."""
         if self._fd < 0 or step % self._every or os.getpid() != self._process:
             return
-        clean: dict[str, Any] = {"kind": kind, "step": step}
+        clean: dict[str, Any] = {"kind": kind, "step": step, "time": round(time.time())}
         for name, value in fields.items():
             if isinstance(value, float) and value - value != 0:
                 value = None
@@ -120,7 +122,8 @@ def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[s
         steps: leave out lines of later steps, which a crash has left behind.
 
     Returns:
-        Of a long run not all steps: each line has ``kind, step, loss, seconds``, a step's also
+        Of a long run not all steps: each line has ``kind, step, loss, seconds`` and the ``time``
+        when it was written (whole seconds since 1970), a step's also
         ``losses`` (of few probes) and ``skipped``, an evaluation's ``metric``.
     """
     latest: dict[tuple[str, int], dict[str, Any]] = {}

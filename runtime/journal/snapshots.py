@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from safetensors.numpy import save as save_safetensors
 
 from ..errors import JournalError
 from ..scoring.values import Values
+from ..scoring.word_memory import WHEN, left_of, texts_in
 from .file import Journal, read_journal, replace_journal_file, write_journal
 from .format import FORGOTTEN, Header, Record
 from .history import GUARD_WINDOW, PROGRAM, Evaluated
 from .lock import locked
+from .remembered import when_of
 from .replay import Replay, replay
 from .run_folder import remove_derived, snapshot_name, tidy, tidy_if_possible
 from .start import Start
@@ -49,15 +52,25 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         return read_journal(path)
 
 
-def forget(folder: Path | str, start: Start) -> Journal:
-    """Take the words of the texts that a run keeps out of it for good; what else it learned stays.
+Choose = Callable[[Replay], Sequence[slice]]
+"""Which texts of a replayed run's memory are to go (see ``word_memory.texts_in``).
+
+Raises:
+    JournalError: none is.
+"""
+
+
+def forget(folder: Path | str, start: Start, choose: Choose | None = None) -> Journal:
+    """Take words of the texts that a run keeps out of it for good; what else it learned stays.
+
+    All of them go, or those of the texts that ``choose`` names.
 
     The journal is cut to a snapshot of the last step without them. Nothing before that can be gone
     back to. Evaluations go, too, as they were made with the words, so the last step ships until it
     is evaluated again; and so do notes, changes, the hashes of the rows, which would confirm
-    guesses of them, and the files that ``run_folder`` says may hold words. From there on the run
-    keeps no words, unless it is told to. Branches, and what was written elsewhere, are left as they
-    are.
+    guesses of them, and the files that ``run_folder`` says may hold words. If all words went, the
+    run keeps no words from there on, unless it is told to. Branches, and what was written
+    elsewhere, are left as they are.
 
     Raises:
         JournalError: damaged, of another bundle, in use, of an estimator that keeps no words, or a
@@ -67,13 +80,16 @@ def forget(folder: Path | str, start: Start) -> Journal:
         done = replay(path, start)
         if not done.values.keeps_words:
             raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
-        remove_derived(path.parent)
         header, settings = done.journal.header, done.history.settings
+        gone = None if choose is None else choose(done)
+        remove_derived(path.parent)
         if done.history.steps:
-            header = _cut(path, done, _tensors(done, done.values.without_words()), [])
+            header = _cut(path, done, _forgetful(done, gone), [])
+        if gone is None:
+            settings = replace(settings, options=settings.options.forgetting())
         header = replace(
             header,
-            settings=replace(settings, options=settings.options.forgetting()).to_dict(),
+            settings=settings.to_dict(),
             train_sha256=FORGOTTEN,
             eval_sha256=FORGOTTEN,
             parent=None,  # its checksum covers the hashes
@@ -87,6 +103,19 @@ def _tensors(done: Replay, values: Values) -> Tensors:
     """What a snapshot holds of a run's last step."""
     state = done.estimator.state
     return tensors_of(values, "values") | {f"state.{name}": each for name, each in state.items()}
+
+
+def _forgetful(done: Replay, gone: Sequence[slice] | None) -> Tensors:
+    """The same without the words of some texts, or of all."""
+    values = done.values.without_words()
+    if gone is None:
+        gone = texts_in(done.values.words)
+    else:
+        values.words[:] = left_of(done.values.words, gone)
+    tensors, when = _tensors(done, values), f"state.{WHEN}"
+    if when in tensors:
+        tensors[when] = left_of(when_of(done), gone)
+    return tensors
 
 
 def _cut(path: Path, done: Replay, tensors: Tensors, evaluations: list[Evaluated]) -> Header:

@@ -112,11 +112,8 @@ class AnswerHead:
         return logits
 
     @property
-    def keeps_words(self) -> bool:
-        return False
-
-    def without_words(self) -> Self:
-        return self.copy()
+    def words(self) -> NDArray[np.float32]:
+        return self.own[:0]
 
     @property
     def memory_bytes(self) -> int:

@@ -70,12 +70,9 @@ class Part(Protocol):
         ...
 
     @property
-    def keeps_words(self) -> bool:
-        """Whether some of its numbers are for words of the texts as they are."""
-        ...
-
-    def without_words(self) -> Self:
-        """A copy with zeros for them."""
+    def words(self) -> NDArray[np.float32]:
+        """float32 ``[N]``, a view: those of its numbers that keep words of the texts as they are
+        (see ``word_memory``); ``[0]`` where it keeps none."""
         ...
 
     @property

@@ -35,7 +35,7 @@ class TextPart:
 
     @property
     def words(self) -> NDArray[np.float32]:
-        """float32 ``[WORDS]``, as ``word_memory`` keeps them, or ``[0]``; a view."""
+        """float32 ``[WORDS]`` or ``[0]``."""
         return self.own[self.head.entries :]
 
     @property
@@ -86,15 +86,6 @@ class TextPart:
     def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
         memory = self.memory
         return logits if memory is None else memory.mixed_next(logits, tokens)
-
-    @property
-    def keeps_words(self) -> bool:
-        return len(self.words) > 0
-
-    def without_words(self) -> Self:
-        found = self.copy()
-        found.words[:] = 0
-        return found
 
     @property
     def memory_bytes(self) -> int:

@@ -47,7 +47,12 @@ class Values:
     @property
     def keeps_words(self) -> bool:
         """Whether the part keeps words of the texts as they are."""
-        return self.part is not None and self.part.keeps_words
+        return len(self.words) > 0
+
+    @property
+    def words(self) -> NDArray[np.float32]:
+        """float32 ``[N]``, a view: the words that the part keeps (see ``Part.words``)."""
+        return self.sensitive[:0] if self.part is None else self.part.words
 
     def copy(self) -> "Values":
         """Other arrays with equal numbers."""
@@ -55,8 +60,9 @@ class Values:
 
     def without_words(self) -> "Values":
         """A copy with zeros for the words that the part keeps."""
-        part = None if self.part is None else self.part.without_words()
-        return Values(self.sensitive.copy(), part)
+        found = self.copy()
+        found.words[:] = 0
+        return found
 
     def for_task(self, task: Task, engine: Engine) -> "Values":
         """These, as they score ``task`` with ``engine``.

@@ -16,7 +16,7 @@ alone. A word's number plus 1 was said; with a minus it stood before what was sa
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ WINDOW, _UNLIKE, _LIKE = 16, 0.3, 0.7
 """Pairs before a word, and the shares of known ones from which it is taken for the user's."""
 _BITS = 20
 """Of a word's number within a key: four words would not fit, three do."""
+WHEN = "when"
+"""Name of an estimator's state, int32 ``[N]``: in which step each number of a memory joined it."""
 INDEX_BYTES = 200
 """What a word kept takes in the index, and while it is made."""
 
@@ -63,14 +65,40 @@ def to_bytes(texts: Sequence[Said]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, 4)[:, :3]).reshape(-1)
 
 
-def added(words: NDArray[np.float32], step: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Words float32 ``[N]`` with those of a step (see ``to_bytes``) behind, without the oldest."""
+def of_step(step: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Numbers that join the memory in a step, float32 ``[n]``, of what ``to_bytes`` gave."""
     wide = np.zeros((len(step) // 3, 4), np.uint8)
     wide[:, 1:] = step.reshape(-1, 3)
     numbers = wide.reshape(-1).view("<i4") >> 8
     last = np.flatnonzero(numbers)
-    new = numbers[: last[-1] + 1 if len(last) else 0].astype(np.float32)
-    return np.concatenate([words, new])[-len(words) :]
+    return numbers[: last[-1] + 1 if len(last) else 0].astype(np.float32)
+
+
+def added(kept: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """``kept`` ``[N]`` with ``new`` behind, without the oldest."""
+    return np.concatenate([kept, new])[-len(kept) :]
+
+
+def texts_in(words: NDArray[np.float32]) -> list[slice]:
+    """Where each text stands in a memory ``[N]``, the oldest first; its break is left out."""
+    there = np.flatnonzero(words)
+    ends = np.flatnonzero(np.diff(there) > 1)
+    return [slice(int(run[0]), int(run[-1]) + 1) for run in np.split(there, ends + 1) if len(run)]
+
+
+def tokens_of(numbers: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Tokens of a text in a memory, int64 ``[n]``, those in front of what was said included."""
+    return np.abs(numbers.astype(np.int64)) - 1
+
+
+def left_of(kept: NDArray[Any], gone: Sequence[slice]) -> NDArray[Any]:
+    """What is left of ``[N]`` numbers that go along with a memory once some texts are gone: the
+    others with their breaks, at the end, behind zeros."""
+    stays = np.ones(len(kept), bool)
+    for text in gone:
+        stays[max(0, text.start - 1) : text.stop] = False  # the break in front goes, too
+    left = kept[stays]
+    return np.concatenate([np.zeros(len(kept) - len(left), kept.dtype), left])
 
 
 class _Counts(NamedTuple):

@@ -1,12 +1,16 @@
 """Manners on a device: when to stop, how to pause, and what a signal does."""
 
 import contextlib
+import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
+
+_log = logging.getLogger("seedtune")
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,46 @@ class Budget:
 class Control:
     """Pauses, continues and stops a loop from another thread or from a signal handler.
 
-    All methods only set a flag, which a signal handler may do at any moment; the loop looks at
-    the flags between steps.
+    ``pause``, ``proceed`` and ``stop`` only set a flag, which a signal handler may do at any
+    moment; the loop looks at the flags between steps, and between the passes of an evaluation.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        rest: Callable[[], str | None] | None = None,
+        *,
+        every: float = 10.0,
+        on_rest: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        """
+        Args:
+            rest: why the loop must wait now, such as ``"not charging"``, or None while it may work.
+                Asked in the thread that learns.
+            every: seconds between two such questions.
+            on_rest: hears why the loop begins to wait, for this or another reason, and an empty
+                text when it goes on.
+        """
         self._paused = False
         self._reason: str | None = None
+        self._rest, self._every, self._on_rest = rest, every, on_rest
+        self._ask_at = -math.inf
+        self._why: str | None = None
 
     @property
     def paused(self) -> bool:
         """Whether the loop waits, or will after its current step."""
-        return self._paused
+        return self._paused or self._why_rest() is not None
+
+    def _why_rest(self) -> str | None:
+        """What ``rest`` says, asked again if that is due."""
+        if self._rest is not None and time.monotonic() >= self._ask_at:
+            why = self._rest()
+            self._ask_at = time.monotonic() + self._every
+            if why != self._why:
+                self._why = why
+                _log.info("waiting: %s", why) if why else _log.info("going on")
+                self._on_rest(why or "")
+        return self._why
 
     @property
     def stop_reason(self) -> str | None:
@@ -69,9 +101,10 @@ class Control:
         self._reason = self._reason or reason
 
     def wait(self) -> None:
-        """Return at once unless paused, else when told to proceed or to stop."""
+        """Return at once unless paused, else when told to proceed or to stop, and nothing asks for
+        rest."""
         # Polling: a lock or an event could deadlock with a signal handler that sets it.
-        while self._paused and self._reason is None:
+        while self._reason is None and self.paused:
             time.sleep(0.05)
 
 

@@ -163,8 +163,8 @@ class LiveRun:
             )
         if self.history.settings.options.keeps_words and not wanted.keeps_words:
             raise TuningError(
-                f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget' "
-                "takes them out, and it keeps none from then on"
+                f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget "
+                "--all' takes them out, and it keeps none from then on"
             )
 
     def commit(self, record: Record) -> None:

@@ -202,6 +202,27 @@ def write(root: Path, bundle: Path) -> dict[str, Any]:
     return found
 
 
+def forget(root: Path, bundle: Path) -> dict[str, Any]:
+    """What it remembers of a text, some of it, and none."""
+    from seedtune_app.material import Writing
+
+    phone = Phone(root, **SETTINGS)
+    give_material(phone, picked(bundle, root))
+    found: dict[str, Any] = {
+        "nothing": [good(phone.app.remembered()), bad(phone.app.forget("rain"))]
+    }
+    found["line"] = phone.learn("write")
+    found["first"] = good(phone.app.remembered())
+    rows = len(Writing(root).rows())
+    good(phone.app.forget(found["first"][0]["text"].upper()))
+    found["rest"] = good(phone.app.remembered())
+    found["rows"] = [rows, len(Writing(root).rows())]
+    found["unknown"] = bad(phone.app.forget("nobody said this"))
+    good(phone.app.forget(None))
+    found["none"] = [good(phone.app.remembered()), Writing(root).rows()]
+    return found
+
+
 def begin(root: Path, bundle: Path, kind: str, paused: str = "") -> None:
     """Killed after the third step, or while it rests there."""
     phone = Phone(root, **SETTINGS)

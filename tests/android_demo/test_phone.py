@@ -100,6 +100,20 @@ def test_writing(live: Any) -> None:
     assert found["read"] == [100, 90 * 27] and before < more == again
 
 
+def test_it_shows_what_it_remembers_and_forgets_it(live: Any) -> None:
+    found = live("forget")
+    assert found["nothing"] == [[], "there is nothing to forget yet"]
+    assert found["line"] == "all 6 steps done"
+    first, rest = found["first"], found["rest"]
+    assert len(first) > 2 and all(one["words"] > 3 and "told with" in one["text"] for one in first)
+    gone = first[0]["text"]
+    assert rest and all(one["text"] != gone for one in rest)
+    before, after = found["rows"]
+    assert 0 < after < before
+    assert "no text that the run keeps words of holds 'nobody said this'" in found["unknown"]
+    assert found["none"] == [[], []]
+
+
 @pytest.mark.parametrize("kind", ["sort", "write"])
 def test_a_killed_process_goes_on_to_the_same_values(live: Any, kind: str, tmp_path: Path) -> None:
     assert live("begin", kind, folder=tmp_path / "app", killed=True) is None

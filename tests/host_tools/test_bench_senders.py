@@ -26,7 +26,7 @@ from seedtune.runtime.scoring import word_memory
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextPart
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.scoring.word_memory import Said, WordMemory, added, to_bytes
+from seedtune.runtime.scoring.word_memory import Said, WordMemory, added, of_step, to_bytes
 from seedtune.runtime.tasks import Batch
 
 WORDS = ("the cat sat", "it was great", "on the mat", "a small town")
@@ -136,7 +136,7 @@ def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
     head = TextHead.of(bundle)
     assert head is not None
     texts = [Said(row[:2], row[2:]) for row in batch.tokens]  # a person who says just this
-    kept = added(np.zeros(word_memory.WORDS, np.float32), to_bytes(texts))
+    kept = added(np.zeros(word_memory.WORDS, np.float32), of_step(to_bytes(texts)))
     own = np.concatenate([np.zeros(head.entries, np.float32), kept])
     seen = words.see([batch], tuned(bundle, TextPart(head, own)))
     plain = words.see([batch])

@@ -76,12 +76,42 @@ def test_a_text_is_gone_on_with_as_the_user_does(bundle: Bundle, files: Path) ->
 def test_forgetting_reaches_the_run_s_values_file(bundle: Bundle, files: Path) -> None:
     tune(bundle, files, "run")
     tune(bundle, files, "none", "--no-remember")
-    found = good("journal", "forget", files / "run", bundle.path)
+    assert "say what to forget" in bad(5, "journal", "forget", files / "run", bundle.path)
+    found = good("journal", "forget", files / "run", bundle.path, "--all")
     assert found["steps"] == 4 and found["evaluations"] == []
     assert not held(files / "run" / "values.safetensors", bundle)
     assert nll(bundle, files / "run") == pytest.approx(nll(bundle, files / "none"), rel=1e-6)
-    error = bad(5, "journal", "forget", files / "none", bundle.path)
+    error = bad(5, "journal", "forget", files / "none", bundle.path, "--all")
     assert "keeps no words of the texts" in error
+
+
+def test_single_texts_and_spans_are_forgotten(bundle: Bundle, files: Path) -> None:
+    run = files / "run"
+    tune(bundle, files, "run")
+    found = good("journal", "words", run, bundle.path)
+    told = found["remembered"]
+    assert found["texts"] == len(told) == 3
+    assert found["words"] == sum(one["words"] for one in told) > 9
+    assert all(one["text"].strip().endswith(REPLY.strip()) and one["times"] >= 1 for one in told)
+    shown = call("journal", "words", run, bundle.path)
+    assert shown.exit_code == 0 and shown.stdout.count("the actors were bad") == 3
+    page = json.loads((run / "outcome.json").read_text())["remembered"]
+    assert [one["text"] for one in page] == [one["text"] for one in told]
+    good("report", run)
+    html = (run / "report.html").read_text()
+    assert "Words that it remembers" in html and html.count("the actors were bad") >= 3
+
+    with open_model(bundle, task=SPEC) as model:
+        before = model.bundle.tokenizer().decode(model.encode(ROWS[:1])[0].tokens[:3])
+    assert any(before.split()[-1] in one["text"] for one in told)
+    good("journal", "forget", run, bundle.path, "--text", "dull plot", "--text", "so I LEFT")
+    left = good("journal", "words", run, bundle.path)["remembered"]
+    assert len(left) == 1 and "film was" in left[0]["text"]
+    told = bad(5, "journal", "forget", run, bundle.path, "--since", "yesterday")
+    assert "--since 'yesterday' must be a time such as" in told
+    assert "since then" in bad(5, "journal", "forget", run, bundle.path, "--since", "2200-01-01")
+    good("journal", "forget", run, bundle.path, "--since", "2h")
+    assert good("journal", "words", run, bundle.path)["remembered"] == []
 
 
 def test_values_are_exported_without_words(bundle: Bundle, files: Path) -> None:
@@ -115,3 +145,22 @@ def test_merging_tells_that_the_words_stay_behind(bundle: Bundle, files: Path) -
     source = write_tiny_llama(files / "hf")
     told = call("merge", bundle.path, source, files / "out", "--run", files / "run")
     assert told.exit_code == 0 and "the memory of words has no part in it" in told.stderr
+    with open_model(bundle, task=SPEC) as model:
+        model.load(files / "run")
+        kept = [int(number) for number in model.values.words if number]
+        said = model.bundle.tokenizer().decode(model.encode(ROWS[:1])[0].tokens)
+    traces = {said.encode(), REPLY.encode()}
+    for place in range(len(kept) - 3):
+        four = np.array(kept[place : place + 4])
+        for numbers in (four, np.abs(four), np.abs(four) - 1):
+            traces |= {numbers.astype(kind).tobytes() for kind in ("<f4", "<f8", "<i4", "<i8")}
+            traces.add(", ".join(map(str, numbers.tolist())).encode())
+
+    def found_in(folder: Path) -> bool:
+        every = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
+        return any(trace in data for trace in traces for data in every)
+
+    assert found_in(files / "run") and not found_in(files / "out")
+    for to in ("peft", "gguf"):
+        bad(8, "merge", bundle.path, source, files / to, "--run", files / "run", "--to", to)
+        assert not (files / to).exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -188,6 +189,82 @@ def test_a_run_forgets_all_of_it(
     assert words_left(run, cache) == []
     assert (run / VALUES_FILE).exists() and not (run / OUTCOME_FILE).exists()
     assert consistent(model, run)
+
+
+def learned_of(model: Model, run: Path) -> list[str]:
+    return [each.text for each in model.remembered(run)]
+
+
+def test_a_run_shows_what_it_remembers(model: Model, saved: Path, run: Path) -> None:
+    again(saved, run)
+    found = model.remembered(run)
+    for row in ROWS:
+        assert any(row["reply"] in each.text for each in found)
+    assert [each.step for each in found] == sorted((each.step for each in found), reverse=True)
+    assert found[0].step == STEPS and all(each.times > 1 and each.words > 3 for each in found)
+    now = time.time()
+    assert all(each.learned is not None and now - 600 < each.learned <= now for each in found)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_single_text_is_forgotten_and_the_other_stays(
+    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan,
+    traces: dict[bytes, str], kept: int,
+) -> None:  # fmt: skip
+    again(saved, run)
+    model.forget(run, texts=[ROWS[1 - kept]["reply"].upper().replace(" ", "  ")])
+    left = "\n".join(words_left(run, cache))
+    own, gone = (traces_of(model, ROWS[number]) for number in (kept, 1 - kept))
+    assert any(what in left for what in own - gone), "the other text is still known"
+    assert not any(what in left for what in gone - own)
+    assert all(ROWS[kept]["reply"] in text for text in learned_of(model, run))
+    assert consistent(model, run) and read_journal(run).header.train_sha256 == ""
+    with tuner(model, run, steps=STEPS + 2, eval_every=20) as live:  # goes on remembering
+        list(live)
+    assert any(ROWS[1 - kept]["reply"] in text for text in learned_of(model, run))
+    steps = {each.text: each.step for each in model.remembered(run)}
+    assert max(steps.values()) == STEPS + 2
+
+
+def traces_of(model: Model, row: dict[str, str]) -> set[str]:
+    """What ``words_left`` says of three tokens of a row in a memory, or in text."""
+    (example,) = model.encode([row])
+    said = np.asarray(example.tokens, np.int64).reshape(-1)
+    words = (row["before"] + row["reply"]).split()
+    found = {repr(" ".join(three)) for three in zip(words, words[1:], words[2:], strict=False)}
+    for place in range(len(said) - 2):
+        found |= {f"{said[place : place + 3] + 1} as <f4"}
+    return found
+
+
+def test_what_was_learned_since_then_is_forgotten(model: Model, saved: Path, run: Path) -> None:
+    """Steps from 61 on are of a day later; what is older stays, with its time."""
+    again(saved, run)
+    file, late = run / run_folder.METRICS_FILE, 2_000_000_000
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        line["time"] = late if line["step"] > 60 else late - 86_400
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(JournalError, match="keeps no words of texts that it learned since then"):
+        model.forget(run, since=late + 1)
+    model.forget(run, since=late - 60)
+    left = model.remembered(run)
+    assert left and {each.step for each in left} == {60}
+    assert {each.learned for each in left} == {late - 86_400}
+    file.unlink()  # not known when: all of it may have been
+    model.forget(run, since=late + 1)
+    assert model.remembered(run) == []
+
+
+def test_a_text_that_is_not_there_is_refused_and_nothing_changes(
+    model: Model, saved: Path, run: Path
+) -> None:
+    again(saved, run)
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    for text in ("nobody said this", "", "  "):
+        with pytest.raises(JournalError, match="no text that the run keeps words of holds"):
+            model.forget(run, texts=[ROWS[0]["reply"], text])
+    assert before == {file.name: file.read_bytes() for file in run.iterdir()}
 
 
 def test_what_a_killed_save_left_is_forgotten(

@@ -120,3 +120,35 @@ def test_a_stop_does_not_wait_for_an_evaluation_and_resuming_makes_up_for_it(tmp
     assert run(tmp_path) == whole[1]
     steps = [e.step for e in replay(tmp_path, START).history.evaluations]
     assert steps == [0, 20, 40, 60]
+
+
+def test_it_rests_while_a_condition_asks_for_it_and_says_why(tmp_path, whole, caplog):
+    caplog.set_level("INFO", "seedtune")
+    reasons, heard = [None, "not charging", "not charging", "hot", None], []
+
+    def rest() -> str | None:
+        return reasons.pop(0) if reasons else None
+
+    control = Control(rest, every=0, on_rest=heard.append)
+    with tuner(tmp_path, control=control) as live:
+        list(live)
+        assert live.stop_reason == "all 60 steps done"
+    assert heard == ["not charging", "hot", ""]
+    told = [each.message for each in caplog.records]
+    assert told.index("waiting: hot") < told.index("going on")
+    assert run(tmp_path) == whole[1]
+
+
+def test_a_condition_is_asked_as_often_as_it_was_told_to_be(tmp_path, whole):
+    asked = []
+    control = Control(lambda: asked.append(1), every=1000)
+    with tuner(tmp_path, control=control) as live:
+        list(live)
+    assert len(asked) == 1
+
+
+def test_what_rests_can_be_stopped(tmp_path, whole):
+    control = Control(lambda: "never", every=0.01)
+    threading.Timer(0.3, control.stop).start()
+    with tuner(tmp_path, control=control, eval_examples=None) as live:
+        assert list(live) == [] and live.stop_reason == "stopped by the app"

@@ -37,7 +37,6 @@ class Bias:
     own: NDArray[np.float32]
     description = {"kind": KIND}  # noqa: RUF012
     enters_program = writes = False
-    keeps_words = True
     memory_bytes = 0
     inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -53,10 +52,9 @@ class Bias:
     def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
         return logits
 
-    def without_words(self) -> Self:
-        found = self.copy()
-        found.own[2:] = 0
-        return found
+    @property
+    def words(self) -> NDArray[np.float32]:
+        return self.own[2:]
 
 
 class Biases:

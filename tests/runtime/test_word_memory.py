@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.scoring.text_part import said_in
-from seedtune.runtime.scoring.word_memory import A_STEP, WORDS, Said, WordMemory, added, to_bytes
+from seedtune.runtime.scoring.word_memory import (
+    A_STEP,
+    WORDS,
+    Said,
+    WordMemory,
+    added,
+    of_step,
+    to_bytes,
+)
 from seedtune.runtime.tasks import Batch
 from seedtune.runtime.writing import Manner, Writer
 from tokenizers import Tokenizer
@@ -27,7 +35,7 @@ def said(words: list[int], before: list[int] | None = None) -> Said:
 def kept(*steps: list[Said], size: int = WORDS) -> NDArray[np.float32]:
     words = np.zeros(size, np.float32)
     for step in steps:
-        words = added(words, to_bytes(step))
+        words = added(words, of_step(to_bytes(step)))
     return words
 
 
@@ -127,7 +135,7 @@ class TestWhatItKeeps:
         assert step.dtype == np.uint8 and len(step) == 3 * A_STEP
         parts = [[0, *(-1 - b for b in before), *(1 + w for w in words)] for words, before in texts]
         whole = [number for part in parts for number in part]
-        found = added(np.zeros(4 * A_STEP, np.float32), step)
+        found = added(np.zeros(4 * A_STEP, np.float32), of_step(step))
         if len(whole) <= A_STEP and all(len(part) <= A_STEP // len(parts) for part in parts):
             np.testing.assert_array_equal(found[len(found) - len(whole) :], whole)
 

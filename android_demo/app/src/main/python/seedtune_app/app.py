@@ -286,6 +286,28 @@ class App:
             return {"before": _shown(before), "after": after, "step": step}
 
     @_answered
+    def remembered(self) -> list[dict[str, Any]]:
+        """The texts of the user's writing whose words it keeps, the newest first."""
+        with self._lock:
+            folder = self._run_folder(WRITE)
+            if folder is None:
+                return []
+            found = self._model_of(Writing(self._root)).remembered(folder)
+            return [{"text": each.text, "words": each.words} for each in found]
+
+    @_answered
+    def forget(self, text: str | None) -> None:
+        """Forget the writing with this in it, or (None) all: the words that are kept of it, and the
+        pieces to learn from."""
+        with self._lock:
+            self._idle()
+            folder, writing = self._run_folder(WRITE), Writing(self._root)
+            if folder is None:
+                raise TuningError("there is nothing to forget yet")
+            self._model_of(writing).forget(folder, [] if text is None else [text])
+            writing.drop(text or "")
+
+    @_answered
     def wipe(self) -> None:
         """Delete everything: model, messages, texts, what was learned."""
         with self._lock:

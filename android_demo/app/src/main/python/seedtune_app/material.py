@@ -165,6 +165,13 @@ class Writing(Material):
         if text.strip() not in self._data["text"]:
             self._keep(text=f"{self._data['text']}\n{text.strip()}".strip())
 
+    def drop(self, text: str) -> None:
+        """Give up the pieces that hold ``text``, whatever its case, or stand in it."""
+        wanted = " ".join(text.casefold().split())
+        pieces = [(piece, " ".join(piece.casefold().split())) for piece in self._pieces()]
+        kept = [piece for piece, own in pieces if wanted not in own and own not in wanted]
+        self._keep(text="\n".join(kept))
+
     def spec(self) -> dict[str, Any]:
         return {"kind": "completion", "template": "", "completion_field": "text"}
 
@@ -173,9 +180,12 @@ class Writing(Material):
         return {"batch_size": min(16, rows), "eval_every": max(2, rows // 32)}
 
     def rows(self) -> list[Row]:
+        return [{"text": piece} for piece in self._pieces() if len(piece.split()) > 3]
+
+    def _pieces(self) -> list[str]:
         pieces = [""]
         for line in re.split(r"\n+|(?<=[.!?]) (?=[A-Z])", self._data["text"]):
             if len(pieces[-1]) > _PIECE:
                 pieces.append("")
             pieces[-1] = f"{pieces[-1]}\n{line}".strip()
-        return [{"text": piece} for piece in pieces if len(piece.split()) > 3]
+        return pieces

@@ -30,6 +30,11 @@ class TaskActivity : Page(), Trainer.Watcher {
         for (id in listOf(R.id.kinds, R.id.name_kinds, R.id.message, R.id.labels)) {
             findViewById<View>(id).visibility = if (sorting) View.VISIBLE else View.GONE
         }
+        for (id in listOf(R.id.remembered, R.id.forgotten, R.id.forget, R.id.forget_all)) {
+            findViewById<View>(id).visibility = if (sorting) View.GONE else View.VISIBLE
+        }
+        on(R.id.forget) { ask("forget", field(R.id.forgotten)) { refresh() } }
+        on(R.id.forget_all) { ask("forget", null) { refresh() } }
         on(R.id.name_kinds) { ask("name_labels", field(R.id.kinds)) { refresh() } }
         on(R.id.add) { field(R.id.given).let { give { it } } }
         on(R.id.from_file) { choose("text/*") }
@@ -76,12 +81,14 @@ class TaskActivity : Page(), Trainer.Watcher {
         if (report.step != shownStep || !report.active) {
             shownStep = report.step
             ask("progress", kind) { showProgress(it as? JSONObject) }
+            if (!report.active && !sorting) ask("remembered") { showRemembered(it as JSONArray) }
         }
     }
 
     private fun refresh() {
         ask("progress", kind) { showProgress(it as? JSONObject) }
         if (sorting) ask("messages") { showMessages(it as JSONObject) }
+        else ask("remembered") { showRemembered(it as JSONArray) }
     }
 
     override fun chosen(uri: Uri) = give { Intake(cacheDir).text(LONGEST) { contentResolver.openInputStream(uri) } }
@@ -114,6 +121,14 @@ class TaskActivity : Page(), Trainer.Watcher {
         }
         for (label in (0 until labels.length()).map(labels::getString)) if (next != null) button(label, next, label)
         tapped?.let { button(getString(R.string.take_back), it, null) }
+    }
+
+    /** How many words it remembers, and the newest texts. */
+    private fun showRemembered(found: JSONArray) {
+        val texts = (0 until found.length()).map(found::getJSONObject)
+        val newest = texts.take(SHOWN).map { "• " + it.getString("text").trim() }
+        val count = getString(R.string.remembered, texts.sumOf { it.getInt("words") }, texts.size)
+        text(R.id.remembered).text = (listOf(count) + newest).joinToString("\n\n")
     }
 
     private fun showProgress(found: JSONObject?) {
@@ -170,6 +185,7 @@ class TaskActivity : Page(), Trainer.Watcher {
         private const val KIND = "kind"
         private const val TAPPED = "tapped"
         private const val LONGEST = 2_000_000
+        private const val SHOWN = 100
 
         fun open(from: Context, kind: String) {
             from.startActivity(Intent(from, TaskActivity::class.java).putExtra(KIND, kind))

@@ -1,0 +1,212 @@
+"""``merge --to peft`` and ``--to gguf``: peft and llama.cpp compute what the merged model does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import bad, good
+from llama_cpp import LlamaCpp, worst
+from seedtune.export.gguf_file import GgufNames, write_lora_gguf
+from seedtune.export.peft_adapter import write_lora_adapter
+from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.scoring import text_part
+from seedtune.runtime.scoring.parts import kinds_of, restored
+from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.scoring.values_file import export_values
+from tiny_model import CORPUS
+
+PROMPTS = [*CORPUS, "", "odd \n\n text\t9 8é", "a", "  "]
+
+
+@pytest.fixture(scope="module")
+def source(exported_folder: Path, bundle: Bundle) -> Path:
+    """The model that the bundle was made from."""
+    return exported_folder / "hf"
+
+
+@pytest.fixture(scope="module")
+def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Values of which those of one matrix, and a few others, are where they were."""
+    file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
+    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
+    first = bundle.layers[0]
+    noise[first.offset : first.offset + first.count] = 0
+    noise[-3:] = 0
+    export_values(file, Values(bundle.values + noise), bundle, step=3)
+    return file
+
+
+@pytest.fixture(scope="module")
+def merged(
+    bundle: Bundle, source: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """The merged checkpoint, as transformers loads it."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("merged") / "hf"
+    good("merge", bundle.path, source, folder, "--values", tuned)
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def logits(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(torch.arange(2, 30).reshape(2, 14)).logits
+
+
+def terms_of(model: Any, scale: float) -> dict[str, tuple[Any, Any]]:
+    """Low-rank terms at some linear modules, queries, keys and a wide one among them."""
+    generator = np.random.default_rng(3)
+    found = {}
+    for rank, name in (
+        (2, "model.layers.1.self_attn.q_proj"),
+        (3, "model.layers.0.self_attn.k_proj"),
+        (3, "model.layers.1.mlp.down_proj"),
+    ):
+        out, into = model.get_submodule(name).weight.shape
+        inner = generator.standard_normal((rank, into), np.float32)
+        found[name] = inner, scale * generator.standard_normal((out, rank), np.float32)
+    return found
+
+
+def with_terms(source: Path, terms: dict[str, tuple[Any, Any]]) -> Any:
+    """The model with the terms' products added to its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source)
+    for name, (inner, outer) in terms.items():
+        model.get_submodule(name).weight.data += torch.from_numpy(outer @ inner)
+    return model
+
+
+def test_peft_loads_sparse_values_as_the_merged_checkpoint_has_them(
+    bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "adapter"
+    found = good("merge", bundle.path, source, out, "--to", "peft", "--values", tuned)
+    moved = bundle.K - bundle.layers[0].count - 3
+    assert found["changed"] >= moved, "those that stay are at most rounded to float16"
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(source.resolve())
+    base = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
+    before = logits(base)
+    loaded = PeftModel.from_pretrained(base, out)
+    torch.testing.assert_close(logits(loaded), logits(merged), rtol=0, atol=1e-4)
+    assert (logits(merged) - before).abs().max() > 0.5
+    whole = loaded.merge_and_unload()
+    torch.testing.assert_close(logits(whole), logits(merged), rtol=0, atol=1e-4)
+
+
+def test_peft_loads_low_rank_terms(source: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(source)
+    terms, before = terms_of(base, 0.1), logits(base)
+    write_lora_adapter(tmp_path / "lora", terms, str(source))
+    found = logits(PeftModel.from_pretrained(base, tmp_path / "lora"))
+    wanted = logits(with_terms(source, terms))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    assert (wanted - before).abs().max() > 0.5
+
+
+def test_llama_cpp_reads_the_merged_model(
+    bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    file = tmp_path / "model.gguf"
+    good("merge", bundle.path, source, file, "--to", "gguf", "--values", tuned)
+    same_as(LlamaCpp(file), merged, AutoTokenizer.from_pretrained(source))
+
+
+def same_as(opened: LlamaCpp, model: Any, tokenizer: Any) -> None:
+    """llama.cpp writes what the model does, of texts that it cuts into tokens itself."""
+    written = 0
+    for prompt in filter(None, PROMPTS):
+        tokens = tokenizer(prompt)["input_ids"]
+        found = opened.written(prompt, tokens, 6)
+        if found:
+            ahead, apart = worst(model, tokens, found)
+            assert ahead < 1e-3 and apart < 1e-3, prompt
+        written += len(found)
+    assert written >= 12
+
+
+def test_a_gguf_source_is_copied_but_for_what_was_tuned(
+    bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
+) -> None:
+    import gguf
+    from seedtune.export.gguf_model import write_gguf_model
+    from seedtune.export.model.load_model import load_causal_lm
+    from transformers import AutoTokenizer
+
+    base, copy = tmp_path / "base.gguf", tmp_path / "out" / "copy.gguf"
+    write_gguf_model(base, load_causal_lm(source), tmp_path / "work")
+    found = good("merge", bundle.path, base, copy, "--to", "gguf", "--values", tuned)
+    assert found["written"] == str(copy)
+    one, other = gguf.GGUFReader(base), gguf.GGUFReader(copy)
+    assert list(one.fields) == list(other.fields)
+    differ = [
+        a.name
+        for a, b in zip(one.tensors, other.tensors, strict=True)
+        if a.name != b.name or not np.array_equal(a.data, b.data)
+    ]
+    assert len(differ) in (len(bundle.layers) - 1, len(bundle.layers))
+    same_as(LlamaCpp(copy), merged, AutoTokenizer.from_pretrained(source))
+
+
+def test_llama_cpp_adds_low_rank_terms(source: Path, tmp_path: Path) -> None:
+    from seedtune.export.gguf_model import write_gguf_model
+    from seedtune.export.model.load_model import load_causal_lm
+    from transformers import AutoTokenizer
+
+    loaded = load_causal_lm(source)
+    terms = terms_of(loaded.model, 0.3)
+    write_gguf_model(tmp_path / "base.gguf", loaded, tmp_path / "work")
+    write_lora_gguf(tmp_path / "lora.gguf", terms, GgufNames(loaded.model.config))
+    opened = LlamaCpp(tmp_path / "base.gguf", tmp_path / "lora.gguf")
+    same_as(opened, with_terms(source, terms), AutoTokenizer.from_pretrained(source))
+
+
+def test_what_has_no_place_is_refused_by_name(
+    bundle: Bundle, source: Path, tuned: Path, tmp_path: Path
+) -> None:
+    assert bundle.text_head is not None
+    outputs, inputs = bundle.text_head.outputs, bundle.text_head.inputs
+    weights = np.ones(outputs * inputs, np.float32)
+    part = restored(kinds_of(bundle), text_part.describe(outputs, inputs, 0), weights)
+    headed = tmp_path / "headed.safetensors"
+    export_values(headed, Values(bundle.values.astype(np.float32), part), bundle, step=3)
+    out = tmp_path / "out"
+    for to in ("peft", "gguf"):
+        told = bad(8, "merge", bundle.path, source, out, "--to", to, "--values", headed)
+        assert "learned a text head" in told and "--to hf writes it" in told
+    told = bad(8, "merge", bundle.path, source, out, "--to", "onnx", "--values", tuned)
+    assert "unknown form; known: hf, peft, gguf" in told
+    assert not out.exists()
+
+
+def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(
+    bundle: Bundle, source: Path, tuned: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "hf"
+    shutil.copytree(source, copy)
+    told = json.loads((copy / "tokenizer.json").read_text())
+    told["pre_tokenizer"]["add_prefix_space"] = True
+    (copy / "tokenizer.json").write_text(json.dumps(told))
+    out = tmp_path / "out.gguf"
+    found = bad(8, "merge", bundle.path, copy, out, "--to", "gguf", "--values", tuned)
+    assert "its tokenizer is none of" in found and "convert_hf_to_gguf.py" in found
+    assert not out.exists()
