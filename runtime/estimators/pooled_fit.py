@@ -13,7 +13,7 @@ SST-2, six devices, ten points come to a few millionths of the weights.
 Losses are sums, so that the penalty is one too: ``ridge`` is its weight a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,8 +56,9 @@ def summarise(seen: Examples) -> Summary:
     deviation = np.sqrt(np.square(flat).mean(axis=0)).astype(np.float32)
     flat /= scale_of(deviation)
     # Of rows fewer than features: their products have the same directions.
-    squares, mixes = np.linalg.eigh(flat @ flat.T)
-    main = mixes[:, ::-1][:, :DIRECTIONS].T @ flat
+    _, mixes = np.linalg.eigh(flat @ flat.T)
+    main = np.zeros((DIRECTIONS, flat.shape[1]))
+    main[: len(flat)] = mixes[:, ::-1][:, :DIRECTIONS].T @ flat
     lengths = np.maximum(np.abs(main).max(axis=1), 1e-12) / _LEVELS
     return Summary(
         len(seen.gold),
@@ -198,14 +199,21 @@ class PooledFit:
         point[:, -1] -= point[:, :-1] @ mean
         self.points.append(point.astype(np.float32))
 
-    def _curvature(self, devices, apart, scale, count):  # type: ignore[no-untyped-def]
-        """Function from slopes ``[m, R, D + 1]`` to the steps that undo them, by what is known of
-        the curvature at weights of zero: of the features' second moments the main directions of
-        each device and where its mean lies, and of what is left the mean."""
-        known = [(each.summary.rows**0.5 * own)[None] for each, own in zip(devices, apart)]  # noqa: B905
-        for each in devices:
-            own = each.summary
-            known.append(own.directions * own.lengths[:, None] * scale_of(own.deviation))
+    def _curvature(
+        self,
+        devices: Sequence[Sent],
+        apart: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        count: int,
+    ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        """From slopes ``[m, R, D + 1]`` to the steps that undo them, by what is known of the
+        curvature at weights of zero: of the features' second moments the main directions of each
+        device and where its mean lies, ``apart`` from that of all, and of what is left the mean."""
+        known = []
+        for each, own in zip(devices, apart, strict=True):
+            summary = each.summary
+            lengths = summary.lengths[:, None] * scale_of(summary.deviation)
+            known += [summary.rows**0.5 * own[None], summary.directions * lengths]
         main = np.concatenate(known) / scale / self.answers**0.5
         left = max(count / self.answers - float(np.square(main).sum()), 0.0) / len(scale)
         flat = self.ridge * count + left
@@ -216,6 +224,6 @@ class PooledFit:
             found = slopes / (self.ridge * count + count / self.answers)
             own = slopes[:, :, :-1]
             found[:, :, :-1] = (own - own @ main.T @ inner @ main) / flat
-            return found
+            return np.asarray(found)
 
         return steps
