@@ -112,28 +112,35 @@ class Sent:
         self.losses += [float(loss) for loss in losses]
         self.gradients += list(gradients)
 
-    def contradiction(self, points: Sequence[NDArray[np.float32]]) -> str | None:
+    def contradiction(self, points: Sequence[NDArray[np.float32]], parts: int = 1) -> str | None:
         """Why no rows can have such losses and gradients at ``points``; None if they can.
 
-        A sum of cross-entropies is convex: no loss lies below a tangent. And a row's gradient is
-        bounded, by its features' norm times the root of 2.
+        A row's gradient is bounded by its features' norm; a sum of cross-entropies is convex, so
+        that no loss lies below a tangent; and it bends at most by half the features' second
+        moment, so that gradients at points nearby are alike.
+
+        Args:
+            parts: F, features of a row.
         """
-        summary, scale = self.summary, scale_of(self.summary.deviation)
-        apart = np.stack(points).astype(np.float64)
-        apart[:, :, -1] += apart[:, :, :-1] @ summary.mean
-        gradients = whole(np.stack(self.gradients), apart.shape[1])
-        steepest = gradients.copy()
-        steepest[:, :, :-1] /= scale
-        most = summary.rows * LARGEST_NORM * 2**0.5
-        if (np.square(steepest).sum(axis=(1, 2)) > most**2).any():
+        summary, scale = self.summary, scale_of(self.summary.deviation.astype(np.float64))
+        places = np.stack(points).astype(np.float64)
+        places[:, :, -1] += places[:, :, :-1] @ summary.mean
+        places[:, :, :-1] *= scale
+        slopes = whole(np.stack(self.gradients), places.shape[1])
+        slopes[:, :, :-1] /= scale
+        places, slopes = places.reshape(len(places), -1), slopes.reshape(len(slopes), -1)
+        losses, rows = np.array(self.losses), summary.rows * parts
+        if (np.square(slopes).sum(axis=1) > (2 * rows * LARGEST_NORM) ** 2).any():
             return f"a gradient longer than {summary.rows} rows can have"
-        if min(self.losses) < 0:
+        if losses.min() < 0:
             return "a loss below zero"
-        for loss, gradient, point in zip(self.losses, gradients, apart, strict=True):
-            below = loss + ((apart - point) * gradient).sum(axis=(1, 2)) - np.array(self.losses)
-            # Of rounding to float32.
-            if (below > 1e-5 * (1 + summary.rows + max(self.losses))).any():
-                return "losses that contradict its gradients"
+        for loss, slope, place in zip(losses, slopes, places, strict=True):
+            apart, turned = places - place, slopes - slope
+            below = loss + apart @ slope - losses
+            turns = np.linalg.norm(turned, axis=1) - rows * np.linalg.norm(apart, axis=1)
+            rounding = 1e-5 * (1 + rows + losses.max())
+            if (below > rounding).any() or (turns > rounding).any():
+                return "losses and gradients that contradict each other"
         return None
 
 

@@ -88,7 +88,7 @@ class PooledHead(_Head):
         sent.add(
             unpacked(answer, "losses", "f8", count), unpacked(answer, "gradients", "f4", *shape)
         )
-        reason = sent.contradiction(self.fit.points)
+        reason = sent.contradiction(self.fit.points, self.answers // self.rows)
         if reason is not None:
             raise ValueError(reason)
         self._sent[device] = sent

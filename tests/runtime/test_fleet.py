@@ -115,17 +115,16 @@ def test_killed_late_and_lying_devices(model, devices):
     """The result is that of the honest ones that are there; the rounds name the others."""
     work = PooledHead(model, rounds=30)
     fleet = Fleet(identity(model), work, **FLOOR)
-    flip = {"gradients": lambda data: (-np.frombuffer(data, "<f4")).tobytes()}
 
     def lie(answer: dict[str, Any]) -> dict[str, Any]:
-        return {**answer, **{name: change(answer[name]) for name, change in flip.items()}}
+        return {**answer, "gradients": (-np.frombuffer(answer["gradients"], "<f4")).tobytes()}
 
     killed = {n: {0: lost, 3: lost} for n in range(4, 31)}
     late = {n: {5: lost} for n in range(1, 6)}
     changes = {n: {**killed.get(n, {}), **late.get(n, {})} for n in range(1, 31)}
     changes[3][1] = lie
     run(fleet, devices, changes)
-    assert fleet.rounds[2].refused == {1: "losses that contradict its gradients"}
+    assert fleet.rounds[2].refused == {1: "losses and gradients that contradict each other"}
     assert fleet.rounds[3].absent == (0, 3, 5) and 1 not in fleet.rounds[3].present
     assert fleet.rounds[5].joined == (5,) and fleet.rounds[-1].present == (2, 4, 5)
     assert "refused: 1 (losses" in str(fleet.rounds[2]) and "joined: 5" in str(fleet.rounds[5])

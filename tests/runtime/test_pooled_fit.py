@@ -31,7 +31,7 @@ def pooled(devices: list[Examples], rows: int, rounds: int = ROUNDS) -> PooledFi
     for _ in range(rounds):
         for each, own in zip(devices, sent, strict=True):
             own.add(*losses_and_gradients(each, own.summary.mean, fit.points[-1][None]))
-            assert own.contradiction(fit.points) is None
+            assert own.contradiction(fit.points, answers // rows) is None
         fit.advance(sent)
     return fit
 
@@ -94,6 +94,5 @@ def test_one_release_learns_and_is_clipped():
     ]
     assert max(np.linalg.norm(each) for each in gradients) == pytest.approx(0.2, rel=1e-5)
     fit.advance(np.mean(gradients, axis=0))
-    before = (seen.offset.argmax(axis=1) == seen.gold).mean()
-    after = (scores(seen, fit.raw_weights).argmax(axis=1) == seen.gold).mean()
-    assert after > before + 0.1
+    learned = replace(seen, offset=np.zeros_like(seen.offset))
+    assert (scores(learned, fit.raw_weights).argmax(axis=1) == seen.gold).mean() > 0.75
