@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.estimators import private_fit
 from seedtune.runtime.estimators.pooled_fit import (
     RIDGE,
     PooledFit,
@@ -20,16 +21,12 @@ from seedtune.runtime.estimators.pooled_fit import (
     losses_and_gradients,
     summarise,
 )
-from seedtune.runtime.estimators.private_fit import (
-    CLIP,
-    PrivateFit,
-    Reference,
-    clipped_gradient,
-)
+from seedtune.runtime.estimators.private_fit import CLIP, PrivateFit, Reference, mean_gradient
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Examples, choose, fit, scores
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.fleet import examples_of
 from seedtune.runtime.fleet.heads import ROUNDS, SHARE
+from seedtune.runtime.fleet.release import released
 from seedtune.runtime.model import open_model
 
 from ..data.named_tasks import load_task
@@ -74,9 +71,9 @@ def show_fleet(figures: dict[str, Any]) -> str:
             f"{row['accuracy']:.4f}"
             for row in figures["privacy"]
         ),
-        f"rows of a device: median rank of its texts among {CANDIDATES}, share ranked first",
+        f"rows of a device: median rank of its texts among {CANDIDATES}",
         *(
-            f"{rows:>4}: {found['median']:g}, {found['first']:.2f}"
+            f"{rows:>4}: " + "; ".join(f"{way} {its['median']:g}" for way, its in found.items())
             for rows, found in figures["guessing"].items()
         ),
     ]
@@ -168,39 +165,29 @@ def privacy(train: Examples, test: Examples) -> list[dict[str, Any]]:
     replacement. ``epsilon`` is at ``DELTA``, for all of one device's rows; None without noise."""
     count = len(train.gold) - RESERVED
     reference = Reference.of(train.features[count:, 0, :-1])
-    own = train.part(np.arange(len(train.gold)) < count).of_share(SHARE)
+    own = train.part(np.arange(len(train.gold)) < count).of_share(private_fit.SHARE)
     found = []
     for devices in FLEETS:
         draw = np.random.default_rng(devices)
         parts = uneven(own.gold, 6) if devices == 6 else draw.integers(0, count, (devices, 60))
-        start = PrivateFit(2, 2, reference, CLIP, 0.0)
-        mean = np.mean(
-            [
-                clipped_gradient(
-                    Examples(own.offset[part], own.features[part], own.gold[part]),
-                    reference.mean,
-                    reference.scale,
-                    start.weights,
-                    CLIP,
-                )
-                for part in parts
-            ],
-            axis=0,
-            dtype=np.float64,
-        )
+        start = PrivateFit(2, 2, reference)
+        place = reference.mean, reference.scale, start.weights
+        cut = {"clip": CLIP, "noise": 0.0, "devices": devices}
+        own_gradients = (mean_gradient(_rows(own, part), *place) for part in parts)
+        mean = np.mean([released(each, cut) for each in own_gradients], axis=0)
         for noise in NOISES:
             tries = []
             for _ in range(3 if noise else 1):
-                start.weights, start.releases = np.zeros_like(start.weights), 0
+                start.weights = np.zeros_like(start.weights)
                 start.advance(mean + draw.normal(0, 1, mean.shape) * noise * CLIP / devices)
-                tries.append(accuracy(test.of_share(SHARE), start.raw_weights))
-            row = {"devices": devices, "noise": noise, "epsilon": epsilon(noise, devices)}
+                tries.append(accuracy(test.of_share(private_fit.SHARE), start.raw_weights))
+            row = {"devices": devices, "noise": noise, "epsilon": epsilon(noise)}
             found.append({**row, "accuracy": float(np.mean(tries))})
             say(f"{found[-1]}")
     return found
 
 
-def epsilon(noise: float, devices: int) -> float | None:
+def epsilon(noise: float) -> float | None:
     """Of one release, by Flower's accountant."""
     if not noise:
         return None
@@ -213,38 +200,56 @@ def epsilon(noise: float, devices: int) -> float | None:
     )
 
     relation, sampling = NeighboringRelation.ADD_OR_REMOVE_ONE, SamplingMethod.NO_AMPLIFICATION
-    accountant = RdpAccountant(PrivacyConfig(DELTA, devices, relation, sampling))
-    accountant.compose(GaussianPrivacyEvent(noise, devices, devices))
+    accountant = RdpAccountant(PrivacyConfig(DELTA, 1, relation, sampling))
+    accountant.compose(GaussianPrivacyEvent(noise, 1, 1))
     return float(accountant.get_privacy_spent().epsilon)
 
 
-def guesses(train: Examples, rows: int, seed: int = 0) -> dict[str, float]:
-    """Ranks of a device's texts among ``CANDIDATES``, with the right label, by its first gradient.
+def guesses(train: Examples, rows: int) -> dict[str, dict[str, float]]:
+    """Ranks of a device's texts, with the right label, among ``CANDIDATES`` by its first gradient.
 
-    The guesser knows how such gradients are spread, and takes the sum over the device's other rows
-    for a Gaussian of that spread: the likelihood ratio of a candidate is that of the whitened sum.
-    One who knows other texts of the device does better.
+    ``alone``: the guesser tries one text at a time, and takes the sum over the device's other rows
+    for a Gaussian with the spread of such rows' gradients, known from others: the likelihood ratio.
+    ``together``: all of the device's texts are among the candidates, and the guesser solves for how
+    much of each is in the sum. The rest are the same with a device's share of noise in a fleet of
+    1 000, of 2 clips on the sum (see ``privacy``).
     """
-    draw = np.random.default_rng(seed)
-    chosen = draw.permutation(len(train.gold))[:CANDIDATES]
-    seen = Examples(train.offset[chosen], train.features[chosen], train.gold[chosen])
-    seen = seen.of_share(SHARE)
-    own = seen.part(np.arange(CANDIDATES) < rows)
-    zeros = np.zeros((1, 2, seen.features.shape[2]), np.float32)
-    mean = summarise(own).mean
-    told = losses_and_gradients(own, mean, zeros)[1][0, 0].astype(np.float64)
-    centred = seen.features[:, 0].astype(np.float64)
-    centred[:, :-1] -= mean
+    draw = np.random.default_rng(0)
+    order = draw.permutation(len(train.gold))
+    seen = _rows(train, order[:CANDIDATES]).of_share(private_fit.SHARE)
+    others = _rows(train, order[CANDIDATES:]).of_share(private_fit.SHARE)
+    reference = Reference.of(others.features[:, 0, :-1])
+    each, spread = (_row_gradients(some, reference) for some in (seen, others))
+    exact = each[:rows].mean(axis=0)
+    cut = {"clip": CLIP, "noise": 2.0, "devices": 1000}
+    noised = released(exact, cut)
+    middle, covariance = spread.mean(axis=0), np.cov(spread.T)
+    found = {}
+    for name, told, noise in (("exact", exact, 0.0), ("noise", noised, 2.0 * CLIP / 1000**0.5)):
+        floor = 0.01 * np.trace(covariance) / len(covariance)
+        around = covariance / rows + (floor / rows + noise**2) * np.eye(len(covariance))
+        white = np.linalg.solve(around, (each - middle).T).T / rows
+        alone = white @ (told - middle) - 0.5 * (white * (each - middle)).sum(axis=1) / rows
+        ridge = max(noise**2 * rows, 1e-9 * float(np.square(each).sum()) / len(each))
+        together = each @ each.T
+        together = np.linalg.solve(together + ridge * np.eye(len(each)), each @ told)
+        for way, near in (("alone", alone), ("together", together)):
+            ranks = np.array([1 + (near > near[number]).sum() for number in range(rows)])
+            median = {"median": float(np.median(ranks)), "best": (rows + 1) / 2}
+            found[f"{name}, {way}"] = {**median, "first": float((ranks == 1).mean())}
+    return found
+
+
+def _row_gradients(seen: Examples, reference: Reference) -> NDArray[np.float64]:
+    """Of each row at weights of zero, float64 ``[n, D + 1]``."""
+    features = seen.features[:, 0].astype(np.float64)
+    features[:, :-1] = (features[:, :-1] - reference.mean) / reference.scale
     shares = np.exp(seen.offset[:, 0] - np.logaddexp.reduce(seen.offset, axis=1))
-    each = (shares - (seen.gold == 0))[:, None] * centred
-    spread = each.std(axis=0) + 1e-9
-    each, told = each / spread, told / spread
-    middle = each.mean(axis=0)
-    covariance = np.cov(each.T) + 0.1 * np.eye(each.shape[1])
-    white = np.linalg.solve(covariance, (each - middle).T).T
-    near = white @ (told - rows * middle) - 0.5 * (white * (each - middle)).sum(axis=1)
-    ranks = np.array([1 + (near > near[number]).sum() for number in range(rows)])
-    return {"median": float(np.median(ranks)), "first": float((ranks == 1).mean())}
+    return np.asarray((shares - (seen.gold == 0))[:, None] * features)
+
+
+def _rows(seen: Examples, chosen: NDArray[np.int64]) -> Examples:
+    return Examples(seen.offset[chosen], seen.features[chosen], seen.gold[chosen])
 
 
 def _states(bundle: Any, threads: int | None) -> tuple[Examples, Examples]:

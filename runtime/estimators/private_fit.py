@@ -1,4 +1,4 @@
-"""A fit to clipped means of devices' gradients with noise: few steps, since each tells something.
+"""A fit to few noisy gradients, since each tells something of the rows behind it.
 
 One step from zero is nearly linear discriminant analysis: the mean of the gradient, which is how
 the labels' features differ, divided by the features' curvature. Place, size and curvature come from
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from .pooled_fit import whole
 from .ridge_logistic import Examples, scale_of
 
-CLIP = 0.3
-"""Of a device's mean gradient, in features whose root mean square norm is 1."""
-RIDGE = 0.03
+CLIP = 0.12
+"""Of a device's mean gradient, in features whose root mean square norm is 1: of 100 devices with 60
+rows of SST-2 each, half have one longer than 0.10."""
+RIDGE = 0.1
 """A row: noise lies in all directions alike, and this holds it back where rows hardly vary."""
+SHARE = 0.0
+"""Of the model's own answer: one step of a known length cannot be weighed against it."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,13 @@ class Reference:
         return cls(mean.astype(np.float32), scale.astype(np.float32), found.T @ found / len(found))
 
 
-def clipped_gradient(
+def mean_gradient(
     seen: Examples,
     mean: NDArray[np.float32],
     scale: NDArray[np.float32],
     weights: NDArray[np.float32],
-    clip: float,
-) -> NDArray[np.float32]:
-    """Mean gradient of a device's loss, no longer than ``clip``: float32 ``[max(1, R-1), D + 1]``.
+) -> NDArray[np.float64]:
+    """Of a device's loss, float64 ``[max(1, R - 1), D + 1]`` (see ``pooled_fit``).
 
     Args:
         mean, scale: of the server's ``Reference``.
@@ -59,21 +61,17 @@ def clipped_gradient(
     shares = np.exp(scored - np.logaddexp.reduce(scored, axis=1)[:, None])
     wrong = shares - (np.arange(scored.shape[1]) == seen.gold[:, None])
     found = wrong.reshape(len(flat), len(weights)).T @ flat / len(wrong)
-    sent = found[: max(1, len(weights) - 1)]
-    shorter = min(1.0, clip / max(float(np.linalg.norm(sent)), 1e-12))
-    return np.asarray(sent * shorter, np.float32)
+    return np.asarray(found[: max(1, len(weights) - 1)])
 
 
 @dataclass
 class PrivateFit:
-    """Weights of standardised features, from the releases so far."""
+    """Weights of standardised features, from the gradients so far."""
 
     rows: int
     answers: int
     reference: Reference
-    clip: float
-    noise: float
-    releases: int = 0
+    steps: int = 0
     weights: NDArray[np.float32] = field(init=False)
     """float32 ``[R, D + 1]``."""
 
@@ -92,9 +90,9 @@ class PrivateFit:
         return own.astype(np.float32)
 
     def advance(self, gradient: NDArray[np.float64]) -> None:
-        """A step of Newton's method by a release: float64 ``[max(1, R - 1), D + 1]``."""
+        """A step of Newton's method by a mean gradient: float64 ``[max(1, R - 1), D + 1]``."""
         slopes = whole(gradient.astype(np.float32), self.rows) + RIDGE * self.weights
         step = slopes / (1 / self.answers + RIDGE)
         step[:, :-1] = slopes[:, :-1] @ self._undo
         self.weights = (self.weights - step).astype(np.float32)
-        self.releases += 1
+        self.steps += 1

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import TuningError
 from ..estimators.estimator import Averaging
 from ..estimators.pooled_fit import losses_and_gradients, summarise
-from ..estimators.private_fit import clipped_gradient
+from ..estimators.private_fit import mean_gradient
 from ..estimators.ridge_logistic import Examples, choose, cross_entropy, fit, scores
 from ..journal.format import MAGIC
 from ..journal.history import standard_error
@@ -27,8 +27,8 @@ from ..scoring.values import Values
 from ..tasks import Encoded, Rows
 from ..tuning.batches import batch_indices
 from .messages import Answer, Question, identity, packed, unpacked
+from .release import released
 from .rounds import LEAST_DEVICES, LEAST_ROWS
-from .steps import clipped
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class Device:
         width = seen.features.shape[2] - 1
         mean, scale = (unpacked(question, name, "f4", width) for name in ("mean", "scale"))
         weights = unpacked(question, "weights", "f4", self._head_rows, width + 1)
-        gradient = clipped_gradient(seen, mean, scale, weights, question["clip"])
-        return {"rows": len(seen.gold), "gradient": packed(gradient)}
+        gradient = released(mean_gradient(seen, mean, scale, weights), question)
+        return {"rows": len(seen.gold), "gradient": packed(gradient.astype(np.float32))}
 
     def _steps(self, question: Question) -> Answer:
         model = self._model
@@ -166,7 +166,7 @@ class Device:
         look = Look(model.engine, model.task, model.bundle.bounds, batch)
         eps = settings.options.perturbation
         losses = estimator.measure(look, done.values, seed=settings.seed, step=step, eps=eps).losses
-        slopes = clipped(estimator.slopes(losses, eps=eps), question)
+        slopes = released(estimator.slopes(losses, eps=eps), question)
         return {"rows": len(examples), "sha256": done.sha256, "slopes": packed(slopes)}
 
     def _judge(self, question: Question) -> Answer:

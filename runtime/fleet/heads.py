@@ -1,17 +1,18 @@
 """Works about an answer head: the pooled fit, one with noise, and the verdict on either."""
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
+from ..estimators import private_fit
 from ..estimators.pooled_fit import DIRECTIONS, RIDGE, PooledFit, Sent, Summary
-from ..estimators.private_fit import CLIP, PrivateFit, Reference
+from ..estimators.private_fit import PrivateFit, Reference
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe
 from .messages import Answer, Question, packed, unpacked
+from .release import Release
 
 ROUNDS = 10
 """Points of the pooled fit, one a round."""
@@ -78,7 +79,7 @@ class PooledHead(_Head):
             "summary": sent is None,
         }
 
-    def admit(self, device: int, answer: Answer) -> None:
+    def admit(self, device: int, answer: Answer, asked: int) -> None:
         known = self._sent.get(device)
         sent = Sent(self._summary(answer)) if known is None else known
         if answer["rows"] != sent.summary.rows:
@@ -107,22 +108,21 @@ class PooledHead(_Head):
             unpacked(answer, "lengths", "f4", DIRECTIONS),
         )
 
-    def advance(self, present: Sequence[int]) -> None:
+    def advance(self, present: Sequence[int], asked: int) -> None:
         self.fit.advance([self._sent[device] for device in present])
         self._left -= 1
 
 
 class PrivateHead(_Head):
-    """A fit of few steps, each a mean over devices of gradients that are clipped, with noise.
+    """A fit of few steps, each by the mean over devices of their gradients, cut and with noise.
 
-    Whoever sees all results learns of any one device's part no more than the accountant's epsilon
-    and delta for so many Gaussian releases with noise of ``noise`` times the clip. The server sees
-    what each device sends, which is clipped and has no noise.
+    Whoever sees all results learns of any one device's part no more than an accountant's epsilon
+    and delta for ``rounds`` Gaussian releases with noise of ``release.effective``.
 
     Args:
         reference: hidden states of the server's own rows, without labels, float32 ``[n, D]``: for
             their place and size, which devices then need not tell.
-        noise: deviation of the noise on the sum over devices, in clips; 0 adds none.
+        noise: see ``Release``; 0 adds none.
     """
 
     def __init__(
@@ -131,47 +131,43 @@ class PrivateHead(_Head):
         reference: NDArray[np.float32],
         *,
         noise: float,
-        share: float = SHARE,
+        share: float = private_fit.SHARE,
         rounds: int = 1,
-        clip: float = CLIP,
+        clip: float = private_fit.CLIP,
     ) -> None:
         super().__init__(model, share)
-        self.fit = PrivateFit(self.rows, self.answers, Reference.of(reference), clip, noise)
-        self.rounds = rounds
+        self.fit = PrivateFit(self.rows, self.answers, Reference.of(reference))
+        self.rounds, self.release = rounds, Release(clip, noise)
         self._answers: dict[int, NDArray[np.float32]] = {}
 
     @property
     def done(self) -> bool:
-        return self.fit.releases == self.rounds
+        return self.fit.steps == self.rounds
 
     @property
     def head(self) -> AnswerHead:
-        """As the releases so far make it."""
+        """As the rounds so far make it."""
         return self.head_of(self.fit.raw_weights)
 
     def question(self, device: int) -> Question:
         return {
             "kind": "private",
             "share": self.share,
-            "clip": self.fit.clip,
             "weights": packed(self.fit.weights),
             "mean": packed(self.fit.reference.mean),
             "scale": packed(self.fit.reference.scale),
+            **self.release.question,
         }
 
-    def admit(self, device: int, answer: Answer) -> None:
+    def admit(self, device: int, answer: Answer, asked: int) -> None:
         shape = max(1, self.rows - 1), self.width + 1
         gradient = unpacked(answer, "gradient", "f4", *shape)
-        if float(np.linalg.norm(gradient)) > self.fit.clip * (1 + 1e-5):
-            raise ValueError("a gradient longer than the clip")
+        self.release.check(gradient, asked)
         self._answers[device] = gradient
 
-    def advance(self, present: Sequence[int]) -> None:
-        mean = np.mean([self._answers[each] for each in present], axis=0)
-        # Of the system's own source: who could guess its state would know the noise.
-        draw = random.SystemRandom().gauss
-        noise = np.array([draw(0.0, 1.0) for _ in range(mean.size)]).reshape(mean.shape)
-        self.fit.advance(mean + noise * (self.fit.noise * self.fit.clip / len(present)))
+    def advance(self, present: Sequence[int], asked: int) -> None:
+        self.release.count(len(present), asked)
+        self.fit.advance(np.mean([self._answers[each] for each in present], axis=0, dtype=float))
 
 
 class JudgedHead:
@@ -190,13 +186,13 @@ class JudgedHead:
     def question(self, device: int) -> Question:
         return {"kind": "judge", "own": packed(self._own)}
 
-    def admit(self, device: int, answer: Answer) -> None:
+    def admit(self, device: int, answer: Answer, asked: int) -> None:
         found = unpacked(answer, "judged", "f8", 4)
         if (found < 0).any() or max(found[0], found[2]) > answer["rows"]:
             raise ValueError("more right answers than rows")
         self._counts[device] = np.append(found, answer["rows"])
 
-    def advance(self, present: Sequence[int]) -> None:
+    def advance(self, present: Sequence[int], asked: int) -> None:
         total = np.sum([self._counts[each] for each in present], axis=0)
         shares = total[:4] / total[4]
         self.before = float(shares[0]), float(shares[1])

@@ -25,16 +25,16 @@ class Work(Protocol):
         """For a device, with its ``kind``."""
         ...
 
-    def admit(self, device: int, answer: Answer) -> None:
-        """Keep a device's answer to its last question.
+    def admit(self, device: int, answer: Answer, asked: int) -> None:
+        """Keep a device's answer to its last question, which so many devices were asked.
 
         Raises:
             ValueError: it cannot be right; says why.
         """
         ...
 
-    def advance(self, present: Sequence[int]) -> None:
-        """Go on from the answers of these devices."""
+    def advance(self, present: Sequence[int], asked: int) -> None:
+        """Go on from the answers of these devices, out of so many."""
         ...
 
 
@@ -113,7 +113,7 @@ class Fleet:
                 continue
             try:
                 self._check(answers[device], number)
-                self.work.admit(device, answers[device])
+                self.work.admit(device, answers[device], len(self._asked))
                 present.append(device)
             except ValueError as error:
                 refused[device] = str(error)
@@ -132,7 +132,7 @@ class Fleet:
             )
         self._known |= set(present)
         self.rounds.append(found)
-        self.work.advance(present)
+        self.work.advance(present, len(self._asked))
         return found
 
     def _check(self, answer: Mapping[str, Any], number: int) -> None:

@@ -4,8 +4,7 @@ The run is a journal like any other. A question holds all of it so far, a few by
 whoever joins replays the values from the start, and all hold the same to the bit.
 """
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..journal.start import Start
 from ..model import Model
 from ..tuning.live_run import LiveRun
 from .messages import Answer, Question, unpacked
+from .release import Release
 
 
 class SharedSteps:
@@ -27,9 +27,7 @@ class SharedSteps:
 
     Args:
         folder: of the run on the server.
-        clip: norm beyond which a device's slopes are cut, and refused if they are not; None leaves
-            them, and one device can move a step as far as it likes.
-        noise: deviation of the noise on the sum over devices, in clips; 0 adds none.
+        clip, noise: see ``Release``.
         settings: by name, as ``seedtune tune`` has them, of an estimator whose numbers are means
             over examples; ``batch_size`` is each device's. Nothing is measured for ``auto``.
 
@@ -47,8 +45,7 @@ class SharedSteps:
         noise: float = 0.0,
         **settings: Any,
     ) -> None:
-        if noise and clip is None:
-            raise TuningError("noise is measured in clips: give a clip")
+        self.release = Release(clip, noise)
         chosen = settings_of(settings)
         estimator = make_estimator(chosen)
         if not isinstance(estimator, Averaging):
@@ -71,7 +68,6 @@ class SharedSteps:
             task={"spec": model.task_spec, "objective": "label_words", "on_long": "truncate"},
             extra={"fleet": True},
         )
-        self.clip, self.noise = clip, noise
         self._run = LiveRun.begin(Path(folder), header, start, None)
         self._count, self._size = estimator.scalar_count, chosen.batch_size
         self._answers: dict[int, NDArray[np.float64]] = {}
@@ -86,22 +82,19 @@ class SharedSteps:
         return self._run.values.sha256
 
     def question(self, device: int) -> Question:
-        clip = {} if self.clip is None else {"clip": self.clip}
-        return {"kind": "steps", "journal": self._run.writer.path.read_bytes(), **clip}
+        journal = self._run.writer.path.read_bytes()
+        return {"kind": "steps", "journal": journal, **self.release.question}
 
-    def admit(self, device: int, answer: Answer) -> None:
+    def admit(self, device: int, answer: Answer, asked: int) -> None:
         slopes = unpacked(answer, "slopes", "f8", self._count)
-        if self.clip is not None and float(np.linalg.norm(slopes)) > self.clip * (1 + 1e-9):
-            raise ValueError("slopes longer than the clip")
+        self.release.check(slopes, asked)
         if answer.get("sha256") != self.sha256:
             raise ValueError("slopes of other values")
         self._answers[device] = slopes
 
-    def advance(self, present: Sequence[int]) -> None:
+    def advance(self, present: Sequence[int], asked: int) -> None:
         mean = np.mean([self._answers[each] for each in present], axis=0)
-        if self.noise and self.clip is not None:
-            draw, size = random.SystemRandom().gauss, self.noise * self.clip / len(present)
-            mean = mean + [draw(0.0, size) for _ in range(self._count)]
+        self.release.count(len(present), asked)
         with np.errstate(over="ignore"):
             scalars = mean.astype(np.float16)
         exact = tuple(float(scalar) for scalar in scalars)
@@ -118,11 +111,3 @@ class SharedSteps:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def clipped(slopes: NDArray[np.float64], question: Mapping[str, Any]) -> NDArray[np.float64]:
-    """A device's slopes, no longer than the question's clip, if it has one."""
-    most = question.get("clip")
-    if most is None:
-        return slopes
-    return slopes * min(1.0, float(most) / max(float(np.linalg.norm(slopes)), 1e-300))

@@ -106,7 +106,7 @@ def test_the_head_is_that_of_all_rows(model, devices):
     run(fleet, devices)
     wanted = central(model, [*devices])
     assert np.linalg.norm(work.fit.points[-1] - wanted) < 1e-4 * np.linalg.norm(wanted)
-    assert work.head.share == 0.5 and work.head.labels == ("no", "yes", "?")
+    assert work.head.share == 0.5 and work.head.labels == model.task.labels
     # One number a feature and answer, without the last, and the losses.
     assert fleet.rounds[5].sent < 4 * 2 * (work.width + 1) + 200
 
@@ -179,18 +179,34 @@ def test_states_are_computed_once_and_stay(model, devices, monkeypatch):
     assert Device(model, "gone.jsonl", states=first.states, **FLOOR).answer(question) == answer
 
 
-def test_a_head_with_noise_is_clipped(model, devices):
-    states = examples_of(model, model.encode([{"text": w} for w in WORDS * 4], labelled=False))
-    work = PrivateHead(model, states.features[:, 0, :-1], noise=0.5, clip=0.1, rounds=2)
+def private(model: Model, noise: float) -> PrivateHead:
+    texts = [{"text": word} for word in WORDS if word] * 4
+    states = examples_of(model, model.encode(texts, labelled=False)).features[:, 0, :-1]
+    return PrivateHead(model, states, noise=noise, clip=0.1, rounds=2)
+
+
+def test_a_private_gradient_is_cut_and_refused_if_it_is_not(model, devices):
+    work = private(model, 0.0)
     fleet = Fleet(identity(model), work, **FLOOR)
     answers = carry(fleet.ask(devices), devices, {})
-    lengths = [np.linalg.norm(np.frombuffer(each["gradient"], "<f4")) for each in answers.values()]
-    assert max(lengths) <= 0.1 * (1 + 1e-5)
-    louder = np.frombuffer(answers[4]["gradient"], "<f4") * np.float32(1.5 * 0.1 / lengths[4])
-    answers[4]["gradient"] = louder.tobytes()
-    assert fleet.take(answers).refused == {4: "a gradient longer than the clip"}
+    sent = {n: np.frombuffer(each["gradient"], "<f4") for n, each in answers.items()}
+    assert max(map(np.linalg.norm, sent.values())) == pytest.approx(0.1, rel=1e-5)
+    answers[4]["gradient"] = (sent[4] * np.float32(0.15 / np.linalg.norm(sent[4]))).tobytes()
+    assert fleet.take(answers).refused == {4: "numbers longer than the clip"}
     run(fleet, devices)
-    assert np.isfinite(work.head.own).all() and work.fit.releases == 2
+    assert np.isfinite(work.head.own).all() and work.fit.steps == 2
+
+
+def test_noise_is_added_on_the_devices_and_what_is_missing_is_counted(model, devices):
+    work = private(model, 3.0)
+    fleet = Fleet(identity(model), work, **FLOOR)
+    question = fleet.ask(devices)[0]
+    twice = [np.frombuffer(devices[0].answer(question)["gradient"], "<f4") for _ in range(2)]
+    # The difference of two draws, each of 3 clips over the root of 6 devices.
+    assert (twice[0] - twice[1]).std() == pytest.approx(2**0.5 * 3 * 0.1 / 6**0.5, rel=0.3)
+    fleet.take(carry(fleet.ask(devices), devices, {0: lost, 1: lost}))
+    run(fleet, devices)
+    assert work.release.effective == pytest.approx(3.0 * (4 / 6) ** 0.5)
 
 
 def test_a_device_keeps_what_judges_best_on_its_own_rows(model, devices):
@@ -255,12 +271,12 @@ def test_seeds_lead_all_to_the_same_values(model, devices, tmp_path):
 
 
 def test_steps_refuse_slopes_of_other_values_and_beyond_the_clip(model, devices, tmp_path):
-    with SharedSteps(model, tmp_path / "run", clip=1e-4, noise=1.0, **STEPS) as work:
+    with SharedSteps(model, tmp_path / "run", clip=1e-4, **STEPS) as work:
         fleet = Fleet(identity(model), work, **FLOOR)
         long = {1: lambda answer: {**answer, "slopes": np.full(2, 1e-4).tobytes()}}
         other = {2: lambda answer: {**answer, "sha256": "0" * 64}}
         found = fleet.take(carry(fleet.ask(devices), devices, {**long, **other}))
-        assert found.refused == {1: "slopes longer than the clip", 2: "slopes of other values"}
+        assert found.refused == {1: "numbers longer than the clip", 2: "slopes of other values"}
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def main(grid: Grid, context: Context) -> None:
             judged = JudgedHead(work.head)
             _run(grid, judged, model, config)
             print(f"held-out accuracy and loss: {judged.before} before, {judged.after} after")
-    noise = 0.0 if config["work"] == "pooled" else float(config["noise"])
-    print(guarantee(noise, len(fleet.rounds), int(config["devices"]), float(config["delta"])))
+    noise = 0.0 if isinstance(work, PooledHead) else work.release.effective
+    print(guarantee(noise, len(fleet.rounds), float(config["delta"])))
 
 
 def _work(model: Model, config: Mapping[str, Any], output: Path) -> Any:

@@ -24,21 +24,21 @@ def opened(config: Any) -> Model:
     return open_model(str(config["bundle"]), task=spec, on_long="truncate")
 
 
-def guarantee(noise: float, releases: int, devices: int, delta: float) -> str:
+def guarantee(noise: float, releases: int, delta: float) -> str:
     """What the noise of so many releases guarantees, as a sentence. Every device takes part in
     each, so that nothing is gained by sampling them."""
     if not noise:
         return "privacy: no guarantee: no noise was added"
     config = PrivacyConfig(
         target_delta=delta,
-        population_size=devices,
+        population_size=1,
         neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
         sampling_method=SamplingMethod.NO_AMPLIFICATION,
     )
     accountant = RdpAccountant(config)
-    accountant.compose(GaussianPrivacyEvent(noise, devices, devices), releases)
+    accountant.compose(GaussianPrivacyEvent(noise, 1, 1), releases)
     epsilon = accountant.get_privacy_spent().epsilon
     return (
-        f"privacy: epsilon {epsilon:.3g} at delta {delta:g} for all that one device sent, against "
-        "whoever sees the results; the server sees what it sent without noise"
+        f"privacy: epsilon {epsilon:.3g} at delta {delta:g} for all rows of one device, against "
+        "whoever sees the results; the server sees what each sends, with its share of the noise"
     )
