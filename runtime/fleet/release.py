@@ -61,7 +61,7 @@ def released(numbers: NDArray[np.float64], question: Mapping[str, Any]) -> NDArr
     clip = question.get("clip")
     if clip is None:
         return numbers
-    cut = numbers * min(1.0, clip / max(float(np.linalg.norm(numbers)), 1e-300))
+    cut = np.asarray(numbers * min(1.0, clip / max(float(np.linalg.norm(numbers)), 1e-300)))
     size = question["noise"] * clip / question["devices"] ** 0.5
     if not size:
         return cut
