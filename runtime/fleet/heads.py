@@ -71,7 +71,8 @@ class PooledHead(_Head):
 
     def question(self, device: int) -> Question:
         sent = self._sent.get(device)
-        points = np.stack(self.fit.points[0 if sent is None else len(sent.losses) :])
+        # None, where a round before was given up for want of others.
+        points = np.stack(self.fit.points)[0 if sent is None else len(sent.losses) :]
         return {
             "kind": "pooled",
             "share": self.share,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..estimators import make_estimator, settings_of
+from ..estimators import make_estimator, settings_of, spec_of
 from ..estimators.estimator import Averaging
 from ..journal.format import FORGOTTEN, Header, Skip, Step
 from ..journal.start import Start
@@ -47,7 +47,8 @@ class SharedSteps:
     ) -> None:
         self.release = Release(clip, noise)
         chosen = settings_of(settings)
-        estimator = make_estimator(chosen)
+        spec = spec_of(chosen.estimator)
+        estimator = make_estimator(chosen) if spec.shape is None and spec.part is None else None
         if not isinstance(estimator, Averaging):
             raise TuningError(f"the steps of {chosen.estimator} cannot be shared by devices")
         _ = chosen.learning_rate(0), chosen.options.perturbation  # neither may be open

@@ -117,7 +117,7 @@ def test_killed_late_and_lying_devices(model, devices):
     fleet = Fleet(identity(model), work, **FLOOR)
 
     def lie(answer: dict[str, Any]) -> dict[str, Any]:
-        return {**answer, "gradients": (-np.frombuffer(answer["gradients"], "<f4")).tobytes()}
+        return {**answer, "gradients": (-20 * np.frombuffer(answer["gradients"], "<f4")).tobytes()}
 
     killed = {n: {0: lost, 3: lost} for n in range(4, 31)}
     late = {n: {5: lost} for n in range(1, 6)}
