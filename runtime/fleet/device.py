@@ -64,7 +64,8 @@ class Device:
         least_devices: int = LEAST_DEVICES,
         states: bytes | None = None,
     ) -> None:
-        self._model, self._rows = model, {"train": train, "held_out": held_out}
+        self._model = model
+        self._rows: dict[str, Any] = {"train": train, "held_out": held_out}
         self._least_rows, self._least_devices = least_rows, least_devices
         self._seen: dict[str, Examples] = {} if states is None else _from_bytes(states)
         self.verdict: Verdict | None = None
@@ -208,12 +209,12 @@ class Device:
         return AnswerHeads().restore(describe(self._model.task.head_labels, width), own)
 
     def _encoded(self, name: str) -> list[Encoded]:
-        rows: Any = self._rows[name]
+        rows = self._rows[name]
         if rows is None:
             raise TuningError(f"this device has no {name.replace('_', '-')} rows")
-        if isinstance(rows, list) and all(isinstance(row, Encoded) for row in rows):
-            return rows
-        return self._model.encode(rows)
+        if not (isinstance(rows, list) and all(isinstance(row, Encoded) for row in rows)):
+            self._rows[name] = rows = self._model.encode(rows)
+        return list(rows)
 
     def _examples(self, name: str) -> Examples:
         if name not in self._seen:
