@@ -47,6 +47,8 @@ PAGES = {
 ``tests/host_tools/test_serve.py`` does."""
 PROSE = ("docs/figures.md", "docs/limits.md")
 """Pages without a command."""
+ELSEWHERE = ("docs/fleet.md",)
+"""Pages whose commands another module runs."""
 EVERY_ENGINE = {"docs/engines.md"}
 """Pages about a bundle that all of them run."""
 _OWN = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -241,13 +243,13 @@ def test_the_readme_shows_the_example_of_the_package() -> None:
 
 def test_every_page_is_tested_and_linked() -> None:
     pages = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
-    assert pages == sorted([*PAGES, *PROSE])
+    assert pages == sorted([*PAGES, *PROSE, *ELSEWHERE])
     assert not any(list(commands_of(block)) for page in PROSE for block in blocks_of(page))
     linked = LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert set(pages) <= set(linked)
 
 
-@pytest.mark.parametrize("page", ["README.md", *PAGES, *PROSE])
+@pytest.mark.parametrize("page", ["README.md", *PAGES, *PROSE, *ELSEWHERE])
 def test_links_lead_somewhere(page: str) -> None:
     for target in LINK.findall((ROOT / page).read_text(encoding="utf-8")):
         assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -10,7 +10,7 @@ so replaying a journal from its start rebuilds the state to the bit, and ``compa
 the snapshot.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,4 +70,15 @@ class Estimator(Protocol):
         lr: float,
     ) -> None:
         """Move ``values``, the part among them, in place, by what the journal stored."""
+        ...
+
+
+@runtime_checkable
+class Averaging(Estimator, Protocol):
+    """One whose numbers are means over examples: those of batches of one size, averaged, are those
+    of all of their examples."""
+
+    def slopes(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float64]:
+        """The step's numbers before they are rounded, float64 ``[S]``, from losses float64
+        ``[P, examples]``."""
         ...

@@ -7,7 +7,7 @@ each step by conjugate gradients (products with the features alone, no matrix of
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def choose(seen: Examples, start: NDArray[np.float32], shares: Sequence[float]) 
     """
     held_out = _held_out(seen, [Choice(ridge, 1.0) for ridge in reversed(RIDGES)], start)
     best = int(held_out.mean(axis=1).argmin())
-    gain = _losses(seen.offset, seen.gold) - held_out[best]
+    gain = cross_entropy(seen.offset, seen.gold) - held_out[best]
     if gain.mean() <= gain.std() / len(gain) ** 0.5:
         return Choice(np.inf, 1.0)
     found = Choice(RIDGES[-1 - best], 1.0)
@@ -116,7 +116,7 @@ def _held_out(
         for place, choice in enumerate(choices):  # each fit begins where the last one ended
             shared = rest.of_share(choice.share), own.of_share(choice.share)
             weights = fit(shared[0], choice.ridge, weights) if len(rest.gold) else 0 * start
-            losses[place, fold == number] = _losses(scores(shared[1], weights), own.gold)
+            losses[place, fold == number] = cross_entropy(scores(shared[1], weights), own.gold)
     return losses
 
 
@@ -130,15 +130,21 @@ def _moments(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and scale ``[D + 1]`` of features; of the constant 0 and 1."""
     flat = features.reshape(-1, features.shape[2])
-    mean, scale = flat.mean(axis=0), flat.std(axis=0)
+    mean, scale = flat.mean(axis=0), np.ones(flat.shape[1], np.float32)
+    scale[:-1] = scale_of(flat[:, :-1].std(axis=0))
+    mean[-1] = 0.0
+    return mean, scale
+
+
+def scale_of(deviation: NDArray[Any]) -> NDArray[Any]:
+    """What features ``[D]`` of that deviation are divided by, in its dtype."""
     # A feature that hardly varies would be blown up to noise.
-    scale = np.maximum(scale, 1e-2 * max(float(scale[:-1].mean()), 1e-6))
-    scale = scale * np.float32((flat.shape[1] - 1) ** 0.5)
-    mean[-1], scale[-1] = 0.0, 1.0
-    return mean.astype(np.float32), scale.astype(np.float32)
+    scale = np.maximum(deviation, 1e-2 * max(float(deviation.mean()), 1e-6))
+    return np.asarray(scale * deviation.dtype.type(len(deviation) ** 0.5))
 
 
-def _losses(scored: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
+def cross_entropy(scored: NDArray[Any], gold: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Loss of each example, float64 ``[n]``, from its answers' scores ``[n, A]``."""
     exact = scored.astype(np.float64)
     right = np.take_along_axis(exact, gold[:, None], axis=1)[:, 0]
     return np.asarray(np.logaddexp.reduce(exact, axis=1) - right)
@@ -151,7 +157,7 @@ def _minimise(seen: Examples, ridge: float, weights: NDArray[np.float32]) -> NDA
 
     def objective(at: NDArray[np.float32]) -> float:
         penalty = 0.5 * ridge * float(np.square(at, dtype=np.float64).sum())
-        return float(_losses(scores(seen, at), seen.gold).sum()) + penalty
+        return float(cross_entropy(scores(seen, at), seen.gold).sum()) + penalty
 
     def back(each: NDArray[np.float32]) -> NDArray[np.float32]:
         """From a number for each answer, ``[n, A]``, to the weights that they go by."""

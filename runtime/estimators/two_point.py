@@ -108,9 +108,13 @@ class TwoPoint:
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
         """The projected gradients, float16 ``[q]``, from losses float64 ``[P, examples]``; infinite
         where float16 cannot hold one."""
-        losses = losses.mean(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
-            return ((losses[0::2] - losses[1::2]) / (2.0 * eps)).astype(np.float16)
+            return self.slopes(losses, eps=eps).astype(np.float16)
+
+    def slopes(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float64]:
+        """The same before they are rounded, float64 ``[q]``."""
+        losses = losses.mean(axis=1)
+        return np.asarray((losses[0::2] - losses[1::2]) / (2.0 * eps))
 
     def apply(
         self,

@@ -170,9 +170,7 @@ class History:
         """Standard error of the best metric so far, where it is a share of rows; 0 where not."""
         if self._rows is None:
             return 0.0
-        # Laplace's estimate: all of some rows right is no proof that all others are.
-        share = (self._rows * min(1.0, abs(self._least)) + 1) / (self._rows + 2)
-        return math.sqrt(share * (1 - share) / self._rows)
+        return standard_error(min(1.0, abs(self._least)), self._rows)
 
     def _take_all(self) -> None:
         """Begin again, where settings have changed by which evaluations count."""
@@ -204,3 +202,10 @@ def rounded(value: float) -> float:
     """``value`` as the journal stores it: the nearest float32."""
     with np.errstate(over="ignore"):
         return float(np.float32(value))
+
+
+def standard_error(share: float, rows: int) -> float:
+    """Of a share of so many rows, such as an accuracy."""
+    # Laplace's estimate: all of some rows right is no proof that all others are.
+    likely = (rows * share + 1) / (rows + 2)
+    return math.sqrt(likely * (1 - likely) / max(1, rows))
