@@ -31,9 +31,9 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.fetch import fetch
 from ..prepare.prepare import prepare
 from ..quickstart import MODEL
+from .measuring import generating
 from .measuring.crowd import crowd
 from .measuring.results_files import RESULTS, say, write_figures
-from .measuring import generating
 
 PROMPTS = (
     "The history of the city begins with a camp on the river, which guarded the northern border of "
