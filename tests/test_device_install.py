@@ -1,6 +1,8 @@
 """The installs of a device: no torch, no tool of the host; a bundle tunes, from the shell too."""
 
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from carrying_wheel import build_wheel
 from compiler import needs_compiler
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
@@ -100,6 +103,30 @@ def test_a_fresh_environment_tunes_without_torch(tmp_path: Path, bundle: Bundle)
     )
     assert shell.returncode == 0, shell.stderr
     assert json.loads(shell.stdout)["steps"] == 2
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_wheel_that_carries_the_engine_is_all_that_a_device_needs(
+    reach: Bundle, tmp_path: Path
+) -> None:
+    """Installed where there is no compiler, no torch and no executorch, it tunes and answers."""
+    (package,) = importlib.util.find_spec("executorch").submodule_search_locations
+    wheel = build_wheel(tmp_path / "built", Path(package))
+    assert re.fullmatch(r"seedtune-[0-9.]+-py3-none-manylinux_2_34_\w+\.whl", wheel.name)
+    assert wheel.stat().st_size < 8e6
+    python, _, install = fresh(tmp_path)
+    install(str(wheel))
+    assert not packages(python) & {*HOST_ONLY, "onnx", "onnxruntime", "executorch", "typer"}
+    script = HERE / "device_run.py"
+    nothing = {"PATH": str(tmp_path), "SEEDTUNE_CACHE": str(tmp_path / "cache")}  # no compiler
+    run = [script, "tune", reach.path, tmp_path / "run", "20"]
+    here = subprocess.run([python, *run], capture_output=True, text=True, cwd="/", env=nothing)
+    assert here.returncode == 0, here.stderr
+    run = [script, "replay", reach.path, tmp_path / "run"]
+    host = subprocess.run([sys.executable, *run], capture_output=True, text=True, cwd="/")
+    assert json.loads(host.stdout)["sha256"] == json.loads(here.stdout)["sha256"]
+    assert not [*(tmp_path / "cache").glob("engines/*.so")], "nothing was built"
 
 
 _OPEN = """

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from carrying_wheel import build_wheel
 from command_line import good
 from kill_run import ROWS, SPEC, WRITING
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.rehearsal import plan, rehearse
+from seedtune.host_tools.emulate.sysroot import prepare_sysroot
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
@@ -200,6 +202,23 @@ class TestSession:
         resumed = self.told(device / "resumed")
         assert 1 < resumed["first_step"] <= STEPS
         assert resumed["sha256"] == self.told(device / "tuned")["sha256"]
+
+
+def test_a_wheel_is_installed_tunes_is_killed_and_resumes(
+    bundle: Bundle, machine: Machine, tmp_path: Path
+) -> None:
+    """Cross-built here, and all that the device has of seedtune and executorch."""
+    executorch = prepare_sysroot() / "usr/lib/python3/dist-packages/executorch"
+    platform_tag = {"CXX": "aarch64-linux-gnu-g++", "SEEDTUNE_PLATFORM": "manylinux_2_34_aarch64"}
+    wheel = build_wheel(tmp_path / "built", executorch, **platform_tag)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "task.json").write_text(json.dumps(SPEC))
+    options = ("--train", rows, "--task", tmp_path / "task.json", "--steps", 10, "--length", 24)
+    found = good("emulate", bundle.path, *options, "--wheel", wheel)
+    assert found["architecture"] == "aarch64" and found["torch"] is False
+    assert (found["steps"], found["resumed_at_step"]) == (10, 5)
+    assert found["same_values"] is True
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ def emulate(
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that it writes, at most.")] = 8,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(
+            "--wheel",
+            help="Wheel of seedtune that carries its engine, to install on the device in place of "
+            "the sources here.",
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds after which the device is given up.")
     ] = 3600,
@@ -98,7 +106,7 @@ def emulate(
         prompt=prompt,
         max_tokens=max_tokens,
     )
-    device = Machine(memory, output.note)
+    device = Machine(memory, output.note, wheel)
     output.note(f"tuning on the device, with a kill after step {job.kill_after}")
     if opened.generation is None:
         output.note("the bundle only scores and will write nothing; export it again (--context)")

@@ -17,7 +17,7 @@ from .followed import follow_command
 from .host import CPU, EmulatorError, Progress, need_packages, quiet
 from .initramfs import pack_initramfs
 from .kernel import MODULES, prepare_kernel
-from .packages import device_packages
+from .packages import device_packages, packages_of
 from .sysroot import PYTHON, bytecode_folder, prepare_sysroot
 
 PYTHON_PATH = f"/usr/bin/python{PYTHON}"
@@ -71,11 +71,14 @@ def parse_memory(text: str) -> int:
 class Machine:
     """The emulated machine, ready to boot."""
 
-    def __init__(self, memory: str = "1G", progress: Progress = quiet) -> None:
+    def __init__(
+        self, memory: str = "1G", progress: Progress = quiet, wheel: Path | None = None
+    ) -> None:
         """Prepare sysroot, kernel and engine in the cache, where they are not there yet.
 
         Args:
             memory: of the machine, such as ``1G``.
+            wheel: of seedtune with its engine, to install in place of the sources here.
 
         Raises:
             EmulatorError: a package is missing on the host, a download fails, or a bad ``memory``.
@@ -85,11 +88,12 @@ class Machine:
         need_packages()
         sysroot = prepare_sysroot(progress)
         self._kernel = prepare_kernel(progress)
-        self._reads = {
-            "/usr": sysroot / "usr",
-            "/cache/engines": build_engine(sysroot).parent,
-            "/packages": device_packages(),
-        }
+        self._reads = {"/usr": sysroot / "usr"}
+        if wheel is None:
+            self._reads["/cache/engines"] = build_engine(sysroot).parent
+            self._reads["/packages"] = device_packages()
+        else:
+            self._reads["/packages"] = packages_of(wheel)
         self._writes = {"/cache/bytecode": bytecode_folder()}
 
     def run(

@@ -2,11 +2,15 @@
 
 import hashlib
 import shutil
+import zipfile
 from pathlib import Path
 
 from seedtune import runtime
 
 from .cached_folder import cached_folder
+from .host import EmulatorError
+
+_CARRIED = "seedtune/runtime/engines/native/"
 
 
 def device_packages() -> Path:
@@ -30,3 +34,23 @@ def device_packages() -> Path:
         shutil.copytree(source, folder / "seedtune" / "runtime", ignore=unwanted)
 
     return cached_folder(f"packages-{digest.hexdigest()[:16]}", fill)
+
+
+def packages_of(wheel: Path) -> Path:
+    """The same folder, made of a wheel of seedtune that carries the engine for the device.
+
+    Raises:
+        EmulatorError: it cannot be read, or carries no engine for this device.
+    """
+    if not wheel.name.endswith("_aarch64.whl"):
+        raise EmulatorError(f"{wheel}: is no wheel for aarch64; setup.py says how to build one")
+    try:
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        with zipfile.ZipFile(wheel) as archive:
+            if not any(name.startswith(_CARRIED) for name in archive.namelist()):
+                raise EmulatorError(f"{wheel}: carries no engine; build it with SEEDTUNE_NATIVE=1")
+            return cached_folder(
+                f"packages-{digest[:16]}", lambda folder, scratch: archive.extractall(folder)
+            )
+    except (OSError, zipfile.BadZipFile) as error:
+        raise EmulatorError(f"{wheel}: cannot be read as a wheel: {error}") from error

@@ -1,7 +1,8 @@
 """Build and load the C interface ``executorch_native.cpp``, against the executorch wheel.
 
 The wheel's headers and libraries are used where they lie; executorch is not imported, and
-nothing here needs torch. The built library is kept in seedtune's cache.
+nothing here needs torch. The built library is kept in seedtune's cache. A wheel of seedtune's own
+for one platform carries all of it built, and then nothing is compiled (see ``setup.py``).
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -19,27 +21,16 @@ from pathlib import Path
 from ..errors import warn
 from ..files import clean_up, default_cache, is_whole, place_hashed, workplace
 from .contract import EngineUnavailable
-
-SOURCE = Path(__file__).with_name("executorch_native.cpp")
-
-# In the order of loading: each needs only those before it. Kernels and backends register
-# themselves when they are loaded, and no symbol of theirs is referenced.
-_LIBRARIES = (
-    "executorch",
-    "executorch_threadpool",
-    "executorch_kernels_optimized",
-    "executorch_backend_xnnpack",
+from .executorch_native_compile import (
+    CARRIED,
+    ENGINE,
+    FLAGS,
+    LIBRARIES,
+    SOURCE,
+    command,
+    library,
 )
-_FLAGS = (
-    "-std=c++17",
-    "-O2",
-    "-fPIC",
-    "-shared",
-    "-Wno-deprecated-declarations",
-    "-DC10_USING_CUSTOM_GENERATED_MACROS",
-    "-DET_EVENT_TRACER_ENABLED",
-    "-DET_USE_THREADPOOL",
-)
+
 _COMPILERS = ("c++", "g++", "clang++")
 _OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _unkept: dict[str, ctypes.CDLL] = {}
@@ -55,11 +46,16 @@ def find_executorch() -> Path:
     spec = importlib.util.find_spec("executorch")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     for folder in map(Path, folders):
-        if _library(folder, _LIBRARIES[0]).is_file():
+        if library(folder / "lib", LIBRARIES[0]).is_file():
             return folder
     if folders:
         raise EngineUnavailable(
             f"{folders[0]}: no lib/libexecutorch.so; install executorch 1.5.1 or up"
+        )
+    if sys.platform != "linux":
+        raise EngineUnavailable(
+            f"the native engine does not run on {sys.platform}; pip install 'seedtune[onnx]', and "
+            "export bundles with --to onnx"
         )
     raise EngineUnavailable(
         "executorch is not installed; pip install --no-deps 'executorch>=1.5.1,<1.6'"
@@ -94,41 +90,27 @@ def built_path(executorch: Path, platform: str) -> Path:
             digest.update(len(part).to_bytes(8, "little") + part)
     except OSError as error:
         raise EngineUnavailable(f"{error.filename}: cannot be read: {error.strerror}") from error
-    digest.update(" ".join((platform, *_FLAGS)).encode())
+    digest.update(" ".join((platform, *FLAGS)).encode())
     return default_cache() / "engines" / f"native-{digest.hexdigest()[:32]}.so"
 
 
 def build(compiler: list[str], executorch: Path, target: Path) -> None:
     """Compile ``executorch_native.cpp`` into ``target``, and its hash into a file beside it.
 
-    Each appears whole or not at all, after it reached the disk. The library names executorch's
-    without their folder, since ``load_library`` loads them first: it stays good when the
-    environment moves.
+    Each appears whole or not at all, after it reached the disk.
 
     Args:
-        compiler: command of a C++17 compiler, a cross compiler for another machine's wheel.
-        executorch: folder of the executorch package to build against.
+        compiler, executorch: see ``executorch_native_compile.command``.
 
     Raises:
         EngineUnavailable: the compiler fails, or the target cannot be written.
     """
-    include = executorch / "include"
-    command = [
-        *compiler,
-        *_FLAGS,
-        f"-I{include}",
-        f"-I{include}/executorch/runtime/core/portable_type/c10",
-        str(SOURCE),
-        f"-L{executorch / 'lib'}",
-        "-Wl,--no-as-needed",
-        *(f"-l{name}" for name in _LIBRARIES),
-        "-Wl,--allow-shlib-undefined",
-    ]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with workplace(target) as folder:
             work = folder / target.name
-            done = subprocess.run([*command, "-o", str(work)], capture_output=True, text=True)
+            arguments = command(compiler, executorch, work)
+            done = subprocess.run(arguments, capture_output=True, text=True)
             if done.returncode != 0:
                 errors = [line for line in done.stderr.splitlines() if "error" in line]
                 reason = (errors or done.stderr.splitlines() or ["no message"])[0]
@@ -142,7 +124,8 @@ def build(compiler: list[str], executorch: Path, target: Path) -> None:
 
 
 def load_library() -> ctypes.CDLL:
-    """The C interface, built first where this machine has not built it yet.
+    """The C interface: what the installed wheel carries, or what was built here, first where this
+    machine has not built it yet.
 
     A library that another user may have written is not loaded: where that user owns the cache's
     folder for them, this process builds one of its own and keeps it nowhere.
@@ -150,6 +133,8 @@ def load_library() -> ctypes.CDLL:
     Raises:
         EngineUnavailable: executorch or a compiler is missing, or a library cannot be loaded.
     """
+    if CARRIED.is_dir():
+        return _opened(CARRIED, CARRIED / ENGINE)
     executorch = find_executorch()
     target = built_path(executorch, sysconfig.get_platform())
     if _is_ours_alone(target.parent, make=True):
@@ -169,10 +154,15 @@ def _load(executorch: Path, target: Path) -> ctypes.CDLL:
     # A damaged one would be mapped, and crash the process at every start.
     if not (_is_ours_alone(target) and is_whole(target)):
         build(find_compiler(), executorch, target)
+    return _opened(executorch / "lib", target)
+
+
+def _opened(folder: Path, target: Path) -> ctypes.CDLL:
+    """The engine at ``target``, over executorch's libraries in ``folder``."""
     try:
         # With these in the process, the loader resolves the C interface's needs by name.
-        for name in _LIBRARIES:
-            ctypes.CDLL(str(_library(executorch, name)))
+        for name in LIBRARIES:
+            ctypes.CDLL(str(library(folder, name)))
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise EngineUnavailable(f"{target}: cannot be loaded: {error}") from error
@@ -200,6 +190,8 @@ def _is_ours_alone(path: Path, make: bool = False) -> bool:
 
 def cannot_load() -> str | None:
     """Why ``load_library`` would fail, as far as can be told without building; else None."""
+    if CARRIED.is_dir():
+        return None
     try:
         executorch = find_executorch()
         target = built_path(executorch, sysconfig.get_platform())
@@ -208,7 +200,3 @@ def cannot_load() -> str | None:
     except EngineUnavailable as error:
         return str(error)
     return None
-
-
-def _library(executorch: Path, name: str) -> Path:
-    return executorch / "lib" / f"lib{name}.so"
