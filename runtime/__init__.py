@@ -5,7 +5,7 @@
     from seedtune.runtime import open_model
 
     model = open_model("model.seedtune")
-    with model.tuner("run", train="train.jsonl", held_out="held_out.jsonl") as tuner:
+    with model.tuner("app_run", train="train.jsonl", held_out="held_out.jsonl") as tuner:
         for report in tuner:
             print(report)
         tuned = tuner.tuned()

@@ -133,7 +133,7 @@ def test_the_readme_works_as_it_stands(
     with words_of_many_tokens():
         names_left: dict[str, object] = {}
         exec(example, names_left)
-        assert Path("run/journal.bin").is_file()
+        assert Path("app_run/journal.bin").is_file()
         names_left["model"].close()  # type: ignore[attr-defined]
         for block in blocks_of("README.md"):
             if block.language == "sh":
@@ -151,10 +151,10 @@ def test_a_stranger_follows_the_readme_word_by_word(
         "ham": "home at {}, ok?",
         "other": "film no. {} 'so so'",
     }
-    for name, count in (("train.tsv", 60), ("held_out.tsv", 24)):
+    for name, numbers in (("train.tsv", range(60)), ("held_out.tsv", range(60, 84))):
         rows = [
             f"{label}\t{texts[label].format(number)}\n"
-            for number, label in zip(range(count), cycle(["spam", "ham", "other", "ham"]))
+            for number, label in zip(numbers, cycle(["spam", "ham", "other", "ham"]))
         ]
         (tmp_path / name).write_text("label\ttext\n" + "".join(rows), encoding="utf-8")
     task = next(block for block in blocks_of("README.md") if block.file == "task.json")

@@ -1,6 +1,6 @@
 """``seedtune bench device``: what tuning costs on a device, beside MeZO and LoRA in float32.
 
-Times come from one process in turns, peaks from a process each (``measuring.device_process``), all
+Times come from one process in turns, peaks from a process each (``contenders.device_process``), all
 on SmolLM2, one batch size and one CPU. Linux only.
 """
 
@@ -16,9 +16,9 @@ from seedtune.runtime.errors import SeedtuneError
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared, prepare
+from .contenders import device_process as process
 from .contenders import lora, mezo
 from .contenders.steps import Step, dense_forward, sparse_forward, two_point_step
-from .measuring import device_process as process
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.timing import in_turns

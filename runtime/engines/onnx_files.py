@@ -1,10 +1,11 @@
-"""Which files an ONNX program takes its tensors from, read before the library sees it.
+"""Which files an ONNX program takes its tensors from, and sizes that it declares, read before the
+library sees it.
 
 A program may name any file of the machine, or a place in memory. Protobuf's wire format is walked
 by hand: a device has no ``onnx`` package, and the walk is strict where the library may be lenient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 _MOST_DEEP = 64
@@ -26,6 +27,9 @@ _GRAPH.fields.update({1: _NODE, 5: _TENSOR, 15: _SPARSE})
 _ATTRIBUTE.fields.update({6: _GRAPH, 11: _GRAPH})
 _FUNCTION, _TRAINING = _Message({7: _NODE, 11: _ATTRIBUTE}), _Message({1: _GRAPH, 2: _GRAPH})
 _MODEL = _Message({7: _GRAPH, 20: _TRAINING, 25: _FUNCTION})
+_TO_SIZES = ((7,), (11, 12), (2,), (1,), (2,), (1,), (1,))
+"""Fields from a model to the sizes in it: graph, inputs or results, type, tensor type,
+shape, axis, size."""
 _EXTERNAL_DATA = 13
 """A tensor's field: pairs of a key (field 1) and a value (field 2)."""
 
@@ -52,8 +56,35 @@ def _files(data: memoryview, message: _Message, depth: int) -> Iterator[str]:
                 yield from (bytes(each).decode() for which, each in pair if which == 2)
 
 
+def largest_size(program: bytes) -> int:
+    """The largest size that a model's graph declares for an axis of its inputs or results; 0
+    without any. The library computes with such sizes while it opens a model.
+
+    Raises:
+        ValueError: not protobuf.
+    """
+    return max(_sizes(memoryview(program), _TO_SIZES), default=0)
+
+
+def _sizes(data: memoryview, path: Sequence[Sequence[int]]) -> Iterator[int]:
+    for number, content in _all_fields(data):
+        if number not in path[0]:
+            continue
+        if len(path) == 1 and isinstance(content, int):
+            yield content
+        elif len(path) > 1 and not isinstance(content, int):
+            yield from _sizes(content, path[1:])
+
+
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and content of each field that has a length; numbers and the like are left out."""
+    for number, content in _all_fields(data):
+        if not isinstance(content, int):
+            yield number, content
+
+
+def _all_fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """The same with numbers of variable length."""
     place = 0
     while place < len(data):
         tag, place = _number(data, place)
@@ -65,7 +96,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             yield tag >> 3, data[place : place + size]
             place += size
         elif kind == 0:
-            _, place = _number(data, place)
+            value, place = _number(data, place)
+            yield tag >> 3, value
         elif kind in (1, 5):
             place += 8 if kind == 1 else 4
         else:

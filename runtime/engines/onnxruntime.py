@@ -21,7 +21,7 @@ from ..bundle import Bounds, Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
-from .onnx_files import tensor_files
+from .onnx_files import largest_size, tensor_files
 from .threads import usable_cores
 
 FORMAT = "onnx"
@@ -41,8 +41,8 @@ _OLD = ("not a registered function/op", "max supported IR version", "under devel
 """What older versions say of a program that is too new for them."""
 _INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2, "adapter": 2}
 _OUTPUTS = {"logp": 3, "hidden": 3}
-_LARGEST = 1 << 28
-"""Limit of a program's fixed sizes."""
+_LARGEST = 1 << 22
+"""Limit of a program's fixed sizes, but for the number of its values."""
 
 
 def unavailable() -> str | None:
@@ -77,9 +77,9 @@ def open(
         checked = {name: opened.enter_context(bundle.checked(name)) for name in program.files}
         for name in others:
             _refuse_link(bundle.path, name)
-        engine = OnnxEngine(
-            checked[own].read_bytes(), others, bundle.path / own, bundle.bounds, threads, device
-        )
+        data = checked[own].read_bytes()
+        _refuse_sizes(data, max(_LARGEST, bundle.K), bundle.path / own)
+        engine = OnnxEngine(data, others, bundle.path / own, bundle.bounds, threads, device)
     try:
         for name in others:  # opened by name: was each still the one that was checked?
             with bundle.checked(name):
@@ -166,7 +166,7 @@ class OnnxEngine(Engine):
                 raise EngineError(f"{shown}: {what} {', '.join(found)}, not {', '.join(wanted)}")
         width, states = inputs["adapter"]
         sizes = inputs["values"][1], outputs["hidden"][2], width, states
-        if not all(isinstance(size, int) and 0 < size < _LARGEST for size in sizes):
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
             self.close()
             raise EngineError(f"{shown}: takes or returns no fixed sizes; export it again")
         self.entries, self.hidden_width = sizes[:2]
@@ -228,6 +228,17 @@ def _check_files(program: bytes, files: Sequence[str], shown: Path) -> None:
             f"{shown}: takes weights from {odd[0]!r:.200}, which is none of the bundle's files for "
             "it; do not use it, or export the bundle again"
         )
+
+
+def _refuse_sizes(program: bytes, most: int, shown: Path) -> None:
+    """Refuse a program that declares a size beyond use: what follows from its sizes is computed
+    while it is opened, in as much memory as that takes."""
+    try:
+        largest = largest_size(program)
+    except ValueError as error:
+        raise EngineError(f"{shown}: is no ONNX program ({error}); export it again") from error
+    if largest > most:
+        raise EngineError(f"{shown}: declares a size of {largest}, at most {most} make sense here")
 
 
 def _refuse_link(folder: Path, name: str) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from compiler import needs_compiler
-from seedtune.host_tools.bench.contenders import steps
+from seedtune.host_tools.bench.contenders import device_process, steps
 from seedtune.host_tools.bench.contenders.steps import two_point_step
-from seedtune.host_tools.bench.measuring import device_process
 from seedtune.host_tools.bench.measuring.process import run_module
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK

@@ -116,6 +116,21 @@ class TestScores:
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
         assert grown < 200 << 10
 
+    def test_a_size_beyond_use_is_refused_before_the_library_computes_with_it(
+        self, copy: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
+        values = next(each for each in model.graph.input if each.name == "values")
+        values.type.tensor_type.shape.dim[1].dim_value = 1 << 31
+        with_program(copy, model.SerializeToString())
+        monkeypatch.setattr(onnxruntime, "InferenceSession", never)
+        with pytest.raises(EngineError, match=r"program\.onnx: declares a size of 2147483648"):
+            open_engine(open_bundle(copy.path), 1, name="onnxruntime")
+
+
+def never(*arguments: Any, **more: Any) -> None:
+    raise AssertionError("the library was asked")
+
 
 def with_program(bundle: Bundle, program: bytes) -> None:
     """Put another ONNX program into a bundle, under a manifest that fits."""
@@ -174,9 +189,6 @@ class TestFiles:
     def test_another_file_is_refused_before_the_library_sees_it(
         self, reach: Bundle, monkeypatch: pytest.MonkeyPatch, place: str, odd: str
     ) -> None:
-        def never(*arguments: Any, **more: Any) -> None:
-            raise AssertionError("the library was asked")
-
         monkeypatch.setattr(onnxruntime, "InferenceSession", never)
         program = naming((reach.path / "program.onnx").read_bytes(), place, odd)
         files = ["weights.safetensors", "program.pte"]

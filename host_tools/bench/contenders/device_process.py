@@ -1,6 +1,6 @@
 """One measured process of ``bench device``: peak memory and start-up belong to whole processes.
 
-``python -m seedtune.host_tools.bench.measuring.device_process WHAT PATH ROWS LENGTH STEPS TASK``
+``python -m seedtune.host_tools.bench.contenders.device_process WHAT PATH ROWS LENGTH STEPS TASK``
 does STEPS steps and prints one JSON object. WHAT is ``tune`` (PATH a bundle: the real loop on the
 rows of the file TASK, in a run folder of its own), ``mezo`` or ``lora`` (PATH a model).
 """
@@ -25,7 +25,7 @@ def main(what: str, path: str, rows: int, length: int, steps: int, task: str) ->
     if what == "tune":
         found = _tune(path, rows, length, steps, task)
     else:
-        from ..contenders import lora, mezo
+        from . import lora, mezo
 
         step = {"mezo": mezo, "lora": lora}[what].timed_step(path, rows, length)
         for _ in range(steps):
