@@ -67,8 +67,8 @@ def bench_serve(
     Returns:
         ``first_over_generate``, ``speed_over_generate`` and ``processor_over_generate`` (its time
         for the same answers), medians of the turns' ratios; ``resident_over_generate_bytes``, the
-        median difference; ``crowd``: outcomes by their number, resident memory when it had
-        settled, at most afterwards and at the end.
+        median difference; ``crowd``: outcomes by their number, and the server's own memory
+        when it had settled, at most afterwards and at the end.
     """
     path = bundle or prepare(str(fetch(MODEL))).bundle.path
     ratios: list[dict[str, float]] = []
@@ -85,7 +85,7 @@ def bench_serve(
                     answered = ways[name](prompt)
                     spent = _processor_seconds(processes[name]) - before
                     found[name].append({**answered, "processor_seconds": spent})
-            held = {name: _resident(process) for name, process in processes.items()}
+            held = {name: _memory(process, "VmRSS") for name, process in processes.items()}
         ratios.append({what: _ratio(found, what) for what in found[SERVED][0]})
         ratios[-1]["resident_bytes"] = held[SERVED] - held[GENERATED]
         taken += found[SERVED][1:]
@@ -110,21 +110,21 @@ async def _crowd(bundle: Path, threads: int, seconds: float) -> dict[str, Any]:
     with _server(bundle, threads) as (url, pid):
         model = _ask_json(url, "/models")["data"][0]["id"]
         clients = asyncio.ensure_future(crowd(url, model, CLIENTS, seconds))
-        began, resident = time.monotonic(), []
+        began, held = time.monotonic(), []
         while not clients.done():
             await asyncio.wait([clients], timeout=EVERY)
-            resident.append((time.monotonic() - began, _resident(pid)))
-            say(f"{resident[-1][0]:.0f} s: {resident[-1][1] / 1e6:.1f} MB")
-        settled = [held for at, held in resident if at >= min(SETTLED, seconds / 2)]
+            held.append((time.monotonic() - began, _memory(pid, "RssAnon")))
+            say(f"{held[-1][0]:.0f} s: {held[-1][1] / 1e6:.1f} MB")
+        settled = [own for at, own in held if at >= min(SETTLED, seconds / 2)]
         outcomes = await clients
         _stream(url, model, PROMPTS[0])  # it still answers
     return {
         "clients": CLIENTS,
         "seconds": seconds,
         "outcomes": dict(outcomes),
-        "resident_bytes": settled[0],
-        "most_resident_bytes": max(settled),
-        "last_resident_bytes": settled[-1],
+        "own_bytes": settled[0],
+        "most_own_bytes": max(settled),
+        "last_own_bytes": settled[-1],
         "load": os.getloadavg()[1],
     }
 
@@ -221,6 +221,10 @@ def _processor_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def _resident(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+def _memory(pid: int, what: str) -> int:
+    """Bytes of a process: ``VmRSS``, all that is resident, or ``RssAnon``, what is its own. The
+    rest are pages of files, of the program's words those that were said so far."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
