@@ -67,8 +67,8 @@ def bench_serve(
     Returns:
         ``first_over_generate``, ``speed_over_generate`` and ``processor_over_generate`` (its time
         for the same answers), medians of the turns' ratios; ``resident_over_generate_bytes``, the
-        median difference; ``crowd``: outcomes by their number, resident memory when it had
-        settled, at most afterwards and at the end.
+        median difference; ``crowd``: outcomes by their number, and the server's own memory
+        when it had settled, at most afterwards and at the end.
     """
     path = bundle or prepare(str(fetch(MODEL))).bundle.path
     ratios: list[dict[str, float]] = []
@@ -76,7 +76,8 @@ def bench_serve(
     for turn in range(turns):
         with _server(path, threads) as (url, server), _generate(path, threads) as (ask, process):
             model = _ask_json(url, "/models")["data"][0]["id"]
-            ways = {SERVED: partial(_stream, url, model), GENERATED: ask}
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+            ways = {SERVED: partial(_stream, connection, model), GENERATED: ask}
             processes = {SERVED: server, GENERATED: process}
             found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
             for number, prompt in enumerate((PROMPTS[-1], *TIMES * PROMPTS)):
@@ -85,7 +86,8 @@ def bench_serve(
                     answered = ways[name](prompt)
                     spent = _processor_seconds(processes[name]) - before
                     found[name].append({**answered, "processor_seconds": spent})
-            held = {name: _resident(process) for name, process in processes.items()}
+            held = {name: _memory(process, "VmRSS") for name, process in processes.items()}
+            connection.close()
         ratios.append({what: _ratio(found, what) for what in found[SERVED][0]})
         ratios[-1]["resident_bytes"] = held[SERVED] - held[GENERATED]
         taken += found[SERVED][1:]
@@ -110,21 +112,23 @@ async def _crowd(bundle: Path, threads: int, seconds: float) -> dict[str, Any]:
     with _server(bundle, threads) as (url, pid):
         model = _ask_json(url, "/models")["data"][0]["id"]
         clients = asyncio.ensure_future(crowd(url, model, CLIENTS, seconds))
-        began, resident = time.monotonic(), []
+        began, held = time.monotonic(), []
         while not clients.done():
             await asyncio.wait([clients], timeout=EVERY)
-            resident.append((time.monotonic() - began, _resident(pid)))
-            say(f"{resident[-1][0]:.0f} s: {resident[-1][1] / 1e6:.1f} MB")
-        settled = [held for at, held in resident if at >= min(SETTLED, seconds / 2)]
+            held.append((time.monotonic() - began, _memory(pid, "RssAnon")))
+            say(f"{held[-1][0]:.0f} s: {held[-1][1] / 1e6:.1f} MB")
+        settled = [own for at, own in held if at >= min(SETTLED, seconds / 2)]
         outcomes = await clients
-        _stream(url, model, PROMPTS[0])  # it still answers
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        _stream(connection, model, PROMPTS[0])  # it still answers
+        connection.close()
     return {
         "clients": CLIENTS,
         "seconds": seconds,
         "outcomes": dict(outcomes),
-        "resident_bytes": settled[0],
-        "most_resident_bytes": max(settled),
-        "last_resident_bytes": settled[-1],
+        "own_bytes": settled[0],
+        "most_own_bytes": max(settled),
+        "last_own_bytes": settled[-1],
         "load": os.getloadavg()[1],
     }
 
@@ -180,18 +184,15 @@ def _ask_json(url: str, path: str) -> Any:
     return json.load(connection.getresponse())
 
 
-def _stream(url: str, model: str, prompt: str) -> dict[str, float]:
-    """The seed asks for an empty text, which ``generate`` begins with, too."""
-    places = urlsplit(url)
+def _stream(connection: http.client.HTTPConnection, model: str, prompt: str) -> dict[str, float]:
+    """The seed asks for an empty text, which ``generate`` begins with, too. The connection is kept,
+    as clients keep theirs."""
     asked = {"model": model, "prompt": prompt, "max_tokens": ANSWER, "temperature": 0, "seed": 0}
     body = json.dumps({**asked, "stream": True, "stream_options": {"include_usage": True}})
-    connection = http.client.HTTPConnection(places.netloc, timeout=60)
     began = time.perf_counter()
     first = last = 0.0
     tokens = 0
-    connection.request(
-        "POST", f"{places.path}/completions", body, {"Content-Type": "application/json"}
-    )
+    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
     for line in connection.getresponse():
         if not line.startswith(b"data: {"):
             continue
@@ -201,7 +202,6 @@ def _stream(url: str, model: str, prompt: str) -> dict[str, float]:
         elif event["choices"][0]["text"]:
             last = time.perf_counter()
             first = first or last
-    connection.close()
     return {"first_seconds": first - began, "tokens_per_second": (tokens - 1) / (last - first)}
 
 
@@ -221,6 +221,10 @@ def _processor_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def _resident(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+def _memory(pid: int, what: str) -> int:
+    """Bytes of a process: ``VmRSS``, all that is resident, or ``RssAnon``, what is its own. The
+    rest are pages of files, of the program's words those that were said so far."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])

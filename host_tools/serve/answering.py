@@ -118,7 +118,7 @@ def _need_time(left: Left) -> None:
 
 
 def _tokens(model: Model, prompt: Prompt) -> list[int]:
-    if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], int):
+    if isinstance(prompt, str) or not prompt or not isinstance(prompt[0], int):
         return model.prompt_tokens(prompt)
     vocabulary = model.bundle.vocab_size
     if not 0 <= min(prompt) <= max(prompt) < vocabulary:

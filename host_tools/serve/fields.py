@@ -13,7 +13,7 @@ from seedtune.runtime.writing.likelihood import MOST
 
 from .refusal import Refusal
 
-Prompt = str | list[int] | list[Any]
+Prompt = str | list[Any]
 """A text, its tokens, or messages."""
 SHORT = 16
 """Tokens of a completion, where its length is left open; that of an answer in a chat ends where it

@@ -93,7 +93,9 @@ def test_there_is_no_socket_but_its_own_port(bundle: Bundle, tmp_path: Path) -> 
     found = traced([sys.executable, "job.py", str(bundle.path), str(port)], tmp_path, environment)
     thread.join()
     assert done.result()
-    own = re.compile(rf"socket\(AF_INET, SOCK_STREAM|bind\(.*htons\({port}\)")
-    other = [line for line in found.sockets if not own.search(line)]
-    assert len(found.sockets) == 2 and other == [], found.sockets
+    # What goes to a socket that is connected: answers, and what wakes the event loop.
+    opened = [line for line in found.sockets if not re.search(r"sendto\(.*NULL, 0", line)]
+    made, bound = opened
+    assert "socket(AF_INET, SOCK_STREAM" in made and f"htons({port})" in bound, opened
+    assert 'inet_addr("127.0.0.1")' in bound
     assert found.outside(tmp_path, Path.home() / ".cache" / "seedtune") == []
