@@ -8,6 +8,7 @@ from typing import Any
 from seedtune.runtime.errors import JournalError, warn
 from seedtune.runtime.journal.file import Journal
 from seedtune.runtime.journal.history import History
+from seedtune.runtime.journal.metrics import LATEST
 from seedtune.runtime.journal.run_folder import OUTCOME_FILE
 from seedtune.runtime.schema import SHA256, ListOf, MapOf, Maybe, Real, Whole, check, parse_json
 
@@ -29,6 +30,9 @@ _OUTCOME = {
     "peak_rss_bytes": Maybe(Whole()),
     "values_sha256": Maybe(SHA256),
     "samples": Maybe(ListOf({"prompt": str, "right": str, "before": str, "after": str})),
+    "remembered": Maybe(
+        ListOf({"text": str, "words": Whole(), "learned": Maybe(Whole(0, LATEST))})
+    ),
     "rows": ListOf({"fields": MapOf(str), "right": Maybe(str), "before": _SAID, "after": _SAID}),
 }
 """What is read of it; further fields are for others. A figure of null was not finite."""

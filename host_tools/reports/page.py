@@ -175,7 +175,7 @@ def _remembered(outcome: dict[str, Any]) -> Iterable[str]:
     )
     yield "<table><tr><th>learned<th>words<th>text</tr>"
     for each in texts:
-        learned = each["learned"]
+        learned = each.get("learned")
         when = "" if learned is None else f"{datetime.fromtimestamp(learned):%Y-%m-%d %H:%M}"
         yield f"<tr><td>{when}<td>{each['words']}<td class=text>{escape(each['text'])}</tr>"
     yield "</table>"

@@ -16,6 +16,8 @@ from ..schema import ListOf, Maybe, Real, Text, Whole, check, parse_json
 from .run_folder import METRICS_FILE
 
 _LARGEST = 2 << 20
+LATEST = 1 << 37
+"""Seconds since 1970 up to which a time is told as a date."""
 _LONGEST_LIST = 64
 """Losses of more probes than these are left out: they would make lines many times
 longer than a journal's records."""
@@ -23,7 +25,7 @@ _LONGEST_LINE = 1 << 16
 _LINE = {
     "kind": Text("step|evaluation", "step or evaluation"),
     "step": Whole(0, 2**47),
-    "time": Maybe(Whole()),
+    "time": Maybe(Whole(0, LATEST)),
     "loss": Maybe(Real()),
     "seconds": Real(0),
     "metric": Maybe(Real()),

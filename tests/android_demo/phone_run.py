@@ -204,9 +204,9 @@ def write(root: Path, bundle: Path) -> dict[str, Any]:
 
 def forget(root: Path, bundle: Path) -> dict[str, Any]:
     """What it remembers of a text, some of it, and none."""
+    phone = Phone(root, **SETTINGS)
     from seedtune_app.material import Writing
 
-    phone = Phone(root, **SETTINGS)
     give_material(phone, picked(bundle, root))
     found: dict[str, Any] = {
         "nothing": [good(phone.app.remembered()), bad(phone.app.forget("rain"))]

@@ -1,6 +1,7 @@
 """``merge --to peft`` and ``--to gguf``: peft and llama.cpp compute what the merged model does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from command_line import bad, good
 from llama_cpp import LlamaCpp, worst
-from seedtune.export.gguf_file import GgufNames, write_lora_gguf
-from seedtune.export.peft_adapter import write_lora_adapter
+from seedtune.export.gguf_file import GgufNames, write_lora_gguf, write_tuned_gguf
+from seedtune.export.peft_adapter import Moved, write_lora_adapter
 from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.errors import ModelError
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.parts import kinds_of, restored
 from seedtune.runtime.scoring.values import Values
@@ -142,27 +144,39 @@ def same_as(opened: LlamaCpp, model: Any, tokenizer: Any) -> None:
     assert written >= 12
 
 
-def test_a_gguf_source_is_copied_but_for_what_was_tuned(
-    bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
-) -> None:
+def test_a_gguf_source_is_copied_but_for_what_was_tuned(source: Path, tmp_path: Path) -> None:
     import gguf
+    import torch
     from seedtune.export.gguf_model import write_gguf_model
     from seedtune.export.model.load_model import load_causal_lm
     from transformers import AutoTokenizer
 
-    base, copy = tmp_path / "base.gguf", tmp_path / "out" / "copy.gguf"
-    write_gguf_model(base, load_causal_lm(source), tmp_path / "work")
-    found = good("merge", bundle.path, base, copy, "--to", "gguf", "--values", tuned)
-    assert found["written"] == str(copy)
+    loaded = load_causal_lm(source)
+    base, copy, names = tmp_path / "base", tmp_path / "copy", GgufNames(loaded.model.config)
+    write_gguf_model(base, loaded, tmp_path / "work")
+    generator, moved = np.random.default_rng(4), {}
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"):
+        weight = loaded.model.get_submodule(name).weight
+        places = np.sort(generator.choice(weight.numel(), 40, replace=False))
+        flat = weight.view(-1)[torch.from_numpy(places)].numpy()
+        after = flat + generator.standard_normal(40, np.float32)
+        moved[name] = Moved(tuple(weight.shape), places, flat, after)
+    write_tuned_gguf(copy, base, moved, names)
+    for name, one in moved.items():
+        flat = loaded.model.get_submodule(name).weight.view(-1)
+        flat[torch.from_numpy(one.places)] = torch.from_numpy(one.after)
+    same_as(LlamaCpp(copy), loaded.model, AutoTokenizer.from_pretrained(source))
+
     one, other = gguf.GGUFReader(base), gguf.GGUFReader(copy)
     assert list(one.fields) == list(other.fields)
-    differ = [
-        a.name
-        for a, b in zip(one.tensors, other.tensors, strict=True)
-        if a.name != b.name or not np.array_equal(a.data, b.data)
-    ]
-    assert len(differ) in (len(bundle.layers) - 1, len(bundle.layers))
-    same_as(LlamaCpp(copy), merged, AutoTokenizer.from_pretrained(source))
+    pairs = list(zip(one.tensors, other.tensors, strict=True))
+    assert all(a.name == b.name for a, b in pairs)
+    differ = {a.name for a, b in pairs if not np.array_equal(a.data, b.data)}
+    assert differ == {"blk.0.attn_q.weight", "blk.1.ffn_up.weight"}
+    for name, each in moved.items():  # of a file that is laid out in another way
+        wrong = {name: replace(each, before=each.before + 1)}
+        with pytest.raises(ModelError, match="is laid out otherwise than"):
+            write_tuned_gguf(tmp_path / "wrong", base, wrong, names)
 
 
 def test_llama_cpp_adds_low_rank_terms(source: Path, tmp_path: Path) -> None:

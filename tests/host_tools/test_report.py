@@ -128,6 +128,7 @@ def test_every_odd_outcome_is_a_page_or_one_line(run: Path) -> None:
     whole = json.loads((run / "outcome.json").read_text())
     whole["rows"] = whole["rows"][:1]
     assert whole["rows"] and whole["after"]
+    whole["remembered"] = [{"text": "hi <Mia>: yep", "words": 3, "learned": 1_795_761_810}]
     odd: list[Any] = [None, True, -1, 1.5, 10**400, "x", "\ud800", [], [1], {}, {"a": 1}]
     pages = lines = 0
     for changed in _changed(whole, odd):
