@@ -46,11 +46,12 @@ CANDIDATES, GUESSED = 1000, (16, 50, 100, 200, 400)
 def bench_fleet(
     *, bundle: Path | None = None, threads: int | None = None, results: Path = RESULTS
 ) -> dict[str, Any]:
-    """See ``exactness``, ``privacy`` and ``guesses``."""
+    """See ``exactness``, ``drill``, ``privacy`` and ``guesses``."""
     opened = open_bundle(bundle or default_bundle(MODEL))
     train, test = _states(opened, threads)
     figures: dict[str, Any] = {"model": MODEL, "task": TASK, "train_rows": ROWS}
     figures["six"] = exactness(train, test)
+    figures["drill"] = drill(train)
     figures["privacy"] = privacy(train, test)
     figures["guessing"] = {str(rows): guesses(train, rows) for rows in GUESSED}
     _plot(figures["privacy"], results / "fleet.png")
@@ -65,6 +66,7 @@ def show_fleet(figures: dict[str, Any]) -> str:
         f"central {six['central']:.4f}, alone {six['alone']:.4f} (mean)",
         f"{six['rounds']} rounds, {six['bytes'] / 1000:.1f} kB a device, weights within "
         f"{six['distance']:.1e} of one fit to all rows",
+        f"two killed, one late, one refused: {figures['drill']['distance']['14']:.1e} after 14",
         "devices  noise  epsilon  accuracy",
         *(
             f"{row['devices']:>7}  {row['noise']:>5g}  {row['epsilon'] or float('inf'):>7.3g}  "
@@ -105,6 +107,41 @@ def exactness(train: Examples, test: Examples) -> dict[str, Any]:
         "central": readout(union, test),
         "alone": float(np.mean([readout(each, test) for each in devices])),
     }
+
+
+def drill(train: Examples) -> dict[str, Any]:
+    """The same six, of which two are killed in round 4, one comes in round 5, and one turns its
+    gradient's sign around in round 3.
+
+    Returns:
+        ``refused``: round, device and reason; ``distance`` from one fit to the rows of the three
+        that stayed, by rounds.
+    """
+    parts = uneven(train.gold, 6)
+    shared = [_rows(train, part).of_share(SHARE) for part in parts]
+    pooled, sent = PooledFit(2, _width(train), 2), [Sent(summarise(each)) for each in shared]
+    refused: list[tuple[int, int, str]] = []
+    stayed = _rows(train, np.concatenate([parts[device] for device in (2, 4, 5)]))
+    wanted = exact_fit(stayed.of_share(SHARE), RIDGE * len(stayed.gold))
+    distance = {}
+    for number in range(1, 15):
+        absent = {0, 3} if number >= 4 else {5}
+        absent |= {device for _, device, _ in refused} | ({5} if number < 5 else set())
+        present = []
+        for device in sorted({*range(6)} - absent):
+            own, points = sent[device], np.stack(pooled.points)
+            asked = points[len(own.losses) :]
+            losses, gradients = losses_and_gradients(shared[device], own.summary.mean, asked)
+            own.add(losses, -gradients if (number, device) == (3, 1) else gradients)
+            reason = own.contradiction(pooled.points)
+            if reason is None:
+                present.append(own)
+            else:
+                refused.append((number, device, reason))
+        pooled.advance(present)
+        apart = float(np.linalg.norm(pooled.points[-1] - wanted) / np.linalg.norm(wanted))
+        distance[str(number)] = apart
+    return {"refused": refused, "distance": distance}
 
 
 def uneven(gold: NDArray[np.int64], devices: int, seed: int = 0) -> list[NDArray[np.int64]]:

@@ -56,7 +56,7 @@ def test_the_page_works_as_it_stands(bundle: Bundle, tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        told, _ = done.communicate(timeout=800)
+        told, _ = done.communicate(timeout=500)
     except subprocess.TimeoutExpired:
         told = ""
     finally:

@@ -114,7 +114,7 @@ def test_the_head_is_that_of_all_rows(model, devices):
 def test_killed_late_and_lying_devices(model, devices):
     """The result is that of the honest ones that are there; the rounds name the others."""
     work = PooledHead(model, rounds=30)
-    fleet = Fleet(identity(model), work, **FLOOR)
+    fleet = Fleet(identity(model), work, least_rows=8, least_devices=2)
 
     def lie(answer: dict[str, Any]) -> dict[str, Any]:
         return {**answer, "gradients": (-20 * np.frombuffer(answer["gradients"], "<f4")).tobytes()}
@@ -291,3 +291,20 @@ def test_settings_that_a_fleet_cannot_have(model, tmp_path, change, said):
     settings = {name: value for name, value in STEPS.items() if name != "seeds"}
     with pytest.raises(TuningError, match=said):
         SharedSteps(model, tmp_path / "run", **{**settings, **change})
+
+
+def test_a_device_goes_on_from_shared_steps_with_its_own_rows(model, devices, tmp_path):
+    start = Start.of(model.bundle)
+    with SharedSteps(model, tmp_path / "run", **{**STEPS, "steps": 3}) as work:
+        run(Fleet(identity(model), work, **FLOOR), devices)
+    share(tmp_path / "run", tmp_path / "shared.bin", start)
+    receive(tmp_path / "shared.bin", tmp_path / "own", start)
+    held_out = model.encode(rows_of(11, 12))
+    own = {"allow_changes": True, "steps": 6, "batch_size": 4}
+    with model.tuner(tmp_path / "own", rows_of(1, 12), held_out, **own) as tuner:
+        before = tuner.values.sha256
+        assert before == work.sha256
+        for _ in tuner:
+            pass
+        assert tuner.history.steps == 6 and tuner.values.sha256 != before
+        assert tuner.tuned().metric is not None
