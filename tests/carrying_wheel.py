@@ -19,10 +19,9 @@ def build_wheel(folder: Path, executorch: Path, **environment: str) -> Path:
     source = folder / "source"
     keep_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=keep_out)
-    options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "wheel", *options, "-w", folder, source]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder, source]
     own = {"SEEDTUNE_NATIVE": "1", "SEEDTUNE_EXECUTORCH": str(executorch), **environment}
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
     return wheel

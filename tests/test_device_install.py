@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -115,6 +116,12 @@ def test_a_wheel_that_carries_the_engine_is_all_that_a_device_needs(
     wheel = build_wheel(tmp_path / "built", Path(package))
     assert re.fullmatch(r"seedtune-[0-9.]+-py3-none-manylinux_2_34_\w+\.whl", wheel.name)
     assert wheel.stat().st_size < 8e6
+    for check, said in (
+        (["twine", "check", "--strict"], "PASSED"),
+        (["auditwheel", "show"], f"manylinux_2_34_{platform.machine()}"),
+    ):
+        done = subprocess.run([sys.executable, "-m", *check, wheel], capture_output=True, text=True)
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
     python, _, install = fresh(tmp_path)
     install(str(wheel))
     assert not packages(python) & {*HOST_ONLY, "onnx", "onnxruntime", "executorch", "typer"}
