@@ -27,9 +27,8 @@ _GRAPH.fields.update({1: _NODE, 5: _TENSOR, 15: _SPARSE})
 _ATTRIBUTE.fields.update({6: _GRAPH, 11: _GRAPH})
 _FUNCTION, _TRAINING = _Message({7: _NODE, 11: _ATTRIBUTE}), _Message({1: _GRAPH, 2: _GRAPH})
 _MODEL = _Message({7: _GRAPH, 20: _TRAINING, 25: _FUNCTION})
-_TO_SIZES = ((7,), (11, 12), (2,), (1,), (2,), (1,), (1,))
-"""Fields from a model to the sizes in it: graph, inputs or results, type, tensor type,
-shape, axis, size."""
+_TO_SHAPES = ((7,), (11, 12), (2,), (1,), (2,))
+"""Fields from a model to the shapes in it: graph, inputs or results, type, tensor type, shape."""
 _EXTERNAL_DATA = 13
 """A tensor's field: pairs of a key (field 1) and a value (field 2)."""
 
@@ -56,24 +55,33 @@ def _files(data: memoryview, message: _Message, depth: int) -> Iterator[str]:
                 yield from (bytes(each).decode() for which, each in pair if which == 2)
 
 
-def largest_size(program: bytes) -> int:
-    """The largest size that a model's graph declares for an axis of its inputs or results; 0
-    without any. The library computes with such sizes while it opens a model.
+def largest_size(program: bytes, *, axes: int) -> int:
+    """The largest size that a model's graph declares for an axis of its inputs or results of one
+    axis (``axes`` 1) or of more (2); 0 without any. The library computes with such sizes while it
+    opens a model.
 
     Raises:
         ValueError: not protobuf.
     """
-    return max(_sizes(memoryview(program), _TO_SIZES), default=0)
+    shapes = [list(_sizes(each)) for each in _inside(memoryview(program), _TO_SHAPES)]
+    return max((max(shape, default=0) for shape in shapes if min(len(shape), 2) == axes), default=0)
 
 
-def _sizes(data: memoryview, path: Sequence[Sequence[int]]) -> Iterator[int]:
-    for number, content in _all_fields(data):
-        if number not in path[0]:
-            continue
-        if len(path) == 1 and isinstance(content, int):
-            yield content
-        elif len(path) > 1 and not isinstance(content, int):
-            yield from _sizes(content, path[1:])
+def _inside(data: memoryview, path: Sequence[Sequence[int]]) -> Iterator[memoryview]:
+    """Messages that fields of these numbers lead to, one behind the other."""
+    if not path:
+        yield data
+        return
+    for number, content in _fields(data):
+        if number in path[0]:
+            yield from _inside(content, path[1:])
+
+
+def _sizes(shape: memoryview) -> Iterator[int]:
+    """Of each axis of a shape; 0 where it may vary."""
+    for axis in _inside(shape, ((1,),)):
+        numbers = [value for which, value in _all_fields(axis) if which == 1]
+        yield max((each for each in numbers if isinstance(each, int)), default=0)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

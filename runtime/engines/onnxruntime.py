@@ -41,8 +41,8 @@ _OLD = ("not a registered function/op", "max supported IR version", "under devel
 """What older versions say of a program that is too new for them."""
 _INPUTS = {"tokens": 2, "positions": 1, "candidates": 2, "values": 2, "adapter": 2}
 _OUTPUTS = {"logp": 3, "hidden": 3}
-_LARGEST = 1 << 22
-"""Limit of a program's fixed sizes, but for the number of its values."""
+_LONGEST, _LARGEST = 1 << 22, 1 << 16
+"""Limits of a program's fixed sizes: of inputs with one axis, and of others but for the values."""
 
 
 def unavailable() -> str | None:
@@ -78,7 +78,7 @@ def open(
         for name in others:
             _refuse_link(bundle.path, name)
         data = checked[own].read_bytes()
-        _refuse_sizes(data, max(_LARGEST, bundle.K), bundle.path / own)
+        _refuse_sizes(data, bundle.K, bundle.path / own)
         engine = OnnxEngine(data, others, bundle.path / own, bundle.bounds, threads, device)
     try:
         for name in others:  # opened by name: was each still the one that was checked?
@@ -230,15 +230,18 @@ def _check_files(program: bytes, files: Sequence[str], shown: Path) -> None:
         )
 
 
-def _refuse_sizes(program: bytes, most: int, shown: Path) -> None:
+def _refuse_sizes(program: bytes, entries: int, shown: Path) -> None:
     """Refuse a program that declares a size beyond use: what follows from its sizes is computed
     while it is opened, in as much memory as that takes."""
     try:
-        largest = largest_size(program)
+        for axes, most in ((1, _LONGEST), (2, max(_LARGEST, entries))):
+            found = largest_size(program, axes=axes)
+            if found > most:
+                raise EngineError(
+                    f"{shown}: declares a size of {found}, at most {most} make sense here"
+                )
     except ValueError as error:
         raise EngineError(f"{shown}: is no ONNX program ({error}); export it again") from error
-    if largest > most:
-        raise EngineError(f"{shown}: declares a size of {largest}, at most {most} make sense here")
 
 
 def _refuse_link(folder: Path, name: str) -> None:
