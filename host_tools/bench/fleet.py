@@ -179,7 +179,7 @@ def exact_fit(seen: Examples, ridge: float) -> NDArray[np.float64]:
         half -= step
         if np.linalg.norm(step) < 1e-10 * np.linalg.norm(half):
             break
-    weights = np.stack([-half, half]) / scale
+    weights: NDArray[np.float64] = np.stack([-half, half]) / scale
     weights[:, -1] -= weights[:, :-1] @ mean[:-1]
     return weights
 
@@ -296,7 +296,7 @@ def _states(bundle: Any, threads: int | None) -> tuple[Examples, Examples]:
         data = load_task(TASK)
         order = np.random.default_rng(0).permutation(len(data.train))[:ROWS]
         file.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
         with open_model(
             bundle, task=data.spec, on_long="truncate", threads=threads or "auto"
         ) as model:
@@ -319,7 +319,7 @@ def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
 
 
 def _width(seen: Examples) -> int:
-    return seen.features.shape[2] - 1
+    return int(seen.features.shape[2]) - 1
 
 
 def _plot(rows: list[dict[str, Any]], file: Path) -> None:
