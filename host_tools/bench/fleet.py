@@ -303,9 +303,9 @@ def _states(bundle: Any, threads: int | None) -> tuple[Examples, Examples]:
             for name, rows in (("train", [data.train[n] for n in order]), ("test", data.test)):
                 say(f"hidden states of {len(rows)} rows")
                 found = examples_of(model, model.encode(rows))
-                parts = {"offset": found.offset, "features": found.features, "gold": found.gold}
-                arrays |= {f"{name}.{part}": value for part, value in parts.items()}
-        np.savez(file, **arrays)
+                for part in ("offset", "features", "gold"):
+                    arrays[f"{name}.{part}"] = getattr(found, part)
+        np.savez(file, allow_pickle=False, **arrays)
     with np.load(file) as kept:
         train, test = (
             Examples(*(kept[f"{name}.{part}"] for part in ("offset", "features", "gold")))

@@ -84,7 +84,7 @@ async def _ask(
             answer = await reader.read()
     except TimeoutError:
         writer.transport.abort()
-        return "hung up"
+        return "hung_up"
     finally:
         writer.close()
     status = answer[9:12]
