@@ -110,7 +110,8 @@ def _rows(batches: Iterable[Any], path: Path, pyarrow: Any) -> Fields:
                     yield fields, f"{path} row {number}"
     except FileNotFoundError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    # A KeyError: of a column that the file's two lists name differently.
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: damaged, or of an unknown kind ({_reason(error)})") from error
 
 

@@ -265,7 +265,7 @@ if stage == "profile":
 else:
     mask = {"model.layers.3.mlp.down_proj": np.arange(9)}
     export_model(loaded, out, calibrate=lambda _: (tokens, ""), mask=mask, to=("torch",),
-                 rounding=stage, bounds=Bounds(1, 1, 16, 4, 2))
+                 rounding=stage, bounds=Bounds(1, 2, 16, 4, 2))
 print(json.dumps([before, peak_resident_bytes()]))
 """
 

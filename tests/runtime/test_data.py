@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -201,6 +202,21 @@ def test_defects_are_named(tmp_path: Path, name: str, text: str | bytes, message
     with pytest.raises(DataError, match=message) as caught:
         read_rows(write(tmp_path, name, text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_whose_lists_of_columns_disagree_is_refused(tmp_path: Path) -> None:
+    whole = write_parquet(tmp_path / "d.parquet", {"text": ["a", "b"]}).read_bytes()
+    places = [match.start() for match in re.finditer(b"text", whole)]
+    refused = 0
+    for place in places:
+        file = tmp_path / f"{place}.parquet"
+        file.write_bytes(whole[:place] + b"teyt" + whole[place + 4 :])
+        try:
+            list(read_rows(file))
+        except DataError as error:
+            assert "damaged, or of an unknown kind" in str(error)
+            refused += 1
+    assert len(places) == 2 and refused == 1
 
 
 @pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
