@@ -51,12 +51,15 @@ def test_tensorboard(folder: Path) -> None:
 
 
 @needs_compiler
-@needs("mlflow")
+@needs("mlflow", "sqlalchemy", "alembic")
 def test_mlflow(folder: Path) -> None:
     run(1, folder)
-    (losses,) = folder.glob("mlruns/*/*/metrics/loss")
-    assert losses.read_text().split()[2] == "1"
-    assert [*folder.glob("mlruns/*/*/metrics/held_out_metric")]
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (done,) = client.search_runs(["0"])
+    assert {*done.data.metrics} == {"loss", "held_out_metric"}
+    assert client.get_metric_history(done.info.run_id, "loss")[0].step == 1
 
 
 @needs_compiler
