@@ -17,7 +17,7 @@ NOTEBOOK = ROOT / "examples" / "notebook" / "tune.ipynb"
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
-    """Skips where one is not installed; they are too large for every machine that tests."""
+    """Skips where one is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
