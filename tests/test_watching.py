@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,9 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
 def run(number: int, folder: Path) -> str:
     """The page's block of that number, in a process of its own; returns what it printed."""
     command = [sys.executable, "-W", "ignore", "-c", python_of(PAGE)[number]]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
+    environment = {**os.environ, "DO_NOT_TRACK": "true", **quiet}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
