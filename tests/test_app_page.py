@@ -21,7 +21,7 @@ STEPS = 200
 @pytest.fixture
 def app() -> dict[str, Any]:
     """What the page defines."""
-    (code,) = python_of("docs/apps.md")
+    code, *_ = python_of("docs/apps.md")
     names: dict[str, Any] = {"__name__": "app"}
     exec(code, names)
     return names
