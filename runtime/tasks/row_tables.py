@@ -33,15 +33,22 @@ def parquet_rows(path: Path) -> Fields:
     def batches() -> Iterator[Any]:
         with ParquetFile(path) as file:
             groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
-            columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+            columns = [file.schema.column(n) for n in range(len(file.schema))]
+            # What a group says of a column is asked only where it must be: of a damaged file arrow
+            # ends the process there.
+            values = [
+                group.column(n).num_values if column.max_repetition_level else group.num_rows
+                for group in groups
+                for n, column in enumerate(columns)
+            ]
         for what, count, most in (
-            ("values", sum(column.num_values for column in columns), _MOST_VALUES),
-            ("bytes", sum(column.total_uncompressed_size for column in columns), _MOST_BYTES),
+            ("values", sum(values), _MOST_VALUES),
+            ("bytes", sum(group.total_byte_size for group in groups), _MOST_BYTES),
         ):
             if count > most:
                 raise DataError(f"{path}: holds {count} {what}, at most {most} are read; cut it")
         # As dictionaries, texts that are repeated are held once.
-        names = list({column.path_in_schema for column in columns})
+        names = list({column.path for column in columns})
         with ParquetFile(path, read_dictionary=names) as file:
             yield from file.iter_batches(batch_size=_ROWS_AT_ONCE)
 
@@ -110,8 +117,7 @@ def _rows(batches: Iterable[Any], path: Path, pyarrow: Any) -> Fields:
                     yield fields, f"{path} row {number}"
     except FileNotFoundError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    # A KeyError: of a column that the file's two lists name differently.
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: damaged, or of an unknown kind ({_reason(error)})") from error
 
 

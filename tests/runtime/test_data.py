@@ -1,8 +1,8 @@
 """Data files: every format is read, every defect is named with its file and line."""
 
+import contextlib
 import io
 import json
-import re
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -204,19 +204,15 @@ def test_defects_are_named(tmp_path: Path, name: str, text: str | bytes, message
     assert "\n" not in str(caught.value)
 
 
-def test_a_parquet_whose_lists_of_columns_disagree_is_refused(tmp_path: Path) -> None:
-    whole = write_parquet(tmp_path / "d.parquet", {"text": ["a", "b"]}).read_bytes()
-    places = [match.start() for match in re.finditer(b"text", whole)]
-    refused = 0
-    for place in places:
-        file = tmp_path / f"{place}.parquet"
-        file.write_bytes(whole[:place] + b"teyt" + whole[place + 4 :])
-        try:
+def test_a_parquet_with_any_damaged_bit_ends_no_process(tmp_path: Path) -> None:
+    whole = write_parquet(tmp_path / "d.parquet", {"text": ["a", "b"], "label": ["1", "0"]})
+    whole_bytes, file = whole.read_bytes(), tmp_path / "damaged.parquet"
+    for place in range(len(whole_bytes)):
+        damaged = bytearray(whole_bytes)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with contextlib.suppress(DataError):
             list(read_rows(file))
-        except DataError as error:
-            assert "damaged, or of an unknown kind" in str(error)
-            refused += 1
-    assert len(places) == 2 and refused == 2
 
 
 @pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
