@@ -1,6 +1,6 @@
-"""GGUF files for llama.cpp: a tuned copy of one, and a LoRA file for its ``--lora``.
+"""A tuned copy of a GGUF file, for llama.cpp.
 
-A tuned copy keeps what the file says of the model, its tokenizer included, and every tensor that
+It keeps what the file says of the model, its tokenizer included, and every tensor that
 tuning did not touch, byte for byte. A quantised matrix with tuned entries becomes float16: its
 blocks would round away what was tuned.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.errors import ModelError
 
-from .peft_adapter import Moved, Terms, one_rank
+from .peft_adapter import Moved
 
 _ARCHITECTURES = {
     "llama": "llama",
@@ -139,38 +139,6 @@ def write_tuned_gguf(
             yield matrix.astype(written(tensor)[1])
 
     write_tensors(writer, data())
-
-
-def write_lora_gguf(
-    file: Path,
-    terms: Terms,
-    names: GgufNames,
-) -> None:
-    """Write low-rank terms for llama.cpp's ``--lora``: each module's output gets ``B (A x)`` more.
-
-    Args:
-        terms: not empty.
-
-    Raises:
-        ModelError: llama.cpp has no place for a module.
-        OSError: it cannot be written.
-    """
-    import gguf
-
-    terms = one_rank(terms)
-    rank = max(len(inner) for inner, _ in terms.values())
-    writer = gguf.GGUFWriter(file, names.architecture)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))  # scale: alpha / rank
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for module, (inner, outer) in terms.items():
-        name = names.tensor(module)
-        tensors[f"{name}.lora_a"] = inner
-        tensors[f"{name}.lora_b"] = outer[names.rows(module, len(outer))]
-    for name, tensor in tensors.items():
-        writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
-    write_tensors(writer, iter(tensors.values()))
 
 
 def write_tensors(writer: Any, tensors: Iterator[NDArray[Any]]) -> None:

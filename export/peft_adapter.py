@@ -1,13 +1,12 @@
-"""Adapters as peft writes them: ``adapter_config.json`` and one safetensors file.
+"""An adapter as peft writes it: ``adapter_config.json`` and one safetensors file.
 
-What sparse values change is a SHiRA adapter (a sparse matrix on top of a linear weight), low-rank
-terms are a LoRA adapter. ``PeftModel.from_pretrained`` loads both.
+What sparse values change is a SHiRA adapter: a sparse matrix on top of a linear weight.
+``PeftModel.from_pretrained`` loads it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ library_name: peft
 
 # An adapter that seedtune tuned
 
-{kind} on `{base}`. Load the base model in float32: bfloat16 rounds away what was tuned.
+A SHiRA adapter: sparse changes of linear weights, on `{base}`. Load the base model in float32:
+bfloat16 rounds away what was tuned.
 
 ```py
 import torch
@@ -33,9 +33,6 @@ base = AutoModelForCausalLM.from_pretrained({load}, dtype=torch.float32)
 model = PeftModel.from_pretrained(base, ".")  # this folder
 ```
 """
-
-Terms = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""By name of a linear module A, float32 ``[r, in]``, and B, float32 ``[out, r]``."""
 
 
 @dataclass(frozen=True)
@@ -89,66 +86,17 @@ def write_sparse_adapter(folder: Path, moved: Mapping[str, Moved], base: str) ->
         tensors[f"{key}.shira_indices"] = torch.from_numpy(
             np.stack([rows, columns]).astype(np.int32)
         )
-    config = ShiraConfig(r=rank, target_modules=sorted(moved), **_common(base))
-    _write(folder, tensors, config, base, "A SHiRA adapter: sparse changes of linear weights,")
-
-
-def write_lora_adapter(
-    folder: Path,
-    terms: Terms,
-    base: str,
-) -> None:
-    """Write low-rank terms as a LoRA adapter: each module's output gets ``B (A x)`` more.
-
-    Args:
-        folder: is made.
-        terms: not empty; their ranks may differ.
-        base: as for ``write_sparse_adapter``.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from peft import LoraConfig
-
-    tensors, rank = {}, 0
-    for name, (inner, outer) in one_rank(terms).items():
-        rank = len(inner)
-        key = f"base_model.model.{name}"
-        tensors[f"{key}.lora_A.weight"] = torch.from_numpy(inner)
-        tensors[f"{key}.lora_B.weight"] = torch.from_numpy(outer)
-    config = LoraConfig(
+    config = ShiraConfig(
         r=rank,
-        lora_alpha=rank,  # so that the scale, alpha / r, is 1
-        lora_dropout=0.0,
-        target_modules=sorted(terms),
-        **_common(base),
+        target_modules=sorted(moved),
+        base_model_name_or_path=base,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
     )
-    _write(folder, tensors, config, base, "A LoRA adapter: low-rank changes of linear weights,")
-
-
-def one_rank(terms: Terms) -> Terms:
-    """The same terms as arrays of their own, all of the largest rank: what is missing are zeros."""
-    rank = max(len(inner) for inner, _ in terms.values())
-    found = {}
-    for name, (inner, outer) in terms.items():
-        more = rank - len(inner)
-        wide = np.pad(inner, ((0, more), (0, 0))), np.pad(outer, ((0, 0), (0, more)))
-        found[name] = np.ascontiguousarray(wide[0]), np.ascontiguousarray(wide[1])
-    return found
-
-
-def _common(base: str) -> dict[str, Any]:
-    return {"base_model_name_or_path": base, "task_type": "CAUSAL_LM", "inference_mode": True}
-
-
-def _write(
-    folder: Path, tensors: dict[str, torch.Tensor], config: Any, base: str, kind: str
-) -> None:
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     path = Path(base)
     gguf = path.suffix.lower() == ".gguf"
     load = f'"{path.parent}", gguf_file="{path.name}"' if gguf else f'"{base}"'
-    text = _ABOUT.format(kind=kind, base=base, load=load)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(_ABOUT.format(base=base, load=load), encoding="utf-8")

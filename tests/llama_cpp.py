@@ -10,7 +10,7 @@ import pytest
 class LlamaCpp:
     """A GGUF file, opened by llama.cpp with one thread (it spins while others work)."""
 
-    def __init__(self, file: Path, lora: Path | None = None) -> None:
+    def __init__(self, file: Path) -> None:
         given = "install the extra 'test': llama.cpp's bindings (xllamacpp) are missing"
         xllamacpp = pytest.importorskip("xllamacpp", reason=given)
         asked = xllamacpp.CommonParams()
@@ -21,10 +21,6 @@ class LlamaCpp:
         # Its keys and values are float16 unless it is told otherwise.
         asked.cache_type_k = asked.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         asked.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        if lora is not None:
-            one = xllamacpp.CommonAdapterLoraInfo()
-            one.path, one.scale = str(lora), 1.0
-            asked.lora_adapters = [one]
         self._server = xllamacpp.Server(asked)
 
     def written(self, text: str, tokens: Sequence[int], count: int) -> list[tuple[int, float]]:

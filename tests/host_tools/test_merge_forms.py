@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from command_line import bad, good
 from llama_cpp import LlamaCpp, worst
-from seedtune.export.gguf_file import GgufNames, write_lora_gguf, write_tuned_gguf
-from seedtune.export.peft_adapter import Moved, write_lora_adapter
+from seedtune.export.gguf_file import GgufNames, write_tuned_gguf
+from seedtune.export.peft_adapter import Moved
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.scoring import text_part
@@ -59,32 +59,6 @@ def logits(model: Any) -> Any:
         return model(torch.arange(2, 30).reshape(2, 14)).logits
 
 
-def terms_of(model: Any, scale: float) -> dict[str, tuple[Any, Any]]:
-    """Low-rank terms at some linear modules, queries, keys and a wide one among them."""
-    generator = np.random.default_rng(3)
-    found = {}
-    for rank, name in (
-        (2, "model.layers.1.self_attn.q_proj"),
-        (3, "model.layers.0.self_attn.k_proj"),
-        (3, "model.layers.1.mlp.down_proj"),
-    ):
-        out, into = model.get_submodule(name).weight.shape
-        inner = generator.standard_normal((rank, into), np.float32)
-        found[name] = inner, scale * generator.standard_normal((out, rank), np.float32)
-    return found
-
-
-def with_terms(source: Path, terms: dict[str, tuple[Any, Any]]) -> Any:
-    """The model with the terms' products added to its weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source)
-    for name, (inner, outer) in terms.items():
-        model.get_submodule(name).weight.data += torch.from_numpy(outer @ inner)
-    return model
-
-
 def test_peft_loads_sparse_values_as_the_merged_checkpoint_has_them(
     bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
 ) -> None:
@@ -105,20 +79,6 @@ def test_peft_loads_sparse_values_as_the_merged_checkpoint_has_them(
     assert (logits(merged) - before).abs().max() > 0.5
     whole = loaded.merge_and_unload()
     torch.testing.assert_close(logits(whole), logits(merged), rtol=0, atol=1e-4)
-
-
-def test_peft_loads_low_rank_terms(source: Path, tmp_path: Path) -> None:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(source)
-    terms, before = terms_of(base, 0.1), logits(base)
-    write_lora_adapter(tmp_path / "lora", terms, str(source))
-    found = logits(PeftModel.from_pretrained(base, tmp_path / "lora"))
-    wanted = logits(with_terms(source, terms))
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
-    assert (wanted - before).abs().max() > 0.5
 
 
 def test_llama_cpp_reads_the_merged_model(
@@ -177,19 +137,6 @@ def test_a_gguf_source_is_copied_but_for_what_was_tuned(source: Path, tmp_path: 
         wrong = {name: replace(each, before=each.before + 1)}
         with pytest.raises(ModelError, match="is laid out otherwise than"):
             write_tuned_gguf(tmp_path / "wrong", base, wrong, names)
-
-
-def test_llama_cpp_adds_low_rank_terms(source: Path, tmp_path: Path) -> None:
-    from seedtune.export.gguf_model import write_gguf_model
-    from seedtune.export.model.load_model import load_causal_lm
-    from transformers import AutoTokenizer
-
-    loaded = load_causal_lm(source)
-    terms = terms_of(loaded.model, 0.3)
-    write_gguf_model(tmp_path / "base.gguf", loaded, tmp_path / "work")
-    write_lora_gguf(tmp_path / "lora.gguf", terms, GgufNames(loaded.model.config))
-    opened = LlamaCpp(tmp_path / "base.gguf", tmp_path / "lora.gguf")
-    same_as(opened, with_terms(source, terms), AutoTokenizer.from_pretrained(source))
 
 
 def test_what_has_no_place_is_refused_by_name(
