@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 from seedtune.runtime.schema import parse_json
 
 from ..quiet import quiet
+from .kept_model import kept_model
 
 CONFIG = "adapter_config.json"
 
@@ -60,28 +60,18 @@ def merged_folder(folder: Path, base: str, load: Callable[[str], Any]) -> Path:
     digest = hashlib.sha256(below.sha256.encode())
     for file in sorted(folder.glob("adapter_*")):
         digest.update(f"{file.name}\n".encode() + file.read_bytes())
-    place = default_cache() / "models" / f"adapter-{digest.hexdigest()[:32]}"
-    if (place / "config.json").is_file():
-        return place
-    with quiet():
-        from peft import PeftModel
 
-        try:
-            adapted = PeftModel.from_pretrained(below.model, folder)
-            model = adapted.merge_and_unload(safe_merge=True)
-        except Exception as error:  # peft raises many kinds; all mean "does not fit"
-            told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            raise ModelError(f"{folder}: cannot be merged into {base}: {told}") from error
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with workplace(place) as work:
-                model.save_pretrained(work / "model")
-                below.tokenizer.save_pretrained(work / "model")
-                sync_tree(work / "model")
-                replace_folder(work / "model", place)
-        except OSError as error:
-            raise ModelError(
-                f"{place.parent}: cannot store the merged {folder.name}: "
-                f"{error.strerror or error}; set SEEDTUNE_CACHE to a writable folder with room"
-            ) from error
-    return place
+    def make(made: Path) -> None:
+        with quiet():
+            from peft import PeftModel
+
+            try:
+                adapted = PeftModel.from_pretrained(below.model, folder)
+                model = adapted.merge_and_unload(safe_merge=True)
+            except Exception as error:  # peft raises many kinds; all mean "does not fit"
+                told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+                raise ModelError(f"{folder}: cannot be merged into {base}: {told}") from error
+            model.save_pretrained(made)
+            below.tokenizer.save_pretrained(made)
+
+    return kept_model(f"adapter-{digest.hexdigest()[:32]}", f"the merged {folder.name}", make)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from seedtune.runtime.bundle.chat import ChatPart
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
 
 from ..quiet import quiet
 from .adapter import CONFIG, base_of, is_adapter, merged_folder
 from .keep_stored import keep_stored, stored_dtype
+from .kept_model import kept_model
 from .mapped_pages import forget
 from .model_hash import check_config, model_sha256
 
@@ -185,21 +185,9 @@ def _dequantised_folder(file: Path) -> Path:
             )
         source.seek(0)
         digest = hashlib.file_digest(source, "sha256").hexdigest()
-    folder = default_cache() / "models" / f"gguf-{digest[:32]}"
-    if (folder / "config.json").is_file():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with workplace(folder) as work:
-            _dequantise(file, work / "model")
-            sync_tree(work / "model")
-            replace_folder(work / "model", folder)
-    except OSError as error:
-        raise ModelError(
-            f"{folder.parent}: cannot store the dequantised {file.name}: "
-            f"{error.strerror or error}; set SEEDTUNE_CACHE to a writable folder with room"
-        ) from error
-    return folder
+    return kept_model(
+        f"gguf-{digest[:32]}", f"the dequantised {file.name}", lambda made: _dequantise(file, made)
+    )
 
 
 def _dequantise(file: Path, folder: Path) -> None:
