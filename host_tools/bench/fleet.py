@@ -25,6 +25,7 @@ from seedtune.runtime.estimators.private_fit import CLIP, PrivateFit, Reference,
 from seedtune.runtime.estimators.ridge_logistic import SHARES, Examples, choose, fit, scores
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.fleet import examples_of
+from seedtune.runtime.fleet.device import pack_examples, unpack_examples
 from seedtune.runtime.fleet.heads import ROUNDS, SHARE
 from seedtune.runtime.fleet.release import released
 from seedtune.runtime.model import open_model
@@ -296,22 +297,16 @@ def _states(bundle: Any, threads: int | None) -> tuple[Examples, Examples]:
         data = load_task(TASK)
         order = np.random.default_rng(0).permutation(len(data.train))[:ROWS]
         file.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, NDArray[Any]] = {}
+        seen = {}
         with open_model(
             bundle, task=data.spec, on_long="truncate", threads=threads or "auto"
         ) as model:
             for name, rows in (("train", [data.train[n] for n in order]), ("test", data.test)):
                 say(f"hidden states of {len(rows)} rows")
-                found = examples_of(model, model.encode(rows))
-                for part in ("offset", "features", "gold"):
-                    arrays[f"{name}.{part}"] = getattr(found, part)
-        np.savez(file, allow_pickle=False, **arrays)
-    with np.load(file) as kept:
-        train, test = (
-            Examples(*(kept[f"{name}.{part}"] for part in ("offset", "features", "gold")))
-            for name in ("train", "test")
-        )
-    return train, test
+                seen[name] = examples_of(model, model.encode(rows))
+        file.write_bytes(pack_examples(seen))
+    kept = unpack_examples(file.read_bytes())
+    return kept["train"], kept["test"]
 
 
 def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

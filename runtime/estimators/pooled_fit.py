@@ -15,6 +15,7 @@ Losses are sums, so that the penalty is one too: ``ridge`` is its weight a row.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,22 +83,33 @@ def losses_and_gradients(
         float64 ``[m]`` and float32 ``[m, max(1, R - 1), D + 1]``: rows of a gradient by answers sum
         to zero, so that the last one is left out.
     """
-    rows = points.shape[1]
     centred = seen.features.astype(np.float64)
     centred[:, :, :-1] -= mean
-    flat = centred.reshape(-1, centred.shape[2])
-    right = np.arange(seen.offset.shape[1]) == seen.gold[:, None]
-    kept = max(1, rows - 1)
-    found, gradients = np.empty(len(points)), np.empty((len(points), kept, flat.shape[1]))
+    count, rows, width = points.shape
+    losses, gradients = np.empty(count), np.empty((count, max(1, rows - 1), width))
     for number, point in enumerate(points.astype(np.float64)):
         own = point.copy()
         own[:, -1] += point[:, :-1] @ mean
-        scored = seen.offset + (flat @ own.T).reshape(seen.offset.shape)
-        found[number] = cross_entropy(scored, seen.gold).sum()
-        shares = np.exp(scored - np.logaddexp.reduce(scored, axis=1)[:, None])
-        wrong = (shares - right).reshape(len(flat), rows)
-        gradients[number] = (wrong.T @ flat)[:kept]
-    return found, gradients.astype(np.float32)
+        losses[number], gradients[number] = loss_and_gradient(seen, centred, own)
+    return losses, gradients.astype(np.float32)
+
+
+def loss_and_gradient(
+    seen: Examples, features: NDArray[np.float64], weights: NDArray[Any]
+) -> tuple[float, NDArray[np.float64]]:
+    """Of a device's rows, summed over them: the loss, and its gradient ``[max(1, R - 1), D + 1]``
+    by ``weights`` ``[R, D + 1]``.
+
+    Args:
+        features: float64 ``[n, F, D + 1]``, those of ``seen`` as the weights take them.
+    """
+    flat = features.reshape(-1, features.shape[2])
+    scored = seen.offset + (flat @ weights.T).reshape(seen.offset.shape)
+    shares = np.exp(scored - np.logaddexp.reduce(scored, axis=1)[:, None])
+    wrong = shares - (np.arange(scored.shape[1]) == seen.gold[:, None])
+    gradient = wrong.reshape(len(flat), len(weights)).T @ flat
+    kept = gradient[: max(1, len(weights) - 1)]
+    return float(cross_entropy(scored, seen.gold).sum()), np.asarray(kept)
 
 
 @dataclass

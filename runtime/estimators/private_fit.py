@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .pooled_fit import whole
+from .pooled_fit import loss_and_gradient, whole
 from .ridge_logistic import Examples, scale_of
 
 CLIP = 0.12
@@ -56,12 +56,7 @@ def mean_gradient(
     """
     features = seen.features.astype(np.float64)
     features[:, :, :-1] = (features[:, :, :-1] - mean) / scale
-    flat = features.reshape(-1, features.shape[2])
-    scored = seen.offset + (flat @ weights.T).reshape(seen.offset.shape)
-    shares = np.exp(scored - np.logaddexp.reduce(scored, axis=1)[:, None])
-    wrong = shares - (np.arange(scored.shape[1]) == seen.gold[:, None])
-    found = wrong.reshape(len(flat), len(weights)).T @ flat / len(wrong)
-    return np.asarray(found[: max(1, len(weights) - 1)])
+    return loss_and_gradient(seen, features, weights)[1] / len(seen.gold)
 
 
 @dataclass

@@ -67,14 +67,14 @@ class Device:
         self._model = model
         self._rows: dict[str, Any] = {"train": train, "held_out": held_out}
         self._least_rows, self._least_devices = least_rows, least_devices
-        self._seen: dict[str, Examples] = {} if states is None else _from_bytes(states)
+        self._seen: dict[str, Examples] = {} if states is None else unpack_examples(states)
         self.verdict: Verdict | None = None
         """Of the last question to judge a head."""
 
     @property
     def states(self) -> bytes:
         """Hidden states of the rows, which never leave the device; empty if none were needed."""
-        return _to_bytes(self._seen) if self._seen else b""
+        return pack_examples(self._seen) if self._seen else b""
 
     def answer(self, question: Question) -> Answer:
         """What the server may know.
@@ -239,7 +239,8 @@ def _judged(seen: Examples, head: AnswerHead) -> tuple[float, float]:
     return right, float(cross_entropy(scored, seen.gold).sum())
 
 
-def _to_bytes(seen: dict[str, Examples]) -> bytes:
+def pack_examples(seen: dict[str, Examples]) -> bytes:
+    """Examples by name, to keep."""
     room = io.BytesIO()
     arrays: dict[str, NDArray[Any]] = {}
     for name, examples in seen.items():
@@ -249,7 +250,8 @@ def _to_bytes(seen: dict[str, Examples]) -> bytes:
     return room.getvalue()
 
 
-def _from_bytes(data: bytes) -> dict[str, Examples]:
+def unpack_examples(data: bytes) -> dict[str, Examples]:
+    """Inverse of ``pack_examples``."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         names = {name.split(".")[0] for name in arrays}
         return {
