@@ -66,7 +66,7 @@ class AnswerHead:
     task: Mapping[str, Any]
     """The specification of the task that it answers."""
     labels: Sequence[str]
-    """Its answers, in the order of the rows of ``weights`` stand."""
+    """Its answers, in the order in which the rows of ``weights`` stand."""
 
 
 def merge_values(

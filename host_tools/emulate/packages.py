@@ -6,11 +6,12 @@ import zipfile
 from pathlib import Path
 
 from seedtune import runtime
+from seedtune.runtime.engines.executorch_native_compile import CARRIED
 
 from .cached_folder import cached_folder
 from .host import EmulatorError
 
-_CARRIED = "seedtune/runtime/engines/native/"
+_CARRIED = f"seedtune/runtime/engines/{CARRIED.name}/"
 
 
 def device_packages() -> Path:
