@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from carrying_wheel import build_wheel
-from command_line import good
+from command_line import bad, good
 from kill_run import ROWS, SPEC, WRITING
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
@@ -215,6 +215,16 @@ def test_a_wheel_is_installed_tunes_is_killed_and_resumes(
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "task.json").write_text(json.dumps(SPEC))
     options = ("--train", rows, "--task", tmp_path / "task.json", "--steps", 10, "--length", 24)
+    other = wheel.with_name("seedtune-1-py3-none-any.whl")
+    told = bad(1, "emulate", bundle.path, *options, "--wheel", other)
+    assert f"{other}: is no wheel for aarch64" in told
+    (tmp_path / "share").mkdir()
+    where = (
+        "cd /packages/seedtune; ls runtime/engines/native > /share/native; ls /cache > /share/cache"
+    )
+    assert shell(Machine("1G", wheel=wheel), where, tmp_path / "share").status == 0
+    assert "libseedtune_native.so" in (tmp_path / "share" / "native").read_text()
+    assert "engines" not in (tmp_path / "share" / "cache").read_text(), "nor is one built for it"
     found = good("emulate", bundle.path, *options, "--wheel", wheel)
     assert found["architecture"] == "aarch64" and found["torch"] is False
     assert (found["steps"], found["resumed_at_step"]) == (10, 5)

@@ -83,12 +83,15 @@ def emulate(
     """
     from ..emulate.host import need_packages
     from ..emulate.machine import Machine, parse_memory
+    from ..emulate.packages import packages_of
     from ..emulate.rehearsal import plan, rehearse
     from ..this_machine import machine
 
     output = Output(json)
     need_packages()  # before minutes of export
     parse_memory(memory)
+    if wheel is not None:
+        packages_of(wheel)
     opened = _bundle(bundle, output)
     spec, rows = _rows(opened, train, task)
     settings = {
