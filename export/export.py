@@ -6,6 +6,7 @@ and a folder or file of its own beside this one.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def export_model(
     """
     check_rounding(rounding)
     to = check_formats(to)
+    if not context or to != ("executorch",):
+        bounds = replace(bounds, prefix=0)
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source, "stored")
     progress("load", 1, 1)
@@ -110,8 +113,10 @@ def export_model(
         mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     del found  # four bytes a weight
     give_back_freed()
+    config = loaded.model.config
+    longest = getattr(config, "max_position_embeddings", bounds.length + bounds.prefix)
+    bounds = replace(bounds, prefix=max(0, min(bounds.prefix, longest - bounds.length)))
     with _workplace(Path(output)) as work:
-        config = loaded.model.config
         progress("quantise", 0, 1)
         program, surgery = prepare_program(loaded.model, mask, bounds)
         shelf = Shelf(work)

@@ -67,6 +67,8 @@ class AnswerHead:
     """The specification of the task that it answers."""
     labels: Sequence[str]
     """Its answers, in the order in which the rows of ``weights`` stand."""
+    prefix: int = 0
+    """Tokens in front of every row that no mean of states is of."""
 
 
 def merge_values(
@@ -223,6 +225,7 @@ def _write_head(folder: Path, head: NDArray[np.float32] | AnswerHead, bundle: Bu
             "share": head.share,
             "task": head.task,
             "labels": list(head.labels),
+            "prefix": head.prefix,
         }
     else:
         name, array, file = "adapter", head, HEAD_FILE

@@ -288,7 +288,14 @@ class Model:
         if not examples:  # refused where they are used
             return self.bundle.bounds
         memory, now = PassMemory.of_bundle(self.bundle), self.engine.memory()
-        return fit_passes(self.bundle.bounds, memory, examples, limit=self._memory_limit, now=now)
+        return fit_passes(
+            self.bundle.bounds,
+            memory,
+            examples,
+            prefix=len(self.task.prefix),
+            limit=self._memory_limit,
+            now=now,
+        )
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> Prediction: ...

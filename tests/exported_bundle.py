@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.tasks import Batch
 
-BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
+BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4, prefix=64)
 VOCABULARY = 300
 HIDDEN = 32
 

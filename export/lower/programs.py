@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
-from seedtune.runtime.bundle.program import COLUMNS, GENERATE, METHOD
+from seedtune.runtime.bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
 from ..model.mapped_pages import give_back_freed
 from ..model.stored_weight import keep_whole_, stored_modules
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
-from .lower import lower, trace, trace_columns, trace_generate
+from .lower import lower, trace, trace_behind, trace_columns, trace_generate
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
@@ -83,6 +83,9 @@ def lower_to(
             vocabulary = program.embedding.weight.shape[0]
             traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
             traced[COLUMNS], methods[COLUMNS] = trace_columns(writing), {}
+            if bounds.prefix:
+                traced[BEHIND] = trace_behind(program, example, bounds, writing.shapes)
+                methods[BEHIND] = {}
             methods[GENERATE] = {
                 "columns": writing.columns.size,
                 "chunk": writing.bounds.chunk,

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 from ..errors import BundleError
 from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, parse_json
-from .program import COLUMNS, GENERATE, LARGEST, METHOD, Adapter, Bounds, Program
+from .program import BEHIND, COLUMNS, GENERATE, LARGEST, METHOD, Adapter, Bounds, Program
 from .text_head import MOST_MOVED, WORDS_GROUP, TextHeadInfo, WordsPlace
 
 FORMAT = "seedtune-bundle"
-VERSION = 4
+VERSION = 5
 """The one that is written and read."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
@@ -39,7 +39,12 @@ _GENERATION = {
 _PROGRAM = {
     "format": Text(),
     "files": ListOf(_PROGRAM_FILE),
-    "methods": {METHOD: dict, GENERATE: Maybe(_GENERATION), COLUMNS: Maybe(dict)},
+    "methods": {
+        METHOD: dict,
+        GENERATE: Maybe(_GENERATION),
+        COLUMNS: Maybe(dict),
+        BEHIND: Maybe(dict),
+    },
     "activations": Text(),
 }
 _TEXT_HEAD = {
@@ -202,6 +207,9 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
     if bounds.candidates > vocabulary:
         _refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     programs = _check_programs(content["programs"])
+    able = all({GENERATE, BEHIND} <= set(program.methods) for program in programs)
+    if bounds.prefix and not able:
+        _refuse(f"bounds.prefix is {bounds.prefix}, but not every program can read a prefix")
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
     if content.get("text_head") is not None:
         named |= {TEXT}

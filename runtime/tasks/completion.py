@@ -10,7 +10,7 @@ from ..errors import DataError
 from . import spec_fields
 from .field_text import field_text
 from .task import Batch, Encoded, Prediction, Setting, Task
-from .tokenising import Continuation, continuation, shorten, tokenise
+from .tokenising import Continuation, shorten, tokenise
 
 
 class TokenLoss(Task):
@@ -64,6 +64,7 @@ class Completion(TokenLoss):
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)
+        self._begin_with(self.template.start)
         self._completion_field: str = spec["completion_field"]
         self._ends = setting.ends
         self.ends = spec.get("end", bool(setting.ends))
@@ -79,7 +80,7 @@ class Completion(TokenLoss):
             text = self._within_half(text)
 
         def joined(fields: Mapping[str, str]) -> Continuation:
-            found = continuation(self.template.render(fields), text, self._tokenizer, where)
+            found = self._continuation(self.template.render(fields), text, where)
             if self.ends and text == whole_text and found.tokens[-1] not in self._ends:
                 found.tokens.append(self._ends[0])
             return found

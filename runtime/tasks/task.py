@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from ..bundle import Bounds
 from ..errors import DataError, warn
 from .chat_template import ChatTemplate
+from .front import Front
 from .spec_fields import Check, Template
-from .tokenising import shorten
+from .tokenising import Continuation, continuation, shorten
 
 Objective = Literal["label_words", "vocabulary"]
 OnLong = Literal["error", "truncate"]
@@ -37,7 +38,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as tokens."""
+    """One example as tokens, but for those that its task's every row has in front."""
 
     tokens: NDArray[np.int64]
     """int64 ``[rows, length]``, padded on the right; several rows for multiple choice."""
@@ -71,11 +72,25 @@ class Batch:
     """int64 ``[N, C]``."""
     gold: NDArray[np.int64]
     """int64 ``[examples]``."""
+    prefix: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """int64 ``[L]``, tokens that stand in front of every row; ``[0]`` where none do."""
 
     @property
     def examples(self) -> int:
         """Number of examples."""
         return len(self.gold)
+
+    @property
+    def whole(self) -> "Batch":
+        """The same examples in rows that hold the prefix, too."""
+        ahead, (rows, length) = len(self.prefix), self.tokens.shape
+        front = np.broadcast_to(self.prefix, (rows, ahead))
+        return Batch(
+            tokens=np.concatenate([front, self.tokens], axis=1),
+            positions=self.positions + ahead * (1 + self.positions // length),
+            candidates=self.candidates,
+            gold=self.gold,
+        )
 
     @property
     def row_of(self) -> NDArray[np.int64]:
@@ -155,11 +170,29 @@ class Task(ABC):
         self._bounds = setting.bounds
         self._pad_id = setting.pad_id
         self._truncate = setting.on_long == "truncate"
+        self._front = Front("", setting.tokenizer, 0)
         if self.template.source[-1:] in (" ", "\t"):
             warn(
                 f"task: the template ends in a blank, {self.template.source[-20:]!r}; end it "
                 "without one: to the model a word's own token begins with its space"
             )
+
+    @property
+    def prefix(self) -> NDArray[np.int64]:
+        """int64 ``[L]``, tokens in front of every row, which no example holds."""
+        return self._front.tokens
+
+    def _begin_with(self, text: str) -> None:
+        """Say what every row's text begins with: what of it the program takes is its prefix."""
+        self._front = Front(text, self._tokenizer, self._bounds.prefix)
+
+    def _continuation(self, prompt: str, text: str, where: str) -> Continuation:
+        """See ``continuation``; without the prefix."""
+        whole, count = continuation(prompt, text, self._tokenizer, where), len(self.prefix)
+        if self._front.leads(whole.tokens):
+            return Continuation(whole.tokens[count:], whole.start - count)
+        rest = self._front.rest(prompt)
+        return continuation(rest, text, self._tokenizer, where, special=False)
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
@@ -245,6 +278,7 @@ class Task(ABC):
             positions=np.concatenate(positions),
             candidates=np.concatenate([example.candidates for example in examples]),
             gold=np.array([example.gold for example in examples], dtype=np.int64),
+            prefix=self.prefix,
         )
 
     def _fit(

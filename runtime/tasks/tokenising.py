@@ -51,16 +51,21 @@ class Continuation:
         return [(row, column) for column in columns], [[self.tokens[c + 1]] for c in columns]
 
 
-def continuation(prompt: str, text: str, tokenizer: Tokenizer, where: str) -> Continuation:
+def continuation(
+    prompt: str, text: str, tokenizer: Tokenizer, where: str, *, special: bool = True
+) -> Continuation:
     """Tokenise ``prompt + text`` at once, as the model would meet it.
 
     A token that spans the border counts as continuation. After an empty prompt the first token
     is given, not scored.
 
+    Args:
+        special: see ``tokenise``.
+
     Raises:
         DataError: nothing is left to score.
     """
-    encoding = tokenise(tokenizer, prompt + text)
+    encoding = tokenise(tokenizer, prompt + text, special=special)
     # Offsets count characters of the joined text; special tokens such as a leading BOS have (0, 0).
     ends = [end for _, end in encoding.offsets]
     start = next((i for i, end in enumerate(ends) if end > len(prompt)), len(ends))

@@ -232,6 +232,7 @@ class Tuner:
                 self._bounds,
                 self._start.memory,
                 [*self._train, *self._eval],
+                prefix=len(self._task.prefix),
                 limit=self._memory_limit,
                 reserve=estimator.memory_bytes(len(self._train)) + part,
                 now=self._engine.memory(),
