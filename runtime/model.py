@@ -7,6 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from . import engines
 from .bundle import Bounds, Bundle, Progress, open_bundle
 from .bundle.manifest import check_identity
@@ -32,13 +34,16 @@ from .tasks import (
     Rows,
     Task,
     check_spec,
+    demonstrations,
     encode_questions,
     encode_rows,
+    read_rows,
     task_for,
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
 from .tasks.field_text import check_text
+from .tasks.rows import Row
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
@@ -128,6 +133,37 @@ class Model:
         """
         return encode_rows(self.task, rows, labelled=labelled)
 
+    def show(self, rows: Rows, count: int | Literal["auto"] = "auto") -> list[Row]:
+        """Put some labelled rows in front of every prompt, as the task's demonstrations: of a few
+        draws the one behind which the untuned model errs least, on rows that are set aside for it.
+        Where the task has demonstrations, as one of a run that goes on, it keeps them.
+
+        Args:
+            rows: to learn from, with labels.
+            count: of demonstrations; ``auto`` takes ``demonstrations.USUAL``. Fewer where the
+                rows are too long for so many.
+
+        Returns:
+            the rows that are left to learn from: neither shown nor set aside.
+
+        Raises:
+            DataError: a row is unusable, or the task takes no demonstrations.
+        """
+        given, field = read_rows(rows), demonstrations.FIELD
+        spec = dict(self._spec or {})
+        if field not in self.task.optional:
+            raise DataError(f"a {spec['kind']} task takes no demonstrations")
+        comparing, others = demonstrations.apart(given)
+        if field not in spec:
+            draws = list(demonstrations.draws(self.task, others, count, self._room))
+            losses = []
+            for shown in draws:
+                self._spec, self._task = {**spec, field: [dict(row) for row in shown]}, None
+                losses.append(self.evaluate(comparing).loss)
+            spec[field] = [dict(row) for row in draws[int(np.argmin(losses))]]
+            self._spec, self._task = spec, None
+        return demonstrations.without(others, spec[field])
+
     def tuner(
         self,
         folder: str | Path,
@@ -196,6 +232,12 @@ class Model:
             self.step = done.history.steps if done.best is None else done.best.step
         else:
             self.values, self.step = load_values(source, self.bundle, self._start.kinds), 0
+
+    @property
+    def _room(self) -> int:
+        """Tokens for demonstrations: of a prefix, or half a row where there is none."""
+        bounds = self.bundle.bounds
+        return bounds.prefix or bounds.length // 2
 
     def reset(self) -> None:
         """Use the values as they were exported from now on."""

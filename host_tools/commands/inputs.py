@@ -223,6 +223,16 @@ def task_of_run(run: Path) -> dict[str, Any] | None:
     return None if task is None else dict(task["spec"])
 
 
+def task_to_show(run: Path, spec: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The task to put demonstrations in front of: the run's, if it is the same otherwise."""
+    from seedtune.runtime.tasks.demonstrations import FIELD
+
+    known = task_of_run(run)
+    if known is None or spec is None or {**known, FIELD: 0} == {**spec, FIELD: 0}:
+        return known or spec
+    return spec
+
+
 def spaced(items: Sequence[Any], limit: int | None) -> list[Any]:
     """At most ``limit`` items at even distances: a file sorted by label keeps all its labels."""
     if limit is None or limit >= len(items):

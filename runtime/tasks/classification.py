@@ -105,11 +105,7 @@ class Classification(Choosing):
 
     def _ids(self, text: str) -> list[int]:
         """The tokens of a prompt, behind the prefix."""
-        ids: list[int] = tokenise(self._tokenizer, text).ids
-        if self._front.leads(ids):
-            return ids[len(self.prefix) :]
-        rest: list[int] = tokenise(self._tokenizer, self._front.rest(text), special=False).ids
-        return rest
+        return self._front.behind(text)[0]
 
     def _tokens_after(self, prompt: str, tokens: list[int], word: str) -> list[int]:
         """The tokens that follow the prompt's when ``word`` follows the prompt.

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from . import spec_fields
 from .field_text import field_text
+from .front import Continuation, continuation
 from .task import Batch, Encoded, Prediction, Setting, Task
-from .tokenising import Continuation, shorten, tokenise
+from .tokenising import shorten, tokenise
 
 
 class TokenLoss(Task):
@@ -80,7 +81,7 @@ class Completion(TokenLoss):
             text = self._within_half(text)
 
         def joined(fields: Mapping[str, str]) -> Continuation:
-            found = self._continuation(self.template.render(fields), text, where)
+            found = continuation(self.template.render(fields), text, self._front, where)
             if self.ends and text == whole_text and found.tokens[-1] not in self._ends:
                 found.tokens.append(self._ends[0])
             return found

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from . import spec_fields
 from .choosing import Choosing
 from .field_text import field_text
+from .front import Continuation, continuation
 from .task import Batch, Encoded, Observation, Setting
-from .tokenising import Continuation
 
 
 class MultipleChoice(Choosing):
@@ -40,7 +40,8 @@ class MultipleChoice(Choosing):
         def rows_of(fields: Mapping[str, str]) -> list[Continuation]:
             prompt = self.template.render(fields)
             return [
-                self._continuation(prompt, _joined(prompt, choice), where) for choice in choices
+                continuation(prompt, _joined(prompt, choice), self._front, where)
+                for choice in choices
             ]
 
         fields = self._fit(

@@ -14,7 +14,7 @@ from ..errors import DataError, warn
 from .chat_template import ChatTemplate
 from .front import Front
 from .spec_fields import Check, Template
-from .tokenising import Continuation, continuation, shorten
+from .tokenising import shorten
 
 Objective = Literal["label_words", "vocabulary"]
 OnLong = Literal["error", "truncate"]
@@ -185,14 +185,6 @@ class Task(ABC):
     def _begin_with(self, text: str) -> None:
         """Say what every row's text begins with: what of it the program takes is its prefix."""
         self._front = Front(text, self._tokenizer, self._bounds.prefix)
-
-    def _continuation(self, prompt: str, text: str, where: str) -> Continuation:
-        """See ``continuation``; without the prefix."""
-        whole, count = continuation(prompt, text, self._tokenizer, where), len(self.prefix)
-        if self._front.leads(whole.tokens):
-            return Continuation(whole.tokens[count:], whole.start - count)
-        rest = self._front.rest(prompt)
-        return continuation(rest, text, self._tokenizer, where, special=False)
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:

@@ -17,9 +17,17 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_engine import ExecutorchEngine
 from seedtune.runtime.engines.memory import PassMemory, fit_passes
 from seedtune.runtime.errors import BundleError, DataError, EngineError, TuningError
-from seedtune.runtime.tasks import Batch, Encoded, task_for, task_from_spec
+from seedtune.runtime.tasks import (
+    Batch,
+    Encoded,
+    demonstrations,
+    read_rows,
+    task_for,
+    task_from_spec,
+)
 from seedtune.runtime.tasks.front import LEAST, Front
 from tiny_bundle import TASK, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 ENGINES = ("executorch-native", "executorch-binding")
 SHOWN = [
@@ -156,21 +164,38 @@ def test_a_task_says_the_same_with_its_start_in_the_rows(bundle: Bundle) -> None
 texts = st.text(st.sampled_from(" abcthefilm\n.'1éA字"), max_size=12)
 
 
+def sentencepiece() -> Tokenizer:
+    """As Llama 2 has it: a mark in front of every text, so that a rest is never cut alone."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=90, special_tokens=["<unk>", "<s>"], show_progress=False,
+        initial_alphabet=list(" abcdefghijklmnopqrstuvwxyz\n.'{1éA字"),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(["the film was great and the plot was good"] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), sentencepiece()], ids=["bytes", "pieces"])
 @settings(max_examples=300, deadline=None)
 @given(start=st.text(st.sampled_from("the film was great\n.{1é"), max_size=90), rest=texts)
-def test_a_front_and_what_stands_behind_it_are_the_whole_text(start: str, rest: str) -> None:
-    tokenizer = tiny_tokenizer()
+def test_a_front_and_what_stands_behind_it_are_the_whole_text(
+    tokenizer: Tokenizer, start: str, rest: str
+) -> None:
     front = Front(start, tokenizer, 40)
     assert len(front.tokens) == 0 or LEAST <= len(front.tokens) <= 40
     ids = tokenizer.encode(start + rest).ids
-    count = len(front.tokens)
-    if front.leads(ids):
-        behind = ids[count:]
-    else:
-        behind = tokenizer.encode(front.rest(start + rest), add_special_tokens=False).ids
-    if count:
-        assert len(tokenizer.encode(start).ids) - count >= 2
+    behind, ends = front.behind(start + rest)
     assert tokenizer.decode([*front.tokens.tolist(), *behind]) == tokenizer.decode(ids)
+    assert len(ends) == len(behind) and ends == sorted(ends)
+    if behind:
+        assert ends[-1] == len(start + rest)
+    if len(front.tokens):
+        assert len(tokenizer.encode(start).ids) - len(front.tokens) >= 2
 
 
 @pytest.mark.parametrize(
@@ -221,3 +246,52 @@ def test_a_bundle_does_not_say_more_than_its_programs_read(tmp_path: Path) -> No
 
     with pytest.raises(BundleError, match="not every program can read a prefix"):
         open_bundle(write_tiny_bundle(tmp_path / "b", bounds=replace(BOUNDS, prefix=9)).path)
+
+
+MANY = [
+    {"text": f"{word} {number}", "label": label}
+    for number in range(20)
+    for word, label in (("great", "pos"), ("bad", "neg"), ("\u2603", "neg"))
+]
+
+
+def test_demonstrations_are_drawn_and_kept_apart(bundle: Bundle, tmp_path: Path) -> None:
+    plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
+    options = {"estimator": "readout", "steps": 2, "batch_size": 4}
+    with open_model(bundle, task=plain) as model:
+        left = model.show(MANY, 4)
+        assert model.task_spec is not None
+        shown = model.task_spec["demonstrations"]
+        assert [row["label"] for row in sorted(shown, key=str)].count("pos") == 2
+        assert len(left) == len(MANY) - len(MANY) // 4 - 4
+        assert not [row for row in left if row in shown]
+        with model.tuner(tmp_path / "run", left, ROWS, **options) as tuner:
+            tuner.step()
+    # The same rows, in another order: whoever goes on finds the same ones left.
+    with open_model(bundle, task=model.task_spec) as again:
+        same = again.show(MANY[::-1], 4)
+        assert again.task_spec == model.task_spec
+        assert sorted(map(str, same)) == sorted(map(str, left))
+        with again.tuner(tmp_path / "run", left, ROWS) as tuner:
+            tuner.step()
+            assert tuner.history.steps == 2
+    with open_model(bundle) as user:
+        user.load(tmp_path / "run")
+        assert len(user.task.prefix) > 0, "the run's task has them"
+
+
+def test_fewer_are_drawn_where_rows_are_long(bundle: Bundle) -> None:
+    plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
+    rows = [{**row, "text": row["text"] + " 12345 x"} for row in MANY]
+    with open_model(bundle, task=plain) as model:
+        left = model.show(rows, "auto")
+        assert model.task_spec is not None
+        shown = model.task_spec["demonstrations"]
+        assert len(shown) in (1, 2, 4) and len(left) == 45 - len(shown)
+        assert len(model.task.prefix) <= bundle.bounds.prefix
+        with pytest.raises(DataError, match="none of the 60 rows is short enough"):
+            next(demonstrations.draws(task_for(bundle, plain), read_rows(rows), 2, room=9))
+    with open_model(bundle, task={"kind": "completion", "template": "{text}",
+                                  "completion_field": "label"}) as model:  # fmt: skip
+        with pytest.raises(DataError, match="a completion task takes no demonstrations"):
+            model.show(MANY, 2)
