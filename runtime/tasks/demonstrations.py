@@ -18,10 +18,12 @@ from .rows import Row, encode_rows
 from .task import Task
 
 FIELD = "demonstrations"
-"""Of a task's specification; empty where none are shown."""
+"""Of a task's specification."""
 USUAL = 8
-DRAWS = 4
-MOST_COMPARING = 128
+"""Where no number is asked for. SST-2, readout after 960 sentences, mean loss of 500 others over
+three draws: 0.326 without, 0.283, 0.277, 0.269 and 0.271 behind 2, 4, 8 and 16."""
+DRAWS = 3
+MOST_COMPARING = 96
 """Rows that compare draws, at most; a quarter of the rows if that is less."""
 _ANSWER = 4
 """Tokens of an answer and a line's end behind a demonstration, about."""
@@ -39,38 +41,44 @@ def apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def draws(
     task: Task, rows: Sequence[Row], count: int | Literal["auto"], room: int
 ) -> Iterator[list[Row]]:
-    """Some draws of ``count`` of the rows, each in random order and with as many of each label as
-    there can be. Of half as many, and so on, where there are not twice so many short ones.
+    """Some draws of ``count`` of the rows, or of ``USUAL``.
 
     Args:
         task: without demonstrations.
-        room: tokens that a draw may have; none of its rows has more than an equal part.
+        room: tokens that a draw may have; none of its rows has more than an equal part. Where there
+            are not twice as many so short as are wanted, half as many are, and so on.
 
     Raises:
         DataError: a row is unusable, or not one fits.
     """
+    examples = encode_rows(task, rows)
     wanted = USUAL if count == "auto" else count
-    golds = encode_rows(task, rows)
     while True:
-        short = [n for n, each in enumerate(golds) if each.length + _ANSWER <= room // wanted]
-        if len(short) >= 2 * wanted:
+        fit = [n for n, each in enumerate(examples) if each.length + _ANSWER <= room // wanted]
+        if len(fit) >= 2 * wanted or wanted == 1:
             break
-        if wanted == 1:
-            raise DataError(
-                f"none of the {len(rows)} rows is short enough to be a demonstration ({room} "
-                "tokens); leave them out, or export with a larger --prefix"
-            )
         wanted //= 2
+    if not fit:
+        raise DataError(
+            f"none of the {len(rows)} rows is short enough to be a demonstration ({room} tokens); "
+            "leave them out, or export with a larger --prefix"
+        )
+    golds = {number: examples[number].gold for number in fit}
     for seed in range(DRAWS):
-        words = np.random.Philox(key=np.array([seed, wanted], np.uint64)).random_raw(len(rows))
-        of_label: Counter[int] = Counter()
-        turns = []
-        for number in sorted(short, key=lambda number: int(words[number])):
-            label = golds[number].gold
-            turns.append((of_label[label], int(words[number]), number))
-            of_label[label] += 1
-        drawn = sorted(sorted(turns)[:wanted], key=lambda turn: turn[1])
-        yield [rows[number] for _, _, number in drawn]
+        yield [rows[number] for number in _drawn(golds, wanted, seed)]
+
+
+def _drawn(golds: Mapping[int, int], count: int, seed: int) -> list[int]:
+    """``count`` of the numbers in random order, as many of each label as there can be."""
+    words = np.random.Philox(key=np.array([seed, count], np.uint64)).random_raw(len(golds))
+    order = [number for _, number in sorted(zip(words.tolist(), golds, strict=True))]
+    of_label: Counter[int] = Counter()
+    turns = {}
+    for number in order:
+        turns[number] = of_label[golds[number]]
+        of_label[golds[number]] += 1
+    first = set(sorted(order, key=turns.__getitem__)[:count])
+    return [number for number in order if number in first]
 
 
 def without(rows: Sequence[Row], shown: Sequence[Mapping[str, Any]]) -> list[Row]:
