@@ -161,6 +161,8 @@ class Task(ABC):
     writes: bool = False
     """Whether it scores one token at each position, and its loss is their negative
     log-likelihood."""
+    prefix: NDArray[np.int64] = np.empty(0, np.int64)
+    """int64 ``[L]``, tokens in front of every row, which no example holds."""
     ends: bool = False
     """Whether texts to learn have the model's own end behind them, so that it learns to stop."""
 
@@ -170,21 +172,17 @@ class Task(ABC):
         self._bounds = setting.bounds
         self._pad_id = setting.pad_id
         self._truncate = setting.on_long == "truncate"
-        self._front = Front("", setting.tokenizer, 0)
+        self._begin_with("")
         if self.template.source[-1:] in (" ", "\t"):
             warn(
                 f"task: the template ends in a blank, {self.template.source[-20:]!r}; end it "
                 "without one: to the model a word's own token begins with its space"
             )
 
-    @property
-    def prefix(self) -> NDArray[np.int64]:
-        """int64 ``[L]``, tokens in front of every row, which no example holds."""
-        return self._front.tokens
-
     def _begin_with(self, text: str) -> None:
-        """Say what every row's text begins with: what of it the program takes is its prefix."""
+        """Say what every row's text begins with: what of it the program takes is the prefix."""
         self._front = Front(text, self._tokenizer, self._bounds.prefix)
+        self.prefix = self._front.tokens
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
