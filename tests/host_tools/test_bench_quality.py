@@ -9,7 +9,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from command_line import good
-from seedtune.host_tools.bench import first_order, quality
+from seedtune.host_tools.bench import quality
 from seedtune.host_tools.bench.contenders import lora, mezo, sparse_fp32
 from seedtune.host_tools.bench.contenders.float_engine import FloatEngine
 from seedtune.host_tools.bench.contenders.float_task import FloatTask
@@ -402,9 +402,6 @@ def test_a_target_never_reached_is_null():
     assert summarise_quality(slow)["forwards_ratio_to_mezo_best"] is None
 
 
-TEXT_HEAD = {"estimator": "text-head", "steps": 100, "eval_every": 10}
-
-
 def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = [os.environ.get(name) for name in names]
@@ -412,74 +409,11 @@ def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
     def run(*, threads=None, results):
         return {"seen": [os.environ.get(name) for name in names]}
 
-    monkeypatch.setattr(first_order, "bench_first_order", run)
-    asked = ("bench", "first_order", "--output", tmp_path)
+    monkeypatch.setattr(quality, "bench_quality", run)
+    asked = ("bench", "quality", "--output", tmp_path)
     assert good(*asked, "--threads", 3)["seen"] == ["3", "3"]
     assert good(*asked)["seen"] == before
     assert [os.environ.get(name) for name in names] == before
-
-
-def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
-    settings = {"estimator": "two-point", "forwards": 400, "eval_every": 100}
-    rows = table(
-        row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.7, 200: 0.81, 400: 0.8}, settings),
-        row("lora", "sst2", 0, {0: 0.5, 60: 0.79, 90: 0.85, 150: 0.9}, peak_rss_bytes=4000),
-        row("int4-text-head", "chat", 0, {0: 85, 50: 50, 100: 44}, TEXT_HEAD, metric="perplexity"),
-        row("int4-two-point", "chat", 0, {0: 85, 400: 77}, settings, metric="perplexity"),
-        row("lora", "chat", 0, {0: 80, 30: 48, 60: 40, 300: 33}, metric="perplexity"),
-    )
-    merge_rows(rows, tmp_path)
-    monkeypatch.setattr(first_order, "_step_seconds", lambda *_: {"int4": 0.5, "lora": 4.0})
-    both = first_order.bench_first_order(results=tmp_path)
-    assert json.loads((tmp_path / "first_order.json").read_text()) == both
-    text = both["tasks"]["chat"]
-    assert (text["metric"], text["goal"], text["int4"]["method"]) == (
-        "perplexity", 44, "int4-text-head"
-    )  # fmt: skip
-    # Half way between two evaluations of LoRA, a third between two of ours.
-    assert (text["int4"]["steps"], text["lora"]["steps"]) == (100, 15)
-    (reached,) = text["on_the_way"]
-    assert reached == pytest.approx(
-        {"goal": 48, "int4_seconds": 200 / 6, "lora_seconds": 40.0, "time_over_lora": 5 / 6}
-    )
-    found = both["tasks"]["sst2"]
-    steps = (100 + 100 / 1.1) / 2, 65 / 3
-    assert (found["int4"]["steps"], found["lora"]["steps"]) == pytest.approx(steps)
-    assert found["time_over_lora"] == pytest.approx(steps[0] * 0.5 / (steps[1] * 4.0))
-    assert found["memory_over_lora"] == 0.25
-    (reached,) = found["on_the_way"]  # 0.85 and 0.9 were never ours
-    ours = (100 + 90 / 1.1) * 0.25
-    assert reached == pytest.approx(
-        {"goal": 0.79, "int4_seconds": ours, "lora_seconds": 80.0, "time_over_lora": ours / 80}
-    )
-
-
-def test_a_step_of_ours_and_of_lora_are_timed(bundle, exported_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(first_order, "load_task", lambda name: DATA)
-    shared = {"model": str(exported_folder / "hf"), "length": 32, "test_rows": 300, "batch_size": 4}
-    rows = table(
-        row("int4-readout", "sst2", 0, {0: 0.5, 4: 0.8}, METHODS["int4-readout"].settings | shared),
-        row("lora", "sst2", 0, {0: 0.5, 60: 0.85}, METHODS["lora"].settings | shared),
-    )
-    merge_rows(rows, tmp_path)
-    asked = {"turns": 1, "tasks": ["sst2"], "bundle": bundle.path, "results": tmp_path}
-    found = first_order.bench_first_order(**asked)["tasks"]["sst2"]
-    assert found["int4"]["steps"] == 4
-    assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
-
-
-def test_time_to_an_accuracy_needs_both_methods(tmp_path):
-    merge_rows(table(row("lora", "sst2", 0, {0: 0.5})), tmp_path)
-    with pytest.raises(SeedtuneError, match="needs rows of lora and of an int4 method"):
-        first_order.bench_first_order(results=tmp_path)
-    slow = table(
-        row("lora", "sst2", 0, {0: 0.5}),
-        row("int4-two-point", "sst2", 0, {0: 0.8}, {"estimator": "two-point", "forwards": 2,
-                                                    "eval_every": 2}),
-    )  # fmt: skip
-    merge_rows(slow, tmp_path)
-    with pytest.raises(SeedtuneError, match=r"lora never reaches 0\.800 on sst2"):
-        first_order.bench_first_order(results=tmp_path)
 
 
 def test_an_empty_table_has_a_summary():
