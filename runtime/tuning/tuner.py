@@ -22,7 +22,7 @@ from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
 from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
-from ..estimators.rates import Perturbing, Scheduled
+from ..estimators.rates import Perturbing
 from ..journal import format as journal
 from ..journal.file import Durability
 from ..journal.history import PROGRAM, History, rounded
@@ -40,7 +40,6 @@ from .budget import Budget, Control
 from .guards import giving_up, judge_losses, judge_scalars
 from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
-from .step_size import StepSize, measure_step_size
 
 _log = logging.getLogger("seedtune")
 """How a run goes: its beginning, evaluations and end as INFO, each step as DEBUG."""
@@ -134,8 +133,6 @@ class Tuner:
         self.control = control or Control()
         self.loss_noise: LossNoise | None = None
         """Measured if this session started the run, with eps ``auto``."""
-        self.step_size: StepSize | None = None
-        """Measured if this session started the run, with lr ``auto``."""
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
@@ -258,21 +255,8 @@ class Tuner:
                 self._start.values,
                 seed=settings.seed,
             )
-            own = replace(own, eps=self.loss_noise.eps)
-            settings = replace(settings, options=own)
+            settings = replace(settings, options=replace(own, eps=self.loss_noise.eps))
             extra["loss_noise"] = self.loss_noise.to_dict()
-        if isinstance(own, Scheduled) and own.lr == "auto":
-            # Of few examples, smaller batches: the next must be of others to tell descent from fit.
-            half = max(1, len(self._train) // 2)
-            trial = replace(settings, batch_size=min(settings.batch_size, half))
-            self.step_size = measure_step_size(
-                lambda: make_estimator(settings, shape, begun.part),
-                lambda number: self._look(self._batch(trial, number)),
-                self._start.values,
-                settings,
-            )
-            settings = replace(settings, options=replace(own, lr=self.step_size.lr))
-            extra["step_size"] = self.step_size.to_dict()
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
