@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
-    help="Show, verify, replay, rewind, branch, export, compact, forget, compare and share runs; "
+    help="Show, verify, replay, rewind, branch, export, compact, forget and share runs; "
     "words that they keep.",
     no_args_is_help=True,
 )
@@ -222,25 +222,6 @@ def forget(
     begun = None if since is None else time_of(since)
     with open_model(checked_bundle(bundle, Output(json))) as model:
         _say(json, model.forget(run, text or (), begun))
-
-
-@app.command()
-def diff(first: JournalPath, second: JournalPath, json: Json = False) -> None:
-    """Compare two journals. Exit code 1 if they lead to different values."""
-    from seedtune.runtime.journal import operations
-
-    found = operations.diff(first, second)
-    Output(json).result(
-        {
-            "same_values": found.same_values,
-            "steps": list(found.steps),
-            "common_steps": found.common_steps,
-            "best": [_evaluated(best) for best in found.best],
-            "fields": {name: list(both) for name, both in found.fields.items()},
-        }
-    )
-    if not found.same_values:
-        raise typer.Exit(1)
 
 
 @app.command()

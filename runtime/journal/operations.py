@@ -1,17 +1,17 @@
-"""What can be done with a run besides going on: verify, rewind, branch, diff, share, receive (and
-``snapshots``)."""
+"""What can be done with a run besides going on: verify, rewind, branch, share and receive.
+
+``snapshots`` has the rest.
+"""
 
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import JournalError
-from ..estimators import fixed_settings
 from .file import Journal, JournalWriter, read_journal, replace_journal_file, write_journal
 from .format import Change, End, Note, Record, Reference
-from .history import Evaluated, History
+from .history import Evaluated
 from .lock import locked
 from .metrics import cut_metrics
 from .replay import Replay, replay
@@ -239,67 +239,6 @@ def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     done = replay(journal, start)
     _begin(journal, Path(target), None)
     return done
-
-
-@dataclass(frozen=True)
-class JournalDiff:
-    """How two journals differ."""
-
-    fields: dict[str, tuple[Any, Any]]
-    """Header fields and settings that differ: name to both values."""
-    steps: tuple[int, int]
-    common_steps: int
-    """Steps up to which both move the values alike: same record, learning rate and noise."""
-    best: tuple[Evaluated | None, Evaluated | None]
-    same_values: bool
-    """Whether both lead to the same values."""
-
-
-def diff(first: Path | str, second: Path | str) -> JournalDiff:
-    """Compare two journals (run folders or files), record by record.
-
-    Raises:
-        JournalError: one of them cannot be read or is damaged.
-    """
-    journals = (read_journal(first), read_journal(second))
-    flat = []
-    for journal in journals:
-        fields = asdict(journal.header)
-        settings = fields.pop("settings")
-        fields.pop("parent")
-        flat.append({**fields, **settings})
-    names = sorted(flat[0].keys() | flat[1].keys())
-    fields = {
-        n: (flat[0].get(n), flat[1].get(n)) for n in names if flat[0].get(n) != flat[1].get(n)
-    }
-    histories = [history_of(journal) for journal in journals]
-    moves = [_moves(journal) for journal in journals]
-    common = max(journal.header.first_step for journal in journals)
-    while common in moves[0] and moves[0][common] == moves[1].get(common):
-        common += 1
-    steps = histories[0].steps, histories[1].steps
-    common = min(common, *steps)
-    bound = {"bundle_sha256", "values_sha256", "snapshot"}
-    bound = bound.union(*(fixed_settings(history.settings) for history in histories))
-    return JournalDiff(
-        fields=fields,
-        steps=steps,
-        common_steps=common,
-        best=(histories[0].best, histories[1].best),
-        same_values=steps == (common, common) and not bound & set(fields),
-    )
-
-
-def _moves(journal: Journal) -> dict[int, tuple[int, float, Record]]:
-    """What moves the values, by step number: noise seed, learning rate, record."""
-    found: dict[int, tuple[int, float, Record]] = {}
-    history = History(journal.header, str(journal.path))
-    for placed in journal.records:
-        if placed.is_step:
-            settings, step = history.settings, history.steps
-            found[step] = (settings.seed, settings.learning_rate(step), placed.record)
-        history.add(placed.record)
-    return found
 
 
 def _plain(journal: Journal) -> list[Record]:

@@ -23,7 +23,7 @@ from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples,
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
-from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
@@ -276,7 +276,6 @@ class TestOperations:
         assert go_on(tmp_path / "b", settings=None) == live
         compact(tmp_path / "b", START)  # from snapshot to snapshot
         assert verify(tmp_path / "b", START).sha256 == live
-        assert diff(tmp_path / "run", tmp_path / "c").common_steps == 150
 
     def test_sharing_is_refused_for_what_the_journal_holds(
         self, tmp_path: Path, done: tuple[Path, str]

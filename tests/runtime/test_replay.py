@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, Tu
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.file import Durability, JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
-from seedtune.runtime.journal.operations import branch, diff, receive, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
@@ -139,8 +138,6 @@ def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
     final = go_on(tmp_path / "b", settings=other, allow_changes=True)
     assert final != done[1] and replay(tmp_path / "b", START).sha256 == final
     assert replay(tmp_path / "b", START, until=60).sha256 == hashes[60]
-    found = diff(done[0], tmp_path / "b")
-    assert found.common_steps == 60 and not found.same_values
     with pytest.raises(JournalError, match="there is a run already"):
         branch(done[0], tmp_path / "b", step=60)
 
@@ -288,24 +285,6 @@ def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done)
         replay(tmp_path / "c", START)
 
 
-def test_diff_of_equal_and_of_continued_runs(tmp_path, done):
-    branch(done[0], tmp_path / "b")
-    assert diff(done[0], tmp_path / "b").same_values
-    assert diff(done[0], tmp_path / "b").fields == {}
-    journal = read_journal(done[0])
-    other = replace(journal.header, settings={**journal.header.settings, "lr": 1.0})
-    records = [placed.record for placed in journal.records]
-    JournalWriter.create(tmp_path / "faster", other, records=records).close()
-    found = diff(done[0], tmp_path / "faster")
-    assert found.common_steps == 0 and not found.same_values
-    branch(done[0], tmp_path / "c", step=70)
-    found = diff(done[0], tmp_path / "c")
-    assert (found.common_steps, found.steps, found.same_values) == (70, (150, 70), False)
-    go_on(tmp_path / "d", until=3, settings=SETTINGS | {"seed": 6})
-    found = diff(done[0], tmp_path / "d")
-    assert found.common_steps == 0 and found.fields == {"seed": (5, 6)}
-
-
 def test_a_shared_journal_damaged_or_cut_on_the_way_is_refused(tmp_path, done):
     sent = tmp_path / "sent.journal"
     share(done[0], sent, START)
@@ -363,7 +342,6 @@ def test_every_operation_on_damage_fails_with_a_seedtune_error_only(tmp_path, do
             lambda: verify(folder, START),  # noqa: B023
             lambda: branch(folder, folder / "branch"),  # noqa: B023
             lambda: share(folder, folder / "sent", START),  # noqa: B023
-            lambda: diff(folder, done[0]),  # noqa: B023
             lambda: compact(folder, START),  # noqa: B023
             lambda: rewind(folder, 20),  # noqa: B023
         ]
