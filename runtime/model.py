@@ -14,7 +14,7 @@ from .engines import Engine
 from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .files import check_output
-from .journal.file import Durability, Journal
+from .journal.file import Journal
 from .journal.remembered import Remembered, chosen, remembered
 from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
@@ -136,7 +136,6 @@ class Model:
         *,
         budget: Budget | None = None,
         control: Control | None = None,
-        durability: Durability | None = None,
         allow_changes: bool = False,
         on_evaluation: Callable[[int, int], None] | None = None,
         **settings: Any,
@@ -169,7 +168,6 @@ class Model:
             eval_examples=evaluated,
             budget=budget,
             control=control,
-            durability=durability,
             allow_changes=allow_changes,
             memory_limit=self._memory_limit,
             on_evaluation=on_evaluation,

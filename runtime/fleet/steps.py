@@ -69,7 +69,7 @@ class SharedSteps:
             task={"spec": model.task_spec, "objective": "label_words", "on_long": "truncate"},
             extra={"fleet": True},
         )
-        self._run = LiveRun.begin(Path(folder), header, start, None)
+        self._run = LiveRun.begin(Path(folder), header, start)
         self._count, self._size = estimator.scalar_count, chosen.batch_size
         self._answers: dict[int, NDArray[np.float64]] = {}
 

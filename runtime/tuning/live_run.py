@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
-from ..journal.file import Durability, JournalWriter, read_journal
+from ..journal.file import JournalWriter, read_journal
 from ..journal.format import FORGOTTEN, Change, End, Header, Record
 from ..journal.history import History
 from ..journal.replay import best_values_of
@@ -67,12 +67,10 @@ class LiveRun:
         return self._state.values
 
     @classmethod
-    def begin(
-        cls, folder: Path, header: Header, start: Start, durability: Durability | None
-    ) -> "LiveRun":
+    def begin(cls, folder: Path, header: Header, start: Start) -> "LiveRun":
         """Start a run in a folder that has none."""
         state = RunState(folder, header, start)
-        writer = JournalWriter.create(folder, header, durability=durability)
+        writer = JournalWriter.create(folder, header)
         state.path = writer.path
         return cls(writer, state, start)
 
@@ -86,7 +84,6 @@ class LiveRun:
         data: Mapping[str, str | None],
         task_spec: Mapping[str, Any] | None,
         context: RunContext,
-        durability: Durability | None,
         allow_changes: bool,
     ) -> "LiveRun":
         """Go on with a run; a torn tail is cut and the values are replayed.
@@ -101,7 +98,7 @@ class LiveRun:
             JournalError: damaged, in use, or of another bundle.
             TuningError: settings or examples other than the run's, and not ``allow_changes``.
         """
-        writer, journal = JournalWriter.open(folder, durability=durability)
+        writer, journal = JournalWriter.open(folder)
         try:
             state = RunState(journal.path, journal.header, start)
             for placed in journal.records:

@@ -24,7 +24,6 @@ from ..errors import TuningError, warn
 from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
 from ..estimators.rates import Perturbing
 from ..journal import format as journal
-from ..journal.file import Durability
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
 from ..journal.run_folder import JOURNAL_FILE
@@ -95,7 +94,6 @@ class Tuner:
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
-        durability: when the journal is synced.
         allow_changes: go on with other settings or examples, and record them.
         memory_limit: bytes that this process may hold; passes are cut to fit (see ``memory``). By
             default what the system has left.
@@ -121,7 +119,6 @@ class Tuner:
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
-        durability: Durability | None = None,
         allow_changes: bool = False,
         memory_limit: int | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
@@ -146,10 +143,10 @@ class Tuner:
         self._active = 0.0
         self._memory_limit = memory_limit
         if os.path.exists(self.folder / JOURNAL_FILE):
-            self._run = self._resumed(settings, durability, allow_changes, task_spec)
+            self._run = self._resumed(settings, allow_changes, task_spec)
         else:
             header = self._new_header(settings or {}, task_spec)
-            self._run = LiveRun.begin(self.folder, header, start, durability)
+            self._run = LiveRun.begin(self.folder, header, start)
         self._metrics = MetricsLog(self.folder)
         known = _forwards_stay(self.values)
         self._known = KnownForwards(self._engine) if known else None
@@ -157,7 +154,6 @@ class Tuner:
     def _resumed(
         self,
         settings: Mapping[str, Any] | None,
-        durability: Durability | None,
         allow_changes: bool,
         task_spec: Mapping[str, Any] | None,
     ) -> LiveRun:
@@ -172,7 +168,6 @@ class Tuner:
             data=data,
             task_spec=task_spec,
             context=self.context,
-            durability=durability,
             allow_changes=allow_changes,
         )
         try:

@@ -573,7 +573,6 @@ class TestBadInput:
         assert "eps='wide'" in bad(7, *common, "--eps", "wide")
         assert "lr=-1.0" in bad(7, *common, "--lr", -1)
         assert "objective 'loss'" in bad(3, *common, "--objective", "loss")
-        assert "durability" in bad(5, *common, "--durability", "often")
         assert not (tmp_path / "run").exists()
 
     def test_memory_limit(self, tmp_path: Path, bundle: Path, rows: Path, engine: None) -> None:

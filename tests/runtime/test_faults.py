@@ -11,7 +11,7 @@ from fakes import FakeEngine
 from faults import failing_writes, fill, read_only, run_and_kill, small_disk
 from seedtune.runtime.errors import EngineError, JournalError
 from seedtune.runtime.estimators.two_point import TwoPoint
-from seedtune.runtime.journal.file import Durability, read_journal
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import branch
 from seedtune.runtime.journal.replay import replay
@@ -150,7 +150,8 @@ def test_a_read_only_folder_is_an_error_but_can_be_read(tmp_path):
 
 
 def test_a_failing_sync_stops_the_run(tmp_path, whole, monkeypatch):
-    with tuner(tmp_path, durability=Durability(records=1)) as live:
+    monkeypatch.setattr("seedtune.runtime.journal.file.SYNC_SECONDS", 0)
+    with tuner(tmp_path) as live:
         steps = iter(live)
         next(steps)
 

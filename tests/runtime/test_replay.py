@@ -13,7 +13,7 @@ from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
 from faults import damaged
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
-from seedtune.runtime.journal.file import Durability, JournalWriter, read_journal
+from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
 from seedtune.runtime.journal.operations import branch, receive, rewind, share, verify
 from seedtune.runtime.journal.replay import replay
@@ -403,38 +403,18 @@ def test_values_export_as_float16_of_the_bundle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "policy"),
-    [
-        ("record", Durability(records=1, seconds=None)),
-        ("100", Durability(records=100, seconds=None)),
-        ("0.5s", Durability(seconds=0.5)),
-    ],
+    ("seconds", "syncs"), [(1.0, range(1)), (0.04, range(5, 11)), (0.005, range(20, 21))]
 )
-def test_durability_from_text(text, policy):
-    assert Durability.parse(text) == policy
-    with pytest.raises(JournalError, match="neither"):
-        Durability.parse("often")
-
-
-@pytest.mark.parametrize(
-    ("policy", "pause", "syncs"),
-    [
-        (Durability(records=1, seconds=None), 0, 20),
-        (Durability(records=5, seconds=None), 0, 4),
-        (Durability(), 0, 0),
-        (Durability(seconds=0.04), 0.01, range(5, 11)),
-        (Durability(seconds=0.005), 0.01, 20),
-    ],
-)
-def test_durability_policies_sync_as_often_as_they_say(tmp_path, monkeypatch, policy, pause, syncs):
+def test_records_are_synced_in_time(tmp_path, monkeypatch, seconds, syncs):
     go_on(tmp_path, until=1)
-    writer, _ = JournalWriter.open(tmp_path, durability=policy)
+    writer, _ = JournalWriter.open(tmp_path)
     calls = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", calls.append)
+        patch.setattr("seedtune.runtime.journal.file.SYNC_SECONDS", seconds)
         for number in range(20):
-            time.sleep(pause)
+            time.sleep(0.01)
             writer.append(Step((float(number),)))
             writer.sync_if_due()
     writer.close()
-    assert len(calls) in (syncs if isinstance(syncs, range) else (syncs,))
+    assert len(calls) in syncs
