@@ -5,8 +5,8 @@ run's lock and cuts a torn tail back to the last whole record.
 
 Durability. Each record is one ``os.write`` to a file opened for appending, so a killed process
 loses nothing that it had recorded: the page cache outlives it. Only a power failure or a kernel
-crash can take records that were not yet synced: at most ``SYNC_SECONDS`` of steps, as what is not yet
-synced took less than that to compute.
+crash can take records that were not yet synced: at most ``SYNC_SECONDS`` of steps, as what is not
+yet synced took less than that to compute.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from .lock import RunLock
 from .run_folder import JOURNAL_FILE, tidy_if_possible
 
 SYNC_SECONDS = 1.0
-"""No record stays off the disk (``fsync``) for longer, while steps keep their pace. Closing, pausing
-and evaluating always sync."""
+"""No record stays off the disk (``fsync``) for longer, while steps keep their pace. Closing,
+pausing and evaluating always sync."""
 
 
 @dataclass(frozen=True)
