@@ -189,7 +189,7 @@ class Model:
             self.values, self.step = source.values.copy(), source.step
         elif os.path.isdir(source):
             done = replay(source, self._start)
-            self._take_task(done.journal.header.task, Path(source))
+            self._take_task(done.header.task, Path(source))
             self.values = done.best_values
             self.step = done.history.steps if done.best is None else done.best.step
         else:

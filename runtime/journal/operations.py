@@ -14,10 +14,10 @@ from .format import Change, End, Note, Record, Reference
 from .history import Evaluated
 from .lock import locked
 from .metrics import cut_metrics
-from .replay import Replay, replay
+from .replay import replay
 from .run_folder import JOURNAL_FILE, check_output_of, remove_derived, tidy_if_possible
 from .start import Start
-from .state import history_of, need_step
+from .state import RunState, history_of, need_step
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
 
@@ -48,15 +48,16 @@ def verify(path: Path | str, start: Start) -> Verified:
     Raises:
         JournalError: damaged, of another bundle, or values that differ from a recorded hash.
     """
-    done = replay(path, start)
+    journal = read_journal(path)
+    done = replay(journal, start)
     history = done.history
     return Verified(
         steps=history.steps,
         skipped=history.skipped,
         evaluations=len(history.evaluations),
         best=done.best,
-        bytes=done.journal.end,
-        torn_bytes=done.journal.torn_bytes,
+        bytes=journal.end,
+        torn_bytes=journal.torn_bytes,
         hashes_checked=len(history.ends),
         sha256=done.sha256,
     )
@@ -139,7 +140,7 @@ def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     return read_journal(target)
 
 
-def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> Replay:
+def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> RunState:
     """Write a run as one journal file that gives the same values wherever the bundle is.
 
     The file ends with a closing record: the number of records before it and the hash of the values
@@ -214,7 +215,7 @@ def _may_be_shared(journal: Journal) -> None:
         )
 
 
-def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
+def receive(file: Path | str, target: Path | str, start: Start) -> RunState:
     """Make a run folder of a shared journal, after a replay has confirmed its values.
 
     Raises:

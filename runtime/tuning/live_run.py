@@ -13,10 +13,9 @@ import numpy as np
 
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
-from ..journal.file import JournalWriter, read_journal
+from ..journal.file import JournalWriter
 from ..journal.format import FORGOTTEN, Change, End, Header, Record
 from ..journal.history import History
-from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
 from ..scoring.values import Values
@@ -46,9 +45,9 @@ class Tuned:
 class LiveRun:
     """Made by ``begin`` or ``resume``; holds the run's lock until closed."""
 
-    def __init__(self, writer: JournalWriter, state: RunState, start: Start) -> None:
+    def __init__(self, writer: JournalWriter, state: RunState) -> None:
         self.writer = writer
-        self._state, self._start = state, start
+        self._state = state
         self._broken = False
 
     @property
@@ -72,7 +71,7 @@ class LiveRun:
         state = RunState(folder, header, start)
         writer = JournalWriter.create(folder, header)
         state.path = writer.path
-        return cls(writer, state, start)
+        return cls(writer, state)
 
     @classmethod
     def resume(
@@ -101,9 +100,8 @@ class LiveRun:
         writer, journal = JournalWriter.open(folder)
         try:
             state = RunState(journal.path, journal.header, start)
-            for placed in journal.records:
-                state.advance(placed.record)
-            run = cls(writer, state, start)
+            state.take(journal)
+            run = cls(writer, state)
             fixed = fixed_settings(state.history.settings)
             size = state.history.settings.batch_size
             if "batch_size" in fixed and context.examples < size:
@@ -196,8 +194,6 @@ class LiveRun:
         if history.evaluations[-1].step < history.steps:
             message += f"; step {history.steps}, the last, was not evaluated"
         values = self._state.best_values
-        if values is None:  # what is best was changed since
-            values = best_values_of(self._state, read_journal(self.writer.path), self._start)
         return Tuned(values, best.step, best.loss, best.metric, message)
 
     def close(self) -> None:
