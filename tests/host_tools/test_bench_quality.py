@@ -1,6 +1,5 @@
 """The table of methods: cells, results and summary, and every baseline on a tiny model."""
 
-import io
 import json
 import os
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from seedtune.host_tools.bench.contenders.mask_places import answered, random_pl
 from seedtune.host_tools.bench.contenders.task_loss import task_losses
 from seedtune.host_tools.bench.contenders.task_methods import METHODS, tuner_settings
 from seedtune.host_tools.bench.summaries.quality import summarise_quality
-from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key, settings_hash
+from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer
 from seedtune.runtime.errors import SeedtuneError
@@ -145,12 +144,6 @@ def test_mezo_lowers_the_loss_and_goes_on_to_the_bit(toy, tmp_path):
     assert mezo.run_on_task(toy(), SETTINGS, pieces, silent)["curve"] == found["curve"]
 
 
-def test_a_shorter_mezo_run_reads_the_longer_one(toy, tmp_path):
-    found = mezo.run_on_task(toy(), SETTINGS, tmp_path, silent)
-    shorter = mezo.run_on_task(toy(), SETTINGS | {"forwards": 20}, tmp_path, silent)
-    assert shorter["curve"] == found["curve"][:2]
-
-
 @pytest.mark.parametrize("data", [DATA, CHOICES, LINES], ids=lambda data: data.name)
 def test_the_differentiable_loss_is_the_tasks(toy, data):
     import torch
@@ -266,22 +259,6 @@ def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
     assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None
 
 
-def test_a_row_tells_its_machine_and_the_tuners_settings(tmp_path, monkeypatch, tiny_llama_folder):
-    name = "model.layers.0.mlp.up_proj"
-    bundle = write_tiny_bundle(
-        tmp_path / "bundle",
-        layers=(Layer(name, (64, 32), 0, 12),),
-        indices=np.arange(12, dtype=np.int64) * 7,
-    )
-    monkeypatch.setattr(quality, "load_task", lambda name: DATA)
-    settings = {**METHODS["sensitive-fp32"].settings, "model": str(tiny_llama_folder)}
-    settings |= {"forwards": 4, "eval_every": 4, "length": 48, "test_rows": 8, "batch_size": 4}
-    cell = quality.Cell("sensitive-fp32", "sst2", 0, settings, bundle.path)
-    found = quality._work(cell, tmp_path, None)
-    assert found["machine"]["cpu"] and found["settings"] == settings
-    assert found["tuner_settings"]["steps"] == 2 and found["tuner_settings"]["stratified"] is True
-
-
 def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "load_task", lambda name: DATA)
     runs = []
@@ -311,12 +288,6 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
     row = next(iter(read_rows(tmp_path / "results").values()))
     assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
-
-
-@pytest.mark.parametrize("asked", [{"methods": ("magic",)}, {"tasks": ("nothing",)}])
-def test_unknown_names_list_the_known(asked, tmp_path):
-    with pytest.raises(SeedtuneError, match=r"unknown (method|task) '\w+'; known: \w+"):
-        quality.bench_quality(**asked, runs=tmp_path, results=tmp_path)
 
 
 def row(method, task, seed, curve, settings=None, metric="accuracy", **more):
@@ -372,17 +343,6 @@ def test_the_summary_follows_from_the_rows():
     assert chat["best_of_mean"] == 40.0
 
 
-def test_the_summary_is_shown_a_line_a_method():
-    from rich.console import Console
-
-    screen = Console(width=120, record=True, file=io.StringIO())
-    screen.print(quality.show_quality(summarise_quality(ROWS)))
-    lines = [" ".join(line.split()) for line in screen.export_text().splitlines()]
-    assert "sst2 mezo-fp32 2 1000 75.0 ± 7.1 % 75.0 at 1000 - 2.00 0" in lines
-    assert "chat int4-two-point 1 1000 40.0 ± 0.0 40.0 at 1000 auto 2.00 0" in lines
-    assert "sst2_gap_to_lora 2" in lines
-
-
 def test_a_task_judged_on_other_rows_stands_apart():
     more = {"forwards": 180, "test_rows": 872}
     rows = ROWS | table(
@@ -394,12 +354,6 @@ def test_a_task_judged_on_other_rows_stands_apart():
     assert found["tasks"] == before["tasks"]
     assert found["tasks_below_start"] == ["copa", "sst2, 872 rows"]
     assert apart["lora"]["last"]["mean"] == pytest.approx(0.99) and apart["lora"]["seeds"] == 9
-
-
-def test_a_target_never_reached_is_null():
-    slow = {key: each for key, each in ROWS.items() if not key.startswith("int4")}
-    slow |= table(row("int4-two-point", "sst2", 0, {0: 0.5, 1000: 0.6}))
-    assert summarise_quality(slow)["forwards_ratio_to_mezo_best"] is None
 
 
 def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
@@ -414,11 +368,6 @@ def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
     assert good(*asked, "--threads", 3)["seen"] == ["3", "3"]
     assert good(*asked)["seen"] == before
     assert [os.environ.get(name) for name in names] == before
-
-
-def test_an_empty_table_has_a_summary():
-    found = summarise_quality({})
-    assert found["rows"] == 0 and found["sst2_gap_to_lora"] is None
 
 
 def test_merging_keeps_old_rows_and_replaces_equal_ones(tmp_path):
@@ -436,11 +385,6 @@ def test_a_damaged_table_is_refused_not_overwritten(tmp_path):
     with pytest.raises(SeedtuneError, match=r"quality\.json: holds no "):
         merge_rows(ROWS, tmp_path)
     assert file.read_text() == "["
-
-
-def test_settings_hash_ignores_order():
-    assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
-    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
 
 
 def test_every_task_and_method_is_known():

@@ -17,7 +17,7 @@ from seedtune.host_tools.bench.contenders.people import (
     sender_of,
 )
 from seedtune.host_tools.bench.contenders.people_methods import METHODS
-from seedtune.host_tools.bench.measuring.next_words import figures, measure, torch_score
+from seedtune.host_tools.bench.measuring.next_words import figures, torch_score
 from seedtune.host_tools.bench.measuring.program_words import ProgramWords
 from seedtune.host_tools.bench.senders import bench_senders
 from seedtune.host_tools.bench.summaries.senders import summarise_senders
@@ -55,10 +55,6 @@ def test_a_sender_is_named_by_the_start_of_its_id():
     assert all(sender_of(sender[:8]) == sender for sender in SENDERS)
     with pytest.raises(DataError, match="sender 'nobody' is not one of afe2b8b4, "):
         sender_of("nobody")
-
-
-def test_few_messages_come_in_small_batches():
-    assert [data.batch_size(count) for count in (50, 200, 400, 1000)] == [4, 4, 8, 16]
 
 
 def test_figures_of_words():
@@ -228,22 +224,6 @@ def test_the_summary_compares_with_the_untouched_model():
     assert (line["helped"], line["harmed"]) == (1, 1)
     assert line["other_rise"] == {"mean": pytest.approx(0.05), "largest": pytest.approx(0.1)}
     assert line["start"]["perplexity"] == pytest.approx(math.sqrt(80 * 60))
-
-
-def test_every_method_names_its_untouched_model():
-    for method in METHODS.values():
-        assert not METHODS[method.start].learns and METHODS[method.start].bundle == method.bundle
-    assert SPEC["completion_field"] == "reply"
-
-
-def test_measure_joins_batches():
-    def score(batch):
-        return np.array([float(batch.gold[0])]), np.array([0])
-
-    batches = [
-        Batch(np.zeros((1, 2), int), *[np.zeros((1, 1), int)] * 2, np.array([n])) for n in (-1, -3)
-    ]
-    assert measure(score, batches)["perplexity"] == pytest.approx(math.exp(2))
 
 
 def test_a_finished_cell_is_not_run_again(bundle, exported_folder, tmp_path, monkeypatch):

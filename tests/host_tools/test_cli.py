@@ -69,18 +69,6 @@ class TestTune:
         assert set(found["after"]) == {"step", "loss", "accuracy", "macro_f1"}
         assert Path(found["values"]).is_file()
 
-    def test_a_run_in_two_parts_equals_one(
-        self, tmp_path: Path, bundle: Path, rows: Path, engine: None, run: Path
-    ) -> None:
-        options = ["--train", rows, "--data", rows, "--eval-every", 2, "--batch-size", 4,
-                   "--estimator", "two-point", "--eps", 0.01, "--lr", 0.01]  # fmt: skip
-        good("tune", bundle, tmp_path / "parts", *options, "--steps", 6, "--forwards", 6)
-        assert good("journal", "show", tmp_path / "parts")["steps"] == 3
-        good("tune", bundle, tmp_path / "parts", "--train", rows, "--data", rows)
-        whole = good("journal", "replay", run, bundle)
-        parts = good("journal", "replay", tmp_path / "parts", bundle)
-        assert whole["sha256"] == parts["sha256"]
-
     def test_more_steps_and_other_settings_on_resume(
         self, bundle: Path, rows: Path, run: Path
     ) -> None:
@@ -102,18 +90,6 @@ class TestTune:
         assert "all 2 steps done" in result.stdout
         assert "no held-out rows" in result.stderr
         assert "loss noise" in result.stderr
-
-    def test_an_estimator_with_its_own_learning_rate(
-        self, bundle: Path, rows: Path, tmp_path: Path, engine: None
-    ) -> None:
-        common = ["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, "--eps", 0.01,
-                  "--estimator", "two-point", "--seeds", 3,
-                  "--batch-size", 1000]  # fmt: skip
-        assert "setting lr='fast' must be a number above 0" in bad(7, *common, "--lr", "fast")
-        good(*common, "--lr", 0.5)
-        shown = good("journal", "show", tmp_path / "run")["settings"]
-        assert (shown["estimator"], shown["seeds"], shown["lr"]) == ("two-point", 3, 0.5)
-        assert "the run has seeds=3, not 4" in bad(7, *common, "--seeds", 4)
 
     def test_people_see_every_evaluation_once(
         self, bundle: Path, rows: Path, tmp_path: Path, engine: None
@@ -319,10 +295,6 @@ class TestReadout:
         assert "was tuned for another task" in bad(7, *asked, tmp_path / "third.json")
         assert "the run has the task spec" in bad(7, *tune, "--task", tmp_path / "third.json")
 
-    def test_it_has_no_options(self, tmp_path: Path, learned: Path, rows: Path) -> None:
-        asked = ["tune", learned, tmp_path / "other", "--train", rows, "--seeds", 3]
-        assert "estimator readout has no option 'seeds'; it has no options" in bad(7, *asked)
-
     def test_a_program_without_hidden_states_cannot_take_it(
         self, tmp_path: Path, bundle: Path, rows: Path, engine: None
     ) -> None:
@@ -336,10 +308,6 @@ class TestReadout:
             words = call("journal", *command).stdout.replace("settings.", "").split()
             assert "readout" in words and "batch_size" in words
             assert not {"lr", "eps", "noise", "seeds"} & set(words)
-
-    def test_its_journal_is_not_shared(self, tmp_path: Path, learned: Path) -> None:
-        asked = ["journal", "share", tmp_path / "run", learned, tmp_path / "shared.bin"]
-        assert "single examples, from which the training texts may be guessed" in bad(5, *asked)
 
 
 class TestJournal:
@@ -551,10 +519,6 @@ class TestBadInput:
         assert message in bad(3, "tune", bundle, tmp_path / "run", "--train", rows)
         assert not (tmp_path / "run").exists()
 
-    def test_truncation_is_the_remedy(self, bundle: Path, rows: Path, engine: None) -> None:
-        rows.write_text('{"text": "%s", "label": 1}' % ("film " * 50))
-        good("evaluate", bundle, "--data", rows, "--on-long", "truncate")
-
     def test_missing_data_task_and_values(
         self, tmp_path: Path, bundle: Path, rows: Path, engine: None
     ) -> None:
@@ -664,27 +628,6 @@ def test_every_command_has_help_and_json() -> None:
         answers = any("--json" in option.opts for option in command.params)
         # One is a conversation in a terminal, the other answers over HTTP.
         assert answers or name in ("chat", "serve"), name
-
-
-WHOLE_TEXTS = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
-
-
-@pytest.mark.parametrize(
-    ("spec", "hidden", "estimator"),
-    [
-        (TASK, True, "readout"),
-        (TASK, False, "per-example"),
-        (WHOLE_TEXTS, True, "text-head"),
-    ],
-)
-def test_the_estimator_is_the_best_that_task_and_bundle_allow(
-    tmp_path: Path, spec: dict[str, Any], hidden: bool, estimator: str
-) -> None:
-    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1] if hidden else [])
-    engine = HiddenEngine() if hidden else ValueEngine()
-    engine.adapter_shape = (4, 6) if hidden else None
-    context = fake_context(engine, task_for(bundle, spec), 64)
-    assert complete({}, context).estimator == estimator
 
 
 def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:

@@ -37,20 +37,6 @@ def test_it_learns_and_reports(tmp_path):
     assert [x["loss"] for x in lines if x["kind"] == "step"] == [r.loss for r in reports]
 
 
-def test_both_probes_go_through_one_call(tmp_path):
-    engine = FakeEngine(K)
-    with tuner(tmp_path, engine=engine, eval_examples=None) as live:
-        next(iter(live))
-    assert [call[1] for call in engine.calls] == [2]
-
-
-def test_one_probe_programs_take_them_one_by_one_with_the_same_result(tmp_path, whole):
-    start = Start(START.values, START.bundle_sha256, BOUNDS.__class__(1, 16, 8, 16, 2))
-    engine = FakeEngine(K)
-    assert run(tmp_path, start=start, engine=engine) == whole[1]
-    assert {call[1] for call in engine.calls} == {1}
-
-
 def test_all_seeds_of_a_step_take_one_pass_as_far_as_the_program_has_room(tmp_path):
     ends = []
     for probes, passes in ((8, [8]), (6, [6, 2]), (2, [2, 2, 2, 2])):
@@ -225,14 +211,6 @@ def test_another_estimator_is_refused_whatever_it_would_need(tmp_path, estimator
             tuner(tmp_path, settings={"estimator": other}, allow_changes=True)
         with pytest.raises(TuningError, match=message):
             tuner(tmp_path, settings=suited(other), allow_changes=True)
-
-
-def test_a_setting_that_there_is_not_is_refused_by_name(tmp_path):
-    with pytest.raises(TuningError, match="no setting 'rate'; settings: estimator, seed, steps"):
-        tuner(tmp_path / "new", settings={"rate": 1.0})
-    run(tmp_path / "old")
-    with pytest.raises(TuningError, match="'rate'"):
-        tuner(tmp_path / "old", settings={"rate": 1.0})
 
 
 def test_a_run_that_never_beats_the_start_ships_the_start(tmp_path):
