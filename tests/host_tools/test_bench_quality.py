@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
@@ -19,10 +18,7 @@ from seedtune.host_tools.bench.summaries.quality import summarise_quality
 from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer
-from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.estimators.noise import add_noise
-from seedtune.runtime.options import option
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(
@@ -89,19 +85,6 @@ def test_the_engine_scores_as_the_model_does(toy, data):
             logits = cell.model(torch.from_numpy(batch.tokens[row, : column + 1])[None]).logits
         logp = torch.log_softmax(logits[0, -1], dim=-1).numpy()[batch.candidates[at]]
         np.testing.assert_allclose(found[:, at], [logp, logp], atol=1e-5)
-
-
-def test_values_go_to_their_places_and_rows_do_not_mix(toy):
-    cell = toy()
-    places = random_places(cell.model, 50, seed=1)
-    engine = FloatEngine(cell.model, places)
-    values = engine.values
-    assert len(values) == 50
-    batch = cell.task.collate(cell.train[:3])
-    first, moved, again = engine.score(batch, np.stack([values, values + 1, values])).logp
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - moved).max() > 1e-3
-    np.testing.assert_array_equal(engine.values, values)
 
 
 def test_random_places_are_spread_over_all_linears_but_the_head(toy):
@@ -203,15 +186,6 @@ def test_answered_examples_end_with_their_answers(toy, data):
     assert text == wanted[data.name]
 
 
-def test_generic_text_is_scored_for_completion_alone(toy):
-    import math
-
-    cell = toy()
-    assert cell.generic_perplexity() is None
-    cell.generic_text = np.arange(60).reshape(3, 20)
-    assert 1 < cell.generic_perplexity() < math.inf
-
-
 def test_forwards_become_steps():
     settings = METHODS["int4-two-point"].settings | {"seed": 3, "batch_size": 16, "length": 48}
     found = tuner_settings(settings)
@@ -239,24 +213,6 @@ def test_a_cells_key_and_folder_follow_its_settings(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "load_task", lambda name: other)
     assert quality._cell("mezo-fp32", "sst2", 0, 100, 300, None, None, "folder").key != one.key
     assert one.key == cell_of(tmp_path, monkeypatch).key
-
-
-def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
-    settings = METHODS["int4-per-example"].settings | {"batch_size": 16}
-    cell = quality.Cell("int4-per-example", "sst2", 0, settings, None)
-    key, folder = cell.key, cell.folder(tmp_path)
-    assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (1.5e-2, 9e-3)
-
-    @dataclass(frozen=True)
-    class Larger(ESTIMATORS["per-example"].options):
-        eps: float = option(2.0, "Size of the perturbation.", above=0)
-
-    monkeypatch.setitem(
-        ESTIMATORS, "per-example", replace(ESTIMATORS["per-example"], options=Larger)
-    )
-    assert cell.tuner_settings["eps"] == 2.0
-    assert cell.key == key and cell.folder(tmp_path) != folder
-    assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None
 
 
 def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
@@ -377,14 +333,6 @@ def test_merging_keeps_old_rows_and_replaces_equal_ones(tmp_path):
     merge_rows(new, tmp_path)
     assert read_rows(tmp_path) == old | new and len(old | new) == 3
     assert json.loads((tmp_path / "quality.json").read_text())["machine"]["cpu"]
-
-
-def test_a_damaged_table_is_refused_not_overwritten(tmp_path):
-    file = tmp_path / "quality.json"
-    file.write_text("[")
-    with pytest.raises(SeedtuneError, match=r"quality\.json: holds no "):
-        merge_rows(ROWS, tmp_path)
-    assert file.read_text() == "["
 
 
 def test_every_task_and_method_is_known():

@@ -95,18 +95,6 @@ def tuned(bundle, part):
     return Values(bundle.values.astype(np.float32), part)
 
 
-def test_the_program_says_what_the_model_says(bundle):
-    words = words_of(bundle)
-    batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
-    seen = words.see([batch])
-    assert seen.gold.tolist() == batch.candidates[:, 0].tolist()
-    assert seen.context[:, -1].tolist() == batch.tokens.reshape(-1)[batch.positions].tolist()
-    first = batch.positions % 12 == 0
-    assert (seen.context[first, -2] == -1).all() and (seen.context[~first, -2] >= 0).all()
-    found = words.figures(seen)
-    assert found["perplexity"] == pytest.approx(math.exp(-seen.logp.mean()))
-
-
 def test_ranks_are_of_the_head_that_the_program_has(bundle):
     words = words_of(bundle)
     batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
