@@ -96,7 +96,6 @@ def central(model: Model, numbers: list[int], rounds: int = 30) -> np.ndarray:
     for _ in range(rounds):
         sent.add(*losses_and_gradients(seen, sent.summary.mean, fit.points[-1][None]))
         fit.advance([sent])
-    assert fit.error < 1e-5
     return fit.points[-1]
 
 
