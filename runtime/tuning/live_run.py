@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
+from ..estimators import RunContext, changed, fit, fixed_settings
 from ..journal.file import JournalWriter
 from ..journal.format import FORGOTTEN, Change, End, Header, Record
-from ..journal.history import History
 from ..journal.start import Start
 from ..journal.state import RunState
 from ..scoring.values import Values
@@ -46,24 +45,8 @@ class LiveRun:
     """Made by ``begin`` or ``resume``; holds the run's lock until closed."""
 
     def __init__(self, writer: JournalWriter, state: RunState) -> None:
-        self.writer = writer
-        self._state = state
+        self.writer, self.state = writer, state
         self._broken = False
-
-    @property
-    def history(self) -> History:
-        """Settings in force, steps done, evaluations, skips."""
-        return self._state.history
-
-    @property
-    def estimator(self) -> Estimator:
-        """The run's estimator."""
-        return self._state.estimator
-
-    @property
-    def values(self) -> Values:
-        """Live."""
-        return self._state.values
 
     @classmethod
     def begin(cls, folder: Path, header: Header, start: Start) -> "LiveRun":
@@ -135,10 +118,10 @@ class LiveRun:
         self, asked: Mapping[str, Any], data: Mapping[str, str | None], context: RunContext
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
-        have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
+        have: dict[str, Any] = {**self.state.history.settings.to_dict(), **self.state.history.data}
         want = {**have, **data}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
-        wanted = self.history.settings
+        wanted = self.state.history.settings
         if asked.get("estimator", have["estimator"]) != have["estimator"]:
             want["estimator"] = asked["estimator"]  # refused, whatever would fit it
         elif asked:
@@ -151,12 +134,12 @@ class LiveRun:
 
     def _check_memory(self, wanted: Options) -> None:
         """Refuse to begin a memory of words, or to leave one as it is."""
-        if wanted.keeps_words and not self.values.keeps_words:
+        if wanted.keeps_words and not self.state.values.keeps_words:
             raise TuningError(
                 f"{self.writer.path}: the run was begun without a memory of words; start one with "
                 f"{wanted.memory} in another folder"
             )
-        if self.history.settings.options.keeps_words and not wanted.keeps_words:
+        if self.state.history.settings.options.keeps_words and not wanted.keeps_words:
             raise TuningError(
                 f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget "
                 "--all' takes them out, and it keeps none from then on"
@@ -172,28 +155,28 @@ class LiveRun:
             raise JournalError(f"{self.writer.path}: interrupted while recording; open it again")
         self._broken = True  # an interrupt from here to the end leaves memory behind the file
         self.writer.append(record)
-        self._state.advance(record)
+        self.state.advance(record)
         self._broken = False
         self.writer.sync_if_due()
 
     def end(self, reason: str) -> None:
         """Record why the loop ends, with the hash of the values, and sync."""
-        self.commit(End(bytes.fromhex(self._state.sha256)[:16], reason))
+        self.commit(End(bytes.fromhex(self.state.sha256)[:16], reason))
         self.writer.sync()
 
     def tuned(self) -> Tuned:
         """The best evaluated state; the last one if nothing was evaluated."""
-        history, best = self.history, self.history.best
+        history, best = self.state.history, self.state.history.best
         if best is None:
             message = f"the values after step {history.steps} ship; none was evaluated"
-            return Tuned(self.values, history.steps, None, None, message)
+            return Tuned(self.state.values, history.steps, None, None, message)
         if best.step == 0:
             message = f"no evaluated step up to {history.steps} beat the start: the start ships"
         else:
             message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
         if history.evaluations[-1].step < history.steps:
             message += f"; step {history.steps}, the last, was not evaluated"
-        values = self._state.best_values
+        values = self.state.best_values
         return Tuned(values, best.step, best.loss, best.metric, message)
 
     def close(self) -> None:

@@ -172,13 +172,13 @@ class Tuner:
         )
         try:
             self._note_program(run)
-            options = run.history.settings.options
-            if run.values.keeps_words and not options.keeps_words:
+            options = run.state.history.settings.options
+            if run.state.values.keeps_words and not options.keeps_words:
                 warn(
                     f"{run.writer.path}: forgot the words of its texts and keeps none of these "
                     f"({options.memory}=True, --{options.memory}: as it did before)"
                 )
-            self._fit_passes(run.estimator, run.values)
+            self._fit_passes(run.state.estimator, run.state.values)
         except TuningError:
             run.close()
             raise
@@ -186,7 +186,7 @@ class Tuner:
 
     def _note_program(self, run: LiveRun) -> None:
         """Say, and note in the journal, that losses come from another program from now on."""
-        before, now = run.history.program, self._engine.program
+        before, now = run.state.history.program, self._engine.program
         if before and now and before != now:
             warn(
                 f"{run.writer.path}: the run goes on with the program {now}; its steps so far are "
@@ -277,12 +277,12 @@ class Tuner:
     @property
     def history(self) -> History:
         """Settings in force, steps done, evaluations, skips."""
-        return self._run.history
+        return self._run.state.history
 
     @property
     def values(self) -> Values:
         """After the last step. They are live: copy them to keep them."""
-        return self._run.values
+        return self._run.state.values
 
     @property
     def cut_bytes(self) -> int:
@@ -292,7 +292,7 @@ class Tuner:
     @property
     def forwards(self) -> int:
         """Forward passes of all steps of the run so far, one a probe."""
-        return self.history.steps * self._run.estimator.probes
+        return self.history.steps * self._run.state.estimator.probes
 
     @property
     def seconds(self) -> float:
@@ -336,7 +336,7 @@ class Tuner:
         began = time.monotonic()
         history, settings = self.history, self.history.settings
         number = history.steps
-        measured = self._run.estimator.measure(
+        measured = self._run.state.estimator.measure(
             self._look(self._batch(settings, number)),
             self.values,
             seed=settings.seed,
@@ -494,7 +494,7 @@ class Tuner:
         spent = self._budget.exhausted(
             seconds=self._active,
             forwards=self.forwards,
-            step_forwards=self._run.estimator.probes,
+            step_forwards=self._run.state.estimator.probes,
         )
         if spent is not None:
             return _Stop(spent, evaluate=True)
