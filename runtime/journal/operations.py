@@ -1,17 +1,16 @@
-"""What can be done with a run besides going on: verify, rewind, branch, share and receive.
+"""What can be done with a run besides going on: rewind, branch, share and receive.
 
 ``snapshots`` has the rest.
 """
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import JournalError
 from .file import Journal, JournalWriter, read_journal, replace_journal_file, write_journal
 from .format import Change, End, Note, Record, Reference
-from .history import Evaluated
 from .lock import locked
 from .metrics import cut_metrics
 from .replay import replay
@@ -20,47 +19,6 @@ from .start import Start
 from .state import RunState, history_of, need_step
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What a journal proved to hold."""
-
-    steps: int
-    skipped: int
-    evaluations: int
-    best: Evaluated | None
-    bytes: int
-    torn_bytes: int
-    """Bytes of a torn tail, which no operation applies."""
-    hashes_checked: int
-    """Recorded hashes of values that the replay was compared with."""
-    sha256: str
-    """Hash of the float32 values after the last step."""
-
-
-def verify(path: Path | str, start: Start) -> Verified:
-    """Check every record, replay all steps and compare with the hashes recorded on the way.
-
-    Args:
-        path: a run folder or a journal file.
-
-    Raises:
-        JournalError: damaged, of another bundle, or values that differ from a recorded hash.
-    """
-    journal = read_journal(path)
-    done = replay(journal, start)
-    history = done.history
-    return Verified(
-        steps=history.steps,
-        skipped=history.skipped,
-        evaluations=len(history.evaluations),
-        best=done.best,
-        bytes=journal.end,
-        torn_bytes=journal.torn_bytes,
-        hashes_checked=len(history.ends),
-        sha256=done.sha256,
-    )
 
 
 def rewind(folder: Path | str, step: int | None) -> Journal:

@@ -311,17 +311,17 @@ class TestReadout:
 
 
 class TestJournal:
-    def test_show_verify_replay(self, bundle: Path, run: Path) -> None:
+    def test_show_and_verify(self, bundle: Path, run: Path) -> None:
         shown = good("journal", "show", run)
         assert (shown["steps"], shown["metric"], shown["settings"]["lr"]) == (6, "accuracy", 0.01)
         assert [item[0] for item in shown["evaluations"]] == [0, 2, 4, 6]
         verified = good("journal", "verify", run, bundle)
-        replayed = good("journal", "replay", run, bundle)
-        assert verified["sha256"] == replayed["sha256"]
-        assert len(replayed["sha256"]) == 64
-        earlier = good("journal", "replay", run, bundle, "--step", 3)
+        assert (verified["steps"], verified["skipped"], verified["hashes_checked"]) == (6, 0, 1)
+        assert verified["torn_bytes"] == 0
+        assert verified["bytes"] == (run / "journal.bin").stat().st_size
+        earlier = good("journal", "verify", run, bundle, "--step", 3)
         assert earlier["steps"] == 3
-        assert earlier["sha256"] != replayed["sha256"]
+        assert earlier["sha256"] != verified["sha256"]
 
     def test_a_note_from_elsewhere_moves_no_cursor(self, run: Path) -> None:
         writer, _ = JournalWriter.open(run)
@@ -336,7 +336,7 @@ class TestJournal:
     def test_branch_and_rewind(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         assert good("journal", "branch", run, tmp_path / "b", "--step", 4)["steps"] == 4
         assert good("journal", "rewind", run, 4)["steps"] == 4
-        both = [good("journal", "replay", each, bundle) for each in (run, tmp_path / "b")]
+        both = [good("journal", "verify", each, bundle) for each in (run, tmp_path / "b")]
         assert both[0]["sha256"] == both[1]["sha256"]
 
     @pytest.mark.parametrize("operation", ["branch", "rewind", "compact"])
@@ -357,13 +357,13 @@ class TestJournal:
             shown = good("journal", "show", tmp_path / "shared.bin")
             assert shown["ends"][0] == [6, reason]
         assert got["sha256"] == shared["sha256"]
-        assert got["sha256"] == good("journal", "replay", run, bundle)["sha256"]
+        assert got["sha256"] == good("journal", "verify", run, bundle)["sha256"]
 
     def test_compact(self, bundle: Path, rows: Path, run: Path) -> None:
         good("tune", bundle, run, "--train", rows, "--data", rows, "--steps", 80)
-        before = good("journal", "replay", run, bundle)
+        before = good("journal", "verify", run, bundle)
         assert good("journal", "compact", run, bundle)["first_step"] == 16
-        after = good("journal", "replay", run, bundle)
+        after = good("journal", "verify", run, bundle)
         assert (after["sha256"], after["best_sha256"]) == (before["sha256"], before["best_sha256"])
 
 
@@ -621,7 +621,7 @@ def test_every_command_has_help_and_json() -> None:
     commands |= {f"journal {n}": c for n, c in commands.pop("journal").commands.items()}
     issue = {"fetch", "profile", "export", "inspect", "estimate", "tune", "evaluate", "predict",
              "quickstart", "bench"}  # fmt: skip
-    journal = ["show", "verify", "replay", "rewind", "branch", "export", "compact", "share"]
+    journal = ["show", "verify", "rewind", "branch", "export", "compact", "share"]
     assert issue | {f"journal {name}" for name in journal} <= set(commands)
     for name, command in commands.items():
         assert command.help, name

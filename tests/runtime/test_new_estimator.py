@@ -20,7 +20,7 @@ from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
 from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import receive, rewind, share, verify
+from seedtune.runtime.journal.operations import receive, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.options import option
@@ -220,7 +220,7 @@ def test_it_is_shared_rewound_and_compacted(tmp_path: Path, whole: tuple[Path, s
     compact(tmp_path / "received", START)
     assert read_journal(tmp_path / "received").header.first_step == 150 - 64
     assert run(tmp_path / "received", settings=None) == whole[1]
-    assert verify(tmp_path / "received", START).sha256 == whole[1]
+    assert replay(tmp_path / "received", START).sha256 == whole[1]
 
 
 def test_its_perturbation_is_measured_where_it_says_so(

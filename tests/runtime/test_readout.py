@@ -23,7 +23,7 @@ from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples,
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
-from seedtune.runtime.journal.operations import branch, rewind, verify
+from seedtune.runtime.journal.operations import branch, rewind
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
@@ -252,7 +252,7 @@ class TestOperations:
         assert go_on(tmp_path / "c", settings=None) == live
         assert go_on(tmp_path / "b", settings=None) == live
         compact(tmp_path / "b", START)  # from snapshot to snapshot
-        assert verify(tmp_path / "b", START).sha256 == live
+        assert replay(tmp_path / "b", START).sha256 == live
 
 
 def context(examples: int) -> RunContext:

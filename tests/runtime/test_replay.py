@@ -15,7 +15,7 @@ from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, Tu
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Evaluation, Header, Step
-from seedtune.runtime.journal.operations import branch, receive, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, receive, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
@@ -82,21 +82,18 @@ def test_resumed_replayed_shared_runs_have_one_hash(tmp_path, done):
     share(folder, tmp_path / "sent.journal", START)
     assert replay(tmp_path / "sent.journal", START).sha256 == live
     assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == live
-    assert verify(tmp_path / "received", START).sha256 == live
+    assert replay(tmp_path / "received", START).sha256 == live
     more = SETTINGS | {"steps": 170}
     assert go_on(tmp_path / "received", settings=more) == go_on(tmp_path / "more", settings=more)
 
 
-def test_verify_reports_and_checks_recorded_hashes(tmp_path, done):
-    found = verify(done[0], START)
-    assert (found.steps, found.skipped, found.evaluations, found.hashes_checked) == (150, 0, 7, 1)
-    assert found.torn_bytes == 0 and found.bytes == (done[0] / JOURNAL_FILE).stat().st_size
+def test_recorded_hashes_are_checked(tmp_path, done):
     journal = read_journal(done[0])
     forged = [p.record for p in journal.records]
     forged[-1] = End(bytes(16), "done")
     JournalWriter.create(tmp_path / "forged", journal.header, records=forged).close()
     with pytest.raises(JournalError, match="values after step 150 are not those"):
-        verify(tmp_path / "forged", START)
+        replay(tmp_path / "forged", START)
 
 
 def test_steps_out_of_reach_are_refused(tmp_path, done):
@@ -250,7 +247,7 @@ def test_every_operation_keeps_an_estimator_s_state(tmp_path, estimator):
         assert go_on(tmp_path / f"{name}2", settings=None) == live
         assert go_on(tmp_path / name, settings=None) == live
         compact(tmp_path / name, START)  # from snapshot to snapshot
-        assert verify(tmp_path / name, START).sha256 == live
+        assert replay(tmp_path / name, START).sha256 == live
 
 
 def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):
@@ -279,7 +276,7 @@ def test_every_operation_on_damage_fails_with_a_seedtune_error_only(tmp_path, do
         folder.mkdir()
         (folder / JOURNAL_FILE).write_bytes(damaged(data, rng)[1])
         operations = [
-            lambda: verify(folder, START),  # noqa: B023
+            lambda: replay(folder, START),  # noqa: B023
             lambda: branch(folder, folder / "branch"),  # noqa: B023
             lambda: share(folder, folder / "sent", START),  # noqa: B023
             lambda: compact(folder, START),  # noqa: B023

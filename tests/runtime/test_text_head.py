@@ -17,7 +17,7 @@ from seedtune.runtime.estimators.text_head_estimator import (
     TextHeadEstimator,
 )
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import branch, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact, forget
@@ -313,7 +313,7 @@ class TestARun:
             assert replay(folder, world.start).sha256 == whole[1]
         ours, theirs = read_journal(tmp_path / "33"), read_journal(whole[0])
         assert ours.records == theirs.records
-        assert verify(whole[0], world.start).sha256 == whole[1]
+        assert replay(whole[0], world.start).sha256 == whole[1]
 
     def test_every_operation_on_a_journal_keeps_momentum_and_moving_weights(
         self, world: World, tmp_path: Path
@@ -329,7 +329,7 @@ class TestARun:
         branch(tmp_path / "b", tmp_path / "c", step=40)
         for name in ("b", "c"):
             assert world.run(tmp_path / name, settings=None) == last
-            assert verify(tmp_path / name, world.start).sha256 == last
+            assert replay(tmp_path / name, world.start).sha256 == last
 
     def test_a_journal_holds_a_bit_a_weight_and_words_and_is_not_shared(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -389,7 +389,7 @@ class TestARun:
         for file in (tmp_path / "run").iterdir():
             data = file.read_bytes()
             assert said not in data and newest.tobytes() not in data
-        verify(tmp_path / "run", world.start)
+        replay(tmp_path / "run", world.start)
 
     def test_a_file_that_cannot_be_removed_is_named(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
