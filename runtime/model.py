@@ -16,7 +16,7 @@ from .engines import Engine
 from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .files import check_output
-from .journal.file import Durability, Journal
+from .journal.file import Journal
 from .journal.remembered import Remembered, chosen, remembered
 from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
@@ -172,7 +172,6 @@ class Model:
         *,
         budget: Budget | None = None,
         control: Control | None = None,
-        durability: Durability | None = None,
         allow_changes: bool = False,
         on_evaluation: Callable[[int, int], None] | None = None,
         **settings: Any,
@@ -205,7 +204,6 @@ class Model:
             eval_examples=evaluated,
             budget=budget,
             control=control,
-            durability=durability,
             allow_changes=allow_changes,
             memory_limit=self._memory_limit,
             on_evaluation=on_evaluation,
@@ -227,7 +225,7 @@ class Model:
             self.values, self.step = source.values.copy(), source.step
         elif os.path.isdir(source):
             done = replay(source, self._start)
-            self._take_task(done.journal.header.task, Path(source))
+            self._take_task(done.header.task, Path(source))
             self.values = done.best_values
             self.step = done.history.steps if done.best is None else done.best.step
         else:

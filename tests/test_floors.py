@@ -172,17 +172,3 @@ def test_no_estimator_is_named_outside_its_folder() -> None:
 def test_the_rule_sees_a_name(code: str) -> None:
     """The check itself."""
     assert list(names_of(ast.parse(code), own_identifiers()))
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "'''About readout.'''",
-        "x: int = 1\n'''As readout has it.'''",
-        "typer.Option(help='Estimator: ' + 'readout or two-point')",
-        "x = 'a two-pointed star'",
-    ],
-)
-def test_the_rule_leaves_what_is_no_name_of_an_estimator(code: str) -> None:
-    """The check itself."""
-    assert not list(names_of(ast.parse(code), own_identifiers()))

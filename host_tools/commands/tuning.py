@@ -109,9 +109,6 @@ def tune(
             "reason that it prints; asked every 10 seconds.",
         ),
     ] = None,
-    durability: Annotated[
-        str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
-    ] = "1s",
     memory_limit: MemoryLimit = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
@@ -126,7 +123,6 @@ def tune(
     Settings that are not given are the run's own or, for a new run, the defaults.
     Ctrl-C finishes the step and leaves a run that the same command resumes (exit code 130).
     """
-    from seedtune.runtime.journal.file import Durability
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
@@ -169,7 +165,6 @@ def tune(
                 held_out.choosing,
                 budget=Budget(seconds=seconds, forwards=forwards),
                 control=control,
-                durability=Durability.parse(durability),
                 allow_changes=allow_changes,
                 on_evaluation=follower.evaluating,
                 **given_settings(ctx),
