@@ -1,0 +1,34 @@
+"""Bundles on the Hugging Face hub, brought here part by part, as their manifest names them."""
+
+from pathlib import Path
+
+from ..hub import place_of
+from .manifest import MANIFEST, check_identity, parse_manifest
+from .parts import read_part
+
+
+def local_bundle(path: str | Path, sha256: str | None = None) -> Path:
+    """``path``; of a place on the hub (see ``hub``), the folder or file here that has its parts.
+
+    All are of one commit, and nothing else of the repository is downloaded. Whoever opens the
+    folder checks them.
+
+    Args:
+        sha256: see ``check_identity``.
+
+    Raises:
+        DownloadError: the hub does not deliver them.
+        BundleError: its manifest makes no sense, or is of another bundle than asked for.
+    """
+    place = place_of(path)
+    if place is None:
+        return Path(path)
+    if place.path.endswith(".seedtune"):
+        return place.file()
+    place = place.pinned()
+    file = place.file(MANIFEST)
+    manifest = parse_manifest(read_part(file), file.parent)
+    check_identity(manifest.sha256, sha256, file.parent)
+    for name in manifest.parts:
+        place.file(name)
+    return file.parent
