@@ -77,7 +77,7 @@ class Place:
         """A folder here, with its files whose names match ``patterns``; none of folders in it.
 
         Raises:
-            DownloadError: as ``asking``.
+            DownloadError: there are none, or as ``asking``.
         """
         below = f"{self.path}/" if self.path else ""
         with asking(self):
@@ -90,7 +90,10 @@ class Place:
                 allow_patterns=[below + pattern for pattern in patterns],
                 ignore_patterns=[below + "*/*"],
             )
-        return Path(found) / self.path
+        folder = Path(found) / self.path
+        if not folder.is_dir():
+            raise DownloadError(f"{self}: no {' or '.join(patterns)} there{self._files()}")
+        return folder
 
     def _files(self) -> str:
         """The repository's files as the end of an error's message; nothing if it does not tell."""
@@ -185,7 +188,7 @@ def _reason(place: Place, error: BaseException) -> str:
     if caused(errors.RemoteEntryNotFoundError):
         return f"no such file{place._files()}"
     if caused(errors.OfflineModeIsEnabled):
-        return "is not in the cache, and HF_HUB_OFFLINE is set: unset it to ask the hub"
+        return "HF_HUB_OFFLINE is set, and not all of it is in the cache: unset it to ask the hub"
     for each in causes:
         if isinstance(each, errors.HfHubHTTPError):
             return _refused(each.response.status_code, each.response.headers)

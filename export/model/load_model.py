@@ -119,10 +119,11 @@ def located(source: str | Path, *, weights: bool = True) -> tuple[Path, Place | 
         place = place_of(f"hf://{source}")
     if place is None:
         raise ModelError(f"{source}: no such folder or file, and not a hub id such as org/name")
-    place = place.pinned()
-    if place.path.lower().endswith(".gguf"):
-        return place.file(), place
-    return place.folder((*_DESCRIBED, *(_WEIGHTS if weights else ()))), place
+    with quiet():
+        place = place.pinned()
+        if place.path.lower().endswith(".gguf"):
+            return place.file(), place
+        return place.folder((*_DESCRIBED, *(_WEIGHTS if weights else ()))), place
 
 
 def _load(path: Path, name: str, dtype: Dtype, base: str | None) -> LoadedModel:

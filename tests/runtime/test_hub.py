@@ -188,7 +188,9 @@ def test_half_a_download_is_never_taken_for_a_whole(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set: unset it" in refused("hf://me/tuned", open_bundle)
+    assert "HF_HUB_OFFLINE is set, and not all of it is in the cache: unset it" in refused(
+        "hf://me/tuned", open_bundle
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.cuts.clear()
     hub.asked.clear()
