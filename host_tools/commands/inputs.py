@@ -186,6 +186,8 @@ class ChosenTask:
 
 def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
     """Load the values that ``--run`` or ``--values`` ask for; returns where they are from."""
+    from seedtune.runtime.hub import place_of
+
     if run is not None and file is not None:
         raise SeedtuneError("give --run or --values, not both")
     if run is not None and not run.is_dir():
@@ -194,7 +196,7 @@ def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
     if source is None:
         return "the bundle, untuned"
     model.load(source)
-    return f"{run}, step {model.step}" if run is not None else str(file)
+    return f"{run}, step {model.step}" if run is not None else str(place_of(source) or source)
 
 
 def memory_bytes(text: str | None) -> int | None:

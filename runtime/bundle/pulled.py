@@ -1,5 +1,7 @@
 """Bundles on the Hugging Face hub, brought here part by part, as their manifest names them."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..hub import place_of
@@ -30,5 +32,16 @@ def local_bundle(path: str | Path, sha256: str | None = None) -> Path:
     manifest = parse_manifest(read_part(file), file.parent)
     check_identity(manifest.sha256, sha256, file.parent)
     for name in manifest.parts:
-        place.file(name)
+        _unlink(place.file(name))
     return file.parent
+
+
+def _unlink(file: Path) -> None:
+    """Put the file itself, as a second name of it, where the client's cache has a link to it:
+    onnxruntime follows none out of a folder. Where that cannot be, the link stays."""
+    if not file.is_symlink():
+        return
+    name = file.with_name(f".{file.name}.{os.getpid()}")
+    with suppress(OSError):
+        os.link(file.resolve(), name)
+        os.replace(name, file)

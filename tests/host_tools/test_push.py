@@ -108,7 +108,7 @@ def test_a_run_goes_up_and_is_gone_on_with_elsewhere(
     ask(monkeypatch, hub, files / "elsewhere", READER)
     there = ("--values", "hf://me/run/tuned.safetensors", "--task", "hf://me/run/task.json")
     far = good("evaluate", "hf://me/tuned", *there, *asked)
-    assert far["loss"] == pytest.approx(here["loss"], abs=1e-3)
+    assert far["loss"] == pytest.approx(here["loss"], abs=1e-3) and far["values"] == there[1]
     hub.add("datasets/me/rows", {"train.jsonl": rows.read_bytes()})
     received = good("journal", "receive", "hf://me/run/journal.bin", "hf://me/tuned", files / "r")
     assert received["sha256"] == good("journal", "verify", run, bundle.path)["sha256"]

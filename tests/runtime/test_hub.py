@@ -10,6 +10,7 @@ import pytest
 from hub_stand_in import READER, WRITER, Hub, ask, running_hub
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle, open_bundle, pack_bundle
+from seedtune.runtime.engines import ENGINES, engines_of
 from seedtune.runtime.errors import BundleError, DataError, DownloadError
 from seedtune.runtime.hub import Place, local_file, place_of
 from seedtune.runtime.tasks import read_rows, read_spec
@@ -90,6 +91,20 @@ def test_a_bundle_is_pulled_part_by_part_and_nothing_else(
     with open_model(Path("hf://me/tuned"), sha256=made.sha256) as model:
         assert model.bundle.sha256 == made.sha256
     assert not [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path]
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "executorch-java"])
+def test_every_engine_runs_a_bundle_in_the_hub_s_cache(hub: Hub, reach: Bundle, name: str) -> None:
+    modules = {which: module for which, module, _ in engines_of(reach)}
+    if (reason := modules[name].unavailable()) is not None:
+        pytest.skip(reason)
+    hub.add("models/me/tuned", reach.path)
+    row = {"text": "a dull plot"}
+    answers = []
+    for bundle in ("hf://me/tuned", reach):
+        with open_model(bundle, engine=name, task=TASK) as model:
+            answers.append(model.predict(row))
+    assert answers[0] == answers[1]
 
 
 def test_a_bundle_s_one_file_form_is_pulled_and_packed(
