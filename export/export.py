@@ -153,6 +153,7 @@ def export_model(
                 tokenizer_json=loaded.tokenizer_json,
                 model={
                     "name": loaded.name,
+                    **({} if loaded.origin is None else {"origin": loaded.origin}),
                     "architecture": type(loaded.model).__name__,
                     "sha256": loaded.sha256,
                     "vocab_size": config.vocab_size,
