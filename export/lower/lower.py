@@ -25,11 +25,14 @@ The patches reach into executorch 1.5 and hold for the duration of ``lower`` onl
 """
 
 import contextlib
+import copy
+import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from seedtune.runtime.bundle import Bounds
@@ -44,7 +47,11 @@ from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
+from .patched import patched
 from .plan_memory import lowest_place
+
+if TYPE_CHECKING:
+    from .absent_weights import AbsentWeights
 
 Progress = Callable[[int, int], None]
 _EDGE = 65
@@ -130,25 +137,39 @@ def _export(
 
 
 def lower(
-    traced: Mapping[str, ExportedProgram], progress: Progress = lambda done, total: None
-) -> bytes:
+    traced: dict[str, ExportedProgram],
+    file: Path,
+    absent: "AbsentWeights | None" = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
     """Lower methods to one ExecuTorch program whose matrix products run in XNNPACK.
 
     Constants of equal bytes are stored once, so methods of one model share its weights.
 
     Args:
-        traced: methods by name. The inputs of ``generate`` stay where the caller has them, since
-            its cache is large; those of others are copied into the plan.
+        traced: methods by name, taken out as they are lowered. The inputs of ``generate`` stay
+            where the caller has them, since its cache is large; those of others are copied into the
+            plan.
+        file: to write.
+        absent: the weights that methods were traced without.
         progress: called with (percent done, 100).
+
+    Raises:
+        OSError: ``file`` cannot be written.
     """
     runs = _EDGE_RUNS * sum(len(each.graph.nodes) for each in traced.values())
     with quiet():
-        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+        from executorch.exir import (
+            EdgeCompileConfig,
+            ExecutorchBackendConfig,
+            to_edge,
+        )
         from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
         from executorch.exir.passes import MemoryPlanningPass
 
         from .level_partitioner import LevelPartitioner
 
+        names = list(traced)
         with _known_sizes(), _counted(lambda n: progress(min(_EDGE, _EDGE * n // runs), 100)):
             edge = to_edge(
                 dict(traced),
@@ -160,18 +181,22 @@ def lower(
         with contextlib.ExitStack() as patches, _static_delegates(progress):
             for patch in delegating:
                 patches.enter_context(patch)
+            if absent is not None:
+                patches.enter_context(absent.written())
             edge = edge.to_backend(LevelPartitioner())
-        for name in traced:
+        for name in names:
             _sink_early_work(edge.exported_program(name).graph_module.graph)
         planning = {
             name: MemoryPlanningPass(
                 MemoryPlanningAlgorithmSuite([lowest_place]), alloc_graph_input=name != GENERATE
             )
-            for name in traced
+            for name in names
         }
         with _known_sizes(), _no_code():
             config = ExecutorchBackendConfig(memory_planning_pass=planning)
-            return bytes(edge.to_executorch(config).buffer)
+            lowered = edge.to_executorch(config)
+        with file.open("wb") as sink:
+            lowered.write_to_file(sink)
 
 
 def _sink_early_work(graph: Graph) -> None:
@@ -234,9 +259,9 @@ def _known_sizes() -> Iterator[None]:
     torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
     value = torch_pass_base.ProxyValue  # type: ignore[attr-defined]
     with (
-        _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
+        patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
         # torch's only pass here turns views into copies: from there on all strides are in order.
-        _patched(torchs, "_fx", keeping(torchs._fx, value, True)),
+        patched(torchs, "_fx", keeping(torchs._fx, value, True)),
     ):
         yield
 
@@ -264,7 +289,7 @@ def _counted(report: Callable[[int], None]) -> Iterator[None]:
             report(count)
         return run(self, node)
 
-    with _patched(Interpreter, "run_node", counted):
+    with patched(Interpreter, "run_node", counted):
         yield
 
 
@@ -279,7 +304,7 @@ def _no_code() -> Iterator[None]:
             self._in_spec = self._graph._codegen.pytree_info.in_spec
             self._out_spec = self._graph._codegen.pytree_info.out_spec
 
-    with _patched(GraphModule, "recompile", specs_only):
+    with patched(GraphModule, "recompile", specs_only):
         yield
 
 
@@ -305,8 +330,8 @@ def _one_sort() -> Iterator[None]:
         return partition(module, result, *rest)
 
     with (
-        _patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
-        _patched(backend_api, "_create_partitions_in_graph_module", counted),
+        patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
+        patched(backend_api, "_create_partitions_in_graph_module", counted),
     ):
         yield
 
@@ -321,7 +346,7 @@ def _few_passes() -> Iterator[None]:
         plain(self, *args, **kwargs)
         self.passes = [step for step in self.passes if step.__name__ in _PASSES]
 
-    with _patched(XNNPACKPassManager, "__init__", chosen):
+    with patched(XNNPACKPassManager, "__init__", chosen):
         yield
 
 
@@ -336,6 +361,7 @@ def _scales_in_names() -> Iterator[None]:
 
     plain = node_visitor.NodeVisitor.get_serialized_buffer_index
 
+    @functools.wraps(plain)
     def named(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(plain).bind(self, *args, **kwargs).arguments
         scale = getattr(bound.get("quant_params"), "scale", None)
@@ -346,24 +372,30 @@ def _scales_in_names() -> Iterator[None]:
             digest.update(more)
             return digest
 
-        with _patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
+        with patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
             return plain(self, *args, **kwargs)
 
-    with _patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
+    with patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
         yield
 
 
 @contextlib.contextmanager
 def _static_delegates(progress: Progress) -> Iterator[None]:
-    """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
+    """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic.
+
+    Each is copied when its turn comes, and its weights are not: executorch copies all at first.
+    """
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir.backend import backend_api
+    from executorch.exir.backend.backend_details import BackendDetails
 
     preprocess, lower_all = XnnpackBackend.preprocess, backend_api.lower_all_submodules_to_backend
     done, total = 0, 0
 
     def one(program: ExportedProgram, specs: Any) -> Any:
         nonlocal done
+        tensors = (*program.state_dict.values(), *program.constants.values())
+        program = copy.deepcopy(program, {id(tensor): tensor for tensor in tensors})
         mode = FakeTensorMode()
         for node in program.graph_module.graph.nodes:
             if "val" in node.meta:
@@ -378,9 +410,13 @@ def _static_delegates(progress: Progress) -> Iterator[None]:
         total = sum(len(each) for each in nodes.values())
         return lower_all(backend, nodes, programs)
 
+    def not_yet(cls: type, program: ExportedProgram, specs: Any) -> ExportedProgram:
+        return program
+
     with (
-        _patched(XnnpackBackend, "preprocess", staticmethod(one)),
-        _patched(backend_api, "lower_all_submodules_to_backend", counted),
+        patched(BackendDetails, "copy_exported_program_for_preprocess", classmethod(not_yet)),
+        patched(XnnpackBackend, "preprocess", staticmethod(one)),
+        patched(backend_api, "lower_all_submodules_to_backend", counted),
     ):
         yield
 
@@ -398,13 +434,3 @@ def _upper(size: Any) -> int:
     if isinstance(size, int):
         return size
     return int(size.node.shape_env.bound_sympy(size.node.expr).upper)
-
-
-@contextlib.contextmanager
-def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = owner.__dict__[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
