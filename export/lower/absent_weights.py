@@ -33,8 +33,8 @@ from torch import nn
 
 from ..model.mapped_pages import forget
 from ..model.stored_weight import standing_in
+from ..patched import patched
 from ..quantise.int4 import GROUP_SIZE, int4_weight, packed_weight
-from .patched import patched
 
 _STEP = 64
 """Bytes from one tensor's address to the next one's."""

@@ -43,11 +43,11 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..patched import patched
 from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
-from .patched import patched
 from .plan_memory import lowest_place
 
 if TYPE_CHECKING:
