@@ -67,7 +67,7 @@ def dequantise(file: Path, folder: Path) -> None:
 
 
 class _Unpacked:
-    """A tensor of a file, made float32 when transformers asks for it, as it asks a safetensors file."""
+    """A tensor of a file, made float32 when transformers asks for it."""
 
     def __init__(self, tensor: Any, process: Callable[..., Any]) -> None:
         self._tensor, self._process = tensor, process
