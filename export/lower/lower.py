@@ -27,6 +27,7 @@ The patches reach into executorch 1.5 and hold for the duration of ``lower`` onl
 import contextlib
 import copy
 import functools
+import gc
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..model.mapped_pages import give_back_freed
 from ..patched import patched
 from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
@@ -54,8 +56,8 @@ if TYPE_CHECKING:
     from .absent_weights import AbsentWeights
 
 Progress = Callable[[int, int], None]
-_EDGE = 65
-"""Percent of the time that the edge dialect takes."""
+_EDGE = 0.7
+"""Share of a method's time that the edge dialect takes."""
 _EDGE_RUNS = 9
 """How often it runs each node of the graph, about."""
 
@@ -157,46 +159,72 @@ def lower(
     Raises:
         OSError: ``file`` cannot be written.
     """
-    runs = _EDGE_RUNS * sum(len(each.graph.nodes) for each in traced.values())
+    nodes = {name: len(each.graph.nodes) for name, each in traced.items()}
     with quiet():
         from executorch.exir import (
             EdgeCompileConfig,
+            EdgeProgramManager,
             ExecutorchBackendConfig,
-            to_edge,
         )
         from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
         from executorch.exir.passes import MemoryPlanningPass
 
-        from .level_partitioner import LevelPartitioner
+        delegated: dict[str, ExportedProgram] = {}
+        for name in nodes:
 
-        names = list(traced)
-        with _known_sizes(), _counted(lambda n: progress(min(_EDGE, _EDGE * n // runs), 100)):
-            edge = to_edge(
-                dict(traced),
-                compile_config=EdgeCompileConfig(
-                    _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
-                ),
-            )
-        delegating = (_known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
-        with contextlib.ExitStack() as patches, _static_delegates(progress):
-            for patch in delegating:
-                patches.enter_context(patch)
-            if absent is not None:
-                patches.enter_context(absent.written())
-            edge = edge.to_backend(LevelPartitioner())
-        for name in names:
-            _sink_early_work(edge.exported_program(name).graph_module.graph)
+            def share(done: float, before: int = len(delegated), own: int = nodes[name]) -> None:
+                begun = sum(list(nodes.values())[:before])
+                progress(int(95 * (begun + own * done) / sum(nodes.values())), 100)
+
+            delegated[name] = _delegated(name, traced.pop(name), absent, share)
+            gc.collect()  # a graph's nodes refer to each other
+            give_back_freed()
         planning = {
             name: MemoryPlanningPass(
                 MemoryPlanningAlgorithmSuite([lowest_place]), alloc_graph_input=name != GENERATE
             )
-            for name in names
+            for name in delegated
         }
+        edge = EdgeProgramManager(
+            delegated, compile_config=EdgeCompileConfig(_check_ir_validity=False)
+        )
         with _known_sizes(), _no_code():
             config = ExecutorchBackendConfig(memory_planning_pass=planning)
             lowered = edge.to_executorch(config)
         with file.open("wb") as sink:
             lowered.write_to_file(sink)
+
+
+def _delegated(
+    name: str,
+    traced: ExportedProgram,
+    absent: "AbsentWeights | None",
+    progress: Callable[[float], None],
+) -> ExportedProgram:
+    """One method in the edge dialect, its products given to XNNPACK."""
+    from executorch.exir import EdgeCompileConfig, to_edge
+
+    from .level_partitioner import LevelPartitioner
+
+    runs = _EDGE_RUNS * len(traced.graph.nodes)
+    with _known_sizes(), _counted(lambda n: progress(_EDGE * min(1.0, n / runs))):
+        edge = to_edge(
+            {name: traced},
+            compile_config=EdgeCompileConfig(
+                _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
+            ),
+        )
+    del traced
+    gc.collect()
+    delegating = (_known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
+    with contextlib.ExitStack() as patches, _static_delegates(progress):
+        for patch in delegating:
+            patches.enter_context(patch)
+        if absent is not None:
+            patches.enter_context(absent.written())
+        found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
+    _sink_early_work(found.graph_module.graph)
+    return found
 
 
 def _sink_early_work(graph: Graph) -> None:
@@ -380,7 +408,7 @@ def _scales_in_names() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _static_delegates(progress: Progress) -> Iterator[None]:
+def _static_delegates(progress: Callable[[float], None]) -> Iterator[None]:
     """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic.
 
     Each is copied when its turn comes, and its weights are not: executorch copies all at first.
@@ -402,7 +430,7 @@ def _static_delegates(progress: Progress) -> Iterator[None]:
                 node.meta["val"] = _at_bounds(node.meta["val"], mode)
         result = preprocess(program, specs)
         done += 1
-        progress(_EDGE + (95 - _EDGE) * done // total, 100)
+        progress(_EDGE + (1 - _EDGE) * done / total)
         return result
 
     def counted(backend: str, nodes: dict[str, list[Any]], programs: Any) -> Any:
