@@ -12,7 +12,7 @@ from seedtune.export.quantise.int4 import give_int4_
 from torch import nn
 from torch.export import export
 
-WIDTH, LINEARS = 1024, 12
+WIDTH, LINEARS = 4096, 3
 CODES = LINEARS * WIDTH * WIDTH // 2
 
 needs_linux = pytest.mark.skipif(
@@ -21,7 +21,7 @@ needs_linux = pytest.mark.skipif(
 
 
 class Chain(nn.Module):
-    """Linears whose int4 weights lie on a shelf; the third and fifth are the same."""
+    """Linears whose int4 weights lie on a shelf."""
 
     def __init__(self, shelf: Shelf, more: float) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Chain(nn.Module):
             linear = nn.Linear(WIDTH, WIDTH, bias=False, device="meta").requires_grad_(False)
             keep_stored_(linear)
             linear.rest.shelf = shelf
-            generator = torch.Generator().manual_seed(3 if number == 5 else number)
+            generator = torch.Generator().manual_seed(number)
             integers = torch.randint(-8, 8, (WIDTH, WIDTH), generator=generator).to(torch.int8)
             scales = torch.rand(WIDTH, WIDTH // 32, generator=generator).to(torch.bfloat16)
             give_int4_(linear, integers, scales.float() + 1)
@@ -81,7 +81,8 @@ def test_no_step_of_lowering_touches_or_copies_a_weight(chain: Chain, tmp_path: 
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     absent = lowered(chain, tmp_path / "program.pte")
     peak = memory("VmHWM") - before
-    assert peak < CODES // 2, f"{peak / CODES:.1f} copies of the codes"
+    # One matrix, a third of them, passes through on its way from file to file.
+    assert peak < 0.75 * CODES, f"{peak / CODES:.1f} copies of the codes"
     address = torch.frombuffer(absent._nowhere, dtype=torch.uint8).data_ptr()
     mapping = re.search(rf"^{address:x}-.*?^Rss: +(\d+) kB", smaps(), re.M | re.S)
     assert mapping is not None and mapping[1] == "0"
@@ -93,7 +94,7 @@ def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(
     absent = AbsentWeights(stored_modules(chain))
     with absent.standing_in():
         traced = export(chain, (torch.ones(2, WIDTH),))
-    name = next(name for name in traced.state_dict if "linears.7" in name)
+    name = next(name for name in traced.state_dict if "linears.1" in name)
     traced.state_dict[name] = nn.Parameter(traced.state_dict[name].clone(), requires_grad=False)
     with pytest.raises(KeyError):
         lower({"score": traced}, tmp_path / "program.pte", absent)
