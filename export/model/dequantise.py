@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,6 @@ from ..quiet import quiet
 from .mapped_pages import forget_bytes
 from .tensor_file import Kind, TensorFile
 
-_ONE_BY_ONE = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
-"""Else transformers reads ahead, up to the whole file."""
 _PIECE = 4096
 """Rows."""
 
@@ -122,6 +119,7 @@ def _kept_in(file: Path) -> Iterator[None]:
     from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
 
     give, read = core_model_loading.set_param_for_module, GgufHfQuantizer.get_state_dict
+    load = core_model_loading.spawn_materialize
     written: TensorFile | None = None
 
     def keep(model: Any, name: str, value: torch.Tensor, *rest: Any) -> None:
@@ -134,6 +132,9 @@ def _kept_in(file: Path) -> Iterator[None]:
         written.write(name, value.numpy())
         give(model, name, torch.zeros(1).expand(value.shape), *rest)
 
+    def when_asked(pool: Any, *tensor: Any, **more: Any) -> Any:
+        return load(None, *tensor, **more)  # threads would read ahead, up to the whole file
+
     def tensors(quantizer: Any, source: Any, model: Any) -> Any:
         return read(quantizer, source, model) if quantizer.supported else _unpacked(source, model)
 
@@ -141,7 +142,7 @@ def _kept_in(file: Path) -> Iterator[None]:
         with (
             patched(GgufHfQuantizer, "get_state_dict", tensors),
             patched(core_model_loading, "set_param_for_module", keep),
-            mock.patch.dict("os.environ", _ONE_BY_ONE),
+            patched(core_model_loading, "spawn_materialize", when_asked),
         ):
             yield
     finally:
