@@ -135,11 +135,11 @@ def export_model(
         programs, files = lower_to(to, program, example, bounds, work, writing, progress)
         text_head = None
         if frame is not None:
-            file = next(name for name in HOLD_WEIGHTS if name in files)
+            held_in = next(work / name for name in HOLD_WEIGHTS if name in files)
             text_head = TextHeadInfo(
                 frame.outputs.shape[1],
                 frame.inputs.shape[1],
-                find_words(files[file], file, codes, scales),
+                find_words(held_in, codes, scales),
                 program.softcap,
             )
         return write_bundle(

@@ -15,6 +15,7 @@ from seedtune.runtime.hub import Place, place_of
 
 from ..quiet import quiet
 from .adapter import CONFIG, base_of, is_adapter, merged_folder
+from .dequantise import dequantise
 from .keep_stored import keep_stored, stored_dtype
 from .kept_model import kept_model
 from .mapped_pages import forget
@@ -221,33 +222,8 @@ def _dequantised_folder(file: Path) -> Path:
         source.seek(0)
         digest = hashlib.file_digest(source, "sha256").hexdigest()
     return kept_model(
-        f"gguf-{digest[:32]}", f"the dequantised {file.name}", lambda made: _dequantise(file, made)
+        f"gguf-{digest[:32]}", f"the dequantised {file.name}", lambda made: dequantise(file, made)
     )
-
-
-def _dequantise(file: Path, folder: Path) -> None:
-    with quiet():
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(
-                file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            raise ModelError(f"{file}: cannot be dequantised: {_first_line(error)}") from error
-        # transformers still marks the float32 weights as quantised and would refuse to save them.
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.hf_quantizer = None
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
 
 
 def _name_of_folder(folder: Path) -> str:
