@@ -140,11 +140,11 @@ def export_model(
         programs, files = lower_to(to, program, example, bounds, work, writing, progress)
         text_head = None
         if frame is not None:
-            file = next(name for name in HOLD_WEIGHTS if name in files)
+            held_in = next(work / name for name in HOLD_WEIGHTS if name in files)
             text_head = TextHeadInfo(
                 frame.outputs.shape[1],
                 frame.inputs.shape[1],
-                find_words(files[file], file, codes, scales),
+                find_words(held_in, codes, scales),
                 program.softcap,
             )
         return write_bundle(
@@ -158,6 +158,7 @@ def export_model(
                 tokenizer_json=loaded.tokenizer_json,
                 model={
                     "name": loaded.name,
+                    **({} if loaded.origin is None else {"origin": loaded.origin}),
                     "architecture": type(loaded.model).__name__,
                     "sha256": loaded.sha256,
                     "vocab_size": config.vocab_size,

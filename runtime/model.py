@@ -38,6 +38,7 @@ from .tasks import (
     encode_questions,
     encode_rows,
     read_rows,
+    read_spec,
     task_for,
     warn_of_examples,
 )
@@ -214,8 +215,9 @@ class Model:
         """Use tuned values from now on.
 
         Args:
-            source: what ``Tuner.tuned`` gave, a file that ``save`` wrote, or a run folder, whose
-                best evaluated step is taken, and its task unless ``open_model`` named one.
+            source: what ``Tuner.tuned`` gave, a file that ``save`` wrote, here or on the hub, or
+                a run folder, whose best evaluated step is taken, and its task unless ``open_model``
+                named one.
 
         Raises:
             BundleError, JournalError: damaged, or of another bundle.
@@ -508,7 +510,7 @@ def _listed(stop: Sequence[str]) -> tuple[str, ...]:
 def open_model(
     bundle: str | Path | Bundle,
     *,
-    task: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | str | Path | None = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
     engine: str | None = None,
@@ -520,8 +522,9 @@ def open_model(
     """Open a bundle and check all of it; its program is opened when first needed.
 
     Args:
-        bundle: folder or ``.seedtune`` file.
-        task: a task specification (see ``runtime.tasks``); by default the bundle's.
+        bundle: folder or ``.seedtune`` file, here or on the hub (see ``open_bundle``).
+        task: a task specification (see ``runtime.tasks``) or a JSON file with one, here or on the
+            hub; by default the bundle's.
         objective, on_long: see ``tasks.task_from_spec``.
         engine: name in ``engines.ENGINES``; by default the first that works here.
         threads: CPU threads; ``auto`` takes the count that is fastest here.
@@ -533,7 +536,10 @@ def open_model(
     Raises:
         BundleError: another than ``sha256`` names, truncated, altered, or newer than this version.
         DataError: the task is no specification (see ``tasks.check_spec``).
+        DownloadError: the hub does not deliver one of them.
     """
+    if isinstance(task, str | Path):
+        task = read_spec(task)
     if isinstance(bundle, Bundle):
         opened = bundle
         check_identity(opened.sha256, sha256, opened.path)

@@ -20,6 +20,7 @@ PACKAGES = ("runtime", "export", "host_tools")
 NOT_ON_A_DEVICE = {
     *("torch", "executorch", "onnxruntime", "java"),
     *("transformers", "torchao", "accelerate", "gguf", "typer", "rich", "matplotlib"),
+    "huggingface_hub",
     *("seedtune.export", "seedtune.host_tools"),
 }
 

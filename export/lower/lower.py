@@ -1,4 +1,4 @@
-"""From the eager program to the bytes of an ExecuTorch program, fast enough to wait for.
+"""From the eager program to an ExecuTorch file, in time and memory that people have.
 
 Lowered the plain way (``to_edge_transform_and_lower``), SmolLM2 with dynamic rows, length and
 probes takes over 15 minutes. What costs, and what is done about it here:
@@ -15,8 +15,11 @@ probes takes over 15 minutes. What costs, and what is done about it here:
   at the end does.
 * XNNPACK's preprocessing runs 17 passes on each delegate; those for convolutions, batch norms,
   upsampling and fused attention find nothing in a decoder and are left out.
-
 * Each pass, for each delegate, would write and compile the graph's Python anew, for nobody.
+* Weights would be copied for each method, and once more when the file is put together. They are not
+  there at all (see ``absent_weights``), and the file is written from theirs.
+* A graph takes 3 MB a matrix, and several stand beside each other: one method is lowered after the
+  other, and a delegate copied when its turn comes.
 
 SmolLM2 then takes 16 s of one core to trace, 44 s for the edge dialect, which decomposes the graph
 twice, 20 s for the delegates and 5 s for memory planning and writing.
@@ -25,11 +28,15 @@ The patches reach into executorch 1.5 and hold for the duration of ``lower`` onl
 """
 
 import contextlib
+import copy
+import functools
+import gc
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from seedtune.runtime.bundle import Bounds
@@ -40,15 +47,20 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from ..model.mapped_pages import give_back_freed
+from ..patched import patched
 from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
 from .plan_memory import lowest_place
 
+if TYPE_CHECKING:
+    from .absent_weights import AbsentWeights
+
 Progress = Callable[[int, int], None]
-_EDGE = 65
-"""Percent of the time that the edge dialect takes."""
+_EDGE = 0.7
+"""Share of a method's time that the edge dialect takes."""
 _EDGE_RUNS = 9
 """How often it runs each node of the graph, about."""
 
@@ -158,49 +170,93 @@ def _export(
 
 
 def lower(
-    traced: Mapping[str, ExportedProgram], progress: Progress = lambda done, total: None
-) -> bytes:
+    traced: dict[str, ExportedProgram],
+    file: Path,
+    absent: "AbsentWeights | None" = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
     """Lower methods to one ExecuTorch program whose matrix products run in XNNPACK.
 
     Constants of equal bytes are stored once, so methods of one model share its weights.
 
     Args:
-        traced: methods by name. The inputs of those that take keys and values stay where the
-            caller has them, since these are large; those of others are copied into the plan.
+        traced: methods by name, taken out as they are lowered. The inputs of those that take keys
+            and values stay where the caller has them, since these are large; those of others are
+            copied into the plan.
+        file: to write.
+        absent: the weights that methods were traced without.
         progress: called with (percent done, 100).
+
+    Raises:
+        OSError: ``file`` cannot be written.
     """
-    runs = _EDGE_RUNS * sum(len(each.graph.nodes) for each in traced.values())
+    nodes = {name: len(each.graph.nodes) for name, each in traced.items()}
     with quiet():
-        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+        from executorch.exir import (
+            EdgeCompileConfig,
+            EdgeProgramManager,
+            ExecutorchBackendConfig,
+        )
         from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
         from executorch.exir.passes import MemoryPlanningPass
 
-        from .level_partitioner import LevelPartitioner
+        delegated: dict[str, ExportedProgram] = {}
+        for name in nodes:
 
-        with _known_sizes(), _counted(lambda n: progress(min(_EDGE, _EDGE * n // runs), 100)):
-            edge = to_edge(
-                dict(traced),
-                compile_config=EdgeCompileConfig(
-                    _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
-                ),
-            )
-        delegating = (_known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
-        with contextlib.ExitStack() as patches, _static_delegates(progress):
-            for patch in delegating:
-                patches.enter_context(patch)
-            edge = edge.to_backend(LevelPartitioner())
-        for name in traced:
-            _sink_early_work(edge.exported_program(name).graph_module.graph)
+            def share(done: float, before: int = len(delegated), own: int = nodes[name]) -> None:
+                begun = sum(list(nodes.values())[:before])
+                progress(int(95 * (begun + own * done) / sum(nodes.values())), 100)
+
+            delegated[name] = _delegated(name, traced.pop(name), absent, share)
+            gc.collect()  # a graph's nodes refer to each other
+            give_back_freed()
         planning = {
             name: MemoryPlanningPass(
                 MemoryPlanningAlgorithmSuite([lowest_place]),
                 alloc_graph_input=name not in (GENERATE, BEHIND),
             )
-            for name in traced
+            for name in delegated
         }
+        edge = EdgeProgramManager(
+            delegated, compile_config=EdgeCompileConfig(_check_ir_validity=False)
+        )
         with _known_sizes(), _no_code():
             config = ExecutorchBackendConfig(memory_planning_pass=planning)
-            return bytes(edge.to_executorch(config).buffer)
+            lowered = edge.to_executorch(config)
+        with file.open("wb") as sink:
+            lowered.write_to_file(sink)
+
+
+def _delegated(
+    name: str,
+    traced: ExportedProgram,
+    absent: "AbsentWeights | None",
+    progress: Callable[[float], None],
+) -> ExportedProgram:
+    """One method in the edge dialect, its products given to XNNPACK."""
+    from executorch.exir import EdgeCompileConfig, to_edge
+
+    from .level_partitioner import LevelPartitioner
+
+    runs = _EDGE_RUNS * len(traced.graph.nodes)
+    with _known_sizes(), _counted(lambda n: progress(_EDGE * min(1.0, n / runs))):
+        edge = to_edge(
+            {name: traced},
+            compile_config=EdgeCompileConfig(
+                _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
+            ),
+        )
+    del traced
+    gc.collect()
+    delegating = (_known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
+    with contextlib.ExitStack() as patches, _static_delegates(progress):
+        for patch in delegating:
+            patches.enter_context(patch)
+        if absent is not None:
+            patches.enter_context(absent.written())
+        found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
+    _sink_early_work(found.graph_module.graph)
+    return found
 
 
 def _sink_early_work(graph: Graph) -> None:
@@ -263,9 +319,9 @@ def _known_sizes() -> Iterator[None]:
     torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
     value = torch_pass_base.ProxyValue  # type: ignore[attr-defined]
     with (
-        _patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
+        patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
         # torch's only pass here turns views into copies: from there on all strides are in order.
-        _patched(torchs, "_fx", keeping(torchs._fx, value, True)),
+        patched(torchs, "_fx", keeping(torchs._fx, value, True)),
     ):
         yield
 
@@ -293,7 +349,7 @@ def _counted(report: Callable[[int], None]) -> Iterator[None]:
             report(count)
         return run(self, node)
 
-    with _patched(Interpreter, "run_node", counted):
+    with patched(Interpreter, "run_node", counted):
         yield
 
 
@@ -308,7 +364,7 @@ def _no_code() -> Iterator[None]:
             self._in_spec = self._graph._codegen.pytree_info.in_spec
             self._out_spec = self._graph._codegen.pytree_info.out_spec
 
-    with _patched(GraphModule, "recompile", specs_only):
+    with patched(GraphModule, "recompile", specs_only):
         yield
 
 
@@ -334,8 +390,8 @@ def _one_sort() -> Iterator[None]:
         return partition(module, result, *rest)
 
     with (
-        _patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
-        _patched(backend_api, "_create_partitions_in_graph_module", counted),
+        patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
+        patched(backend_api, "_create_partitions_in_graph_module", counted),
     ):
         yield
 
@@ -350,7 +406,7 @@ def _few_passes() -> Iterator[None]:
         plain(self, *args, **kwargs)
         self.passes = [step for step in self.passes if step.__name__ in _PASSES]
 
-    with _patched(XNNPACKPassManager, "__init__", chosen):
+    with patched(XNNPACKPassManager, "__init__", chosen):
         yield
 
 
@@ -365,6 +421,7 @@ def _scales_in_names() -> Iterator[None]:
 
     plain = node_visitor.NodeVisitor.get_serialized_buffer_index
 
+    @functools.wraps(plain)
     def named(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(plain).bind(self, *args, **kwargs).arguments
         scale = getattr(bound.get("quant_params"), "scale", None)
@@ -375,31 +432,37 @@ def _scales_in_names() -> Iterator[None]:
             digest.update(more)
             return digest
 
-        with _patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
+        with patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
             return plain(self, *args, **kwargs)
 
-    with _patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
+    with patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
         yield
 
 
 @contextlib.contextmanager
-def _static_delegates(progress: Progress) -> Iterator[None]:
-    """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic."""
+def _static_delegates(progress: Callable[[float], None]) -> Iterator[None]:
+    """Preprocess each delegate at its upper bounds; the surrounding graph stays symbolic.
+
+    Each is copied when its turn comes, and its weights are not: executorch copies all at first.
+    """
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir.backend import backend_api
+    from executorch.exir.backend.backend_details import BackendDetails
 
     preprocess, lower_all = XnnpackBackend.preprocess, backend_api.lower_all_submodules_to_backend
     done, total = 0, 0
 
     def one(program: ExportedProgram, specs: Any) -> Any:
         nonlocal done
+        tensors = (*program.state_dict.values(), *program.constants.values())
+        program = copy.deepcopy(program, {id(tensor): tensor for tensor in tensors})
         mode = FakeTensorMode()
         for node in program.graph_module.graph.nodes:
             if "val" in node.meta:
                 node.meta["val"] = _at_bounds(node.meta["val"], mode)
         result = preprocess(program, specs)
         done += 1
-        progress(_EDGE + (95 - _EDGE) * done // total, 100)
+        progress(_EDGE + (1 - _EDGE) * done / total)
         return result
 
     def counted(backend: str, nodes: dict[str, list[Any]], programs: Any) -> Any:
@@ -407,9 +470,13 @@ def _static_delegates(progress: Progress) -> Iterator[None]:
         total = sum(len(each) for each in nodes.values())
         return lower_all(backend, nodes, programs)
 
+    def not_yet(cls: type, program: ExportedProgram, specs: Any) -> ExportedProgram:
+        return program
+
     with (
-        _patched(XnnpackBackend, "preprocess", staticmethod(one)),
-        _patched(backend_api, "lower_all_submodules_to_backend", counted),
+        patched(BackendDetails, "copy_exported_program_for_preprocess", classmethod(not_yet)),
+        patched(XnnpackBackend, "preprocess", staticmethod(one)),
+        patched(backend_api, "lower_all_submodules_to_backend", counted),
     ):
         yield
 
@@ -427,13 +494,3 @@ def _upper(size: Any) -> int:
     if isinstance(size, int):
         return size
     return int(size.node.shape_env.bound_sympy(size.node.expr).upper)
-
-
-@contextlib.contextmanager
-def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = owner.__dict__[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -12,9 +12,10 @@ from seedtune.runtime.bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
 from ..model.mapped_pages import give_back_freed
-from ..model.stored_weight import keep_whole_, stored_modules
+from ..model.stored_weight import stored_modules
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
+from ..quiet import quiet
 from .lower import lower, trace, trace_behind, trace_columns, trace_generate
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
@@ -64,7 +65,7 @@ def lower_to(
     Args:
         program: quantised.
         example: inputs inside ``bounds`` (see ``example_inputs``).
-        work: folder for a file that is too large for memory.
+        work: folder for files that are too large for memory.
         writing: adds methods to ExecuTorch's program besides ``score``.
 
     Raises:
@@ -73,28 +74,30 @@ def lower_to(
     """
     programs: list[Program] = []
     files: dict[str, bytes | Path] = {}
-    held: tuple[str, bytes] | None = None
     if "executorch" in formats:
-        for module in list(stored_modules(program)):
-            keep_whole_(module)
+        with quiet():
+            from .absent_weights import AbsentWeights
+
+        absent = AbsentWeights(stored_modules(program))
         methods: dict[str, dict[str, Any]] = {METHOD: {}}
-        traced = {METHOD: trace(program, example, bounds, partial(progress, "trace"))}
-        if writing is not None:
-            vocabulary = program.embedding.weight.shape[0]
-            traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
-            traced[COLUMNS], methods[COLUMNS] = trace_columns(writing), {}
-            if bounds.prefix:
-                traced[BEHIND] = trace_behind(program, example, bounds, writing.shapes)
-                methods[BEHIND] = {}
-            methods[GENERATE] = {
-                "columns": writing.columns.size,
-                "chunk": writing.bounds.chunk,
-                "context": writing.bounds.context,
-                "cache": [list(shape) for shape in writing.shapes],
-            }
+        with absent.standing_in():
+            traced = {METHOD: trace(program, example, bounds, partial(progress, "trace"))}
+            if writing is not None:
+                vocabulary = program.embedding.weight.shape[0]
+                traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
+                traced[COLUMNS], methods[COLUMNS] = trace_columns(writing), {}
+                if bounds.prefix:
+                    traced[BEHIND] = trace_behind(program, example, bounds, writing.shapes)
+                    methods[BEHIND] = {}
+                methods[GENERATE] = {
+                    "columns": writing.columns.size,
+                    "chunk": writing.bounds.chunk,
+                    "context": writing.bounds.context,
+                    "cache": [list(shape) for shape in writing.shapes],
+                }
         progress("lower", 0, 100)
-        files[FILE] = lowered = lower(traced, partial(progress, "lower"))
-        held = FILE, lowered
+        files[FILE] = work / FILE
+        lower(traced, work / FILE, absent, partial(progress, "lower"))
         programs.append(Program("executorch", (FILE,), "int8 per token", methods))
         traced.clear()
         gc.collect()  # a graph's nodes refer to each other
@@ -122,7 +125,7 @@ def lower_to(
 
                 made.append((torch_graph.FILE, torch_graph.TorchProgram(exported, weights)))
             progress(name, 1, 1)
-        places = weights.placed(held, work / WEIGHTS)
+        places = weights.placed(work / FILE if programs else None, work / WEIGHTS)
         if (work / WEIGHTS).exists():
             files[WEIGHTS] = work / WEIGHTS
         for file, each in made:

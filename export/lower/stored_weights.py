@@ -8,10 +8,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from ..model.find_bytes import find_bytes, tensor_bytes
 from ..model.mapped_pages import forget
 from ..model.tensor_file import Kind, TensorFile
 
@@ -20,7 +19,6 @@ _LEAST = 4096
 """Bytes of a tensor that is looked for in another file: small ones repeat by chance."""
 _ALIGNED = 16
 """Bytes that the place of a tensor in a file must divide by, for readers that map it."""
-_NEEDLE = 64
 
 
 class Place(NamedTuple):
@@ -44,7 +42,7 @@ class StoredWeights:
         tensor = tensor.detach().contiguous()
         if tensor.untyped_storage().nbytes() != tensor.nbytes:  # a part of another
             tensor = tensor.clone()
-        content = (tensor.dtype, hashlib.sha256(_bytes(tensor).data).digest())
+        content = (tensor.dtype, hashlib.sha256(tensor_bytes(tensor).data).digest())
         forget(tensor)
         if content in self._by_content:
             return self._by_content[content]
@@ -54,24 +52,24 @@ class StoredWeights:
         self._by_content[content] = name
         return name
 
-    def placed(self, other: tuple[str, bytes] | None, file: Path) -> dict[str, Place]:
+    def placed(self, other: Path | None, file: Path) -> dict[str, Place]:
         """The place of every tensor by name; those that ``other`` does not hold are written to
         ``file``, which is not made where there are none.
 
         Args:
-            other: name and bytes of a file that holds some of them already.
+            other: a file of the bundle that holds some of them already.
 
         Raises:
             OSError: ``file`` cannot be written.
         """
         places: dict[str, Place] = {}
         if other is not None:
-            held_in, held = other
             last = 0
             for name, tensor in self._tensors.items():
-                found = _find(_bytes(tensor), held, last)
+                found = _place(tensor, other, last)
+                forget(tensor)
                 if found is not None:
-                    places[name] = Place(held_in, found, tensor.nbytes)
+                    places[name] = Place(other.name, found, tensor.nbytes)
                     last = found
         left = {name: tensor for name, tensor in self._tensors.items() if name not in places}
         if not left:
@@ -79,28 +77,17 @@ class StoredWeights:
         kinds = {name: Kind(each.dtype, tuple(each.shape)) for name, each in left.items()}
         with TensorFile(file, kinds) as written:
             for name, tensor in left.items():
-                written.write(name, _bytes(tensor))
+                written.write(name, tensor_bytes(tensor))
                 forget(tensor)
         for name, tensor in left.items():
             places[name] = Place(FILE, written.offsets[name], tensor.nbytes)
         return places
 
 
-def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
-    return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def _find(data: npt.NDArray[np.uint8], held: bytes, start: int) -> int | None:
-    """Where ``held`` has the bytes of a tensor; from ``start`` on first, since files of one model
+def _place(tensor: torch.Tensor, other: Path, start: int) -> int | None:
+    """Where ``other`` has the bytes of a tensor; from ``start`` on first, since files of one model
     have about the same order."""
-    if data.size < _LEAST:
+    if tensor.nbytes < _LEAST:
         return None
-    needle = data[:_NEEDLE].tobytes()
-    view = np.frombuffer(held, np.uint8)
-    for begin, end in ((start, len(held)), (0, start + _NEEDLE)):
-        at = held.find(needle, begin, end)
-        while at >= 0:
-            if at % _ALIGNED == 0 and np.array_equal(view[at : at + data.size], data):
-                return at
-            at = held.find(needle, at + 1, end)
-    return None
+    found = find_bytes(tensor_bytes(tensor), other, start)
+    return next((at for at in found if at % _ALIGNED == 0), None)

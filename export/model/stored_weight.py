@@ -9,7 +9,7 @@ To all others such a module is the ``nn.Linear`` or ``nn.Embedding`` that it was
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,6 @@ def keep_stored_(module: nn.Module) -> None:
     module.__class__ = _stored(type(module))  # type: ignore[arg-type]  # a type has a hash
 
 
-def keep_whole_(module: nn.Module) -> None:
-    """Undo ``keep_stored_``: the weight stands in memory from now on, as it was last read."""
-    if isinstance(module, Stored):
-        weight = module.weight
-        module.__class__ = type(module).__bases__[1]
-        module.register_parameter("weight", weight)
-        del module.rest
-
-
 def put_zeros_(linear: nn.Linear, index: tuple[Any, ...]) -> None:
     """Make the entries at ``index`` zero, in no file and in no tensor that others may hold."""
     if isinstance(linear, Stored):
@@ -175,3 +166,18 @@ def held(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module in own:
             module.rest.held = None
             module.rest.let_go()
+
+
+@contextmanager
+def standing_in(weights: Mapping[nn.Module, nn.Parameter]) -> Iterator[None]:
+    """Inside, modules that ``keep_stored_`` changed are plain ones with these weights."""
+    kinds = {module: type(module) for module in weights}
+    for module, weight in weights.items():
+        module.__class__ = kinds[module].__bases__[1]
+        module.register_parameter("weight", weight)
+    try:
+        yield
+    finally:
+        for module, kind in kinds.items():
+            del module.weight
+            module.__class__ = kind

@@ -85,8 +85,11 @@ class TensorFile:
         self._sink.seek(self.offsets[name])
         self._sink.write(np.ascontiguousarray(data).data)
 
+    def close(self) -> None:
+        self._sink.close()
+
     def __enter__(self) -> "TensorFile":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._sink.close()
+        self.close()

@@ -108,12 +108,15 @@ def through_int8(x: torch.Tensor) -> torch.Tensor:
     return ((torch.round(x / step) + zero).clamp_(-128, 127) - zero) * step
 
 
-def int4_weight(integers: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
+def int4_weight(
+    integers: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None = None
+) -> nn.Parameter:
     """The weight that ``quantise_linears_`` would give a linear, of chosen integers and scales.
 
     Args:
         integers: int8 ``[out, in]`` in -8..7.
         scales: float32 ``[out, in / GROUP_SIZE]``.
+        zeros: int8, as many as there are scales, for who has some already.
     """
     with quiet():
         from torchao.quantization import IntxUnpackedToInt8Tensor
@@ -121,7 +124,7 @@ def int4_weight(integers: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
     weight = IntxUnpackedToInt8Tensor(
         qdata=integers,
         scale=scales,
-        zero_point=torch.zeros_like(scales, dtype=torch.int8),
+        zero_point=torch.zeros_like(scales, dtype=torch.int8) if zeros is None else zeros,
         target_dtype=_INT4,
         block_size=(1, GROUP_SIZE),
         dtype=torch.float32,

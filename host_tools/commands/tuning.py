@@ -48,7 +48,8 @@ def tune(
         Path | None,
         typer.Option(
             "--train",
-            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, - (stdin).",
+            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, - (stdin); or such a "
+            "file on the hub, hf://datasets/owner/name/file.",
         ),
     ] = None,
     data: Annotated[

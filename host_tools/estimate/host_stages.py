@@ -28,8 +28,6 @@ HOST_PROCESS = 466 * MB
 """Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
 LOGIT_BYTES = 17
 """Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
-GGUF_PEAK = 2.7
-"""Peak of dequantising a GGUF file, in multiples of the float32 weights. Once per file."""
 CALIBRATION_TOKENS = 32 * 128
 """That GPTQ passes through the model at once, by default."""
 TEXT_WIDTHS = 6
@@ -43,14 +41,8 @@ SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
 """Per matrix, of the traced graph."""
-LOWERED_BYTES = 1_410_000
-"""Per matrix and method, of the traced and lowered graphs."""
-METHODS = 2
-"""Methods of ExecuTorch's program, unless it is exported with ``--context 0``."""
-MATRIX_COPIES, TABLE_COPIES = 5.9, 2.8
-"""Of int4 matrices, and of the embedding and head, while they are lowered and the program is put
-together. With the two above fitted to four exports (SmolLM2, Gemma 3 270M, 48 layers, the shape of
-Llama-3.2-1B), which they give to 0.96, 1.01, 1.04 and 1.00."""
+LOWERED_BYTES = 2_000_000
+"""Per matrix, of the graphs of a method while it is lowered and of those that were."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
 SMOLLM2_PIECES = 98_052
@@ -98,10 +90,8 @@ def estimate_profile(
 
 def estimate_gguf(shape: ModelShape) -> Estimate:
     """Peak of dequantising a GGUF file for the first time; later loads come from the cache."""
-    components = {
-        **_host(shape),
-        "dequantised weights and copies": int(shape.parameters * 4 * GGUF_PEAK),
-    }
+    largest = max(shape.largest_linear, shape.embedding, shape.head)
+    components = {**_host(shape), "a tensor in float32, and on its way there": 8 * largest}
     return Estimate("first GGUF load", components, shape.parameters / 8e6)
 
 
@@ -117,8 +107,7 @@ def estimate_export(
     """Peak resident memory and duration of an export from a profile: of choosing the sensitive
     weights, quantising, making the frame of a text head, and lowering, whichever takes the most.
 
-    Weights stay in their files until they are used, one matrix at a time; ExecuTorch's program
-    alone is made of all of them at once.
+    Weights stay in their files until they are used, one matrix at a time.
 
     Args:
         rounding: as of an export.
@@ -133,43 +122,42 @@ def estimate_export(
         "chosen entries": int(shape.linear_weights * fraction) * ENTRY_BYTES,
     }
     columns = {"float columns": bundle["float columns"]}
-    largest = max(shape.largest_linear, head)
-    quantising = {
-        **common,
-        **columns,
-        "a matrix while it is rounded": int(ROUNDING_BYTES * largest),
-    }
-    if rounding == "gptq":
-        widest = shape.intermediate
-        quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * widest * 4
-        quantising["second moments of an input"] = SECOND_MOMENTS * widest**2
+    gptq = rounding == "gptq"
+    matrices = [*shape.linears.values(), (shape.vocabulary, shape.hidden)]
+    # The wider input takes its second moments with it, the head has more rows.
+    rows, width = max(matrices, key=lambda size: sum(_rounding(*size, gptq).values()))
+    quantising = {**common, **columns, **_rounding(rows, width, gptq)}
+    if gptq:
+        quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4
     framing = {**common, **columns, "frame of a text head, while it is made": _framing(shape)}
     stages = [choosing, quantising, framing]
     if set(to) != {"executorch"}:
         held = {"output head": int(head * INT4_BYTES), "graph": len(shape.linears) * GRAPH_BYTES}
         stages.append({**common, **columns, **held})
     if "executorch" in to:
+        constants = common["int8 embedding"] + bundle["float columns"]
         stages.append(
             {
                 **common,
-                "int8 weights and scales": int((shape.linear_weights + head) * 1.125),
-                "graphs of both methods": len(shape.linears) * METHODS * LOWERED_BYTES,
-                "matrices and their serialised copies": int(
-                    MATRIX_COPIES * (bundle["int4 matrices"] + bundle["float columns"])
-                ),
-                "tables and their serialised copies": int(
-                    TABLE_COPIES * bundle["embedding and head"]
-                ),
+                **columns,
+                "graphs": len(shape.linears) * LOWERED_BYTES,
+                "what stays float or int8, serialised": constants,
             }
         )
     most = max(stages, key=lambda components: sum(components.values()))
     operations = 2.0 * shape.linear_weights * GENERIC_TOKENS  # for the frame of a text head
-    if rounding == "gptq":
+    if gptq:
         operations += 2.0 * shape.linear_weights * CALIBRATION_TOKENS
         for out, width in shape.linears.values():  # second moments, their factors, compensation
             operations += width**2 * (2.0 * CALIBRATION_TOKENS + 3.0 * width + 2.0 * out)
     seconds = operations / (speed * PROFILE_EFFICIENCY)
     return Estimate("export", most, seconds + len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
+
+
+def _rounding(rows: int, width: int, gptq: bool) -> dict[str, int]:
+    """Of one matrix."""
+    found = {"a matrix while it is rounded": int(ROUNDING_BYTES * rows * width)}
+    return found | ({"second moments of its input": SECOND_MOMENTS * width**2} if gptq else {})
 
 
 def _framing(shape: ModelShape) -> int:

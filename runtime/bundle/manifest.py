@@ -57,6 +57,7 @@ _TEXT_HEAD = {
 _SCHEMA: dict[str, Any] = {
     "model": {
         "name": Text(),
+        "origin": Maybe(Text()),
         "architecture": Text(),
         "sha256": str,
         "vocab_size": _SIZE,

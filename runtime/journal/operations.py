@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import JournalError
+from ..hub import local_file
 from .file import Journal, JournalWriter, read_journal, replace_journal_file, write_journal
 from .format import Change, End, Note, Record, Reference
 from .lock import locked
@@ -179,8 +180,9 @@ def receive(file: Path | str, target: Path | str, start: Start) -> RunState:
     Raises:
         JournalError: damaged, cut short, not a shared file, of another bundle, or values that
             differ from the sender's.
+        DownloadError: ``file`` is on the hub (see ``hub``), which does not deliver it.
     """
-    journal = read_journal(file)
+    journal = read_journal(local_file(file))
     if journal.torn_bytes:
         raise JournalError(f"{file}: the last {journal.torn_bytes} bytes are incomplete")
     last = journal.records[-1].record if journal.records else None

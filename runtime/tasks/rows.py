@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ..errors import DataError, warn
+from ..hub import local_file
 from .field_text import described, strings_in
 from .row_formats import FORMATS, jsonl_rows
 from .row_tables import parquet_rows
@@ -42,18 +43,20 @@ def read_rows(source: Rows, name: str = "row") -> list[Row]:
         source: a file, told by its ending: ``.jsonl`` (one object a line), ``.json`` (a list of
             objects), ``.csv`` (with a header; comma, semicolon or tab), ``.tsv``, ``.txt`` (one
             text a line, as the field ``text``), ``.parquet``; ``-`` for JSON lines on standard
-            input; or dicts.
+            input; a file on the Hugging Face hub, ``hf://datasets/owner/name[@revision]/path``; or
+            dicts.
         name: what a dict is called in messages, before its number; a ``Row`` has its own.
 
     Raises:
         DataError: unreadable, empty, another ending, more than ``MAX_ROWS`` or
             ``MAX_CHARACTERS``, or a row that is not an object or has another number of cells than
             the header; the message names file and line.
+        DownloadError: the hub does not deliver it.
     """
     if not isinstance(source, str | Path):
         return _within_cap(_given(source, name), "the rows")
     file = str(source)
-    rows = _within_cap(_read(Path(source)), file)
+    rows = _within_cap(_read(local_file(source)), file)
     if not rows:
         raise DataError(f"{file}: no rows; the file is empty")
     return rows

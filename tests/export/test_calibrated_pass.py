@@ -92,7 +92,9 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
     assert max(apart) < 5e-3, apart
 
 
-def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, monkeypatch):
+def test_the_lowered_program_holds_the_chosen_integers_and_scales(
+    tiny_llama, monkeypatch, tmp_path
+):
     chosen, real = [], calibrated_pass.round_with_compensation
 
     def watched(*arguments):
@@ -112,7 +114,8 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(tiny_llama, mo
             for weight in eager
         )
     example = example_inputs(BOUNDS, len(surgery.values), 300, program.adapter_shape)
-    stored = lower({"score": trace(program, example, BOUNDS)})
+    lower({"score": trace(program, example, BOUNDS)}, tmp_path / "program.pte")
+    stored = (tmp_path / "program.pte").read_bytes()
     for integers, scales in chosen:
         nibbles = (integers.to(torch.uint8) + 8).view(-1)
         assert bytes((nibbles[1::2] << 4 | nibbles[::2]).numpy()) in stored

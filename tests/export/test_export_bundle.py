@@ -134,12 +134,15 @@ def test_what_the_norm_does_is_read_off_it():
     assert read_norm(last, last[:, :4]) is None
 
 
-def test_words_that_the_program_does_not_hold_are_missed():
+def test_words_that_the_program_does_not_hold_are_missed(tmp_path):
     codes, scales = np.arange(64, dtype=np.uint8).reshape(4, 16), np.ones((4, 1), np.uint16)
-    buffer = codes.tobytes()[:-1] + b"!" + b"z" + codes.tobytes() + scales.tobytes()
-    assert find_words(buffer, "program.pte", codes, scales) == WordsPlace("program.pte", 65, 129)
+    content = codes.tobytes()[:-1] + b"!" + b"z" + codes.tobytes() + scales.tobytes()
+    file = tmp_path / "program.pte"
+    file.write_bytes(content)
+    assert find_words(file, codes, scales) == WordsPlace("program.pte", 65, 129)
+    file.write_bytes(content[:120])
     with pytest.raises(ModelError, match=r"program\.pte: does not hold the output head"):
-        find_words(buffer[:120], "program.pte", codes, scales)
+        find_words(file, codes, scales)
 
 
 def test_a_binding_told_of_no_hidden_states_gives_none(bundle):

@@ -85,7 +85,7 @@ def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> No
         "generate": trace_generate(program, program.example(96)),
         "columns": trace_columns(program),
     }
-    file.write_bytes(lower(traced))
+    lower(traced, file)
     lowered = NativeProgram(file)
     (columns,) = lowered.run("columns", [values.numpy()], (1, program.columns.size))
 

@@ -96,7 +96,7 @@ def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
         "behind": trace_behind(score, example, bounds, generate.shapes),
     }
     file = tmp_path / "program.pte"
-    file.write_bytes(lower(traced))
+    lower(traced, file)
     lowered = NativeProgram(file)
     arrays = [each.numpy() for each in (*given, *prefix)]
     found = lowered.run("behind", arrays, *(each.shape for each in wanted))

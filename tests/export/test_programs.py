@@ -123,7 +123,8 @@ class TestStoredWeights:
         # Two places have the first bytes, one of them all; a third is not aligned.
         raw = codes.numpy().tobytes()
         held = b"x" + raw + bytes(15) + raw[:2048] + bytes(2048) + raw + numbers.numpy().tobytes()
-        places = weights.placed(("program.pte", held), tmp_path / "w")
+        (tmp_path / "program.pte").write_bytes(held)
+        places = weights.placed(tmp_path / "program.pte", tmp_path / "w")
         assert places["a"] == ("program.pte", 1 + len(raw) + 15 + 4096, len(raw))
         assert places["c"].file == "program.pte"  # it has 8 000 bytes
         assert places["b"].file == "weights.safetensors"
@@ -146,7 +147,8 @@ class TestStoredWeights:
         codes = self.tensors()[0]
         weights = StoredWeights()
         weights.add("a", codes)
-        weights.placed(("program.pte", codes.numpy().tobytes()), tmp_path / "w")
+        (tmp_path / "program.pte").write_bytes(codes.numpy().tobytes())
+        weights.placed(tmp_path / "program.pte", tmp_path / "w")
         assert not (tmp_path / "w").exists()
 
 

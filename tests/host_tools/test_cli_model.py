@@ -164,10 +164,10 @@ def test_export_profiles_by_itself_and_keeps_it(
     text.write_text("\n\n".join(f"{n} {line}" for n in range(600) for line in CORPUS))
     arguments = ("export", model, tmp_path / "b", "--text", text, "--fraction", 0.01,
                  "--length", 16, "--rounding", "nearest", "--mask", "magnitude")  # fmt: skip
-    monkeypatch.setattr(programs, "lower", lambda traced, progress: bytes(1 << 20))
     monkeypatch.setattr(
-        exporting, "find_words", lambda buffer, file, *words: WordsPlace(file, 0, 0)
+        programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
     )
+    monkeypatch.setattr(exporting, "find_words", lambda file, *words: WordsPlace(file.name, 0, 0))
     first = call(*arguments)
     assert first.exit_code == 0, first.output
     assert "profile" in first.stderr.split()

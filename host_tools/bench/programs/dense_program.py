@@ -51,5 +51,5 @@ def _lower(
         GENERATE: trace_generate(writing.eval(), writing.example(vocabulary)),
     }
     with workplace(file) as work:
-        (work / file.name).write_bytes(lower(traced))
+        lower(traced, work / file.name)
         place_hashed(work / file.name, file)

@@ -1,0 +1,41 @@
+"""Where the bytes of a tensor lie in a file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .mapped_pages import forget_bytes
+
+_NEEDLE, _BLOCK = 64, 1 << 24
+
+
+def tensor_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Those of a contiguous tensor, where they are."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def find_bytes(wanted: npt.NDArray[np.uint8], file: Path, start: int = 0) -> Iterator[int]:
+    """Every place of ``wanted`` in ``file``, from the byte ``start`` on first.
+
+    In blocks, each of which is given back: a mapped file would come into memory as a whole.
+
+    Raises:
+        OSError: ``file`` cannot be read.
+    """
+    held = np.memmap(file, np.uint8, "r")
+    needle = wanted[:_NEEDLE].tobytes()
+    for begin in (*range(start, held.size, _BLOCK), *range(0, start, _BLOCK)):
+        block = held[begin : begin + _BLOCK + len(needle) - 1]
+        content = block.tobytes()
+        forget_bytes(block.ctypes.data, block.size)
+        at = content.find(needle)
+        while at >= 0:
+            there = held[begin + at : begin + at + wanted.size]
+            same = np.array_equal(there, wanted)
+            forget_bytes(there.ctypes.data, there.size)
+            if same:
+                yield begin + at
+            at = content.find(needle, at + 1)

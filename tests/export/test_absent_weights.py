@@ -1,0 +1,110 @@
+"""Weights that are not there while a program is lowered: the same file, and no copy of any."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from seedtune.export.lower.absent_weights import AbsentWeights
+from seedtune.export.lower.lower import lower
+from seedtune.export.model.stored_weight import Shelf, keep_stored_, standing_in, stored_modules
+from seedtune.export.quantise.int4 import give_int4_
+from torch import nn
+from torch.export import export
+
+WIDTH, LINEARS = 4096, 3
+CODES = LINEARS * WIDTH * WIDTH // 2
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="reads what Linux tells of memory"
+)
+
+
+class Chain(nn.Module):
+    """Linears whose int4 weights lie on a shelf."""
+
+    def __init__(self, shelf: Shelf, more: float) -> None:
+        super().__init__()
+        self.linears, self.more = nn.ModuleList(), more
+        for number in range(LINEARS):
+            linear = nn.Linear(WIDTH, WIDTH, bias=False, device="meta").requires_grad_(False)
+            keep_stored_(linear)
+            linear.rest.shelf = shelf
+            generator = torch.Generator().manual_seed(number)
+            integers = torch.randint(-8, 8, (WIDTH, WIDTH), generator=generator).to(torch.int8)
+            scales = torch.rand(WIDTH, WIDTH // 32, generator=generator).to(torch.bfloat16)
+            give_int4_(linear, integers, scales.float() + 1)
+            self.linears.append(linear)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for linear in self.linears:
+            x = torch.tanh(linear(x))
+        return x + self.more
+
+
+def lowered(chain: Chain, file: Path) -> AbsentWeights:
+    """Two methods over the same weights."""
+    absent = AbsentWeights(stored_modules(chain))
+    traced = {}
+    with absent.standing_in():
+        for name in ("score", "generate"):
+            chain.more = float(len(name))
+            traced[name] = export(chain, (torch.ones(2, WIDTH),))
+    lower(traced, file, absent)
+    assert not traced
+    return absent
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(Shelf(tmp_path), 0.0)
+
+
+def test_the_file_is_the_one_of_weights_that_were_there(chain: Chain, tmp_path: Path) -> None:
+    whole = {linear: linear.weight for linear in chain.linears}
+    traced = {}
+    with standing_in(whole):
+        for name in ("score", "generate"):
+            chain.more = float(len(name))
+            traced[name] = export(chain, (torch.ones(2, WIDTH),))
+    lower(traced, tmp_path / "whole.pte")
+    lowered(chain, tmp_path / "absent.pte")
+    found = (tmp_path / "absent.pte").read_bytes()
+    assert found == (tmp_path / "whole.pte").read_bytes()
+    assert len(found) < 1.25 * CODES, "a weight stands twice"
+
+
+@needs_linux
+def test_no_step_of_lowering_touches_or_copies_a_weight(chain: Chain, tmp_path: Path) -> None:
+    lowered(chain, tmp_path / "first.pte")  # imports what there is to import
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    absent = lowered(chain, tmp_path / "program.pte")
+    peak = memory("VmHWM") - before
+    # One matrix, a third of them, passes through on its way from file to file.
+    assert peak < 0.75 * CODES, f"{peak / CODES:.1f} copies of the codes"
+    address = torch.frombuffer(absent._nowhere, dtype=torch.uint8).data_ptr()
+    mapping = re.search(rf"^{address:x}-.*?^Rss: +(\d+) kB", smaps(), re.M | re.S)
+    assert mapping is not None and mapping[1] == "0"
+
+
+def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(
+    chain: Chain, tmp_path: Path
+) -> None:
+    absent = AbsentWeights(stored_modules(chain))
+    with absent.standing_in():
+        traced = export(chain, (torch.ones(2, WIDTH),))
+    name = next(name for name in traced.state_dict if "linears.1" in name)
+    traced.state_dict[name] = nn.Parameter(traced.state_dict[name].clone(), requires_grad=False)
+    with pytest.raises(KeyError):
+        lower({"score": traced}, tmp_path / "program.pte", absent)
+
+
+def memory(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def smaps() -> str:
+    return Path("/proc/self/smaps").read_text()
