@@ -90,8 +90,6 @@ def export_model(
     """
     check_rounding(rounding)
     to = check_formats(to)
-    if not context or to != ("executorch",):
-        bounds = replace(bounds, prefix=0)
     progress("load", 0, 1)
     loaded = source if isinstance(source, LoadedModel) else load_causal_lm(source, "stored")
     progress("load", 1, 1)
@@ -115,7 +113,10 @@ def export_model(
     give_back_freed()
     config = loaded.model.config
     longest = getattr(config, "max_position_embeddings", bounds.length + bounds.prefix)
-    bounds = replace(bounds, prefix=max(0, min(bounds.prefix, longest - bounds.length)))
+    prefix = min(bounds.prefix, context, longest - bounds.length)
+    if to != ("executorch",):  # no other program reads one
+        prefix = 0
+    bounds = replace(bounds, prefix=max(0, prefix))
     with _workplace(Path(output)) as work:
         progress("quantise", 0, 1)
         program, surgery = prepare_program(loaded.model, mask, bounds)

@@ -208,9 +208,13 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
     if bounds.candidates > vocabulary:
         _refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     programs = _check_programs(content["programs"])
-    able = all({GENERATE, BEHIND} <= set(program.methods) for program in programs)
-    if bounds.prefix and not able:
-        _refuse(f"bounds.prefix is {bounds.prefix}, but not every program can read a prefix")
+    for program in programs:
+        context = program.generation.context if program.generation else 0
+        if bounds.prefix > (context if BEHIND in program.methods else 0):
+            _refuse(
+                f"bounds.prefix is {bounds.prefix}, and the {program.format} program reads no "
+                "prefix, or none so long"
+            )
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
     if content.get("text_head") is not None:
         named |= {TEXT}
