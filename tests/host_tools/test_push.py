@@ -269,6 +269,8 @@ def test_what_cannot_be_pushed_is_refused_first(hub: Hub, bundle: Bundle, files:
     assert "say with --bundle which bundle it tuned" in bad(1, "push", run, "hf://me/run")
     told = bad(1, "push", bundle.path, "hf://me/run", "--bundle", bundle.path)
     assert "is no run; leave out --bundle" in told
+    told = bad(1, "push", bundle.path, "hf://me/run", "--with-words")
+    assert "is no run; leave out --with-words" in told
     assert "no such bundle" in bad(4, "push", files / "none", "hf://me/run")
     other = write_tiny_bundle(files / "b").path
     assert "bundle" in bad(5, "push", run, "hf://me/run", "--bundle", other)
