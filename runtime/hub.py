@@ -195,8 +195,9 @@ def _reason(place: Place, error: BaseException) -> str:
         if isinstance(each, OSError) and each.errno in _LOCAL:
             told = f"{each.filename or constants.HF_HUB_CACHE}: {os.strerror(each.errno)}"
             return f"cannot be kept here ({told}): make room, or set HF_HOME to another folder"
-    told = (str(causes[-1]).strip() or type(causes[-1]).__name__).splitlines()[0]
-    return f"the hub's client failed ({told[:200]}): check the connection and try again"
+    first = next(iter(str(causes[-1]).strip().splitlines()), "")[:200]
+    told = f"{type(causes[-1]).__name__}: {first}"
+    return f"the hub's client failed ({told}): check the connection and try again"
 
 
 def _refused(status: int, headers: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ class Hub:
         """Name of a file: after how many bytes of it the connection is lost, one time after the
         other."""
         self.uploads_fail = False
+        self.faults: list[BaseException] = []
+        """Its own: of what it was asked and does not know."""
 
     def add(self, name: str, files: Mapping[str, str | bytes] | Path, **how: bool) -> Repository:
         """A repository ``models/owner/name`` or ``datasets/owner/name`` with these files."""
@@ -203,12 +206,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self._user() is None:
             raise _Refused(401, None, "Invalid username or password.")
         self._may_write(name)
+        told = json.dumps({"url": f"{self.hub.url}/{name}"}).encode()
         if f"models/{name}" in self.hub.repositories:
-            raise _Refused(409)
+            return self._send(told, 409)
         made = self.hub.repositories[f"models/{name}"] = Repository()
         made.private = asked.get("visibility") == "private"
         made.commit({".gitattributes": b""})
-        self._json({"url": f"{self.hub.url}/{name}"})
+        self._send(told)
 
     def _preupload(self, body: bytes, kind: str, id: str, revision: str) -> None:
         found = self._repository(kind, id)
@@ -294,7 +298,14 @@ def running_hub() -> Iterator[Hub]:
     """A hub on a port of its own."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            error = sys.exception()
+            if error is not None and not isinstance(error, ConnectionError):
+                hub.faults.append(error)
+
+    with Server(("127.0.0.1", 0), handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -303,6 +314,7 @@ def running_hub() -> Iterator[Hub]:
         finally:
             server.shutdown()
             thread.join()
+    assert hub.faults == []
 
 
 def environment_of(hub: Hub, home: Path) -> dict[str, str]:

@@ -56,11 +56,11 @@ def push(
     output = Output(json)
     target = _target(place)
     of_run = (source / JOURNAL_FILE).exists()
-    if of_run != (bundle is not None):
-        raise SeedtuneError(
-            f"{source}: is {'a' if of_run else 'no'} run; "
-            + ("say with --bundle which bundle it tuned" if of_run else "leave out --bundle")
-        )
+    if of_run and bundle is None:
+        raise SeedtuneError(f"{source}: is a run; say with --bundle which bundle it tuned")
+    given = [name for name, value in (("--bundle", bundle), ("--with-words", with_words)) if value]
+    if given and not of_run:
+        raise SeedtuneError(f"{source}: is no run; leave out {' and '.join(given)}")
     with TemporaryDirectory() as work, checked_model(bundle or source, output) as model:
         from ..reports.card import card_of
 

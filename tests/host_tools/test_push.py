@@ -12,6 +12,7 @@ import pytest
 import yaml
 from command_line import bad, call, good
 from doc_pages import blocks_of, commands_of, names, write_files
+from exported_bundle import ORIGIN
 from hub_stand_in import READER, WRITER, Hub, ask, running_hub
 from seedtune.runtime.bundle import Bundle, pack_bundle, with_task
 from seedtune.runtime.scoring.parts import kinds_of
@@ -19,13 +20,13 @@ from seedtune.runtime.scoring.values_file import load_values
 from tiny_bundle import TASK, bundle_parts, write_tiny_bundle
 
 ROWS = [
-    {"text": text, "label": label}
+    {"text": f"{text}, zebra" if text else "", "label": label}
     for text, label in (
-        ("a dull plot, zebra", "0"), ("the film was great", "1"), ("so I left", "0"),
-        ("it was good, zebra", "1"), ("actors were bad", "0"), ("ünseen", "1"), ("", "1"),
+        ("a dull plot", "0"), ("the film was great", "1"), ("so I left", "0"), ("it was good", "1"),
+        ("actors were bad", "0"), ("ünseen", "1"), ("", "1"),
     )
 ]  # fmt: skip
-TEXTS = {"kind": "completion", "template": "{text}", "completion_field": "label"}
+TEXTS = {"kind": "completion", "template": "{label}", "completion_field": "text"}
 
 
 @pytest.fixture
@@ -39,16 +40,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
-    (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
-    (tmp_path / "task.json").write_text(json.dumps(TASK))
-    (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+    for name, task, rows in (("rows", TASK, ROWS), ("texts", TEXTS, ROWS[:-1])):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        (tmp_path / f"{name}.json").write_text(json.dumps(task))
     return tmp_path
 
 
 def tune(bundle: Bundle, files: Path, estimator: str, *more: object) -> Path:
-    rows = files / "rows.jsonl"
-    task = files / ("texts.json" if estimator == "text-head" else "task.json")
+    kind = "texts" if estimator == "text-head" else "rows"
+    task, rows = files / f"{kind}.json", files / f"{kind}.jsonl"
     good(
         "tune", bundle.path, files / estimator, "--task", task, "--train", rows, "--data", rows,
         "--estimator", estimator, "--steps", 3, "--batch-size", 4, *more,
@@ -90,6 +91,7 @@ def test_a_bundle_goes_up_and_comes_back(
     metadata, text = card(hub, "me/tuned")
     assert metadata["library_name"] == "seedtune" and "license" not in metadata
     assert metadata["pipeline_tag"] == "text-classification"
+    assert metadata["base_model"] == "org/tiny" and f"| base model | {ORIGIN} |" in text
     assert whole.sha256 in text and '"template": "{text} It was"' in text
     assert do_as_the_card_says(text) in TASK["verbalisers"]
 
@@ -103,11 +105,10 @@ def test_a_run_goes_up_and_is_gone_on_with_elsewhere(
     assert result.exit_code == 0 and "the journal goes with it" in result.stderr
     assert {"tuned.safetensors", "journal.bin", "task.json"} <= {*pushed(hub, "me/run")}
     rows = files / "rows.jsonl"
-    asked = ("--data", rows, "--engine", "executorch-binding")
-    here = good("evaluate", bundle.path, "--run", run, *asked)
+    here = good("evaluate", bundle.path, "--run", run, "--data", rows)
     ask(monkeypatch, hub, files / "elsewhere", READER)
     there = ("--values", "hf://me/run/tuned.safetensors", "--task", "hf://me/run/task.json")
-    far = good("evaluate", "hf://me/tuned", *there, *asked)
+    far = good("evaluate", "hf://me/tuned", *there, "--data", rows)
     assert far["loss"] == pytest.approx(here["loss"], abs=1e-3) and far["values"] == there[1]
     hub.add("datasets/me/rows", {"train.jsonl": rows.read_bytes()})
     received = good("journal", "receive", "hf://me/run/journal.bin", "hf://me/tuned", files / "r")
@@ -116,6 +117,16 @@ def test_a_run_goes_up_and_is_gone_on_with_elsewhere(
     on = good("tune", "hf://me/tuned", files / "r", "--train", data, "--data", data, "--steps", 4)
     assert on["steps"] == 4
     assert do_as_the_card_says(card(hub, "me/run")[1]) in TASK["verbalisers"]
+
+
+def test_a_run_is_merged_into_a_model_on_the_hub(hub: Hub, bundle: Bundle, files: Path) -> None:
+    run = tune(bundle, files, "two-point", "--lr", "0.01")
+    hub.add("models/org/tiny", bundle.path.with_name("hf"))
+    out = files / "adapter"
+    told = good("merge", bundle.path, "hf://org/tiny", out, "--run", run, "--to", "peft")
+    assert told["changed"] > 0
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/tiny"
 
 
 def test_the_card_says_what_the_run_reported(hub: Hub, bundle: Bundle, files: Path) -> None:
@@ -258,6 +269,8 @@ def test_what_cannot_be_pushed_is_refused_first(hub: Hub, bundle: Bundle, files:
     assert "say with --bundle which bundle it tuned" in bad(1, "push", run, "hf://me/run")
     told = bad(1, "push", bundle.path, "hf://me/run", "--bundle", bundle.path)
     assert "is no run; leave out --bundle" in told
+    told = bad(1, "push", bundle.path, "hf://me/run", "--with-words")
+    assert "is no run; leave out --with-words" in told
     assert "no such bundle" in bad(4, "push", files / "none", "hf://me/run")
     other = write_tiny_bundle(files / "b").path
     assert "bundle" in bad(5, "push", run, "hf://me/run", "--bundle", other)
