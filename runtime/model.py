@@ -141,8 +141,8 @@ class Model:
 
         Args:
             rows: to learn from, with labels.
-            count: of demonstrations; ``auto`` takes ``demonstrations.USUAL``. Fewer where the
-                rows are too long for so many.
+            count: of demonstrations; ``auto``: ``demonstrations.USUAL``, and a sixteenth of the
+                rows at most. Fewer where the rows are too long for so many.
 
         Returns:
             the rows that are left to learn from: neither shown nor set aside.
@@ -157,10 +157,12 @@ class Model:
         comparing, others = demonstrations.apart(given)
         if field not in spec:
             draws = list(demonstrations.draws(self.task, others, count, self._room))
+            if not draws:
+                return given
             losses = []
             for shown in draws:
                 self._spec, self._task = {**spec, field: [dict(row) for row in shown]}, None
-                losses.append(self.evaluate(comparing).loss)
+                losses.append(self.evaluate(comparing).loss if comparing else 0.0)
             spec[field] = [dict(row) for row in draws[int(np.argmin(losses))]]
             self._spec, self._task = spec, None
         return demonstrations.without(others, spec[field])

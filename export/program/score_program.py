@@ -132,8 +132,10 @@ class ScoreProgram(nn.Module):
         self.layout.begin(rows, length, prefix)
         self.probe_values.begin(values)
         embedded = self.embedding(tokens.reshape(packed))
-        first = prefix[0][1].shape[2] if prefix else 0
-        places = torch.arange(first, first + length)
+        places = torch.arange(length)
+        if prefix:
+            first = prefix[0][1].shape[2]
+            places = torch.arange(first, first + length)
         places = places[None, :].expand(rows, length).reshape(1, packed)
         with self.mean:
             hidden: torch.Tensor = self.backbone(

@@ -128,7 +128,7 @@ def tune(
 
     output = Output(json)
     chosen = _task_of(task, template, labels)
-    shown = None if demonstrations is None else _count(demonstrations)
+    count = None if demonstrations is None else _count(demonstrations)
     spec = task_of_run(run) if chosen.spec is None else chosen.spec
     control = Control(
         None if while_ is None else Condition(while_).why_rest,
@@ -140,7 +140,7 @@ def tune(
             checked_model(
                 bundle,
                 output,
-                task=spec if shown is None else task_to_show(run, spec),
+                task=spec if count is None else task_to_show(run, spec),
                 objective=objective,
                 on_long=on_long,
                 engine=engine,
@@ -150,9 +150,9 @@ def tune(
             )
         )
         rows = chosen.rows("train", train)
-        if shown is not None:
+        if count is not None:
             with output.waiting("drawing demonstrations"):
-                rows = model.show(rows, shown)
+                rows = model.show(rows, count)
         the_task = model.task
         examples = model.encode(rows)
         held_out = held_out_rows(run, chosen, the_task, data, test, limit)

@@ -23,8 +23,11 @@ USUAL = 8
 """Where no number is asked for. SST-2, readout after 960 sentences, mean loss of 500 others over
 three draws: 0.326 without, 0.283, 0.277, 0.269 and 0.271 behind 2, 4, 8 and 16."""
 DRAWS = 3
-MOST_COMPARING = 96
-"""Rows that compare draws, at most; a quarter of the rows if that is less."""
+MOST_COMPARING, COMPARING = 96, 1 / 8
+"""Rows that compare draws, and their share of all rows, at most."""
+SHOWN = 1 / 16
+"""Share of all rows that are shown where no number is asked for, at most: few rows are more worth
+to learn from."""
 _ANSWER = 4
 """Tokens of an answer and a line's end behind a demonstration, about."""
 
@@ -32,7 +35,7 @@ _ANSWER = 4
 def apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Rows that compare draws, and the others. A row's own content decides, so that a run that is
     resumed has the same others."""
-    count = min(MOST_COMPARING, len(rows) // 4)
+    count = min(MOST_COMPARING, int(COMPARING * len(rows)))
     first = set(sorted(range(len(rows)), key=lambda number: _key(rows[number]))[:count])
     comparing = [row for number, row in enumerate(rows) if number in first]
     return comparing, [row for number, row in enumerate(rows) if number not in first]
@@ -41,7 +44,7 @@ def apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def draws(
     task: Task, rows: Sequence[Row], count: int | Literal["auto"], room: int
 ) -> Iterator[list[Row]]:
-    """Some draws of ``count`` of the rows, or of ``USUAL``.
+    """Some draws of ``count`` of the rows, or of ``USUAL``; none where there are too few.
 
     Args:
         task: without demonstrations.
@@ -52,7 +55,9 @@ def draws(
         DataError: a row is unusable, or not one fits.
     """
     examples = encode_rows(task, rows)
-    wanted = USUAL if count == "auto" else count
+    wanted = min(USUAL, int(SHOWN * len(rows))) if count == "auto" else count
+    if not wanted:
+        return
     while True:
         fit = [n for n, each in enumerate(examples) if each.length + _ANSWER <= room // wanted]
         if len(fit) >= 2 * wanted or wanted == 1:

@@ -5,12 +5,13 @@ import json
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from seedtune.runtime import open_model
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import Scores, open_engine
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.tasks import Batch
 
@@ -57,9 +58,11 @@ def results(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
     with open_model(bundle, engine=name, threads=1, task=TASK) as model:
         requests = [request(model.bundle, *sizes) for sizes in ((2, 32, 2), (1, 5, 1), (2, 9, 2))]
         for batch, values in requests:
-            scores = model.engine.score(batch, values)
-            parts = [scores.logp] if scores.hidden is None else [scores.logp, scores.hidden]
-            found["scores"].append([hashlib.sha256(part.tobytes()).hexdigest() for part in parts])
+            found["scores"].append(hashes(model.engine.score(batch, values)))
+        found["behind"] = []
+        for batch, values in requests if model.bundle.bounds.prefix else ():
+            behind = replace(batch, prefix=np.arange(3, 23))
+            found["behind"].append(hashes(model.engine.score(behind, values)))
         for estimator in ("two-point", "per-example", "readout"):
             found["runs"][estimator] = run(model, folder, estimator)
         shape = model.bundle.adapter_shape
@@ -80,6 +83,11 @@ def results(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
         with open_model(bundle, engine=name, threads=1, task=WRITING) as model:
             found["runs"]["text-head"] = run(model, folder, "text-head")
     return found
+
+
+def hashes(scores: Scores) -> list[str]:
+    parts = [scores.logp] if scores.hidden is None else [scores.logp, scores.hidden]
+    return [hashlib.sha256(part.tobytes()).hexdigest() for part in parts]
 
 
 def run(model: Any, folder: Path, estimator: str) -> list[str]:
@@ -115,8 +123,6 @@ def only_java(model: Any, requests: Any) -> dict[str, Any]:
     second.close()
     second.close()
     errors["closed"] = said(lambda: second.score(batch, values))
-    from dataclasses import replace
-
     with open_engine(replace(bundle, mean_blocks=()), 1, name="executorch-java") as other:
         errors["hidden"] = said(lambda: other.score(batch, values))
     errors["tokens"] = said(

@@ -78,10 +78,15 @@ class TestOnAJvm:
         assert bundle.manifest["version"] == VERSION
         assert bundle.adapter_shape is not None and bundle.hidden_width
         assert bundle.program("executorch").generation is not None
+        assert bundle.bounds.prefix
 
     def test_scores_equal_the_native_engines_to_the_bit(self, java: Any, native: Any) -> None:
         assert java["scores"] == native["scores"]
         assert len({part for parts in java["scores"] for part in parts}) == 6
+
+    def test_rows_behind_a_prefix_score_alike(self, java: Any, native: Any) -> None:
+        assert java["behind"] == native["behind"]
+        assert len({part for parts in java["behind"] + java["scores"] for part in parts}) == 12
 
     def test_an_adapter_moves_them_alike(self, java: Any, native: Any) -> None:
         assert java["adapter"] == native["adapter"]

@@ -1,11 +1,13 @@
 """A prefix: what every row has in front is read once, and changes nothing of what rows say."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import bad, good
 from exported_bundle import VOCABULARY, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -263,7 +265,7 @@ def test_demonstrations_are_drawn_and_kept_apart(bundle: Bundle, tmp_path: Path)
         assert model.task_spec is not None
         shown = model.task_spec["demonstrations"]
         assert [row["label"] for row in sorted(shown, key=str)].count("pos") == 2
-        assert len(left) == len(MANY) - len(MANY) // 4 - 4
+        assert len(left) == len(MANY) - len(MANY) // 8 - 4
         assert not [row for row in left if row in shown]
         with model.tuner(tmp_path / "run", left, ROWS, **options) as tuner:
             tuner.step()
@@ -287,10 +289,44 @@ def test_fewer_are_drawn_where_rows_are_long(bundle: Bundle) -> None:
         left = model.show(rows, "auto")
         assert model.task_spec is not None
         shown = model.task_spec["demonstrations"]
-        assert len(shown) in (1, 2, 4) and len(left) == 45 - len(shown)
+        assert len(shown) in (1, 2, 3) and len(left) == 53 - len(shown)
         assert len(model.task.prefix) <= bundle.bounds.prefix
         with pytest.raises(DataError, match="none of the 60 rows is short enough"):
             next(demonstrations.draws(task_for(bundle, plain), read_rows(rows), 2, room=9))
     other = {"kind": "completion", "template": "{text}", "completion_field": "label"}
     with open_model(bundle, task=other) as model, pytest.raises(DataError, match="completion task"):
         model.show(MANY, 2)
+
+
+def test_few_rows_are_all_to_learn_from(bundle: Bundle) -> None:
+    plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
+    few = MANY[:9]
+    with open_model(bundle, task=plain) as model:
+        assert [dict(row) for row in model.show(few, "auto")] == few
+        assert not len(model.task.prefix)
+        assert len(model.show(few, 1)) == 7, "asked for, one is shown, and one compares"
+
+
+def test_a_run_by_the_command_line_answers_as_it_was_judged(bundle: Bundle, tmp_path: Path) -> None:
+    plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
+    files = {"task.json": json.dumps(plain)}
+    for name, rows in (("train.jsonl", MANY), ("held.jsonl", ROWS)):
+        files[name] = "\n".join(map(json.dumps, rows))
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    run, held = tmp_path / "run", tmp_path / "held.jsonl"
+    asked = [
+        *("tune", bundle.path, run, "--task", tmp_path / "task.json"),
+        *("--train", tmp_path / "train.jsonl", "--test", held, "--data", held),
+        *("--demonstrations", "auto", "--batch-size", 4),
+    ]
+    first = good(*asked, "--steps", 3)
+    again = good(*asked, "--steps", 6)
+    assert (first["steps"], again["steps"]) == (3, 6), "the same command resumes"
+    assert good("evaluate", bundle.path, "--run", run, "--data", held)["loss"] == pytest.approx(
+        again["after"]["loss"], abs=1e-6
+    )
+    assert "must be auto or a number" in bad(3, *asked[:-3], "none")
+    other = json.dumps({**plain, "template": "{text} So"})
+    (tmp_path / "task.json").write_text(other, encoding="utf-8")
+    assert "task" in bad(3, *asked)
