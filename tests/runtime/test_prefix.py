@@ -329,4 +329,4 @@ def test_a_run_by_the_command_line_answers_as_it_was_judged(bundle: Bundle, tmp_
     assert "must be auto or a number" in bad(3, *asked[:-3], "none")
     other = json.dumps({**plain, "template": "{text} So"})
     (tmp_path / "task.json").write_text(other, encoding="utf-8")
-    assert "task" in bad(3, *asked)
+    assert "the run has the task" in bad(7, *asked)
