@@ -41,8 +41,8 @@ SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
 """Per matrix, of the traced graph."""
-LOWERED_BYTES = 2_000_000
-"""Per matrix, of the graphs of a method while it is lowered and of those that were."""
+LOWERED_BYTES = 3_200_000
+"""Per matrix, of the graphs of a method while it is lowered and of those that were (SmolLM2)."""
 PROFILE_EFFICIENCY = 0.65
 """Speed of a forward and backward pass over that of one large float32 matrix product."""
 SMOLLM2_PIECES = 98_052
