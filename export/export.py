@@ -6,6 +6,7 @@ and a folder or file of its own beside this one.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,13 @@ def export_model(
         mask = build_mask(found, fraction, mask_method(mask, model=loaded.model))
     del found  # four bytes a weight
     give_back_freed()
+    config = loaded.model.config
+    longest = getattr(config, "max_position_embeddings", bounds.length + bounds.prefix)
+    prefix = min(bounds.prefix, context, longest - bounds.length)
+    if to != ("executorch",):  # no other program reads one
+        prefix = 0
+    bounds = replace(bounds, prefix=max(0, prefix))
     with _workplace(Path(output)) as work:
-        config = loaded.model.config
         progress("quantise", 0, 1)
         program, surgery = prepare_program(loaded.model, mask, bounds)
         shelf = Shelf(work)
@@ -153,6 +159,7 @@ def export_model(
                 tokenizer_json=loaded.tokenizer_json,
                 model={
                     "name": loaded.name,
+                    **({} if loaded.origin is None else {"origin": loaded.origin}),
                     "architecture": type(loaded.model).__name__,
                     "sha256": loaded.sha256,
                     "vocab_size": config.vocab_size,

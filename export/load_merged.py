@@ -36,8 +36,8 @@ FORMAT = "seedtune-head-1"
 """One tensor, float32: ``adapter`` ``[D, blocks * H]`` or ``weights``
 ``[R, (blocks + mean_blocks) * H + 1]``; metadata ``format``, ``about`` (JSON: ``blocks`` counts the
 decoder blocks below each state; an answer head has ``mean_blocks``, of means over the tokens so
-far, ``share``, ``task`` and the ``labels`` of its answers, too) and ``sha256`` (see
-``content_sha256``)."""
+far behind the first ``prefix``, ``share``, ``task`` and the ``labels`` of its answers, too) and
+``sha256`` (see ``content_sha256``)."""
 
 
 def load_merged(folder: str | Path, **options: Any) -> Any:
@@ -98,8 +98,11 @@ def load_answers(
         with torch.no_grad():
             logits = model(torch.tensor([tokens], device=model.device)).logits[0]
         own = [seen[below][0].float() for below in about["blocks"]]
-        so_far = torch.arange(1, len(tokens) + 1, device=model.device)[:, None]
-        own += [seen[below][0].float().cumsum(0) / so_far for below in about["mean_blocks"]]
+        ahead = about["prefix"]
+        so_far = torch.arange(1, len(tokens) + 1 - ahead, device=model.device)[:, None]
+        for below in about["mean_blocks"]:
+            state = seen[below][0].float()
+            own.append(torch.cat([state[:ahead], state[ahead:].cumsum(0) / so_far]))
         one = torch.ones(len(tokens), 1, device=model.device)
         states = torch.cat([*map(_unit, own), one], dim=-1).cpu()
         return logits.float().log_softmax(-1).cpu(), states

@@ -23,7 +23,7 @@ from .gguf_file import GgufNames, write_tuned_gguf
 from .gguf_model import write_gguf_model
 from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
 from .model.adapter import is_adapter
-from .model.load_model import LoadedModel, load_causal_lm
+from .model.load_model import LoadedModel, load_causal_lm, located
 from .peft_adapter import Moved, write_sparse_adapter
 from .quiet import quiet
 
@@ -67,6 +67,8 @@ class AnswerHead:
     """The specification of the task that it answers."""
     labels: Sequence[str]
     """Its answers, in the order in which the rows of ``weights`` stand."""
+    prefix: int = 0
+    """Tokens in front of every row that no mean of states is of."""
 
 
 def merge_values(
@@ -103,11 +105,16 @@ def merge_values(
             be written, or what was learned has no place in that form.
     """
     output = Path(output)
-    check_output(output, bundle.path, *([Path(source)] if Path(source).exists() else ()))
+    _check_form(to, head)
+    path, origin = located(source)
+    check_output(output, bundle.path, path)
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise ModelError(f"{output}: exists and is not empty; choose another output")
-    _check_form(to, source, head)
-    loaded = load_causal_lm(source, dtype="auto")
+    if to == "peft" and is_adapter(path):
+        raise ModelError(
+            f"{source}: is an adapter itself, and peft loads no adapter on another; write --to hf"
+        )
+    loaded = load_causal_lm(path if origin is None else str(origin), dtype="auto")
     wanted = bundle.manifest["model"]
     if loaded.sha256 != wanted["sha256"]:
         raise ModelError(
@@ -127,10 +134,10 @@ def merge_values(
             if to == "hf":
                 file = _write_checkpoint(place, loaded, moved, head, bundle)
             elif to == "peft":
-                base = str(Path(source).resolve()) if Path(source).exists() else str(source)
+                base = str(path.resolve()) if origin is None else origin.repository
                 write_sparse_adapter(place, moved, base)
-            elif Path(source).suffix.lower() == ".gguf":
-                write_tuned_gguf(place, Path(source), moved, GgufNames(loaded.model.config))
+            elif path.suffix.lower() == ".gguf":
+                write_tuned_gguf(place, path, moved, GgufNames(loaded.model.config))
             else:
                 _move(loaded.model, moved)
                 write_gguf_model(place, loaded, work / "tokenizer")
@@ -149,14 +156,10 @@ def merge_values(
     }
 
 
-def _check_form(to: str, source: str | Path, head: object) -> None:
+def _check_form(to: str, head: object) -> None:
     """Refuse what cannot be written before the model is loaded."""
     if to not in FORMS:
         raise ModelError(f"--to {to}: unknown form; known: {', '.join(FORMS)}")
-    if to == "peft" and is_adapter(Path(source)):
-        raise ModelError(
-            f"{source}: is an adapter itself, and peft loads no adapter on another; write --to hf"
-        )
     if to != "hf" and head is not None:
         what = "an answer head" if isinstance(head, AnswerHead) else "a text head"
         raise ModelError(
@@ -223,6 +226,7 @@ def _write_head(folder: Path, head: NDArray[np.float32] | AnswerHead, bundle: Bu
             "share": head.share,
             "task": head.task,
             "labels": list(head.labels),
+            "prefix": head.prefix,
         }
     else:
         name, array, file = "adapter", head, HEAD_FILE

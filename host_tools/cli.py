@@ -32,6 +32,7 @@ from .commands import (
     journal,
     merge,
     profile,
+    push,
     quickstart,
     report,
     serve,
@@ -131,6 +132,7 @@ app.command()(tuning.evaluate)
 app.command()(tuning.predict)
 app.command()(report.report)
 app.command()(merge.merge)
+app.command()(push.push)
 app.command()(writing.generate)
 app.command()(writing.chat)
 app.command()(serve.serve)

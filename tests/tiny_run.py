@@ -34,9 +34,9 @@ def suited(estimator: str, settings: dict[str, Any] = SETTINGS, **more: Any) -> 
 
 
 def rates(estimator: str, lr: float = 0.3, eps: float = 0.01) -> dict[str, float]:
-    """A rate and a size for an estimator that would otherwise measure them."""
-    lr_of = options_of(ESTIMATORS[estimator].options).get("lr")
-    return {"lr": lr, "eps": eps} if lr_of is not None and "auto" in lr_of.words else {}
+    """A rate and a size for an estimator that would otherwise measure the size."""
+    eps_of = options_of(ESTIMATORS[estimator].options).get("eps")
+    return {"lr": lr, "eps": eps} if eps_of is not None and "auto" in eps_of.words else {}
 
 
 def tuner(folder: Path, **changes: Any) -> Tuner:

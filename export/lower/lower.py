@@ -33,14 +33,14 @@ import functools
 import gc
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.program import GENERATE
+from seedtune.runtime.bundle.program import BEHIND, GENERATE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, GraphModule, Interpreter, Node
@@ -87,15 +87,43 @@ def trace(
     Args:
         progress: called with (blocks reached, blocks in all).
     """
+    return _export(program, example, _score_axes(bounds), program.tap, progress)
+
+
+def trace_behind(
+    program: ScoreProgram,
+    example: tuple[torch.Tensor, ...],
+    bounds: Bounds,
+    shapes: Sequence[tuple[int, int]],
+    progress: Progress = lambda done, total: None,
+) -> ExportedProgram:
+    """Export ``behind``: ``score`` of rows behind a prefix of any length in ``bounds``.
+
+    Args:
+        example: of ``score``.
+        shapes: ``(KV, d)`` of each block.
+    """
+    axes = _score_axes(bounds)
+    probes, tokens = axes["values"][0], _axis("L", bounds.prefix)
+    count, some = example[3].shape[0], min(23, bounds.prefix)
+    prefix = [
+        torch.zeros(count, heads, *shape)
+        for heads, width in shapes
+        for shape in ((width, some), (some, width))
+    ]
+    axes["prefix"] = tuple({0: probes, axis: tokens} for _ in shapes for axis in (3, 2))
+    return _export(program, (*example, *prefix), axes, program.tap, progress)
+
+
+def _score_axes(bounds: Bounds) -> dict[str, Any]:
     scored = _axis("N", bounds.positions)
-    dynamic = {
+    return {
         "tokens": {0: _axis("B", bounds.rows), 1: _axis("T", bounds.length, 2)},
         "positions": {0: scored},
         "candidates": {0: scored, 1: _axis("C", bounds.candidates)},
         "values": {0: _axis("P", bounds.probes)},
         "adapter": {},
     }
-    return _export(program, example, dynamic, program.tap, progress)
 
 
 def trace_generate(
@@ -152,9 +180,9 @@ def lower(
     Constants of equal bytes are stored once, so methods of one model share its weights.
 
     Args:
-        traced: methods by name, taken out as they are lowered. The inputs of ``generate`` stay
-            where the caller has them, since its cache is large; those of others are copied into the
-            plan.
+        traced: methods by name, taken out as they are lowered. The inputs of those that take keys
+            and values stay where the caller has them, since these are large; those of others are
+            copied into the plan.
         file: to write.
         absent: the weights that methods were traced without.
         progress: called with (percent done, 100).
@@ -184,7 +212,8 @@ def lower(
             give_back_freed()
         planning = {
             name: MemoryPlanningPass(
-                MemoryPlanningAlgorithmSuite([lowest_place]), alloc_graph_input=name != GENERATE
+                MemoryPlanningAlgorithmSuite([lowest_place]),
+                alloc_graph_input=name not in (GENERATE, BEHIND),
             )
             for name in delegated
         }

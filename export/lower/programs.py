@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from seedtune.runtime.bundle import Bounds, Program
-from seedtune.runtime.bundle.program import COLUMNS, GENERATE, METHOD
+from seedtune.runtime.bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
 from ..model.mapped_pages import give_back_freed
@@ -16,7 +16,7 @@ from ..model.stored_weight import stored_modules
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
-from .lower import lower, trace, trace_columns, trace_generate
+from .lower import lower, trace, trace_behind, trace_columns, trace_generate
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
@@ -86,6 +86,9 @@ def lower_to(
                 vocabulary = program.embedding.weight.shape[0]
                 traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
                 traced[COLUMNS], methods[COLUMNS] = trace_columns(writing), {}
+                if bounds.prefix:
+                    traced[BEHIND] = trace_behind(program, example, bounds, writing.shapes)
+                    methods[BEHIND] = {}
                 methods[GENERATE] = {
                     "columns": writing.columns.size,
                     "chunk": writing.bounds.chunk,

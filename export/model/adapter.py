@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.errors import ModelError
+from seedtune.runtime.errors import DownloadError, ModelError
 from seedtune.runtime.schema import parse_json
 
 from ..quiet import quiet
@@ -53,7 +53,7 @@ def merged_folder(folder: Path, base: str, load: Callable[[str], Any]) -> Path:
         )
     try:
         below = load(base)
-    except ModelError as error:
+    except (DownloadError, ModelError) as error:
         raise ModelError(
             f"{folder}: its base model cannot be loaded (another one: --base MODEL): {error}"
         ) from error

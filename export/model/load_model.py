@@ -1,16 +1,17 @@
-"""Causal language models from a Hugging Face folder, a hub id or a GGUF file, ready to be read."""
+"""Causal language models from a Hugging Face folder, the hub or a GGUF file, ready to be read."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from seedtune.runtime.bundle.chat import ChatPart
 from seedtune.runtime.errors import ModelError
+from seedtune.runtime.hub import Place, place_of
 
 from ..quiet import quiet
 from .adapter import CONFIG, base_of, is_adapter, merged_folder
@@ -23,7 +24,9 @@ from .model_hash import check_config, model_sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DESCRIBED = ("*.json", "*.txt", "*.jinja")
+_WEIGHTS = ("*.safetensors", "*.model")
 
 
 @dataclass
@@ -40,6 +43,8 @@ class LoadedModel:
     tokenizer_json: bytes
     name: str
     sha256: str
+    origin: str | None = None
+    """Its place on the hub with the commit; None of what was here already."""
 
     @property
     def chat(self) -> ChatPart | None:
@@ -71,7 +76,8 @@ Dtype = torch.dtype | Literal["auto", "stored"]
 def load_causal_lm(
     source: str | Path, dtype: Dtype = torch.float32, *, base: str | None = None
 ) -> LoadedModel:
-    """Loads the model at ``source``: a folder, a ``.gguf`` file, or a hub id such as ``org/name``.
+    """Loads the model at ``source``: a folder, a ``.gguf`` file, or a model on the hub, as its id
+    ``org/name`` or its place ``hf://org/name[@revision][/path]``.
 
     A GGUF file is dequantised once; the result is kept as a folder in the cache under the hash of
     the file, because dequantising takes several times as long as loading the folder. The folder of
@@ -88,24 +94,53 @@ def load_causal_lm(
     Raises:
         ModelError: nothing there, not a causal language model, no fast tokenizer, a weight missing
             or not finite; the message names the source and the layer.
+        DownloadError: the hub does not deliver it.
     """
-    path = Path(source)
+    path, place = located(source)
+    if place is None:
+        return _load(path, _name_of_folder(path), dtype, base)
+    return replace(_load(path, place.repository, dtype, base), origin=str(place))
+
+
+def located(source: str | Path, *, weights: bool = True) -> tuple[Path, Place | None]:
+    """Where a model lies here, downloaded if need be, and its place on the hub with the commit;
+    None for the place where ``source`` is a path here.
+
+    Args:
+        weights: False leaves those on the hub, but for a GGUF file's.
+
+    Raises:
+        ModelError: it is neither a path here nor like a hub id.
+        DownloadError: the hub does not deliver it.
+    """
+    place = place_of(source)
+    if place is None and Path(source).exists():
+        return Path(source), None
+    if place is None and isinstance(source, str) and _HUB_ID.fullmatch(source):
+        place = place_of(f"hf://{source}")
+    if place is None:
+        raise ModelError(f"{source}: no such folder or file, and not a hub id such as org/name")
+    with quiet():
+        place = place.pinned()
+        if place.path.lower().endswith(".gguf"):
+            return place.file(), place
+        return place.folder((*_DESCRIBED, *(_WEIGHTS if weights else ()))), place
+
+
+def _load(path: Path, name: str, dtype: Dtype, base: str | None) -> LoadedModel:
+    """The same from a folder or file here."""
     if is_adapter(path):
         merged = merged_folder(path, base or base_of(path), load_causal_lm)
-        return _load_folder(merged, _name_of_folder(path), dtype)
+        return _load_folder(merged, name, dtype)
     if base is not None:
-        raise ModelError(f"{source}: is no adapter ({CONFIG} beside its weights): leave out --base")
+        raise ModelError(f"{path}: is no adapter ({CONFIG} beside its weights): leave out --base")
     if path.is_dir():
-        return _load_folder(path, _name_of_folder(path), dtype)
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise ModelError(
-                f"{path}: not a GGUF file; give a Hugging Face folder, a hub id or a .gguf file"
-            )
-        return _load_folder(_dequantised_folder(path), path.stem, dtype)
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(str(source)):
-        raise ModelError(f"{source}: no such folder or file, and not a hub id such as org/name")
-    return _load_folder(_download_hub(str(source)), str(source), dtype)
+        return _load_folder(path, name, dtype)
+    if path.suffix.lower() != ".gguf":
+        raise ModelError(
+            f"{path}: not a GGUF file; give a Hugging Face folder, a hub id or a .gguf file"
+        )
+    return _load_folder(_dequantised_folder(path), path.stem, dtype)
 
 
 def _load_folder(folder: Path, name: str, dtype: Dtype) -> LoadedModel:
@@ -189,23 +224,6 @@ def _dequantised_folder(file: Path) -> Path:
     return kept_model(
         f"gguf-{digest[:32]}", f"the dequantised {file.name}", lambda made: dequantise(file, made)
     )
-
-
-def _download_hub(name: str) -> Path:
-    with quiet():
-        try:
-            from huggingface_hub import snapshot_download
-
-            return Path(
-                snapshot_download(
-                    name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-                )
-            )
-        except Exception as error:
-            raise ModelError(
-                f"{name}: no such folder, and the Hugging Face hub cannot deliver it: "
-                f"{_first_line(error)}; check the name and the network, or give a local folder"
-            ) from error
 
 
 def _name_of_folder(folder: Path) -> str:

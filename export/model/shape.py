@@ -10,6 +10,7 @@ from typing import Any
 from seedtune.runtime.errors import ModelError
 
 from ..quiet import quiet
+from .load_model import located
 from .model_hash import check_config
 
 
@@ -54,15 +55,16 @@ def _cache_width(text: Any) -> int:
 
 
 def read_shape(source: str | Path) -> ModelShape:
-    """Reads the shape of a Hugging Face folder, a ``.gguf`` file or a hub id.
+    """Reads the shape of a Hugging Face folder, a ``.gguf`` file or a model on the hub.
 
     The model is built on PyTorch's meta device, where tensors have a shape but no memory, so the
     figures are exact for every architecture that transformers knows.
 
     Raises:
         ModelError: nothing readable there.
+        DownloadError: the hub does not deliver it.
     """
-    path = Path(source)
+    path, place = located(source, weights=False)
     with quiet():
         try:
             import torch
@@ -73,7 +75,7 @@ def read_shape(source: str | Path) -> ModelShape:
                     path.parent, gguf_file=path.name, trust_remote_code=False
                 )
             else:
-                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+                config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             check_config(config, source)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
@@ -95,7 +97,7 @@ def read_shape(source: str | Path) -> ModelShape:
     text = config.get_text_config()
     weights = sum(rows * columns for rows, columns in linears.values())
     return ModelShape(
-        name=path.stem if path.is_file() else path.name,
+        name=path.stem if path.is_file() or place is None else place.repository,
         architecture=type(model).__name__,
         blocks=text.num_hidden_layers,
         hidden=text.hidden_size,

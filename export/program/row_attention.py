@@ -6,10 +6,16 @@ at all, which XNNPACK could not follow for symbolic sizes. Only attention must k
 ends; it is plugged in through transformers' ``AttentionInterface``, so it serves every
 architecture that uses the interface, and no mask of transformers' own is built.
 
-Grouped queries are folded into the row axis (``[P*B*KV, G*T, d]``) instead of repeating keys and
+Grouped queries are folded into the row axis (``[P*KV*B, G*T, d]``) instead of repeating keys and
 values: no copy of either, one batched product for all heads of a group.
+
+Rows may stand behind a prefix, the same for all, whose keys and values come as inputs. In the order
+above the queries of all rows of a probe and head are one matrix, ``[P*KV, B*G*T, d]``: one product
+reads the prefix for all of them. It is not joined with the rows' own keys: two products make the
+scores, two more the output, and scores alone are joined, for one softmax.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +29,8 @@ with quiet():  # importing it imports torchao, which reports kernels for GPUs th
 NAME = "seedtune_rows"
 BLOCKED = -1e9
 """Added to a score that is not to be seen; finite, so that no kernel sees inf - inf."""
+Prefix = tuple[torch.Tensor, torch.Tensor]
+"""Keys float32 ``[P, KV, d, L]`` and values ``[P, KV, L, d]`` of one block."""
 
 
 class RowLayout:
@@ -31,19 +39,39 @@ class RowLayout:
     def __init__(self) -> None:
         self.rows: int = 1
         self.length: int = 1
-        self._masks: dict[tuple[int | None, int], torch.Tensor] = {}
+        self._prefix: Sequence[Prefix] = ()
+        self._block = 0
+        self._masks: dict[tuple[int | None, int, bool], torch.Tensor] = {}
 
-    def begin(self, rows: int, length: int) -> None:
-        """Start a pass over ``rows`` rows of ``length`` tokens (integers or symbolic sizes)."""
+    def begin(self, rows: int, length: int, prefix: Sequence[Prefix] = ()) -> None:
+        """Start a pass over ``rows`` rows of ``length`` tokens (integers or symbolic sizes), behind
+        a ``prefix`` of each block."""
         self.rows, self.length = rows, length
+        self._prefix, self._block = prefix, 0
         self._masks.clear()
+
+    def next_prefix(self) -> Prefix | None:
+        """The prefix of the block whose turn it is."""
+        if not self._prefix:
+            return None
+        self._block += 1
+        return self._prefix[self._block - 1]
 
     def mask(self, window: int | None, groups: int) -> torch.Tensor:
         """Additive causal mask float32 ``[1, groups * T, T]``, of ``window`` tokens if given."""
-        key = (window, groups)
+        place = torch.arange(self.length)
+        return self._mask(place[:, None] - place[None, :], window, groups, False)
+
+    def prefix_mask(self, window: int, groups: int, tokens: int) -> torch.Tensor:
+        """Additive mask float32 ``[1, groups * T, L]`` of a prefix of so many ``tokens``."""
+        place = torch.arange(tokens, tokens + self.length)
+        return self._mask(place[:, None] - torch.arange(tokens)[None, :], window, groups, True)
+
+    def _mask(
+        self, distance: torch.Tensor, window: int | None, groups: int, prefix: bool
+    ) -> torch.Tensor:
+        key = (window, groups, prefix)
         if key not in self._masks:
-            place = torch.arange(self.length)
-            distance = place[:, None] - place[None, :]
             blocked = distance < 0
             if window is not None:
                 blocked = blocked | (distance >= window)
@@ -78,22 +106,42 @@ def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> 
             scaling = width**-0.5
         if sliding_window is not None and sliding_window >= longest:
             sliding_window = None
-        flat = probes * rows * kv_heads
+        flat = probes * kv_heads * rows
         # Copies, not reshapes: a reshape would guard on how symbolic strides compare.
         query = contiguous(
-            (query * scaling).view(probes, heads, rows, length, width), 0, 2, 1, 3, 4
+            (query * scaling).view(probes, kv_heads, groups, rows, length, width), 0, 1, 3, 2, 4, 5
         )
-        key = contiguous(key.view(probes, kv_heads, rows, length, width), 0, 2, 1, 4, 3)
-        value = contiguous(value.view(probes, kv_heads, rows, length, width), 0, 2, 1, 3, 4)
-        scores = torch.bmm(
-            query.view(-1).view(flat, groups * length, width), key.view(flat, width, length)
-        )
-        weights = torch.softmax(scores + layout.mask(sliding_window, groups), dim=-1)
-        output = torch.bmm(weights, value.view(flat, length, width))
-        # Through one axis, because merging KV with G and splitting T guards on strides too.
-        output = output.view(-1).view(probes, rows, heads, length, width)
-        output = contiguous(output, 0, 1, 3, 2, 4)
-        return output.view(probes, packed, heads, width), None
+        query = query.view(-1).view(flat, groups * length, width)
+        key = contiguous(key.view(probes, kv_heads, rows, length, width), 0, 1, 2, 4, 3)
+        value = contiguous(value).view(flat, length, width)
+        scores = torch.bmm(query, key.view(flat, width, length))
+        scores = scores + layout.mask(sliding_window, groups)
+        prefix = layout.next_prefix()
+        if prefix is None:
+            output = torch.bmm(torch.softmax(scores, dim=-1), value)
+        else:
+            keys, values = prefix
+            tokens = values.shape[2]
+            all_rows = rows * groups * length
+            before = torch.bmm(
+                query.view(-1).view(probes * kv_heads, all_rows, width),
+                keys.view(probes * kv_heads, width, tokens),
+            )
+            before = before.view(-1).view(flat, groups * length, tokens)
+            if sliding_window is not None:
+                before = before + layout.prefix_mask(sliding_window, groups, tokens)
+            weights = torch.softmax(torch.cat([before, scores], dim=2), dim=-1)
+            seen = contiguous(weights[:, :, :tokens])
+            output = torch.bmm(
+                seen.view(-1).view(probes * kv_heads, all_rows, tokens),
+                values.view(probes * kv_heads, tokens, width),
+            )
+            output = output.view(-1).view(flat, groups * length, width)
+            output = output + torch.bmm(contiguous(weights[:, :, tokens:]), value)
+        # Through one axis, because splitting B and T guards on strides too.
+        output = output.view(-1).view(probes, kv_heads, rows, groups, length, width)
+        output = contiguous(output, 0, 2, 4, 1, 3, 5)
+        return output.view(-1).view(probes, packed, heads, width), None
 
     # Registered under a fixed name: the last model to be prepared owns it, and only for as long
     # as it is being exported. No mask function of that name exists, so transformers passes None.

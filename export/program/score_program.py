@@ -1,7 +1,7 @@
 """The eager module whose export is the program: tokens and values in, log-probabilities and hidden
 states out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..model.stored_weight import held
 from .block_tap import BlockTap
-from .row_attention import RowLayout, install_row_attention
+from .row_attention import Prefix, RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
 
 
@@ -53,6 +53,10 @@ class ScoreProgram(nn.Module):
 
     What the head reads, ``h`` ``[D]``, is moved by ``adapter @ x``, with ``x`` ``[S]`` the first S
     of the position's tapped states: those of the token itself. Zeros leave it as it is, to the bit.
+
+    With more arguments, block by block keys ``[P, KV, d, L]`` and values ``[P, KV, L, d]``, it is
+    the method ``behind``: every row stands behind a prefix of L tokens that have these. Means of
+    tapped states are of the row's own tokens.
     """
 
     def __init__(self, model: Any, probe_values: ProbeValues, bounds: Bounds) -> None:
@@ -84,8 +88,10 @@ class ScoreProgram(nn.Module):
         candidates: torch.Tensor,
         values: torch.Tensor,
         adapter: torch.Tensor | None = None,
+        *prefix: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        read, states = self.states(tokens, positions, values)
+        blocks = list(zip(prefix[::2], prefix[1::2], strict=True))
+        read, states = self.states(tokens, positions, values, blocks)
         logits = self.logits(read, states, adapter)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
@@ -95,10 +101,14 @@ class ScoreProgram(nn.Module):
         return chosen, states
 
     def states(
-        self, tokens: torch.Tensor, positions: torch.Tensor, values: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        values: torch.Tensor,
+        prefix: Sequence[Prefix] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head reads untouched at ``positions``, ``[P, N, D]``, and the tapped states."""
-        hidden = self._hidden(tokens, values)
+        hidden = self._hidden(tokens, values, prefix)
         with self.mean:
             states = self.tap.take(positions, *tokens.shape)
         return hidden.index_select(1, positions), states
@@ -112,15 +122,19 @@ class ScoreProgram(nn.Module):
         with self.mean:
             return hidden, self.tap.take_own(slice(None))
 
-    def _hidden(self, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def _hidden(
+        self, tokens: torch.Tensor, values: torch.Tensor, prefix: Sequence[Prefix] = ()
+    ) -> torch.Tensor:
         """The last state of every token, ``[P, M, D]``; earlier ones are in ``tap``."""
         rows, length = tokens.shape
         probes = values.shape[0]
         packed = rows * length
-        self.layout.begin(rows, length)
+        self.layout.begin(rows, length, prefix)
         self.probe_values.begin(values)
         embedded = self.embedding(tokens.reshape(packed))
-        places = torch.arange(length)[None, :].expand(rows, length).reshape(1, packed)
+        first = prefix[0][1].shape[2] if prefix else 0
+        places = torch.arange(first, first + length)
+        places = places[None, :].expand(rows, length).reshape(1, packed)
         with self.mean:
             hidden: torch.Tensor = self.backbone(
                 inputs_embeds=embedded[None].expand(probes, packed, embedded.shape[-1]),

@@ -37,7 +37,6 @@ LENGTH = {
     "sst2-shown": 72,
     "sms-spam": 64,
     "boolq": 128,
-    "rte": 128,
     "cb": 128,
     "copa": 64,
     "chat": 64,

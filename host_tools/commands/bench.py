@@ -56,7 +56,7 @@ def bench(
         typer.Option(metavar="A,B", help="What to compare (quality, senders)."),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality, first_order).")
+        str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, paper).")

@@ -70,6 +70,14 @@ def export(
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Bound: tokens scored a position. Default: 16.")
     ] = None,
+    prefix: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Bound: tokens in front of every row, such as demonstrations, that are read once "
+            "for all rows; by programs for executorch that write. Default: 1024.",
+        ),
+    ] = None,
     to: Annotated[
         str,
         typer.Option(
@@ -103,6 +111,7 @@ def export(
         "length": length,
         "positions": positions or length,
         "candidates": candidates,
+        "prefix": prefix,
     }
     bounds = replace(
         DEFAULT_BOUNDS, **{name: size for name, size in given.items() if size is not None}

@@ -79,6 +79,3 @@ def _say_how_it_begins(tuner: Tuner, output: Output) -> None:
         output.note(f"loss noise {found.sigma:.2g} at loss {found.loss:.3g}: eps {found.eps:g}")
         if not found.adequate:
             output.note("the noise is large against the gradient; a larger batch would help")
-    if tuner.step_size is not None:
-        size = tuner.step_size
-        output.note(f"lr {size.lr:g} from {size.forwards} forwards of trial steps")

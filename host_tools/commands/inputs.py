@@ -25,8 +25,17 @@ def checked_bundle(path: Path, output: Output) -> Bundle:
     """A bundle, opened while whoever waits sees how far its check is."""
     from seedtune.runtime.bundle import open_bundle
 
+    local = downloaded(path)
     with output.checking() as progress:
-        return open_bundle(path, progress=progress)
+        return open_bundle(local, progress=progress)
+
+
+def downloaded(bundle: Path, sha256: str | None = None) -> Path:
+    """Where a bundle lies here; of one on the hub the client shows how far its download is, which
+    it cannot while a bar of ours stands."""
+    from seedtune.runtime.bundle.pulled import local_bundle
+
+    return local_bundle(bundle, sha256)
 
 
 def checked_model(
@@ -46,9 +55,10 @@ def checked_model(
     from seedtune.runtime.model import open_model
 
     limit = memory_bytes(memory_limit)
+    local = downloaded(bundle, asked.get("sha256"))
     with output.checking() as progress:
         return open_model(
-            bundle, progress=progress, threads=threads or "auto", memory_limit=limit, **asked
+            local, progress=progress, threads=threads or "auto", memory_limit=limit, **asked
         )
 
 
@@ -86,8 +96,7 @@ class ChosenTask:
             DataError: neither, no such name, or the file holds no specification (see
                 ``check_spec``).
         """
-        from seedtune.runtime.tasks import check_spec
-        from seedtune.runtime.tasks.row_formats import strict_json
+        from seedtune.runtime.tasks import read_spec
 
         from ..data.named_tasks import TASKS, load_task
 
@@ -96,22 +105,12 @@ class ChosenTask:
         if name in TASKS:
             data = load_task(name)
             return cls(data.spec, data)
-        path = Path(name)
-        if path.suffix != ".json":
+        if Path(name).suffix != ".json":
             raise DataError(
                 f"unknown task {name!r}; known: {', '.join(TASKS)}, or a .json file with a task "
                 "specification"
             )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a task specification ({error})") from error
-        spec = strict_json(text, str(path))
-        try:
-            check_spec(spec)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        return cls(spec, None)
+        return cls(read_spec(name), None)
 
     @classmethod
     def of_words(cls, template: str, labels: str) -> ChosenTask:
@@ -187,6 +186,8 @@ class ChosenTask:
 
 def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
     """Load the values that ``--run`` or ``--values`` ask for; returns where they are from."""
+    from seedtune.runtime.hub import place_of
+
     if run is not None and file is not None:
         raise SeedtuneError("give --run or --values, not both")
     if run is not None and not run.is_dir():
@@ -195,7 +196,7 @@ def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
     if source is None:
         return "the bundle, untuned"
     model.load(source)
-    return f"{run}, step {model.step}" if run is not None else str(file)
+    return f"{run}, step {model.step}" if run is not None else str(place_of(source) or source)
 
 
 def memory_bytes(text: str | None) -> int | None:
@@ -221,6 +222,16 @@ def task_of_run(run: Path) -> dict[str, Any] | None:
         return None
     task = read_journal(run, until=0).header.task
     return None if task is None else dict(task["spec"])
+
+
+def task_to_show(run: Path, spec: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The task to put demonstrations in front of: the run's, if it is the same otherwise."""
+    from seedtune.runtime.tasks.demonstrations import FIELD
+
+    known = task_of_run(run)
+    if known is None or spec is None or {**known, FIELD: 0} == {**spec, FIELD: 0}:
+        return known or spec
+    return spec
 
 
 def spaced(items: Sequence[Any], limit: int | None) -> list[Any]:

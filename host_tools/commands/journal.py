@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
-    help="Show, verify, replay, rewind, branch, export, compact, forget, compare and share runs; "
+    help="Show, verify, rewind, branch, export, compact, forget and share runs; "
     "words that they keep.",
     no_args_is_help=True,
 )
@@ -56,33 +55,30 @@ def show(journal: JournalPath, json: Json = False) -> None:
 
 
 @app.command()
-def verify(journal: JournalPath, bundle: BundlePath, json: Json = False) -> None:
-    """Check every record, replay all steps and compare with the hashes recorded on the way."""
-    from seedtune.runtime.journal import operations
-
-    found = operations.verify(journal, _start(bundle))
-    Output(json).result({**asdict(found), "best": _evaluated(found.best)})
-
-
-@app.command()
-def replay(
+def verify(
     journal: JournalPath, bundle: BundlePath, step: Until = None, json: Json = False
 ) -> None:
-    """Replay a journal to its values and print their SHA-256."""
-    import time
+    """Check every record, replay the steps and compare with the hashes recorded on the way."""
+    from seedtune.runtime.journal.file import read_journal
+    from seedtune.runtime.journal.replay import replay
 
-    from seedtune.runtime.journal.replay import replay as replay_journal
-
-    start = _start(bundle)
-    began = time.monotonic()
-    done = replay_journal(journal, start, until=step)
+    found = read_journal(journal, until=step)
+    done = replay(found, _start(bundle), until=step)
+    try:
+        best_sha256 = done.best_values.sha256
+    except JournalError:  # a compacted run, now judged otherwise, which is sound for all that
+        best_sha256 = None
     Output(json).result(
         {
             "steps": done.history.steps,
-            "sha256": done.sha256,
+            "skipped": done.history.skipped,
+            "evaluations": len(done.history.evaluations),
             "best": _evaluated(done.best),
-            "best_sha256": done.best_values.sha256,
-            "seconds": time.monotonic() - began,
+            "bytes": found.end,
+            "torn_bytes": found.torn_bytes,
+            "hashes_checked": len(done.history.ends),
+            "sha256": done.sha256,
+            "best_sha256": best_sha256,
         }
     )
 
@@ -137,7 +133,7 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.files import check_output
-    from seedtune.runtime.journal.replay import replay as replay_journal
+    from seedtune.runtime.journal.replay import replay
     from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
     from seedtune.runtime.scoring.values_file import export_values
@@ -145,7 +141,7 @@ def export(
     check_output_of(journal, output, own=VALUES_FILE)
     check_output(output, bundle)
     opened = checked_bundle(bundle, Output(json))
-    done = replay_journal(journal, Start.of(opened), until=step)
+    done = replay(journal, Start.of(opened), until=step)
     if step is not None or done.best is None:
         values, of = done.values, done.history.steps
     else:
@@ -222,25 +218,6 @@ def forget(
     begun = None if since is None else time_of(since)
     with open_model(checked_bundle(bundle, Output(json))) as model:
         _say(json, model.forget(run, text or (), begun))
-
-
-@app.command()
-def diff(first: JournalPath, second: JournalPath, json: Json = False) -> None:
-    """Compare two journals. Exit code 1 if they lead to different values."""
-    from seedtune.runtime.journal import operations
-
-    found = operations.diff(first, second)
-    Output(json).result(
-        {
-            "same_values": found.same_values,
-            "steps": list(found.steps),
-            "common_steps": found.common_steps,
-            "best": [_evaluated(best) for best in found.best],
-            "fields": {name: list(both) for name, both in found.fields.items()},
-        }
-    )
-    if not found.same_values:
-        raise typer.Exit(1)
 
 
 @app.command()

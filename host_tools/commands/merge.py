@@ -76,4 +76,5 @@ def _head_of(model: Model) -> Any:
     if not isinstance(part, AnswerHead):
         return model.values.inputs.get("adapter")
     head = part.for_task(model.task, model.engine)
-    return MergedHead(head.weights, head.share, dict(model.task_spec or {}), model.task.labels)
+    spec, task = dict(model.task_spec or {}), model.task
+    return MergedHead(head.weights, head.share, spec, task.labels, len(task.prefix))

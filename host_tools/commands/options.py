@@ -14,7 +14,10 @@ def _share(value: float) -> float:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 BundlePath = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="Bundle folder or .seedtune file.", exists=False)
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="Bundle folder or .seedtune file, here or on the hub (hf://...)."
+    ),
 ]
 BundleHash = Annotated[
     str | None,
@@ -30,8 +33,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hugging Face folder, hub id, GGUF file, folder of a peft adapter, or a name that "
-        "'fetch' knows.",
+        help="Hugging Face folder, GGUF file, folder of a peft adapter, a model on the hub "
+        "(owner/name, hf://owner/name@revision), or a name that 'fetch' knows.",
     ),
 ]
 Base = Annotated[

@@ -145,6 +145,7 @@ def _passes(
         model.bundle.bounds,
         PassMemory.of_bundle(model.bundle),
         held_out.judging,
+        prefix=len(model.task.prefix),
         limit=limit,
     )
     if model.task.head_rows and model.engine.hidden_width:

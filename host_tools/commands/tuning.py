@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from seedtune.runtime.errors import DataError
@@ -14,7 +14,7 @@ from .condition import Condition
 from .figures import answers_of, figures_of, shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
-from .inputs import ChosenTask, checked_model, memory_bytes, task_of_run, tuned_model
+from .inputs import ChosenTask, checked_model, memory_bytes, task_of_run, task_to_show, tuned_model
 from .options import (
     BundleHash,
     BundlePath,
@@ -48,7 +48,8 @@ def tune(
         Path | None,
         typer.Option(
             "--train",
-            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, - (stdin).",
+            help="Training rows: .jsonl, .json, .csv, .tsv, .txt, .parquet, - (stdin); or such a "
+            "file on the hub, hf://datasets/owner/name/file.",
         ),
     ] = None,
     data: Annotated[
@@ -80,6 +81,14 @@ def tune(
             "'good,bad'; or label=word, such as '1=great,0=terrible'.",
         ),
     ] = None,
+    demonstrations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Put so many training rows, with their labels, in front of every prompt; no run "
+            "learns from them. They are read once, and the run keeps them.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
@@ -101,9 +110,6 @@ def tune(
             "reason that it prints; asked every 10 seconds.",
         ),
     ] = None,
-    durability: Annotated[
-        str, typer.Option(help="When steps are forced to disk: 'record', '100' or '0.5s'.")
-    ] = "1s",
     memory_limit: MemoryLimit = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings or data.")
@@ -118,11 +124,12 @@ def tune(
     Settings that are not given are the run's own or, for a new run, the defaults.
     Ctrl-C finishes the step and leaves a run that the same command resumes (exit code 130).
     """
-    from seedtune.runtime.journal.file import Durability
     from seedtune.runtime.tuning.budget import Budget, Control, signals
 
     output = Output(json)
     chosen = _task_of(task, template, labels)
+    shown = None if demonstrations is None else _count(demonstrations)
+    spec = task_of_run(run) if chosen.spec is None else chosen.spec
     control = Control(
         None if while_ is None else Condition(while_).why_rest,
         on_rest=lambda why: output.note(f"waiting: {why}" if why else "going on"),
@@ -133,7 +140,7 @@ def tune(
             checked_model(
                 bundle,
                 output,
-                task=task_of_run(run) if chosen.spec is None else chosen.spec,
+                task=spec if shown is None else task_to_show(run, spec),
                 objective=objective,
                 on_long=on_long,
                 engine=engine,
@@ -142,8 +149,12 @@ def tune(
                 sha256=sha256,
             )
         )
+        rows = chosen.rows("train", train)
+        if shown is not None:
+            with output.waiting("drawing demonstrations"):
+                rows = model.show(rows, shown)
         the_task = model.task
-        examples = chosen.encode("train", train, the_task)
+        examples = model.encode(rows)
         held_out = held_out_rows(run, chosen, the_task, data, test, limit)
         warn_of_held_out(examples, held_out)
         follower = Follower(output)
@@ -155,7 +166,6 @@ def tune(
                 held_out.choosing,
                 budget=Budget(seconds=seconds, forwards=forwards),
                 control=control,
-                durability=Durability.parse(durability),
                 allow_changes=allow_changes,
                 on_evaluation=follower.evaluating,
                 **given_settings(ctx),
@@ -292,6 +302,14 @@ def _task_of(task: str | None, template: str | None, labels: str | None) -> Chos
     if task is not None or template is None or labels is None:
         raise DataError("give --template and --labels together, or --task alone")
     return ChosenTask.of_words(template, labels)
+
+
+def _count(demonstrations: str) -> int | Literal["auto"]:
+    if demonstrations == "auto":
+        return "auto"
+    if not demonstrations.isascii() or not demonstrations.isdigit() or int(demonstrations) < 1:
+        raise DataError(f"--demonstrations {demonstrations!r:.40} must be auto or a number from 1")
+    return int(demonstrations)
 
 
 def _only_field(task: Task) -> str:

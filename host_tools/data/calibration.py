@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from seedtune.runtime.errors import DataError
+from seedtune.runtime.hub import local_file
 
 from .fetch import fetch
 
@@ -55,7 +56,7 @@ def load_calibration(
             f"calibration needs sequences >= 1, held_out >= 0 and length >= 2, "
             f"not {sequences}, {held_out}, {length}"
         )
-    path = fetch("wikipedia-passages") if text is None else Path(text)
+    path = fetch("wikipedia-passages") if text is None else local_file(text)
     documents = iter(read_documents(path))
     used = hashlib.sha256()
     slices = []

@@ -85,30 +85,6 @@ def sms_messages() -> list[Row]:
     return rows
 
 
-def rte_validation() -> list[Row]:
-    """277 pairs (``premise``, ``hypothesis``, ``label`` 0 for entailment, 1 for not)."""
-    return [
-        {
-            "premise": row["sentence1"].strip(),
-            "hypothesis": row["sentence2"].strip(),
-            "label": str(row["label"]),
-        }
-        for row in _arrow(fetch("rte"))
-    ]
-
-
-def mrpc_validation() -> list[Row]:
-    """408 pairs (``sentence1``, ``sentence2``, ``label`` 1 where they mean the same)."""
-    return [
-        {
-            "sentence1": row["sentence1"].strip(),
-            "sentence2": row["sentence2"].strip(),
-            "label": str(row["label"]),
-        }
-        for row in _arrow(fetch("mrpc"))
-    ]
-
-
 def cb_validation() -> list[Row]:
     """56 pairs (``premise``, ``hypothesis``, ``label``).
 

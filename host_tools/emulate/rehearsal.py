@@ -22,8 +22,9 @@ import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import branch
-from seedtune.runtime.journal.replay import Replay, replay
+from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import RunState
 from seedtune.runtime.model import Model
 from seedtune.runtime.tasks import Encoded
 from seedtune.runtime.tasks.rows import Row
@@ -186,7 +187,7 @@ def _compared(job: Job, folder: Path) -> dict[str, Any]:
     told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     writing = told.pop("writing", None)
     done = replay(run, Start.of(job.bundle))
-    if done.journal.header.train_sha256 != job.train_sha256:
+    if done.header.train_sha256 != job.train_sha256:
         raise EmulatorError("the device's tokenizer encodes the rows otherwise than the host's")
     steps = [line for line in read_metrics(run) if line["kind"] == "step"]
     with job.open() as model:
@@ -215,13 +216,13 @@ def _compared(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def _losses_again(job: Job, model: Model, done: Replay) -> list[tuple[float, ...]]:
+def _losses_again(job: Job, model: Model, done: RunState) -> list[tuple[float, ...]]:
     """Losses of each step's probes on this machine, where the device stood before it."""
     examples, found = model.encode(job.rows), []
     with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as folder:
         for step in range(done.history.steps):
             again = Path(folder) / str(step)
-            branch(done.journal.path, again, step=step)
+            branch(done.path, again, step=step)
             with model.tuner(again, examples) as tuner:
                 found.append(tuner.step().losses)
     return found

@@ -13,13 +13,12 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds, Bundle, open_bundle
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, SeedtuneError
 from seedtune.runtime.files import default_cache, replace_file
 from seedtune.runtime.process_lock import in_turn
@@ -44,9 +43,6 @@ def prepare(
     model: str,
     folder: Path | None = None,
     *,
-    bounds: Bounds = DEFAULT_BOUNDS,
-    mask: str = DEFAULT_MASK,
-    fraction: float = DEFAULT_FRACTION,
     to: Sequence[str] = ("executorch",),
     context: int | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -62,14 +58,7 @@ def prepare(
     Raises:
         SeedtuneError: as profiling and export raise them.
     """
-    job = {
-        "model": model,
-        "bounds": asdict(bounds),
-        "mask": mask,
-        "fraction": fraction,
-        "to": list(to),
-        "context": context,
-    }
+    job = {"model": model, "to": list(to), "context": context}
     key = _key(job)
     folder = folder or default_cache() / "prepared" / key[:16]
     done = _finished(folder, key)
@@ -95,7 +84,8 @@ def _key(job: dict[str, Any]) -> str:
     """Changes with the job, the code that makes the files and the libraries that it uses."""
     made_from = [job, _files(Path(job["model"]))]
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
-    sources = "seedtune.export", "seedtune.host_tools.data.calibration", __name__
+    bounds = "seedtune.runtime.bundle.program"
+    sources = "seedtune.export", bounds, "seedtune.host_tools.data.calibration", __name__
     digest.update(code_sha256(*sources).encode())
     digest.update(repr(versions("torch", "torchao", "executorch", "transformers")).encode())
     return digest.hexdigest()
@@ -137,9 +127,6 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
         job["model"],
         folder / "bundle",
         calibrate=calibrate,
-        mask=job["mask"],
-        fraction=job["fraction"],
-        bounds=Bounds(**job["bounds"]),
         to=job["to"],
         **({} if job["context"] is None else {"context": job["context"]}),
         progress=noted,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -87,15 +88,11 @@ def _of_held_out(points: list[tuple[int, float]]) -> Curve:
 
 def _slope(points: list[tuple[int, float]]) -> tuple[float, float]:
     """Change of the loss with a doubling of the rows, and what chance may have in it."""
-    across = [math.log2(rows) for rows, _ in points]
-    middle, mean = sum(across) / len(points), sum(loss for _, loss in points) / len(points)
-    spread = sum((at - middle) ** 2 for at in across)
-    slope = sum((at - middle) * loss for at, (_, loss) in zip(across, points, strict=True)) / spread
-    rest = sum(
-        (loss - mean - slope * (at - middle)) ** 2
-        for at, (_, loss) in zip(across, points, strict=True)
-    )
+    across, losses = [math.log2(rows) for rows, _ in points], [loss for _, loss in points]
+    slope, start = statistics.linear_regression(across, losses)
+    rest = sum((loss - start - slope * at) ** 2 for at, loss in zip(across, losses, strict=True))
     freedom = len(points) - 2
+    spread = len(points) * statistics.pvariance(across)
     wide = _SPREAD[freedom - 1] if freedom <= len(_SPREAD) else 2.0
     return slope, wide * math.sqrt(rest / freedom / spread)
 
@@ -106,17 +103,12 @@ def _of_batches(losses: list[float]) -> Curve:
     if third < 5:
         return Curve("unknown", "too few steps to tell whether more would help")
     before, after = losses[-2 * third : -third], losses[-third:]
-    error = math.sqrt(_variance(before) / third + _variance(after) / third)
-    drop = sum(before) / third - sum(after) / third
+    error = math.sqrt((statistics.variance(before) + statistics.variance(after)) / third)
+    drop = statistics.fmean(before) - statistics.fmean(after)
     rest = "; only held-out rows (--data) can tell learning from learning by heart"
     if drop > 2 * error:
         return Curve("falling", f"the loss of the training rows still falls{rest}")
     return Curve("flat", f"the loss of the training rows is flat over the last third{rest}")
-
-
-def _variance(values: list[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
 
 
 def seconds_of_as_many_again(history: History, lines: Sequence[dict[str, Any]]) -> float | None:

@@ -22,6 +22,7 @@ _OUTCOME = {
     "counts": Maybe(MapOf(MapOf(Whole()))),
     "most_frequent": Maybe({"answer": str, "share": Real(0, 1)}),
     "judged_rows": Maybe(Whole()),
+    "choosing_rows": Maybe(Whole()),
     "message": Maybe(str),
     "stop_reason": Maybe(str),
     "forwards": Maybe(Whole()),

@@ -55,6 +55,7 @@ from .manifest import (
 from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
 from .program import Adapter, Bounds, Generation, Program
 from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
+from .pulled import local_bundle
 from .text_frame import TextFrame, load_text_frame
 from .text_head import TextHeadInfo
 
@@ -189,7 +190,8 @@ def open_bundle(
     """Open a bundle folder or ``*.seedtune`` file and check all of it.
 
     Args:
-        path: folder, or single-file form (unpacked once into ``cache``, by content).
+        path: folder, or single-file form (unpacked once into ``cache``, by content), or the place
+            of either on the Hugging Face hub, ``hf://owner/name[@revision][/path]``.
         cache: where single files are unpacked; by default ``$SEEDTUNE_CACHE`` or
             ``~/.cache/seedtune``.
         sha256: the bundle's own, as ``Bundle.sha256`` and ``seedtune inspect`` give it, if only
@@ -203,9 +205,10 @@ def open_bundle(
         BundleError: another bundle than ``sha256`` names, a part is missing, truncated or altered,
             the version is another than this reader's, or two parts disagree. The message names the
             part.
+        DownloadError: the hub does not deliver it.
     """
     try:
-        return _open(Path(path), cache, sha256, progress)
+        return _open(local_bundle(path, sha256), cache, sha256, progress)
     except ProgressFailed as failed:
         raise failed.reason from None
 

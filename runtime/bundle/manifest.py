@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 from ..errors import BundleError
 from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, parse_json
-from .program import COLUMNS, GENERATE, LARGEST, METHOD, Adapter, Bounds, Program
+from .program import BEHIND, COLUMNS, GENERATE, LARGEST, METHOD, Adapter, Bounds, Program
 from .text_head import MOST_MOVED, WORDS_GROUP, TextHeadInfo, WordsPlace
 
 FORMAT = "seedtune-bundle"
-VERSION = 4
+VERSION = 5
 """The one that is written and read."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
@@ -39,7 +39,12 @@ _GENERATION = {
 _PROGRAM = {
     "format": Text(),
     "files": ListOf(_PROGRAM_FILE),
-    "methods": {METHOD: dict, GENERATE: Maybe(_GENERATION), COLUMNS: Maybe(dict)},
+    "methods": {
+        METHOD: dict,
+        GENERATE: Maybe(_GENERATION),
+        COLUMNS: Maybe(dict),
+        BEHIND: Maybe(dict),
+    },
     "activations": Text(),
 }
 _TEXT_HEAD = {
@@ -52,6 +57,7 @@ _TEXT_HEAD = {
 _SCHEMA: dict[str, Any] = {
     "model": {
         "name": Text(),
+        "origin": Maybe(Text()),
         "architecture": Text(),
         "sha256": str,
         "vocab_size": _SIZE,
@@ -202,6 +208,13 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
     if bounds.candidates > vocabulary:
         _refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     programs = _check_programs(content["programs"])
+    for program in programs:
+        context = program.generation.context if program.generation else 0
+        if bounds.prefix > (context if BEHIND in program.methods else 0):
+            _refuse(
+                f"bounds.prefix is {bounds.prefix}, and the {program.format} program reads no "
+                "prefix, or none so long"
+            )
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
     if content.get("text_head") is not None:
         named |= {TEXT}

@@ -10,6 +10,8 @@ METHOD = "score"
 """Every program has it."""
 GENERATE = "generate"
 """Programs that write have it, too."""
+BEHIND = "behind"
+"""``score`` of rows behind a prefix that was read before; programs that write may have it."""
 COLUMNS = "columns"
 """Makes what ``generate`` takes of values, once a text."""
 LARGEST = 2**31 - 1
@@ -35,11 +37,14 @@ class Bounds:
     """Hidden states scored in one pass."""
     candidates: int
     """Candidate tokens at each position."""
+    prefix: int = 0
+    """Tokens that may stand in front of every row, read once for all of them; 0 where rows hold all
+    of their tokens."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 2 if field.name == "length" else 1
+            least = {"length": 2, "prefix": 0}.get(field.name, 1)
             if type(value) is not int or not least <= value <= LARGEST:
                 raise BundleError(
                     f"bounds.{field.name} is {value!r:.40}, must be an integer of at least {least}"
@@ -51,7 +56,7 @@ class Bounds:
         return self.rows * self.length
 
 
-DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16)
+DEFAULT_BOUNDS = Bounds(probes=2, rows=2, length=128, positions=128, candidates=16, prefix=1024)
 """What an export takes by default. Passes of 256 tokens and two probes are as fast a token as
 passes of 1024 (measured on SmolLM2, 2 cores: 0.97x), and their activations take a quarter of the
 memory."""

@@ -33,6 +33,7 @@ from .manifest import (
 )
 from .parts import parse_tokenizer, vocabulary_of
 from .program import Adapter, Bounds, Program
+from .pulled import local_bundle
 from .text_head import TextHeadInfo
 
 
@@ -192,14 +193,17 @@ def check_bundle_folder(folder: Path) -> None:
 
 
 def pack_bundle(folder: str | Path, file: str | Path) -> Path:
-    """Check the bundle in ``folder`` and write it as one file (a zip without compression).
+    """Check the bundle in ``folder``, here or on the hub, and write it as one file (a zip without
+    compression).
 
     Raises:
         BundleError: damaged, or the file cannot be written.
+        DownloadError: the hub does not deliver it.
         SeedtuneError: the file would be one of the bundle's own.
     """
-    check_output(Path(file), Path(folder))
-    bundle = open_folder(Path(folder))
+    folder = local_bundle(folder)
+    check_output(Path(file), folder)
+    bundle = open_folder(folder)
     return pack_archive(bundle.path, bundle.manifest["parts"], Path(file))
 
 

@@ -4,7 +4,7 @@ The program keeps no state (see ``export.program.cached_attention``): the cache 
 text can be taken back to any of its tokens, and several can be written in turn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,13 @@ class CachedText(Text):
         if not 0 <= length <= self.length:
             raise EngineError(f"cannot go back to {length} of {self.length} tokens")
         self.length = length
+
+    def take(self) -> Iterator[NDArray[np.float32]]:
+        """The cache, keys and values block by block; the text is empty then."""
+        self._slots = self.length = 0
+        self._cache.reverse()
+        while self._cache:
+            yield self._cache.pop()
 
     def _pass(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """The logits float32 ``[V]`` behind ``tokens``, which are appended to the cache."""

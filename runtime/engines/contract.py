@@ -83,7 +83,9 @@ class Engine(Protocol):
         """Score the batch's positions under each row of ``values``.
 
         Args:
-            batch: ``tokens``, ``positions`` and ``candidates`` are read; every probe sees the same.
+            batch: ``tokens``, ``positions``, ``candidates`` and ``prefix`` are read; every probe
+                sees the same. A prefix is read anew where it or ``values`` are others than in the
+                last call that had one.
             values: float32 ``[P, K]``, one row of sensitive values per probe; may be a view.
             adapter: float32 ``[D, S]``, the same for every probe: at each position it moves what
                 the head reads, ``h`` ``[D]``, by ``adapter @ x`` with ``x`` the first S of the
@@ -91,7 +93,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: a shape lies outside the bounds that the program was exported with, the
-                program takes no adapter, or it fails.
+                program takes no adapter or no prefix, or it fails.
         """
         ...
 
@@ -242,6 +244,8 @@ def check_request(
     _check_size("positions", positions.shape[0], 1, bounds.positions, "{} positions are given")
     _check_size("candidates", choices, 1, bounds.candidates, "candidates has {} columns")
     _check_size("probes", values.shape[0], 1, bounds.probes, "values has {} rows")
+    _check_array("prefix", batch.prefix, np.int64, 1)
+    _check_size("prefix", len(batch.prefix), 0, bounds.prefix, "a prefix of {} tokens is given")
     if scored != positions.shape[0]:
         raise EngineError(f"candidates has {scored} rows for {positions.shape[0]} positions")
     if values.shape[1] != entries:

@@ -93,6 +93,7 @@ class ExecutorchBinding(ExecutorchEngine):
         if threads is not None:
             # Unsafe once a method is loaded; none is yet.
             portable_lib._unsafe_reset_threadpool(threads)
+        super().__init__()
         self._torch: Any = torch
         self._bounds, self._shown = bounds, shown or program
         self._generation, self._vocabulary = generation, vocabulary
@@ -110,6 +111,7 @@ class ExecutorchBinding(ExecutorchEngine):
 
     def close(self) -> None:
         """See ``Engine``."""
+        self._prefix.forget()
         with self._lock:
             self._program = None
             self._methods.clear()

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Generation
-from ..bundle.program import COLUMNS, GENERATE, METHOD
+from ..bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
 from ..tasks import Batch
 from .cached_text import CachedText
-from .contract import Engine, Scores, Text, check_writing, checked_inputs
+from .contract import Engine, Scores, check_writing, checked_inputs
+from .read_prefix import ReadPrefix
 
 
 class ExecutorchEngine(Engine):
@@ -26,6 +27,9 @@ class ExecutorchEngine(Engine):
     """Tokens that it tells apart."""
     _no_adapter: NDArray[np.float32]
     """Zeros, taken for none."""
+
+    def __init__(self) -> None:
+        self._prefix = ReadPrefix()
 
     @abstractmethod
     def _load(self, method: str) -> None:
@@ -63,10 +67,20 @@ class ExecutorchEngine(Engine):
         shapes: list[tuple[int, ...]] = [(len(values), *batch.candidates.shape)]
         if self.hidden_width:
             shapes.append((len(values), len(batch.positions), self.hidden_width))
-        logp, *hidden = self._run(METHOD, inputs, shapes)
+        method = METHOD
+        if len(batch.prefix):
+            method = BEHIND
+            inputs += self._prefix.blocks(batch.prefix, values, self._to_read)
+        logp, *hidden = self._run(method, inputs, shapes)
         return Scores(logp, hidden[0] if hidden else None)
 
-    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
+    def _to_read(self, values: NDArray[np.float32]) -> CachedText:
+        self._load(BEHIND)
+        return self.text(values)
+
+    def text(
+        self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None
+    ) -> CachedText:
         """See ``Engine``."""
         generation = check_writing(self._shown, self._generation, self, values, adapter)
         self._check_writing(generation)

@@ -73,6 +73,7 @@ class JavaEngine(ExecutorchEngine):
             EngineUnavailable: there is no bridge to Java, or no ExecuTorch behind it.
             EngineError: the program cannot be loaded, or one is open with other threads.
         """
+        super().__init__()
         self._module: Any = None
         reason = unavailable()
         if reason is not None:
@@ -113,6 +114,7 @@ class JavaEngine(ExecutorchEngine):
 
     def close(self) -> None:
         """See ``Engine``."""
+        self._prefix.forget()
         with self._lock:  # Java refuses to destroy what is running
             if self._module is not None:
                 self._module.destroy()

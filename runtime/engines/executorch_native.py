@@ -223,6 +223,7 @@ class NativeEngine(ExecutorchEngine):
         Raises:
             EngineError: as ``NativeProgram``, or the program takes less than ``bounds`` says.
         """
+        super().__init__()
         self._bounds, self._generation = bounds, generation
         self._shown = shown or program
         self._program = NativeProgram(program, threads=threads, shown=shown)
@@ -240,6 +241,7 @@ class NativeEngine(ExecutorchEngine):
 
     def close(self) -> None:
         """See ``Engine``."""
+        self._prefix.forget()
         self._program.close()
 
     def _load(self, method: str) -> None:

@@ -30,18 +30,31 @@ class PassMemory:
     tables: int
     """Token embeddings, pages of the program file that come in as tokens occur; and the adapter,
     as the program keeps it and packs it."""
+    prefix_token: int = 0
+    """For each token of a prefix and probe: its keys and values."""
+    prefix_pair: int = 0
+    """For each token, each of a prefix, and probe: scores of all heads, and their softmax."""
 
     @classmethod
     def of(
-        cls, *, hidden: int, widest: int, vocabulary: int, adapter: tuple[int, int] | None
+        cls,
+        *,
+        hidden: int,
+        widest: int,
+        vocabulary: int,
+        adapter: tuple[int, int] | None,
+        generation: Generation | None = None,
     ) -> "PassMemory":
-        """From a model's widths: hidden state, widest matrix (either side), vocabulary; and the
-        shape of the adapter that the program takes."""
+        """From a model's widths: hidden state, widest matrix (either side), vocabulary; the shape
+        of the adapter that the program takes; and what its ``generate`` takes."""
         width, states = adapter or (0, 0)
         return cls(
             token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
             position=2 * 4 * vocabulary,
             tables=vocabulary * (hidden + 4) + 2 * 4 * width * states,
+            prefix_token=generation.token_bytes if generation else 0,
+            # Heads are as wide as those of the keys, and as wide as the hidden state together.
+            prefix_pair=2 * 4 * -(-hidden // generation.cache[0][1]) if generation else 0,
         )
 
     @classmethod
@@ -53,12 +66,14 @@ class PassMemory:
             widest=max(max(layer.shape) for layer in bundle.layers),
             vocabulary=model["vocab_size"],
             adapter=bundle.adapter_shape,
+            generation=bundle.generation,
         )
 
-    def bytes(self, bounds: Bounds) -> int:
-        """Bytes of passes as large as ``bounds``."""
-        each = bounds.tokens * self.token + bounds.positions * self.position
-        return bounds.probes * each + self.tables + PAGES
+    def bytes(self, bounds: Bounds, prefix: int = 0) -> int:
+        """Bytes of passes as large as ``bounds``, behind a prefix of so many tokens."""
+        token = self.token + prefix * self.prefix_pair
+        each = bounds.tokens * token + bounds.positions * self.position
+        return bounds.probes * (each + prefix * self.prefix_token) + self.tables + PAGES
 
 
 def fit_passes(
@@ -66,6 +81,7 @@ def fit_passes(
     memory: PassMemory,
     examples: Sequence[Encoded],
     *,
+    prefix: int = 0,
     limit: int | None = None,
     reserve: int = 0,
     now: tuple[int, int] | None = None,
@@ -77,6 +93,7 @@ def fit_passes(
 
     Args:
         bounds: of the program; the result never exceeds them.
+        prefix: tokens in front of every row.
         limit: bytes that this process may hold in all; by default what the system has left. A
             system that does not tell is taken to have enough.
         reserve: bytes that the process will take in addition.
@@ -91,10 +108,10 @@ def fit_passes(
     room = min(each for each in (limit and limit - held, free) if each is not None) - reserve
     passes = bounds
     for passes in _ever_smaller(bounds, examples):
-        if memory.bytes(passes) <= room:
+        if memory.bytes(passes, prefix) <= room:
             return passes
     bound = limit if limit is not None and (free is None or limit - held <= free) else None
-    raise _does_not_fit(memory, passes, held + reserve, room, bound)
+    raise _does_not_fit(memory, passes, prefix, held + reserve, room, bound)
 
 
 def text_bytes(generation: Generation, memory: PassMemory, tokens: int) -> int:
@@ -151,7 +168,7 @@ def _ever_smaller(bounds: Bounds, examples: Sequence[Encoded]) -> Iterator[Bound
 
 
 def _does_not_fit(
-    memory: PassMemory, least: Bounds, held: int, room: int, limit: int | None
+    memory: PassMemory, least: Bounds, prefix: int, held: int, room: int, limit: int | None
 ) -> TuningError:
     """Tells of a process that takes ``held`` bytes without a pass; ``limit`` where it binds."""
     logits = least.positions * memory.position
@@ -161,7 +178,9 @@ def _does_not_fit(
         if logits > activations
         else f"use texts shorter than {least.length} tokens (or export with a lower --length)"
     )
-    need = held + memory.bytes(least)
+    if memory.bytes(least, prefix) > 2 * memory.bytes(least):
+        lower = f"put less than {prefix} tokens in front of every row (fewer demonstrations)"
+    need = held + memory.bytes(least, prefix)
     what = f"one example needs {need / MB:.0f} MB, {held / MB:.0f} MB of them before any pass; "
     if limit is None:
         there = (held + max(room, 0)) / MB

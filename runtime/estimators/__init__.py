@@ -56,7 +56,7 @@ def spec_of(name: str) -> EstimatorSpec[Any]:
 def complete(asked: Mapping[str, Any], context: RunContext) -> Settings:
     """Settings of a new run: what was asked for and, where nothing was, what suits the run.
 
-    ``lr`` and ``eps`` may still be ``auto``, which calls for a measurement.
+    ``eps`` may still be ``auto``, which calls for a measurement.
 
     Args:
         asked: by name, those of ``Settings`` and of the estimator's options. None asks for nothing;

@@ -178,8 +178,6 @@ class PooledFit:
     ridge: float = RIDGE
     points: list[NDArray[np.float32]] = field(default_factory=list)
     """float32 ``[R, D + 1]``, weights of the features as they are; the last one is the result."""
-    error: float = np.inf
-    """Of the last point but one: its distance from the fit is at most so many of its own norms."""
 
     def __post_init__(self) -> None:
         self.points.append(np.zeros((self.rows, self.width + 1), np.float32))
@@ -202,10 +200,6 @@ class PooledFit:
             sent = whole(np.stack(each.gradients), self.rows)
             sent[:, :, :-1] = (sent[:, :, :-1] + (own - mean) * sent[:, :, -1:]) / scale
             slopes += sent
-        norm = float(np.linalg.norm(points[-1]))
-        # The penalty makes the loss bend at least so much.
-        bound = float(np.linalg.norm(slopes[-1])) / (self.ridge * count)
-        self.error = bound / norm if norm else np.inf
 
         steps = self._curvature(devices, means - mean, scale, count)(slopes)
         flat, downhill = slopes.reshape(len(slopes), -1), steps.reshape(len(slopes), -1)

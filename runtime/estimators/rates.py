@@ -5,7 +5,7 @@ Each estimator's own options are a subclass, which may have other defaults.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import TuningError
 from ..options import option
@@ -21,24 +21,22 @@ SIZE = "Size of the perturbation"
 class Scheduled(Options):
     """Of an estimator whose steps have a learning rate."""
 
-    lr: float | Literal["auto"] = option(
-        "auto", f"{RATE}; 'auto' finds it by trial steps.", above=0
-    )
+    lr: float
+    """Its peak; each estimator has a default of its own."""
     schedule: Schedule = option(
         "constant", "How the learning rate goes from its peak to the last step."
     )
     warmup: int = option(0, "Steps over which the learning rate rises to its peak.", least=0)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        lr = number(self, "lr")
         if step < self.warmup:
-            return lr * ((step + 1) / self.warmup)
+            return self.lr * ((step + 1) / self.warmup)
         done = (step - self.warmup) / max(1, steps - self.warmup)
         if self.schedule == "linear":
-            return lr * max(0.0, 1.0 - done)
+            return self.lr * max(0.0, 1.0 - done)
         if self.schedule == "cosine":
-            return lr * max(0.0, 0.5 * (1.0 + _cos_pi(min(1.0, done))))
-        return lr
+            return self.lr * max(0.0, 0.5 * (1.0 + _cos_pi(min(1.0, done))))
+        return self.lr
 
 
 @dataclass(frozen=True)
@@ -51,19 +49,9 @@ class Perturbing(Scheduled):
 
     @property
     def perturbation(self) -> float:
-        return number(self, "eps")
-
-
-def number(options: Options, name: str) -> float:
-    """An option that may be ``auto``, once it has been measured.
-
-    Raises:
-        TuningError: it has not.
-    """
-    value: Any = getattr(options, name)
-    if value == "auto":
-        raise TuningError(f"setting {name} is 'auto': it is measured when a run starts")
-    return float(value)
+        if self.eps == "auto":
+            raise TuningError("setting eps is 'auto': it is measured when a run starts")
+        return self.eps
 
 
 def _cos_pi(x: float) -> float:

@@ -12,7 +12,7 @@ program inputs, so the perturbed copies are rows of one call.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from .spec import EstimatorSpec, Shape
 class TwoPointOptions(Perturbing):
     """Of a run with two-point steps."""
 
-    lr: float | Literal["auto"] = option(2e-5, f"{RATE}; 'auto' finds it by trial steps.", above=0)
+    lr: float = option(2e-5, f"{RATE}.", above=0)
     seeds: int = option(
         1, "Noises a step, whose estimates are averaged.", least=1, most=MAX_PROBE + 1, fixed=True
     )

@@ -242,11 +242,12 @@ def _judged(seen: Examples, head: AnswerHead) -> tuple[float, float]:
 def pack_examples(seen: dict[str, Examples]) -> bytes:
     """Examples by name, to keep."""
     room = io.BytesIO()
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, examples in seen.items():
-        for part in ("offset", "features", "gold"):
-            arrays[f"{name}.{part}"] = getattr(examples, part)
-    np.savez(room, **arrays)  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {
+        f"{name}.{part}": getattr(examples, part)
+        for name, examples in seen.items()
+        for part in ("offset", "features", "gold")
+    }
+    np.savez(room, **arrays)
     return room.getvalue()
 
 

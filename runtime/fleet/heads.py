@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..errors import TuningError
 from ..estimators import private_fit
-from ..estimators.pooled_fit import DIRECTIONS, RIDGE, PooledFit, Sent, Summary
+from ..estimators.pooled_fit import DIRECTIONS, PooledFit, Sent, Summary
 from ..estimators.private_fit import PrivateFit, Reference
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe
@@ -47,16 +47,12 @@ class PooledHead(_Head):
     One that stays away drops out of the sums from then on.
 
     Args:
-        ridge: of the penalty, a row (see ``pooled_fit``).
-        share: of the model's own answer.
         rounds: of which each adds a point.
     """
 
-    def __init__(
-        self, model: Model, *, ridge: float = RIDGE, share: float = SHARE, rounds: int = ROUNDS
-    ) -> None:
-        super().__init__(model, share)
-        self.fit = PooledFit(self.rows, self.width, self.answers, ridge)
+    def __init__(self, model: Model, *, rounds: int = ROUNDS) -> None:
+        super().__init__(model, SHARE)
+        self.fit = PooledFit(self.rows, self.width, self.answers)
         self._left = rounds
         self._sent: dict[int, Sent] = {}
 
@@ -132,11 +128,10 @@ class PrivateHead(_Head):
         reference: NDArray[np.float32],
         *,
         noise: float,
-        share: float = private_fit.SHARE,
         rounds: int = 1,
         clip: float = private_fit.CLIP,
     ) -> None:
-        super().__init__(model, share)
+        super().__init__(model, private_fit.SHARE)
         self.fit = PrivateFit(self.rows, self.answers, Reference.of(reference))
         self.rounds, self.release = rounds, Release(clip, noise)
         self._answers: dict[int, NDArray[np.float32]] = {}

@@ -24,8 +24,6 @@ class Release:
     """Length of a device's numbers; None bounds nothing, and one device can do what it likes."""
     noise: float = 0.0
     """Deviation of the noise on the sum over devices, in clips."""
-    devices: int = 0
-    """That were asked last."""
     least: float = 1.0
     """Share of them that answered, in the round with the fewest."""
 

@@ -69,18 +69,18 @@ class SharedSteps:
             task={"spec": model.task_spec, "objective": "label_words", "on_long": "truncate"},
             extra={"fleet": True},
         )
-        self._run = LiveRun.begin(Path(folder), header, start, None)
+        self._run = LiveRun.begin(Path(folder), header, start)
         self._count, self._size = estimator.scalar_count, chosen.batch_size
         self._answers: dict[int, NDArray[np.float64]] = {}
 
     @property
     def done(self) -> bool:
-        return self._run.history.steps >= self._run.history.settings.resolved_steps
+        return self._run.state.history.steps >= self._run.state.history.settings.resolved_steps
 
     @property
     def sha256(self) -> str:
         """Of the values after the last step."""
-        return self._run.values.sha256
+        return self._run.state.values.sha256
 
     def question(self, device: int) -> Question:
         journal = self._run.writer.path.read_bytes()
@@ -101,7 +101,7 @@ class SharedSteps:
         exact = tuple(float(scalar) for scalar in scalars)
         self._run.commit(Step(exact) if np.isfinite(scalars).all() else Skip(1))
         if self.done:
-            self._run.end(f"all {self._run.history.steps} steps done")
+            self._run.end(f"all {self._run.state.history.steps} steps done")
 
     def close(self) -> None:
         """Release the run's folder. Safe to repeat."""

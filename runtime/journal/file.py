@@ -5,8 +5,8 @@ run's lock and cuts a torn tail back to the last whole record.
 
 Durability. Each record is one ``os.write`` to a file opened for appending, so a killed process
 loses nothing that it had recorded: the page cache outlives it. Only a power failure or a kernel
-crash can take records that were not yet synced; ``Durability`` bounds how many. The default loses
-at most one second of steps: what is not yet synced took less than that to compute.
+crash can take records that were not yet synced: at most ``SYNC_SECONDS`` of steps, as what is not
+yet synced took less than that to compute.
 """
 
 import contextlib
@@ -31,33 +31,9 @@ from .format import (
 from .lock import RunLock
 from .run_folder import JOURNAL_FILE, tidy_if_possible
 
-
-@dataclass(frozen=True)
-class Durability:
-    """When records are forced to the disk (``fsync``); whichever bound comes first.
-
-    Closing, pausing and evaluating always sync.
-    """
-
-    records: int | None = None
-    """After this many records; 1 syncs each one."""
-    seconds: float | None = 1.0
-    """So that no record stays unsynced for longer than this, while steps keep their pace."""
-
-    @classmethod
-    def parse(cls, text: str) -> "Durability":
-        """``"record"``, a number of records such as ``"100"``, or seconds such as ``"0.5s"``."""
-        try:
-            if text == "record":
-                return cls(records=1, seconds=None)
-            if text.endswith("s"):
-                return cls(seconds=float(text[:-1]))
-            return cls(records=int(text), seconds=None)
-        except ValueError:
-            raise JournalError(
-                f"durability {text!r} is neither 'record', a number of records ('100') "
-                "nor seconds ('0.5s')"
-            ) from None
+SYNC_SECONDS = 1.0
+"""No record stays off the disk (``fsync``) for longer, while steps keep their pace. Closing,
+pausing and evaluating always sync."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +114,11 @@ class JournalWriter:
     After a failed write the file ends at its last whole record and the writer refuses more.
     """
 
-    def __init__(self, journal: Journal, lock: RunLock, durability: Durability) -> None:
+    def __init__(self, journal: Journal, lock: RunLock) -> None:
         self.path = journal.path
         self.cut_bytes = journal.torn_bytes
         """Bytes of a torn tail that opening cut off."""
         self._lock = lock
-        self._durability = durability
         self._encoder = Encoder(
             journal.header.scalar_count, journal.crc, signs=journal.header.signs
         )
@@ -166,12 +141,7 @@ class JournalWriter:
 
     @classmethod
     def create(
-        cls,
-        folder: Path | str,
-        header: Header,
-        *,
-        records: Iterable[Record] = (),
-        durability: Durability | None = None,
+        cls, folder: Path | str, header: Header, *, records: Iterable[Record] = ()
     ) -> "JournalWriter":
         """Start a run: the folder is made, the journal appears whole with its header.
 
@@ -191,15 +161,13 @@ class JournalWriter:
             if os.path.exists(path):
                 raise JournalError(f"{path}: there is a run already; resume it or choose a folder")
             write_journal(path, header, records)
-            return cls(read_journal(path), lock, durability or Durability())
+            return cls(read_journal(path), lock)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def open(
-        cls, folder: Path | str, *, durability: Durability | None = None
-    ) -> "tuple[JournalWriter, Journal]":
+    def open(cls, folder: Path | str) -> "tuple[JournalWriter, Journal]":
         """Open a run to append to it, and what it holds so far. Cuts a torn tail.
 
         Raises:
@@ -212,7 +180,7 @@ class JournalWriter:
         try:
             journal = read_journal(folder)
             tidy_if_possible(folder, journal.header.snapshot_file)
-            return cls(journal, lock, durability or Durability()), journal
+            return cls(journal, lock), journal
         except BaseException:
             lock.release()
             raise
@@ -245,16 +213,13 @@ class JournalWriter:
         self._unsynced += 1
 
     def sync_if_due(self) -> None:
-        """Sync if the durability policy wants it now."""
+        """Sync if the last time was ``SYNC_SECONDS`` ago."""
         if not self._unsynced:
             return
         now = time.monotonic()
         gap, self._last_record = now - self._last_record, now
-        policy = self._durability
-        due = policy.records is not None and self._unsynced >= policy.records
         # Slow steps: do not leave this record waiting for a next one that comes too late.
-        due = due or (policy.seconds is not None and now - self._last_sync + gap >= policy.seconds)
-        if due:
+        if now - self._last_sync + gap >= SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:

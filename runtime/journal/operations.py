@@ -1,65 +1,25 @@
-"""What can be done with a run besides going on: verify, rewind, branch, diff, share, receive (and
-``snapshots``)."""
+"""What can be done with a run besides going on: rewind, branch, share and receive.
+
+``snapshots`` has the rest.
+"""
 
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import JournalError
-from ..estimators import fixed_settings
+from ..hub import local_file
 from .file import Journal, JournalWriter, read_journal, replace_journal_file, write_journal
 from .format import Change, End, Note, Record, Reference
-from .history import Evaluated, History
 from .lock import locked
 from .metrics import cut_metrics
-from .replay import Replay, replay
+from .replay import replay
 from .run_folder import JOURNAL_FILE, check_output_of, remove_derived, tidy_if_possible
 from .start import Start
-from .state import history_of, need_step
+from .state import RunState, history_of, need_step
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What a journal proved to hold."""
-
-    steps: int
-    skipped: int
-    evaluations: int
-    best: Evaluated | None
-    bytes: int
-    torn_bytes: int
-    """Bytes of a torn tail, which no operation applies."""
-    hashes_checked: int
-    """Recorded hashes of values that the replay was compared with."""
-    sha256: str
-    """Hash of the float32 values after the last step."""
-
-
-def verify(path: Path | str, start: Start) -> Verified:
-    """Check every record, replay all steps and compare with the hashes recorded on the way.
-
-    Args:
-        path: a run folder or a journal file.
-
-    Raises:
-        JournalError: damaged, of another bundle, or values that differ from a recorded hash.
-    """
-    done = replay(path, start)
-    history = done.history
-    return Verified(
-        steps=history.steps,
-        skipped=history.skipped,
-        evaluations=len(history.evaluations),
-        best=done.best,
-        bytes=done.journal.end,
-        torn_bytes=done.journal.torn_bytes,
-        hashes_checked=len(history.ends),
-        sha256=done.sha256,
-    )
 
 
 def rewind(folder: Path | str, step: int | None) -> Journal:
@@ -139,7 +99,7 @@ def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     return read_journal(target)
 
 
-def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> Replay:
+def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> RunState:
     """Write a run as one journal file that gives the same values wherever the bundle is.
 
     The file ends with a closing record: the number of records before it and the hash of the values
@@ -214,14 +174,15 @@ def _may_be_shared(journal: Journal) -> None:
         )
 
 
-def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
+def receive(file: Path | str, target: Path | str, start: Start) -> RunState:
     """Make a run folder of a shared journal, after a replay has confirmed its values.
 
     Raises:
         JournalError: damaged, cut short, not a shared file, of another bundle, or values that
             differ from the sender's.
+        DownloadError: ``file`` is on the hub (see ``hub``), which does not deliver it.
     """
-    journal = read_journal(file)
+    journal = read_journal(local_file(file))
     if journal.torn_bytes:
         raise JournalError(f"{file}: the last {journal.torn_bytes} bytes are incomplete")
     last = journal.records[-1].record if journal.records else None
@@ -239,67 +200,6 @@ def receive(file: Path | str, target: Path | str, start: Start) -> Replay:
     done = replay(journal, start)
     _begin(journal, Path(target), None)
     return done
-
-
-@dataclass(frozen=True)
-class JournalDiff:
-    """How two journals differ."""
-
-    fields: dict[str, tuple[Any, Any]]
-    """Header fields and settings that differ: name to both values."""
-    steps: tuple[int, int]
-    common_steps: int
-    """Steps up to which both move the values alike: same record, learning rate and noise."""
-    best: tuple[Evaluated | None, Evaluated | None]
-    same_values: bool
-    """Whether both lead to the same values."""
-
-
-def diff(first: Path | str, second: Path | str) -> JournalDiff:
-    """Compare two journals (run folders or files), record by record.
-
-    Raises:
-        JournalError: one of them cannot be read or is damaged.
-    """
-    journals = (read_journal(first), read_journal(second))
-    flat = []
-    for journal in journals:
-        fields = asdict(journal.header)
-        settings = fields.pop("settings")
-        fields.pop("parent")
-        flat.append({**fields, **settings})
-    names = sorted(flat[0].keys() | flat[1].keys())
-    fields = {
-        n: (flat[0].get(n), flat[1].get(n)) for n in names if flat[0].get(n) != flat[1].get(n)
-    }
-    histories = [history_of(journal) for journal in journals]
-    moves = [_moves(journal) for journal in journals]
-    common = max(journal.header.first_step for journal in journals)
-    while common in moves[0] and moves[0][common] == moves[1].get(common):
-        common += 1
-    steps = histories[0].steps, histories[1].steps
-    common = min(common, *steps)
-    bound = {"bundle_sha256", "values_sha256", "snapshot"}
-    bound = bound.union(*(fixed_settings(history.settings) for history in histories))
-    return JournalDiff(
-        fields=fields,
-        steps=steps,
-        common_steps=common,
-        best=(histories[0].best, histories[1].best),
-        same_values=steps == (common, common) and not bound & set(fields),
-    )
-
-
-def _moves(journal: Journal) -> dict[int, tuple[int, float, Record]]:
-    """What moves the values, by step number: noise seed, learning rate, record."""
-    found: dict[int, tuple[int, float, Record]] = {}
-    history = History(journal.header, str(journal.path))
-    for placed in journal.records:
-        if placed.is_step:
-            settings, step = history.settings, history.steps
-            found[step] = (settings.seed, settings.learning_rate(step), placed.record)
-        history.add(placed.record)
-    return found
 
 
 def _plain(journal: Journal) -> list[Record]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import JournalError
 from ..scoring.word_memory import WHEN, texts_in, tokens_of
 from .metrics import read_metrics
-from .replay import Replay
+from .state import RunState
 
 Decode = Callable[[list[int]], str]
 """From tokens to text."""
@@ -43,7 +43,7 @@ class _Kept(NamedTuple):
     learned: float | None
 
 
-def remembered(done: Replay, decode: Decode) -> list[Remembered]:
+def remembered(done: RunState, decode: Decode) -> list[Remembered]:
     """Each text once, the newest first."""
     found: dict[tuple[int, ...], Remembered] = {}
     for each in reversed(_kept(done, decode)):
@@ -53,7 +53,9 @@ def remembered(done: Replay, decode: Decode) -> list[Remembered]:
     return list(found.values())
 
 
-def chosen(done: Replay, decode: Decode, texts: Sequence[str], since: float | None) -> list[slice]:
+def chosen(
+    done: RunState, decode: Decode, texts: Sequence[str], since: float | None
+) -> list[slice]:
     """Places of texts in the memory that hold one of ``texts``, whatever the case of letters and
     the length of spaces, or stand in one, and of the pieces of these that were cut; and where one
     was learned at ``since`` or later, or it is not known when.
@@ -61,7 +63,7 @@ def chosen(done: Replay, decode: Decode, texts: Sequence[str], since: float | No
     Raises:
         JournalError: one of ``texts`` is in none, or nothing was learned since then.
     """
-    kept, path = _kept(done, decode), done.journal.path
+    kept, path = _kept(done, decode), done.path
     wanted = [_plain(text) for text in texts]
     for text, plain in zip(texts, wanted, strict=True):
         if not plain or not any(_holds(each, plain) for each in kept):
@@ -82,10 +84,10 @@ def chosen(done: Replay, decode: Decode, texts: Sequence[str], since: float | No
     return found
 
 
-def _kept(done: Replay, decode: Decode) -> list[_Kept]:
+def _kept(done: RunState, decode: Decode) -> list[_Kept]:
     """The oldest first."""
     words, when = done.values.words, when_of(done)
-    lines = [line for line in read_metrics(done.journal.path.parent) if line.get("time")]
+    lines = [line for line in read_metrics(done.path.parent) if line.get("time")]
     steps, times = [line["step"] for line in lines], [line["time"] for line in lines]
     found = []
     for place in texts_in(words):
@@ -97,7 +99,7 @@ def _kept(done: Replay, decode: Decode) -> list[_Kept]:
     return found
 
 
-def when_of(done: Replay) -> NDArray[np.int32]:
+def when_of(done: RunState) -> NDArray[np.int32]:
     """In which step each number of the memory joined it, int32 ``[N]``; zeros if not known."""
     none = np.zeros(len(done.values.words), np.int32)
     found = done.estimator.state.get(WHEN, none)

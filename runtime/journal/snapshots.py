@@ -18,7 +18,7 @@ from .format import FORGOTTEN, Header, Record
 from .history import GUARD_WINDOW, PROGRAM, Evaluated
 from .lock import locked
 from .remembered import when_of
-from .replay import Replay, replay
+from .replay import replay
 from .run_folder import remove_derived, snapshot_name, tidy, tidy_if_possible
 from .start import Start
 from .state import RunState, history_of, tensors_of
@@ -52,7 +52,7 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
         return read_journal(path)
 
 
-Choose = Callable[[Replay], Sequence[slice]]
+Choose = Callable[[RunState], Sequence[slice]]
 """Which texts of a replayed run's memory are to go (see ``word_memory.texts_in``).
 
 Raises:
@@ -80,7 +80,7 @@ def forget(folder: Path | str, start: Start, choose: Choose | None = None) -> Jo
         done = replay(path, start)
         if not done.values.keeps_words:
             raise JournalError(f"{path}: keeps no words of the texts that it was tuned on")
-        header, settings = done.journal.header, done.history.settings
+        header, settings = done.header, done.history.settings
         gone = None if choose is None else choose(done)
         remove_derived(path.parent)
         if done.history.steps:
@@ -99,13 +99,13 @@ def forget(folder: Path | str, start: Start, choose: Choose | None = None) -> Jo
         return read_journal(path)
 
 
-def _tensors(done: Replay, values: Values) -> Tensors:
+def _tensors(done: RunState, values: Values) -> Tensors:
     """What a snapshot holds of a run's last step."""
     state = done.estimator.state
     return tensors_of(values, "values") | {f"state.{name}": each for name, each in state.items()}
 
 
-def _forgetful(done: Replay, gone: Sequence[slice] | None) -> Tensors:
+def _forgetful(done: RunState, gone: Sequence[slice] | None) -> Tensors:
     """The same without the words of some texts, or of all."""
     values = done.values.without_words()
     if gone is None:
@@ -118,9 +118,9 @@ def _forgetful(done: Replay, gone: Sequence[slice] | None) -> Tensors:
     return tensors
 
 
-def _cut(path: Path, done: Replay, tensors: Tensors, evaluations: list[Evaluated]) -> Header:
+def _cut(path: Path, done: RunState, tensors: Tensors, evaluations: list[Evaluated]) -> Header:
     """Write a snapshot of ``done``; the header of the journal that begins with it."""
-    header, history = done.journal.header, done.history
+    header, history = done.header, done.history
     name = snapshot_name(history.steps, header.snapshot_file)
     data = save_safetensors(tensors)
     replace_journal_file(path.parent / name, data)

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_safetensors
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, make_estimator
 from ..scoring.values import Values
-from .file import Journal
+from .file import Journal, read_journal
 from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
@@ -35,12 +35,13 @@ class RunState:
             JournalError: of another bundle, a header that makes no sense, or a snapshot that is
                 missing or altered.
         """
-        self.path = path
+        self.path, self.header = path, header
         self.history = History(header, str(path))
         check_binding(header, start, str(path))
         begun = begun_values(header, start, str(path))
-        self._header = header
+        self._start = start
         self.estimator = estimator_of(header, self.history, begun, str(path))
+        """In the state that the steps so far left it in."""
         self.values, best, state = _first_values(path, header, begun)
         """Live."""
         self.estimator.state.update(state)
@@ -74,9 +75,20 @@ class RunState:
             if best is not None and best is self.history.evaluations[-1]:
                 self._best = best, self.values.copy()
 
+    def take(self, journal: Journal, *, until: int | None = None) -> None:
+        """``advance`` by the records of a journal, up to so many steps.
+
+        Raises:
+            JournalError: as ``advance``.
+        """
+        for placed in journal.records:
+            if placed.is_step and until is not None and self.history.steps == until:
+                break
+            self.advance(placed.record)
+
     def _follow_settings(self) -> None:
         state = self.estimator.state
-        self.estimator = estimator_of(self._header, self.history, self.values, str(self.path))
+        self.estimator = estimator_of(self.header, self.history, self.values, str(self.path))
         self.estimator.state.update(state)
 
     def _apply(self, stored: NDArray[Any]) -> None:
@@ -99,13 +111,23 @@ class RunState:
         return self.history.best
 
     @property
-    def best_values(self) -> Values | None:
-        """Values of the best evaluated step, the last ones if nothing was evaluated; None where a
-        change of what is best calls for those of an earlier step, which only a replay can give."""
-        best, values = self._best
-        if self.best is None:
+    def best_values(self) -> Values:
+        """Values of the best evaluated step, the last ones if nothing was evaluated. Where a change
+        of settings has made an earlier step the best, its values come from a second replay.
+
+        Raises:
+            JournalError: that step lies before what a compacted journal holds.
+        """
+        best = self.best
+        if best is None:
             return self.values
-        return values if best == self.best else None
+        if self._best[0] != best:
+            journal = read_journal(self.path, until=best.step)
+            need_step(journal, best.step, self.history.steps)
+            earlier = RunState(self.path, self.header, self._start)
+            earlier.take(journal, until=best.step)
+            self._best = best, earlier.values
+        return self._best[1]
 
     @property
     def sha256(self) -> str:

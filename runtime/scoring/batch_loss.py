@@ -50,9 +50,10 @@ class Look:
     def losses(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Loss float64 ``[n, examples]`` of each example under ``rows`` (float32 ``[n, K]``)."""
         losses = np.empty((len(rows), len(self._examples)), dtype=np.float64)
-        for numbers, batch in passes(self.task, self._examples, self._bounds):
-            for first in range(0, len(rows), self._bounds.probes):
-                group = rows[first : first + self._bounds.probes]
+        # Rows of values outside: what is read under them, a prefix, serves all of their passes.
+        for first in range(0, len(rows), self._bounds.probes):
+            group = rows[first : first + self._bounds.probes]
+            for numbers, batch in passes(self.task, self._examples, self._bounds):
                 logp = self._engine.score(batch, group).logp
                 losses[first : first + len(group), numbers] = self.task.losses(logp, batch)
         return losses

@@ -51,7 +51,10 @@ class KnownForwards:
             self._values, self._bytes = values.copy(), 0
             self._known.clear()
         key = (
-            b"".join(each.tobytes() for each in (batch.tokens, batch.positions, batch.candidates))
+            b"".join(
+                each.tobytes()
+                for each in (batch.prefix, batch.tokens, batch.positions, batch.candidates)
+            )
             + repr((batch.tokens.shape, batch.candidates.shape)).encode()
         )
         found = self._known.get(key)

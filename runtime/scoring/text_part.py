@@ -76,7 +76,8 @@ class TextPart:
         memory = self.memory
         if memory is None:
             return scores.logp
-        logp = memory.mixed(scores.logp[0], batch.tokens, batch.positions, batch.candidates)
+        whole = batch.whole
+        logp = memory.mixed(scores.logp[0], whole.tokens, whole.positions, whole.candidates)
         return logp[None]
 
     @property
@@ -155,7 +156,7 @@ def tokens_of(look: Look, values: NDArray[np.float32], width: int) -> Tokens:
         states.append(scores.hidden[0, :, :width])
         words.append(batch.candidates[:, 0])
         parts.append((numbers, batch))
-        texts += said_in(batch)
+        texts += said_in(batch.whole)
 
     def losses(logp: NDArray[np.float64]) -> NDArray[np.float64]:
         found = np.empty((1, look.examples), dtype=np.float64)

@@ -22,6 +22,7 @@ from safetensors.numpy import save as save_safetensors
 from ..bundle import Bundle
 from ..errors import BundleError, TuningError
 from ..files import replace_file
+from ..hub import local_file
 from ..schema import SHA256, MapOf, Text, check, parse_json
 from .part import PartKind
 from .parts import restored
@@ -85,12 +86,14 @@ def load_values(path: Path | str, bundle: Bundle, kinds: Mapping[str, PartKind])
     """Values that ``export_values`` wrote.
 
     Args:
+        path: a file here or on the hub (see ``hub``).
         kinds: of parts on ``bundle`` (see ``parts.kinds_of``).
 
     Raises:
         BundleError: unreadable, damaged, or not of this bundle.
+        DownloadError: the hub does not deliver it.
     """
-    file = Path(path)
+    file = local_file(path)
     try:
         size = file.stat().st_size
         # Values and places; a part; the header.

@@ -10,6 +10,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_args
 
 from tokenizers import Tokenizer
@@ -17,12 +18,14 @@ from tokenizers import Tokenizer
 from ..bundle import Bounds, Bundle
 from ..bundle.chat import ChatPart
 from ..errors import DataError
+from ..hub import local_file
 from .chat import Chat
 from .chat_template import ChatTemplate
 from .classification import Classification
 from .completion import Completion
 from .field_text import described
 from .multiple_choice import MultipleChoice
+from .row_formats import strict_json
 from .rows import (
     Rows,
     encode_questions,
@@ -48,6 +51,7 @@ __all__ = [
     "encode_rows",
     "need_labels",
     "read_rows",
+    "read_spec",
     "task_for",
     "task_from_spec",
     "warn_of_examples",
@@ -134,6 +138,26 @@ def task_from_spec(
         )
     setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template, tuple(ends))
     return watched(lambda _: _KINDS[spec["kind"]](spec, setting), "task")
+
+
+def read_spec(source: str | Path) -> dict[str, Any]:
+    """The specification in a JSON file, here or on the hub (see ``hub``).
+
+    Raises:
+        DataError: it cannot be read, or holds none (see ``check_spec``); the message names it.
+        DownloadError: the hub does not deliver it.
+    """
+    path = local_file(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a task specification ({error})") from error
+    spec = strict_json(text, str(path))
+    try:
+        check_spec(spec)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return dict(spec)
 
 
 def check_spec(spec: object) -> None:

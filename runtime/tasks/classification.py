@@ -50,12 +50,15 @@ class Classification(Choosing):
             self._demonstration(row, f"task: demonstration {number}")
             for number, row in enumerate(spec.get("demonstrations", ()), start=1)
         )
-        shown, bound = len(self._ids(self._shown)) if self._shown else 0, self._bounds.length
-        if shown >= bound:
-            raise DataError(
-                f"task: the demonstrations alone have {shown} tokens, a row has {bound} at most; "
-                f"give fewer or shorter ones, or export with a larger --length"
-            )
+        self._begin_with(self._shown + self.template.start)
+        if self._shown:
+            shown = len(tokenise(self._tokenizer, self._shown).ids)
+            bound = self._bounds.length + self._bounds.prefix
+            if shown >= bound:
+                raise DataError(
+                    f"task: the demonstrations alone have {shown} tokens, a row has {bound} at "
+                    "most; give fewer or shorter ones, or export with a larger --length"
+                )
         self._look_at_words()
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
@@ -101,7 +104,8 @@ class Classification(Choosing):
         return self._shown + self.template.render(fields)
 
     def _ids(self, text: str) -> list[int]:
-        return tokenise(self._tokenizer, text).ids
+        """The tokens of a prompt, behind the prefix."""
+        return self._front.behind(text)[0]
 
     def _tokens_after(self, prompt: str, tokens: list[int], word: str) -> list[int]:
         """The tokens that follow the prompt's when ``word`` follows the prompt.

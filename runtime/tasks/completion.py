@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from . import spec_fields
 from .field_text import field_text
+from .front import Continuation, continuation
 from .task import Batch, Encoded, Prediction, Setting, Task
-from .tokenising import Continuation, continuation, shorten, tokenise
+from .tokenising import shorten, tokenise
 
 
 class TokenLoss(Task):
@@ -64,6 +65,7 @@ class Completion(TokenLoss):
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)
+        self._begin_with(self.template.start)
         self._completion_field: str = spec["completion_field"]
         self._ends = setting.ends
         self.ends = spec.get("end", bool(setting.ends))
@@ -79,7 +81,7 @@ class Completion(TokenLoss):
             text = self._within_half(text)
 
         def joined(fields: Mapping[str, str]) -> Continuation:
-            found = continuation(self.template.render(fields), text, self._tokenizer, where)
+            found = continuation(self.template.render(fields), text, self._front, where)
             if self.ends and text == whole_text and found.tokens[-1] not in self._ends:
                 found.tokens.append(self._ends[0])
             return found

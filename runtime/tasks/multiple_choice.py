@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from . import spec_fields
 from .choosing import Choosing
 from .field_text import field_text
+from .front import Continuation, continuation
 from .task import Batch, Encoded, Observation, Setting
-from .tokenising import Continuation, continuation
 
 
 class MultipleChoice(Choosing):
@@ -31,6 +31,7 @@ class MultipleChoice(Choosing):
         self._choice_fields = tuple(spec["choice_fields"])
         labels = [str(index) for index in range(len(self._choice_fields))]
         super().__init__(spec, setting, spec["label_field"], labels)
+        self._begin_with(self.template.start)
 
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
         gold = self._gold(row, where, labelled)
@@ -39,7 +40,7 @@ class MultipleChoice(Choosing):
         def rows_of(fields: Mapping[str, str]) -> list[Continuation]:
             prompt = self.template.render(fields)
             return [
-                continuation(prompt, _joined(prompt, choice), self._tokenizer, where)
+                continuation(prompt, _joined(prompt, choice), self._front, where)
                 for choice in choices
             ]
 

@@ -1,4 +1,4 @@
-"""Rows in Arrow tables: Parquet files, and folders that Hugging Face's ``datasets`` saved.
+"""Rows in Parquet files.
 
 Needs pyarrow, which a device need not have. Yields the fields of each row with ``file row number``.
 """
@@ -10,14 +10,13 @@ from typing import Any
 
 from ..errors import DataError
 from .field_text import LONGEST
-from .row_formats import Fields, strict_json
+from .row_formats import Fields
 
 _ROWS_AT_ONCE = 64
 _MOST_VALUES, _MOST_BYTES = 1 << 26, 1 << 30
 """Of all columns of a file together, decoded as they are stored."""
 _LONGEST_BYTES = 4 * LONGEST
 _NO_UTF8 = re.compile(r"Invalid UTF8 sequence at string index (\d+)")
-_STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
 def parquet_rows(path: Path) -> Fields:
@@ -55,32 +54,6 @@ def parquet_rows(path: Path) -> Fields:
     return _rows(batches(), path, pyarrow)
 
 
-def dataset_rows(folder: Path) -> Fields:
-    """Rows of one split that ``Dataset.save_to_disk`` wrote.
-
-    Raises:
-        DataError: as ``parquet_rows``, or ``folder`` is another one, or holds several splits.
-    """
-    if (folder / _SPLITS).is_file():
-        splits = sorted(item.parent.name for item in folder.glob(f"*/{_STATE}"))
-        shown = ", ".join(str(folder / split) for split in splits) or "none is there"
-        raise DataError(f"{folder}: holds several splits; give the folder of one: {shown}")
-    if not (folder / _STATE).is_file():
-        raise DataError(
-            f"{folder}: is a folder; give a file, or what Dataset.save_to_disk of Hugging Face's "
-            "datasets wrote"
-        )
-    files = _data_files(folder)
-    pyarrow = _pyarrow(folder)
-
-    def batches() -> Iterator[Any]:
-        for file in files:
-            with pyarrow.memory_map(str(file)) as data, pyarrow.ipc.open_stream(data) as stream:
-                yield from stream
-
-    return _rows(batches(), folder, pyarrow)
-
-
 def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow
@@ -88,18 +61,6 @@ def _pyarrow(path: Path) -> Any:
     except ImportError:
         raise DataError(f"{path}: to read it, pip install pyarrow") from None
     return pyarrow
-
-
-def _data_files(folder: Path) -> list[Path]:
-    state_file = folder / _STATE
-    try:
-        state = strict_json(state_file.read_text(encoding="utf-8"), str(state_file))
-        names = [item["filename"] for item in state["_data_files"]]
-        if not all(isinstance(name, str) and name == Path(name).name for name in names):
-            raise ValueError("a file name with a folder")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{state_file}: does not list the data's files; save it again") from error
-    return [folder / name for name in names]
 
 
 def _rows(batches: Iterable[Any], path: Path, pyarrow: Any) -> Fields:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ..errors import DataError, warn
+from ..hub import local_file
 from .field_text import described, strings_in
 from .row_formats import FORMATS, jsonl_rows
-from .row_tables import dataset_rows, parquet_rows
+from .row_tables import parquet_rows
 from .task import Encoded, Task, TooLong
 from .tokenising import Watch, watched
 
@@ -41,19 +42,21 @@ def read_rows(source: Rows, name: str = "row") -> list[Row]:
     Args:
         source: a file, told by its ending: ``.jsonl`` (one object a line), ``.json`` (a list of
             objects), ``.csv`` (with a header; comma, semicolon or tab), ``.tsv``, ``.txt`` (one
-            text a line, as the field ``text``), ``.parquet``; a folder that Hugging Face's
-            ``datasets`` saved; ``-`` for JSON lines on standard input; or dicts.
+            text a line, as the field ``text``), ``.parquet``; ``-`` for JSON lines on standard
+            input; a file on the Hugging Face hub, ``hf://datasets/owner/name[@revision]/path``; or
+            dicts.
         name: what a dict is called in messages, before its number; a ``Row`` has its own.
 
     Raises:
         DataError: unreadable, empty, another ending, more than ``MAX_ROWS`` or
             ``MAX_CHARACTERS``, or a row that is not an object or has another number of cells than
             the header; the message names file and line.
+        DownloadError: the hub does not deliver it.
     """
     if not isinstance(source, str | Path):
         return _within_cap(_given(source, name), "the rows")
     file = str(source)
-    rows = _within_cap(_read(Path(source)), file)
+    rows = _within_cap(_read(local_file(source)), file)
     if not rows:
         raise DataError(f"{file}: no rows; the file is empty")
     return rows
@@ -97,7 +100,10 @@ def _read(path: Path) -> Iterator[Row]:
     if str(path) == "-":
         fields = jsonl_rows(_text(sys.stdin.buffer, "stdin"), "stdin")
     elif os.path.isdir(path):
-        fields = dataset_rows(path)
+        raise DataError(
+            f"{path}: is a folder; give a file of rows (Hugging Face's datasets write one with "
+            "to_parquet)"
+        )
     elif ending == ".parquet":
         fields = parquet_rows(path)
     elif ending in FORMATS:

@@ -24,8 +24,12 @@ class Template:
     def __init__(self, text: str) -> None:
         self.source = text
         names: list[str] = []
+        self.start = ""
+        """The text before the first field."""
         try:
-            for _, name, format_spec, conversion in string.Formatter().parse(text):
+            for literal, name, format_spec, conversion in string.Formatter().parse(text):
+                if not names:
+                    self.start += literal
                 if name is None:
                     continue
                 if not name.isidentifier() or format_spec or conversion:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from ..bundle import Bounds
 from ..errors import DataError, warn
 from .chat_template import ChatTemplate
+from .front import Front
 from .spec_fields import Check, Template
 from .tokenising import shorten
 
@@ -37,7 +38,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as tokens."""
+    """One example as tokens, but for those that its task's every row has in front."""
 
     tokens: NDArray[np.int64]
     """int64 ``[rows, length]``, padded on the right; several rows for multiple choice."""
@@ -71,11 +72,25 @@ class Batch:
     """int64 ``[N, C]``."""
     gold: NDArray[np.int64]
     """int64 ``[examples]``."""
+    prefix: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """int64 ``[L]``, tokens that stand in front of every row; ``[0]`` where none do."""
 
     @property
     def examples(self) -> int:
         """Number of examples."""
         return len(self.gold)
+
+    @property
+    def whole(self) -> "Batch":
+        """The same examples in rows that hold the prefix, too."""
+        ahead, (rows, length) = len(self.prefix), self.tokens.shape
+        front = np.broadcast_to(self.prefix, (rows, ahead))
+        return Batch(
+            tokens=np.concatenate([front, self.tokens], axis=1),
+            positions=self.positions + ahead * (1 + self.positions // length),
+            candidates=self.candidates,
+            gold=self.gold,
+        )
 
     @property
     def row_of(self) -> NDArray[np.int64]:
@@ -146,6 +161,8 @@ class Task(ABC):
     writes: bool = False
     """Whether it scores one token at each position, and its loss is their negative
     log-likelihood."""
+    prefix: NDArray[np.int64] = np.empty(0, np.int64)
+    """int64 ``[L]``, tokens in front of every row, which no example holds."""
     ends: bool = False
     """Whether texts to learn have the model's own end behind them, so that it learns to stop."""
 
@@ -155,11 +172,17 @@ class Task(ABC):
         self._bounds = setting.bounds
         self._pad_id = setting.pad_id
         self._truncate = setting.on_long == "truncate"
+        self._begin_with("")
         if self.template.source[-1:] in (" ", "\t"):
             warn(
                 f"task: the template ends in a blank, {self.template.source[-20:]!r}; end it "
                 "without one: to the model a word's own token begins with its space"
             )
+
+    def _begin_with(self, text: str) -> None:
+        """Say what every row's text begins with: what of it the program takes is the prefix."""
+        self._front = Front(text, self._tokenizer, self._bounds.prefix)
+        self.prefix = self._front.tokens
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any], where: str, *, labelled: bool = True) -> Encoded:
@@ -245,6 +268,7 @@ class Task(ABC):
             positions=np.concatenate(positions),
             candidates=np.concatenate([example.candidates for example in examples]),
             gold=np.array([example.gold for example in examples], dtype=np.int64),
+            prefix=self.prefix,
         )
 
     def _fit(

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import JournalError, TuningError
-from ..estimators import Estimator, RunContext, changed, fit, fixed_settings
-from ..journal.file import Durability, JournalWriter, read_journal
+from ..estimators import RunContext, changed, fit, fixed_settings
+from ..journal.file import JournalWriter
 from ..journal.format import FORGOTTEN, Change, End, Header, Record
-from ..journal.history import History
-from ..journal.replay import best_values_of
 from ..journal.start import Start
 from ..journal.state import RunState
 from ..scoring.values import Values
@@ -46,35 +44,17 @@ class Tuned:
 class LiveRun:
     """Made by ``begin`` or ``resume``; holds the run's lock until closed."""
 
-    def __init__(self, writer: JournalWriter, state: RunState, start: Start) -> None:
-        self.writer = writer
-        self._state, self._start = state, start
+    def __init__(self, writer: JournalWriter, state: RunState) -> None:
+        self.writer, self.state = writer, state
         self._broken = False
 
-    @property
-    def history(self) -> History:
-        """Settings in force, steps done, evaluations, skips."""
-        return self._state.history
-
-    @property
-    def estimator(self) -> Estimator:
-        """The run's estimator."""
-        return self._state.estimator
-
-    @property
-    def values(self) -> Values:
-        """Live."""
-        return self._state.values
-
     @classmethod
-    def begin(
-        cls, folder: Path, header: Header, start: Start, durability: Durability | None
-    ) -> "LiveRun":
+    def begin(cls, folder: Path, header: Header, start: Start) -> "LiveRun":
         """Start a run in a folder that has none."""
         state = RunState(folder, header, start)
-        writer = JournalWriter.create(folder, header, durability=durability)
+        writer = JournalWriter.create(folder, header)
         state.path = writer.path
-        return cls(writer, state, start)
+        return cls(writer, state)
 
     @classmethod
     def resume(
@@ -86,7 +66,6 @@ class LiveRun:
         data: Mapping[str, str | None],
         task_spec: Mapping[str, Any] | None,
         context: RunContext,
-        durability: Durability | None,
         allow_changes: bool,
     ) -> "LiveRun":
         """Go on with a run; a torn tail is cut and the values are replayed.
@@ -101,12 +80,11 @@ class LiveRun:
             JournalError: damaged, in use, or of another bundle.
             TuningError: settings or examples other than the run's, and not ``allow_changes``.
         """
-        writer, journal = JournalWriter.open(folder, durability=durability)
+        writer, journal = JournalWriter.open(folder)
         try:
             state = RunState(journal.path, journal.header, start)
-            for placed in journal.records:
-                state.advance(placed.record)
-            run = cls(writer, state, start)
+            state.take(journal)
+            run = cls(writer, state)
             fixed = fixed_settings(state.history.settings)
             size = state.history.settings.batch_size
             if "batch_size" in fixed and context.examples < size:
@@ -140,10 +118,10 @@ class LiveRun:
         self, asked: Mapping[str, Any], data: Mapping[str, str | None], context: RunContext
     ) -> list[tuple[str, Any, Any]]:
         """``(field, value of the run, wanted value)`` where they differ."""
-        have: dict[str, Any] = {**self.history.settings.to_dict(), **self.history.data}
+        have: dict[str, Any] = {**self.state.history.settings.to_dict(), **self.state.history.data}
         want = {**have, **data}
         asked = {name: value for name, value in asked.items() if value not in (None, "auto")}
-        wanted = self.history.settings
+        wanted = self.state.history.settings
         if asked.get("estimator", have["estimator"]) != have["estimator"]:
             want["estimator"] = asked["estimator"]  # refused, whatever would fit it
         elif asked:
@@ -156,12 +134,12 @@ class LiveRun:
 
     def _check_memory(self, wanted: Options) -> None:
         """Refuse to begin a memory of words, or to leave one as it is."""
-        if wanted.keeps_words and not self.values.keeps_words:
+        if wanted.keeps_words and not self.state.values.keeps_words:
             raise TuningError(
                 f"{self.writer.path}: the run was begun without a memory of words; start one with "
                 f"{wanted.memory} in another folder"
             )
-        if self.history.settings.options.keeps_words and not wanted.keeps_words:
+        if self.state.history.settings.options.keeps_words and not wanted.keeps_words:
             raise TuningError(
                 f"{self.writer.path}: the run keeps words of its texts; 'seedtune journal forget "
                 "--all' takes them out, and it keeps none from then on"
@@ -177,30 +155,28 @@ class LiveRun:
             raise JournalError(f"{self.writer.path}: interrupted while recording; open it again")
         self._broken = True  # an interrupt from here to the end leaves memory behind the file
         self.writer.append(record)
-        self._state.advance(record)
+        self.state.advance(record)
         self._broken = False
         self.writer.sync_if_due()
 
     def end(self, reason: str) -> None:
         """Record why the loop ends, with the hash of the values, and sync."""
-        self.commit(End(bytes.fromhex(self._state.sha256)[:16], reason))
+        self.commit(End(bytes.fromhex(self.state.sha256)[:16], reason))
         self.writer.sync()
 
     def tuned(self) -> Tuned:
         """The best evaluated state; the last one if nothing was evaluated."""
-        history, best = self.history, self.history.best
+        history, best = self.state.history, self.state.history.best
         if best is None:
             message = f"the values after step {history.steps} ship; none was evaluated"
-            return Tuned(self.values, history.steps, None, None, message)
+            return Tuned(self.state.values, history.steps, None, None, message)
         if best.step == 0:
             message = f"no evaluated step up to {history.steps} beat the start: the start ships"
         else:
             message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
         if history.evaluations[-1].step < history.steps:
             message += f"; step {history.steps}, the last, was not evaluated"
-        values = self._state.best_values
-        if values is None:  # what is best was changed since
-            values = best_values_of(self._state, read_journal(self.writer.path), self._start)
+        values = self.state.best_values
         return Tuned(values, best.step, best.loss, best.metric, message)
 
     def close(self) -> None:

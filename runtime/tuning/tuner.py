@@ -22,9 +22,8 @@ from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
 from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
-from ..estimators.rates import Perturbing, Scheduled
+from ..estimators.rates import Perturbing
 from ..journal import format as journal
-from ..journal.file import Durability
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
 from ..journal.run_folder import JOURNAL_FILE
@@ -40,7 +39,6 @@ from .budget import Budget, Control
 from .guards import giving_up, judge_losses, judge_scalars
 from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
-from .step_size import StepSize, measure_step_size
 
 _log = logging.getLogger("seedtune")
 """How a run goes: its beginning, evaluations and end as INFO, each step as DEBUG."""
@@ -96,7 +94,6 @@ class Tuner:
         eval_examples: encoded held-out examples, which decide the best step.
         budget: when this session ends early.
         control: pauses and stops it from elsewhere.
-        durability: when the journal is synced.
         allow_changes: go on with other settings or examples, and record them.
         memory_limit: bytes that this process may hold; passes are cut to fit (see ``memory``). By
             default what the system has left.
@@ -122,7 +119,6 @@ class Tuner:
         eval_examples: Sequence[Encoded] | None = None,
         budget: Budget | None = None,
         control: Control | None = None,
-        durability: Durability | None = None,
         allow_changes: bool = False,
         memory_limit: int | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
@@ -134,8 +130,6 @@ class Tuner:
         self.control = control or Control()
         self.loss_noise: LossNoise | None = None
         """Measured if this session started the run, with eps ``auto``."""
-        self.step_size: StepSize | None = None
-        """Measured if this session started the run, with lr ``auto``."""
         self.stop_reason: str | None = None
         """Why the last iteration ended; None while it goes on or after a ``break``."""
         self._engine, self._task, self._start = engine, task, start
@@ -149,10 +143,10 @@ class Tuner:
         self._active = 0.0
         self._memory_limit = memory_limit
         if os.path.exists(self.folder / JOURNAL_FILE):
-            self._run = self._resumed(settings, durability, allow_changes, task_spec)
+            self._run = self._resumed(settings, allow_changes, task_spec)
         else:
             header = self._new_header(settings or {}, task_spec)
-            self._run = LiveRun.begin(self.folder, header, start, durability)
+            self._run = LiveRun.begin(self.folder, header, start)
         self._metrics = MetricsLog(self.folder)
         known = _forwards_stay(self.values)
         self._known = KnownForwards(self._engine) if known else None
@@ -160,7 +154,6 @@ class Tuner:
     def _resumed(
         self,
         settings: Mapping[str, Any] | None,
-        durability: Durability | None,
         allow_changes: bool,
         task_spec: Mapping[str, Any] | None,
     ) -> LiveRun:
@@ -175,18 +168,17 @@ class Tuner:
             data=data,
             task_spec=task_spec,
             context=self.context,
-            durability=durability,
             allow_changes=allow_changes,
         )
         try:
             self._note_program(run)
-            options = run.history.settings.options
-            if run.values.keeps_words and not options.keeps_words:
+            options = run.state.history.settings.options
+            if run.state.values.keeps_words and not options.keeps_words:
                 warn(
                     f"{run.writer.path}: forgot the words of its texts and keeps none of these "
                     f"({options.memory}=True, --{options.memory}: as it did before)"
                 )
-            self._fit_passes(run.estimator, run.values)
+            self._fit_passes(run.state.estimator, run.state.values)
         except TuningError:
             run.close()
             raise
@@ -194,7 +186,7 @@ class Tuner:
 
     def _note_program(self, run: LiveRun) -> None:
         """Say, and note in the journal, that losses come from another program from now on."""
-        before, now = run.history.program, self._engine.program
+        before, now = run.state.history.program, self._engine.program
         if before and now and before != now:
             warn(
                 f"{run.writer.path}: the run goes on with the program {now}; its steps so far are "
@@ -232,6 +224,7 @@ class Tuner:
                 self._bounds,
                 self._start.memory,
                 [*self._train, *self._eval],
+                prefix=len(self._task.prefix),
                 limit=self._memory_limit,
                 reserve=estimator.memory_bytes(len(self._train)) + part,
                 now=self._engine.memory(),
@@ -258,21 +251,8 @@ class Tuner:
                 self._start.values,
                 seed=settings.seed,
             )
-            own = replace(own, eps=self.loss_noise.eps)
-            settings = replace(settings, options=own)
+            settings = replace(settings, options=replace(own, eps=self.loss_noise.eps))
             extra["loss_noise"] = self.loss_noise.to_dict()
-        if isinstance(own, Scheduled) and own.lr == "auto":
-            # Of few examples, smaller batches: the next must be of others to tell descent from fit.
-            half = max(1, len(self._train) // 2)
-            trial = replace(settings, batch_size=min(settings.batch_size, half))
-            self.step_size = measure_step_size(
-                lambda: make_estimator(settings, shape, begun.part),
-                lambda number: self._look(self._batch(trial, number)),
-                self._start.values,
-                settings,
-            )
-            settings = replace(settings, options=replace(own, lr=self.step_size.lr))
-            extra["step_size"] = self.step_size.to_dict()
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
@@ -298,12 +278,12 @@ class Tuner:
     @property
     def history(self) -> History:
         """Settings in force, steps done, evaluations, skips."""
-        return self._run.history
+        return self._run.state.history
 
     @property
     def values(self) -> Values:
         """After the last step. They are live: copy them to keep them."""
-        return self._run.values
+        return self._run.state.values
 
     @property
     def cut_bytes(self) -> int:
@@ -313,7 +293,7 @@ class Tuner:
     @property
     def forwards(self) -> int:
         """Forward passes of all steps of the run so far, one a probe."""
-        return self.history.steps * self._run.estimator.probes
+        return self.history.steps * self._run.state.estimator.probes
 
     @property
     def seconds(self) -> float:
@@ -357,7 +337,7 @@ class Tuner:
         began = time.monotonic()
         history, settings = self.history, self.history.settings
         number = history.steps
-        measured = self._run.estimator.measure(
+        measured = self._run.state.estimator.measure(
             self._look(self._batch(settings, number)),
             self.values,
             seed=settings.seed,
@@ -515,7 +495,7 @@ class Tuner:
         spent = self._budget.exhausted(
             seconds=self._active,
             forwards=self.forwards,
-            step_forwards=self._run.estimator.probes,
+            step_forwards=self._run.state.estimator.probes,
         )
         if spent is not None:
             return _Stop(spent, evaluate=True)

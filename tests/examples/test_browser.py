@@ -90,7 +90,7 @@ def test_a_run_replays_to_the_same_bits_and_answers(
     run = tuned(tasked, rows, tmp_path / "run", *RUNS[name])
     if name == "linear":  # goes on with other settings, which the journal notes
         tuned(tasked, rows, run, *RUNS[name], "--steps", 11, "--lr", "5e-4", "--allow-changes")
-    known = good("journal", "replay", run, tasked.path)
+    known = good("journal", "verify", run, tasked.path)
     page.open("bundle", tasked.path)
     with open_model(tasked, engine="onnxruntime", threads=1) as model:
         before = model.predict({"text": "a dull film"}).scores
@@ -132,7 +132,7 @@ def _given(run: Path, bundle: Bundle) -> dict[str, str]:
 
 def test_a_compacted_run(page: Page, tasked: Bundle, rows: Path, tmp_path: Path) -> None:
     run = tuned(tasked, rows, tmp_path / "run", "--steps", 80, "--eval-every", 5)
-    known = good("journal", "replay", run, tasked.path)
+    known = good("journal", "verify", run, tasked.path)
     compact(run, Start.of(tasked))
     (snapshot,) = run.glob("snapshot-*")
     page.open("bundle", tasked.path)
@@ -155,7 +155,7 @@ def test_a_torn_end_is_left_out_and_damage_refused(
     page.open("bundle", tasked.path)
     for torn in (data[:-3], data[:-3] + bytes(9), data + b"\x01"):
         file.write_bytes(torn)
-        known = good("journal", "replay", run, tasked.path)
+        known = good("journal", "verify", run, tasked.path)
         assert f"{known['steps']} steps, values {known['sha256']}" in page.open("run", run)
     changed = bytearray(data)
     changed[-60] ^= 1

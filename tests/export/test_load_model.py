@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+from hub_stand_in import ask, running_hub
 from safetensors.torch import load_file, save_file
 from seedtune.export.model.load_model import load_causal_lm
 from seedtune.export.model.shape import read_shape
-from seedtune.runtime.errors import ModelError
+from seedtune.runtime.errors import DownloadError, ModelError
 
 
 @pytest.fixture
@@ -201,25 +202,67 @@ def test_truncated_gguf_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
-def test_hub_that_cannot_be_reached(monkeypatch):
-    import huggingface_hub
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in of the hub, and an empty cache."""
+    with running_hub() as found:
+        ask(monkeypatch, found, tmp_path / "hf")
+        yield found
 
-    def refuse(*_args, **_options):
-        raise OSError("no network here\nsecond line")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(ModelError, match=r"org/name.*no network here; check the name") as caught:
+def test_a_model_on_the_hub_is_loaded_and_says_of_which_commit(hub, tiny_llama_folder):
+    files = {file.name: file.read_bytes() for file in tiny_llama_folder.iterdir()}
+    below = {f"sub/{name}": data for name, data in files.items()}
+    extra = {"README.md": b"", "onnx/model.onnx": b"x", "fp32/model.safetensors": b"x"}
+    repository = hub.add("models/org/name", {**files, **below, **extra})
+    (commit,) = repository.commits
+    here = load_causal_lm(tiny_llama_folder)
+    for source, path in (
+        ("org/name", ""),
+        ("hf://org/name", ""),
+        ("hf://org/name@main/sub", "/sub"),
+    ):
+        found = load_causal_lm(source)
+        assert (found.name, found.sha256) == ("org/name", here.sha256)
+        assert found.origin == f"hf://org/name@{commit}{path}"
+    assert not hub.gets(".onnx") and not hub.gets("fp32/model.safetensors")
+    assert read_shape("hf://org/name").name == "org/name" and here.origin is None
+
+
+def test_the_shape_of_a_model_on_the_hub_needs_no_weights(hub, tiny_llama_folder):
+    hub.add("models/org/name", tiny_llama_folder)
+    assert read_shape("org/name").blocks == read_shape(tiny_llama_folder).blocks
+    assert not hub.gets(".safetensors")
+
+
+def test_a_model_that_the_hub_does_not_have(hub):
+    for source in ("org/name", "hf://org/name/model.gguf"):
+        with pytest.raises(DownloadError, match=r"hf://org/name.*: no such repository") as caught:
+            load_causal_lm(source)
+        assert "\n" not in str(caught.value)
+    hub.add("models/org/packed", {"README.md": "nothing", "q4.gguf": b"GGUF"})
+    with pytest.raises(DownloadError, match=r"no \*\.json or .* there; there are: .*q4\.gguf"):
+        load_causal_lm("org/packed")
+    with pytest.raises(ModelError, match=r"q4\.gguf: cannot be dequantised"):
+        load_causal_lm("hf://org/packed/q4.gguf")
+
+
+def test_half_a_model_is_not_taken_for_a_whole(hub, tiny_llama_folder, monkeypatch):
+    """Without a part that a model can be loaded without, such as its generation settings."""
+    import huggingface_hub.file_download as client
+
+    monkeypatch.setattr(client.time, "sleep", lambda _: None)
+    files = hub.add("models/org/name", tiny_llama_folder).files
+    files["generation_config.json"] = b'{"eos_token_id": 5}'
+    hub.cuts["generation_config.json"] = [0] * 20
+    with pytest.raises(DownloadError, match="check the connection and try again"):
         load_causal_lm("org/name")
-    assert "\n" not in str(caught.value)
-
-
-def test_hub_id_is_loaded_from_the_downloaded_folder(monkeypatch, tiny_llama_folder):
-    import huggingface_hub
-
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda *_args, **_options: str(tiny_llama_folder)
-    )
-    assert load_causal_lm("org/name").name == "org/name"
+    monkeypatch.setattr(client.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
+        load_causal_lm("org/name")
+    monkeypatch.setattr(client.constants, "HF_HUB_OFFLINE", False)
+    hub.cuts.clear()
+    assert 5 in load_causal_lm("org/name").end_ids
 
 
 @pytest.mark.parametrize("source", ["../nowhere/at/all", "/no/such/folder", ""])

@@ -2,31 +2,8 @@
 
 import numpy as np
 import pytest
-from ridge_problems import objective_slope, problem
-from seedtune.host_tools.bench.fleet import (
-    FEWEST,
-    MOST,
-    epsilon,
-    exact_fit,
-    guesses,
-    uneven,
-)
+from seedtune.host_tools.bench.fleet import epsilon, guesses
 from seedtune.runtime.estimators.ridge_logistic import Examples
-
-
-def test_rows_are_dealt_out_unevenly_and_once():
-    gold = np.arange(1600) % 2
-    parts = uneven(gold, 6)
-    assert all(FEWEST <= len(part) <= MOST for part in parts)
-    assert len(np.unique(np.concatenate(parts))) == sum(map(len, parts)) <= 1600
-    shares = [gold[part].mean() for part in parts]
-    assert min(shares) < 0.2 and max(shares) > 0.8
-
-
-def test_what_the_fleet_is_held_against_is_the_minimum():
-    seen = problem(1, 2, 2, count=150, width=30)
-    weights = exact_fit(seen, 2.0)
-    assert np.linalg.norm(objective_slope(seen, 2.0, weights)) < 1e-5
 
 
 def test_guesses_of_few_rows_are_right_and_noise_hides_them():

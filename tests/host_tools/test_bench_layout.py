@@ -3,11 +3,9 @@
 import ast
 from pathlib import Path
 
-import pytest
 from command_line import good
 
 BENCH = Path(__file__).parents[2] / "host_tools/bench"
-FOLDERS = sorted(file.parent for file in BENCH.glob("*/__init__.py"))
 
 
 def test_the_files_at_the_top_are_the_benchmarks() -> None:
@@ -17,11 +15,3 @@ def test_the_files_at_the_top_are_the_benchmarks() -> None:
         tree = ast.parse((BENCH / f"{name}.py").read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert f"bench_{name}" in defined, name
-
-
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_folder_says_what_is_inside(folder) -> None:
-    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
-    said = ast.get_docstring(tree)
-    assert said and len(tree.body) == 1 and "\n" not in said
-    assert len(list(folder.glob("*.py"))) > 2

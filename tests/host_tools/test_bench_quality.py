@@ -1,15 +1,13 @@
 """The table of methods: cells, results and summary, and every baseline on a tiny model."""
 
-import io
 import json
 import os
-from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
 import pytest
 from command_line import good
-from seedtune.host_tools.bench import first_order, quality
+from seedtune.host_tools.bench import quality
 from seedtune.host_tools.bench.contenders import lora, mezo, sparse_fp32
 from seedtune.host_tools.bench.contenders.float_engine import FloatEngine
 from seedtune.host_tools.bench.contenders.float_task import FloatTask
@@ -17,13 +15,10 @@ from seedtune.host_tools.bench.contenders.mask_places import answered, random_pl
 from seedtune.host_tools.bench.contenders.task_loss import task_losses
 from seedtune.host_tools.bench.contenders.task_methods import METHODS, tuner_settings
 from seedtune.host_tools.bench.summaries.quality import summarise_quality
-from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key, settings_hash
+from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer
-from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.estimators.noise import add_noise
-from seedtune.runtime.options import option
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(
@@ -92,19 +87,6 @@ def test_the_engine_scores_as_the_model_does(toy, data):
         np.testing.assert_allclose(found[:, at], [logp, logp], atol=1e-5)
 
 
-def test_values_go_to_their_places_and_rows_do_not_mix(toy):
-    cell = toy()
-    places = random_places(cell.model, 50, seed=1)
-    engine = FloatEngine(cell.model, places)
-    values = engine.values
-    assert len(values) == 50
-    batch = cell.task.collate(cell.train[:3])
-    first, moved, again = engine.score(batch, np.stack([values, values + 1, values])).logp
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - moved).max() > 1e-3
-    np.testing.assert_array_equal(engine.values, values)
-
-
 def test_random_places_are_spread_over_all_linears_but_the_head(toy):
     model = toy().model
     places = random_places(model, 5000, seed=0)
@@ -143,12 +125,6 @@ def test_mezo_lowers_the_loss_and_goes_on_to_the_bit(toy, tmp_path):
     with (pieces / "mezo.jsonl").open("a") as log:
         log.write('{"scalar": 1.0, "sec')  # killed while writing
     assert mezo.run_on_task(toy(), SETTINGS, pieces, silent)["curve"] == found["curve"]
-
-
-def test_a_shorter_mezo_run_reads_the_longer_one(toy, tmp_path):
-    found = mezo.run_on_task(toy(), SETTINGS, tmp_path, silent)
-    shorter = mezo.run_on_task(toy(), SETTINGS | {"forwards": 20}, tmp_path, silent)
-    assert shorter["curve"] == found["curve"][:2]
 
 
 @pytest.mark.parametrize("data", [DATA, CHOICES, LINES], ids=lambda data: data.name)
@@ -210,15 +186,6 @@ def test_answered_examples_end_with_their_answers(toy, data):
     assert text == wanted[data.name]
 
 
-def test_generic_text_is_scored_for_completion_alone(toy):
-    import math
-
-    cell = toy()
-    assert cell.generic_perplexity() is None
-    cell.generic_text = np.arange(60).reshape(3, 20)
-    assert 1 < cell.generic_perplexity() < math.inf
-
-
 def test_forwards_become_steps():
     settings = METHODS["int4-two-point"].settings | {"seed": 3, "batch_size": 16, "length": 48}
     found = tuner_settings(settings)
@@ -246,40 +213,6 @@ def test_a_cells_key_and_folder_follow_its_settings(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "load_task", lambda name: other)
     assert quality._cell("mezo-fp32", "sst2", 0, 100, 300, None, None, "folder").key != one.key
     assert one.key == cell_of(tmp_path, monkeypatch).key
-
-
-def test_the_folder_alone_follows_the_tuners_defaults(tmp_path, monkeypatch):
-    settings = METHODS["int4-per-example"].settings | {"batch_size": 16}
-    cell = quality.Cell("int4-per-example", "sst2", 0, settings, None)
-    key, folder = cell.key, cell.folder(tmp_path)
-    assert (cell.tuner_settings["eps"], cell.tuner_settings["lr"]) == (1.5e-2, 9e-3)
-
-    @dataclass(frozen=True)
-    class Larger(ESTIMATORS["per-example"].options):
-        eps: float = option(2.0, "Size of the perturbation.", above=0)
-
-    monkeypatch.setitem(
-        ESTIMATORS, "per-example", replace(ESTIMATORS["per-example"], options=Larger)
-    )
-    assert cell.tuner_settings["eps"] == 2.0
-    assert cell.key == key and cell.folder(tmp_path) != folder
-    assert quality.Cell("lora", "sst2", 0, METHODS["lora"].settings, None).tuner_settings is None
-
-
-def test_a_row_tells_its_machine_and_the_tuners_settings(tmp_path, monkeypatch, tiny_llama_folder):
-    name = "model.layers.0.mlp.up_proj"
-    bundle = write_tiny_bundle(
-        tmp_path / "bundle",
-        layers=(Layer(name, (64, 32), 0, 12),),
-        indices=np.arange(12, dtype=np.int64) * 7,
-    )
-    monkeypatch.setattr(quality, "load_task", lambda name: DATA)
-    settings = {**METHODS["sensitive-fp32"].settings, "model": str(tiny_llama_folder)}
-    settings |= {"forwards": 4, "eval_every": 4, "length": 48, "test_rows": 8, "batch_size": 4}
-    cell = quality.Cell("sensitive-fp32", "sst2", 0, settings, bundle.path)
-    found = quality._work(cell, tmp_path, None)
-    assert found["machine"]["cpu"] and found["settings"] == settings
-    assert found["tuner_settings"]["steps"] == 2 and found["tuner_settings"]["stratified"] is True
 
 
 def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
@@ -311,12 +244,6 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
     row = next(iter(read_rows(tmp_path / "results").values()))
     assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
-
-
-@pytest.mark.parametrize("asked", [{"methods": ("magic",)}, {"tasks": ("nothing",)}])
-def test_unknown_names_list_the_known(asked, tmp_path):
-    with pytest.raises(SeedtuneError, match=r"unknown (method|task) '\w+'; known: \w+"):
-        quality.bench_quality(**asked, runs=tmp_path, results=tmp_path)
 
 
 def row(method, task, seed, curve, settings=None, metric="accuracy", **more):
@@ -372,17 +299,6 @@ def test_the_summary_follows_from_the_rows():
     assert chat["best_of_mean"] == 40.0
 
 
-def test_the_summary_is_shown_a_line_a_method():
-    from rich.console import Console
-
-    screen = Console(width=120, record=True, file=io.StringIO())
-    screen.print(quality.show_quality(summarise_quality(ROWS)))
-    lines = [" ".join(line.split()) for line in screen.export_text().splitlines()]
-    assert "sst2 mezo-fp32 2 1000 75.0 ± 7.1 % 75.0 at 1000 - 2.00 0" in lines
-    assert "chat int4-two-point 1 1000 40.0 ± 0.0 40.0 at 1000 auto 2.00 0" in lines
-    assert "sst2_gap_to_lora 2" in lines
-
-
 def test_a_task_judged_on_other_rows_stands_apart():
     more = {"forwards": 180, "test_rows": 872}
     rows = ROWS | table(
@@ -396,15 +312,6 @@ def test_a_task_judged_on_other_rows_stands_apart():
     assert apart["lora"]["last"]["mean"] == pytest.approx(0.99) and apart["lora"]["seeds"] == 9
 
 
-def test_a_target_never_reached_is_null():
-    slow = {key: each for key, each in ROWS.items() if not key.startswith("int4")}
-    slow |= table(row("int4-two-point", "sst2", 0, {0: 0.5, 1000: 0.6}))
-    assert summarise_quality(slow)["forwards_ratio_to_mezo_best"] is None
-
-
-TEXT_HEAD = {"estimator": "text-head", "steps": 100, "eval_every": 10}
-
-
 def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = [os.environ.get(name) for name in names]
@@ -412,79 +319,11 @@ def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
     def run(*, threads=None, results):
         return {"seen": [os.environ.get(name) for name in names]}
 
-    monkeypatch.setattr(first_order, "bench_first_order", run)
-    asked = ("bench", "first_order", "--output", tmp_path)
+    monkeypatch.setattr(quality, "bench_quality", run)
+    asked = ("bench", "quality", "--output", tmp_path)
     assert good(*asked, "--threads", 3)["seen"] == ["3", "3"]
     assert good(*asked)["seen"] == before
     assert [os.environ.get(name) for name in names] == before
-
-
-def test_time_to_an_accuracy_is_steps_by_seconds(tmp_path, monkeypatch):
-    settings = {"estimator": "two-point", "forwards": 400, "eval_every": 100}
-    rows = table(
-        row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.7, 200: 0.81, 400: 0.8}, settings),
-        row("lora", "sst2", 0, {0: 0.5, 60: 0.79, 90: 0.85, 150: 0.9}, peak_rss_bytes=4000),
-        row("int4-text-head", "chat", 0, {0: 85, 50: 50, 100: 44}, TEXT_HEAD, metric="perplexity"),
-        row("int4-two-point", "chat", 0, {0: 85, 400: 77}, settings, metric="perplexity"),
-        row("lora", "chat", 0, {0: 80, 30: 48, 60: 40, 300: 33}, metric="perplexity"),
-    )
-    merge_rows(rows, tmp_path)
-    monkeypatch.setattr(first_order, "_step_seconds", lambda *_: {"int4": 0.5, "lora": 4.0})
-    both = first_order.bench_first_order(results=tmp_path)
-    assert json.loads((tmp_path / "first_order.json").read_text()) == both
-    text = both["tasks"]["chat"]
-    assert (text["metric"], text["goal"], text["int4"]["method"]) == (
-        "perplexity", 44, "int4-text-head"
-    )  # fmt: skip
-    # Half way between two evaluations of LoRA, a third between two of ours.
-    assert (text["int4"]["steps"], text["lora"]["steps"]) == (100, 15)
-    (reached,) = text["on_the_way"]
-    assert reached == pytest.approx(
-        {"goal": 48, "int4_seconds": 200 / 6, "lora_seconds": 40.0, "time_over_lora": 5 / 6}
-    )
-    found = both["tasks"]["sst2"]
-    steps = (100 + 100 / 1.1) / 2, 65 / 3
-    assert (found["int4"]["steps"], found["lora"]["steps"]) == pytest.approx(steps)
-    assert found["time_over_lora"] == pytest.approx(steps[0] * 0.5 / (steps[1] * 4.0))
-    assert found["memory_over_lora"] == 0.25
-    (reached,) = found["on_the_way"]  # 0.85 and 0.9 were never ours
-    ours = (100 + 90 / 1.1) * 0.25
-    assert reached == pytest.approx(
-        {"goal": 0.79, "int4_seconds": ours, "lora_seconds": 80.0, "time_over_lora": ours / 80}
-    )
-
-
-def test_a_step_of_ours_and_of_lora_are_timed(bundle, exported_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(first_order, "load_task", lambda name: DATA)
-    shared = {"model": str(exported_folder / "hf"), "length": 32, "test_rows": 300, "batch_size": 4}
-    rows = table(
-        row("int4-readout", "sst2", 0, {0: 0.5, 4: 0.8}, METHODS["int4-readout"].settings | shared),
-        row("lora", "sst2", 0, {0: 0.5, 60: 0.85}, METHODS["lora"].settings | shared),
-    )
-    merge_rows(rows, tmp_path)
-    asked = {"turns": 1, "tasks": ["sst2"], "bundle": bundle.path, "results": tmp_path}
-    found = first_order.bench_first_order(**asked)["tasks"]["sst2"]
-    assert found["int4"]["steps"] == 4
-    assert found["int4"]["step_seconds"] > 0 and found["lora"]["step_seconds"] > 0
-
-
-def test_time_to_an_accuracy_needs_both_methods(tmp_path):
-    merge_rows(table(row("lora", "sst2", 0, {0: 0.5})), tmp_path)
-    with pytest.raises(SeedtuneError, match="needs rows of lora and of an int4 method"):
-        first_order.bench_first_order(results=tmp_path)
-    slow = table(
-        row("lora", "sst2", 0, {0: 0.5}),
-        row("int4-two-point", "sst2", 0, {0: 0.8}, {"estimator": "two-point", "forwards": 2,
-                                                    "eval_every": 2}),
-    )  # fmt: skip
-    merge_rows(slow, tmp_path)
-    with pytest.raises(SeedtuneError, match=r"lora never reaches 0\.800 on sst2"):
-        first_order.bench_first_order(results=tmp_path)
-
-
-def test_an_empty_table_has_a_summary():
-    found = summarise_quality({})
-    assert found["rows"] == 0 and found["sst2_gap_to_lora"] is None
 
 
 def test_merging_keeps_old_rows_and_replaces_equal_ones(tmp_path):
@@ -494,19 +333,6 @@ def test_merging_keeps_old_rows_and_replaces_equal_ones(tmp_path):
     merge_rows(new, tmp_path)
     assert read_rows(tmp_path) == old | new and len(old | new) == 3
     assert json.loads((tmp_path / "quality.json").read_text())["machine"]["cpu"]
-
-
-def test_a_damaged_table_is_refused_not_overwritten(tmp_path):
-    file = tmp_path / "quality.json"
-    file.write_text("[")
-    with pytest.raises(SeedtuneError, match=r"quality\.json: holds no "):
-        merge_rows(ROWS, tmp_path)
-    assert file.read_text() == "["
-
-
-def test_settings_hash_ignores_order():
-    assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
-    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
 
 
 def test_every_task_and_method_is_known():

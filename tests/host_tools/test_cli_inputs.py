@@ -112,52 +112,6 @@ def test_rows_from_standard_input(bundle: Path) -> None:
     assert "error: stdin:2: unknown label '8'; known labels: 0, 1" in result.stderr
 
 
-def test_without_rows_the_option_is_named(tmp_path: Path, bundle: Path) -> None:
-    error = bad(3, "tune", bundle, tmp_path / "run")
-    assert error == "no examples; give a file of rows with --train"
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("rows.json", '[{"text": "the", "label": 1}, {"text": "a plot", "label": "0"}]'),
-        ("rows.tsv", "text\tlabel\nthe\t1\na plot\t0\n"),
-        ("rows.csv", "text;label\nthe;1\na plot;0\n"),
-        ("rows.csv", "text,label\nthe,1.0\na plot,0.0\n"),
-    ],
-)
-def test_rows_of_many_formats_are_read(
-    tmp_path: Path, bundle: Path, name: str, content: str
-) -> None:
-    file = tmp_path / name
-    file.write_text(content)
-    assert warnings_of("evaluate", bundle, "--data", file) == []
-    assert warnings_of("tune", bundle, tmp_path / "run", "--train", file, "--data", file)
-
-
-def test_labels_that_are_true_or_false_are_read(tmp_path: Path, bundle: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"text": "the", "label": true}\n{"text": "a plot", "label": false}\n')
-    spec = task_file(tmp_path, TASK | {"verbalisers": {"false": " bad", "true": " good"}})
-    assert warnings_of("evaluate", bundle, "--data", rows, "--task", spec) == []
-
-
-def test_parquet_rows_and_texts_without_labels_are_read(tmp_path: Path, bundle: Path) -> None:
-    table = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    file, texts = tmp_path / "rows.parquet", tmp_path / "rows.txt"
-    parquet.write_table(table.table({"text": ["the", "a plot"], "label": [1, 0]}), file)
-    assert warnings_of("evaluate", bundle, "--data", file) == []
-    texts.write_text("the\na plot\n")
-    assert warnings_of("predict", bundle, "--data", texts) == []
-
-
-def test_a_null_is_refused_with_its_place(tmp_path: Path, bundle: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"text": "the", "label": 1}\n{"text": null, "label": 1}\n')
-    assert f"{file}:2: field 'text'" in bad(3, "evaluate", bundle, "--data", file)
-
-
 def test_more_labels_than_the_bundle_scores_names_the_option(tmp_path: Path, bundle: Path) -> None:
     words = {str(n): word for n, word in enumerate((" bad", " good", " film", " plot", " the"))}
     spec = task_file(tmp_path, TASK | {"verbalisers": words})

@@ -73,18 +73,6 @@ def test_a_text_is_gone_on_with_as_the_user_does(bundle: Bundle, files: Path) ->
     assert told["text"] == found
 
 
-def test_forgetting_reaches_the_run_s_values_file(bundle: Bundle, files: Path) -> None:
-    tune(bundle, files, "run")
-    tune(bundle, files, "none", "--no-remember")
-    assert "say what to forget" in bad(5, "journal", "forget", files / "run", bundle.path)
-    found = good("journal", "forget", files / "run", bundle.path, "--all")
-    assert found["steps"] == 4 and found["evaluations"] == []
-    assert not held(files / "run" / "values.safetensors", bundle)
-    assert nll(bundle, files / "run") == pytest.approx(nll(bundle, files / "none"), rel=1e-6)
-    error = bad(5, "journal", "forget", files / "none", bundle.path, "--all")
-    assert "keeps no words of the texts" in error
-
-
 def test_single_texts_and_spans_are_forgotten(bundle: Bundle, files: Path) -> None:
     run = files / "run"
     tune(bundle, files, "run")

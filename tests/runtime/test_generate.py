@@ -8,7 +8,7 @@ import pytest
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, EngineError
-from seedtune.runtime.model import PREDICTED_TOKENS, Model
+from seedtune.runtime.model import Model
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.writing import Manner, Writer, Writing
 from tiny_bundle import TASK, write_tiny_bundle
@@ -34,13 +34,6 @@ def test_the_bundle_knows_how_its_model_ends_and_chats(bundle: Bundle) -> None:
     assert bundle.chat is not None and bundle.chat.special_tokens["eos_token"] == "</s>"
 
 
-def test_the_same_seed_gives_the_same_text(model: Model) -> None:
-    drawn = [text_of(model, "It was", temperature=1.0, seed=seed) for seed in (3, 3, 4)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    greedy = [text_of(model, "It was", max_tokens=10, seed=seed) for seed in (3, 4)]
-    assert greedy[0] == greedy[1] != ""
-
-
 def test_values_in_use_write(model: Model, bundle: Bundle) -> None:
     before = text_of(model, "It was", max_tokens=20)
     original = model.values
@@ -55,27 +48,6 @@ def test_messages_are_written_by_the_template(model: Model) -> None:
     rendered = "<user>Was it great?</s>\n<assistant>"
     assert model.prompt_tokens(MESSAGES) == model.bundle.tokenizer().encode(rendered).ids
     assert text_of(model, MESSAGES, max_tokens=5) == text_of(model, rendered, max_tokens=5)
-
-
-def test_a_text_ends_at_its_bound(model: Model) -> None:
-    writing = model.generate("It was", max_tokens=1000)
-    list(writing)
-    assert writing.ended == "bound"
-    assert len(writing.tokens) == 128 - len(model.prompt_tokens("It was"))
-
-
-def test_rows_without_a_completion_are_answered_with_text(model: Model) -> None:
-    rows = [{"text": "good?", "reply": " yes"}, {"text": "good?"}, {"text": "bad?", "reply": None}]
-    found = model.predict(rows)
-    assert found[0].answer is None and found[0].scores["tokens"] > 0
-    for prediction, row in zip(found[1:], rows[1:], strict=True):
-        assert prediction.scores == {}
-        prompt = f"{row['text']}\nMia:"
-        wanted = text_of(model, prompt, max_tokens=PREDICTED_TOKENS)
-        assert prediction.answer == wanted
-    assert model.predict(rows[1]) == found[1]
-    with pytest.raises(DataError, match="no examples"):
-        model.predict([])
 
 
 @pytest.mark.parametrize("ends", [True, False])

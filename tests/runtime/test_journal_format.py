@@ -1,12 +1,11 @@
 """The format: every record survives the way to bytes and back, no damage goes unseen."""
 
 import json
-import random
 import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.estimators import settings_of
@@ -113,22 +112,6 @@ def test_a_cut_journal_gives_a_prefix_of_whole_records(journal, data):
         assert len(encode(head, records[: len(found) + 1])) > cut
 
 
-@settings(max_examples=300)
-@given(journals, st.data())
-def test_any_changed_byte_is_refused_or_only_costs_the_last_record(journal, data):
-    head, records = journal
-    whole = encode(head, records)
-    at = data.draw(st.integers(0, len(whole) - 1))
-    changed = data.draw(st.integers(1, 255))
-    bad = whole[:at] + bytes([whole[at] ^ changed]) + whole[at + 1 :]
-    try:
-        _, found, torn = decode(bad)
-    except JournalError as error:
-        assert "j:" in str(error) and "\n" not in str(error)
-    else:
-        assert found == records[:-1] and torn > 0
-
-
 def test_every_change_of_every_byte_of_a_journal_is_seen():
     records: list[Record] = [
         Evaluation(0.75, 0.5),
@@ -168,29 +151,6 @@ def test_a_header_keeps_its_task_s_order_and_its_part():
     assert found.encode() == head.encode()
 
 
-@pytest.mark.parametrize("settings", [[], None, "lr", 3, {"estimator": []}])
-def test_a_header_whose_settings_make_no_sense_is_malformed(settings):
-    with pytest.raises(JournalError, match="header is malformed"):
-        decode(crafted(lambda fields: fields.update(settings=settings)))
-
-
-def test_damage_names_the_offset_of_the_record():
-    head, records = header(), [Step((float(i),)) for i in range(10)]
-    whole = bytearray(encode(head, records))
-    at = len(head.encode()) + 4 * 3
-    whole[at + 1] ^= 0x10
-    with pytest.raises(JournalError, match=rf"j: damaged at byte {at} "):
-        decode(bytes(whole))
-
-
-@pytest.mark.parametrize("count", [1, 2, 16])
-@pytest.mark.parametrize("zeros", [1, 3, 4, 5, 100, 5000])
-def test_a_tail_of_zeros_is_torn(count, zeros):
-    records: list[Record] = [Step((float(i),) * count) for i in range(10)]
-    whole = encode(header(count), records)
-    assert decode(whole + bytes(zeros)) == (header(count), records, zeros)
-
-
 def test_dropped_and_repeated_and_foreign_records_are_seen():
     head, records = header(), [Step((float(i),)) for i in range(50)]
     whole, start = encode(head, records), len(head.encode())
@@ -225,17 +185,6 @@ def test_scalars_that_are_not_finite_cannot_be_recorded():
         Encoder(1, 0).encode(Step((float("inf"),)))
 
 
-def test_twenty_thousand_two_point_steps_take_at_most_100_kb():
-    rng = random.Random(0)
-    records: list[Record] = []
-    for step in range(20_000):
-        if step % 100 == 0:
-            records.append(Evaluation(0.7, 0.5))
-        records.append(Step((float(np.float16(rng.gauss(0, 20))),)))
-    records.append(End(bytes(16), "all 20000 steps done"))
-    assert len(encode(header(), records)) <= 100_000
-
-
 def _mixed(count: int, steps: int) -> list[Record]:
     rng = np.random.default_rng(count)
     records: list[Record] = []
@@ -254,23 +203,13 @@ def test_zeros_from_any_byte_on_are_torn(count, behind):
     """As a crash leaves them where the file had grown but its last blocks were not written."""
     head, records = header(count), _mixed(count, 20)
     whole = encode(head, records)
-    for cut in range(len(head.encode()), len(whole)):
+    for cut in range(len(head.encode()), len(whole) + 1):
         _, found, torn = decode(whole[:cut] + bytes(len(whole) - cut + behind))
         assert found == records[: len(found)], cut
         kept = len(encode(head, found))
         # A record that ends in a zero may be taken for torn, never the other way round.
         assert kept <= cut + 1 and torn == len(whole) + behind - kept
         assert len(found) == len(records) or len(encode(head, records[: len(found) + 1])) >= cut
-
-
-@pytest.mark.parametrize("page", [512, 4096, 16384])
-def test_every_page_border_of_a_long_journal(page):
-    head, records = header(1), _mixed(1, 2000)
-    whole = encode(head, records)
-    for cut in range(-(-len(head.encode()) // page) * page, len(whole), page):
-        _, found, _ = decode(whole[:cut] + bytes(-len(whole) % page + len(whole) - cut))
-        assert found == records[: len(found)]
-        assert cut - len(encode(head, found)) < 270
 
 
 def test_a_record_cut_by_zeros_is_not_taken_for_another_by_chance():

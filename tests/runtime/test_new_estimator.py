@@ -20,7 +20,7 @@ from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
 from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import receive, rewind, share, verify
+from seedtune.runtime.journal.operations import receive, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.options import option
@@ -220,23 +220,20 @@ def test_it_is_shared_rewound_and_compacted(tmp_path: Path, whole: tuple[Path, s
     compact(tmp_path / "received", START)
     assert read_journal(tmp_path / "received").header.first_step == 150 - 64
     assert run(tmp_path / "received", settings=None) == whole[1]
-    assert verify(tmp_path / "received", START).sha256 == whole[1]
+    assert replay(tmp_path / "received", START).sha256 == whole[1]
 
 
-def test_its_rate_is_measured_where_it_says_so_by_an_estimator_with_its_shape(
+def test_its_perturbation_is_measured_where_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dataclass(frozen=True)
     class Measuring(InTurnOptions):
-        lr: float | Literal["auto"] = option("auto", "Peak learning rate.", above=0)  # type: ignore[assignment]
         eps: float | Literal["auto"] = option("auto", "Size of the perturbation.", above=0)  # type: ignore[assignment]
 
     monkeypatch.setitem(ESTIMATORS, SPEC.name, replace(SPEC, options=Measuring))
     with tuner(tmp_path, settings=ASKED) as live:
-        assert live.step_size is not None and live.loss_noise is not None
-        own = live.history.settings.options
-        assert isinstance(own, Measuring)
-        assert (own.lr, own.eps) == (live.step_size.lr, live.loss_noise.eps)
+        assert live.loss_noise is not None
+        assert live.history.settings.options.perturbation == live.loss_noise.eps
 
 
 def test_it_is_the_default_where_it_says_that_it_suits(

@@ -23,7 +23,7 @@ from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples,
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
-from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, rewind
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
@@ -191,17 +191,6 @@ class TestRun:
         assert reports[3].loss > 10 * reports[0].loss
         assert [report.skipped for report in reports] == [None] * 16
 
-    def test_batches_beyond_the_bounds_are_split(self, tmp_path: Path) -> None:
-        small = replace(START, bounds=replace(BOUNDS, rows=2))
-        engine = FakeEngine(K)
-        with tuner(tmp_path, settings=SETTINGS, start=small, engine=engine) as live:
-            list(live)
-            found = live.values.part.own.copy()
-        assert all(rows * length <= 16 for (rows, length), _ in engine.calls)
-        with tuner(tmp_path / "whole", settings=SETTINGS) as live:
-            list(live)
-            assert np.allclose(found, live.values.part.own, atol=0.02)
-
 
 class TestInterrupted:
     @given(stops=st.lists(st.integers(1, 15), max_size=4, unique=True).map(sorted))
@@ -244,18 +233,6 @@ class TestInterrupted:
         assert fitted.batch_size < 25
         assert run(tmp_path / "run", settings=fitted.to_dict() | {"steps": 9}) == whole
 
-    def test_the_best_step_ships_after_resuming_too(self, tmp_path: Path) -> None:
-        its = SETTINGS | {"eval_every": 1}
-        with tuner(tmp_path, settings=its) as live:
-            states = {0: live.values.copy()}
-            for report in live:
-                states[report.step] = live.values.copy()
-            tuned = live.tuned()
-        assert tuned.values.sha256 == states[tuned.step].sha256 and tuned.step > 0
-        with tuner(tmp_path, settings=None) as again:
-            assert again.tuned().values.sha256 == tuned.values.sha256
-        assert replay(tmp_path, START).best_values.sha256 == tuned.values.sha256
-
 
 class TestOperations:
     def test_rewind_branch_and_compact_keep_it(self, tmp_path: Path) -> None:
@@ -275,17 +252,7 @@ class TestOperations:
         assert go_on(tmp_path / "c", settings=None) == live
         assert go_on(tmp_path / "b", settings=None) == live
         compact(tmp_path / "b", START)  # from snapshot to snapshot
-        assert verify(tmp_path / "b", START).sha256 == live
-        assert diff(tmp_path / "run", tmp_path / "c").common_steps == 150
-
-    def test_sharing_is_refused_for_what_the_journal_holds(
-        self, tmp_path: Path, done: tuple[Path, str]
-    ) -> None:
-        with pytest.raises(
-            JournalError, match=r"holds numbers of single examples.*share the tuned values"
-        ):
-            share(done[0], tmp_path / "sent.journal", START)
-        assert not (tmp_path / "sent.journal").exists()
+        assert replay(tmp_path / "b", START).sha256 == live
 
 
 def context(examples: int) -> RunContext:
@@ -543,21 +510,6 @@ class TestRefusals:
             replay(tmp_path, START)
         with pytest.raises(JournalError, match=message):
             tuner(tmp_path, settings=None)
-
-    def test_a_journal_of_another_number_of_values(
-        self, tmp_path: Path, done: tuple[Path, str]
-    ) -> None:
-        forged = replace(read_journal(done[0]).header, entries=K + 12)
-        JournalWriter.create(tmp_path, forged).close()
-        with pytest.raises(JournalError, match="has 76 values, the bundle 79"):
-            replay(tmp_path, START)
-
-    def test_a_resumed_run_keeps_its_estimator(self, tmp_path: Path) -> None:
-        with tuner(tmp_path, settings=SETTINGS) as live:
-            next(iter(live))
-        other = SETTINGS | {"estimator": "two-point", "eps": 1.0, "lr": 1.0}
-        with pytest.raises(TuningError, match="the run has estimator=readout, not two-point"):
-            tuner(tmp_path, settings=other | {"steps": 16}, allow_changes=True)
 
 
 class TestValuesFile:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from faults import run_and_kill
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.journal.file import Durability
 from seedtune.runtime.journal.lock import LOCK_FILE, RunLock
 from seedtune.runtime.journal.operations import branch, rewind
 from seedtune.runtime.journal.replay import replay
@@ -64,9 +63,10 @@ def test_a_folder_can_be_locked_again_after_each_operation(tmp_path, whole):
 
 
 @pytest.mark.parametrize("gone", [JOURNAL_FILE, "."])
-def test_a_journal_deleted_while_its_run_goes_on_is_an_error(tmp_path, gone):
+def test_a_journal_deleted_while_its_run_goes_on_is_an_error(tmp_path, monkeypatch, gone):
     folder = tmp_path / "run"
-    with tuner(folder, durability=Durability(records=1)) as live:
+    monkeypatch.setattr("seedtune.runtime.journal.file.SYNC_SECONDS", 0)
+    with tuner(folder) as live:
         steps = iter(live)
         next(steps)
         if gone == ".":
@@ -80,7 +80,7 @@ def test_a_journal_deleted_while_its_run_goes_on_is_an_error(tmp_path, gone):
 
 
 def test_a_journal_replaced_while_its_run_goes_on_is_an_error(tmp_path, whole):
-    with tuner(tmp_path, durability=Durability(seconds=None)) as live:
+    with tuner(tmp_path) as live:
         next(iter(live))
         shutil.copy(whole[0] / JOURNAL_FILE, tmp_path / "copy")
         os.replace(tmp_path / "copy", tmp_path / JOURNAL_FILE)

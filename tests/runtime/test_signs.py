@@ -1,7 +1,5 @@
 """Steps of signs in a journal: to bytes and back, torn, damaged; and the checksum of many bytes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from journal_bytes import encoded
@@ -144,12 +142,3 @@ def test_many_bytes_have_the_checksum_that_they_have_in_parts(size: int) -> None
         for first in range(0, size, 4000):  # each goes byte by byte
             parts = crc32c(data[first : first + 4000], parts)
         assert crc32c(data, before) == crc32c(memoryview(data), before) == parts
-
-
-def test_a_run_s_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    from seedtune.runtime.journal.file import JournalWriter, read_journal
-
-    with_signs = JournalWriter.create(tmp_path, header(), records=RECORDS[:3])
-    with_signs.append(some(9))
-    with_signs.close()
-    assert [p.record for p in read_journal(tmp_path).records] == [*RECORDS[:3], some(9)]

@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from faults import run_and_kill
 from seedtune.runtime.bundle import Bundle, open_bundle, with_task
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, TuningError
 from seedtune.runtime.estimators import RunContext, complete
@@ -17,11 +15,9 @@ from seedtune.runtime.estimators.text_head_estimator import (
     KEPT,
     MOMENTUM,
     TextHeadEstimator,
-    TextHeadOptions,
 )
-from seedtune.runtime.journal import snapshots
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import branch, diff, rewind, share, verify
+from seedtune.runtime.journal.operations import branch, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact, forget
@@ -317,18 +313,7 @@ class TestARun:
             assert replay(folder, world.start).sha256 == whole[1]
         ours, theirs = read_journal(tmp_path / "33"), read_journal(whole[0])
         assert ours.records == theirs.records
-        assert verify(whole[0], world.start).sha256 == whole[1]
-
-    def test_killed_at_random_moments_it_ends_on_the_same_values(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
-        rng, kills, longest = random.Random(0), 0, 1.0
-        while kills < 4:
-            folder = tmp_path / f"run{longest}"
-            while run_and_kill(lambda: world.run(folder), rng.uniform(0, longest)):  # noqa: B023
-                kills += 1
-            assert replay(folder, world.start).sha256 == whole[1]
-            longest *= 0.7  # how fast a machine is, is not known
+        assert replay(whole[0], world.start).sha256 == whole[1]
 
     def test_every_operation_on_a_journal_keeps_momentum_and_moving_weights(
         self, world: World, tmp_path: Path
@@ -344,19 +329,7 @@ class TestARun:
         branch(tmp_path / "b", tmp_path / "c", step=40)
         for name in ("b", "c"):
             assert world.run(tmp_path / name, settings=None) == last
-            assert verify(tmp_path / name, world.start).sha256 == last
-        assert diff(tmp_path / "run", tmp_path / "c").common_steps == 100
-
-    def test_a_torn_step_is_taken_again(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
-        world.run(tmp_path, settings={"lr": 0.01, "steps": 60}, eval_examples=[])
-        path = tmp_path / JOURNAL_FILE
-        last = read_journal(tmp_path).records[-2]  # before the end of the session
-        path.write_bytes(path.read_bytes()[: last.end - 7])
-        with world.tuner(tmp_path, eval_examples=[]) as live:
-            assert live.cut_bytes and live.history.steps == 59
-        assert world.run(tmp_path, eval_examples=[]) == whole[1]
+            assert replay(tmp_path / name, world.start).sha256 == last
 
     def test_a_journal_holds_a_bit_a_weight_and_words_and_is_not_shared(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -376,7 +349,7 @@ class TestARun:
     ) -> None:
         world.run(tmp_path, settings={"lr": 0.01, "steps": 60, "remember": False})
         ours, theirs = replay(tmp_path, world.start), replay(whole[0], world.start)
-        assert ours.journal.header.signs == world.text.entries
+        assert ours.header.signs == world.text.entries
         assert ours.values.entries == world.bundle.K + world.text.entries
         np.testing.assert_array_equal(ours.values.part.own, theirs.values.part.weights)
         np.testing.assert_array_equal(ours.values.sensitive, theirs.values.sensitive)
@@ -391,11 +364,6 @@ class TestARun:
         assert told.metric < alone.metric
         with pytest.raises(JournalError, match="keeps no words of the texts"):
             forget(tmp_path, world.start)
-
-    @pytest.mark.parametrize("wrong", [1, 0, "yes"])
-    def test_whether_to_remember_is_true_or_false(self, wrong: Any) -> None:
-        with pytest.raises(TuningError, match=r"remember=.* must be true or false"):
-            TextHeadOptions(remember=wrong)
 
     def test_words_are_forgotten_for_good_and_the_map_stays(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]
@@ -421,28 +389,7 @@ class TestARun:
         for file in (tmp_path / "run").iterdir():
             data = file.read_bytes()
             assert said not in data and newest.tobytes() not in data
-        verify(tmp_path / "run", world.start)
-
-    def test_what_is_forgotten_lies_in_no_other_file(
-        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """After a compaction, a crash in it and one in forgetting."""
-        world.run(tmp_path, settings={"lr": 0.01, "steps": 140})
-        compact(tmp_path, world.start)
-        first = next(tmp_path.glob("snapshot-*"))
-        sha256 = replay(tmp_path, world.start).sha256
-        for broken in ("write_journal", "tidy"):
-            with monkeypatch.context() as crash:
-                crash.setattr(snapshots, broken, Mock(side_effect=OSError("no space")))
-                with pytest.raises(OSError, match="no space"):
-                    forget(tmp_path, world.start)
-            if broken == "write_journal":
-                assert replay(tmp_path, world.start).sha256 == sha256
-        assert first.exists()
-        forget(tmp_path, world.start)
-        (only,) = tmp_path.glob("snapshot-*")
-        assert only.name == read_journal(tmp_path).header.snapshot["file"]
-        assert replay(tmp_path, world.start).history.steps == 140
+        replay(tmp_path / "run", world.start)
 
     def test_a_file_that_cannot_be_removed_is_named(
         self, world: World, tmp_path: Path, whole: tuple[Path, str]

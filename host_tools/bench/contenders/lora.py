@@ -1,8 +1,6 @@
 """LoRA: first-order tuning of a low-rank adapter, as most people would do it.
 
-Hu et al., arXiv 2106.09685, on all linear layers through ``peft``, AdamW, linear decay. Over 4-bit
-weights it is QLoRA (Dettmers et al., arXiv 2305.14314) on the processor: NF4 weights of
-bitsandbytes, dequantised layer by layer in both passes, activations recomputed block by block.
+Hu et al., arXiv 2106.09685, on all linear layers through ``peft``, AdamW, linear decay.
 """
 
 from __future__ import annotations
@@ -17,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.model.load_model import load_causal_lm
 from seedtune.runtime.bundle import DEFAULT_BOUNDS
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
-from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.tasks import encode_rows
 
 from ...data.named_tasks import TaskData
@@ -125,9 +121,6 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
     cell = FloatTask.of(
         settings["source"], TaskData("senders", person.train, person.test, SPEC), own
     )
-    if settings["weights"] == "nf4":
-        quantise(cell.model)
-        cell.model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings["messages"] == 0:
         return _judged(cell)
     epoch = math.ceil(len(cell.train) / batch)
@@ -174,35 +167,6 @@ def _judged(cell: FloatTask) -> dict[str, Any]:
 def _perplexity(cell: FloatTask, examples: Any) -> float:
     batches = message_batches(cell.task, examples, cell.bounds)
     return measure(torch_score(cell.model), batches)["perplexity"]
-
-
-def quantise(model: Any) -> None:
-    """Put the decoder's linear weights into NF4, blocks of 64, in place.
-
-    Raises:
-        SeedtuneError: bitsandbytes is not installed.
-    """
-    try:
-        import bitsandbytes as bnb
-    except ImportError as error:
-        raise SeedtuneError("lora-nf4 needs bitsandbytes: pip install bitsandbytes") from error
-    for name, linear in decoder_linears(model).items():
-        parent, _, own = name.rpartition(".")
-        small = bnb.nn.Linear4bit(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            compute_dtype=torch.float32,
-            quant_type="nf4",
-        )
-        small.weight = bnb.nn.Params4bit(
-            linear.weight.detach(), requires_grad=False, quant_type="nf4"
-        )
-        small.bias = linear.bias
-        # Its kernel for inference would pack the weights anew, which training cannot read.
-        small.support_avx512bf16_for_cpu = False
-        setattr(model.get_submodule(parent), own, small.to("cpu"))
-    model.is_loaded_in_4bit = True  # what peft looks at
 
 
 def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:

@@ -44,10 +44,8 @@ _EPOCHS = {50: {"epochs": 3}, 200: {"epochs": 1}, 1000: {"epochs": 1}}
 
 METHODS: dict[str, Method] = {
     "start-int4": Method("int4", "start-int4", learns=False),
-    "start-fp32": Method("lora", "start-fp32", {"weights": "float32"}, learns=False),
-    "start-nf4": Method("lora", "start-nf4", {"weights": "nf4"}, learns=False),
-    "lora": Method("lora", "start-fp32", {**_LORA, "weights": "float32"}, _EPOCHS),
-    "lora-nf4": Method("lora", "start-nf4", {**_LORA, "weights": "nf4"}, _EPOCHS),
+    "start-fp32": Method("lora", "start-fp32", learns=False),
+    "lora": Method("lora", "start-fp32", _LORA, _EPOCHS),
     "text-head": _tuned(),
     "text-head-alone": _tuned(remember=False),
     "per-example": _tuned(estimator="per-example", steps=100, eval_every=50),

@@ -100,6 +100,7 @@ METHODS: dict[str, Method] = {
     "sensitive-fp32": _float32("sensitive", _TWO_POINT),
     **{f"{mask}-mask-fp32": _float32(mask, _MASKED) for mask in MASKS},
     "int4-readout": _int4(_READOUT),
+    "int4-readout-shown": _int4({**_READOUT, "demonstrations": "auto"}),
     "int4-per-example": _int4({**_TUNER, "estimator": "per-example", "lr": "auto", "eps": "auto"}),
     "int4-two-point": _int4(_TWO_POINT),
     "int4-text-head": _int4(_TEXT_HEAD),

@@ -9,28 +9,9 @@ import time
 from collections import Counter
 from urllib.parse import urlsplit
 
+WORDS = "the film was long and the rain fell on a small town where nobody had seen it before"
 REFUSED = (b"429", b"503")
 """What the server says where a limit is reached."""
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "long",
-    "and",
-    "the",
-    "rain",
-    "fell",
-    "on",
-    "a",
-    "small",
-    "town",
-    "where",
-    "nobody",
-    "had",
-    "seen",
-    "it",
-    "before",
-]
 
 
 async def crowd(url: str, model: str, clients: int, seconds: float) -> Counter[str]:
@@ -54,7 +35,7 @@ async def _client(
 ) -> None:
     drawn = random.Random(number)
     while time.monotonic() < ends:
-        prompt = " ".join(drawn.choices(WORDS, k=drawn.randint(1, 20)))
+        prompt = " ".join(drawn.choices(WORDS.split(), k=drawn.randint(1, 20)))
         body = {"model": model, "prompt": prompt, "max_tokens": drawn.randint(4, 32)}
         if number % 4 < 2:
             body["stream"] = True

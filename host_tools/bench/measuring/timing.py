@@ -33,15 +33,9 @@ def _now() -> tuple[float, float]:
 
 
 def in_turns(
-    alternatives: dict[str, Callable[[], object]],
-    turns: int = 9,
-    clock: Callable[[], float] = time.perf_counter,
+    alternatives: dict[str, Callable[[], object]], turns: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Run every alternative once per turn.
-
-    Args:
-        clock: ``time.process_time`` counts what this process computed, whatever else ran beside it;
-            of several threads that wait for each other it says nothing.
 
     Returns:
         Median seconds of each, and the median over turns of each one's time over the first's.
@@ -51,9 +45,9 @@ def in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(turns):
         for name, run in alternatives.items():
-            began = clock()
+            began = time.perf_counter()
             run()
-            seconds[name].append(clock() - began)
+            seconds[name].append(time.perf_counter() - began)
     first = next(iter(seconds.values()))
     ratios = {
         name: statistics.median(own / base for own, base in zip(taken, first, strict=True))

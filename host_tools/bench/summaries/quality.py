@@ -127,7 +127,7 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
     tasks: dict[str, dict[str, Any]] = {}
     for (method, task), group in groups.items():
         tasks.setdefault(task, {})[method] = group.figures()
-    ours = best_of_ours(groups)
+    ours = _best_of_ours(groups)
     name = ours.method if ours else None
     summary: dict[str, Any] = {
         "rows": len(rows),
@@ -147,21 +147,17 @@ def summarise_quality(rows: Rows) -> dict[str, Any]:
     return {**summary, "tasks": tasks}
 
 
-def best_of_ours(groups: dict[tuple[str, str], Group], task: str = DECIDING) -> Group | None:
-    """The int4 method that does best on a task: most seeds, then the best last mean.
+def _best_of_ours(groups: dict[tuple[str, str], Group]) -> Group | None:
+    """The int4 method that does best on the deciding task: most seeds, then the best last mean.
 
-    That of the deciding task stands for us wherever an answer is chosen: nobody chooses a method by
-    task on a device.
+    It stands for us everywhere: nobody chooses a method by task on a device.
     """
     mine = [
-        group for (method, on), group in groups.items() if on == task and method.startswith(OURS)
+        group
+        for (method, task), group in groups.items()
+        if task == DECIDING and method.startswith(OURS)
     ]
-
-    def order(group: Group) -> tuple[int, float]:
-        sign = 1 if group.higher_is_better else -1
-        return len(group.rows), sign * group.last["mean"]
-
-    return max(mine, key=order, default=None)
+    return max(mine, key=lambda group: (len(group.rows), group.last["mean"]), default=None)
 
 
 def _forwards_ratio(ours: Group | None, mezo: Group | None) -> float | None:

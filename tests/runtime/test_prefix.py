@@ -1,0 +1,296 @@
+"""A prefix: what every row has in front is read once, and changes nothing of what rows say."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exported_bundle import VOCABULARY, request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from seedtune.runtime import open_model
+from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
+from seedtune.runtime.bundle.program import GENERATE
+from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines.executorch_engine import ExecutorchEngine
+from seedtune.runtime.engines.memory import PassMemory, fit_passes
+from seedtune.runtime.errors import BundleError, DataError, EngineError, TuningError
+from seedtune.runtime.tasks import (
+    Batch,
+    Encoded,
+    demonstrations,
+    read_rows,
+    task_for,
+    task_from_spec,
+)
+from seedtune.runtime.tasks.front import LEAST, Front
+from tiny_bundle import TASK, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+ENGINES = ("executorch-native", "executorch-binding")
+SHOWN = [
+    {"text": "a joy, and the plot was good", "label": "pos"},
+    {"text": "terrible: the actors were bad", "label": "neg"},
+]
+SPEC = {
+    "kind": "classification",
+    "template": "{text} It was",
+    "label_field": "label",
+    "verbalisers": {"pos": " great", "neg": " terrible"},
+    "demonstrations": SHOWN,
+}
+ROWS = [
+    {"text": text, "label": label}
+    for text, label in [
+        ("the film was great", "pos"), ("dull", "neg"), ("\na line's end in front", "pos"),
+        ("so I left", "neg"), (" ", "neg"),
+        ("ümläut 字 ☃", "pos"), ("'s", "neg"), ("the plot", "pos"),
+    ]
+]  # fmt: skip
+WIDE = Bounds(probes=2, rows=8, length=200, positions=48, candidates=4)
+
+
+def with_prefix(batch: Batch, tokens: int) -> Batch:
+    drawn = np.random.default_rng(tokens).integers(0, VOCABULARY, tokens)
+    return replace(batch, prefix=drawn)
+
+
+def asked(bundle: Bundle, tokens: int, probes: int = 2) -> tuple[Batch, NDArray[np.float32]]:
+    batch, values = request(bundle, rows=3, length=9, scored=5, choices=3, probes=probes)
+    return with_prefix(batch, tokens), values
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_rows_behind_a_prefix_say_what_rows_that_hold_it_say(
+    bundle: Bundle, name: str, tokens: int
+) -> None:
+    batch, values = asked(bundle, tokens)
+    with open_engine(bundle, name=name) as engine:
+        found, whole = engine.score(batch, values), engine.score(batch.whole, values)
+        alone = engine.score(replace(batch, prefix=batch.prefix[:0]), values)
+    assert found.hidden is not None and whole.hidden is not None and alone.hidden is not None
+    # Products of int8 activations are the same; attention adds up in another order.
+    assert np.abs(found.logp - whole.logp).max() < 0.05
+    assert np.abs(alone.logp - whole.logp).max() > 0.1, "the prefix must matter"
+    assert bundle.adapter_shape is not None
+    of_token = bundle.adapter_shape[1]
+    assert np.abs((found.hidden - whole.hidden)[:, :, :of_token]).max() < 0.1
+
+
+def test_a_long_prefix_is_read_in_pieces(bundle: Bundle) -> None:
+    """Of the program's bound: more than a row holds."""
+    batch, values = asked(bundle, bundle.bounds.prefix)
+    with open_engine(bundle) as engine:
+        first = engine.score(batch, values).logp
+        other = replace(batch, prefix=batch.prefix[::-1].copy())
+        assert np.abs(engine.score(other, values).logp - first).max() > 0.1
+        np.testing.assert_array_equal(engine.score(batch, values).logp, first)
+        longer = with_prefix(batch, bundle.bounds.prefix + 1)
+        with pytest.raises(EngineError, match=r"a prefix of 65 tokens.*bounds\.prefix"):
+            engine.score(longer, values)
+
+
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the methods that run from now on."""
+    ran: list[str] = []
+    for kind in ExecutorchEngine.__subclasses__():
+        run = kind._run
+
+        def noted(self: Any, method: str, *rest: Any, run: Any = run) -> Any:
+            ran.append(method)
+            return run(self, method, *rest)
+
+        monkeypatch.setattr(kind, "_run", noted)
+    return ran
+
+
+def test_it_is_read_once_for_a_row_of_values(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = readings(monkeypatch)
+    batch, values = asked(bundle, 20)
+    other, _ = request(bundle, rows=2, length=5, scored=2, choices=1, probes=2)
+    with open_engine(bundle) as engine:
+        engine.score(batch, values)
+        assert ran.count(GENERATE) == len(values)
+        engine.score(replace(other, prefix=batch.prefix), values)
+        engine.score(other, values)  # without one
+        engine.score(batch, values)
+        assert ran.count(GENERATE) == len(values), "other rows read it again"
+        engine.score(batch, values + np.float32(0.1))
+        assert ran.count(GENERATE) == 2 * len(values), "other values must read it anew"
+        engine.score(replace(batch, prefix=batch.prefix[1:]), values)
+        assert ran.count(GENERATE) == 3 * len(values), "another prefix must be read"
+
+
+@pytest.mark.parametrize("estimator", ["readout", "per-example"])
+def test_a_run_reads_it_once_a_state_of_the_values(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
+) -> None:
+    ran = readings(monkeypatch)
+    with open_model(bundle, task=SPEC) as model:
+        assert len(model.task.prefix) >= LEAST
+        options = {"estimator": estimator, "steps": 2, "batch_size": 4}
+        with model.tuner(tmp_path / "run", ROWS, ROWS, **options) as tuner:
+            for _ in tuner:
+                pass
+            tuned = tuner.tuned()
+        model.load(tuned)
+        again = model.evaluate(ROWS)
+        assert tuned.loss == pytest.approx(again.loss, abs=1e-5)
+    reads = ran.count(GENERATE) / -(-len(model.task.prefix) // 64)
+    if estimator == "readout":
+        assert reads == 1, "the values stood still"
+    else:
+        assert reads > 4
+
+
+def test_a_task_says_the_same_with_its_start_in_the_rows(bundle: Bundle) -> None:
+    with open_model(bundle, task=SPEC) as model:
+        apart, together = model.task, task_for(bundle, SPEC, bounds=WIDE)
+        assert len(apart.prefix) >= LEAST and not len(together.prefix)
+        for row in ROWS:
+            one, other = (task.encode(row, "f:1") for task in (apart, together))
+            whole = apart.collate([one]).whole
+            # A line's end in front merges with the one before it: the tokens differ, the text not.
+            if not row["text"].startswith("\n"):
+                assert whole.tokens.tolist() == other.tokens.tolist(), row
+            assert whole.candidates.tolist() == other.candidates.tolist()
+
+
+texts = st.text(st.sampled_from(" abcthefilm\n.'1éA字"), max_size=12)
+
+
+def sentencepiece() -> Tokenizer:
+    """As Llama 2 has it: a mark in front of every text, so that a rest is never cut alone."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=90, special_tokens=["<unk>", "<s>"], show_progress=False,
+        initial_alphabet=list(" abcdefghijklmnopqrstuvwxyz\n.'{1éA字"),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(["the film was great and the plot was good"] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), sentencepiece()], ids=["bytes", "pieces"])
+@settings(max_examples=300, deadline=None)
+@given(start=st.text(st.sampled_from("the film was great\n.{1é"), max_size=90), rest=texts)
+def test_a_front_and_what_stands_behind_it_are_the_whole_text(
+    tokenizer: Tokenizer, start: str, rest: str
+) -> None:
+    front = Front(start, tokenizer, 40)
+    assert len(front.tokens) == 0 or LEAST <= len(front.tokens) <= 40
+    ids = tokenizer.encode(start + rest).ids
+    behind, ends = front.behind(start + rest)
+    assert tokenizer.decode([*front.tokens.tolist(), *behind]) == tokenizer.decode(ids)
+    assert len(ends) == len(behind) and ends == sorted(ends)
+    if behind:
+        assert ends[-1] == len(start + rest)
+    if len(front.tokens):
+        assert len(tokenizer.encode(start).ids) - len(front.tokens) >= 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "row"),
+    [
+        (
+            {"kind": "multiple_choice", "choice_fields": ["b", "a"], "label_field": "label"},
+            {"text": "the plot", "b": "was good", "a": " was bad", "label": "1"},
+        ),
+        ({"kind": "completion", "completion_field": "c"}, {"text": "the plot", "c": " was good"}),
+        ({"kind": "completion", "completion_field": "c"}, {"text": "", "c": "bad"}),
+    ],
+)
+def test_an_instruction_in_front_of_other_kinds(spec: dict[str, Any], row: dict[str, Any]) -> None:
+    spec = {**spec, "template": "Answer in a word, 1 2 3 4 5 6 7 8 9.\n{text}"}
+    wide = replace(WIDE, prefix=100)
+    apart, together = (task_from_spec(spec, tiny_tokenizer(), bounds, 0) for bounds in (wide, WIDE))
+    assert len(apart.prefix) >= LEAST
+    one, other = (task.encode(row, "f:1") for task in (apart, together))
+    whole, wanted = apart.collate([one]).whole, together.collate([other])
+    for name in ("tokens", "positions", "candidates"):
+        assert getattr(whole, name).tolist() == getattr(wanted, name).tolist()
+
+
+def test_demonstrations_beyond_both_bounds_are_refused() -> None:
+    bounds = replace(WIDE, length=32, prefix=30)
+    with pytest.raises(DataError, match=r"the demonstrations alone have .* a row has 62 at most"):
+        task_from_spec({**TASK, "demonstrations": [{"text": "a" * 90, "label": 1}]},
+                       tiny_tokenizer(), bounds, 0)  # fmt: skip
+
+
+def test_passes_leave_memory_for_it() -> None:
+    memory = PassMemory(token=1000, position=0, tables=0, prefix_token=50_000, prefix_pair=10)
+    one = Encoded(np.zeros((1, 32), np.int64), np.zeros((1, 2), np.int64),
+                  np.zeros((1, 1), np.int64), 0)  # fmt: skip
+    bounds = Bounds(probes=2, rows=4, length=32, positions=64, candidates=2, prefix=1000)
+    room = memory.bytes(bounds, 100)
+    assert room - memory.bytes(bounds) == 2 * (100 * 50_000 + 128 * 100 * 10)
+    now = (10**6, room)
+    assert fit_passes(bounds, memory, [one], prefix=100, now=now).probes == 2
+    assert fit_passes(bounds, memory, [one], prefix=150, now=now).probes == 1
+    with pytest.raises(TuningError, match="put less than 1000 tokens in front of every row"):
+        fit_passes(bounds, memory, [one], prefix=1000, now=now)
+
+
+def test_a_bundle_does_not_say_more_than_its_programs_read(tmp_path: Path) -> None:
+    from tiny_bundle import BOUNDS, write_tiny_bundle
+
+    with pytest.raises(BundleError, match="executorch program reads no prefix"):
+        open_bundle(write_tiny_bundle(tmp_path / "b", bounds=replace(BOUNDS, prefix=9)).path)
+
+
+MANY = [
+    {"text": f"{word} {number}", "label": label}
+    for number in range(20)
+    for word, label in (("great", "pos"), ("bad", "neg"), ("\u2603", "neg"))
+]
+
+
+def test_demonstrations_are_drawn_and_kept_apart(bundle: Bundle, tmp_path: Path) -> None:
+    plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
+    options = {"estimator": "readout", "steps": 2, "batch_size": 4}
+    with open_model(bundle, task=plain) as model:
+        left = model.show(MANY, 4)
+        assert model.task_spec is not None
+        shown = model.task_spec["demonstrations"]
+        assert [row["label"] for row in sorted(shown, key=str)].count("pos") == 2
+        assert len(left) == len(MANY) - len(MANY) // 4 - 4
+        assert not [row for row in left if row in shown]
+        with model.tuner(tmp_path / "run", left, ROWS, **options) as tuner:
+            tuner.step()
+    # The same rows, in another order: whoever goes on finds the same ones left.
+    with open_model(bundle, task=model.task_spec) as again:
+        same = again.show(MANY[::-1], 4)
+        assert again.task_spec == model.task_spec
+        assert sorted(map(str, same)) == sorted(map(str, left))
+        with again.tuner(tmp_path / "run", left, ROWS) as tuner:
+            tuner.step()
+            assert tuner.history.steps == 2
+    with open_model(bundle) as user:
+        user.load(tmp_path / "run")
+        assert len(user.task.prefix) > 0, "the run's task has them"
+
+
+def test_fewer_are_drawn_where_rows_are_long(bundle: Bundle) -> None:
+    plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
+    rows = [{**row, "text": row["text"] + " 12345 x"} for row in MANY]
+    with open_model(bundle, task=plain) as model:
+        left = model.show(rows, "auto")
+        assert model.task_spec is not None
+        shown = model.task_spec["demonstrations"]
+        assert len(shown) in (1, 2, 4) and len(left) == 45 - len(shown)
+        assert len(model.task.prefix) <= bundle.bounds.prefix
+        with pytest.raises(DataError, match="none of the 60 rows is short enough"):
+            next(demonstrations.draws(task_for(bundle, plain), read_rows(rows), 2, room=9))
+    other = {"kind": "completion", "template": "{text}", "completion_field": "label"}
+    with open_model(bundle, task=other) as model, pytest.raises(DataError, match="completion task"):
+        model.show(MANY, 2)
