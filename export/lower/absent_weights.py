@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -45,26 +46,24 @@ class AbsentWeights:
 
     def __init__(self, linears: Iterable[nn.Linear]) -> None:
         """Of linears whose int4 weight is kept packed (see ``stored_weight``)."""
-        self._linears = list(linears)
-        largest = max((each.out_features * each.in_features for each in self._linears), default=0)
+        own = list(linears)
+        largest = max((each.out_features * each.in_features for each in own), default=0)
         # Tensors overlap: there is nothing in them, and so no system refuses the room.
-        self._nowhere = mmap.mmap(-1, largest + 3 * _STEP * len(self._linears) + 1)
+        self._nowhere = mmap.mmap(-1, largest + 3 * _STEP * len(own) + 1)
         self._taken = 0
         self._packed: dict[int, tuple[_Bytes, _Bytes, str]] = {}
-
-    @contextlib.contextmanager
-    def standing_in(self) -> Iterator[None]:
-        """Inside, the linears have weights without memory, to be traced with."""
-        weights: dict[nn.Module, nn.Parameter] = {}
-        for linear in self._linears:
+        self._weights: dict[nn.Module, nn.Parameter] = {}
+        for linear in own:
             out, width = linear.out_features, linear.in_features
             codes = self._address(torch.int8, out, width)
             scales = self._address(torch.float32, out, width // GROUP_SIZE)
             zeros = self._address(torch.int8, out, width // GROUP_SIZE)
             self._packed[codes.data_ptr()] = _packed(linear)
-            weights[linear] = int4_weight(codes, scales, zeros)
-        with standing_in(weights):
-            yield
+            self._weights[linear] = int4_weight(codes, scales, zeros)
+
+    def standing_in(self) -> AbstractContextManager[None]:
+        """Inside, the linears have weights without memory, to be traced with."""
+        return standing_in(self._weights)
 
     @contextlib.contextmanager
     def written(self) -> Iterator[None]:
