@@ -18,7 +18,7 @@ from seedtune.runtime.model import Model, open_model
 from ..data.named_tasks import load_task
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say, write_figures
-from .measuring.timing import Stopwatch, in_turns
+from .measuring.timing import in_turns
 
 COUNTS = (2, 8, 16, 32)
 ROWS = 16
@@ -35,8 +35,8 @@ def bench_prefix(
 
     Returns:
         for each number ``tokens`` of the prefix, ``step`` and ``predict`` (over those of the plain
-        prompt), ``read_seconds`` (of a first prediction, over a later one) and ``more_bytes``
-        (peak of a process over one of the plain prompt); and ``plain``, in seconds and bytes.
+        prompt) and ``more_bytes`` (peak of a process over one of the plain prompt); and
+        ``plain``, in seconds and bytes.
     """
     plain = call_function(_peak, bundle, 0, threads)
     figures: dict[str, Any] = {"rows": ROWS, "threads": threads, "plain": {"peak_bytes": plain}}
@@ -51,12 +51,12 @@ def bench_prefix(
 
 def show_prefix(figures: dict[str, Any]) -> str:
     """A table."""
-    lines = ["demonstrations  tokens  step  predict  read once  more memory"]
+    lines = ["demonstrations  tokens  step  predict  more memory"]
     for count in COUNTS:
         row = figures[str(count)]
         lines.append(
             f"{count:14}{row['tokens']:8}{row['step']:6.2f}{row['predict']:9.2f}"
-            f"{row['read_seconds']:9.2f} s{row['more_bytes'] / 1e6:10.0f} MB"
+            f"{row['more_bytes'] / 1e6:10.0f} MB"
         )
     return "\n".join(lines)
 
@@ -74,16 +74,12 @@ def _times(bundle: Path, count: int, threads: int | None, turns: int) -> dict[st
         models = {name: _opened(bundle, n, threads) for name, n in (("plain", 0), ("shown", count))}
         rows = models["shown"][1]
         steps, answers = {}, {}
-        watch = Stopwatch()
         for name, (model, _) in models.items():
             stack.enter_context(model)
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             tuner = model.tuner(folder, rows, batch_size=ROWS, steps=2 * turns)
             steps[name] = stack.enter_context(tuner).step
             answers[name] = partial(model.predict, rows[:ROWS])
-        watch.read()
-        answers["shown"]()
-        first = watch.read().seconds
         seconds, over = in_turns(steps, turns)
         later, over_predict = in_turns(answers, turns)
         tokens = len(models["shown"][0].task.prefix)
@@ -91,7 +87,6 @@ def _times(bundle: Path, count: int, threads: int | None, turns: int) -> dict[st
         "tokens": tokens,
         "step": over["shown"],
         "predict": over_predict["shown"],
-        "read_seconds": first - later["shown"],
         "plain": {"step_seconds": seconds["plain"], "predict_seconds": later["plain"]},
     }
 
