@@ -32,7 +32,6 @@ TEXTS = {"kind": "completion", "template": "{label}", "completion_field": "text"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """With somebody logged in who may write."""
-    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "own"))
     with running_hub() as found:
         ask(monkeypatch, found, tmp_path / "hf", WRITER)
         yield found
@@ -81,7 +80,9 @@ def test_a_bundle_goes_up_and_comes_back(
 ) -> None:
     whole = with_task(bundle, tmp_path / "with-task", TASK)
     archive = pack_bundle(whole.path, tmp_path / "b.seedtune")
-    found = good("push", archive, "hf://me/tuned")
+    with monkeypatch.context() as unpacking:
+        unpacking.setenv("SEEDTUNE_CACHE", str(tmp_path / "own"))
+        found = good("push", archive, "hf://me/tuned")
     repository = hub.repositories["models/me/tuned"]
     assert found["commit"] == repository.names["main"] and repository.private
     assert {*found["files"]} == {"manifest.json", "README.md", *whole.manifest["parts"]}

@@ -29,7 +29,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
     monkeypatch.setattr(client.time, "sleep", lambda _: None)  # between its attempts
     monkeypatch.setattr(client.constants, "DOWNLOAD_CHUNK_SIZE", 50)  # what it keeps of a part
-    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "own"))
     with running_hub() as found:
         ask(monkeypatch, found, tmp_path / "hf")
         yield found
@@ -108,8 +107,9 @@ def test_every_engine_runs_a_bundle_in_the_hub_s_cache(hub: Hub, reach: Bundle, 
 
 
 def test_a_bundle_s_one_file_form_is_pulled_and_packed(
-    hub: Hub, made: Bundle, tmp_path: Path
+    hub: Hub, made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "own"))
     file = pack_bundle(made.path, tmp_path / "b.seedtune")
     hub.add("models/me/packed", {"small/b.seedtune": file.read_bytes()})
     assert open_bundle("hf://me/packed/small/b.seedtune").sha256 == made.sha256
