@@ -33,7 +33,7 @@ import functools
 import gc
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -170,7 +170,7 @@ def _export(
 
 
 def lower(
-    traced: dict[str, ExportedProgram],
+    traces: Mapping[str, Callable[[], ExportedProgram]],
     file: Path,
     absent: "AbsentWeights | None" = None,
     progress: Progress = lambda done, total: None,
@@ -180,9 +180,9 @@ def lower(
     Constants of equal bytes are stored once, so methods of one model share its weights.
 
     Args:
-        traced: methods by name, taken out as they are lowered. The inputs of those that take keys
-            and values stay where the caller has them, since these are large; those of others are
-            copied into the plan.
+        traces: methods by name, each traced when its turn comes: graphs are large. The inputs of
+            those that take keys and values stay where the caller has them, since these are large;
+            those of others are copied into the plan.
         file: to write.
         absent: the weights that methods were traced without.
         progress: called with (percent done, 100).
@@ -190,7 +190,6 @@ def lower(
     Raises:
         OSError: ``file`` cannot be written.
     """
-    nodes = {name: len(each.graph.nodes) for name, each in traced.items()}
     with quiet():
         from executorch.exir import (
             EdgeCompileConfig,
@@ -201,13 +200,12 @@ def lower(
         from executorch.exir.passes import MemoryPlanningPass
 
         delegated: dict[str, ExportedProgram] = {}
-        for name in nodes:
+        for name, trace_it in traces.items():
 
-            def share(done: float, before: int = len(delegated), own: int = nodes[name]) -> None:
-                begun = sum(list(nodes.values())[:before])
-                progress(int(95 * (begun + own * done) / sum(nodes.values())), 100)
+            def share(done: float, before: int = len(delegated)) -> None:
+                progress(int(95 * (before + done) / len(traces)), 100)
 
-            delegated[name] = _delegated(name, traced.pop(name), absent, share)
+            delegated[name] = _delegated(name, trace_it(), absent, share)
             gc.collect()  # a graph's nodes refer to each other
             give_back_freed()
         planning = {

@@ -80,26 +80,25 @@ def lower_to(
 
         absent = AbsentWeights(stored_modules(program))
         methods: dict[str, dict[str, Any]] = {METHOD: {}}
-        with absent.standing_in():
-            traced = {METHOD: trace(program, example, bounds, partial(progress, "trace"))}
-            if writing is not None:
-                vocabulary = program.embedding.weight.shape[0]
-                traced[GENERATE] = trace_generate(writing, writing.example(vocabulary))
-                traced[COLUMNS], methods[COLUMNS] = trace_columns(writing), {}
-                if bounds.prefix:
-                    traced[BEHIND] = trace_behind(program, example, bounds, writing.shapes)
-                    methods[BEHIND] = {}
-                methods[GENERATE] = {
-                    "columns": writing.columns.size,
-                    "chunk": writing.bounds.chunk,
-                    "context": writing.bounds.context,
-                    "cache": [list(shape) for shape in writing.shapes],
-                }
-        progress("lower", 0, 100)
+        tracing = partial(progress, "trace")
+        traces = {METHOD: lambda: trace(program, example, bounds, tracing)}
+        if writing is not None:
+            vocabulary = program.embedding.weight.shape[0]
+            traces[GENERATE] = lambda: trace_generate(writing, writing.example(vocabulary))
+            traces[COLUMNS], methods[COLUMNS] = lambda: trace_columns(writing), {}
+            if bounds.prefix:
+                traces[BEHIND] = lambda: trace_behind(program, example, bounds, writing.shapes)
+                methods[BEHIND] = {}
+            methods[GENERATE] = {
+                "columns": writing.columns.size,
+                "chunk": writing.bounds.chunk,
+                "context": writing.bounds.context,
+                "cache": [list(shape) for shape in writing.shapes],
+            }
         files[FILE] = work / FILE
-        lower(traced, work / FILE, absent, partial(progress, "lower"))
+        with absent.standing_in():
+            lower(traces, work / FILE, absent, partial(progress, "lower"))
         programs.append(Program("executorch", (FILE,), "int8 per token", methods))
-        traced.clear()
         gc.collect()  # a graph's nodes refer to each other
         give_back_freed()
     others = [name for name in formats if name != "executorch"]

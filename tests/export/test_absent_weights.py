@@ -1,6 +1,8 @@
 """Weights that are not there while a program is lowered: the same file, and no copy of any."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from seedtune.export.lower.lower import lower
 from seedtune.export.model.stored_weight import Shelf, keep_stored_, standing_in, stored_modules
 from seedtune.export.quantise.int4 import give_int4_
 from torch import nn
-from torch.export import export
+from torch.export import ExportedProgram, export
 
 WIDTH, LINEARS = 4096, 3
 CODES = LINEARS * WIDTH * WIDTH // 2
@@ -42,16 +44,20 @@ class Chain(nn.Module):
         return x + self.more
 
 
+def methods(chain: Chain) -> dict[str, Callable[[], ExportedProgram]]:
+    """Two over the same weights."""
+
+    def traced(name: str) -> ExportedProgram:
+        chain.more = float(len(name))
+        return export(chain, (torch.ones(2, WIDTH),))
+
+    return {name: partial(traced, name) for name in ("score", "generate")}
+
+
 def lowered(chain: Chain, file: Path) -> AbsentWeights:
-    """Two methods over the same weights."""
     absent = AbsentWeights(stored_modules(chain))
-    traced = {}
     with absent.standing_in():
-        for name in ("score", "generate"):
-            chain.more = float(len(name))
-            traced[name] = export(chain, (torch.ones(2, WIDTH),))
-    lower(traced, file, absent)
-    assert not traced
+        lower(methods(chain), file, absent)
     return absent
 
 
@@ -62,12 +68,8 @@ def chain(tmp_path: Path) -> Chain:
 
 def test_the_file_is_the_one_of_weights_that_were_there(chain: Chain, tmp_path: Path) -> None:
     whole = {linear: linear.weight for linear in chain.linears}
-    traced = {}
     with standing_in(whole):
-        for name in ("score", "generate"):
-            chain.more = float(len(name))
-            traced[name] = export(chain, (torch.ones(2, WIDTH),))
-    lower(traced, tmp_path / "whole.pte")
+        lower(methods(chain), tmp_path / "whole.pte")
     lowered(chain, tmp_path / "absent.pte")
     found = (tmp_path / "absent.pte").read_bytes()
     assert found == (tmp_path / "whole.pte").read_bytes()
@@ -97,7 +99,7 @@ def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(
     name = next(name for name in traced.state_dict if "linears.1" in name)
     traced.state_dict[name] = nn.Parameter(traced.state_dict[name].clone(), requires_grad=False)
     with pytest.raises(KeyError):
-        lower({"score": traced}, tmp_path / "program.pte", absent)
+        lower({"score": lambda: traced}, tmp_path / "program.pte", absent)
 
 
 def memory(field: str) -> int:

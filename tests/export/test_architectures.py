@@ -110,7 +110,7 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
     shape = program.adapter_shape
     traced = trace(program, example_inputs(BOUNDS, entries, 96, shape), BOUNDS)
     file = tmp_path / "program.pte"
-    lower({"score": traced}, file)
+    lower({"score": lambda: traced}, file)
     width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
     engine = ExecutorchBinding(file, BOUNDS, entries, width, shape, None)
 

@@ -114,7 +114,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(
             for weight in eager
         )
     example = example_inputs(BOUNDS, len(surgery.values), 300, program.adapter_shape)
-    lower({"score": trace(program, example, BOUNDS)}, tmp_path / "program.pte")
+    lower({"score": lambda: trace(program, example, BOUNDS)}, tmp_path / "program.pte")
     stored = (tmp_path / "program.pte").read_bytes()
     for integers, scales in chosen:
         nibbles = (integers.to(torch.uint8) + 8).view(-1)

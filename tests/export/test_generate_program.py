@@ -81,11 +81,11 @@ def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> No
     values += 0.3 * torch.randn(values.shape, generator=generator)
     adapter = 0.05 * torch.randn(score.adapter_shape, generator=generator)
     file = tmp_path / "program.pte"
-    traced = {
-        "generate": trace_generate(program, program.example(96)),
-        "columns": trace_columns(program),
+    traces = {
+        "generate": lambda: trace_generate(program, program.example(96)),
+        "columns": lambda: trace_columns(program),
     }
-    lower(traced, file)
+    lower(traces, file)
     lowered = NativeProgram(file)
     (columns,) = lowered.run("columns", [values.numpy()], (1, program.columns.size))
 

@@ -91,12 +91,12 @@ def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
         prefix = read(generate, given[3])
         wanted = [each.numpy() for each in score(*given, *prefix)]
     example = example_inputs(bounds, given[3].shape[1], 96, score.adapter_shape)
-    traced = {
-        "score": trace(score, example, bounds),
-        "behind": trace_behind(score, example, bounds, generate.shapes),
+    traces = {
+        "score": lambda: trace(score, example, bounds),
+        "behind": lambda: trace_behind(score, example, bounds, generate.shapes),
     }
     file = tmp_path / "program.pte"
-    lower(traced, file)
+    lower(traces, file)
     lowered = NativeProgram(file)
     arrays = [each.numpy() for each in (*given, *prefix)]
     found = lowered.run("behind", arrays, *(each.shape for each in wanted))
