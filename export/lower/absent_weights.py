@@ -116,9 +116,9 @@ class AbsentWeights:
 def _packed(linear: nn.Linear) -> "tuple[_Bytes, _Bytes, str]":
     """Codes, scales and the name in the file: see ``_scales_in_names`` in ``lower``."""
     codes, scales = (_Bytes(each) for each in packed_weight(linear))
-    digest = hashlib.sha256(codes.content)
+    digest = hashlib.sha256(codes.content.data)
     codes.digest = digest.digest()
-    digest.update(scales.tensor.to(torch.float32).numpy())
+    digest.update(scales.tensor.to(torch.float32).numpy().data)
     for each in (codes, scales):
         forget(each.tensor)
     return codes, scales, digest.hexdigest()
@@ -152,7 +152,7 @@ class _Bytes(FileBackedData):  # type: ignore[misc]
 
     def sha256(self) -> bytes:
         if self.digest is None:
-            self.digest = hashlib.sha256(self.content).digest()
+            self.digest = hashlib.sha256(self.content.data).digest()
         return self.digest
 
     def to_bytes(self) -> bytes:

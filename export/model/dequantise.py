@@ -88,8 +88,9 @@ class _Unpacked:
 def _unpacked(file: Path, model: Any) -> dict[str, _Unpacked]:
     """The tensors of ``file`` under the names that they have in the transformers ``model``."""
     from gguf import GGUFReader
-    from transformers import modeling_gguf_pytorch_utils as theirs
+    from transformers import modeling_gguf_pytorch_utils
 
+    theirs: Any = modeling_gguf_pytorch_utils
     read = GGUFReader(file)
     config = theirs.load_gguf_checkpoint(file)["config"]
     kind = theirs.read_field(read, "general.architecture")[0]
@@ -105,7 +106,8 @@ def _unpacked(file: Path, model: Any) -> dict[str, _Unpacked]:
         )
         if found.name != name:  # of a mixture of experts
             raise ValueError(f"tensor {name} is a part of another")
-        return found.weights
+        weights = found.weights
+        return weights
 
     return {
         names[each.name]: _Unpacked(each, process) for each in read.tensors if each.name in names

@@ -7,6 +7,7 @@ in turns in one process; and the peak of a process that does both.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,8 @@ def _times(bundle: Path, count: int, threads: int | None, turns: int) -> dict[st
     with ExitStack() as stack:
         models = {name: _opened(bundle, n, threads) for name, n in (("plain", 0), ("shown", count))}
         rows = models["shown"][1]
-        steps, answers = {}, {}
+        steps: dict[str, Callable[[], object]] = {}
+        answers: dict[str, Callable[[], object]] = {}
         for name, (model, _) in models.items():
             stack.enter_context(model)
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -100,4 +102,6 @@ def _peak(bundle: Path, count: int, threads: int | None) -> int:
     ):
         for _ in tuner:
             model.predict(rows[:ROWS])
-    return peak_resident_bytes()
+    peak = peak_resident_bytes()
+    assert peak is not None
+    return peak

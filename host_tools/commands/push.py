@@ -64,7 +64,8 @@ def push(
     with TemporaryDirectory() as work, checked_model(bundle or source, output) as model:
         from ..reports.card import card_of
 
-        files, run = {}, None
+        files: Mapping[str, Path] = {}
+        run = None
         if bundle is None:
             from seedtune.runtime.bundle.manifest import MANIFEST
 
@@ -162,7 +163,7 @@ def _upload(
 
     with asking(place):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         hub = HfApi()
         with contextlib.nullcontext() if output.live else disable_progress_bars():

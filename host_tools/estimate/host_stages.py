@@ -128,7 +128,7 @@ def estimate_export(
     gptq = rounding == "gptq"
     matrices = [*shape.linears.values(), (shape.vocabulary, shape.hidden)]
     # The wider input takes its second moments with it, the head has more rows.
-    rows, width = max(matrices, key=lambda size: sum(_rounding(*size, gptq).values()))
+    rows, width = max(matrices, key=lambda size: sum(_rounding(size[0], size[1], gptq).values()))
     quantising = {**common, **columns, **_rounding(rows, width, gptq)}
     if gptq:
         quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4

@@ -39,7 +39,7 @@ def run_on_task(
     if "demonstrations" in settings:
         with open_model(bundle, task=data.spec, on_long="truncate") as model:
             rows = model.show(data.train, settings["demonstrations"])
-            data = replace(data, train=rows, spec=dict(model.task_spec or {}))
+            data = replace(data, train=[*rows], spec=dict(model.task_spec or {}))
     bounds = replace(bundle.bounds, length=min(settings["length"], bundle.bounds.length))
     task, train, test = encode(
         data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
