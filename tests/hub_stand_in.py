@@ -329,7 +329,9 @@ def environment_of(hub: Hub, home: Path) -> dict[str, str]:
 def ask(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, token: str | None = None) -> None:
     """Have the client in this process, which read its environment long ago, ask that hub."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import logging
 
+    logging.get_logger()  # it keeps the stderr of now: a command's in a test is soon closed
     template = "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in {
         "ENDPOINT": hub.url,
