@@ -134,6 +134,8 @@ def export(
     mask_method(mask)  # what is unknown is refused before minutes of work
     check_rounding(rounding)
     formats = check_formats([name.strip() for name in to.split(",")])
+    if not context or formats != ("executorch",):
+        bounds = replace(bounds, prefix=0)  # so that the task is checked against it, too
     amount = {"sequences": 32, "length": 128} if profile is None else profile_settings(profile)
     source = model_source(model, output)
     base = base and model_source(base, output)

@@ -124,7 +124,7 @@ def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
     [
         ({"kind": "clasification"}, 3, "kind 'clasification' is unknown"),
         ({"verbalizers": {}}, 3, "field 'verbalizers' of a classification task is unknown"),
-        ({"template": "a long template " * 9 + "{text}"}, 3, "shorten them or export"),
+        ({"template": "{text}" + " a long template" * 9}, 3, "shorten them or export"),
     ],
 )
 def test_bad_tasks_are_refused_before_the_export(

@@ -208,7 +208,7 @@ def test_calls_from_several_threads_wait_for_each_other(bundle: Bundle) -> None:
 
 def test_a_program_describes_itself(bundle: Bundle) -> None:
     program = NativeProgram(bundle.program_path)
-    assert program.methods() == ["columns", "generate", "score"]
+    assert program.methods() == ["behind", "columns", "generate", "score"]
     method = program.describe("score")
     assert method.inputs == (
         ("int64", (8, 32)),
