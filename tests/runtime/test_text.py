@@ -145,7 +145,7 @@ def test_methods_share_their_weights_in_the_file(bundle: Bundle) -> None:
     codes = data[words.codes : words.codes + VOCABULARY * 16]  # of 32 columns, two a byte
     assert data.count(codes) == 1
     program = NativeProgram(bundle.program_path)
-    assert program.methods() == ["columns", "generate", "score"]
+    assert program.methods() == ["behind", "columns", "generate", "score"]
     assert bundle.generation is not None and bundle.generation.columns > bundle.K
     program.load("score")
     program.load("generate")
