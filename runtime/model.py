@@ -141,7 +141,7 @@ class Model:
 
         Args:
             rows: to learn from, with labels.
-            count: of demonstrations; ``auto``: ``demonstrations.USUAL``, and a sixteenth of the
+            count: of demonstrations; ``auto``: ``demonstrations.USUAL``, and one in 32 of the
                 rows at most. Fewer where the rows are too long for so many.
 
         Returns:

@@ -318,7 +318,7 @@ def test_a_run_by_the_command_line_answers_as_it_was_judged(bundle: Bundle, tmp_
     asked = [
         *("tune", bundle.path, run, "--task", tmp_path / "task.json"),
         *("--train", tmp_path / "train.jsonl", "--test", held, "--data", held),
-        *("--demonstrations", "auto", "--batch-size", 4),
+        *("--demonstrations", 3, "--batch-size", 4),
     ]
     first = good(*asked, "--steps", 3)
     again = good(*asked, "--steps", 6)
