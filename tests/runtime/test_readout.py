@@ -544,28 +544,33 @@ ROWS = [
 def test_a_really_exported_program_is_tuned_and_its_values_file_answers_as_the_run_does(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    engine = open_engine(bundle)
-    task = task_for(bundle, TASK)
-    examples = encode_rows(task, ROWS)
-    arguments = engine, Start.of(bundle), task, examples
-    options = {"folder": tmp_path / "run", "eval_examples": examples}
-    its = SETTINGS | {"batch_size": 4, "eval_every": 1}
-    with Tuner(*arguments, settings=its, **options) as live:
-        next(iter(live))
-    with Tuner(*arguments, **options) as live:
-        list(live)
-        tuned, last = live.tuned(), live.values.sha256
-    start = Start.of(bundle)
-    assert replay(tmp_path / "run", start).sha256 == last
-    assert tuned.step > 0 and tuned.values.entries == bundle.K + 2 * (bundle.hidden_width + 1) + 1
-    export_values(tmp_path / "v", tuned.values, bundle, step=tuned.step)
-    loaded = load_values(tmp_path / "v", bundle, start.kinds)
-    assert loaded.sha256 == tuned.values.sha256
-    found = evaluate(engine, task, examples, loaded, bundle.bounds)
-    assert (found.loss, found.metric) == (pytest.approx(tuned.loss), pytest.approx(tuned.metric))
-    before = evaluate(engine, task, examples, Values(start.values), bundle.bounds)
-    assert found.loss < before.loss - 0.1
-    answers = predict(engine, task, examples, loaded, bundle.bounds)
-    assert answers == predict(engine, task, examples, tuned.values, bundle.bounds)
-    right = [a.answer == row["label"] for a, row in zip(answers, ROWS, strict=True)]
-    assert np.mean(right) == pytest.approx(found.metric)
+    with open_engine(bundle) as engine:
+        task = task_for(bundle, TASK)
+        examples = encode_rows(task, ROWS)
+        arguments = engine, Start.of(bundle), task, examples
+        options = {"folder": tmp_path / "run", "eval_examples": examples}
+        its = SETTINGS | {"batch_size": 4, "eval_every": 1}
+        with Tuner(*arguments, settings=its, **options) as live:
+            next(iter(live))
+        with Tuner(*arguments, **options) as live:
+            list(live)
+            tuned, last = live.tuned(), live.values.sha256
+        start = Start.of(bundle)
+        assert replay(tmp_path / "run", start).sha256 == last
+        assert (
+            tuned.step > 0 and tuned.values.entries == bundle.K + 2 * (bundle.hidden_width + 1) + 1
+        )
+        export_values(tmp_path / "v", tuned.values, bundle, step=tuned.step)
+        loaded = load_values(tmp_path / "v", bundle, start.kinds)
+        assert loaded.sha256 == tuned.values.sha256
+        found = evaluate(engine, task, examples, loaded, bundle.bounds)
+        assert (found.loss, found.metric) == (
+            pytest.approx(tuned.loss),
+            pytest.approx(tuned.metric),
+        )
+        before = evaluate(engine, task, examples, Values(start.values), bundle.bounds)
+        assert found.loss < before.loss - 0.1
+        answers = predict(engine, task, examples, loaded, bundle.bounds)
+        assert answers == predict(engine, task, examples, tuned.values, bundle.bounds)
+        right = [a.answer == row["label"] for a, row in zip(answers, ROWS, strict=True)]
+        assert np.mean(right) == pytest.approx(found.metric)
