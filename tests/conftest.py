@@ -1,13 +1,30 @@
 """Fixtures that several packages share; also lets test modules of every folder import the
 helpers beside this file by name."""
 
+import gc
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import seedtune.runtime  # noqa: F401  before onnxruntime: see its ``telemetry``
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_program_stays_open(request):
+    """A program that one module left open has its number of threads, and the next one's tests want
+    another: it is closed, and named."""
+    yield
+    native = sys.modules.get("seedtune.runtime.engines.executorch_native")
+    if native is None or native.unavailable() or not native._interface().seedtune_programs():
+        return
+    gc.collect()  # what stood in a circle
+    for each in gc.get_objects():
+        if isinstance(each, native.NativeProgram) and each._handle:
+            warnings.warn(f"{request.node.name} left {each._path} open", stacklevel=1)
+            each.close()
 
 
 @pytest.fixture(scope="session")
