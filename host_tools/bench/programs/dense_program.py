@@ -46,10 +46,10 @@ def _lower(
         program(*example)
     quantise_linears_(program)
     writing = GenerateProgram(program, 1, GenerateBounds(generation.chunk, generation.context))
-    traced = {
-        METHOD: trace(program, example, bounds),
-        GENERATE: trace_generate(writing.eval(), writing.example(vocabulary)),
+    traces = {
+        METHOD: lambda: trace(program, example, bounds),
+        GENERATE: lambda: trace_generate(writing.eval(), writing.example(vocabulary)),
     }
     with workplace(file) as work:
-        lower(traced, work / file.name)
+        lower(traces, work / file.name)
         place_hashed(work / file.name, file)
