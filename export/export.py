@@ -112,11 +112,7 @@ def export_model(
     del found  # four bytes a weight
     give_back_freed()
     config = loaded.model.config
-    longest = getattr(config, "max_position_embeddings", bounds.length + bounds.prefix)
-    prefix = min(bounds.prefix, context, longest - bounds.length)
-    if to != ("executorch",):  # no other program reads one
-        prefix = 0
-    bounds = replace(bounds, prefix=max(0, prefix))
+    bounds = with_prefix(bounds, to, context, config)
     with _workplace(Path(output)) as work:
         progress("quantise", 0, 1)
         program, surgery = prepare_program(loaded.model, mask, bounds)
@@ -184,6 +180,15 @@ def export_model(
                 task=task,
             ),
         )
+
+
+def with_prefix(bounds: Bounds, to: Sequence[str], context: int, config: Any) -> Bounds:
+    """``bounds`` with as long a prefix as all programs of the formats ``to`` can read, which write
+    texts of ``context`` tokens, and as the model of ``config`` has positions for."""
+    if tuple(to) != ("executorch",):  # no other program reads one
+        return replace(bounds, prefix=0)
+    longest = getattr(config, "max_position_embeddings", bounds.length + bounds.prefix)
+    return replace(bounds, prefix=max(0, min(bounds.prefix, context, longest - bounds.length)))
 
 
 @contextmanager

@@ -7,8 +7,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
-
 from . import engines
 from .bundle import Bounds, Bundle, Progress, open_bundle
 from .bundle.manifest import check_identity
@@ -156,14 +154,16 @@ class Model:
             raise DataError(f"a {spec['kind']} task takes no demonstrations")
         comparing, others = demonstrations.apart(given)
         if field not in spec:
-            draws = list(demonstrations.draws(self.task, others, count, self._room))
-            if not draws:
+            bounds = self.bundle.bounds
+            room = bounds.prefix or bounds.length // 2
+            trials = []
+            for shown in demonstrations.draws(self.task, others, count, room):
+                trial = self.twin()
+                trial._spec, trial._task = {**spec, field: [dict(row) for row in shown]}, None
+                trials.append((trial.evaluate(comparing).loss if comparing else 0.0, trial._spec))
+            if not trials:
                 return given
-            losses = []
-            for shown in draws:
-                self._spec, self._task = {**spec, field: [dict(row) for row in shown]}, None
-                losses.append(self.evaluate(comparing).loss if comparing else 0.0)
-            spec[field] = [dict(row) for row in draws[int(np.argmin(losses))]]
+            spec = min(trials, key=lambda each: each[0])[1]
             self._spec, self._task = spec, None
         return demonstrations.without(others, spec[field])
 
@@ -234,12 +234,6 @@ class Model:
             self.step = done.history.steps if done.best is None else done.best.step
         else:
             self.values, self.step = load_values(source, self.bundle, self._start.kinds), 0
-
-    @property
-    def _room(self) -> int:
-        """Tokens for demonstrations: of a prefix, or half a row where there is none."""
-        bounds = self.bundle.bounds
-        return bounds.prefix or bounds.length // 2
 
     def reset(self) -> None:
         """Use the values as they were exported from now on."""

@@ -120,7 +120,7 @@ def export(
     (check_file if bundle.suffix == ".seedtune" else check_target)(bundle)
     with output.waiting("loading the libraries"):
         import torch
-        from seedtune.export.export import export_model
+        from seedtune.export.export import export_model, with_prefix
         from seedtune.export.lower.programs import check_formats
         from seedtune.export.model.load_model import load_causal_lm
         from seedtune.export.profile.masks import mask_method
@@ -134,15 +134,13 @@ def export(
     mask_method(mask)  # what is unknown is refused before minutes of work
     check_rounding(rounding)
     formats = check_formats([name.strip() for name in to.split(",")])
-    if not context or formats != ("executorch",):
-        bounds = replace(bounds, prefix=0)  # so that the task is checked against it, too
     amount = {"sequences": 32, "length": 128} if profile is None else profile_settings(profile)
     source = model_source(model, output)
     base = base and model_source(base, output)
     with output.waiting("loading the model"):  # a GGUF file is dequantised at first
         loaded = load_causal_lm(source, "stored", base=base)
     if spec is not None:
-        check_task(spec, loaded, bounds)
+        check_task(spec, loaded, with_prefix(bounds, formats, context, loaded.model.config))
     read = {name: amount[name] for name in ("sequences", "length")}
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:
