@@ -3,7 +3,6 @@ helpers beside this file by name."""
 
 import gc
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_program_stays_open(request):
-    """A program that one module left open has its number of threads, and the next one's tests want
-    another: it is closed, and named."""
+def one_thread_after_the_binding():
+    """executorch's Python binding, once loaded, keeps its process's number of threads; a later
+    module may ask for another, which is one wherever a test names it."""
     yield
+    binding = sys.modules.get("executorch.extension.pybindings.portable_lib")
     native = sys.modules.get("seedtune.runtime.engines.executorch_native")
-    if native is None or native.unavailable() or not native._interface().seedtune_programs():
+    if binding is None or native is None or native.unavailable():
         return
-    gc.collect()  # what stood in a circle
-    for each in gc.get_objects():
-        if isinstance(each, native.NativeProgram) and each._handle:
-            warnings.warn(f"{request.node.name} left {each._path} open", stacklevel=1)
-            each.close()
+    gc.collect()  # methods that stood in a circle
+    if not native._interface().seedtune_programs():
+        binding._unsafe_reset_threadpool(1)
 
 
 @pytest.fixture(scope="session")

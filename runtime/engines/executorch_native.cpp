@@ -193,9 +193,13 @@ bool set_threads(uint32_t threads, bool required, bool fixed) {
     return true;
   }
   if (fixed) {
-    last_error = "another program is open in this process with " +
-        std::to_string(pool->get_thread_count()) + " threads; close it before asking for " +
-        std::to_string(threads);
+    const auto has = std::to_string(pool->get_thread_count());
+    last_error = open_programs > 0
+        ? "another program is open in this process with " + has +
+            " threads; close it before asking for " + std::to_string(threads)
+        : "executorch's Python binding is loaded in this process and keeps its " + has +
+            " threads; ask for " + has + ", or for " + std::to_string(threads) +
+            " in a new process";
     return false;
   }
   if (!pool->_unsafe_reset_threadpool(threads)) {

@@ -138,7 +138,7 @@ def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list
     used = engine.threads
     engine.close()
     # The binding's method still uses the pool, which must stay as it is.
-    with pytest.raises(EngineError, match=f"another program is open .* {used} threads"):
+    with pytest.raises(EngineError, match=f"binding is loaded .* keeps its {used} threads"):
         NativeEngine(bundle.program_path, bundle.bounds, threads=used + 5)
 
 
@@ -264,6 +264,11 @@ for threads in (1, 2, 4, 1):
     again.load("score")
     print(again.threads)
     again.close()
+from executorch.extension.pybindings import portable_lib
+try:
+    NativeProgram(path, threads=2)
+except EngineError as error:
+    print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(bundle.program_path)],
@@ -272,8 +277,9 @@ for threads in (1, 2, 4, 1):
         cwd="/",
     )
     assert done.returncode == 0, done.stderr
-    first, refusal, *rest = done.stdout.splitlines()
+    first, refusal, *rest, bound = done.stdout.splitlines()
     assert first == "3 3"
+    assert "Python binding is loaded in this process and keeps its 1 threads; ask for 1" in bound
     assert "another program is open in this process with 3 threads" in refusal
     assert rest == ["1", "2", "4", "1"]
 
