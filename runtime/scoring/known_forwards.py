@@ -33,6 +33,8 @@ class KnownForwards:
         self._bytes = 0
         self.calls = 0
         """Calls of the program so far."""
+        self.complete = True
+        """Whether all that was scored since the values last changed is known."""
 
     def score(self, batch: Batch, values: Values) -> NDArray[np.float32]:
         """Log-probabilities ``[1, N, C]``, as of ``Values.score``.
@@ -48,7 +50,7 @@ class KnownForwards:
 
     def _forward(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
         if not np.array_equal(values, self._values):
-            self._values, self._bytes = values.copy(), 0
+            self._values, self._bytes, self.complete = values.copy(), 0, True
             self._known.clear()
         key = (
             b"".join(
@@ -63,7 +65,9 @@ class KnownForwards:
             found = self._engine.score(batch, values[None])
             size = found.logp.nbytes + len(key)
             size += 0 if found.hidden is None else found.hidden.nbytes
-            if self._bytes + size <= self._most:
+            fits = self._bytes + size <= self._most
+            self.complete &= fits
+            if fits:
                 self._known[key] = found
                 self._bytes += size
         return found

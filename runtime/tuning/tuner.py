@@ -150,6 +150,8 @@ class Tuner:
         self._metrics = MetricsLog(self.folder)
         known = _forwards_stay(self.values)
         self._known = KnownForwards(self._engine) if known else None
+        self._no_wait = False
+        """Whether an evaluation takes no time, since its forwards are all known by now."""
 
     def _resumed(
         self,
@@ -303,12 +305,13 @@ class Tuner:
     def tuned(self) -> Tuned:
         """The state to ship: the best evaluated step, or the start if nothing beat it.
 
-        After a ``break``, the last step is evaluated here if it was not, so that it can ship. It
-        is not where ``control`` or the budget's ``check`` stopped the loop: who stops so does not
-        want to wait. The message says it then.
+        After a ``break``, the last step is evaluated here if it was not, so that it can ship.
+        Where ``control`` or the budget's ``check`` stopped the loop it was only evaluated if that
+        takes no time, as of a readout after its first evaluation: who stops so does not want to
+        wait. The message says it then.
         """
         left = self.stop_reason is None and self.control.stop_reason is None
-        if left and self._eval and self.history.steps and not self._evaluated_now():
+        if (left or self._no_wait) and self._unjudged:
             self._evaluate_unless_stopped()
         return self._run.tuned()
 
@@ -326,7 +329,7 @@ class Tuner:
         while (reason := self._why_stop()) is None:
             report = self.step()
             yield report
-        if reason.evaluate and self._eval and not self._evaluated_now():
+        if (reason.evaluate or self._no_wait) and self._unjudged:
             self.evaluate()
         self._run.end(reason.text)
         self.stop_reason = reason.text
@@ -416,6 +419,7 @@ class Tuner:
             progress,
             self._known,
         )
+        self._no_wait = self._known is not None and self._known.complete
         seconds = time.monotonic() - began - paused
         self._active += seconds
         self._run.commit(journal.Evaluation(rounded(found.loss), rounded(found.metric)))
@@ -460,6 +464,11 @@ class Tuner:
         done = self.history.evaluations
         return bool(done) and done[-1].step == self.history.steps
 
+    @property
+    def _unjudged(self) -> bool:
+        """Whether the last step could be evaluated and was not."""
+        return bool(self._eval) and self.history.steps > 0 and not self._evaluated_now()
+
     def _evaluate_if_due(self) -> Evaluation | None:
         """Evaluate at the start, at the end and at multiples of ``eval_every``, once each."""
         steps, settings = self.history.steps, self.history.settings
@@ -475,7 +484,8 @@ class Tuner:
 
         def heed_control(done: int, total: int) -> None:
             self.control.wait()
-            if self.control.stop_reason is not None and done < total:
+            stopped = self.control.stop_reason is not None
+            if stopped and done < total and not self._no_wait:
                 raise _Abandoned
 
         try:

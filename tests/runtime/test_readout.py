@@ -42,6 +42,7 @@ from seedtune.runtime.tasks import (
     task_for,
     task_from_spec,
 )
+from seedtune.runtime.tuning.budget import Budget, Control
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
@@ -223,6 +224,32 @@ class TestInterrupted:
             (Path(name) / JOURNAL_FILE).write_bytes(whole[:cut])
             assert run(Path(name), settings=None) == done[1]
             assert replay(name, START).sha256 == done[1]
+
+    @pytest.mark.parametrize("how", ["stop", "check", "stop, then break"])
+    def test_asked_at_any_step_it_answers_with_what_it_has(self, tmp_path: Path, how: str) -> None:
+        """Held-out states that this session has seen judge the last step at once; nobody who stops
+        waits for them where it has not."""
+        engine, control = FakeEngine(K), Control()
+        hot = Budget(check=lambda: "hot" if how == "check" and live.history.steps == 10 else None)
+        asked = {"settings": SETTINGS, "engine": engine}
+        with tuner(tmp_path, budget=hot, control=control, **asked) as live:
+            for report in live:
+                if report.step == 10 and how != "check":
+                    control.stop()
+                    if "break" in how:
+                        break
+            tuned = live.tuned()
+        assert tuned.step == 10 and tuned.loss < live.history.evaluations[0].loss - 0.2
+        assert replay(tmp_path, START).best_values.sha256 == tuned.values.sha256
+        assert len(engine.calls) == 10 + 3  # of 48 held-out examples, once
+        control = Control()
+        with tuner(tmp_path, control=control, **asked) as live:
+            for report in live:
+                assert report.step == 11
+                control.stop()
+            tuned = live.tuned()
+        assert tuned.step == 10 and "step 11, the last, was not evaluated" in tuned.message
+        assert len(engine.calls) == 10 + 3 + 1
 
     def test_the_run_s_own_settings_resume_it(self, tmp_path: Path) -> None:
         """Also where the batch size was fitted to the number of examples."""
