@@ -112,7 +112,7 @@ class TestClassification:
     def test_metric_and_prediction(self) -> None:
         task = make(TASK)
         batch = task.collate([task.encode({"text": "the", "label": "1"}, "f:1")] * 3)
-        logp = np.log(np.array([[0.1, 0.3], [0.4, 0.1], [np.nan, 0.1]], dtype=np.float32))
+        logp = np.log(np.array([[0.1, 0.3], [0.4, 0.1], [0.1, np.nan]], dtype=np.float32))
         assert task.metric(logp, batch).tolist() == [[1, 1], [0, 1], [0, 1]]
         answers = task.predict(logp[:2], batch)
         assert [answer.answer for answer in answers] == ["1", "0"]
