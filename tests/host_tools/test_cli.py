@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import bad, call, good
+from command_line import bad, call, good, write_rows
 from fakes import fake_context
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
@@ -41,11 +41,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
-    lines = [json.dumps({"text": words[n % 6] * (1 + n % 3), "label": n % 2}) for n in range(24)]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(lines))
-    return file
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture

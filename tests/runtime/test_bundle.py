@@ -512,7 +512,7 @@ def test_an_altered_archive_is_refused_even_when_cached(tmp_path: Path) -> None:
         open_bundle(file, cache=tmp_path / "cache")
 
 
-def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None:
+def test_2_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None:
     """Half of them damaged in one part of the folder, half in the one-file form."""
     good = write_tiny_bundle(tmp_path / "b")
     archive = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
@@ -521,7 +521,7 @@ def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None
     packed = archive.read_bytes()
     rng = random.Random(7)
     refused = 0
-    for number in range(20_000):
+    for number in range(2_000):
         if number % 2:
             part = PARTS[number // 2 % len(PARTS)]
             target, original = tmp_path / "b" / part, content[part]
@@ -543,7 +543,7 @@ def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None
             assert opened.program_path.read_bytes() == content["program.pte"], fault
         target.write_bytes(original)
     # Whitespace in the manifest and dates in the archive are all that may differ unnoticed.
-    assert refused > 17_000
+    assert refused > 1_700
 
 
 def _tokenizer(change: Callable[[dict[str, Any]], None]) -> bytes:
