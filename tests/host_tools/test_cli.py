@@ -291,12 +291,6 @@ class TestReadout:
         assert "was tuned for another task" in bad(7, *asked, tmp_path / "third.json")
         assert "the run has the task spec" in bad(7, *tune, "--task", tmp_path / "third.json")
 
-    def test_a_program_without_hidden_states_cannot_take_it(
-        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
-    ) -> None:
-        asked = ["tune", bundle, tmp_path / "other", "--train", rows, "--estimator", "readout"]
-        assert "export the model again, or take another estimator" in bad(7, *asked)
-
     def test_settings_that_mean_nothing_to_it_are_not_shown(
         self, tmp_path: Path, learned: Path
     ) -> None:

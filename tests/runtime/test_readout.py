@@ -159,15 +159,6 @@ class TestRun:
         assert chosen == [4, 8, 12, 16, 24, 32]
         assert replay(tmp_path / "b", START).values.part.share == 0.5
 
-    def test_a_run_of_before_with_a_learning_rate_is_replayed_by_it(self) -> None:
-        estimator, ends = Readout(*SIZES, 1), []
-        numbers = np.random.default_rng(0).uniform(0.5, 1, estimator.scalar_count)
-        for lr in (1.0, 0.25):
-            values = head_of(np.zeros(ENTRIES, np.float32))
-            estimator.apply(values, numbers.astype(np.float16), seed=0, step=0, lr=lr)
-            ends.append(values.part.own)
-        assert ends[0].all() and np.allclose(ends[1], 0.25 * ends[0], rtol=1e-6)
-
     @pytest.mark.parametrize("eval_examples", [None, HELD_OUT])
     def test_a_batch_that_surprises_is_learned_from(
         self, tmp_path: Path, eval_examples: Any
