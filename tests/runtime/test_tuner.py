@@ -245,8 +245,15 @@ def test_more_steps_are_always_allowed(tmp_path):
 def test_other_data_other_bundle_other_estimator_are_refused(tmp_path):
     with tuner(tmp_path) as live:
         next(iter(live))
-    with pytest.raises(TuningError, match="train_sha256"):
-        tuner(tmp_path, train=TRAIN[1:])
+    first = TRAIN[0]
+    for changes in (
+        {"tokens": first.tokens + 1},
+        {"positions": first.positions + 1},
+        {"candidates": first.candidates + 1},
+        {"gold": 1 - first.gold},
+    ):
+        with pytest.raises(TuningError, match="train_sha256"):
+            tuner(tmp_path, train=[replace(first, **changes), *TRAIN[1:]])
     with pytest.raises(
         TuningError, match=r"other held-out rows than --data gives \(eval_sha256 .*--allow-changes"
     ):
