@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
-from command_line import bad, call, good, write_rows
+from command_line import WORDS, bad, call, good
 from journal_bytes import header
 from seedtune.host_tools.reports.curve import duration, read_curve, seconds_of_as_many_again
 from seedtune.runtime import engines, open_model
@@ -24,18 +24,26 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_tiny_bundle(tmp_path / "bundle").path
 
 
+def rows_file(file: Path, numbers: Any) -> Path:
+    """Rows of those numbers, of one of two labels in turn, no two of whose texts are alike."""
+    rows = [{"text": f"{WORDS[n % 6]} {WORDS[n % 5]} {WORDS[n % 7 % 6]}", "label": n % 2}
+            for n in numbers]  # fmt: skip
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 class TestRowsThatJudge:
     def test_half_of_the_held_out_rows_choose_the_step_and_the_others_judge_it(
         self, tmp_path: Path, bundle: Path
     ) -> None:
-        data = write_rows(tmp_path / "data.jsonl", range(24))
+        data = rows_file(tmp_path / "data.jsonl", range(24))
         run = tmp_path / "run"
-        found = good("tune", bundle, run, "--train", write_rows(tmp_path / "t.jsonl", range(9, 40)),
+        found = good("tune", bundle, run, "--train", rows_file(tmp_path / "t.jsonl", range(9, 40)),
                      "--data", data, "--steps", 6, "--eval-every", 2, *TWO_POINT)  # fmt: skip
         assert (found["choosing_rows"], found["judged_rows"]) == (12, 12)
         # Every other row of either label.
-        choosing = write_rows(tmp_path / "c.jsonl", [n for n in range(24) if n % 4 < 2])
-        judging = write_rows(tmp_path / "j.jsonl", [n for n in range(24) if n % 4 > 1])
+        choosing = rows_file(tmp_path / "c.jsonl", [n for n in range(24) if n % 4 < 2])
+        judging = rows_file(tmp_path / "j.jsonl", [n for n in range(24) if n % 4 > 1])
         before, after = (
             good("evaluate", bundle, "--data", judging, *more) for more in ([], ["--run", run])
         )
@@ -47,8 +55,8 @@ class TestRowsThatJudge:
         assert start[1] != pytest.approx(before["loss"])  # or swapped halves would look the same
 
     def test_with_test_rows_all_held_out_rows_choose(self, tmp_path: Path, bundle: Path) -> None:
-        data, test = (write_rows(tmp_path / f"{n}.jsonl", range(n, n + 11)) for n in (0, 40))
-        train = write_rows(tmp_path / "train.jsonl", range(60, 90))
+        data, test = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 11)) for n in (0, 40))
+        train = rows_file(tmp_path / "train.jsonl", range(60, 90))
         found = good("tune", bundle, tmp_path / "run", "--train", train, "--data", data,
                      "--test", test, "--steps", 2, *TWO_POINT)  # fmt: skip
         assert (found["choosing_rows"], found["judged_rows"]) == (11, 11)
@@ -63,7 +71,7 @@ class TestRowsThatJudge:
     def test_a_run_from_python_goes_on_with_all_its_held_out_rows(
         self, tmp_path: Path, bundle: Path
     ) -> None:
-        train, data = (write_rows(tmp_path / f"{n}.jsonl", range(n, n + 12)) for n in (0, 20))
+        train, data = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 12)) for n in (0, 20))
         settings = {"estimator": "two-point", "eps": 0.01, "lr": 0.01, "batch_size": 4, "steps": 2}
         with open_model(bundle) as model, model.tuner(
             tmp_path / "run", train, data, **settings
@@ -81,7 +89,7 @@ class TestRowsThatJudge:
     def test_twenty_answers_before_and_after_are_kept_for_the_owner_alone(
         self, tmp_path: Path, bundle: Path
     ) -> None:
-        data = write_rows(tmp_path / "data.jsonl", range(60))
+        data = rows_file(tmp_path / "data.jsonl", range(60))
         good("tune", bundle, tmp_path / "run", "--train", data, "--data", data, "--steps", 2,
              *TWO_POINT)  # fmt: skip
         file = tmp_path / "run" / "outcome.json"
@@ -145,7 +153,7 @@ class TestCurve:
     def test_the_summary_says_what_the_curve_says_and_what_more_would_take(
         self, tmp_path: Path, bundle: Path
     ) -> None:
-        rows = write_rows(tmp_path / "rows.jsonl", range(24))
+        rows = rows_file(tmp_path / "rows.jsonl", range(24))
         found = good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows,
                      "--steps", 40, "--eval-every", 5, *TWO_POINT)  # fmt: skip
         assert found["curve"].startswith("the held-out loss ")
@@ -213,7 +221,7 @@ class TestReadout:
     def test_it_neither_takes_nor_prints_what_means_nothing_to_it(
         self, tmp_path: Path, hidden: Path
     ) -> None:
-        rows = write_rows(tmp_path / "rows.jsonl", range(24))
+        rows = rows_file(tmp_path / "rows.jsonl", range(24))
         asked = ["tune", hidden, tmp_path / "run", "--train", rows, "--data", rows]
         for option, value in (("--lr", 0.5), ("--eps", 0.01), ("--schedule", "cosine"),
                               ("--warmup", 3)):  # fmt: skip
@@ -224,14 +232,14 @@ class TestReadout:
         assert "each row is used once" in found["twice_as_many"]
 
     def test_others_print_theirs(self, tmp_path: Path, bundle: Path) -> None:
-        rows = write_rows(tmp_path / "rows.jsonl", range(24))
+        rows = rows_file(tmp_path / "rows.jsonl", range(24))
         found = good("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, *TWO_POINT)
         assert (found["lr"], found["eps"]) == (0.01, 0.01)
 
 
 def test_every_summary_has_its_peak_of_memory(tmp_path: Path, bundle: Path) -> None:
     """Of profile and export: see test_cli_model."""
-    rows = write_rows(tmp_path / "rows.jsonl", range(24))
+    rows = rows_file(tmp_path / "rows.jsonl", range(24))
     for command in (["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, *TWO_POINT],
                     ["evaluate", bundle, "--data", rows],
                     ["predict", bundle, "--data", rows]):  # fmt: skip
