@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import bad, call, good
+from command_line import bad, call, good, write_rows
 from fakes import fake_context
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
@@ -41,11 +41,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
-    lines = [json.dumps({"text": words[n % 6] * (1 + n % 3), "label": n % 2}) for n in range(24)]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(lines))
-    return file
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture
@@ -294,12 +290,6 @@ class TestReadout:
         asked = ["predict", learned, "--text", "the", "--run", run, "--task"]
         assert "was tuned for another task" in bad(7, *asked, tmp_path / "third.json")
         assert "the run has the task spec" in bad(7, *tune, "--task", tmp_path / "third.json")
-
-    def test_a_program_without_hidden_states_cannot_take_it(
-        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
-    ) -> None:
-        asked = ["tune", bundle, tmp_path / "other", "--train", rows, "--estimator", "readout"]
-        assert "export the model again, or take another estimator" in bad(7, *asked)
 
     def test_settings_that_mean_nothing_to_it_are_not_shown(
         self, tmp_path: Path, learned: Path

@@ -6,31 +6,20 @@ import random
 from dataclasses import replace
 
 import pytest
+from journal_bytes import header
 from safetensors.numpy import load, save
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.file import write_journal
-from seedtune.runtime.journal.format import Change, Evaluation, Header, Record, Reference, Step
+from seedtune.runtime.journal.format import Change, Evaluation, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from tiny_run import START, run
 
-SETTINGS = settings_of({"steps": 40, "eval_every": 4, "eps": 0.01, "estimator": "two-point"})
-
 
 def history(*, higher_is_better: bool = True) -> History:
-    header = Header(
-        bundle_sha256="b" * 64,
-        values_sha256="c" * 64,
-        entries=8,
-        scalar_count=1,
-        settings=SETTINGS.to_dict(),
-        train_sha256="d" * 64,
-        eval_sha256=None,
-        metric={"name": "m", "higher_is_better": higher_is_better},
-    )
-    return History(header, "journal.bin")
+    metric = {"name": "m", "higher_is_better": higher_is_better}
+    return History(header(settings={"steps": 40, "eval_every": 4}, metric=metric), "journal.bin")
 
 
 class Counted(list[Evaluated]):

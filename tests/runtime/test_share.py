@@ -147,21 +147,6 @@ def test_a_run_on_one_example_is_not_shared(tmp_path: Path) -> None:
     assert not (tmp_path / "sent.journal").exists()
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_journals_that_hold_numbers_of_single_examples_are_not_shared(
-    tmp_path: Path, name: str
-) -> None:
-    settings = {"batch_size": 4, "estimator": name, **rates(name)}
-    tune(tmp_path / "run", settings=settings, steps=4)
-    if ESTIMATORS[name].holds_examples:
-        with pytest.raises(JournalError, match="holds numbers of single examples"):
-            share(tmp_path / "run", tmp_path / "sent.journal", START)
-        assert not (tmp_path / "sent.journal").exists()
-    else:
-        shared = share(tmp_path / "run", tmp_path / "sent.journal", START).sha256
-        assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == shared
-
-
 APART = np.array([0.75, -0.25, -0.25, -0.25])
 """Of the losses of a batch of four: their mean is 0, that of no part is."""
 
