@@ -73,9 +73,6 @@ def bench(
     test_rows: Annotated[
         int | None, typer.Option(min=1, help="Test rows to judge on (quality).")
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
-    ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(help="Bundle instead of the quickstart's (quality, senders, ...)."),
@@ -116,7 +113,6 @@ def bench(
         "senders": _names(senders),
         "messages": _numbers(messages),
         "test_rows": test_rows,
-        "lr": lr,
         "bundle": bundle,
         "threads": threads,
         "summary": summary or None,

@@ -58,7 +58,7 @@ def test_claims_compare_at_equal_forwards():
 
 
 def test_headline_figures():
-    person = {"perplexity": 40.0, "top1": 0.2, "top3": 0.4}
+    person = {"perplexity": 40.0}
     start = {"method": "start-int4", "sender": "a", "settings": {"messages": 0}, "test": person,
              "other": person}  # fmt: skip
     tuned = {"method": "text-head", "sender": "a", "settings": {"messages": 200},
