@@ -64,24 +64,8 @@ export function update(values, scalars, settings, step) {
   });
 }
 
-function learningRate({ lr, warmup, steps, schedule }, step) {
-  if (step < warmup) return lr * ((step + 1) / warmup);
-  const done = (step - warmup) / Math.max(1, steps - warmup);
-  if (schedule === "linear") return lr * Math.max(0, 1 - done);
-  if (schedule === "cosine") return lr * Math.max(0, 0.5 * (1 + cosPi(Math.min(1, done))));
-  return lr;
-}
-
-/** cos(pi x) from +, * and / alone, in the library's order: the same bits. */
-function cosPi(x) {
-  const t = Math.PI * (0.5 - x);
-  let term = t;
-  let total = t;
-  for (let k = 1; k < 12; k++) {
-    term *= (-t * t) / (2 * k * (2 * k + 1));
-    total += term;
-  }
-  return total;
+function learningRate({ lr, steps, schedule }, step) {
+  return schedule === "linear" ? lr * Math.max(0, 1 - step / steps) : lr;
 }
 
 /** Step, loss and metric of the best evaluation, the earliest of equals; null if there is none. */

@@ -20,8 +20,7 @@ VECTORS = json.loads((ROOT / "tests" / "vectors" / "noise.json").read_text())
 WORDS = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
 RUNS = {
     "plain": ("--steps", 6),
-    "cosine": ("--seeds", 2, "--schedule", "cosine", "--steps", 7, "--warmup", 3,
-               "--seed", 2**64 - 1),
+    "seeds": ("--seeds", 2, "--steps", 7, "--seed", 2**64 - 1),
     "linear": ("--schedule", "linear", "--steps", 8, "--eval-every", 2, "--best-by", "loss"),
 }  # fmt: skip
 

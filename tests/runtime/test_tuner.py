@@ -97,10 +97,10 @@ def test_interrupted_equals_uninterrupted(tmp_path, whole, stops):
     assert [p.record for p in ours.records] == [p.record for p in theirs.records]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_replay_equals_live(tmp_path, schedule, estimator):
-    asked = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5}
+    asked = {"lr": 0.1, "eps": 0.02, "schedule": schedule}
     settings = suited(estimator, {"seed": 9, "steps": 30, "batch_size": 4}, **asked)
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
 
