@@ -93,7 +93,7 @@ def _files(folder: Path) -> dict[str, Case]:
     tuned = Values(halves, AnswerHead(("b", "a"), 2, np.ones(7, np.float32)))
     export_values(folder / "values", tuned, bundle, step=7)
     values = (folder / "values").read_bytes()
-    log = MetricsLog(folder)
+    log = MetricsLog(folder, 9)
     for step in range(12):
         log.append(kind="step", step=step, loss=0.5, losses=[0.25, 0.75], skipped=None, seconds=0.1)
     log.close()

@@ -156,13 +156,12 @@ def export(
 def compact(
     run: RunPath,
     bundle: BundlePath,
-    tail: Annotated[int, typer.Option(min=64, help="Last steps to keep as records.")] = 64,
     json: Json = False,
 ) -> None:
     """Replace all but a run's last steps by a snapshot of its values."""
     from seedtune.runtime.journal import snapshots
 
-    _say(json, snapshots.compact(run, _start(bundle), tail=tail))
+    _say(json, snapshots.compact(run, _start(bundle)))
 
 
 @app.command()
@@ -225,10 +224,6 @@ def share(
     journal: JournalPath,
     bundle: BundlePath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Journal file to write.")],
-    with_notes: Annotated[
-        bool,
-        typer.Option("--with-notes", help="Also write notes and why sessions ended: free text."),
-    ] = False,
     json: Json = False,
 ) -> None:
     """Write a run as one file that gives the same model wherever the bundle is.
@@ -240,7 +235,7 @@ def share(
     """
     from seedtune.runtime.journal import operations
 
-    done = operations.share(journal, file, _start(bundle), notes=with_notes)
+    done = operations.share(journal, file, _start(bundle))
     Output(json).result({"file": str(file), "bytes": file.stat().st_size, "sha256": done.sha256})
 
 

@@ -147,7 +147,7 @@ class Tuner:
         else:
             header = self._new_header(settings or {}, task_spec)
             self._run = LiveRun.begin(self.folder, header, start)
-        self._metrics = MetricsLog(self.folder)
+        self._metrics = MetricsLog(self.folder, self.history.settings.resolved_steps)
         known = _forwards_stay(self.values)
         self._known = KnownForwards(self._engine) if known else None
 
@@ -361,7 +361,6 @@ class Tuner:
             step=history.steps,
             loss=mean,
             losses=[float(loss) for loss in losses],
-            scalars=exact if history.spec.guarded else (),
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -428,12 +427,6 @@ class Tuner:
         )
         _log.info("%s: step %d, %s", self.folder, self.history.steps, found)
         return found
-
-    def note(self, text: str) -> None:
-        """Journal a remark of 1 to 255 bytes."""
-        if not 1 <= len(text.encode()) <= 255:
-            raise TuningError("a note has 1 to 255 bytes")
-        self._run.commit(journal.Note(text))
 
     def close(self) -> None:
         """Sync the journal and release the run. Calling it again does nothing."""

@@ -17,6 +17,7 @@ from seedtune.runtime.estimators.text_head_estimator import (
     TextHeadEstimator,
 )
 from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.format import Note
 from seedtune.runtime.journal.operations import branch, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
@@ -455,7 +456,7 @@ class TestARun:
     ) -> None:
         branch(whole[0], tmp_path)
         with world.tuner(tmp_path, settings=None) as live:
-            live.note("program: another")
+            live._run.commit(Note("program: another"))
         forget(tmp_path, world.start)
         assert replay(tmp_path, world.start).history.program == "another"
 
