@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import BINARY, replace_file
-from ..schema import ListOf, Maybe, Real, Text, Whole, check, parse_json
+from ..schema import Maybe, Real, Text, Whole, check, parse_json
 from .run_folder import METRICS_FILE
 
 MOST = 1 << 14
@@ -21,9 +21,6 @@ _MOST_READ = 1 << 24
 """Bytes of the file."""
 LATEST = 1 << 37
 """Seconds since 1970 up to which a time is told as a date."""
-_LONGEST_LIST = 8
-"""Losses of more probes than these are left out: they would make lines many times
-longer than a journal's records."""
 _LINE = {
     "kind": Text("step|evaluation", "step or evaluation"),
     "step": Whole(0, 2**47),
@@ -31,7 +28,6 @@ _LINE = {
     "loss": Maybe(Real()),
     "seconds": Real(0),
     "metric": Maybe(Real()),
-    "losses": Maybe(ListOf(Maybe(Real()))),
     "skipped": Maybe(str),
 }
 
@@ -64,8 +60,7 @@ class MetricsLog:
         for name, value in fields.items():
             if isinstance(value, float) and value - value != 0:
                 value = None
-            if not isinstance(value, (list, tuple)) or len(value) <= _LONGEST_LIST:
-                clean[name] = value
+            clean[name] = value
         with contextlib.suppress(OSError):
             os.write(self._fd, json.dumps(clean, separators=(",", ":")).encode() + b"\n")
 
@@ -105,8 +100,8 @@ def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[s
 
     Returns:
         Of a long run not all steps: each line has ``kind, step, loss, seconds`` and the ``time``
-        when it was written (whole seconds since 1970), a step's also
-        ``losses`` (of few probes) and ``skipped``, an evaluation's ``metric``.
+        when it was written (whole seconds since 1970), a step's also ``skipped``, an evaluation's
+        ``metric``.
     """
     latest: dict[tuple[str, int], dict[str, Any]] = {}
     for line in _lines(Path(folder)):

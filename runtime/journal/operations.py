@@ -80,12 +80,9 @@ def branch(source: Path | str, target: Path | str, *, step: int | None = None) -
 
 def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     """The run in ``target`` that the records read so far begin."""
-    last = history_of(journal).steps
-    if step is None:
-        step = last
-    need_step(journal, step, last)
-    parent = {"step": step, "crc": f"{journal.header_crc:08x}"}
-    header = replace(journal.header, parent=parent)
+    header = journal.header
+    if step is not None:
+        need_step(journal, step, history_of(journal).steps)
     if header.snapshot is not None and not os.path.exists(target / JOURNAL_FILE):
         name = Path(str(header.snapshot["file"])).name
         try:

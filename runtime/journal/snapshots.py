@@ -93,7 +93,6 @@ def forget(folder: Path | str, start: Start, choose: Choose | None = None) -> Jo
             settings=settings.to_dict(),
             train_sha256=FORGOTTEN,
             eval_sha256=FORGOTTEN,
-            parent=None,  # its checksum covers the hashes
         )
         write_journal(path, header, [])
         tidy(path.parent, header.snapshot_file)

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ class Tuner:
                 seed=settings.seed,
             )
             settings = replace(settings, options=replace(own, eps=self.loss_noise.eps))
-            extra["loss_noise"] = self.loss_noise.to_dict()
+            extra["loss_noise"] = asdict(self.loss_noise)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
@@ -360,7 +360,6 @@ class Tuner:
             kind="step",
             step=history.steps,
             loss=mean,
-            losses=[float(loss) for loss in losses],
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -445,7 +444,7 @@ class Tuner:
             seed=settings.seed,
             lengths=self._lengths,
             batch_size=settings.batch_size,
-            labels=self._labels if settings.stratified else None,
+            labels=self._labels,
         )
         return [self._train[index] for index in chosen]
 

@@ -10,18 +10,18 @@ import pytest
 from browser_page import PAGE, Page, open_page
 from command_line import good
 from doc_pages import ROOT
-from seedtune.runtime.bundle import Bundle, open_bundle, with_task
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
-from tiny_bundle import TASK
+from tiny_bundle import TASK, with_task
 
 VECTORS = json.loads((ROOT / "tests" / "vectors" / "noise.json").read_text())
 WORDS = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
 RUNS = {
     "plain": ("--steps", 6),
     "seeds": ("--seeds", 2, "--steps", 7, "--seed", 2**64 - 1),
-    "linear": ("--schedule", "linear", "--steps", 8, "--eval-every", 2, "--best-by", "loss"),
+    "linear": ("--schedule", "linear", "--steps", 8, "--eval-every", 2),
 }  # fmt: skip
 
 

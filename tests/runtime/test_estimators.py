@@ -201,11 +201,7 @@ def test_an_estimator_that_there_is_not_is_refused_by_name():
         ("seeds", 0),
         ("seeds", (1 << 16) + 1),
         ("seeds", 2.0),
-        ("stratified", 1),
-        ("best_by", "luck"),
         ("loss_jump", 0.0),
-        ("scalar_jump", 1.0),
-        ("max_skips", 0),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(field, value):
