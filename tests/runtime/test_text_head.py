@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from seedtune.runtime.bundle import Bundle, open_bundle, with_task
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, TuningError
 from seedtune.runtime.estimators import RunContext, complete
 from seedtune.runtime.estimators.text_head_estimator import (
@@ -47,7 +47,7 @@ from text_bundle import (
     text_parts,
     write_text_bundle,
 )
-from tiny_bundle import write_tiny_bundle
+from tiny_bundle import with_task, write_tiny_bundle
 
 SEEN = ["the film was great", "the plot was good", "a dull plot", "the actors were bad"]
 SAID = [" so I left because the", " and the plot was"]
