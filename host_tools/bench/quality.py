@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,31 +34,13 @@ LENGTH = {
     "sst2": 48,
     "sst2-shown": 72,
     "sms-spam": 64,
-    "boolq": 128,
-    "cb": 128,
     "copa": 64,
     "chat": 64,
 }
-"""Tokens of an example at most; longer texts are cut. Holds 97 % of SST-2, half of BoolQ."""
+"""Tokens of an example at most; longer texts are cut. Holds 97 % of SST-2."""
 SEEDS = (0, 1, 2)
 FORWARDS = 1000
 BATCH_SIZE = 16
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One (method, task, seed) and all that its result depends on."""
-
-    method: str
-    task: str
-    seed: int
-    settings: dict[str, Any]
-    bundle: Path | None
-
-    @property
-    def key(self) -> str:
-        """``method/task/seed/settings``: the name of its row in the results."""
-        return row_key(self.method, self.task, self.seed, self.settings)
 
 
 def bench_quality(
@@ -99,23 +80,20 @@ def bench_quality(
     for task in tasks:
         for seed in seeds:
             for name in methods:
-                cell = _cell(name, task, seed, forwards, test_rows, bundle, model)
-                if cell.key not in read_rows(results):
-                    row = call_function(_work, cell, threads)
-                    merge_rows({cell.key: row}, results)
-                    progress(f"{cell.key}: {row['curve'][-1]}")
+                program = (bundle or default_bundle(model)) if METHODS[name].bundle else None
+                settings = _settings(name, task, forwards, test_rows, program, model)
+                key = row_key(name, task, seed, settings)
+                if key not in read_rows(results):
+                    row = call_function(_work, name, task, seed, settings, program, threads)
+                    merge_rows({key: row}, results)
+                    progress(f"{key}: {row['curve'][-1]}")
     return summarise_quality(read_rows(results))
 
 
-def _cell(
-    name: str,
-    task: str,
-    seed: int,
-    forwards: int,
-    test_rows: int,
-    bundle: Path | None,
-    model: str,
-) -> Cell:
+def _settings(
+    name: str, task: str, forwards: int, test_rows: int, bundle: Path | None, model: str
+) -> dict[str, Any]:
+    """All that a cell's result depends on, but its seed."""
     method = METHODS[name]
     data = load_task(task)
     settings: dict[str, Any] = {
@@ -129,10 +107,9 @@ def _cell(
     }
     if "forwards" in settings:
         settings["forwards"] = forwards
-    if method.bundle:
-        bundle = bundle or default_bundle(model)
+    if bundle is not None:
         settings["bundle_sha256"] = open_bundle(bundle).sha256
-    return Cell(name, task, seed, settings, bundle if method.bundle else None)
+    return settings
 
 
 def _data_sha256(data: TaskData) -> str:
@@ -141,18 +118,17 @@ def _data_sha256(data: TaskData) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _work(cell: Cell, threads: int | None) -> dict[str, Any]:
-    method = METHODS[cell.method]
+def _work(
+    name: str,
+    task: str,
+    seed: int,
+    settings: dict[str, Any],
+    bundle: Path | None,
+    threads: int | None,
+) -> dict[str, Any]:
+    method, data, source = METHODS[name], load_task(task), model_source(settings["model"])
     run = import_module(f"{__package__}.contenders.{method.module}").run_on_task
-    source = model_source(cell.settings["model"])
-    settings = {
-        **cell.settings,
-        "seed": cell.seed,
-        "threads": threads,
-        "source": source,
-        "bundle": cell.bundle,
-    }
-    data = load_task(cell.task)
+    whole = {**settings, "seed": seed, "threads": threads, "source": source, "bundle": bundle}
     found: dict[str, Any] = {}
     if method.float32:
         import torch
@@ -161,22 +137,22 @@ def _work(cell: Cell, threads: int | None) -> dict[str, Any]:
 
         if threads:
             torch.set_num_threads(threads)
-        task = FloatTask.of(source, data, settings)
-        before = task.generic_perplexity()
-        found["metric"] = task.task.metric_name
-        found |= run(task, settings, say)
+        cell = FloatTask.of(source, data, whole)
+        before = cell.generic_perplexity()
+        found["metric"] = cell.task.metric_name
+        found |= run(cell, whole, say)
         if before is not None:
-            found["generic_perplexity"] = {"before": before, "after": task.generic_perplexity()}
+            found["generic_perplexity"] = {"before": before, "after": cell.generic_perplexity()}
     else:
-        found |= run(data, settings, say)
+        found |= run(data, whole, say)
     if "estimator" in settings:
-        found["tuner_settings"] = settings_of(tuner_settings(settings)).to_dict()
+        found["tuner_settings"] = settings_of(tuner_settings(whole)).to_dict()
     return {
         "peak_rss_bytes": peak_resident_bytes(),
         **found,
         "machine": machine(),
-        "method": cell.method,
-        "task": cell.task,
-        "seed": cell.seed,
-        "settings": cell.settings,
+        "method": name,
+        "task": task,
+        "seed": seed,
+        "settings": settings,
     }

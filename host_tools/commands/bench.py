@@ -59,7 +59,7 @@ def bench(
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, paper).")
+        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality).")
     ] = None,
     forwards: Annotated[
         int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, paper).")

@@ -189,21 +189,16 @@ def test_forwards_become_steps():
     assert (several["steps"], several["eval_every"]) == (125, 12)  # 8 forwards a step
 
 
-def cell_of(monkeypatch, **changes):
-    monkeypatch.setattr(quality, "load_task", lambda name: DATA)
-    asked = {"forwards": 100, "test_rows": 300, "bundle": None, "model": "folder"}
-    asked |= changes
-    return quality._cell("mezo-fp32", "sst2", 0, **asked)
+def test_a_cells_settings_are_all_that_it_depends_on(monkeypatch):
+    def settings(data=DATA, forwards=100, test_rows=300):
+        monkeypatch.setattr(quality, "load_task", lambda name: data)
+        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None, "folder")
 
-
-def test_a_cells_key_follows_its_settings(monkeypatch):
-    one = cell_of(monkeypatch)
-    longer, fewer = cell_of(monkeypatch, forwards=200), cell_of(monkeypatch, test_rows=200)
-    assert len({one.key, longer.key, fewer.key}) == 3
+    one = settings()
+    assert one == settings()
     other = TaskData(DATA.name, DATA.train[1:], DATA.test, DATA.spec)
-    monkeypatch.setattr(quality, "load_task", lambda name: other)
-    assert quality._cell("mezo-fp32", "sst2", 0, 100, 300, None, "folder").key != one.key
-    assert one.key == cell_of(monkeypatch).key
+    for changed in (settings(forwards=200), settings(test_rows=200), settings(data=other)):
+        assert changed != one
 
 
 def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, monkeypatch):
