@@ -150,8 +150,8 @@ def _forget_peak() -> None:
 
 
 def _judged(cell: FloatTask) -> dict[str, Any]:
-    texts = {"test": _perplexity(cell, cell.test), "other": cell.generic_perplexity()}
-    return {name: {"perplexity": found} for name, found in texts.items()}
+    test = cell.perplexity(message_batches(cell.task, cell.test, cell.bounds))
+    return {"test": {"perplexity": test}, "other": {"perplexity": cell.generic_perplexity()}}
 
 
 def _perplexity(cell: FloatTask, examples: list[Encoded]) -> float:
