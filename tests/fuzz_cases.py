@@ -77,10 +77,9 @@ def _files(folder: Path) -> dict[str, Case]:
     compacted = replace(
         journals[0][0],
         snapshot=snapshot,
-        parent={"step": 3, "crc": "0"},
         shape={"answers": 2},
         part={"kind": "answer-head", "labels": ["b", "a"], "width": 6},
-        task={"spec": {"kind": "completion"}, "objective": "", "on_long": "error"},
+        task={"spec": {"kind": "completion"}, "on_long": "error"},
     )
     headers = [head.encode()[14:-4] for head in (journals[0][0], compacted, journals[3][0])]
     bundle = write_tiny_bundle(folder / "bundle")
@@ -94,9 +93,9 @@ def _files(folder: Path) -> dict[str, Case]:
     tuned = Values(halves, AnswerHead(("b", "a"), 2, np.ones(7, np.float32)))
     export_values(folder / "values", tuned, bundle, step=7)
     values = (folder / "values").read_bytes()
-    log = MetricsLog(folder)
+    log = MetricsLog(folder, 9)
     for step in range(12):
-        log.append(kind="step", step=step, loss=0.5, losses=[0.25, 0.75], skipped=None, seconds=0.1)
+        log.append(kind="step", step=step, loss=0.5, skipped=None, seconds=0.1)
     log.close()
     frame, info = (folder / "text" / "text.safetensors").read_bytes(), text_bundle.text_head
     lines, metrics = read_metrics(folder), (folder / METRICS_FILE).read_bytes()

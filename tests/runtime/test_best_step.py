@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from journal_bytes import header
-from seedtune.runtime.journal.format import Change, Evaluation, Step
+from seedtune.runtime.journal.format import Evaluation, Step
 from seedtune.runtime.journal.history import History
 
 REPLAY = Path(__file__).parents[2] / "examples/browser/replay.js"
@@ -21,9 +21,8 @@ FOUND = {
 }
 
 
-def history(rows: int | None, best_by: str = "metric") -> History:
-    metric = {"name": "accuracy", "higher_is_better": True, "rows": rows}
-    return History(header(settings={"best_by": best_by}, metric=metric), "j")
+def history(rows: int | None) -> History:
+    return History(header(metric={"name": "accuracy", "higher_is_better": True, "rows": rows}), "j")
 
 
 def best_of(found: list[tuple[float, float]], history: History) -> int:
@@ -47,24 +46,11 @@ def test_of_many_rows_or_without_their_number_every_difference_counts() -> None:
     assert best_of(found, history(10**6)) == 3
 
 
-def test_by_loss_the_metric_says_nothing() -> None:
-    found, _ = FOUND["beyond the error"]
-    assert best_of(found, history(300, "loss")) == 1
-
-
-def test_a_change_of_rule_begins_again() -> None:
-    judged = history(300)
-    assert best_of(FOUND["beyond the error"][0], judged) == 2
-    judged.add(Change("best_by", "loss"))
-    assert judged.best is not None and judged.best.step == 1
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 @pytest.mark.parametrize("case", FOUND)
 def test_the_browser_chooses_the_same(case: str, tmp_path: Path) -> None:
     found, wanted = FOUND[case]
-    about = {"settings": {"best_by": "metric"},
-             "metric": {"higher_is_better": True, "rows": 300}}  # fmt: skip
+    about = {"metric": {"higher_is_better": True, "rows": 300}}
     records = []
     for number, (loss, metric) in enumerate(found):
         records += [{"kind": "step"}] * bool(number)

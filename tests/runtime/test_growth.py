@@ -48,14 +48,11 @@ def expected(found: History) -> tuple[Evaluated | None, float | None]:
     its, sign = found.settings, -1.0 if found.higher_is_better else 1.0
     sound = [e for e in found.evaluations if math.isfinite(e.loss) and math.isfinite(e.metric)]
 
-    def rank(e: Evaluated) -> tuple[float, float]:
-        return (sign * e.metric, e.loss) if its.best_by == "metric" else (e.loss, sign * e.metric)
-
     every = its.eval_every or its.steps
     losses = [e.loss for e in found.evaluations if e.step % every == 0 and math.isfinite(e.loss)]
     losses = losses or ([found.reference] if found.reference is not None else [])
     limit = losses[-1] + its.loss_jump * max(abs(losses[0]), 1e-3) if losses else None
-    return min(sound, key=rank, default=None), limit
+    return min(sound, key=lambda e: (sign * e.metric, e.loss), default=None), limit
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -71,7 +68,6 @@ def test_best_and_loss_limit_are_those_of_all_evaluations(seed):
                 Evaluation(rng.choice(numbers), rng.choice(numbers)),
                 Evaluation(rng.choice(numbers), rng.choice(numbers)),
                 Reference(0.7),
-                Change("best_by", rng.choice(("metric", "loss"))),
                 Change("eval_every", rng.choice((0, 1, 4))),
                 Change("steps", rng.choice((40, 60))),
                 Change("loss_jump", rng.choice((1.0, 2.0))),

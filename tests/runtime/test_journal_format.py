@@ -154,7 +154,7 @@ def test_every_change_of_every_byte_of_a_journal_is_seen(head, records, changes)
 def test_a_header_keeps_its_task_s_order_and_its_part():
     """Of whatever fields: a reader that needs an order finds the one that was given."""
     words = {"Zeta": " bad", "10": " good", "9": " so", " a": " it", "é": " was"}
-    task = {"spec": {"verbalisers": words}, "objective": "label_words", "on_long": "error"}
+    task = {"spec": {"verbalisers": words}, "on_long": "error"}
     part = {"kind": "answer-head", "labels": [*words], "width": 6}
     head = header(24, shape={"answers": 2}, part=part, task=task)
     records: list[Record] = [Step(tuple(map(float, range(24)))), Evaluation(0.5, 0.75)]

@@ -107,7 +107,7 @@ SPEC = EstimatorSpec(
 # The tests.
 
 ASKED = {"seed": 2, "batch_size": 8, "estimator": "in-turn"}
-TOLD = "estimator in-turn has no option 'seeds'; its options: lr, schedule, warmup, eps, repeat"
+TOLD = "estimator in-turn has no option 'seeds'; its options: lr, schedule, eps, repeat"
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +187,7 @@ def test_the_command_line_has_its_flag_with_help_and_refuses_those_of_others(
 
 def test_the_readme_s_table_has_its_row() -> None:
     row = (
-        "| `in-turn` | one entry a step | `--lr` 4, `--schedule` constant, `--warmup` 0, "
+        "| `in-turn` | one entry a step | `--lr` 4, `--schedule` constant, "
         "`--eps` 0.02, `--repeat` 0.5 |"
     )
     assert estimators_table().splitlines()[-1] == row

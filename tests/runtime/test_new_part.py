@@ -113,7 +113,7 @@ SPEC = EstimatorSpec(
     eval_every=20,
     part=lambda own, context: {"kind": KIND},
 )
-ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting", "best_by": "loss"}
+ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting"}
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ def test_rewind_and_branch_reach_the_values_of_that_step(tmp_path, done, hashes,
 
 def test_a_branch_can_go_its_own_way(tmp_path, done, hashes):
     branch(done[0], tmp_path / "b", step=60)
-    other = SETTINGS | {"lr": 0.1, "schedule": "cosine", "eps": 0.02}
+    other = SETTINGS | {"lr": 0.1, "schedule": "linear", "eps": 0.02}
     final = go_on(tmp_path / "b", settings=other, allow_changes=True)
     assert final != done[1] and replay(tmp_path / "b", START).sha256 == final
     assert replay(tmp_path / "b", START, until=60).sha256 == hashes[60]
@@ -262,7 +262,7 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
         bundle_sha256=start.bundle_sha256,
         values_sha256=Values(start.values).sha256,
         entries=entries,
-        settings={"steps": steps, "eval_every": 100, "schedule": "cosine"},
+        settings={"steps": steps, "eval_every": 100, "schedule": "linear"},
     )
     scalars = np.random.default_rng(0).normal(0, 20, steps).astype(np.float16).tolist()
     records = itertools.chain.from_iterable(

@@ -46,7 +46,7 @@ def tune(folder: Path, *, steps: int = 6, note: str | None = None,
         allow_changes=allow_changes,
     ) as live:
         if note is not None:
-            live.note(note)
+            live._run.commit(Note(note))
         list(live)
         return live.values.sha256
 
@@ -108,18 +108,14 @@ def test_a_journal_that_was_not_shared_is_not_received(tmp_path: Path, run: Path
 
 def test_a_run_s_own_journal_is_left_as_it_is(tmp_path: Path, run: Path) -> None:
     before = (run / JOURNAL_FILE).read_bytes()
-    share(run, tmp_path / "sent.journal", START, notes=True)
+    share(run, tmp_path / "sent.journal", START)
     assert (run / JOURNAL_FILE).read_bytes() == before
 
 
-def test_free_text_is_left_out_unless_it_is_asked_for(tmp_path: Path, run: Path) -> None:
+def test_free_text_is_left_out(tmp_path: Path, run: Path) -> None:
     sent = tmp_path / "sent.journal"
     share(run, sent, START)
     assert b"1234" not in sent.read_bytes() and b"steps done" not in sent.read_bytes()
-    share(run, sent, START, notes=True)
-    assert Note("for Ann: my pin is 1234") in records(sent)
-    assert b"all 6 steps done" in sent.read_bytes()
-    share(run, sent, START)
     receive(sent, tmp_path / "received", START)
     assert tune(tmp_path / "received", steps=15) == tune(run, steps=15)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from every_operation import check_every_operation
-from seedtune.runtime.bundle import Bundle, open_bundle, with_task
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, TuningError
 from seedtune.runtime.estimators import RunContext, complete
 from seedtune.runtime.estimators.text_head_estimator import (
@@ -18,6 +18,7 @@ from seedtune.runtime.estimators.text_head_estimator import (
     TextHeadEstimator,
 )
 from seedtune.runtime.journal.file import read_journal
+from seedtune.runtime.journal.format import Note
 from seedtune.runtime.journal.operations import branch, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
@@ -47,7 +48,7 @@ from text_bundle import (
     text_parts,
     write_text_bundle,
 )
-from tiny_bundle import write_tiny_bundle
+from tiny_bundle import with_task, write_tiny_bundle
 
 SEEN = ["the film was great", "the plot was good", "a dull plot", "the actors were bad"]
 PLACE = text_parts()["text_head"].words
@@ -353,7 +354,7 @@ class TestARun:
         for steps in (60, 70):  # again, after ten more that were told to remember
             journal = forget(tmp_path / "run", world.start)
             assert journal.header.train_sha256 == journal.header.eval_sha256 == ""
-            assert journal.header.parent is None and not journal.records
+            assert not journal.records
             done = replay(tmp_path / "run", world.start)
             assert done.history.steps == steps and not done.values.part.words.any()
             # Evaluations were made with the words.
@@ -432,7 +433,7 @@ class TestARun:
     ) -> None:
         branch(whole[0], tmp_path)
         with world.tuner(tmp_path, settings=None) as live:
-            live.note("program: another")
+            live._run.commit(Note("program: another"))
         forget(tmp_path, world.start)
         assert replay(tmp_path, world.start).history.program == "another"
 
