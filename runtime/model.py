@@ -26,7 +26,6 @@ from .scoring.values import Values
 from .scoring.values_file import export_values, load_values
 from .tasks import (
     Encoded,
-    Objective,
     OnLong,
     Prediction,
     Rows,
@@ -62,7 +61,6 @@ class Model:
         bundle: Bundle,
         task_spec: Mapping[str, Any] | None,
         *,
-        objective: Objective,
         on_long: OnLong,
         engine: str | None,
         threads: int | Literal["auto"],
@@ -78,7 +76,7 @@ class Model:
         if task_spec is not None:
             check_spec(task_spec)
         self._spec = bundle.task if task_spec is None else dict(task_spec)
-        self._how: dict[str, Any] = {"objective": objective, "on_long": on_long}
+        self._on_long: OnLong = on_long
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
         self._memory_limit = memory_limit
         self._task: Task | None = None
@@ -92,7 +90,7 @@ class Model:
             DataError: neither the bundle nor ``open_model`` named one, or it makes no sense.
         """
         if self._task is None:
-            self._task = task_for(self.bundle, self._spec, **self._how)
+            self._task = task_for(self.bundle, self._spec, on_long=self._on_long)
         return self._task
 
     @property
@@ -210,7 +208,7 @@ class Model:
             allow_changes=allow_changes,
             memory_limit=self._memory_limit,
             on_evaluation=on_evaluation,
-            task_spec={"spec": self._spec, **self._how},
+            task_spec={"spec": self._spec, "on_long": self._on_long},
         )
 
     def load(self, source: Tuned | str | Path) -> None:
@@ -249,7 +247,6 @@ class Model:
             )
         if not self._asked:
             self._spec, self._task = dict(known["spec"]), None
-            self._how = {**self._how, "objective": known["objective"]}
 
     def save(self, file: str | Path) -> str:
         """Write the values in use as float16 safetensors; returns their SHA-256.
@@ -507,7 +504,6 @@ def open_model(
     bundle: str | Path | Bundle,
     *,
     task: Mapping[str, Any] | str | Path | None = None,
-    objective: Objective = "label_words",
     on_long: OnLong = "error",
     engine: str | None = None,
     threads: int | Literal["auto"] = "auto",
@@ -521,7 +517,7 @@ def open_model(
         bundle: folder or ``.seedtune`` file, here or on the hub (see ``open_bundle``).
         task: a task specification (see ``runtime.tasks``) or a JSON file with one, here or on the
             hub; by default the bundle's.
-        objective, on_long: see ``tasks.task_from_spec``.
+        on_long: see ``tasks.task_from_spec``.
         engine: name in ``engines.ENGINES``; by default the first that works here.
         threads: CPU threads; ``auto`` takes the count that is fastest here.
         memory_limit: bytes that this process may hold; by default what the system has left.
@@ -544,7 +540,6 @@ def open_model(
     return Model(
         opened,
         task,
-        objective=objective,
         on_long=on_long,
         engine=engine,
         threads=threads,

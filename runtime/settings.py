@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from .errors import TuningError
 from .options import check_options, option
@@ -67,23 +67,11 @@ class Settings:
     eval_every: int | None = option(
         None, "Steps between held-out evaluations; 0: at the start and the end only.", least=0
     )
-    stratified: bool = option(
-        True, "Give every batch the labels in their overall proportions.", fixed=True
-    )
-    best_by: Literal["metric", "loss"] = option(
-        "metric", "What makes an evaluated step the best; loss tells near ties of accuracy apart."
-    )
     loss_jump: float = option(
         2.0,
         "Skip a batch whose loss exceeds the last evaluation's by this many starting losses.",
         above=0,
     )
-    scalar_jump: float = option(
-        10.0,
-        "Skip a step this many times as large as the last 64 in the root mean square.",
-        above=1,
-    )
-    max_skips: int = option(10, "Skipped steps in a row after which the run stops.", least=1)
 
     def __post_init__(self) -> None:
         check_options(self)

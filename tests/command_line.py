@@ -1,6 +1,8 @@
 """Calls of ``seedtune`` inside the test process, held to its promises about output."""
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from seedtune.host_tools.cli import app
@@ -32,3 +34,13 @@ def bad(code: int, *arguments: object) -> str:
     assert len(errors) == 1, result.stderr
     assert "Traceback" not in result.stderr
     return errors[0].removeprefix("error: ")
+
+
+WORDS = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
+
+
+def write_rows(file: Path, numbers: Iterable[int] = range(24), *, lengths: int = 3) -> Path:
+    """Rows of those numbers, of one of two labels in turn, of so many lengths."""
+    rows = ({"text": WORDS[n % 6] * (1 + n % lengths), "label": n % 2} for n in numbers)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file

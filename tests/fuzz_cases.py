@@ -14,15 +14,16 @@ from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
 from fuzz_programs import export_programs, program_kinds
 from fuzz_runs import run_kinds
 from fuzz_texts import text_kinds
-from journal_bytes import encoded
+from journal_bytes import encoded, header
 from safetensors.numpy import load
 from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
 from seedtune.runtime.bundle.text_frame import load_text_frame
-from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.format import (
+    MAGIC,
+    VERSION,
     Change,
     End,
     Evaluation,
@@ -76,10 +77,9 @@ def _files(folder: Path) -> dict[str, Case]:
     compacted = replace(
         journals[0][0],
         snapshot=snapshot,
-        parent={"step": 3, "crc": "0"},
         shape={"answers": 2},
         part={"kind": "answer-head", "labels": ["b", "a"], "width": 6},
-        task={"spec": {"kind": "completion"}, "objective": "", "on_long": "error"},
+        task={"spec": {"kind": "completion"}, "on_long": "error"},
     )
     headers = [head.encode()[14:-4] for head in (journals[0][0], compacted, journals[3][0])]
     bundle = write_tiny_bundle(folder / "bundle")
@@ -93,9 +93,9 @@ def _files(folder: Path) -> dict[str, Case]:
     tuned = Values(halves, AnswerHead(("b", "a"), 2, np.ones(7, np.float32)))
     export_values(folder / "values", tuned, bundle, step=7)
     values = (folder / "values").read_bytes()
-    log = MetricsLog(folder)
+    log = MetricsLog(folder, 9)
     for step in range(12):
-        log.append(kind="step", step=step, loss=0.5, losses=[0.25, 0.75], skipped=None, seconds=0.1)
+        log.append(kind="step", step=step, loss=0.5, skipped=None, seconds=0.1)
     log.close()
     frame, info = (folder / "text" / "text.safetensors").read_bytes(), text_bundle.text_head
     lines, metrics = read_metrics(folder), (folder / METRICS_FILE).read_bytes()
@@ -118,9 +118,9 @@ def _files(folder: Path) -> dict[str, Case]:
 
         return what, read
 
-    def header(rng: random.Random) -> tuple[str, Callable[[], str]]:
+    def crafted_header(rng: random.Random) -> tuple[str, Callable[[], str]]:
         what, text = odd_json(json.loads(rng.choice(headers)), rng)
-        start = struct.pack("<8sHI", b"SEEDTJRN", 1, len(text)) + text
+        start = struct.pack("<8sHI", MAGIC, VERSION, len(text)) + text
         bad = start + struct.pack("<I", crc32c(start))
 
         def read() -> str:
@@ -217,7 +217,7 @@ def _files(folder: Path) -> dict[str, Case]:
 
     return {
         "journal": journal,
-        "header": header,
+        "header": crafted_header,
         "record": record,
         "manifest": damaged_manifest,
         "crafted manifest": crafted_manifest,
@@ -230,19 +230,7 @@ def _files(folder: Path) -> dict[str, Case]:
 
 def _journal(count: int, signs: int = 0) -> tuple[Header, list[Record], bytes]:
     rng = np.random.default_rng(count)
-    head = Header(
-        bundle_sha256="b" * 64,
-        values_sha256="c" * 64,
-        entries=100,
-        scalar_count=count,
-        signs=signs,
-        settings=settings_of(
-            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
-        ).to_dict(),
-        train_sha256="d" * 64,
-        eval_sha256=None,
-        metric={"name": "accuracy", "higher_is_better": True},
-    )
+    head = header(count, signs=signs)
     records: list[Record] = [Evaluation(0.5, 0.75), Note("a remark")]
     for step in range(12):
         scalars = tuple(float(x) for x in rng.normal(size=count).astype(np.float16))

@@ -29,9 +29,9 @@ from doc_pages import (
 )
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.data.fetch import RESOURCES
-from seedtune.runtime.bundle import Bundle, with_task
+from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import SeedtuneWarning
-from tiny_bundle import TASK
+from tiny_bundle import TASK, with_task
 
 PAGES = {
     "docs/classification.md": (),

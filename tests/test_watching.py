@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from compiler import needs_compiler
 from doc_pages import ROOT, python_of, write_files
-from seedtune.runtime.bundle import Bundle, with_task
-from tiny_bundle import TASK
+from seedtune.runtime.bundle import Bundle
+from tiny_bundle import TASK, with_task
 
 PAGE = "docs/watching.md"
 NOTEBOOK = ROOT / "examples" / "notebook" / "tune.ipynb"

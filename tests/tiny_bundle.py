@@ -1,10 +1,22 @@
 """A bundle of a few kilobytes with a real tokenizer and a program that is only bytes."""
 
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.bundle import Bounds, Bundle, Contents, Layer, Program, write_bundle
+from seedtune.runtime.bundle import (
+    Bounds,
+    Bundle,
+    Contents,
+    Layer,
+    Program,
+    open_bundle,
+    write_bundle,
+)
+from seedtune.runtime.bundle.manifest import MANIFEST, manifest_digest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 BOUNDS = Bounds(probes=2, rows=8, length=32, positions=48, candidates=4)
@@ -77,3 +89,12 @@ def bundle_parts(program: Any = None, **changes: Any) -> dict[str, Any]:
 def write_tiny_bundle(folder: Path, **changes: Any) -> Bundle:
     """A bundle on disk."""
     return write_bundle(folder, Contents(**bundle_parts(**changes)))
+
+
+def with_task(bundle: Bundle, folder: Path, task: Mapping[str, Any]) -> Bundle:
+    """The bundle again in ``folder``, with another task."""
+    shutil.copytree(bundle.path, folder)
+    manifest = {**bundle.manifest, "task": dict(task)}
+    manifest["sha256"] = manifest_digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return open_bundle(folder)

@@ -3,7 +3,7 @@
 import { half, parseJson } from "./files.js";
 
 const MAGIC = "SEEDTJRN";
-const VERSION = 3;
+const VERSION = 4;
 const NOT_A_NUMBER = 0x7c00;
 
 /**

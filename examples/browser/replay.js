@@ -34,13 +34,7 @@ export async function replay({ header, records }, start, bundleSha256, readSnaps
   const values = (snapshot?.values ?? start).slice();
   const best = bestEvaluation(header, records);
   let kept = null;
-  if (best !== null && best.step <= first) {
-    const before = bestEvaluation(header, []);
-    if (snapshot && before?.step !== best.step) {
-      throw new Error("journal: the best step lies before what this compacted run holds");
-    }
-    kept = snapshot?.best ?? start;
-  }
+  if (best !== null && best.step <= first) kept = snapshot?.best ?? start;
   let steps = first;
   for (const record of records) {
     if (record.kind === "change") settings[record.field] = record.value;
@@ -64,37 +58,19 @@ export function update(values, scalars, settings, step) {
   });
 }
 
-function learningRate({ lr, warmup, steps, schedule }, step) {
-  if (step < warmup) return lr * ((step + 1) / warmup);
-  const done = (step - warmup) / Math.max(1, steps - warmup);
-  if (schedule === "linear") return lr * Math.max(0, 1 - done);
-  if (schedule === "cosine") return lr * Math.max(0, 0.5 * (1 + cosPi(Math.min(1, done))));
-  return lr;
-}
-
-/** cos(pi x) from +, * and / alone, in the library's order: the same bits. */
-function cosPi(x) {
-  const t = Math.PI * (0.5 - x);
-  let term = t;
-  let total = t;
-  for (let k = 1; k < 12; k++) {
-    term *= (-t * t) / (2 * k * (2 * k + 1));
-    total += term;
-  }
-  return total;
+function learningRate({ lr, steps, schedule }, step) {
+  return schedule === "linear" ? lr * Math.max(0, 1 - step / steps) : lr;
 }
 
 /** Step, loss and metric of the best evaluation, the earliest of equals; null if there is none. */
 function bestEvaluation(header, records) {
-  let by = header.settings.best_by;
   let steps = header.snapshot?.step ?? 0;
   const found = (header.snapshot?.evaluations ?? []).map(([step, loss, metric]) => ({
     step, loss, metric,
   }));
-  for (const { kind, loss, metric, field, value } of records) {
+  for (const { kind, loss, metric } of records) {
     if (kind === "step" || kind === "skip") steps++;
     if (kind === "evaluation") found.push({ step: steps, loss, metric });
-    if (kind === "change" && field === "best_by") by = value;
   }
   // As ``History._beats`` of the runtime: shares of rows within a standard error are told by loss.
   const rows = header.metric.rows ?? 0;
@@ -108,9 +84,8 @@ function bestEvaluation(header, records) {
     least = Math.min(least, cost(each));
     const share = (rows * Math.min(1, Math.abs(least)) + 1) / (rows + 2);
     const limit = least + (rows ? Math.sqrt((share * (1 - share)) / rows) : 0);
-    const within = by !== "metric" || cost(each) <= limit;
-    const beyond = by === "metric" && best !== null && cost(best) > limit;
-    if (best === null || (within && (beyond || lower(each, best)))) best = each;
+    const within = cost(each) <= limit;
+    if (best === null || (within && (cost(best) > limit || lower(each, best)))) best = each;
   }
   return best;
 }

@@ -7,7 +7,7 @@ probes takes over 15 minutes. What costs, and what is done about it here:
   times dearer. Inside a delegate no operator depends on a symbolic size: XNNPACK stores upper
   bounds and reshapes at run time. So a delegate is preprocessed with its sizes set to the bounds.
 * The passes before and after would derive the sizes again that the graph already has; they keep
-  them (``_known_sizes``).
+  them (see ``known_sizes``, where torchao's composed operators say what they give, too).
 * ``to_edge_transform_and_lower`` decomposes the whole graph three times to ask partitioners what
   to keep; naming ``linear`` in ``preserve_ops`` needs once.
 * XNNPACK's partitioner merges candidates pairwise (quadratic); see ``level_partitioner``.
@@ -21,8 +21,8 @@ probes takes over 15 minutes. What costs, and what is done about it here:
 * A graph takes 3 MB a matrix, and several stand beside each other: one method is lowered after the
   other, and a delegate copied when its turn comes.
 
-SmolLM2 then takes 16 s of one core to trace, 44 s for the edge dialect, which decomposes the graph
-twice, 20 s for the delegates and 5 s for memory planning and writing.
+SmolLM2 then takes 17 s of one core to trace, 34 s for the edge dialect, which decomposes the graph
+twice, 16 s for the delegates and 5 s for memory planning and writing.
 
 The patches reach into executorch 1.5 and hold for the duration of ``lower`` only.
 """
@@ -45,7 +45,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
-from torch.utils import _pytree as pytree
 
 from ..model.mapped_pages import give_back_freed
 from ..patched import patched
@@ -53,6 +52,7 @@ from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
+from .known_sizes import known_quantisation, known_sizes
 from .plan_memory import lowest_place
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _export(
         for done, block in enumerate(blocks)
     ]
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), known_quantisation():
             return export(program, example, dynamic_shapes=dynamic, strict=False)
     finally:
         for hook in hooks:
@@ -218,7 +218,7 @@ def lower(
         edge = EdgeProgramManager(
             delegated, compile_config=EdgeCompileConfig(_check_ir_validity=False)
         )
-        with _known_sizes(), _no_code():
+        with known_sizes(), _no_code():
             config = ExecutorchBackendConfig(memory_planning_pass=planning)
             lowered = edge.to_executorch(config)
         with file.open("wb") as sink:
@@ -237,7 +237,11 @@ def _delegated(
     from .level_partitioner import LevelPartitioner
 
     runs = _EDGE_RUNS * len(traced.graph.nodes)
-    with _known_sizes(), _counted(lambda n: progress(_EDGE * min(1.0, n / runs))):
+    with (
+        known_sizes(),
+        known_quantisation(),
+        _counted(lambda n: progress(_EDGE * min(1.0, n / runs))),
+    ):
         edge = to_edge(
             {name: traced},
             compile_config=EdgeCompileConfig(
@@ -246,7 +250,7 @@ def _delegated(
         )
     del traced
     gc.collect()
-    delegating = (_known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
+    delegating = (known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
     with contextlib.ExitStack() as patches, _static_delegates(progress):
         for patch in delegating:
             patches.enter_context(patch)
@@ -281,58 +285,6 @@ def _sink_early_work(graph: Graph) -> None:
         if node not in placed:
             placed.add(node)
             output.prepend(node)
-
-
-@contextlib.contextmanager
-def _known_sizes() -> Iterator[None]:
-    """Let passes that replace node by node keep the sizes that the graph already has.
-
-    An ``ExportPass`` re-runs every operator on fake tensors to learn its output's sizes. The passes
-    used here change none but those of a concatenation, which XNNPACK wants in parts of five.
-    """
-    from executorch.exir import pass_base
-    from torch._export import pass_base as torch_pass_base
-
-    def keeping(derive: Any, proxy_value: type, views_end: bool) -> Any:
-        def keep(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
-            known = meta.data.get("val")
-            items = known if isinstance(known, (tuple, list)) else (known,)
-            sized = all(isinstance(x, torch.Tensor) for x in items)
-            if kind != "call_function" or not sized or "aten.cat." in str(target):
-                return derive(self, kind, target, args, kwargs, meta)
-            if views_end and not all(_in_order(x) for x in items):
-                if not isinstance(known, torch.Tensor):
-                    return derive(self, kind, target, args, kwargs, meta)
-                known = known.new_empty(known.shape)
-            args, kwargs = pytree.tree_map_only(proxy_value, lambda x: x.proxy, (args, kwargs))
-            proxy = self.tracer.create_proxy(kind, target, args, kwargs)
-            proxy.node.meta.update(meta.data)
-            if known is not meta.data["val"] or "tensor_meta" not in meta.data:
-                self.tracer.set_metadata(proxy.node, known)
-            return proxy_value(known, proxy)
-
-        return keep
-
-    ours = pass_base._ExportPassBase
-    torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
-    value = torch_pass_base.ProxyValue  # type: ignore[attr-defined]
-    with (
-        patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
-        # torch's only pass here turns views into copies: from there on all strides are in order.
-        patched(torchs, "_fx", keeping(torchs._fx, value, True)),
-    ):
-        yield
-
-
-def _in_order(x: torch.Tensor) -> bool:
-    """Whether ``x`` is contiguous, judged at the example's sizes (no symbolic guard is made)."""
-    expected = 1
-    for size, stride in zip(reversed(x.shape), reversed(x.stride()), strict=True):
-        size, stride = (int(n) if isinstance(n, int) else n.node.hint for n in (size, stride))
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 @contextlib.contextmanager

@@ -70,25 +70,12 @@ class Profile:
         return digest.hexdigest()
 
 
-def save_profile(profile: Profile, file: Path) -> None:
-    """Writes one safetensors file in one step: ``<layer>.fisher`` each.
-
-    The file holds 4 bytes for each ranked weight (SmolLM2-135M: 425 MB).
-
-    Raises:
-        ModelError: the folder cannot be written.
-    """
-    shapes = {name: layer.fisher.shape for name, layer in profile.layers.items()}
-    with writing_profile(file, profile, shapes) as write:
-        for name, layer in profile.layers.items():
-            write(name, layer)
-
-
 @contextmanager
 def writing_profile(
     file: Path, about: Profile, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Callable[[str, LayerProfile], None]]:
-    """A function that writes a layer by its name, each of ``shapes`` once, in any order.
+    """A function that writes a layer by its name, each of ``shapes`` once, in any order: one
+    safetensors file in one step, ``<layer>.fisher`` each (SmolLM2-135M: 425 MB).
 
     Args:
         about: what was measured, and on what; its layers are not looked at.
@@ -136,8 +123,8 @@ def _mapped(file: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def load_profile(file: Path) -> Profile:
-    """Reads what ``save_profile`` wrote. The arrays lie in the mapped file: pages of it come in as
-    they are read, and go when the last of the arrays does.
+    """Reads what ``writing_profile`` wrote. The arrays lie in the mapped file: pages of it come in
+    as they are read, and go when the last of the arrays does.
 
     Raises:
         ModelError: not a profile, of another version, truncated, or not finite.

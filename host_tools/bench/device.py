@@ -30,7 +30,6 @@ SHORT = 32
 """Tokens of the rows that steps are timed at first: SST-2's sentences are about as long."""
 STEPS = 3
 """Steps of each measured process: the peak is reached in the second, when all buffers exist."""
-STARTS = 5
 
 
 def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
@@ -39,9 +38,8 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
     Returns:
         ``peak_rss_bytes`` and ``program_bytes``, ``over_program_bytes`` (their difference),
         ``mezo_peak_rss_bytes``, ``lora_peak_rss_bytes`` with the ratios ``peak_over_mezo`` and
-        ``peak_over_lora``; ``start_seconds`` (process start to the first step, file cache warm,
-        least of some starts) and ``first_step_seconds`` (to its end); and those of
-        ``step_figures`` for short rows, and again for rows of ``LENGTH`` tokens.
+        ``peak_over_lora``; and those of ``step_figures`` for short rows, and again for rows of
+        ``LENGTH`` tokens.
     """
     model = str(fetch("smollm2-135m"))
     say("preparing the model")
@@ -57,12 +55,11 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
         ]
         task.write_text(json.dumps({"spec": data.spec, "rows": joined}), encoding="utf-8")
 
-        def measured(what: str, path: Path | str, steps: int = STEPS) -> dict[str, Any]:
+        def measured(what: str, path: Path | str) -> dict[str, Any]:
             say(f"measuring a process: {what}")
-            return run_module(process.__name__, what, path, ROWS, LENGTH, steps, task)
+            return run_module(process.__name__, what, path, ROWS, LENGTH, STEPS, task)
 
         ours = measured("tune", bundle)
-        starts = [measured("tune", bundle, 1) for _ in range(STARTS)]
         its_mezo, its_lora = measured("mezo", model), measured("lora", model)
     say("timing in turns")
     times = step_figures(model, prepared, turns, ROWS, SHORT)
@@ -80,8 +77,6 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
         "lora_peak_rss_bytes": its_lora["peak_rss_bytes"],
         "peak_over_mezo": peak / its_mezo["peak_rss_bytes"],
         "peak_over_lora": peak / its_lora["peak_rss_bytes"],
-        "start_seconds": min(each["ready_seconds"] for each in starts),
-        "first_step_seconds": min(each["first_step_seconds"] for each in starts),
         **times,
         f"at_{LENGTH}_tokens": at_length,
     }

@@ -59,7 +59,7 @@ def bench(
         str | None, typer.Option(metavar="A,B", help="Tasks to compare on (quality).")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality, paper).")
+        str | None, typer.Option(metavar="0,1", help="Seeds to run (quality).")
     ] = None,
     forwards: Annotated[
         int | None, typer.Option(min=1, help="Forward passes of a tuning run (quality, paper).")
@@ -72,9 +72,6 @@ def bench(
     ] = None,
     test_rows: Annotated[
         int | None, typer.Option(min=1, help="Test rows to judge on (quality).")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate instead of the methods' own (quality).")
     ] = None,
     bundle: Annotated[
         Path | None,
@@ -116,7 +113,6 @@ def bench(
         "senders": _names(senders),
         "messages": _numbers(messages),
         "test_rows": test_rows,
-        "lr": lr,
         "bundle": bundle,
         "threads": threads,
         "summary": summary or None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .inputs import ChosenTask, checked_bundle
+from .inputs import ChosenTask, checked_bundle, spaced
 from .options import Json
 from .output import Output
 
@@ -29,9 +29,6 @@ def emulate(
             "it is not here.",
         ),
     ] = None,
-    memory: Annotated[
-        str, typer.Option(metavar="1G|2G|4G|8G", help="Memory of the machine.")
-    ] = "1G",
     train: Annotated[
         Path | None, typer.Option("--train", help="Training rows, .jsonl or .csv.")
     ] = None,
@@ -53,16 +50,6 @@ def emulate(
     steps: Annotated[int, typer.Option(min=2, help="Steps of the run, at most.")] = 6,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step, at most.")] = 2,
     length: Annotated[int, typer.Option(min=2, help="Tokens; longer texts are shortened.")] = 16,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            metavar="TEXT",
-            help="What the tuned model goes on from on the device. Default: the first row's "
-            "prompt, where the bundle can write.",
-        ),
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that it writes, at most.")] = 8,
     wheel: Annotated[
         Path | None,
         typer.Option(
@@ -71,25 +58,21 @@ def emulate(
             "the sources here.",
         ),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds after which the device is given up.")
-    ] = 3600,
     json: Json = False,
 ) -> None:
-    """Tune a bundle on an emulated arm64 device, kill and resume it, let it write, and compare
-    values, losses and text with this machine's.
+    """Tune a bundle on an emulated arm64 device with 1 GB, kill and resume it, let it write, and
+    compare values, losses and text with this machine's.
 
     The first call downloads the device's packages, 250 MB.
     """
     from ..emulate.host import need_packages
-    from ..emulate.machine import Machine, parse_memory
+    from ..emulate.machine import Machine
     from ..emulate.packages import packages_of
     from ..emulate.rehearsal import plan, rehearse
     from ..this_machine import machine
 
     output = Output(json)
     need_packages()  # before minutes of export
-    parse_memory(memory)
     if wheel is not None:
         packages_of(wheel)
     opened = _bundle(bundle, output)
@@ -106,10 +89,8 @@ def emulate(
         rows,
         length=length,
         settings={name: value for name, value in settings.items() if value is not None},
-        prompt=prompt,
-        max_tokens=max_tokens,
     )
-    device = Machine(memory, output.note, wheel)
+    device = Machine(output.note, wheel)
     output.note(f"tuning on the device, with a kill after step {job.kill_after}")
     if opened.generation is None:
         output.note("the bundle only scores and will write nothing; export it again (--context)")
@@ -118,7 +99,7 @@ def emulate(
         if line.startswith(("step ", "killed", "writing")):
             output.note(line)
 
-    found = {"machine": machine(), **rehearse(job, device, timeout=timeout, console=show)}
+    found = {"machine": machine(), **rehearse(job, device, console=show)}
     output.result(found)
     if not found["same_values"]:
         output.note("the device's values are not those that its journal gives on this machine")
@@ -140,4 +121,4 @@ def _rows(bundle: Bundle, train: Path | None, task: str | None) -> tuple[dict[st
     chosen = ChosenTask.of(task or (None if train else "sst2"), bundle.task)
     if chosen.spec is None:
         raise DataError("the bundle has no task; give one with --task NAME or --task FILE")
-    return chosen.spec, chosen.rows("train", train, limit=_ROWS_USED)
+    return chosen.spec, spaced(chosen.rows("train", train), _ROWS_USED)

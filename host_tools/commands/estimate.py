@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from seedtune.export.profile import DEFAULT_FRACTION
 
 from .inputs import model_source
-from .options import EngineName, Fraction, Json, Source
+from .options import EngineName, Json, Source
 from .output import Output
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 def estimate(
     model: Source,
-    probes: Annotated[int, typer.Option(min=1, help="Value rows in one pass.")] = 2,
     rows: Annotated[int, typer.Option(min=1, help="Token rows of a batch.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
     context: Annotated[int, typer.Option(min=2, help="Tokens of a text that is written.")] = 512,
@@ -27,13 +25,10 @@ def estimate(
         str | None,
         typer.Option(metavar="NAME", help="Estimator; default: tune's to choose answers."),
     ] = None,
-    fraction: Fraction = DEFAULT_FRACTION,
-    rounding: Annotated[str, typer.Option(metavar="gptq|nearest", help="Of the export.")] = "gptq",
     to: Annotated[
         str, typer.Option(metavar="FORMAT,...", help="Programs, as of the export.")
     ] = "executorch",
     engine: EngineName = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 32,
     gflops: Annotated[
         float | None,
         typer.Option(help="Float32 speed of the target. Default: measured on this machine."),
@@ -42,7 +37,7 @@ def estimate(
 ) -> None:
     """Memory and time that a model takes in each stage, before anything is loaded.
 
-    An export without --profile profiles first: its peak is the larger of the two.
+    Of an export by its defaults, which profiles first: its peak is the larger of the two.
     """
     from dataclasses import replace
 
@@ -50,12 +45,10 @@ def estimate(
     with output.waiting("loading the libraries"):
         from seedtune.export.lower.programs import check_formats
         from seedtune.export.model.shape import read_shape
-        from seedtune.export.quantise import check_rounding
         from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
         from ..estimate import device_stages, host_stages, sizes
 
-    check_rounding(rounding)
     formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
     if gflops is not None:
@@ -64,18 +57,11 @@ def estimate(
     else:
         with output.waiting("measuring this machine"):
             speed, reading = sizes.measure_speed(), sizes.measure_reading()
-    bounds = replace(DEFAULT_BOUNDS, probes=probes, length=max(length, DEFAULT_BOUNDS.length))
+    bounds = replace(DEFAULT_BOUNDS, length=max(length, DEFAULT_BOUNDS.length))
     stages = [
-        host_stages.estimate_profile(
-            shape,
-            sequences=sequences,
-            length=length,
-            speed=speed,
-        ),
-        host_stages.estimate_export(
-            shape, rounding=rounding, to=formats, fraction=fraction, speed=speed
-        ),
-        sizes.estimate_bundle(shape, fraction=fraction),
+        host_stages.estimate_profile(shape, length=length, speed=speed),
+        host_stages.estimate_export(shape, to=formats, speed=speed),
+        sizes.estimate_bundle(shape),
         device_stages.estimate_tuning(
             shape,
             bounds,
@@ -84,12 +70,9 @@ def estimate(
             engine=engine,
             estimator=estimator,
             examples=examples,
-            fraction=fraction,
             speed=speed,
         ),
-        device_stages.estimate_writing(
-            shape, tokens=context, engine=engine, fraction=fraction, reading=reading
-        ),
+        device_stages.estimate_writing(shape, tokens=context, engine=engine, reading=reading),
     ]
     if shape.gguf:
         stages.insert(0, host_stages.estimate_gguf(shape))

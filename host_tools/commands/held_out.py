@@ -36,7 +36,6 @@ def held_out_rows(
     task: Task,
     data: Path | None,
     test: Path | None,
-    limit: int | None,
 ) -> HeldOut:
     """The rows of ``--data`` (or the named task's own rows) and ``--test``; empty without any.
 
@@ -47,7 +46,7 @@ def held_out_rows(
 
     rows: list[Row] = []
     if data is not None or chosen.data is not None:
-        rows = chosen.rows("test", data, limit=limit)
+        rows = chosen.rows("test", data)
     examples = encode_rows(task, rows) if rows else []
     if test is None:
         return in_two(run, rows, examples)

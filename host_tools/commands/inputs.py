@@ -14,7 +14,6 @@ from seedtune.runtime.errors import DataError, JournalError, SeedtuneError, Tuni
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bundle
     from seedtune.runtime.model import Model
-    from seedtune.runtime.tasks import Encoded, Task
     from seedtune.runtime.tasks.rows import Row
 
     from ..data.named_tasks import TaskData
@@ -144,27 +143,7 @@ class ChosenTask:
         check_spec(spec)
         return cls(spec, None)
 
-    def encode(
-        self,
-        part: Literal["train", "test"],
-        file: Path | None,
-        task: Task,
-        *,
-        labelled: bool = True,
-        limit: int | None = None,
-    ) -> list[Encoded]:
-        """Examples of ``file``, or of the named task's own ``part``.
-
-        Raises:
-            DataError: no file given and the task brings no data, or a row is unusable.
-        """
-        from seedtune.runtime.tasks import encode_rows
-
-        return encode_rows(task, self.rows(part, file, limit=limit), labelled=labelled)
-
-    def rows(
-        self, part: Literal["train", "test"], file: Path | None, *, limit: int | None = None
-    ) -> list[Row]:
+    def rows(self, part: Literal["train", "test"], file: Path | None) -> list[Row]:
         """Rows of ``file``, or of the named task's own ``part``.
 
         Raises:
@@ -172,16 +151,13 @@ class ChosenTask:
         """
         from seedtune.runtime.tasks import read_rows
 
-        rows: list[Row]
         if file is not None:
-            rows = read_rows(file)
-        elif self.data is not None:
+            return read_rows(file)
+        if self.data is not None:
             own = self.data.train if part == "train" else self.data.test
-            rows = read_rows(own, f"{self.data.name} {part} row")
-        else:
-            option = "--train" if part == "train" else "--data"
-            raise DataError(f"no examples; give a file of rows with {option}")
-        return spaced(rows, limit)
+            return read_rows(own, f"{self.data.name} {part} row")
+        option = "--train" if part == "train" else "--data"
+        raise DataError(f"no examples; give a file of rows with {option}")
 
 
 def load_chosen(model: Model, run: Path | None, file: Path | None) -> str:
@@ -234,8 +210,8 @@ def task_to_show(run: Path, spec: dict[str, Any] | None) -> dict[str, Any] | Non
     return spec
 
 
-def spaced(items: Sequence[Any], limit: int | None) -> list[Any]:
+def spaced(items: Sequence[Any], limit: int) -> list[Any]:
     """At most ``limit`` items at even distances: a file sorted by label keeps all its labels."""
-    if limit is None or limit >= len(items):
+    if limit >= len(items):
         return list(items)
     return [items[index * len(items) // limit] for index in range(limit)]

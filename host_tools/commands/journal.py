@@ -64,10 +64,6 @@ def verify(
 
     found = read_journal(journal, until=step)
     done = replay(found, _start(bundle), until=step)
-    try:
-        best_sha256 = done.best_values.sha256
-    except JournalError:  # a compacted run, now judged otherwise, which is sound for all that
-        best_sha256 = None
     Output(json).result(
         {
             "steps": done.history.steps,
@@ -78,7 +74,7 @@ def verify(
             "torn_bytes": found.torn_bytes,
             "hashes_checked": len(done.history.ends),
             "sha256": done.sha256,
-            "best_sha256": best_sha256,
+            "best_sha256": done.best_values.sha256,
         }
     )
 
@@ -156,13 +152,12 @@ def export(
 def compact(
     run: RunPath,
     bundle: BundlePath,
-    tail: Annotated[int, typer.Option(min=64, help="Last steps to keep as records.")] = 64,
     json: Json = False,
 ) -> None:
     """Replace all but a run's last steps by a snapshot of its values."""
     from seedtune.runtime.journal import snapshots
 
-    _say(json, snapshots.compact(run, _start(bundle), tail=tail))
+    _say(json, snapshots.compact(run, _start(bundle)))
 
 
 @app.command()
@@ -225,10 +220,6 @@ def share(
     journal: JournalPath,
     bundle: BundlePath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Journal file to write.")],
-    with_notes: Annotated[
-        bool,
-        typer.Option("--with-notes", help="Also write notes and why sessions ended: free text."),
-    ] = False,
     json: Json = False,
 ) -> None:
     """Write a run as one file that gives the same model wherever the bundle is.
@@ -240,7 +231,7 @@ def share(
     """
     from seedtune.runtime.journal import operations
 
-    done = operations.share(journal, file, _start(bundle), notes=with_notes)
+    done = operations.share(journal, file, _start(bundle))
     Output(json).result({"file": str(file), "bytes": file.stat().st_size, "sha256": done.sha256})
 
 
@@ -365,5 +356,4 @@ def _described(journal: Journal) -> dict[str, Any]:
         "ends": [list(item) for item in history.ends],
         "program": history.program,
         "task": header.task,
-        "parent": header.parent,
     }

@@ -62,14 +62,6 @@ OnLong = Annotated[
         help="What to do with a text that exceeds the program's length bound.",
     ),
 ]
-Objective = Annotated[
-    str,
-    typer.Option(
-        "--objective",
-        metavar="label_words|vocabulary",
-        help="Loss of a classification task: among the label words, or in the whole vocabulary.",
-    ),
-]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -100,10 +92,6 @@ FromRun = Annotated[
 ]
 FromValues = Annotated[
     Path | None, typer.Option("--values", help="Use the values of this exported file.")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option("--limit", min=1, help="Use only this many examples, evenly spaced."),
 ]
 Fraction = Annotated[
     float,

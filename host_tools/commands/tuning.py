@@ -22,9 +22,7 @@ from .options import (
     FromRun,
     FromValues,
     Json,
-    Limit,
     MemoryLimit,
-    Objective,
     OnLong,
     RunPath,
     TaskName,
@@ -89,11 +87,6 @@ def tune(
             "learns from them. They are read once, and the run keeps them.",
         ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=1, help="Use only this many of the held-out rows."),
-    ] = None,
-    objective: Objective = "label_words",
     on_long: OnLong = "error",
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Stop this session after so many seconds.")
@@ -141,7 +134,6 @@ def tune(
                 bundle,
                 output,
                 task=spec if count is None else task_to_show(run, spec),
-                objective=objective,
                 on_long=on_long,
                 engine=engine,
                 threads=threads,
@@ -155,7 +147,7 @@ def tune(
                 rows = model.show(rows, count)
         the_task = model.task
         examples = model.encode(rows)
-        held_out = held_out_rows(run, chosen, the_task, data, test, limit)
+        held_out = held_out_rows(run, chosen, the_task, data, test)
         warn_of_held_out(examples, held_out)
         follower = Follower(output)
         stack.enter_context(signals(control))
@@ -198,8 +190,6 @@ def evaluate(
     task: TaskName = None,
     run: FromRun = None,
     values: FromValues = None,
-    limit: Limit = None,
-    objective: Objective = "label_words",
     on_long: OnLong = "error",
     memory_limit: MemoryLimit = None,
     engine: EngineName = None,
@@ -218,14 +208,13 @@ def evaluate(
         run,
         values,
         task=chosen.spec,
-        objective=objective,
         on_long=on_long,
         engine=engine,
         threads=threads,
         memory_limit=memory_limit,
         sha256=sha256,
     ) as (model, origin):
-        examples = chosen.encode("test", data, model.task, limit=limit)
+        examples = model.encode(chosen.rows("test", data))
         began = time.monotonic()
         with output.counting("evaluating") as progress:
             found = model.evaluate(examples, progress)

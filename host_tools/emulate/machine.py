@@ -23,9 +23,8 @@ from .sysroot import PYTHON, bytecode_folder, prepare_sysroot
 PYTHON_PATH = f"/usr/bin/python{PYTHON}"
 """Python inside the guest."""
 
-_MEMORY = {"G": 1 << 30, "M": 1 << 20}
-_LEAST = 256 << 20
-"""Bytes with which the kernel still boots."""
+MEMORY = 1 << 30
+"""Bytes of the machine."""
 _ENVIRONMENT = {
     "PATH": "/applets:/usr/bin",
     "PYTHONPATH": "/packages",
@@ -53,38 +52,19 @@ class Finished:
     """Last lines of the machine's console, which has what the command printed."""
 
 
-def parse_memory(text: str) -> int:
-    """Bytes from ``1G`` or ``512M``.
-
-    Raises:
-        EmulatorError: not of that form, or too little for the kernel.
-    """
-    number, unit = text[:-1], text[-1:]
-    if unit not in _MEMORY or not number.isdecimal():
-        raise EmulatorError(f"memory {text!r} is not a size such as 1G or 512M")
-    size = int(number) * _MEMORY[unit]
-    if size < _LEAST:
-        raise EmulatorError(f"memory {text} is too little; the machine boots with 256M or more")
-    return size
-
-
 class Machine:
     """The emulated machine, ready to boot."""
 
-    def __init__(
-        self, memory: str = "1G", progress: Progress = quiet, wheel: Path | None = None
-    ) -> None:
+    def __init__(self, progress: Progress = quiet, wheel: Path | None = None) -> None:
         """Prepare sysroot, kernel and engine in the cache, where they are not there yet.
 
         Args:
-            memory: of the machine, such as ``1G``.
             wheel: of seedtune with its engine, to install in place of the sources here.
 
         Raises:
-            EmulatorError: a package is missing on the host, a download fails, or a bad ``memory``.
+            EmulatorError: a package is missing on the host, or a download fails.
             EngineUnavailable: the engine cannot be compiled.
         """
-        self._memory = parse_memory(memory)
         need_packages()
         sysroot = prepare_sysroot(progress)
         self._kernel = prepare_kernel(progress)
@@ -143,7 +123,7 @@ class Machine:
         if kills:
             raise EmulatorError(
                 f"the machine's kernel killed {kills} process(es) for want of memory "
-                f"({self._memory >> 20} MB); exit status {status}"
+                f"({MEMORY >> 20} MB); exit status {status}"
             )
         return Finished(status, started - began, ended - started, tail)
 
@@ -186,7 +166,7 @@ class Machine:
     def _qemu(self, initramfs: Path, reads: Sequence[Path], writes: Sequence[Path]) -> list[str]:
         command = ["qemu-system-aarch64", "-M", "virt"]
         command += ["-cpu", CPU, "-accel", "tcg,thread=multi,tb-size=512", "-smp", "1"]
-        command += ["-m", f"{self._memory >> 20}M", "-nodefaults", "-nographic", "-no-reboot"]
+        command += ["-m", f"{MEMORY >> 20}M", "-nodefaults", "-nographic", "-no-reboot"]
         command += ["-kernel", str(self._kernel / "vmlinuz"), "-initrd", str(initramfs)]
         command += ["-append", _KERNEL_OPTIONS, "-serial", "stdio"]
         folders = [(path, f"r{n}", ",readonly=on") for n, path in enumerate(reads)]

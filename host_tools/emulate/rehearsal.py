@@ -34,6 +34,10 @@ from .host import CPU, EmulatorError, quiet
 from .machine import PYTHON_PATH, Machine
 from .tune_on_device import open_short
 
+TOKENS = 8
+"""That the device writes, at most."""
+TIMEOUT = 3600
+"""Seconds after which the device is given up."""
 _SCRIPT = Path(__file__).with_name("tune_on_device.py")
 
 
@@ -55,10 +59,8 @@ class Job:
     train_sha256: str
     """Hash of the rows as this machine encodes them."""
     prompt: Sequence[int] | None
-    """Tokens behind which the device writes with the tuned values; None for a bundle that only
-    scores."""
-    max_tokens: int
-    """That it writes, at most."""
+    """Tokens behind which the device writes with the tuned values, those before the answer of the
+    first row; None for a bundle that only scores."""
 
     def open(self) -> Model:
         """The model of the run on this machine."""
@@ -72,35 +74,22 @@ def plan(
     *,
     length: int,
     settings: Mapping[str, Any],
-    prompt: str | None = None,
-    max_tokens: int = 8,
 ) -> Job:
     """A job whose run this machine could begin: what the device cannot do is refused here.
 
-    Args:
-        prompt: text behind which the device writes, where the bundle can; None for what stands
-            before the answer of the first row.
-
     Raises:
-        EmulatorError: ``length`` exceeds the bundle's bounds, the run has less than two steps, or
-            there is a prompt for a bundle that only scores.
-        DataError: the task does not fit the bundle, a row is unusable, or the prompt is empty or
-            leaves no room for an answer.
+        EmulatorError: ``length`` exceeds the bundle's bounds, or the run has less than two steps.
+        DataError: the task does not fit the bundle, or a row is unusable.
         TuningError: a setting makes no sense for this task.
     """
     longest = bundle.bounds.length
     if not 2 <= length <= longest:
         raise EmulatorError(f"length {length} lies outside 2..{longest}, the bundle's bounds")
-    if bundle.generation is None and prompt is not None:
-        raise EmulatorError(
-            f"{bundle.path}: only scores and cannot write behind a prompt; run again without "
-            "--prompt, or export the bundle again (--context)"
-        )
     with open_short(bundle.path, task, length) as model:
         examples = model.encode(rows)
         tokens = None
         if bundle.generation is not None:
-            tokens = _before_answer(examples[0]) if prompt is None else model.prompt_tokens(prompt)
+            tokens = _before_answer(examples[0])
             check_prompt(tokens, bundle.generation.context)
         with (
             tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as folder,
@@ -113,7 +102,7 @@ def plan(
             f"{len(rows)} rows make a run of {steps} step, which leaves none after the kill: give "
             "more rows, or fewer a step (--batch-size)"
         )
-    return Job(bundle, task, rows, length, settings, steps // 2, encoded, tokens, max_tokens)
+    return Job(bundle, task, rows, length, settings, steps // 2, encoded, tokens)
 
 
 def _before_answer(example: Encoded) -> list[int]:
@@ -126,13 +115,11 @@ def rehearse(
     job: Job,
     machine: Machine,
     *,
-    timeout: float,
     console: Callable[[str], None] = quiet,
 ) -> dict[str, Any]:
     """Run ``job`` on the machine and compare with the host.
 
     Args:
-        timeout: seconds for the device.
         console: called with each line that the device prints.
 
     Returns:
@@ -143,8 +130,7 @@ def rehearse(
         1, as ``device`` and ``host`` have it, None where the text ended there);
         ``resumed_at_step``, ``seconds_per_step`` (median), ``start_seconds`` (from the second
         session's start to its first step), ``peak_rss_bytes`` (of the tuning process),
-        ``boot_seconds``, ``device_memory_bytes``, ``device_least_available_bytes``; and the job's
-        figures.
+        ``boot_seconds``, ``device_memory_bytes``; and the job's figures.
 
     Raises:
         EmulatorError: the device fails, runs out of memory or time, or encodes rows otherwise.
@@ -156,7 +142,7 @@ def rehearse(
             [PYTHON_PATH, f"/device/{_SCRIPT.name}", "/bundle", "/share"],
             reads={"/bundle": job.bundle.path, "/device": _SCRIPT.parent},
             writes={"/share": folder},
-            timeout=timeout,
+            timeout=TIMEOUT,
             console=console,
         )
         if done.status != 0:
@@ -173,7 +159,7 @@ def _write_job(job: Job, folder: Path) -> None:
         "settings": dict(job.settings),
         "kill_after": job.kill_after,
         "prompt": job.prompt,
-        "max_tokens": job.max_tokens,
+        "max_tokens": TOKENS,
     }
     (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
     # Fields that the task has no use for may be anything: dates and bytes of a Parquet file.
@@ -195,7 +181,7 @@ def _compared(job: Job, folder: Path) -> dict[str, Any]:
         if writing is not None:
             model.load(run)
             writing |= _written_again(job, model, writing["tokens"])
-    apart = np.abs(np.subtract([line["losses"] for line in steps], losses))
+    apart = np.abs(np.subtract([line["loss"] for line in steps], losses))
     settings = done.history.settings
     return {
         "model": job.bundle.manifest["model"]["name"],
@@ -216,22 +202,22 @@ def _compared(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def _losses_again(job: Job, model: Model, done: RunState) -> list[tuple[float, ...]]:
-    """Losses of each step's probes on this machine, where the device stood before it."""
+def _losses_again(job: Job, model: Model, done: RunState) -> list[float]:
+    """Loss of each step on this machine, where the device stood before it."""
     examples, found = model.encode(job.rows), []
     with tempfile.TemporaryDirectory(prefix="seedtune.emulate.") as folder:
         for step in range(done.history.steps):
             again = Path(folder) / str(step)
             branch(done.path, again, step=step)
             with model.tuner(again, examples) as tuner:
-                found.append(tuner.step().losses)
+                found.append(tuner.step().loss)
     return found
 
 
 def _written_again(job: Job, model: Model, theirs: list[int]) -> dict[str, Any]:
     """What this machine writes greedily with the same values, against the device's tokens."""
     assert job.prompt is not None
-    writing = model.writer().write(job.prompt, Manner(job.max_tokens))
+    writing = model.writer().write(job.prompt, Manner(TOKENS))
     text, ours = "".join(writing), writing.tokens
     tokenizer = job.bundle.tokenizer()
     pairs = enumerate(zip_longest(theirs, ours), 1)

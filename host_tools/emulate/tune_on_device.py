@@ -102,69 +102,54 @@ def write(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any
         }
 
 
-class Watch:
-    """The least memory that the machine had left while a session ran."""
+def session(
+    work: Callable[[], dict[str, Any]], told: Path, stop: Callable[[], bool] = lambda: False
+) -> int:
+    """Run ``work`` in a process of its own, killed as soon as ``stop`` holds; its status.
 
-    def __init__(self) -> None:
-        self.least_available = _kilobytes("/proc/meminfo", "MemAvailable")
-
-    def session(
-        self,
-        work: Callable[[], dict[str, Any]],
-        told: Path,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> int:
-        """Run ``work`` in a process of its own, killed as soon as ``stop`` holds; its status.
-
-        Args:
-            told: file for what ``work`` returns, as JSON.
-        """
-        child = os.fork()
-        if child == 0:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan tunes on
-            try:
-                told.write_text(json.dumps(work()))
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            available = _kilobytes("/proc/meminfo", "MemAvailable")
-            self.least_available = min(self.least_available, available)
-            if stop():
-                os.kill(child, signal.SIGKILL)
-            time.sleep(_POLL_SECONDS)
+    Args:
+        told: file for what ``work`` returns, as JSON.
+    """
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan tunes on
+        try:
+            told.write_text(json.dumps(work()))
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if stop():
+            os.kill(child, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
 
 
 def main() -> int:
     bundle, folder = map(Path, sys.argv[1:])
     job = json.loads((folder / "job.json").read_text())
     waiting, told = folder / _WAITING, folder / "session.json"
-    watch = Watch()
-    killed = watch.session(
-        lambda: tune(bundle, folder, job, job["kill_after"]), told, waiting.exists
-    )
+    killed = session(lambda: tune(bundle, folder, job, job["kill_after"]), told, waiting.exists)
     if killed == 0:
         print("the first session ended before the step after which to kill it", file=sys.stderr)
         return 1
     if killed != -signal.SIGKILL or not waiting.exists():  # it failed, or the kernel killed it
         return _exit_code(killed)
     print("killed; resuming", flush=True)
-    status = watch.session(lambda: tune(bundle, folder, job, None), told)
+    status = session(lambda: tune(bundle, folder, job, None), told)
     if status != 0:
         return _exit_code(status)
     result = json.loads(told.read_text())
     if job["prompt"] is not None:
         print(f"writing behind {len(job['prompt'])} tokens", flush=True)
-        status = watch.session(lambda: write(bundle, folder, job), told)
+        status = session(lambda: write(bundle, folder, job), told)
         if status != 0:
             return _exit_code(status)
         result["writing"] = json.loads(told.read_text())
-    result["device_memory_bytes"] = _kilobytes("/proc/meminfo", "MemTotal")
-    result["device_least_available_bytes"] = watch.least_available
+    result["device_memory_bytes"] = _memory_bytes()
     (folder / "result.json").write_text(json.dumps(result))
     return 0
 
@@ -174,12 +159,9 @@ def _exit_code(status: int) -> int:
     return status if status > 0 else 128 - status
 
 
-def _kilobytes(file: str, field: str) -> int:
-    """A field such as ``MemTotal:  123 kB``, in bytes."""
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return 1024 * int(line.split()[1])
-    raise ValueError(f"{file} has no {field}")
+def _memory_bytes() -> int:
+    """Of the machine, from the line ``MemTotal:  123 kB``, which is the first."""
+    return 1024 * int(Path("/proc/meminfo").read_text().split()[1])
 
 
 if __name__ == "__main__":

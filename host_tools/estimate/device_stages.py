@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import NoReturn
 
 from seedtune.export.model.shape import ModelShape
-from seedtune.export.profile import DEFAULT_FRACTION
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import ENGINES, engine_module
 from seedtune.runtime.engines.memory import PAGES, PassMemory
@@ -32,6 +31,7 @@ from seedtune.runtime.scoring.text_part import TextHeads
 from seedtune.runtime.settings import Settings
 
 from .sizes import (
+    COLUMN_SHARE,
     INT4_BYTES,
     MB,
     PIECE_KEPT,
@@ -39,6 +39,7 @@ from .sizes import (
     TEXT_WORK,
     Estimate,
     estimate_bundle,
+    sensitive_entries,
     text_frame_bytes,
     text_shape,
     tokenizer_pieces,
@@ -75,8 +76,6 @@ def estimate_tuning(
     engine: str | None = None,
     estimator: str | None = None,
     examples: int = 2000,
-    fraction: float = DEFAULT_FRACTION,
-    column_share: float = 0.004,
     speed: float,
 ) -> Estimate:
     """Peak resident memory of ``seedtune tune``, and seconds of one step.
@@ -107,19 +106,18 @@ def estimate_tuning(
         probes=probes,
     )
     memory = _pass_memory(shape)
-    entries = max(1, round(shape.linear_weights * fraction))
     components = {
-        **_opened(shape, engine, examples * length, fraction, column_share),
+        **_opened(shape, engine, examples * length),
         "activations of a pass": passes.probes * passes.tokens * memory.token,
         "logits of a pass": passes.probes * passes.positions * memory.position,
         "code, workspace": PAGES,
         "rows": examples * ROW_BYTES,
         # Live and best values, and the rows of a pass.
-        "values": entries * 4 * (2 + probes),
+        "values": sensitive_entries(shape) * 4 * (2 + probes),
         f"estimator ({estimator})": _estimator_bytes(shape, settings, examples),
     }
     tokens, answers = rows * length, rows
-    operations = 2 * (shape.linear_weights * (1 + column_share) * tokens + head * answers)
+    operations = 2 * (shape.linear_weights * (1 + COLUMN_SHARE) * tokens + head * answers)
     return Estimate("tuning", components, forwards * operations / (speed * INT4_SPEED))
 
 
@@ -128,8 +126,6 @@ def estimate_writing(
     *,
     tokens: int = 512,
     engine: str | None = None,
-    fraction: float = DEFAULT_FRACTION,
-    column_share: float = 0.004,
     reading: float,
 ) -> Estimate:
     """Peak resident memory of writing a text of ``tokens``, and seconds of one token: each reads
@@ -143,7 +139,7 @@ def estimate_writing(
     """
     engine = engine or next(iter(ENGINES))
     memory = _pass_memory(shape)
-    opened = _opened(shape, engine, tokens, fraction, column_share)
+    opened = _opened(shape, engine, tokens)
     components = {
         **opened,
         # As the program returns them, and as the text holds them.
@@ -167,19 +163,16 @@ def _pass_memory(shape: ModelShape) -> PassMemory:
     )
 
 
-def _opened(
-    shape: ModelShape, engine: str, tokens: int, fraction: float, column_share: float
-) -> dict[str, int]:
+def _opened(shape: ModelShape, engine: str, tokens: int) -> dict[str, int]:
     """Of a process that has opened a bundle and read so many tokens, without what a pass takes."""
-    bundle = estimate_bundle(shape, fraction=fraction, column_share=column_share).components
-    entries = max(1, round(shape.linear_weights * fraction))
+    bundle = estimate_bundle(shape).components
     table = shape.vocabulary * (shape.hidden + 4)
     head = shape.head or shape.embedding
     return {
         f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
         "tokenizer": PIECE_KEPT * tokenizer_pieces(shape),
-        "bundle": entries * (2 + 8),  # values and their places
+        "bundle": sensitive_entries(shape) * (2 + 8),  # values and their places
         # XNNPACK packs them into memory of its own and gives the file's pages back.
         "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
         "float columns": bundle["float columns"],

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seedtune.export.model.shape import ModelShape
-from seedtune.export.profile import DEFAULT_FRACTION
 
 from .sizes import (
     GENERIC_TOKENS,
@@ -21,6 +20,7 @@ from .sizes import (
     TEXT_WORK,
     Estimate,
     estimate_bundle,
+    sensitive_entries,
     tokenizer_pieces,
 )
 
@@ -28,6 +28,8 @@ HOST_PROCESS = 466 * MB
 """Resident size of Python with torch, transformers and the tokenizer loaded, before weights."""
 LOGIT_BYTES = 17
 """Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
+SEQUENCES = 32
+"""That a profile reads, by default."""
 CALIBRATION_TOKENS = 32 * 128
 """That GPTQ passes through the model at once, by default."""
 TEXT_WIDTHS = 6
@@ -60,12 +62,10 @@ def _host(shape: ModelShape) -> dict[str, int]:
     return {"Python, torch, transformers": HOST_PROCESS, "a larger tokenizer": larger}
 
 
-def estimate_profile(
-    shape: ModelShape, *, sequences: int = 32, length: int = 128, speed: float
-) -> Estimate:
+def estimate_profile(shape: ModelShape, *, length: int = 128, speed: float) -> Estimate:
     """Peak resident memory and duration of a sensitivity profile on the CPU: of its work on a
     block, or of that on the output head, whichever takes more."""
-    tokens = sequences * length
+    tokens = SEQUENCES * length
     block = shape.linear_weights // shape.blocks
     kept = 8 * shape.hidden + 4 * shape.intermediate  # values for the backward pass, a token
     common = {
@@ -101,11 +101,8 @@ def estimate_gguf(shape: ModelShape) -> Estimate:
 def estimate_export(
     shape: ModelShape,
     *,
-    rounding: str = "gptq",
     to: Sequence[str] = ("executorch",),
-    fraction: float = DEFAULT_FRACTION,
     speed: float,
-    **bundle_options: float,
 ) -> Estimate:
     """Peak resident memory and duration of an export from a profile: of choosing the sensitive
     weights, quantising, making the frame of a text head, and lowering, whichever takes the most.
@@ -113,25 +110,22 @@ def estimate_export(
     Weights stay in their files until they are used, one matrix at a time.
 
     Args:
-        rounding: as of an export.
         to: formats of the programs.
     """
-    bundle = estimate_bundle(shape, fraction=fraction, **bundle_options).components
+    bundle = estimate_bundle(shape).components
     head = shape.head or shape.embedding
     common = {**_host(shape), "int8 embedding": int(shape.embedding * 1.01)}
     choosing = {
         **_host(shape),
         "gradients of a matrix": 2 * 4 * shape.largest_linear,
-        "chosen entries": int(shape.linear_weights * fraction) * ENTRY_BYTES,
+        "chosen entries": sensitive_entries(shape) * ENTRY_BYTES,
     }
     columns = {"float columns": bundle["float columns"]}
-    gptq = rounding == "gptq"
     matrices = [*shape.linears.values(), (shape.vocabulary, shape.hidden)]
     # The wider input takes its second moments with it, the head has more rows.
-    rows, width = max(matrices, key=lambda size: sum(_rounding(size[0], size[1], gptq).values()))
-    quantising = {**common, **columns, **_rounding(rows, width, gptq)}
-    if gptq:
-        quantising["calibration text"] = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4
+    rows, width = max(matrices, key=lambda size: sum(_rounding(*size).values()))
+    text = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4
+    quantising = {**common, **columns, **_rounding(rows, width), "calibration text": text}
     framing = {**common, **columns, "frame of a text head, while it is made": _framing(shape)}
     stages = [choosing, quantising, framing]
     if set(to) != {"executorch"}:
@@ -149,18 +143,19 @@ def estimate_export(
         )
     most = max(stages, key=lambda components: sum(components.values()))
     operations = 2.0 * shape.linear_weights * GENERIC_TOKENS  # for the frame of a text head
-    if gptq:
-        operations += 2.0 * shape.linear_weights * CALIBRATION_TOKENS
-        for out, width in shape.linears.values():  # second moments, their factors, compensation
-            operations += width**2 * (2.0 * CALIBRATION_TOKENS + 3.0 * width + 2.0 * out)
+    operations += 2.0 * shape.linear_weights * CALIBRATION_TOKENS
+    for out, width in shape.linears.values():  # second moments, their factors, compensation
+        operations += width**2 * (2.0 * CALIBRATION_TOKENS + 3.0 * width + 2.0 * out)
     seconds = operations / (speed * PROFILE_EFFICIENCY)
     return Estimate("export", most, seconds + len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
-def _rounding(rows: int, width: int, gptq: bool) -> dict[str, int]:
+def _rounding(rows: int, width: int) -> dict[str, int]:
     """Of one matrix."""
-    found = {"a matrix while it is rounded": int(ROUNDING_BYTES * rows * width)}
-    return found | ({"second moments of its input": SECOND_MOMENTS * width**2} if gptq else {})
+    return {
+        "a matrix while it is rounded": int(ROUNDING_BYTES * rows * width),
+        "second moments of its input": SECOND_MOMENTS * width**2,
+    }
 
 
 def _framing(shape: ModelShape) -> int:

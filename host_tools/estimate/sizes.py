@@ -13,6 +13,9 @@ INT4_BYTES = 0.5 + 2 / 32
 """Per int4 weight: half a byte, and a 2-byte scale for each group of 32."""
 PROGRAM_OVERHEAD = 40_000
 """Bytes of a lowered program per matrix: graph, kernels' constants, delegate headers."""
+COLUMN_SHARE = 0.004
+"""Dense size of the columns kept out of int4 over that of all weights: of the default mask on
+SmolLM2."""
 TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
 """Of a head for text: states that it reads, most of its weights, tokens of generic text."""
 PIECE_KEPT, PIECE_HELD = 135, 350
@@ -42,6 +45,11 @@ class Estimate:
     @property
     def bytes(self) -> int:
         return sum(self.components.values())
+
+
+def sensitive_entries(shape: ModelShape) -> int:
+    """K, of an export by default."""
+    return max(1, round(shape.linear_weights * DEFAULT_FRACTION))
 
 
 def tokenizer_pieces(shape: ModelShape) -> int:
@@ -77,29 +85,17 @@ def measure_reading() -> float:
     return 4 * matrix.numel() / best
 
 
-def estimate_bundle(
-    shape: ModelShape,
-    *,
-    fraction: float = DEFAULT_FRACTION,
-    column_share: float = 0.004,
-) -> Estimate:
-    """Size of the exported bundle on disk.
-
-    Args:
-        fraction: of the weights that are sensitive.
-        column_share: dense size of the columns kept out of int4 over that of all weights; by
-            default that of the default mask on SmolLM2.
-    """
-    entries = max(1, round(shape.linear_weights * fraction))
+def estimate_bundle(shape: ModelShape) -> Estimate:
+    """Size of the exported bundle on disk."""
     embedding = shape.embedding + shape.head
     components = {
         "int4 matrices": int(shape.linear_weights * INT4_BYTES),
-        "float columns": int(shape.linear_weights * column_share * 4),
+        "float columns": int(shape.linear_weights * COLUMN_SHARE * 4),
         # Gathering rows and multiplying by the head take two layouts, so tied weights are stored
         # twice: as a table and as a packed matrix.
         "embedding and head": int((embedding if shape.head else 2 * embedding) * (1 + 2 / 32)),
         "norms and biases": shape.other * 4,
-        "sensitive values and positions": entries * (2 + 8),
+        "sensitive values and positions": sensitive_entries(shape) * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
         "tokenizer": shape.tokenizer_bytes or PIECE_BYTES * tokenizer_pieces(shape),
         "frame of a text head": text_frame_bytes(shape.hidden),

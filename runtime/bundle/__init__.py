@@ -11,7 +11,7 @@ from .program import DEFAULT_BOUNDS, Adapter, Bounds, Generation, Program
 from .progress import Progress
 from .text_frame import TextFrame
 from .text_head import TextHeadInfo, WordsPlace
-from .write import Contents, pack_bundle, with_task, write_bundle
+from .write import Contents, pack_bundle, write_bundle
 
 __all__ = [
     "DEFAULT_BOUNDS",
@@ -28,6 +28,5 @@ __all__ = [
     "WordsPlace",
     "open_bundle",
     "pack_bundle",
-    "with_task",
     "write_bundle",
 ]

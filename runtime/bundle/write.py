@@ -98,7 +98,7 @@ def write_bundle(folder: str | Path, contents: Contents) -> Bundle:
         parts[TEXT] = contents.text_frame
     if contents.chat is not None:
         parts[CHAT] = contents.chat.to_bytes()
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "model": dict(contents.model),
@@ -119,25 +119,6 @@ def write_bundle(folder: str | Path, contents: Contents) -> Bundle:
         },
         "task": None if contents.task is None else dict(contents.task),
     }
-    return _place(Path(folder), manifest, parts)
-
-
-def with_task(bundle: Bundle, folder: str | Path, task: Mapping[str, Any]) -> Bundle:
-    """Write the bundle again into ``folder`` with another task.
-
-    Raises:
-        BundleError: the folder cannot be written, or a part is another one since the bundle was
-            opened.
-    """
-    with contextlib.ExitStack() as opened:
-        parts = {
-            name: opened.enter_context(bundle.checked(name)) for name in bundle.manifest["parts"]
-        }
-        return _place(Path(folder), {**bundle.manifest, "task": dict(task)}, parts)
-
-
-def _place(folder: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path | bytes]) -> Bundle:
-    """See ``write_bundle``; ``parts`` of the manifest and its hash are filled in."""
     folder = Path(os.path.abspath(folder))
     check_bundle_folder(folder)
     left, work = contextlib.ExitStack(), folder
@@ -150,9 +131,9 @@ def _place(folder: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path |
                 (work / name).write_bytes(content)
             else:
                 shutil.copyfile(content, work / name)
-        whole = {**manifest, "parts": {name: _describe(work / name) for name in parts}}
-        whole["sha256"] = manifest_digest(whole)
-        text = json.dumps(whole, indent=1, ensure_ascii=False)
+        manifest["parts"] = {name: _describe(work / name) for name in parts}
+        manifest["sha256"] = manifest_digest(manifest)
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
         (work / MANIFEST).write_text(text + "\n", encoding="utf-8")
         bundle = open_folder(work)
         if bundle.text_head is not None:

@@ -3,7 +3,6 @@
 Each estimator's own options are a subclass, which may have other defaults.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +10,9 @@ from ..errors import TuningError
 from ..options import option
 from ..settings import Options
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear"]
 
-RATE = "Peak learning rate"
+RATE = "Learning rate"
 SIZE = "Size of the perturbation"
 
 
@@ -22,20 +21,14 @@ class Scheduled(Options):
     """Of an estimator whose steps have a learning rate."""
 
     lr: float
-    """Its peak; each estimator has a default of its own."""
+    """Of the first step; each estimator has a default of its own."""
     schedule: Schedule = option(
-        "constant", "How the learning rate goes from its peak to the last step."
+        "constant", "Whether the learning rate stays, or falls linearly to 0 over the run."
     )
-    warmup: int = option(0, "Steps over which the learning rate rises to its peak.", least=0)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        if step < self.warmup:
-            return self.lr * ((step + 1) / self.warmup)
-        done = (step - self.warmup) / max(1, steps - self.warmup)
         if self.schedule == "linear":
-            return self.lr * max(0.0, 1.0 - done)
-        if self.schedule == "cosine":
-            return self.lr * max(0.0, 0.5 * (1.0 + _cos_pi(min(1.0, done))))
+            return self.lr * max(0.0, 1.0 - step / steps)
         return self.lr
 
 
@@ -52,16 +45,3 @@ class Perturbing(Scheduled):
         if self.eps == "auto":
             raise TuningError("setting eps is 'auto': it is measured when a run starts")
         return self.eps
-
-
-def _cos_pi(x: float) -> float:
-    """cos(pi * x) for x in [0, 1], from +, * and / alone.
-
-    ``math.cos`` may differ in its last bit between C libraries, and a replay must not.
-    """
-    t = math.pi * (0.5 - x)  # cos(pi x) = sin(t), |t| <= pi / 2: the series converges fast
-    term = total = t
-    for k in range(1, 12):
-        term *= -t * t / ((2 * k) * (2 * k + 1))
-        total += term
-    return total

@@ -180,8 +180,7 @@ def _fit(options: ReadoutOptions, settings: Settings, context: RunContext) -> Se
 def _part(options: ReadoutOptions, context: RunContext) -> Description:
     if not context.head_rows:
         raise TuningError(
-            "estimator readout needs a task of choosing an answer, with the objective "
-            "label_words; take another estimator"
+            "estimator readout needs a task of choosing an answer; take another estimator"
         )
     if not context.hidden_width:
         raise TuningError(

@@ -161,7 +161,7 @@ class Device:
             seed=settings.seed,
             lengths=np.array([each.length for each in examples]),
             batch_size=settings.batch_size,
-            labels=np.array([each.gold for each in examples]) if settings.stratified else None,
+            labels=np.array([each.gold for each in examples]),
         )
         batch = [examples[number] for number in chosen]
         look = Look(model.engine, model.task, model.bundle.bounds, batch)

@@ -27,8 +27,8 @@ class _Head:
         task, width = model.task, model.bundle.hidden_width
         if not task.head_rows or not width:
             raise TuningError(
-                "a fleet's fit needs a task of choosing an answer, with the objective label_words, "
-                "and a program that returns hidden states"
+                "a fleet's fit needs a task of choosing an answer and a program that returns "
+                "hidden states"
             )
         self._description = describe(task.head_labels, width)
         self.share, self.rows, self.width = share, task.head_rows, width

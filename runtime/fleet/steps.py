@@ -66,7 +66,7 @@ class SharedSteps:
                 "name": str(model.task.metric_name),
                 "higher_is_better": bool(model.task.higher_is_better),
             },
-            task={"spec": model.task_spec, "objective": "label_words", "on_long": "truncate"},
+            task={"spec": model.task_spec, "on_long": "truncate"},
             extra={"fleet": True},
         )
         self._run = LiveRun.begin(Path(folder), header, start)

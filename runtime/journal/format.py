@@ -1,4 +1,4 @@
-"""The journal's format, version 3: bytes to records and back. No files here.
+"""The journal's format, version 4: bytes to records and back. No files here.
 
 A journal is one header and then records, little-endian, append-only.
 
@@ -75,7 +75,7 @@ from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, par
 from .crc32c import crc32c
 
 MAGIC = b"SEEDTJRN"
-VERSION = 3
+VERSION = 4
 SKIP_REASONS = {1: "loss not finite", 2: "loss jump", 3: "runaway step"}
 
 _NAN = 0x7C00
@@ -106,10 +106,9 @@ _HEADER: dict[str, Any] = {
             "evaluations": ListOf(list),
         }
     ),
-    "parent": Maybe({"step": Whole(0, 2**47), "crc": Text()}),
     "shape": Maybe(MapOf(Whole(0, 2**31 - 1))),
     "part": Maybe({"kind": str}),
-    "task": Maybe({"spec": dict, "objective": str, "on_long": str}),
+    "task": Maybe({"spec": dict, "on_long": str}),
     "extra": dict,
 }
 
@@ -203,16 +202,14 @@ class Header:
     ``"rows"``: their number."""
     snapshot: dict[str, Any] | None = None
     """Start of a compacted one: ``step, file, sha256, reference, evaluations`` (see compact)."""
-    parent: dict[str, Any] | None = None
-    """Where a branch left its parent: ``step``, and ``crc`` of the parent's header."""
     shape: dict[str, int] | None = None
     """What the estimator fixed when the run began (see ``EstimatorSpec``); None: nothing."""
     part: dict[str, Any] | None = None
     """Description of what it moves beside the sensitive values (see ``scoring.part``); None: those
     alone."""
     task: dict[str, Any] | None = None
-    """What the run was for: ``spec`` (see ``runtime.tasks``), ``objective``, ``on_long``; None
-    where whoever began it did not say."""
+    """What the run was for: ``spec`` (see ``runtime.tasks``) and ``on_long``; None where
+    whoever began it did not say."""
     signs: int = 0
     """Signs of a step, in place of numbers; 0 for none."""
     extra: dict[str, Any] = field(default_factory=dict)

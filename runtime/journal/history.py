@@ -17,6 +17,8 @@ from .format import Change, End, Evaluation, Header, Note, Record, Reference, Si
 
 GUARD_WINDOW = 64
 """Steps whose scalars the runaway guard remembers."""
+SCALAR_JUMP = 10.0
+"""Skip a step this many times as large as these in the root mean square."""
 PROGRAM = "program"
 """Where a header's ``extra`` has ``Engine.program``; a note ``program: ..`` tells of another."""
 
@@ -152,13 +154,11 @@ class History:
     def _beats(self, item: Evaluated, best: Evaluated) -> bool:
         """Whether ``item`` takes the place of ``best``.
 
-        By metric, all that lie within its standard error of the best one so far are as good (of 300
+        All whose metrics lie within its standard error of the best one so far are as good (of 300
         rows, accuracies of 84 and 86 % are), and the loss tells them apart, which sees more of
         each row.
         """
         mine, other = (item.loss, self._cost(item)), (best.loss, self._cost(best))
-        if self.settings.best_by == "loss":
-            return mine < other
         limit = self._least + self._error
         return mine[1] <= limit and (other[1] > limit or mine < other)
 
@@ -173,7 +173,7 @@ class History:
         return standard_error(min(1.0, abs(self._least)), self._rows)
 
     def _take_all(self) -> None:
-        """Begin again, where settings have changed by which evaluations count."""
+        """Begin again, where settings have changed by which evaluations count for the guard."""
         self._best, self._least, self._regular = None, math.inf, None
         for item in self.evaluations:
             self._take(item)
@@ -186,7 +186,7 @@ class History:
         if len(known) < GUARD_WINDOW // 4:
             return None
         mean = sum(known) / len(known)
-        return self.settings.scalar_jump * math.sqrt(mean) if mean > 0 else None
+        return SCALAR_JUMP * math.sqrt(mean) if mean > 0 else None
 
 
 def mean_square(scalars: Iterable[float]) -> float:

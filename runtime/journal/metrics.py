@@ -1,7 +1,7 @@
 """``metrics.jsonl``: losses, times, evaluations for plots. Advisory: a run resumes without it.
 
-It stays below ``_LARGEST`` however long the run: when it gets there, every other step goes, and
-from then on only one in two (four, eight) is written. A line ``{"every": 4}`` at the top says so.
+It stays small however long the run: of more than ``MOST`` steps only one in two (three, four) is
+written.
 """
 
 import contextlib
@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import BINARY, replace_file
-from ..schema import ListOf, Maybe, Real, Text, Whole, check, parse_json
+from ..schema import Maybe, Real, Text, Whole, check, parse_json
 from .run_folder import METRICS_FILE
 
-_LARGEST = 2 << 20
+MOST = 1 << 14
+"""Steps of a run that have a line."""
+_MOST_READ = 1 << 24
+"""Bytes of the file."""
 LATEST = 1 << 37
 """Seconds since 1970 up to which a time is told as a date."""
-_LONGEST_LIST = 64
-"""Losses of more probes than these are left out: they would make lines many times
-longer than a journal's records."""
-_LONGEST_LINE = 1 << 16
 _LINE = {
     "kind": Text("step|evaluation", "step or evaluation"),
     "step": Whole(0, 2**47),
@@ -29,29 +28,29 @@ _LINE = {
     "loss": Maybe(Real()),
     "seconds": Real(0),
     "metric": Maybe(Real()),
-    "losses": Maybe(ListOf(Maybe(Real()))),
     "skipped": Maybe(str),
 }
 
 
 class MetricsLog:
-    """Appends one JSON object a line. A line that cannot be written is dropped, not raised."""
+    """Appends one JSON object a line. A line that cannot be written is dropped, not raised.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / METRICS_FILE
-        self._process = os.getpid()
-        self._every, self._size, self._fd = 1, 0, -1
+    Args:
+        folder: run folder.
+        steps: of the whole run.
+    """
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self._process, self._every, self._fd = os.getpid(), -(-steps // MOST), -1
+        path = folder / METRICS_FILE
         with contextlib.suppress(OSError):
-            self._open()
-            with open(self._path, "rb") as file:
-                with contextlib.suppress(ValueError):
-                    first = parse_json(file.readline(_LONGEST_LINE), most=_LONGEST_LINE)
-                    check(first, {"every": Whole(1, 2**47)})
-                    self._every = first["every"]
-                if self._size:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY
+            self._fd = os.open(path, flags, 0o600)
+            with open(path, "rb") as file:
+                if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":
-                        self._size += os.write(self._fd, b"\n")  # ends a line that a crash cut
+                        os.write(self._fd, b"\n")  # ends a line that a crash cut
 
     def append(self, *, kind: str, step: int, **fields: Any) -> None:
         """Write a line. Numbers that JSON does not know (NaN) become null."""
@@ -61,39 +60,15 @@ class MetricsLog:
         for name, value in fields.items():
             if isinstance(value, float) and value - value != 0:
                 value = None
-            if not isinstance(value, (list, tuple)) or len(value) <= _LONGEST_LIST:
-                clean[name] = value
+            clean[name] = value
         with contextlib.suppress(OSError):
-            line = json.dumps(clean, separators=(",", ":")).encode() + b"\n"
-            self._size += os.write(self._fd, line)
-            if self._size > _LARGEST:
-                self._thin()
+            os.write(self._fd, json.dumps(clean, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file. Calling it again does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY
-        self._fd = os.open(self._path, flags, 0o600)
-        self._size = os.fstat(self._fd).st_size
-
-    def _thin(self) -> None:
-        """Write the file again without half of its steps, or more, until it is half as large."""
-        lines = read_metrics(self._path.parent)
-        text = b""
-        while True:
-            self._every *= 2
-            lines = [line for line in lines if line["step"] % self._every == 0]
-            kept: list[dict[str, Any]] = [{"every": self._every}, *lines]
-            text = b"".join(json.dumps(x, separators=(",", ":")).encode() + b"\n" for x in kept)
-            if len(text) <= _LARGEST // 2:
-                break
-        self.close()
-        replace_file(self._path, text, private=True)
-        self._open()
 
 
 def cut_metrics(folder: Path, steps: int) -> None:
@@ -125,8 +100,8 @@ def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[s
 
     Returns:
         Of a long run not all steps: each line has ``kind, step, loss, seconds`` and the ``time``
-        when it was written (whole seconds since 1970), a step's also
-        ``losses`` (of few probes) and ``skipped``, an evaluation's ``metric``.
+        when it was written (whole seconds since 1970), a step's also ``skipped``, an evaluation's
+        ``metric``.
     """
     latest: dict[tuple[str, int], dict[str, Any]] = {}
     for line in _lines(Path(folder)):
@@ -143,7 +118,7 @@ def read_metrics(folder: Path | str, *, steps: int | None = None) -> list[dict[s
 def _lines(folder: Path) -> list[bytes]:
     """With their ends; none of a file that is not there. What something else made larger is cut."""
     with contextlib.suppress(OSError), open(folder / METRICS_FILE, "rb") as file:
-        return file.read(2 * _LARGEST).splitlines(keepends=True)
+        return file.read(_MOST_READ).splitlines(keepends=True)
     return []
 
 

@@ -80,12 +80,9 @@ def branch(source: Path | str, target: Path | str, *, step: int | None = None) -
 
 def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     """The run in ``target`` that the records read so far begin."""
-    last = history_of(journal).steps
-    if step is None:
-        step = last
-    need_step(journal, step, last)
-    parent = {"step": step, "crc": f"{journal.header_crc:08x}"}
-    header = replace(journal.header, parent=parent)
+    header = journal.header
+    if step is not None:
+        need_step(journal, step, history_of(journal).steps)
     if header.snapshot is not None and not os.path.exists(target / JOURNAL_FILE):
         name = Path(str(header.snapshot["file"])).name
         try:
@@ -99,7 +96,7 @@ def _begin(journal: Journal, target: Path, step: int | None) -> Journal:
     return read_journal(target)
 
 
-def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = False) -> RunState:
+def share(source: Path | str, file: Path | str, start: Start) -> RunState:
     """Write a run as one journal file that gives the same values wherever the bundle is.
 
     The file ends with a closing record: the number of records before it and the hash of the values
@@ -120,9 +117,6 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
       them together: with few and short ones, such as a row or two with a number in them, by trying.
     * The task is in the header: its template, its labels, and demonstrations, which are whole rows.
 
-    Args:
-        notes: also write notes, and why sessions ended; both are free text. Without, neither.
-
     Raises:
         JournalError: the run was compacted, is damaged or of another bundle, its journal holds
             numbers of single examples, or ``file`` cannot be written.
@@ -137,8 +131,8 @@ def share(source: Path | str, file: Path | str, start: Start, *, notes: bool = F
         if isinstance(record, End):
             if _CLOSED.fullmatch(record.reason):
                 continue  # of when it was shared before: a cut there would pass
-            record = record if notes else End(record.digest, "")
-        if notes or not isinstance(record, Note):
+            record = End(record.digest, "")  # why a session ended is free text, as notes are
+        if not isinstance(record, Note):
             records.append(record)
     digest = bytes.fromhex(done.sha256)[:16]
     records.append(End(digest, f"shared, {len(records)} records before"))

@@ -26,12 +26,13 @@ from .state import RunState, history_of, tensors_of
 Tensors = dict[str, NDArray[Any]]
 
 
-def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Journal:
-    """Replace all but the last ``tail`` steps by a snapshot of the values: 4 bytes each.
+def compact(folder: Path | str, start: Start) -> Journal:
+    """Replace all but the last 64 steps, which the runaway guard looks back on, by a snapshot of
+    the values: 4 bytes each.
 
     Replaying gets shorter; rewinding reaches back to the snapshot only, and the run can no longer
     be shared as a journal alone. The best values so far and the estimator's state are kept beside
-    the snapshot's. At least 64 steps stay, which the runaway guard looks back on.
+    the snapshot's.
 
     Raises:
         JournalError: damaged, of another bundle, or in use.
@@ -39,7 +40,7 @@ def compact(folder: Path | str, start: Start, *, tail: int = GUARD_WINDOW) -> Jo
     with locked(folder) as path:
         journal = read_journal(path)
         RunState(path, journal.header, start)  # refuses another bundle's
-        cut = history_of(journal).steps - max(tail, GUARD_WINDOW)
+        cut = history_of(journal).steps - GUARD_WINDOW
         if cut <= journal.header.first_step:
             return journal
         done = replay(journal, start, until=cut)
@@ -92,7 +93,6 @@ def forget(folder: Path | str, start: Start, choose: Choose | None = None) -> Jo
             settings=settings.to_dict(),
             train_sha256=FORGOTTEN,
             eval_sha256=FORGOTTEN,
-            parent=None,  # its checksum covers the hashes
         )
         write_journal(path, header, [])
         tidy(path.parent, header.snapshot_file)

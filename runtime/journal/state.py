@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_safetensors
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, make_estimator
 from ..scoring.values import Values
-from .file import Journal, read_journal
+from .file import Journal
 from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
@@ -39,14 +39,12 @@ class RunState:
         self.history = History(header, str(path))
         check_binding(header, start, str(path))
         begun = begun_values(header, start, str(path))
-        self._start = start
         self.estimator = estimator_of(header, self.history, begun, str(path))
         """In the state that the steps so far left it in."""
-        self.values, best, state = _first_values(path, header, begun)
+        self.values, self._best, state = _first_values(path, header, begun)
         """Live."""
         self.estimator.state.update(state)
         self._from_snapshot = header.snapshot is not None
-        self._best = self.history.best, best
 
     def advance(self, record: Record) -> None:
         """Let history and values follow the next record.
@@ -70,10 +68,8 @@ class RunState:
         self.history.add(record)
         if isinstance(record, Change):
             self._follow_settings()
-        if isinstance(record, Evaluation):
-            best = self.history.best
-            if best is not None and best is self.history.evaluations[-1]:
-                self._best = best, self.values.copy()
+        if isinstance(record, Evaluation) and self.best is self.history.evaluations[-1]:
+            self._best = self.values.copy()
 
     def take(self, journal: Journal, *, until: int | None = None) -> None:
         """``advance`` by the records of a journal, up to so many steps.
@@ -112,22 +108,8 @@ class RunState:
 
     @property
     def best_values(self) -> Values:
-        """Values of the best evaluated step, the last ones if nothing was evaluated. Where a change
-        of settings has made an earlier step the best, its values come from a second replay.
-
-        Raises:
-            JournalError: that step lies before what a compacted journal holds.
-        """
-        best = self.best
-        if best is None:
-            return self.values
-        if self._best[0] != best:
-            journal = read_journal(self.path, until=best.step)
-            need_step(journal, best.step, self.history.steps)
-            earlier = RunState(self.path, self.header, self._start)
-            earlier.take(journal, until=best.step)
-            self._best = best, earlier.values
-        return self._best[1]
+        """Values of the best evaluated step, the last ones if nothing was evaluated."""
+        return self.values if self.best is None else self._best
 
     @property
     def sha256(self) -> str:

@@ -71,7 +71,7 @@ class AnswerHead:
         if not task.head_rows:
             raise TuningError(
                 "the values hold an answer head, and this task leaves no answer to choose: give "
-                "the task and objective that they were tuned for"
+                "the task that they were tuned for"
             )
         if engine.hidden_width != self.width:
             raise TuningError(

@@ -34,13 +34,12 @@ from .rows import (
     read_rows,
     warn_of_examples,
 )
-from .task import Batch, Encoded, Objective, Observation, OnLong, Prediction, Setting, Task
+from .task import Batch, Encoded, Observation, OnLong, Prediction, Setting, Task
 from .tokenising import watched
 
 __all__ = [
     "Batch",
     "Encoded",
-    "Objective",
     "Observation",
     "OnLong",
     "Prediction",
@@ -69,7 +68,6 @@ def task_for(
     bundle: Bundle,
     spec: Mapping[str, Any] | None = None,
     *,
-    objective: Objective = "label_words",
     on_long: OnLong = "error",
     bounds: Bounds | None = None,
 ) -> Task:
@@ -91,7 +89,6 @@ def task_for(
         bundle.tokenizer(),
         bounds or bundle.bounds,
         bundle.pad_id,
-        objective=objective,
         on_long=on_long,
         chat=bundle.chat,
         ends=bundle.end_ids,
@@ -104,7 +101,6 @@ def task_from_spec(
     bounds: Bounds,
     pad_id: int,
     *,
-    objective: Objective = "label_words",
     on_long: OnLong = "error",
     chat: ChatPart | None = None,
     ends: Sequence[int] = (),
@@ -113,8 +109,6 @@ def task_from_spec(
 
     Args:
         bounds: of the program that will score it; examples beyond them are refused.
-        objective: of classification: cross-entropy among the label words, or the label word's
-            negative log-likelihood in the whole vocabulary.
         on_long: ``truncate`` drops text from the end of the longest template field of an example
             that exceeds ``bounds.length``, and keeps the template's own text.
         chat: the model's chat template, for kinds whose rows are conversations.
@@ -124,19 +118,16 @@ def task_from_spec(
         DataError: see ``check_spec``; or two answers begin alike to the tokenizer.
     """
     check_spec(spec)
-    for name, value, known in (
-        ("objective", objective, get_args(Objective)),
-        ("on_long", on_long, get_args(OnLong)),
-    ):
-        if value not in known:
-            raise DataError(f"{name} {value!r} is unknown; use {' or '.join(known)}")
+    known = get_args(OnLong)
+    if on_long not in known:
+        raise DataError(f"on_long {on_long!r} is unknown; use {' or '.join(known)}")
     template = None
     if chat is not None and _KINDS[spec["kind"]].of_conversations:
         made = chat
         template = watched(
             lambda _: ChatTemplate(made.template, made.special_tokens, tokenizer), "task"
         )
-    setting = Setting(tokenizer, bounds, pad_id, objective, on_long, template, tuple(ends))
+    setting = Setting(tokenizer, bounds, pad_id, on_long, template, tuple(ends))
     return watched(lambda _: _KINDS[spec["kind"]](spec, setting), "task")
 
 

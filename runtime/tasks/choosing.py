@@ -42,7 +42,8 @@ class Choosing(Task):
     def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         scores = self._scores(logp, batch)
         # Log-softmax over the answers alone: their probabilities, renormalised.
-        return np.asarray(np.logaddexp.reduce(scores, axis=2) - gold_scores(scores, batch))
+        gold = np.take_along_axis(scores, batch.gold[None, :, None], axis=2)[:, :, 0]
+        return np.asarray(np.logaddexp.reduce(scores, axis=2) - gold)
 
     def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         right = self.chosen(logp, batch) == batch.gold
@@ -80,11 +81,6 @@ class Choosing(Task):
         if len(known) > _LABELS_SHOWN:
             known = [*known[:_LABELS_SHOWN], f"and {len(known) - _LABELS_SHOWN} more"]
         raise DataError(f"{where}: unknown label {label[:60]!r}; known labels: {', '.join(known)}")
-
-
-def gold_scores(scores: NDArray[np.float64], batch: Batch) -> NDArray[np.float64]:
-    """The right answers' scores ``[P, examples]`` of ``[P, examples, A]``."""
-    return np.asarray(np.take_along_axis(scores, batch.gold[None, :, None], axis=2)[:, :, 0])
 
 
 def _forms(label: str) -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, warn
 from . import spec_fields
-from .choosing import Choosing, gold_scores
+from .choosing import Choosing
 from .task import Batch, Encoded, Observation, Setting
 from .tokenising import tokenise
 
@@ -22,8 +22,7 @@ class Classification(Choosing):
     """One row an example; its last token's hidden state is scored at every label's first token.
 
     ``verbalisers`` maps each label to the text that continues the prompt, such as
-    ``{"1": " great"}``. With the objective ``vocabulary`` the loss is the negative log-likelihood
-    of the label word among all tokens instead of among the label words.
+    ``{"1": " great"}``.
 
     The answers stand in the order of their labels, sorted as text, whatever order ``verbalisers``
     lists them in: a specification says the same after a reader that keeps no order of keys.
@@ -44,8 +43,7 @@ class Classification(Choosing):
         words: Mapping[str, str] = spec["verbalisers"]
         super().__init__(spec, setting, spec["label_field"], sorted(words))
         self._words = tuple(words[label] for label in self.labels)
-        self._whole_vocabulary = setting.objective == "vocabulary"
-        self.answers = self.head_rows = 0 if self._whole_vocabulary else len(self.labels)
+        self.head_rows = len(self.labels)
         self._shown = "".join(
             self._demonstration(row, f"task: demonstration {number}")
             for number, row in enumerate(spec.get("demonstrations", ()), start=1)
@@ -79,11 +77,6 @@ class Classification(Choosing):
         if len(set(candidates)) < len(candidates):
             self._refuse_equal_words(where)
         return self._encoded([tokens], [(0, len(tokens) - 1)], [candidates], gold, where)
-
-    def losses(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        if self._whole_vocabulary:
-            return -gold_scores(self._scores(logp, batch), batch)
-        return super().losses(logp, batch)
 
     def observe(
         self, logp: NDArray[np.float32], inputs: NDArray[np.float32], batch: Batch

@@ -16,7 +16,6 @@ from .front import Front
 from .spec_fields import Check, Template
 from .tokenising import shorten
 
-Objective = Literal["label_words", "vocabulary"]
 OnLong = Literal["error", "truncate"]
 
 
@@ -28,7 +27,6 @@ class Setting:
     bounds: Bounds
     """Bounds of the program that will score its examples."""
     pad_id: int
-    objective: Objective
     on_long: OnLong
     chat: ChatTemplate | None = None
     """The model's, for kinds whose rows are conversations."""

@@ -1,7 +1,7 @@
 """Guards: which steps leave the values alone, and when to give up.
 
 All judge from the step itself and from journaled history, so that a resumed run skips the same
-steps. The bounds are settings: ``loss_jump``, ``scalar_jump``, ``max_skips``.
+steps.
 """
 
 import math
@@ -14,6 +14,8 @@ from ..journal.format import SKIP_REASONS, Skip
 from ..journal.history import History, mean_square
 
 NOT_FINITE, LOSS_JUMP, RUNAWAY = 1, 2, 3
+MAX_SKIPS = 10
+"""Skipped steps in a row after which the run stops."""
 
 _ADVICE = {
     NOT_FINITE: "the program returns losses that are not numbers: check the data with "
@@ -47,7 +49,7 @@ def judge_scalars(scalars: NDArray[Any], history: History) -> Skip | None:
 
 def giving_up(skip: Skip, history: History) -> str | None:
     """Why the run has to stop after this skipped step, with advice; None while it may go on."""
-    if history.skips_in_row < history.settings.max_skips:
+    if history.skips_in_row < MAX_SKIPS:
         return None
     return (
         f"{history.skips_in_row} steps in a row were skipped up to step {history.steps} "

@@ -206,12 +206,11 @@ def _same_task(
     """Refuse to go on with another task; how long texts are cut shows in the examples' hash."""
     if known is None or given is None:
         return
-    for part, option in (("spec", "--task"), ("objective", "--objective")):
-        if known[part] != given[part]:
-            raise TuningError(
-                f"{path}: the run has the task {part} {known[part]}, not {given[part]}; give "
-                f"the same (or no {option}), or start a new run in another folder"
-            )
+    if known["spec"] != given["spec"]:
+        raise TuningError(
+            f"{path}: the run has the task {known['spec']}, not {given['spec']}; give the same "
+            "(or no --task), or start a new run in another folder"
+        )
 
 
 def _short(value: Any) -> str:

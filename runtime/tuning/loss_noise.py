@@ -10,8 +10,7 @@ add curvature.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +19,13 @@ from ..errors import TuningError
 from ..estimators.noise import MAX_STEP, perturb
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+DIRECTIONS, REPEATS = 4, 8
+"""Pairs of losses at each eps of the ladder, and at ``TINY``."""
 TINY = 1e-4
 """Perturbation at which the noise is measured, from ``L(v + t z) + L(v - t z)``: what is linear in
 t cancels, what is quadratic is far too small to show."""
 WANTED_RATIO = 1 / 3
 """Largest accepted error of the estimate, in typical projected gradients."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """What a two-point estimate is worth at one eps (root mean squares over directions)."""
-
-    eps: float
-    estimate: float
-    """Standard deviation of the estimates, noise included."""
-    error: float
-    """That the loss noise causes in one estimate: ``sigma * sqrt(2) / (2 eps)``."""
-    ratio: float
-    """``error`` in typical projected gradients; infinite where noise explains all of it."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +36,10 @@ class LossNoise:
     """Batch loss at the unperturbed values."""
     sigma: float
     """Standard deviation of the batch loss under perturbations that should not change it."""
-    rungs: tuple[Rung, ...]
     eps: float
     """The chosen one."""
     adequate: bool
-    """Whether the chosen eps meets ``WANTED_RATIO``; if not, it is the best of the ladder."""
-    forwards: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; an infinite ratio is None."""
-        fields = asdict(self)
-        fields["rungs"] = [
-            {**rung, "ratio": rung["ratio"] if math.isfinite(rung["ratio"]) else None}
-            for rung in fields["rungs"]
-        ]
-        return fields
+    """Whether the chosen eps meets ``WANTED_RATIO``; if not, it is the largest of the ladder."""
 
 
 def measure_loss_noise(
@@ -70,13 +47,10 @@ def measure_loss_noise(
     values: NDArray[np.float32],
     *,
     seed: int,
-    ladder: Sequence[float] = LADDER,
-    directions: int = 4,
-    repeats: int = 8,
 ) -> LossNoise:
     """Measure the loss noise at ``values`` and choose eps. Deterministic for a seed.
 
-    Takes ``1 + 2 * repeats + 2 * directions * len(ladder)`` forwards, each pair along a direction
+    Takes ``1 + 2 * REPEATS + 2 * DIRECTIONS * len(LADDER)`` forwards, each pair along a direction
     of its own. The typical projected gradient is pooled over the ladder: its square is the mean of
     the squared estimates less the noise's share, weighted by how well each rung knows it.
 
@@ -88,8 +62,7 @@ def measure_loss_noise(
     Raises:
         TuningError: a loss is not finite.
     """
-    ladder = sorted(ladder)
-    first = MAX_STEP - repeats - directions * len(ladder)
+    first = MAX_STEP - REPEATS - DIRECTIONS * len(LADDER)
     rows = np.empty((2, len(values)), dtype=np.float32)
 
     def losses(number: int, scales: Sequence[float]) -> NDArray[np.float64]:
@@ -103,27 +76,25 @@ def measure_loss_noise(
         return found
 
     loss = float(losses(0, (0.0,))[0])
-    sums = [losses(number, (TINY, -TINY)).sum() for number in range(repeats)]
+    sums = [losses(number, (TINY, -TINY)).sum() for number in range(REPEATS)]
     sigma = float(np.std(sums, ddof=1)) / math.sqrt(2)
-    number = repeats
+    number = REPEATS
     squares = []
-    for eps in ladder:
+    for eps in LADDER:
         differences = []
-        for _ in range(directions):
+        for _ in range(DIRECTIONS):
             plus, minus = losses(number, (eps, -eps))
             differences.append((plus - minus) / (2 * eps))
             number += 1
         squares.append(float(np.mean(np.square(differences))))
-    errors = [sigma * math.sqrt(2) / (2 * eps) for eps in ladder]
+    errors = [sigma * math.sqrt(2) / (2 * eps) for eps in LADDER]
     signal = _pooled(np.array(squares), np.square(errors))
-    rungs = tuple(
-        Rung(eps, math.sqrt(square), error, error / signal if signal > 0 else math.inf)
-        for eps, square, error in zip(ladder, squares, errors, strict=True)
-    )
-    good = [rung for rung in rungs if rung.ratio <= WANTED_RATIO]
-    chosen = good[0] if good else rungs[-1]
-    forwards = 1 + 2 * repeats + 2 * directions * len(ladder)
-    return LossNoise(loss, sigma, rungs, chosen.eps, bool(good), forwards)
+    good = [
+        eps
+        for eps, error in zip(LADDER, errors, strict=True)
+        if signal > 0 and error / signal <= WANTED_RATIO
+    ]
+    return LossNoise(loss, sigma, good[0] if good else LADDER[-1], bool(good))
 
 
 def _pooled(squares: NDArray[np.float64], noise: NDArray[np.float64]) -> float:

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class Tuner:
         else:
             header = self._new_header(settings or {}, task_spec)
             self._run = LiveRun.begin(self.folder, header, start)
-        self._metrics = MetricsLog(self.folder)
+        self._metrics = MetricsLog(self.folder, self.history.settings.resolved_steps)
         known = _forwards_stay(self.values)
         self._known = KnownForwards(self._engine) if known else None
         self._no_wait = False
@@ -254,7 +254,7 @@ class Tuner:
                 seed=settings.seed,
             )
             settings = replace(settings, options=replace(own, eps=self.loss_noise.eps))
-            extra["loss_noise"] = self.loss_noise.to_dict()
+            extra["loss_noise"] = asdict(self.loss_noise)
         train_sha256 = examples_sha256(self._train)
         assert train_sha256 is not None
         return journal.Header(
@@ -363,8 +363,6 @@ class Tuner:
             kind="step",
             step=history.steps,
             loss=mean,
-            losses=[float(loss) for loss in losses],
-            scalars=exact if history.spec.guarded else (),
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
@@ -433,12 +431,6 @@ class Tuner:
         _log.info("%s: step %d, %s", self.folder, self.history.steps, found)
         return found
 
-    def note(self, text: str) -> None:
-        """Journal a remark of 1 to 255 bytes."""
-        if not 1 <= len(text.encode()) <= 255:
-            raise TuningError("a note has 1 to 255 bytes")
-        self._run.commit(journal.Note(text))
-
     def close(self) -> None:
         """Sync the journal and release the run. Calling it again does nothing."""
         self._metrics.close()
@@ -456,7 +448,7 @@ class Tuner:
             seed=settings.seed,
             lengths=self._lengths,
             batch_size=settings.batch_size,
-            labels=self._labels if settings.stratified else None,
+            labels=self._labels,
         )
         return [self._train[index] for index in chosen]
 

@@ -40,7 +40,7 @@ def test_a_run_of_the_phones_library_replays_here(
         "PYTHONPATH=/packages:/demo:/java/python:/tests"
     )
     run = f"env {variables} {PYTHON_PATH} /tests/{SCRIPT.name} /bundle /share/run {STEPS}"
-    done = Machine("1G").run(
+    done = Machine().run(
         ["sh", "-c", f"{run} {KILL}; echo $? > /share/killed; {run} > /share/told"],
         reads={
             "/bundle": bundle.path,

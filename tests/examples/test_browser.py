@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 from browser_page import PAGE, Page, open_page
-from command_line import good
+from command_line import good, write_rows
 from doc_pages import ROOT
-from seedtune.runtime.bundle import Bundle, open_bundle, with_task
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
-from tiny_bundle import TASK
+from tiny_bundle import TASK, with_task
 
 VECTORS = json.loads((ROOT / "tests" / "vectors" / "noise.json").read_text())
-WORDS = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
 RUNS = {
     "plain": ("--steps", 6),
-    "cosine": ("--seeds", 2, "--schedule", "cosine", "--steps", 7, "--warmup", 3,
-               "--seed", 2**64 - 1),
-    "linear": ("--schedule", "linear", "--steps", 8, "--eval-every", 2, "--best-by", "loss"),
+    "seeds": ("--seeds", 2, "--steps", 7, "--seed", 2**64 - 1),
+    "linear": ("--schedule", "linear", "--steps", 8, "--eval-every", 2),
 }  # fmt: skip
 
 
@@ -45,10 +43,7 @@ def tasked(reach: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [json.dumps({"text": WORDS[n % 6], "label": n % 2}) for n in range(24)]
-    file.write_text("\n".join(lines))
-    return file
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", lengths=1)
 
 
 def tuned(bundle: Bundle, rows: Path, run: Path, *how: object) -> Path:

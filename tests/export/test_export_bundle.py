@@ -7,9 +7,9 @@ import pytest
 import torch
 from block_states import block_states, mean_so_far
 from exported_bundle import request
+from profile_files import save_profile
 from seedtune.export.export import export_model
 from seedtune.export.profile.fisher import compute_profile
-from seedtune.export.profile.profile_file import save_profile
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups

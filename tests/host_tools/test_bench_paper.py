@@ -58,7 +58,7 @@ def test_claims_compare_at_equal_forwards():
 
 
 def test_headline_figures():
-    person = {"perplexity": 40.0, "top1": 0.2, "top3": 0.4}
+    person = {"perplexity": 40.0}
     start = {"method": "start-int4", "sender": "a", "settings": {"messages": 0}, "test": person,
              "other": person}  # fmt: skip
     tuned = {"method": "text-head", "sender": "a", "settings": {"messages": 200},
@@ -85,7 +85,7 @@ def test_headline_figures():
 
 
 def test_what_is_not_known_names_its_command(tmp_path):
-    found = bench_paper(summary=True, results=tmp_path)
+    found = bench_paper(results=tmp_path)
     known = {name for name, value in found.items() if value is not None}
     assert known == {"claims", "missing"}
     assert found["missing"]["sparse_accuracy_at_400"] == (
@@ -96,7 +96,7 @@ def test_what_is_not_known_names_its_command(tmp_path):
 
 
 def test_the_committed_results_give_the_figures(capsys):
-    found = bench_paper(summary=True)
+    found = bench_paper()
     json.dumps(found)
     assert found["mezo_accuracy_at_400"] == pytest.approx(0.694, abs=0.001)
     assert found["sparse_accuracy_at_400"] >= 0.72 and found["sparse_forwards_to_mezo_400"] <= 200

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench.measuring.perplexity import perplexity
+from seedtune.host_tools.bench.measuring.perplexity import perplexity, text_batches
 from seedtune.host_tools.bench.measuring.results_files import RESULTS, machine, write_figures
 from seedtune.host_tools.bench.measuring.tuning_run import mean_and_deviation
 from seedtune.runtime.bundle import Bounds
@@ -40,7 +40,7 @@ def test_perplexity_scores_every_next_token_once():
         seen.extend(zip(here.tolist(), batch.candidates[:, 0].tolist(), strict=True))
         return np.full((1, *batch.candidates.shape), -math.log(7), np.float32)
 
-    found = perplexity(score, text, bounds)
+    found = perplexity(score, text_batches(text, bounds))
     assert found == pytest.approx(7, rel=1e-6)
     assert seen == [(token, token + 1) for token in range(20) if token % 4 != 3]
 

@@ -4,30 +4,20 @@ import math
 
 import numpy as np
 import pytest
-from exported_bundle import request
 from seedtune.host_tools.bench import senders
 from seedtune.host_tools.bench.contenders import int4, lora
 from seedtune.host_tools.bench.contenders import people as data
 from seedtune.host_tools.bench.contenders.float_task import FloatTask
 from seedtune.host_tools.bench.contenders.people import (
     SENDERS,
-    SPEC,
     Person,
     load_person,
     sender_of,
 )
 from seedtune.host_tools.bench.contenders.people_methods import METHODS
-from seedtune.host_tools.bench.measuring.next_words import figures, torch_score
-from seedtune.host_tools.bench.measuring.program_words import ProgramWords
 from seedtune.host_tools.bench.senders import bench_senders
 from seedtune.host_tools.bench.summaries.senders import summarise_senders
 from seedtune.runtime.errors import DataError, SeedtuneError
-from seedtune.runtime.scoring import word_memory
-from seedtune.runtime.scoring.text_head import TextHead
-from seedtune.runtime.scoring.text_part import TextPart
-from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.scoring.word_memory import Said, WordMemory, added, of_step, to_bytes
-from seedtune.runtime.tasks import Batch
 
 WORDS = ("the cat sat", "it was great", "on the mat", "a small town")
 ROWS = [{"before": WORDS[n % 3], "reply": WORDS[(n + 1) % 4]} for n in range(24)]
@@ -57,87 +47,6 @@ def test_a_sender_is_named_by_the_start_of_its_id():
         sender_of("nobody")
 
 
-def test_figures_of_words():
-    found = figures(
-        [
-            (np.log([0.5, 0.25]), np.array([0, 1])),
-            (np.log([0.125, 0.0625]), np.array([2, 3])),
-        ]
-    )
-    assert found == {"perplexity": pytest.approx(2**2.5), "top1": 0.25, "top3": 0.75, "tokens": 4}
-
-
-def test_torch_scores_are_the_models_own(tiny_llama):
-    import torch
-
-    batch = Batch(
-        np.arange(12).reshape(2, 6) + 30,
-        np.array([1, 9]),
-        np.array([[7], [8]]),
-        np.zeros(2, np.int64),
-    )
-    logp, ranks = torch_score(tiny_llama.model)(batch)
-    with torch.no_grad():
-        logits = tiny_llama.model(torch.from_numpy(batch.tokens)).logits.flatten(0, 1)
-    for at, position in enumerate(batch.positions):
-        row = torch.log_softmax(logits[position], dim=-1)
-        own = row[batch.candidates[at, 0]]
-        assert logp[at] == pytest.approx(float(own), abs=1e-5)
-        assert ranks[at] == int((row > own).sum())
-
-
-def words_of(bundle):
-    settings = {"bundle": bundle.path, "length": 32, "threads": None, "other": None}
-    return ProgramWords(settings, SPEC)
-
-
-def tuned(bundle, part):
-    return Values(bundle.values.astype(np.float32), part)
-
-
-def test_ranks_are_of_the_head_that_the_program_has(bundle):
-    words = words_of(bundle)
-    batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
-    head = TextHead.of(bundle)
-    assert head is not None
-    weights = np.random.default_rng(0).standard_normal(head.entries).astype(np.float32)
-    values = tuned(bundle, TextPart(head, np.float32(0.5) * weights))
-    apart = []
-    for row in (None, values):
-        seen = words.see([batch], row)
-        logits = seen.read @ head.words.vectors(slice(0, words.vocabulary)).T
-        top = logits.max(axis=1, keepdims=True)
-        logp = (logits - top) - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-        # The program rounds what its head reads to int8.
-        apart.append(np.abs(logp[np.arange(9), seen.gold] - seen.logp).mean())
-    assert max(apart) < 0.15
-    assert np.abs(words.see([batch], values).logp - words.see([batch]).logp).mean() > 0.25
-
-
-def test_a_memory_has_its_part_in_ranks_and_probabilities(bundle):
-    words = words_of(bundle)
-    batch, _ = request(bundle, rows=2, length=12, scored=9, choices=1, probes=1)
-    head = TextHead.of(bundle)
-    assert head is not None
-    texts = [Said(row[:2], row[2:]) for row in batch.tokens]  # a person who says just this
-    kept = added(np.zeros(word_memory.WORDS, np.float32), of_step(to_bytes(texts)))
-    own = np.concatenate([np.zeros(head.entries, np.float32), kept])
-    seen = words.see([batch], tuned(bundle, TextPart(head, own)))
-    plain = words.see([batch])
-    logits = plain.read @ head.words.vectors(slice(0, words.vocabulary)).T
-    every = np.tile(np.arange(words.vocabulary), (9, 1))
-    memory = WordMemory(kept, words.vocabulary)
-    logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    wanted = memory.mixed(logp, batch.tokens, batch.positions, every)
-    gold = wanted[np.arange(9), seen.gold]
-    found, start = words.figures(seen), words.figures(plain)
-    ranks = (wanted > gold[:, None]).sum(axis=1)
-    assert (found["top1"], found["top3"]) == ((ranks < 1).mean(), (ranks < 3).mean())
-    # The program rounds what its head reads to int8.
-    assert found["perplexity"] == pytest.approx(math.exp(-gold.mean()), rel=0.15)
-    assert found["perplexity"] != start["perplexity"]
-
-
 @pytest.mark.parametrize("method", ["text-head", "text-head-alone", "per-example", "start-int4"])
 def test_the_programs_methods_tell_the_same_things(bundle, method):
     generator = np.random.default_rng(0)
@@ -149,7 +58,7 @@ def test_the_programs_methods_tell_the_same_things(bundle, method):
     if method == "per-example":
         settings["tuner"] = {**settings["tuner"], "steps": 2, "eval_every": 2}
     found = int4.run_on_person(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
-    assert found["other"]["tokens"] == 2 * 15 and found["test"]["tokens"] > 10
+    assert found["other"]["perplexity"] > 1 and found["test"]["perplexity"] > 1
     assert ("seconds" in found) == METHODS[method].learns
     if method.startswith("text-head"):
         assert 0 <= found["step"] <= 3
@@ -186,7 +95,7 @@ def _small(of, model, data):
 
 
 def _row(method, sender, messages, perplexity, other):
-    test = {"perplexity": perplexity, "top1": 0.25, "top3": 0.5, "tokens": 10}
+    test = {"perplexity": perplexity}
     return {
         "method": method, "sender": sender, "settings": {"messages": messages}, "test": test,
         "other": {**test, "perplexity": other}, "seconds": 2.0, "cpu_seconds": 1.0,

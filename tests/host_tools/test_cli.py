@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import bad, call, good
-from fakes import fake_context
+from command_line import bad, call, good, write_rows
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
-from seedtune.runtime.estimators import complete
-from seedtune.runtime.estimators.per_example import PerExampleOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
 from seedtune.runtime.scoring import known_forwards
-from seedtune.runtime.tasks import task_for
 from tiny_bundle import TASK, write_tiny_bundle
 from value_engine import HiddenEngine, ValueEngine
 
@@ -41,11 +37,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
-    lines = [json.dumps({"text": words[n % 6] * (1 + n % 3), "label": n % 2}) for n in range(24)]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(lines))
-    return file
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture
@@ -77,8 +69,7 @@ class TestTune:
         refused = "lr=0.01, not 0.5; give the same, or allow changes (--allow-changes)"
         assert refused in bad(7, *common, "--lr", 0.5)
         for option, other in (("--seed", 1), ("--eps", 0.5), ("--schedule", "linear"),
-                              ("--warmup", 2), ("--eval-every", 3), ("--batch-size", 2),
-                              ("--best-by", "loss")):  # fmt: skip
+                              ("--eval-every", 3), ("--batch-size", 2)):  # fmt: skip
             assert "(--allow-changes)" in bad(7, *common, option, other)
         assert "(--allow-changes)" in bad(7, *common[:5])  # no held-out rows
         assert good(*common, "--lr", 0.5, "--steps", 10, "--allow-changes")["steps"] == 10
@@ -144,9 +135,6 @@ class TestEvaluateAndPredict:
         # The file is float16, the journal's last evaluation float32.
         assert tuned["loss"] == pytest.approx(shown["evaluations"][-1][1], rel=1e-3)
         assert tuned["loss"] != plain["loss"]
-
-    def test_limit_spreads_over_the_file(self, bundle: Path, rows: Path, engine: None) -> None:
-        assert good("evaluate", bundle, "--data", rows, "--limit", 5)["examples"] == 5
 
     def test_one_file_bundles(
         self,
@@ -293,13 +281,7 @@ class TestReadout:
         (tmp_path / "third.json").write_text(json.dumps(other | {"template": "{text} So"}))
         asked = ["predict", learned, "--text", "the", "--run", run, "--task"]
         assert "was tuned for another task" in bad(7, *asked, tmp_path / "third.json")
-        assert "the run has the task spec" in bad(7, *tune, "--task", tmp_path / "third.json")
-
-    def test_a_program_without_hidden_states_cannot_take_it(
-        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
-    ) -> None:
-        asked = ["tune", bundle, tmp_path / "other", "--train", rows, "--estimator", "readout"]
-        assert "export the model again, or take another estimator" in bad(7, *asked)
+        assert "the run has the task {" in bad(7, *tune, "--task", tmp_path / "third.json")
 
     def test_settings_that_mean_nothing_to_it_are_not_shown(
         self, tmp_path: Path, learned: Path
@@ -347,15 +329,12 @@ class TestJournal:
         result = call("journal", operation, run, *more)
         assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 10, result.stdout
         assert "lr 0.01" in result.stdout and "estimator two-point" in result.stdout
-        assert not any(word in result.stdout for word in ("loss_jump", "max_skips"))
+        assert "loss_jump" not in result.stdout
 
     def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
         shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
         got = good("journal", "receive", tmp_path / "shared.bin", bundle, tmp_path / "other")
-        for notes, reason in (([], ""), (["--with-notes"], "all 6 steps done")):
-            good("journal", "share", run, bundle, tmp_path / "shared.bin", *notes)
-            shown = good("journal", "show", tmp_path / "shared.bin")
-            assert shown["ends"][0] == [6, reason]
+        assert good("journal", "show", tmp_path / "shared.bin")["ends"][0] == [6, ""]
         assert got["sha256"] == shared["sha256"]
         assert got["sha256"] == good("journal", "verify", run, bundle)["sha256"]
 
@@ -536,7 +515,6 @@ class TestBadInput:
         common = ["tune", bundle, tmp_path / "run", "--train", rows]
         assert "eps='wide'" in bad(7, *common, "--eps", "wide")
         assert "lr=-1.0" in bad(7, *common, "--lr", -1)
-        assert "objective 'loss'" in bad(3, *common, "--objective", "loss")
         assert not (tmp_path / "run").exists()
 
     def test_memory_limit(self, tmp_path: Path, bundle: Path, rows: Path, engine: None) -> None:
@@ -628,10 +606,3 @@ def test_every_command_has_help_and_json() -> None:
         answers = any("--json" in option.opts for option in command.params)
         # One is a conversation in a terminal, the other answers over HTTP.
         assert answers or name in ("chat", "serve"), name
-
-
-def test_a_likelihood_in_the_whole_vocabulary_is_no_choice_for_a_readout(tmp_path: Path) -> None:
-    bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=[1])
-    task = task_for(bundle, TASK, objective="vocabulary")
-    found = complete({}, fake_context(HiddenEngine(), task, 64))
-    assert (found.estimator, found.options) == ("per-example", PerExampleOptions(groups=16))

@@ -1,18 +1,17 @@
 """What a command writes goes over nothing that it reads, and is refused in one line otherwise."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import bad, call, good
+from command_line import bad, call, good, write_rows
 from exported_bundle import export_tiny_bundle
 from faults import small_disk
 from seedtune.export.merge import merge_values
 from seedtune.host_tools.commands.inputs import memory_bytes
 from seedtune.runtime import engines
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import Bundle, open_bundle, write
 from seedtune.runtime.errors import BundleError, ModelError, SeedtuneError, TuningError
 from seedtune.runtime.files import place_folder
 from tiny_bundle import write_tiny_bundle
@@ -28,11 +27,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    file = tmp_path / "rows.jsonl"
-    file.write_text(
-        "".join(json.dumps({"text": f"a {n}", "label": n % 2}) + "\n" for n in range(40))
-    )
-    return file
+    return write_rows(tmp_path / "rows.jsonl", range(40))
 
 
 @pytest.fixture
@@ -43,8 +38,8 @@ def run(tmp_path: Path, bundle: Path, rows: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "tiny")
+def exported(exported_folder: Path) -> Bundle:
+    return export_tiny_bundle(exported_folder)
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +120,20 @@ def test_merging_takes_an_empty_folder_and_nothing_else(
     assert (tmp_path / "there" / "model.safetensors").exists()
 
 
-def test_what_came_into_a_folder_meanwhile_stays(tmp_path: Path) -> None:
+def test_what_came_into_a_folder_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").write_text("mine")
     with pytest.raises(OSError, match="not empty"):
         place_folder(tmp_path / "new", tmp_path / "there")
     assert (tmp_path / "there" / "mine").read_text() == "mine"
+    notes = write_tiny_bundle(tmp_path / "b").path / "notes.txt"
+    monkeypatch.setattr(write, "sync_tree", lambda folder: notes.write_text("mine"))
+    with pytest.raises(BundleError, match=r"notes\.txt: is no part of the bundle there"):
+        write_tiny_bundle(tmp_path / "b", program=b"new")
+    assert notes.read_text() == "mine"
 
 
 def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path: Path) -> None:

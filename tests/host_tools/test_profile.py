@@ -5,6 +5,7 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
+from profile_files import save_profile
 from safetensors import safe_open
 from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.profile import fisher
@@ -15,7 +16,6 @@ from seedtune.export.profile.profile_file import (
     LayerProfile,
     load_profile,
     profile_settings,
-    save_profile,
 )
 from seedtune.runtime.errors import ModelError
 

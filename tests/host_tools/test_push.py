@@ -14,10 +14,10 @@ from command_line import bad, call, good
 from doc_pages import blocks_of, commands_of, names, write_files
 from exported_bundle import ORIGIN
 from hub_stand_in import READER, WRITER, Hub, ask, running_hub
-from seedtune.runtime.bundle import Bundle, pack_bundle, with_task
+from seedtune.runtime.bundle import Bundle, pack_bundle
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values_file import load_values
-from tiny_bundle import TASK, bundle_parts, write_tiny_bundle
+from tiny_bundle import TASK, bundle_parts, with_task, write_tiny_bundle
 
 ROWS = [
     {"text": f"{text}, zebra" if text else "", "label": label}

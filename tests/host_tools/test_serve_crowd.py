@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from seedtune.host_tools.bench.measuring.crowd import crowd
+from crowd import crowd
 from seedtune.runtime.bundle import Bundle
 from serving import served_process
 from traced import needs_strace, traced

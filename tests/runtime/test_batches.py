@@ -59,6 +59,9 @@ def test_a_known_answer_on_every_platform() -> None:
     lengths = np.arange(1003) * 37 % 97 + 3
     got = [batch_indices(s, seed=7, lengths=lengths, batch_size=4).tolist() for s in (0, 1, 250)]
     assert got == [[630, 693, 929, 216], [788, 429, 547, 277], [327, 854, 369, 293]]
+    given = {"lengths": lengths, "labels": np.arange(1003) % 7 // 3}
+    got = [batch_indices(s, seed=7, batch_size=4, **given).tolist() for s in (0, 250)]
+    assert got == [[816, 693, 179, 924], [65, 369, 183, 634]]
 
 
 @given(

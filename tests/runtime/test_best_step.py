@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from seedtune.runtime.estimators import settings_of
-from seedtune.runtime.journal.format import Change, Evaluation, Header, Step
+from journal_bytes import header
+from seedtune.runtime.journal.format import Evaluation, Step
 from seedtune.runtime.journal.history import History
 
 REPLAY = Path(__file__).parents[2] / "examples/browser/replay.js"
@@ -21,13 +21,8 @@ FOUND = {
 }
 
 
-def header(rows: int | None, best_by: str = "metric") -> Header:
-    settings = settings_of(
-        {"steps": 60, "estimator": "two-point", "lr": 1e-3, "eps": 0.01, "best_by": best_by}
-    )
-    metric = {"name": "accuracy", "higher_is_better": True}
-    return Header("0" * 64, "0" * 64, 2, 1, settings.to_dict(), "0" * 64, None,
-                  metric if rows is None else {**metric, "rows": rows})  # fmt: skip
+def history(rows: int | None) -> History:
+    return History(header(metric={"name": "accuracy", "higher_is_better": True, "rows": rows}), "j")
 
 
 def best_of(found: list[tuple[float, float]], history: History) -> int:
@@ -42,33 +37,20 @@ def best_of(found: list[tuple[float, float]], history: History) -> int:
 @pytest.mark.parametrize("case", FOUND)
 def test_of_300_rows(case: str) -> None:
     found, wanted = FOUND[case]
-    assert best_of(found, History(header(300), "j")) == wanted
+    assert best_of(found, history(300)) == wanted
 
 
 def test_of_many_rows_or_without_their_number_every_difference_counts() -> None:
     found, _ = FOUND["clearly lower loss"]
-    assert best_of(found, History(header(None), "j")) == 3
-    assert best_of(found, History(header(10**6), "j")) == 3
-
-
-def test_by_loss_the_metric_says_nothing() -> None:
-    found, _ = FOUND["beyond the error"]
-    assert best_of(found, History(header(300, "loss"), "j")) == 1
-
-
-def test_a_change_of_rule_begins_again() -> None:
-    history = History(header(300), "j")
-    assert best_of(FOUND["beyond the error"][0], history) == 2
-    history.add(Change("best_by", "loss"))
-    assert history.best is not None and history.best.step == 1
+    assert best_of(found, history(None)) == 3
+    assert best_of(found, history(10**6)) == 3
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 @pytest.mark.parametrize("case", FOUND)
 def test_the_browser_chooses_the_same(case: str, tmp_path: Path) -> None:
     found, wanted = FOUND[case]
-    about = {"settings": {"best_by": "metric"},
-             "metric": {"higher_is_better": True, "rows": 300}}  # fmt: skip
+    about = {"metric": {"higher_is_better": True, "rows": 300}}
     records = []
     for number, (loss, metric) in enumerate(found):
         records += [{"kind": "step"}] * bool(number)

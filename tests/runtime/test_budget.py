@@ -152,3 +152,5 @@ def test_what_rests_can_be_stopped(tmp_path, whole):
     threading.Timer(0.3, control.stop).start()
     with tuner(tmp_path, control=control, eval_examples=None) as live:
         assert list(live) == [] and live.stop_reason == "stopped by the app"
+        control.stop("and once more")
+        assert control.stop_reason == live.stop_reason

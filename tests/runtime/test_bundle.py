@@ -25,14 +25,13 @@ from seedtune.runtime.bundle import (
     checked_file,
     open_bundle,
     pack_bundle,
-    with_task,
     write_bundle,
 )
 from seedtune.runtime.bundle.manifest import manifest_digest
 from seedtune.runtime.bundle.parts import vocabulary_of
 from seedtune.runtime.errors import BundleError
 from seedtune.runtime.model import open_model
-from tiny_bundle import BOUNDS, LAYERS, PROGRAM, TASK, bundle_parts, write_tiny_bundle
+from tiny_bundle import BOUNDS, LAYERS, PROGRAM, TASK, bundle_parts, with_task, write_tiny_bundle
 
 PARTS = ("manifest.json", "program.pte", "values.safetensors", "tokenizer.json")
 
@@ -291,9 +290,16 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         (lambda m: m.pop("parts"), "parts is missing"),
         (lambda m: m["parts"].update({"../x": {"sha256": "0" * 64, "bytes": 1}}), "parts are"),
         (lambda m: m.update(task="sst2"), "task has the wrong type"),
+        (lambda m: m["mask"].update(fraction=10**400), "a number is beyond 64 bits"),
+        (lambda m: m["model"].update(name="\ud83d"), "half a character"),
+        (lambda m: m["model"].update(name="a\x1b[2J"), "model.name is 'a.*must be one line"),
+        (lambda m: m["model"].update(vocab_size=2**31), "model.vocab_size is 2147483648"),
+        (lambda m: m["parts"]["tokenizer.json"].update(bytes=-1), "bytes is -1"),
+        (lambda m: m["parts"]["tokenizer.json"].update(sha256="x"), "must be a SHA-256"),
+        (lambda m: m.update(task=json.loads("[" * 100 + "]" * 100)), "JSON nested too deeply"),
     ],
 )
-def test_parts_that_disagree_are_refused(
+def test_manifests_that_are_crafted_or_disagree_with_the_parts_are_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     write_tiny_bundle(tmp_path / "b")
@@ -371,14 +377,6 @@ def test_a_rename_that_fails_puts_the_old_bundle_back(
     assert same(open_bundle(tmp_path / "b"), old)
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.txt").write_text("precious")
-    with pytest.raises(BundleError, match="is not a bundle"):
-        write_tiny_bundle(tmp_path / "b")
-    assert (tmp_path / "b" / "thesis.txt").read_text() == "precious"
-
-
 def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     with (
@@ -453,8 +451,6 @@ class TestTheCheckedFile:
         change(bundle.program_path, data[:-1] + bytes([data[-1] ^ 1]))
         with pytest.raises(BundleError, match=r"b/program.pte: altered"):
             bundle.checked("program.pte").__enter__()
-        with pytest.raises(BundleError, match=r"b/program.pte: altered"):
-            with_task(bundle, tmp_path / "c", TASK)
         change(bundle.program_path, data)  # touched, but the same again
         with bundle.checked("program.pte") as opened:
             assert opened.read_bytes() == data
@@ -512,7 +508,7 @@ def test_an_altered_archive_is_refused_even_when_cached(tmp_path: Path) -> None:
         open_bundle(file, cache=tmp_path / "cache")
 
 
-def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None:
+def test_2_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None:
     """Half of them damaged in one part of the folder, half in the one-file form."""
     good = write_tiny_bundle(tmp_path / "b")
     archive = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
@@ -521,7 +517,7 @@ def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None
     packed = archive.read_bytes()
     rng = random.Random(7)
     refused = 0
-    for number in range(20_000):
+    for number in range(2_000):
         if number % 2:
             part = PARTS[number // 2 % len(PARTS)]
             target, original = tmp_path / "b" / part, content[part]
@@ -543,7 +539,7 @@ def test_20_000_damaged_bundles_are_refused_or_identical(tmp_path: Path) -> None
             assert opened.program_path.read_bytes() == content["program.pte"], fault
         target.write_bytes(original)
     # Whitespace in the manifest and dates in the archive are all that may differ unnoticed.
-    assert refused > 17_000
+    assert refused > 1_700
 
 
 def _tokenizer(change: Callable[[dict[str, Any]], None]) -> bytes:
@@ -584,27 +580,6 @@ def test_tokenizers_that_panic_are_refused(
     with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer file \(") as caught:
         write_tiny_bundle(tmp_path / "b", tokenizer_json=_tokenizer(change))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m["mask"].update(fraction=10**400), "a number is beyond 64 bits"),
-        (lambda m: m["model"].update(name="\ud83d"), "half a character"),
-        (lambda m: m["model"].update(name="a\x1b[2J"), "model.name is 'a.*must be one line"),
-        (lambda m: m["model"].update(vocab_size=2**31), "model.vocab_size is 2147483648"),
-        (lambda m: m["parts"]["tokenizer.json"].update(bytes=-1), "bytes is -1"),
-        (lambda m: m["parts"]["tokenizer.json"].update(sha256="x"), "must be a SHA-256"),
-        (lambda m: m.update(task=json.loads("[" * 100 + "]" * 100)), "JSON nested too deeply"),
-    ],
-)
-def test_crafted_manifests_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    write_tiny_bundle(tmp_path / "b")
-    resigned(tmp_path / "b", change)
-    with pytest.raises(BundleError, match=message):
-        open_bundle(tmp_path / "b")
 
 
 def test_an_archive_is_unpacked_no_further_than_its_manifest_says(tmp_path: Path) -> None:

@@ -250,11 +250,11 @@ def test_messages_name_control_tokens_and_do_not_give_them() -> None:
     assert "".join(shown.split()) == "".join(wanted.split())
     assert len(found.ids) == len(found.offsets) and found.offsets[-1][1] <= len(text)
 
-    _, again = tokens(("user", "\U000f0000\U000f0001 it was"))
+    _, again = tokens(("user", "\U0010fffd\U0010fffc it was"))
     plain = tokenizer.encode(
-        rendered(CHATML, said(("user", "\U000f0000\U000f0001 it was"))), add_special_tokens=False
+        rendered(CHATML, said(("user", "\U0010fffd\U0010fffc it was"))), add_special_tokens=False
     )
-    assert again.ids == plain.ids  # nothing is left of the conversation before
+    assert again.ids == plain.ids  # what stood for a token in the one before is only text
 
 
 def test_control_tokens_in_what_is_learned_are_text() -> None:

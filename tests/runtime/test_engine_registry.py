@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import toy_engine
-from command_line import bad, good
+from command_line import bad, good, write_rows
 from compiler import needs_compiler
 from faults import run_and_kill
 from seedtune.runtime import engines
@@ -35,11 +35,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
-    lines = [json.dumps({"text": words[n % 6] * (1 + n % 3), "label": n % 2}) for n in range(24)]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(lines))
-    return file
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("name", ENGINES)

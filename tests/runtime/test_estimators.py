@@ -23,7 +23,6 @@ from seedtune.runtime.settings import Settings
 
 KEY = {"seed": 11, "step": 4}
 K = 64
-PERTURBING = ["two-point"]
 
 
 def alone(losses):
@@ -31,8 +30,9 @@ def alone(losses):
     return losses[:, None]
 
 
-def made(name: str, entries: int = K, **settings) -> TwoPoint:
-    estimator = make_estimator(settings_of({"estimator": name, "batch_size": 1, **settings}))
+def made(**settings) -> TwoPoint:
+    asked = {"estimator": "two-point", "batch_size": 1, **settings}
+    estimator = make_estimator(settings_of(asked))
     assert isinstance(estimator, TwoPoint)
     return estimator
 
@@ -41,7 +41,7 @@ def test_two_point_is_algorithm_1_of_mezo():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(1001).astype(np.float32)
     slope = rng.standard_normal(1001)
-    estimator = made("two-point")
+    estimator = made()
     rows = np.empty((estimator.probes, 1001), dtype=np.float32)
     estimator.perturb(values, rows, eps=0.01, **KEY)
     z = noise_vector(1001, **KEY)
@@ -55,18 +55,11 @@ def test_two_point_is_algorithm_1_of_mezo():
     assert (values == before + np.float32(-0.05 * float(scalars[0])) * z).all()
 
 
-@pytest.mark.parametrize("losses", [(1e9, 0.0), (np.inf, 1.0), (np.nan, 1.0), (np.inf, np.inf)])
-def test_two_point_scalars_beyond_float16_are_not_finite(losses):
-    scalars = made("two-point").scalars(alone(np.array(losses)), eps=1e-2)
-    assert not np.isfinite(scalars).any()
-
-
-@pytest.mark.parametrize("name", PERTURBING)
-def test_apply_depends_on_its_arguments_alone(name):
+def test_apply_depends_on_its_arguments_alone():
     """Two fresh estimators, one of which has also perturbed, end in the same bits."""
     ends = []
     for live in (True, False):
-        estimator = made(name, 100)
+        estimator = made()
         values = np.ones(100, dtype=np.float32)
         rows = np.empty((estimator.probes, 100), dtype=np.float32)
         for step in range(5):
@@ -79,10 +72,9 @@ def test_apply_depends_on_its_arguments_alone(name):
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("name", PERTURBING)
 @given(seeds=st.integers(2, 5), at_once=st.integers(1, 11), step=st.integers(0, 2**40))
-def test_rows_are_the_same_however_they_are_grouped(name, seeds, at_once, step):
-    estimator = made(name, 70, seeds=seeds)
+def test_rows_are_the_same_however_they_are_grouped(seeds, at_once, step):
+    estimator = made(seeds=seeds)
     values = np.linspace(-1, 1, 70, dtype=np.float32)
     whole = np.empty((estimator.probes, 70), dtype=np.float32)
     key = {"seed": 8, "step": step, "eps": 0.03}
@@ -101,7 +93,7 @@ def test_estimates_are_unbiased_on_a_quadratic():
     root = rng.standard_normal((12, 12))
     curvature = root @ root.T / 12
     slope = rng.standard_normal(12)
-    estimator = made("two-point", seeds=3)
+    estimator = made(seeds=3)
     rows = np.empty((estimator.probes, 12), dtype=np.float32)
     found = []
     for step in range(4000):
@@ -117,10 +109,9 @@ def test_estimates_are_unbiased_on_a_quadratic():
     assert (np.abs(error) < 4 * deviation).all()
 
 
-@pytest.mark.parametrize("name", PERTURBING)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_any_loss_that_is_not_sound_makes_a_scalar_that_is_not_finite(name, bad):
-    estimator = made(name, seeds=2)
+def test_any_loss_that_is_not_sound_makes_a_scalar_that_is_not_finite(bad):
+    estimator = made(seeds=2)
     for probe in range(estimator.probes):
         losses = np.linspace(1, 2, estimator.probes)
         losses[probe] = bad
@@ -150,7 +141,7 @@ def test_what_is_left_open_is_the_estimator_s_own_choice_and_no_more(name):
     assert None not in found.to_dict().values() and found.eval_every == spec.eval_every
     chosen = {option: one.default for option, one in own.items() if one.default is not None}
     assert chosen.items() <= found.to_dict().items()
-    said = {"lr": 0.5, "eps": 0.25, "steps": 3, "eval_every": 0, "batch_size": 4, "warmup": 2}
+    said = {"lr": 0.5, "eps": 0.25, "steps": 3, "eval_every": 0, "batch_size": 4}
     asked = {field: said[field] for field in said if field in {*options_of(Settings), *own}}
     found = complete({"estimator": name, **asked}, ANYTHING).to_dict()
     assert {field: found[field] for field in asked} == asked
@@ -197,16 +188,11 @@ def test_an_estimator_that_there_is_not_is_refused_by_name():
         ("eps", 0.0),
         ("eps", "small"),
         ("schedule", "step"),
-        ("warmup", -1),
         ("eval_every", -1),
         ("seeds", 0),
         ("seeds", (1 << 16) + 1),
         ("seeds", 2.0),
-        ("stratified", 1),
-        ("best_by", "luck"),
         ("loss_jump", 0.0),
-        ("scalar_jump", 1.0),
-        ("max_skips", 0),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(field, value):
@@ -215,7 +201,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(field, value):
 
 
 def test_settings_survive_the_way_to_json_and_refuse_unknown_fields():
-    asked = {"lr": 0.1, "eps": 0.2, "schedule": "cosine", "steps": 7, "eval_every": 0}
+    asked = {"lr": 0.1, "eps": 0.2, "schedule": "linear", "steps": 7, "eval_every": 0}
     settings = settings_of({"estimator": "two-point", **asked})
     fields = settings.to_dict()
     assert stored_settings(json.loads(json.dumps(fields))) == settings
@@ -228,16 +214,11 @@ def test_settings_survive_the_way_to_json_and_refuse_unknown_fields():
 
 def test_learning_rate_schedules():
     steps = np.arange(100)
-    for schedule, shape in {
-        "constant": np.ones(100),
-        "linear": 1 - (steps - 10) / 90,
-        "cosine": 0.5 * (1 + np.cos(np.pi * (steps - 10) / 90)),
-    }.items():
-        asked = {"lr": 3.0, "steps": 100, "warmup": 10, "schedule": schedule}
+    for schedule, shape in {"constant": np.ones(100), "linear": 1 - steps / 100}.items():
+        asked = {"lr": 3.0, "steps": 100, "schedule": schedule}
         settings = settings_of({"estimator": "two-point", **asked})
         found = [settings.learning_rate(step) for step in range(100)]
-        wanted = np.where(steps < 10, (steps + 1) / 10, shape)
-        assert np.allclose(found, 3.0 * wanted, rtol=0, atol=1e-14)
+        assert np.allclose(found, 3.0 * shape, rtol=0, atol=1e-14)
         assert settings.learning_rate(1000) >= 0
 
 

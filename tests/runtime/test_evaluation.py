@@ -1,5 +1,6 @@
 """Evaluation equals scoring every example alone, within the program's bounds."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,17 +138,22 @@ def test_forwards_are_known_while_the_sensitive_values_stand_still(kind: str) ->
         assert answers == predict(HashEngine(), task, encoded, values, BOUNDS)
     assert calls == [fresh.forwards, 0, 0, fresh.forwards, fresh.forwards]
     assert engine.calls == known.calls == sum(calls) and known.complete
+    batch = task.collate(encoded[:2])
+    for shift in range(2):  # what is asked of the same rows may differ
+        other = replace(batch, candidates=batch.candidates + shift)
+        np.testing.assert_array_equal(known.score(other, start), start.score(HashEngine(), other))
 
 
 def test_no_more_forwards_are_kept_than_there_is_room_for() -> None:
     task = task_of("classification")
     encoded = encode_rows(task, rows(45))
-    values = Values(np.zeros(3, np.float32))
     engine = HashEngine()
     known = KnownForwards(engine, most_bytes=2500)
-    first, again = (evaluate(engine, task, encoded, values, BOUNDS, known=known) for _ in range(2))
-    assert again.loss == first.loss
-    assert 0 < again.forwards < first.forwards and not known.complete
+    for number in range(2):  # other values have the room of those before them
+        given = engine, task, encoded, Values(np.full(3, number, np.float32)), BOUNDS
+        first, again = (evaluate(*given, known=known) for _ in range(2))
+        assert again.loss == first.loss
+        assert 0 < again.forwards < first.forwards and not known.complete
 
 
 def test_examples_of_like_length_run_together() -> None:

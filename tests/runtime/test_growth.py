@@ -6,31 +6,20 @@ import random
 from dataclasses import replace
 
 import pytest
+from journal_bytes import header
 from safetensors.numpy import load, save
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.file import write_journal
-from seedtune.runtime.journal.format import Change, Evaluation, Header, Record, Reference, Step
+from seedtune.runtime.journal.format import Change, Evaluation, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from tiny_run import START, run
 
-SETTINGS = settings_of({"steps": 40, "eval_every": 4, "eps": 0.01, "estimator": "two-point"})
-
 
 def history(*, higher_is_better: bool = True) -> History:
-    header = Header(
-        bundle_sha256="b" * 64,
-        values_sha256="c" * 64,
-        entries=8,
-        scalar_count=1,
-        settings=SETTINGS.to_dict(),
-        train_sha256="d" * 64,
-        eval_sha256=None,
-        metric={"name": "m", "higher_is_better": higher_is_better},
-    )
-    return History(header, "journal.bin")
+    metric = {"name": "m", "higher_is_better": higher_is_better}
+    return History(header(settings={"steps": 40, "eval_every": 4}, metric=metric), "journal.bin")
 
 
 class Counted(list[Evaluated]):
@@ -59,14 +48,11 @@ def expected(found: History) -> tuple[Evaluated | None, float | None]:
     its, sign = found.settings, -1.0 if found.higher_is_better else 1.0
     sound = [e for e in found.evaluations if math.isfinite(e.loss) and math.isfinite(e.metric)]
 
-    def rank(e: Evaluated) -> tuple[float, float]:
-        return (sign * e.metric, e.loss) if its.best_by == "metric" else (e.loss, sign * e.metric)
-
     every = its.eval_every or its.steps
     losses = [e.loss for e in found.evaluations if e.step % every == 0 and math.isfinite(e.loss)]
     losses = losses or ([found.reference] if found.reference is not None else [])
     limit = losses[-1] + its.loss_jump * max(abs(losses[0]), 1e-3) if losses else None
-    return min(sound, key=rank, default=None), limit
+    return min(sound, key=lambda e: (sign * e.metric, e.loss), default=None), limit
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -82,7 +68,6 @@ def test_best_and_loss_limit_are_those_of_all_evaluations(seed):
                 Evaluation(rng.choice(numbers), rng.choice(numbers)),
                 Evaluation(rng.choice(numbers), rng.choice(numbers)),
                 Reference(0.7),
-                Change("best_by", rng.choice(("metric", "loss"))),
                 Change("eval_every", rng.choice((0, 1, 4))),
                 Change("steps", rng.choice((40, 60))),
                 Change("loss_jump", rng.choice((1.0, 2.0))),

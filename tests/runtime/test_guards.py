@@ -9,7 +9,7 @@ from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Skip
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.tuning.budget import Budget
-from tiny_run import ENGINE, HELD_OUT, SETTINGS, START, run, tuner
+from tiny_run import ENGINE, HELD_OUT, START, run, tuner
 
 
 @pytest.mark.parametrize("probe", [None, 0, 1])
@@ -96,11 +96,10 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(tmp_path):
 
 
 def test_only_skips_in_a_row_stop_the_run(tmp_path):
-    engine = NanEngine(ENGINE, lambda call: call % 5 > 0)  # four in a row, then a good one
-    settings = SETTINGS | {"max_skips": 5}
-    with tuner(tmp_path, engine=engine, settings=settings, eval_examples=None) as live:
+    engine = NanEngine(ENGINE, lambda call: call % 10 > 0)  # nine in a row, then a good one
+    with tuner(tmp_path, engine=engine, eval_examples=None) as live:
         assert len(list(live)) == 60
-        assert live.history.skipped == 48
+        assert live.history.skipped == 54
 
 
 def test_evaluations_off_the_schedule_do_not_move_the_loss_guard(tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from journal_bytes import encoded, header
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.crc32c import crc32c
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import (
@@ -23,33 +24,23 @@ from seedtune.runtime.journal.format import (
     Note,
     Record,
     Reference,
+    Signs,
     Skip,
     Step,
     decode_header,
     decode_records,
 )
 
-
-def header(scalar_count: int = 1, **changes: object) -> Header:
-    fields: dict[str, object] = {
-        "bundle_sha256": "b" * 64,
-        "values_sha256": "c" * 64,
-        "entries": 100,
-        "scalar_count": scalar_count,
-        "settings": settings_of(
-            {"estimator": "two-point", "steps": 60, "eval_every": 10, "eps": 0.01}
-        ).to_dict(),
-        "train_sha256": "d" * 64,
-        "eval_sha256": None,
-        "metric": {"name": "accuracy", "higher_is_better": True},
-    }
-    return Header(**{**fields, **changes})  # type: ignore[arg-type]
+COUNT, SIZE = 165, 21
+"""Signs of a step, and the bytes that hold them."""
 
 
-def encode(head: Header, records: list[Record]) -> bytes:
-    data = head.encode()
-    encoder = Encoder(head.scalar_count, int.from_bytes(data[-4:], "little"))
-    return data + b"".join(map(encoder.encode, records))
+def of_signs(count: int = COUNT) -> Header:
+    return header(0, signs=count)
+
+
+def some(seed: int, size: int = SIZE) -> Signs:
+    return Signs(np.random.default_rng(seed).bytes(size))
 
 
 def decode(data: bytes) -> tuple[Header, list[Record], int]:
@@ -64,10 +55,12 @@ float32 = st.floats(width=32, allow_nan=False)
 
 
 def records_of(scalar_count: int) -> st.SearchStrategy[Record]:
-    scalars = st.tuples(*[float16] * scalar_count)
+    step = st.builds(Step, st.tuples(*[float16] * scalar_count))
+    if not scalar_count:
+        step = st.builds(Signs, st.binary(min_size=SIZE, max_size=SIZE))
     return st.one_of(
-        st.builds(Step, scalars),
-        st.builds(Step, scalars),
+        step,
+        step,
         st.builds(Evaluation, float32, float32),
         st.builds(Skip, st.integers(1, 3)),
         st.builds(Change, st.just("lr"), st.floats(1e-9, 1)),
@@ -77,15 +70,28 @@ def records_of(scalar_count: int) -> st.SearchStrategy[Record]:
     )
 
 
-journals = st.sampled_from([1, 1, 2, 16]).flatmap(
-    lambda count: st.tuples(st.just(header(count)), st.lists(records_of(count), max_size=30))
-)
+def journal_of(count: int) -> st.SearchStrategy[tuple[Header, list[Record]]]:
+    head = header(count) if count else of_signs()
+    return st.tuples(st.just(head), st.lists(records_of(count), max_size=30))
+
+
+journals = st.sampled_from([1, 1, 2, 16, 0]).flatmap(journal_of)
 
 
 def test_crc32c_is_the_standard_one():
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(b"6789", crc32c(b"12345")) == 0xE3069283
     assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
+
+
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 82948, 100001])
+def test_many_bytes_have_the_checksum_that_they_have_in_parts(size):
+    data = np.random.default_rng(size).bytes(size)
+    for before in (0, 0xFFFFFFFF, 0x12345678):
+        parts = before
+        for first in range(0, size, 4000):  # each goes byte by byte
+            parts = crc32c(data[first : first + 4000], parts)
+        assert crc32c(data, before) == crc32c(memoryview(data), before) == parts
 
 
 def test_upper_half_of_the_crc_tells_all_pairs_of_bytes_apart():
@@ -96,38 +102,45 @@ def test_upper_half_of_the_crc_tells_all_pairs_of_bytes_apart():
 @given(journals)
 def test_round_trip(journal):
     head, records = journal
-    assert decode(encode(head, records)) == (head, records, 0)
+    assert decode(encoded(head, records)) == (head, records, 0)
 
 
 @given(journals, st.data())
 def test_a_cut_journal_gives_a_prefix_of_whole_records(journal, data):
     head, records = journal
-    whole = encode(head, records)
+    whole = encoded(head, records)
     start = len(head.encode())
     cut = data.draw(st.integers(start, len(whole)))
     _, found, torn = decode(whole[:cut])
     assert found == records[: len(found)]
-    assert len(encode(head, found)) + torn == cut
+    assert len(encoded(head, found)) + torn == cut
     if len(found) < len(records):
-        assert len(encode(head, records[: len(found) + 1])) > cut
+        assert len(encoded(head, records[: len(found) + 1])) > cut
 
 
-def test_every_change_of_every_byte_of_a_journal_is_seen():
-    records: list[Record] = [
-        Evaluation(0.75, 0.5),
-        *[Step((float(np.float16(x)),)) for x in np.random.default_rng(0).normal(size=6)],
-        Skip(1),
-        Change("lr", 1e-4),
-        Step((2.0,)),
-        End(bytes(range(16)), "done"),
-        Step((0.0,)),
-        Step((-1.5,)),
-    ]
-    head = header()
-    whole = encode(head, records)
-    start = len(head.encode())
+SCALARS: list[Record] = [
+    Evaluation(0.75, 0.5), *[Step((float(np.float16(x)),)) for x in (0.1, -0.1, 0.6, 0.1, -0.5)],
+    Skip(1), Change("lr", 1e-4), Step((2.0,)), End(bytes(range(16)), "done"), Step((0.0,)),
+    Step((-1.5,)),
+]  # fmt: skip
+SIGNS: list[Record] = [
+    Evaluation(4.5, 90.0), some(0), some(1), Skip(1), Note("a remark"), Change("lr", 0.5),
+    Signs(bytes(SIZE)), some(2), Signs(b"\xff" * SIZE), End(bytes(range(16)), "done"), some(3),
+]  # fmt: skip
+
+
+BITS = 1, 2, 4, 8, 16, 32, 64, 128
+
+
+@pytest.mark.parametrize(
+    ("head", "records", "changes"),
+    [(header(), SCALARS, range(1, 256)), (of_signs(), SIGNS, (*BITS, 255))],
+)
+def test_every_change_of_every_byte_of_a_journal_is_seen(head, records, changes):
+    whole = encoded(head, records)
+    start, last = len(head.encode()), len(encoded(head, records[:-1]))
     for at in range(len(whole)):
-        for changed in range(1, 256) if at >= start else (1, 2, 4, 8, 16, 32, 64, 128):
+        for changed in changes if at >= start else BITS:
             bad = bytearray(whole)
             bad[at] ^= changed
             try:
@@ -135,17 +148,17 @@ def test_every_change_of_every_byte_of_a_journal_is_seen():
             except JournalError as error:
                 assert "damaged at byte" in str(error) or at < start, error
             else:
-                assert found == records[:-1] and torn == 4, (at, changed)
+                assert found == records[:-1] and torn == len(whole) - last, (at, changed)
 
 
 def test_a_header_keeps_its_task_s_order_and_its_part():
     """Of whatever fields: a reader that needs an order finds the one that was given."""
     words = {"Zeta": " bad", "10": " good", "9": " so", " a": " it", "é": " was"}
-    task = {"spec": {"verbalisers": words}, "objective": "label_words", "on_long": "error"}
+    task = {"spec": {"verbalisers": words}, "on_long": "error"}
     part = {"kind": "answer-head", "labels": [*words], "width": 6}
     head = header(24, shape={"answers": 2}, part=part, task=task)
     records: list[Record] = [Step(tuple(map(float, range(24)))), Evaluation(0.5, 0.75)]
-    found, read, torn = decode(encode(head, records))
+    found, read, torn = decode(encoded(head, records))
     assert (found, read, torn) == (head, records, 0)
     assert list(found.task["spec"]["verbalisers"]) == list(words)
     assert found.encode() == head.encode()
@@ -153,8 +166,8 @@ def test_a_header_keeps_its_task_s_order_and_its_part():
 
 def test_dropped_and_repeated_and_foreign_records_are_seen():
     head, records = header(), [Step((float(i),)) for i in range(50)]
-    whole, start = encode(head, records), len(head.encode())
-    other = encode(header(entries=101), records)[start + 4 - len(head.encode()) + start :]
+    whole, start = encoded(head, records), len(head.encode())
+    other = encoded(header(entries=101), records)[start + 4 - len(head.encode()) + start :]
     for bad in (
         whole[: start + 40] + whole[start + 44 :],
         whole[: start + 40] + whole[start + 36 :],
@@ -186,6 +199,7 @@ def test_scalars_that_are_not_finite_cannot_be_recorded():
 
 
 def _mixed(count: int, steps: int) -> list[Record]:
+    """Of steps with so many scalars; with signs for 0."""
     rng = np.random.default_rng(count)
     records: list[Record] = []
     for step in range(steps):
@@ -193,23 +207,24 @@ def _mixed(count: int, steps: int) -> list[Record]:
             records += [Evaluation(0.5, 0.75), Note("a remark"), Change("lr", 0.5)]
         if step % 11 == 5:
             records.append(Skip(1))
-        records.append(Step(tuple(float(x) for x in rng.normal(size=count).astype(np.float16))))
+        scalars = rng.normal(size=count).astype(np.float16)
+        records.append(Step(tuple(map(float, scalars))) if count else some(step))
     return [*records, End(bytes(range(16)), "done")]
 
 
-@pytest.mark.parametrize("count", [1, 3, 16])
+@pytest.mark.parametrize("count", [1, 3, 16, 0])
 @pytest.mark.parametrize("behind", [0, 1, 4096])
 def test_zeros_from_any_byte_on_are_torn(count, behind):
     """As a crash leaves them where the file had grown but its last blocks were not written."""
-    head, records = header(count), _mixed(count, 20)
-    whole = encode(head, records)
+    head, records = header(count) if count else of_signs(), _mixed(count, 20)
+    whole = encoded(head, records)
     for cut in range(len(head.encode()), len(whole) + 1):
         _, found, torn = decode(whole[:cut] + bytes(len(whole) - cut + behind))
         assert found == records[: len(found)], cut
-        kept = len(encode(head, found))
+        kept = len(encoded(head, found))
         # A record that ends in a zero may be taken for torn, never the other way round.
         assert kept <= cut + 1 and torn == len(whole) + behind - kept
-        assert len(found) == len(records) or len(encode(head, records[: len(found) + 1])) >= cut
+        assert len(found) == len(records) or len(encoded(head, records[: len(found) + 1])) >= cut
 
 
 def test_a_record_cut_by_zeros_is_not_taken_for_another_by_chance():
@@ -229,8 +244,8 @@ def test_a_record_cut_by_zeros_is_not_taken_for_another_by_chance():
 
 def test_damage_names_the_last_good_step_and_leaves_what_is_before_it_readable(tmp_path):
     head, records = header(), _mixed(1, 20)
-    whole = bytearray(encode(head, records))
-    at = len(encode(head, records[:12]))
+    whole = bytearray(encoded(head, records))
+    at = len(encoded(head, records[:12]))
     steps = sum(isinstance(record, (Step, Skip)) for record in records[:12])
     whole[at + 1] ^= 0x10
     path = tmp_path / "journal.bin"
@@ -316,4 +331,46 @@ def test_a_crafted_change_is_damage(payload):
 
 def test_a_header_that_json_does_not_know_is_refused_before_it_is_written():
     with pytest.raises(JournalError, match="cannot start a journal with this header"):
-        header(settings={"lr": float("inf")}).encode()
+        replace(header(), settings={"lr": float("inf")}).encode()
+
+
+def test_signs_take_twelve_bytes_more_than_they_are() -> None:
+    whole = 576 * 1152
+    head, steps = of_signs(whole), [some(seed, whole // 8) for seed in range(2)]
+    data = encoded(head, steps)
+    assert decode(data) == (head, steps, 0)
+    assert len(data) == len(head.encode()) + 2 * (whole // 8 + 12)
+
+
+def test_a_step_has_either_numbers_or_signs() -> None:
+    for signs, scalars in ((0, 0), (8, 1)):
+        with pytest.raises(JournalError, match="either numbers or signs"):
+            header(scalars, signs=signs).encode()
+
+
+def test_a_wrong_length_of_signs_is_damage_and_no_torn_tail() -> None:
+    """Else every step behind it would go without a word."""
+    records: list[Record] = [some(0), some(1), some(2)]
+    whole = bytearray(encoded(of_signs(), records))
+    at = len(encoded(of_signs(), records[:1]))
+    whole[at + 6] ^= 0x80
+    with pytest.raises(JournalDamage, match=rf"damaged at byte {at} \(length of a step\)") as told:
+        decode(bytes(whole))
+    assert told.value.step == 1
+
+
+def test_steps_are_of_the_kind_and_the_size_that_the_header_says() -> None:
+    with pytest.raises(ValueError, match="a step of 20 bytes of signs, not 21"):
+        encoded(of_signs(), [some(0, 20)])
+    with pytest.raises(ValueError, match="a step of 21 bytes of signs, not 0"):
+        encoded(header(), [some(0)])
+    data = of_signs().encode()
+    crc = int.from_bytes(data[-4:], "little")
+    for forged in (Encoder(1, crc).encode(Step((1.0,))), Encoder(2, crc).encode(Step((1.0, 2.0)))):
+        with pytest.raises(JournalDamage):
+            decode(data + forged + forged)
+    data = header().encode()
+    crc = int.from_bytes(data[-4:], "little")
+    forged = Encoder(0, crc, signs=COUNT).encode(some(0))
+    with pytest.raises(JournalDamage):
+        decode(data + forged + bytes([1]) * 40)

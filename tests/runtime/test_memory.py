@@ -41,6 +41,7 @@ def machine(monkeypatch):
 def test_what_fits_is_left_as_large_as_the_program_allows():
     passes = fit_passes(WIDE, NEED, [example(32)])
     assert (passes.probes, passes.tokens) == (WIDE.probes, WIDE.tokens)
+    assert [len(part) for part in split_batch([example(32)] * 5, passes)] == [4, 1]
     shorter = fit_passes(WIDE, NEED, [example(8), example(5)])
     assert (shorter.probes, shorter.tokens) == (WIDE.probes, WIDE.tokens)
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from seedtune.runtime.engines.contract import EngineUnavailable
 from seedtune.runtime.engines.executorch_native import NativeEngine, NativeProgram
 from seedtune.runtime.errors import BundleError, EngineError, SeedtuneWarning
 from seedtune.runtime.files import is_whole
-from seedtune.runtime.tasks import Batch
 
 pytestmark = needs_compiler
 
@@ -142,70 +140,6 @@ def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list
         NativeEngine(bundle.program_path, bundle.bounds, threads=used + 5)
 
 
-def test_values_matter_and_equal_probes_give_equal_bits(bundle: Bundle) -> None:
-    engine = NativeEngine(bundle.program_path, bundle.bounds)
-    batch, values = request(bundle, **MOST)
-    different = engine.score(batch, values).logp
-    assert (different[0] != different[1]).any()
-    values[1] = values[0]
-    same = engine.score(batch, values)
-    np.testing.assert_array_equal(same.logp[0], same.logp[1])
-    np.testing.assert_array_equal(same.logp[0], different[0])
-    np.testing.assert_array_equal(same.hidden[0], same.hidden[1])
-    values[1] += np.float32(0.1)
-    moved = engine.score(batch, values).hidden
-    np.testing.assert_array_equal(moved[0], same.hidden[0])
-    assert (moved[1] != same.hidden[1]).any()
-
-
-def test_an_adapter_moves_the_log_probabilities_alone(bundle: Bundle) -> None:
-    engine = NativeEngine(bundle.program_path, bundle.bounds)
-    batch, values = request(bundle, **MOST)
-    plain, adapter = engine.score(batch, values), arrays(batch, values)[-1]
-    zeros = engine.score(batch, values, np.zeros_like(adapter))
-    np.testing.assert_array_equal(zeros.logp, plain.logp)
-    moved = engine.score(batch, values, adapter)
-    assert np.abs(moved.logp - plain.logp).mean() > 0.1
-    np.testing.assert_array_equal(moved.hidden, plain.hidden)
-    np.testing.assert_array_equal(engine.score(batch, values).logp, plain.logp)
-    turned = engine.score(batch, values, np.asfortranarray(adapter))
-    np.testing.assert_array_equal(turned.logp, moved.logp)
-    with pytest.raises(EngineError, match=r"adapter is \(64, 32\), the program takes \(32, 64\)"):
-        engine.score(batch, values, adapter.T.copy())
-
-
-def test_views_are_read_as_they_appear_and_results_are_the_callers(bundle: Bundle) -> None:
-    engine = NativeEngine(bundle.program_path, bundle.bounds)
-    batch, values = request(bundle, **MOST)
-    first = engine.score(batch, values)
-    kept, kept_states = first.logp.copy(), first.hidden.copy()
-    turned = Batch(*map(np.asfortranarray, arrays(batch, values)[:3]), gold=batch.gold)
-    np.testing.assert_array_equal(engine.score(turned, np.asfortranarray(values)).logp, kept)
-    reverse = engine.score(replace(batch, tokens=batch.tokens[::-1]), values[::-1])
-    assert (reverse.logp != kept).any()
-    np.testing.assert_array_equal(first.logp, kept)
-    np.testing.assert_array_equal(first.hidden, kept_states)
-
-
-def test_calls_from_several_threads_wait_for_each_other(bundle: Bundle) -> None:
-    engine = NativeEngine(bundle.program_path, bundle.bounds)
-    requests = [request(bundle, **size) for size in SIZES]
-    alone = [engine.score(*each).logp for each in requests]
-    wrong = []
-
-    def work(which: int) -> None:
-        for _ in range(50):
-            if not np.array_equal(engine.score(*requests[which]).logp, alone[which]):
-                wrong.append(which)
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(requests))]
-    for each in workers:
-        each.start()
-    for each in workers:
-        each.join()
-    assert not wrong
-
-
 def test_a_program_describes_itself(bundle: Bundle) -> None:
     program = NativeProgram(bundle.program_path)
     assert program.methods() == ["behind", "columns", "generate", "score"]
@@ -284,27 +218,6 @@ except EngineError as error:
     assert rest == ["1", "2", "4", "1"]
 
 
-def test_errors_of_the_runtime_are_told_not_printed(
-    bundle: Bundle, capfd: pytest.CaptureFixture[str]
-) -> None:
-    engine = NativeEngine(bundle.program_path, bundle.bounds)
-    batch, values = request(bundle, **MOST)
-    wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
-    with pytest.raises(EngineError, match=r"program.pte: method score failed: .*100000"):
-        engine.score(wrong, values)
-    # The engine survives.
-    assert np.isfinite(engine.score(batch, values).logp).all()
-    out, err = capfd.readouterr()
-    assert not out
-    assert not err
-
-
-def test_requests_are_checked(bundle: Bundle) -> None:
-    engine = NativeEngine(bundle.program_path, bundle.bounds)
-    with pytest.raises(EngineError, match=r"bounds\.rows"):
-        engine.score(*request(bundle, **(MOST | {"rows": 9})))
-
-
 def test_wider_bounds_than_the_programs_are_refused(bundle: Bundle) -> None:
     wider = Bounds(**(vars(bundle.bounds) | {"length": 33}))
     with pytest.raises(EngineError, match=r"takes tokens up to \(8, 32\), .* need \(8, 33\)"):
@@ -330,6 +243,30 @@ def test_missing_file_and_closed(bundle: Bundle, tmp_path: Path) -> None:
 
 
 class TestBuild:
+    MADE = b"what a compiler makes" * 1000
+
+    @pytest.fixture
+    def compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """One that writes ``MADE``."""
+        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+        file = tmp_path / "c++"
+        script = f"import sys\nopen(sys.argv[-1], 'wb').write({self.MADE})\n"
+        file.write_text(f"#!{sys.executable}\n{script}")
+        file.chmod(0o755)
+        monkeypatch.setenv("CXX", str(file))
+        return file
+
+    @pytest.fixture
+    def loaded(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, Path]]:
+        """What is loaded as a library from now on, and from where; none is."""
+        found: list[tuple[bytes, Path]] = []
+
+        def load(name: str) -> None:
+            found.append((Path(name).read_bytes(), Path(name)))
+
+        monkeypatch.setattr(native_build.ctypes, "CDLL", load)
+        return found
+
     def test_built_once_and_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "new"))
         native_build.load_library()
@@ -340,16 +277,10 @@ class TestBuild:
         assert built.stat().st_mtime_ns == stamp
 
     def test_what_a_killed_build_left_is_gone_after_the_next_start(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, compiler: Path, loaded: list[Any]
     ) -> None:
-        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
-        compiler = tmp_path / "c++"
-        script = f"#!{sys.executable}\nimport os, sys\nopen(sys.argv[-1], 'wb').write(b'made')\n"
-        compiler.write_text(script + "os.kill(os.getppid(), 9)\n")
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
-        monkeypatch.setattr(native_build.ctypes, "CDLL", lambda name: None)
-        engines = tmp_path / "engines"
+        script, engines = compiler.read_text(), tmp_path / "engines"
+        compiler.write_text(script + "import os\nos.kill(os.getppid(), 9)\n")
         assert run_and_kill(native_build.load_library, None)
         left = list(engines.iterdir())
         assert len(left) == 1
@@ -362,24 +293,18 @@ class TestBuild:
 
     @pytest.mark.parametrize("damage", ["zeros", "cut", "no hash", "hash cut"])
     def test_a_damaged_library_is_built_again_and_never_loaded(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        compiler: Path,
+        loaded: list[tuple[bytes, Path]],
+        damage: str,
     ) -> None:
-        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
-        made = b"what a compiler makes" * 1000
-        compiler = tmp_path / "c++"
-        compiler.write_text(
-            f"#!{sys.executable}\nimport sys\nopen(sys.argv[-1], 'wb').write({made})"
-        )
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
-        loaded: list[bytes] = []
-        monkeypatch.setattr(
-            native_build.ctypes, "CDLL", lambda name: loaded.append(Path(name).read_bytes())
-        )
+        made = self.MADE
         native_build.load_library()
         (library,) = (tmp_path / "engines").glob("*.so")
         (digest,) = (tmp_path / "engines").glob("*.sha256")
-        assert loaded.pop() == made and is_whole(library)
+        assert loaded.pop() == (made, library) and is_whole(library)
         if damage == "zeros":
             library.write_bytes(made[:4096] + bytes(len(made) - 4096))
         elif damage == "cut":
@@ -390,7 +315,7 @@ class TestBuild:
             digest.write_bytes(digest.read_bytes()[:9])
         assert not is_whole(library)
         native_build.load_library()
-        assert loaded.pop() == made and is_whole(library)
+        assert loaded.pop() == (made, library) and is_whole(library)
         assert sorted((tmp_path / "engines").iterdir()) == sorted((library, digest))
         # Without a compiler, another engine's turn comes.
         library.write_bytes(made[:4096])
@@ -400,22 +325,14 @@ class TestBuild:
             native_build.load_library()
 
     def test_a_library_that_others_may_have_written_is_not_loaded(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        compiler: Path,
+        loaded: list[tuple[bytes, Path]],
     ) -> None:
         """Its hash stands beside it and proves nothing."""
-        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
-        loaded: list[tuple[bytes, Path]] = []
-        monkeypatch.setattr(
-            native_build.ctypes,
-            "CDLL",
-            lambda name: loaded.append((Path(name).read_bytes(), Path(name))),
-        )
-        compiler = tmp_path / "c++"
-        compiler.write_text(
-            f"#!{sys.executable}\nimport sys\nopen(sys.argv[-1], 'wb').write(b'own')\n"
-        )
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
+        own = self.MADE
         monkeypatch.setattr(native_build, "_unkept", {})
         engines = tmp_path / "engines"
         engines.mkdir(mode=0o777)
@@ -433,7 +350,7 @@ class TestBuild:
         # In a folder of ours that was open: closed, and what anyone may write is built anew.
         plant(0o666)
         native_build.load_library()
-        assert loaded[-1] == (b"own", target) and engines.stat().st_mode & 0o777 == 0o755
+        assert loaded[-1] == (own, target) and engines.stat().st_mode & 0o777 == 0o755
         assert target.stat().st_mode & 0o022 == 0
         # In a closed folder on a disk that is read-only, as a device may have it.
         plant(0o755)
@@ -451,7 +368,7 @@ class TestBuild:
         target.symlink_to(tmp_path / "elsewhere.so")
         assert is_whole(target)
         native_build.load_library()
-        assert loaded[-1] == (b"own", target) and not target.is_symlink()
+        assert loaded[-1] == (own, target) and not target.is_symlink()
         # What belongs to another user: the file, then the folder.
         real, others = Path.lstat, {target}
 
@@ -465,13 +382,13 @@ class TestBuild:
         plant(0o755)
         others_file = native_build._is_ours_alone(target)
         native_build.load_library()
-        assert not others_file and loaded[-1] == (b"own", target)
+        assert not others_file and loaded[-1] == (own, target)
         others = {engines}
         plant(0o755)
         with pytest.warns(SeedtuneWarning, match=r"engines belongs to another user, so the engine"):
             native_build.load_library()
         data, place = loaded[-1]
-        assert data == b"own" and not place.is_relative_to(tmp_path / "engines")
+        assert data == own and not place.is_relative_to(tmp_path / "engines")
         assert not place.exists() and target.read_bytes() == b"planted"
         monkeypatch.setenv("CXX", "no-such-compiler")
         assert "no such compiler" in str(native_build.cannot_load())
@@ -548,26 +465,3 @@ class TestOpening:
             np.testing.assert_array_equal(engine.score(*asked).logp, wanted)
         with pytest.raises(BundleError, match=r"b/program.pte: altered"):
             open_engine(copy, name="executorch-native")
-
-    @pytest.mark.parametrize("name", ["executorch-native", "executorch-binding"])
-    def test_errors_name_the_file_and_not_how_it_was_opened(
-        self, bundle: Bundle, name: str
-    ) -> None:
-        batch, values = request(bundle, **MOST)
-        wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
-        with open_engine(bundle, name=name) as engine:
-            with pytest.raises(EngineError, match=rf"{bundle.program_path}: .*failed") as told:
-                engine.score(wrong, values)
-            assert "/proc" not in str(told.value)
-            assert engine.score(batch, values).hidden is not None
-
-    def test_a_program_of_other_sizes_than_the_bundle_says(self, bundle: Bundle) -> None:
-        fewer = replace(bundle, hidden_blocks=bundle.hidden_blocks[1:])
-        with pytest.raises(EngineError, match="hidden states of width 96, the bundle says 64"):
-            open_engine(fewer, name="executorch-native")
-        fewer = replace(bundle, adapter=None)
-        with pytest.raises(EngineError, match=r"adapter of shape \(32, 64\), the bundle says None"):
-            open_engine(fewer, name="executorch-native")
-        fewer = replace(bundle, values=bundle.values[1:])
-        with pytest.raises(EngineError, match=f"takes {bundle.K} values, the bundle says"):
-            open_engine(fewer, name="executorch-native")

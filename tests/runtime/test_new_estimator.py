@@ -2,7 +2,6 @@
 one tunes, is killed, resumes, replays and is shared, and has its flag, its help, its place in the
 header and in the README's table."""
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from command_line import bad, call, good
+from command_line import bad, call, good, write_rows
 from doc_pages import estimators_table
+from every_operation import check_every_operation
 from faults import run_and_kill
 from numpy.typing import NDArray
 from seedtune.runtime import engines, estimators
@@ -20,9 +20,8 @@ from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
 from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import receive, rewind, share
+from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.options import option
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.part import Part
@@ -108,7 +107,7 @@ SPEC = EstimatorSpec(
 # The tests.
 
 ASKED = {"seed": 2, "batch_size": 8, "estimator": "in-turn"}
-TOLD = "estimator in-turn has no option 'seeds'; its options: lr, schedule, warmup, eps, repeat"
+TOLD = "estimator in-turn has no option 'seeds'; its options: lr, schedule, eps, repeat"
 
 
 @pytest.fixture(autouse=True)
@@ -131,11 +130,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    file = tmp_path / "rows.jsonl"
-    words = ["the film", "great plot", "dull", "bad and dull", "good"]
-    lines = (json.dumps({"text": words[n % 5], "label": n % 2}) for n in (1, 0, 3, 2, 5, 4, 7, 6))
-    file.write_text("\n".join(lines))
-    return file
+    return write_rows(tmp_path / "rows.jsonl", (1, 0, 3, 2, 5, 4, 7, 6))
 
 
 def test_it_learns_with_its_own_defaults(tmp_path: Path) -> None:
@@ -192,7 +187,7 @@ def test_the_command_line_has_its_flag_with_help_and_refuses_those_of_others(
 
 def test_the_readme_s_table_has_its_row() -> None:
     row = (
-        "| `in-turn` | one entry a step | `--lr` 4, `--schedule` constant, `--warmup` 0, "
+        "| `in-turn` | one entry a step | `--lr` 4, `--schedule` constant, "
         "`--eps` 0.02, `--repeat` 0.5 |"
     )
     assert estimators_table().splitlines()[-1] == row
@@ -206,21 +201,10 @@ def test_it_is_killed_resumes_and_replays(tmp_path: Path, whole: tuple[Path, str
             kills += 1
         assert replay(folder, START).sha256 == whole[1]
     assert kills
-    with tuner(tmp_path / "own", settings=ASKED) as live:
-        for report in live:
-            if report.step == 70:
-                break
-    assert run(tmp_path / "own", settings=None) == whole[1]
 
 
-def test_it_is_shared_rewound_and_compacted(tmp_path: Path, whole: tuple[Path, str]) -> None:
-    share(whole[0], tmp_path / "sent.journal", START)
-    assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == whole[1]
-    rewind(tmp_path / "received", 150)
-    compact(tmp_path / "received", START)
-    assert read_journal(tmp_path / "received").header.first_step == 150 - 64
-    assert run(tmp_path / "received", settings=None) == whole[1]
-    assert replay(tmp_path / "received", START).sha256 == whole[1]
+def test_every_operation_keeps_its_state(tmp_path: Path) -> None:
+    check_every_operation(tmp_path, tuner, START, ASKED)
 
 
 def test_its_perturbation_is_measured_where_it_says_so(

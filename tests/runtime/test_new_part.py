@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from every_operation import check_every_operation
 from fakes import FakeEngine, fake_start
 from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
@@ -14,9 +15,8 @@ from seedtune.runtime.errors import BundleError, JournalError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
 from seedtune.runtime.estimators.rates import Scheduled
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import branch, receive, rewind, share
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.journal.snapshots import compact, forget
+from seedtune.runtime.journal.snapshots import forget
 from seedtune.runtime.options import option
 from seedtune.runtime.scoring import parts
 from seedtune.runtime.scoring.batch_loss import Look
@@ -113,7 +113,7 @@ SPEC = EstimatorSpec(
     eval_every=20,
     part=lambda own, context: {"kind": KIND},
 )
-ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting", "best_by": "loss"}
+ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting"}
 
 
 @pytest.fixture(autouse=True)
@@ -142,21 +142,9 @@ def test_it_tunes_and_what_is_evaluated_ships(tmp_path: Path) -> None:
     assert evaluate(FakeEngine(K), TASK, HELD_OUT, changed, START.bounds).loss != found.loss
 
 
-def test_every_operation_on_a_journal_keeps_it(tmp_path: Path, whole: tuple[Path, str]) -> None:
-    assert read_journal(whole[0]).header.part == {"kind": KIND}
-    with tuner(tmp_path / "again", settings=ASKED) as live:
-        for report in live:
-            if report.step == 33:
-                break
-    assert run(tmp_path / "again", settings=None) == whole[1]
-    share(whole[0], tmp_path / "sent", START)
-    assert receive(tmp_path / "sent", tmp_path / "got", START).sha256 == whole[1]
-    branch(whole[0], tmp_path / "b", step=90)
-    rewind(tmp_path / "b", 85)
-    assert compact(tmp_path / "b", START).header.first_step == 85 - 64
-    assert replay(tmp_path / "b", START).best_values.part is not None
-    assert run(tmp_path / "b", settings=None) == whole[1]
-    assert replay(tmp_path / "b", START).sha256 == whole[1]
+def test_every_operation_on_a_journal_keeps_it(tmp_path: Path) -> None:
+    check_every_operation(tmp_path, tuner, START, ASKED)
+    assert read_journal(tmp_path / "whole").header.part == {"kind": KIND}
 
 
 def test_its_words_are_forgotten_and_the_rest_stays(whole: tuple[Path, str]) -> None:

@@ -6,8 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from command_line import bad, call, good
+from command_line import bad, call, good, write_rows
 from exported_bundle import request
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.bundle.manifest import manifest_digest
@@ -38,20 +36,6 @@ def copy(reach: Bundle, tmp_path: Path) -> Bundle:
 
 
 class TestScores:
-    def test_equal_probes_are_equal_to_the_bit(self, reach: Bundle) -> None:
-        batch, values = request(reach, **MOST)
-        values[:] = values[0]
-        for threads in (1, 2):
-            with open_engine(reach, threads, name="onnxruntime") as engine:
-                found = engine.score(batch, values)
-                assert found.hidden is not None
-                np.testing.assert_array_equal(found.logp[0], found.logp[1])
-                np.testing.assert_array_equal(found.hidden[0], found.hidden[1])
-                kept = found.logp.copy()
-                np.testing.assert_array_equal(engine.score(batch, values).logp, kept)
-                engine.score(batch, values + 1)
-                np.testing.assert_array_equal(found.logp, kept)  # the caller's own
-
     @pytest.mark.parametrize("name", ["onnxruntime", "torch-int4:cpu"])
     def test_small_perturbations_are_no_noise(self, reach: Bundle, name: str) -> None:
         """int8 activations round them into steps of 1e-2; here the loss follows its slope."""
@@ -65,38 +49,6 @@ class TestScores:
                 slopes.append((up - down) / (2 * eps))
         assert abs(slopes[0]) > 0.1
         assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
-
-    def test_calls_from_several_threads_keep_apart(self, reach: Bundle) -> None:
-        asked = [request(reach, **{**SOME, "rows": rows}) for rows in (1, 2, 3, 4)]
-        found: dict[int, Any] = {}
-        with open_engine(reach, 1, name="onnxruntime") as engine:
-            wanted = [engine.score(*each).logp for each in asked]
-
-            def work(number: int) -> None:
-                found[number] = engine.score(*asked[number]).logp
-
-            threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-            for each in threads:
-                each.start()
-            for each in threads:
-                each.join()
-        for number, each in enumerate(wanted):
-            np.testing.assert_array_equal(found[number], each)
-        assert len(found) == 4
-
-    def test_what_the_program_cannot_take_is_refused(self, reach: Bundle) -> None:
-        batch, values = request(reach, **SOME)
-        with open_engine(reach, 1, name="onnxruntime") as engine:
-            with pytest.raises(EngineError, match="values has 167 columns"):
-                engine.score(batch, values[:, 1:])
-            wrong = replace(batch, tokens=np.full_like(batch.tokens, 100_000))
-            with pytest.raises(EngineError, match=r"program\.onnx: the program failed: .*") as told:
-                engine.score(wrong, values)
-            assert "\n" not in str(told.value)
-            assert engine.score(batch, values[:, ::1]).logp.shape == (2, 9, 3)
-        with pytest.raises(EngineError, match=r"program\.onnx: the program is closed"):
-            engine.score(batch, values)
-        engine.close()
 
     @pytest.mark.parametrize("size", [2, 1 << 24])
     def test_a_result_of_another_size_takes_no_memory(self, copy: Bundle, size: int) -> None:
@@ -264,15 +216,6 @@ class TestOpening:
         with pytest.raises(BundleError, match=r"weights.safetensors: altered"):
             open_engine(copy, 1, name="onnxruntime")
 
-    def test_a_program_of_another_bundle(self, copy: Bundle) -> None:
-        """Its hash was checked, so that the bundle's maker mixed them."""
-        fewer = replace(copy, values=copy.values[1:])
-        with pytest.raises(EngineError, match="takes 168 values, the bundle says 167; export the"):
-            open_engine(fewer, 1, name="onnxruntime")
-        fewer = replace(copy, hidden_blocks=copy.hidden_blocks[1:])
-        with pytest.raises(EngineError, match="hidden states of width 96, the bundle says 64"):
-            open_engine(fewer, 1, name="onnxruntime")
-
     def test_weights_behind_a_link(self, reach: Bundle, tmp_path: Path) -> None:
         """As a hub's cache lays files out; onnxruntime would say something about its security."""
         (tmp_path / "b").mkdir()
@@ -388,11 +331,8 @@ class TestOpening:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
-    lines = [json.dumps({"text": words[n % 6], "label": n % 2}) for n in range(24)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     (tmp_path / "task.json").write_text(json.dumps(TASK))
-    return tmp_path / "rows.jsonl"
+    return write_rows(tmp_path / "rows.jsonl", lengths=1)
 
 
 def test_a_process_holds_no_torch(reach: Bundle, tmp_path: Path) -> None:

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from fakes import BOUNDS, fake_context, noise_vector
 from seedtune.runtime.bundle import Layer
-from seedtune.runtime.errors import JournalError, TuningError
+from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import complete, make_estimator
 from seedtune.runtime.estimators.per_example import KEPT, SPEC, PerExample, PerExampleOptions
-from seedtune.runtime.journal.operations import share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.values import Values
 from tiny_bundle import write_tiny_bundle
@@ -118,22 +116,11 @@ def test_blocks_come_from_the_names_of_the_matrices(tmp_path: Path):
     assert blocks("model.layers.4.q", "model.layers.2.q") is None
 
 
-def test_a_run_learns_resumes_and_is_not_shared(tmp_path: Path):
+def test_a_run_learns_and_keeps_its_batch_size(tmp_path: Path):
     settings = {**SETTINGS, "estimator": SPEC.name, "lr": 0.1}
-
-    def go(folder: Path, until: int | None = None) -> str:
-        with tuner(folder, settings=settings) as live:
-            for report in live:
-                if report.step == until:
-                    break
-            return live.values.sha256
-
-    whole = go(tmp_path / "whole")
-    go(tmp_path / "halves", until=31)
-    assert go(tmp_path / "halves") == whole == replay(tmp_path / "halves", START).sha256
-    evaluations = replay(tmp_path / "whole", START).history.evaluations
+    with tuner(tmp_path, settings=settings) as live:
+        list(live)
+        evaluations = live.history.evaluations
     assert evaluations[-1].loss < evaluations[0].loss - 0.05
-    with pytest.raises(JournalError, match="single examples"):
-        share(tmp_path / "whole", tmp_path / "file", START)
     with pytest.raises(TuningError, match="batch_size"):
-        tuner(tmp_path / "whole", settings=(settings | {"batch_size": 4}), allow_changes=True)
+        tuner(tmp_path, settings=(settings | {"batch_size": 4}), allow_changes=True)

@@ -90,6 +90,11 @@ def test_one_mean_gradient_is_nearly_discriminant_analysis():
     fit = PrivateFit(2, 2, Reference.of(seen.features[:100, 0, :-1]))
     place = fit.reference.mean, fit.reference.scale, fit.weights
     gradients = [mean_gradient(each, *place) for each in parts(seen, (100, 200, 100))]
+    mean = mean_gradient(seen, *place)
+    twice = Examples(
+        *(np.repeat(each, 2, axis=0) for each in (seen.offset, seen.features, seen.gold))
+    )
+    np.testing.assert_allclose(mean_gradient(twice, *place), mean, atol=1e-9)
     fit.advance(np.mean(gradients, axis=0))
     learned = replace(seen, offset=np.zeros_like(seen.offset))
     assert (scores(learned, fit.raw_weights).argmax(axis=1) == seen.gold).mean() > 0.75

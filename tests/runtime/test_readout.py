@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,12 @@ from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples,
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
-from seedtune.runtime.journal.operations import branch, rewind
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
-from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHead, observe
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.tasks import (
@@ -44,7 +42,7 @@ from seedtune.runtime.tasks import (
 )
 from seedtune.runtime.tuning.budget import Budget, Control
 from seedtune.runtime.tuning.tuner import Tuner
-from tiny_bundle import TASK, tiny_tokenizer, write_tiny_bundle
+from tiny_bundle import TASK, tiny_tokenizer
 from tiny_run import ENGINE, HELD_OUT, START, TRAIN, K, run, tuner
 
 SETTINGS = {
@@ -53,14 +51,11 @@ SETTINGS = {
     "batch_size": 4,
     "eval_every": 4,
     "estimator": "readout",
-    "best_by": "loss",
 }
 LABELS = FakeTask.labels
 SIZES = 2, 6, 2
 """Rows, width and answers."""
 ENTRIES = 15
-LONG = SETTINGS | {"batch_size": 1, "steps": 150, "eval_every": 25}
-MANY = fake_examples(150)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +63,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run of 16 steps: its folder and the hash of its final values."""
     folder = tmp_path_factory.mktemp("done") / "run"
     return folder, run(folder, settings=SETTINGS)
-
-
-def go_on(folder: Path, *, until: int | None = None, settings: dict[str, Any] | None = LONG) -> str:
-    """Start or resume the long run; stop after ``until`` steps or at its end."""
-    with tuner(folder, settings=settings, train=MANY) as live:
-        for report in live:
-            if report.step == until:
-                break
-        return live.values.sha256
 
 
 def head_of(own: np.ndarray, labels: tuple[str, ...] = LABELS) -> Values:
@@ -162,7 +148,7 @@ class TestRun:
 
         def watched(seen: Examples, *rest: Any) -> Choice:
             chosen.append(len(seen.gold))
-            return plain(seen, *rest)
+            return plain(seen, *rest)._replace(share=0.5)
 
         monkeypatch.setattr(estimator_module, "choose", watched)
         run(tmp_path / "a", settings=SETTINGS)
@@ -171,15 +157,7 @@ class TestRun:
         monkeypatch.setattr(estimator_module, "_SETTLED", 30)
         run(tmp_path / "b", settings=SETTINGS)
         assert chosen == [4, 8, 12, 16, 24, 32]
-
-    def test_a_run_of_before_with_a_learning_rate_is_replayed_by_it(self) -> None:
-        estimator, ends = Readout(*SIZES, 1), []
-        numbers = np.random.default_rng(0).uniform(0.5, 1, estimator.scalar_count)
-        for lr in (1.0, 0.25):
-            values = head_of(np.zeros(ENTRIES, np.float32))
-            estimator.apply(values, numbers.astype(np.float16), seed=0, step=0, lr=lr)
-            ends.append(values.part.own)
-        assert ends[0].all() and np.allclose(ends[1], 0.25 * ends[0], rtol=1e-6)
+        assert replay(tmp_path / "b", START).values.part.share == 0.5
 
     @pytest.mark.parametrize("eval_examples", [None, HELD_OUT])
     def test_a_batch_that_surprises_is_learned_from(
@@ -259,27 +237,6 @@ class TestInterrupted:
         fitted = replay(tmp_path / "run", START).history.settings
         assert fitted.batch_size < 25
         assert run(tmp_path / "run", settings=fitted.to_dict() | {"steps": 9}) == whole
-
-
-class TestOperations:
-    def test_rewind_branch_and_compact_keep_it(self, tmp_path: Path) -> None:
-        live = go_on(tmp_path / "run")
-        hashes = {step: replay(tmp_path / "run", START, until=step).sha256 for step in (100, 137)}
-        branch(tmp_path / "run", tmp_path / "b", step=140)
-        rewind(tmp_path / "b", 137)
-        assert replay(tmp_path / "b", START).sha256 == hashes[137]
-        before = replay(tmp_path / "b", START)
-        assert compact(tmp_path / "b", START).header.first_step == 137 - 64
-        after = replay(tmp_path / "b", START)
-        assert after.sha256 == hashes[137]
-        for name, part in before.estimator.state.items():
-            assert (after.estimator.state[name] == part).all(), name
-        branch(tmp_path / "b", tmp_path / "c", step=100)
-        assert replay(tmp_path / "c", START).sha256 == hashes[100]
-        assert go_on(tmp_path / "c", settings=None) == live
-        assert go_on(tmp_path / "b", settings=None) == live
-        compact(tmp_path / "b", START)  # from snapshot to snapshot
-        assert replay(tmp_path / "b", START).sha256 == live
 
 
 def context(examples: int) -> RunContext:
@@ -413,8 +370,7 @@ class TestBatchLook:
 
 
 def real_task(**changes: Any) -> Any:
-    options = {"objective": changes.pop("objective", "label_words")}
-    return task_from_spec({**TASK, **changes}, tiny_tokenizer(), BOUNDS, 0, **options)
+    return task_from_spec({**TASK, **changes}, tiny_tokenizer(), BOUNDS, 0)
 
 
 COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
@@ -436,15 +392,8 @@ class TestRefusals:
         assert spec.part(own, context) == {**described, "labels": []}
         assert spec.shape(own, context) == {"answers": 3}
 
-    @pytest.mark.parametrize(
-        "task",
-        [
-            real_task(objective="vocabulary"),
-            task_from_spec(COMPLETION, tiny_tokenizer(), BOUNDS, 0),
-        ],
-        ids=["vocabulary", "completion"],
-    )
-    def test_tasks_without_a_choice(self, tmp_path: Path, task: Any) -> None:
+    def test_a_task_without_a_choice(self, tmp_path: Path) -> None:
+        task = task_from_spec(COMPLETION, tiny_tokenizer(), BOUNDS, 0)
         with pytest.raises(TuningError, match=r"needs a task of choosing .*; take another"):
             tuner(tmp_path / "run", task=task, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
@@ -481,15 +430,19 @@ class TestRefusals:
         ]
         assert found[0] == found[1]
         assert found[0] != evaluate(ENGINE, FakeTask(), HELD_OUT, head_of(turned), BOUNDS)
+        three = AnswerHead(("b", "c", "a"), 0, np.float32([2, 3, 1, 0]))
+        task = SimpleNamespace(head_labels=("a", "b", "c"), head_rows=3)
+        assert three.for_task(task, SimpleNamespace(hidden_width=0)).own.tolist() == [1, 2, 3, 0]
 
     def test_a_readout_for_a_program_or_task_that_takes_none(self) -> None:
         plain = FakeEngine(K)
         plain.hidden_width = 0
         Values(START.values).for_task(FakeTask(), plain)
         random_weights(0).for_task(FakeTask(), ENGINE)
+        writing = task_from_spec(COMPLETION, tiny_tokenizer(), BOUNDS, 0)
         for engine, task, message in (
             (plain, FakeTask(), "reads 6 numbers a position, this program returns 0: give the b"),
-            (ENGINE, real_task(objective="vocabulary"), "leaves no answer to choose: give the ta"),
+            (ENGINE, writing, "leaves no answer to choose: give the ta"),
         ):
             with pytest.raises(TuningError, match=message):
                 random_weights(0).for_task(task, engine)
@@ -537,24 +490,6 @@ class TestRefusals:
             replay(tmp_path, START)
         with pytest.raises(JournalError, match=message):
             tuner(tmp_path, settings=None)
-
-
-class TestValuesFile:
-    def test_what_was_written_is_what_loads(self, tmp_path: Path) -> None:
-        bundle = write_tiny_bundle(tmp_path / "bundle", hidden_blocks=[1])
-        own = np.random.default_rng(0).standard_normal(2 * 9 + 1).astype(np.float32)
-        values = Values(bundle.values.astype(np.float32), AnswerHead(("pos", "neg"), 8, own))
-        export_values(tmp_path / "v", values, bundle, step=7)
-        found = load_values(tmp_path / "v", bundle, kinds_of(bundle))
-        assert found.sha256 == values.sha256
-        assert found.part.labels == ("pos", "neg") and found.part.width == 8
-
-    def test_without_a_readout_the_file_has_none(self, tmp_path: Path) -> None:
-        from safetensors.numpy import load_file
-
-        bundle = write_tiny_bundle(tmp_path / "bundle", hidden_blocks=[1])
-        export_values(tmp_path / "v", Values(bundle.values.astype(np.float32)), bundle, step=0)
-        assert set(load_file(tmp_path / "v")) == {"values", "indices"}
 
 
 ROWS = [

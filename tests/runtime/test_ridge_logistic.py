@@ -151,6 +151,16 @@ def test_an_answer_that_the_features_tell_asks_for_a_light_ridge(shape):
     assert (scores(seen, fit(seen, ridge, zeros(seen, rows))).argmax(axis=1) == gold).all()
 
 
+def test_what_says_little_of_each_of_many_examples_is_read():
+    """Its gain is far less than what it scatters by, and sure all the same."""
+    seen, rng = problem(7, 2, 2, count=600), np.random.default_rng(8)
+    feature = seen.features[:, 0, 0]
+    told = (feature - feature.mean()) / feature.std()
+    gold = (rng.random(600) < 1 / (1 + np.exp(-told))).astype(np.int64)
+    weak = Examples(np.zeros_like(seen.offset), seen.features, gold)
+    assert np.isfinite(choose(weak, zeros(weak, 2), ()).ridge)
+
+
 @pytest.mark.parametrize("count", range(1, FOLDS + 2))
 def test_a_ridge_can_be_chosen_from_few_examples(count):
     seen = problem(4, 2, 2, count=count)

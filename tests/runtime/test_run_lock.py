@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from faults import run_and_kill
 from seedtune.runtime.errors import JournalError
+from seedtune.runtime.journal.format import Note
 from seedtune.runtime.journal.lock import LOCK_FILE, RunLock
 from seedtune.runtime.journal.operations import branch, rewind
 from seedtune.runtime.journal.replay import replay
@@ -98,7 +99,7 @@ def test_a_forked_child_cannot_write(tmp_path, whole):
         child = os.fork()
         if child == 0:
             try:
-                live.note("from the child")
+                live._run.commit(Note("from the child"))
             except JournalError as error:
                 os.write(writer, str(error).encode())
             live.close()

@@ -46,7 +46,7 @@ def tune(folder: Path, *, steps: int = 6, note: str | None = None,
         allow_changes=allow_changes,
     ) as live:
         if note is not None:
-            live.note(note)
+            live._run.commit(Note(note))
         list(live)
         return live.values.sha256
 
@@ -108,18 +108,14 @@ def test_a_journal_that_was_not_shared_is_not_received(tmp_path: Path, run: Path
 
 def test_a_run_s_own_journal_is_left_as_it_is(tmp_path: Path, run: Path) -> None:
     before = (run / JOURNAL_FILE).read_bytes()
-    share(run, tmp_path / "sent.journal", START, notes=True)
+    share(run, tmp_path / "sent.journal", START)
     assert (run / JOURNAL_FILE).read_bytes() == before
 
 
-def test_free_text_is_left_out_unless_it_is_asked_for(tmp_path: Path, run: Path) -> None:
+def test_free_text_is_left_out(tmp_path: Path, run: Path) -> None:
     sent = tmp_path / "sent.journal"
     share(run, sent, START)
     assert b"1234" not in sent.read_bytes() and b"steps done" not in sent.read_bytes()
-    share(run, sent, START, notes=True)
-    assert Note("for Ann: my pin is 1234") in records(sent)
-    assert b"all 6 steps done" in sent.read_bytes()
-    share(run, sent, START)
     receive(sent, tmp_path / "received", START)
     assert tune(tmp_path / "received", steps=15) == tune(run, steps=15)
 
@@ -145,21 +141,6 @@ def test_a_run_on_one_example_is_not_shared(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"was trained on a single example, so that"):
         share(tmp_path / "run", tmp_path / "sent.journal", START)
     assert not (tmp_path / "sent.journal").exists()
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_journals_that_hold_numbers_of_single_examples_are_not_shared(
-    tmp_path: Path, name: str
-) -> None:
-    settings = {"batch_size": 4, "estimator": name, **rates(name)}
-    tune(tmp_path / "run", settings=settings, steps=4)
-    if ESTIMATORS[name].holds_examples:
-        with pytest.raises(JournalError, match="holds numbers of single examples"):
-            share(tmp_path / "run", tmp_path / "sent.journal", START)
-        assert not (tmp_path / "sent.journal").exists()
-    else:
-        shared = share(tmp_path / "run", tmp_path / "sent.journal", START).sha256
-        assert receive(tmp_path / "sent.journal", tmp_path / "received", START).sha256 == shared
 
 
 APART = np.array([0.75, -0.25, -0.25, -0.25])

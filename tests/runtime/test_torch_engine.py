@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +47,6 @@ class TestScores:
         assert difference <= apart and (difference > 0) == (apart > 0)
         assert found.logp.dtype == np.float32 and found.hidden is not None
 
-    def test_an_adapter_moves_what_the_head_reads(self, reach: Bundle) -> None:
-        asked = request(reach, **SOME)
-        generator = np.random.default_rng(0)
-        assert reach.adapter_shape is not None
-        adapter = generator.standard_normal(reach.adapter_shape).astype(np.float32) / 10
-        found = {}
-        for name in ("torch-int4:cpu", "onnxruntime"):
-            with open_engine(reach, 1, name=name) as engine:
-                assert engine.adapter_shape == reach.adapter_shape
-                plain = engine.score(*asked)
-                found[name] = engine.score(*asked, adapter)
-                zeros = engine.score(*asked, np.zeros_like(adapter))
-                np.testing.assert_array_equal(zeros.logp, plain.logp)
-                np.testing.assert_array_equal(found[name].hidden, plain.hidden)
-                assert np.abs(found[name].logp - plain.logp).mean() > 0.05
-        torch_, onnx = found.values()
-        np.testing.assert_allclose(torch_.logp, onnx.logp, atol=2e-5)
-
     def test_a_matrix_is_unpacked_once_for_all_probes(
         self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -80,19 +61,6 @@ class TestScores:
         with open_engine(reach, 1, name="torch-int4:cpu") as engine:
             engine.score(batch, values)
         assert len(unpacked) == 15 and all(shape[0] == 2 for shape in unpacked)
-
-    def test_refused_requests(self, reach: Bundle) -> None:
-        batch, values = request(reach, **SOME)
-        with open_engine(reach, 1, name="torch-int4:cpu") as engine:
-            with pytest.raises(EngineError, match="values has 167 columns"):
-                engine.score(batch, values[:, 1:])
-            for name in ("tokens", "candidates"):
-                wrong = replace(batch, **{name: np.full_like(getattr(batch, name), 300)})
-                with pytest.raises(EngineError, match=f"{name} holds 300, .* vocabulary of 300"):
-                    engine.score(wrong, values)
-        with pytest.raises(EngineError, match=r"program\.json: the program is closed"):
-            engine.score(batch, values)
-        engine.close()
 
 
 class TestOpening:
@@ -118,11 +86,6 @@ class TestOpening:
             open_engine(reach, 1, name="torch-int4:gpu")
         monkeypatch.setattr(torch_int4.importlib.util, "find_spec", lambda name: None)
         assert torch_int4.unavailable() == "torch is not installed; pip install torch"
-
-    def test_a_program_of_other_sizes_than_the_bundle_says(self, reach: Bundle) -> None:
-        fewer = replace(reach, values=reach.values[1:])
-        with pytest.raises(EngineError, match="takes 168 values, the bundle says 167"):
-            open_engine(fewer, 1, name="torch-int4:cpu")
 
     @pytest.mark.parametrize(
         ("changes", "told"),

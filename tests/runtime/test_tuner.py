@@ -8,10 +8,8 @@ import pytest
 from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
@@ -84,29 +82,14 @@ def test_batches_beyond_the_bounds_are_split(tmp_path):
         assert np.isclose(next(iter(live)).loss, report.loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("stops", [[1], [7, 19, 20], [20, 40, 59]])
-def test_interrupted_equals_uninterrupted(tmp_path, whole, stops):
-    for stop in stops:
-        with tuner(tmp_path) as live:
-            for report in live:
-                if report.step == stop:
-                    break
-    assert run(tmp_path, settings=None) == whole[1]
-    assert replay(tmp_path, START).sha256 == whole[1]
-    ours, theirs = read_journal(tmp_path), read_journal(whole[0])
-    assert [p.record for p in ours.records] == [p.record for p in theirs.records]
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_replay_equals_live(tmp_path, schedule, estimator):
-    asked = {"lr": 0.1, "eps": 0.02, "schedule": schedule, "warmup": 5}
-    settings = suited(estimator, {"seed": 9, "steps": 30, "batch_size": 4}, **asked)
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_replay_equals_live(tmp_path, schedule):
+    settings = SETTINGS | {"schedule": schedule, "steps": 30}
     assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
 
 
 def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
-    settings = SETTINGS | {"eval_every": 5, "best_by": "loss"}
+    settings = SETTINGS | {"eval_every": 5}
     with tuner(tmp_path, settings=settings, task=LostTask()) as live:
         states = {0: Values(START.values).sha256}
         for report in live:
@@ -118,66 +101,6 @@ def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
         resumed = again.tuned()
         assert resumed.step == tuned.step and resumed.values.sha256 == tuned.values.sha256
         assert list(again) == []
-
-
-class Contrary(LostTask):
-    """The share of wrong answers is its metric, so that metric and loss disagree on the best."""
-
-    def __init__(self, batches: int = 0) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def metric(self, logp, batch):
-        right, one = super().metric(logp, batch).T
-        return np.stack([one - right, one], axis=1)
-
-
-@pytest.mark.parametrize("rules", [("metric", "loss"), ("loss", "metric")])
-def test_a_change_of_what_is_best_ships_the_values_of_the_step_that_now_is(tmp_path, rules):
-    its = SETTINGS | {"eval_every": 5, "best_by": rules[0]}
-    with tuner(tmp_path, settings=its, task=Contrary()) as live:
-        states = {0: Values(START.values).sha256}
-        for report in live:
-            states[report.step] = live.values.sha256
-            if report.step == 50:
-                break
-        old = live.tuned()
-    assert old.values.sha256 == states[old.step]
-    with pytest.raises(TuningError, match=f"best_by={rules[0]}, not {rules[1]}; give the same, or"):
-        tuner(tmp_path, settings={"best_by": rules[1]})
-    with tuner(
-        tmp_path, settings={"best_by": rules[1]}, task=Contrary(50), allow_changes=True
-    ) as live:
-        new = live.tuned()
-        assert new.step != old.step and new.step == live.history.best.step
-        assert new.values.sha256 == states[new.step]
-        for report in live:
-            states[report.step] = live.values.sha256
-        last = live.tuned()
-        assert last.values.sha256 == states[last.step]
-    assert {old.step, new.step} & set(range(5, 50, 5))
-    found = replay(tmp_path, START)
-    assert found.best.step == last.step and found.best_values.sha256 == last.values.sha256
-    with tuner(tmp_path, settings=None, task=Contrary(60)) as live:
-        assert live.tuned().values.sha256 == last.values.sha256
-
-
-def test_a_best_step_that_a_compacted_run_no_longer_holds_is_said(tmp_path):
-    long = SETTINGS | {"steps": 120, "eval_every": 10}
-    with tuner(tmp_path, settings=long, task=Contrary()) as live:
-        list(live)
-        assert live.tuned().step > 40
-    assert compact(tmp_path, START).header.first_step == 56
-    asked = {"settings": {"best_by": "loss"}, "task": Contrary(120), "allow_changes": True}
-    with (
-        tuner(tmp_path, **asked) as live,
-        pytest.raises(JournalError, match=r"step \d\d cannot be reached; it starts at step 56"),
-    ):
-        live.tuned()
-    found = replay(tmp_path, START)  # the run itself is sound
-    assert found.history.steps == 120
-    with pytest.raises(JournalError, match="cannot be reached; it starts at step 56"):
-        _ = found.best_values
 
 
 def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path):
@@ -261,8 +184,15 @@ def test_more_steps_are_always_allowed(tmp_path):
 def test_other_data_other_bundle_other_estimator_are_refused(tmp_path):
     with tuner(tmp_path) as live:
         next(iter(live))
-    with pytest.raises(TuningError, match="train_sha256"):
-        tuner(tmp_path, train=TRAIN[1:])
+    first = TRAIN[0]
+    for changes in (
+        {"tokens": first.tokens + 1},
+        {"positions": first.positions + 1},
+        {"candidates": first.candidates + 1},
+        {"gold": 1 - first.gold},
+    ):
+        with pytest.raises(TuningError, match="train_sha256"):
+            tuner(tmp_path, train=[replace(first, **changes), *TRAIN[1:]])
     with pytest.raises(
         TuningError, match=r"other held-out rows than --data gives \(eval_sha256 .*--allow-changes"
     ):

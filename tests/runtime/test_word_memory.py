@@ -17,7 +17,9 @@ from seedtune.runtime.scoring.word_memory import (
     Said,
     WordMemory,
     added,
+    left_of,
     of_step,
+    texts_in,
     to_bytes,
 )
 from seedtune.runtime.tasks import Batch
@@ -150,6 +152,12 @@ class TestWhatItKeeps:
         counts = {word: int((found == word + 1).sum()) for word in (1, 2, 3)}
         assert counts[2] == 10 and counts[1] == A_STEP // 3 - 1
         assert counts[3] == A_STEP - A_STEP // 3 - 11 - 1
+
+    def test_a_text_goes_with_its_break(self) -> None:
+        numbers = np.array([5, 6, 0, 7, 8, 0, 9, 9])
+        first, middle, last = texts_in(numbers)
+        assert left_of(numbers, [middle]).tolist() == [0, 0, 0, 5, 6, 0, 9, 9]
+        assert left_of(numbers, [first, last]).tolist() == [0, 0, 0, 0, 0, 0, 7, 8]
 
     def test_the_oldest_go_first(self) -> None:
         found = kept([said([1, 2, 3])], [said([4, 5])], size=5)

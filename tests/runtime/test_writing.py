@@ -214,7 +214,7 @@ class TestRepeats:
 
 
 def test_log_probabilities_are_the_models_own() -> None:
-    text = Script(prompt(), " great")
+    text = Script(prompt(), " great and great and")
     manner = Manner(temperature=0.5, seed=3, repetition_penalty=9.0)
     writing = Writer(text, TOKENIZER, [END]).write(prompt(), manner, logprobs=2)
     list(writing)

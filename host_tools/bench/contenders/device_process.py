@@ -1,4 +1,4 @@
-"""One measured process of ``bench device``: peak memory and start-up belong to whole processes.
+"""One measured process of ``bench device``: peak memory belongs to whole processes.
 
 ``python -m seedtune.host_tools.bench.contenders.device_process WHAT PATH ROWS LENGTH STEPS TASK``
 does STEPS steps and prints one JSON object. WHAT is ``tune`` (PATH a bundle: the real loop on the
@@ -11,14 +11,12 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 
 def main(what: str, path: str, rows: int, length: int, steps: int, task: str) -> dict[str, Any]:
-    """``peak_rss_bytes``, whether ``torch`` came in and, of the loop, ``ready_seconds`` and
-    ``first_step_seconds`` since the kernel started the process."""
+    """``peak_rss_bytes``, whether ``torch`` came in and, of the loop, ``longest_row``."""
     from seedtune.runtime.engines.system_memory import peak_resident_bytes
 
     found: dict[str, Any] = {}
@@ -47,7 +45,7 @@ def _tune(path: str, rows: int, length: int, steps: int, task_file: str) -> dict
     bounds = replace(bundle.bounds, length=min(length, bundle.bounds.length))
     task = task_for(bundle, content["spec"], bounds=bounds, on_long="truncate")
     train = encode_rows(task, content["rows"])
-    # Of all cores: measuring which count is fastest is no part of a start but the first.
+    # Of all cores, as torch takes them.
     engine = open_engine(bundle, len(os.sched_getaffinity(0)))
     settings = {
         "steps": steps,
@@ -57,26 +55,14 @@ def _tune(path: str, rows: int, length: int, steps: int, task_file: str) -> dict
         "lr": 1e-5,
         "eval_every": 0,
     }
-    moments = []
     with (
         engine,
         tempfile.TemporaryDirectory() as folder,
         Tuner(engine, Start.of(bundle), task, train, folder=folder, settings=settings) as tuner,
     ):
-        moments.append(_seconds_since_start())
         for _ in tuner:
-            moments.append(_seconds_since_start())
-    return {
-        "ready_seconds": moments[0],
-        "first_step_seconds": moments[1],
-        "longest_row": max(example.length for example in train),
-    }
-
-
-def _seconds_since_start() -> float:
-    """Since the kernel started this process, to a hundredth. Linux."""
-    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+            pass
+    return {"longest_row": max(example.length for example in train)}
 
 
 if __name__ == "__main__":

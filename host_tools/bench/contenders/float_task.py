@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds
 from seedtune.runtime.scoring.evaluation import Evaluation, evaluate
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.tasks import Encoded, Task
+from seedtune.runtime.tasks import Batch, Encoded, Task
 from seedtune.runtime.tuning.batches import batch_indices
 from tokenizers import Tokenizer
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..measuring.perplexity import perplexity
+from ..measuring.perplexity import perplexity, text_batches
 from ..measuring.tuning_run import encode
 from .float_engine import FloatEngine
 
@@ -67,11 +68,12 @@ class FloatTask:
         """Perplexity of ``generic_text`` under the model's weights as they are, if there is any."""
         if self.generic_text is None:
             return None
-        none = np.zeros((1, 0), np.float32)
-        engine = FloatEngine(self.model)
-        return perplexity(
-            lambda batch: engine.score(batch, none).logp, self.generic_text, DEFAULT_BOUNDS
-        )
+        return self.perplexity(text_batches(self.generic_text, DEFAULT_BOUNDS))
+
+    def perplexity(self, batches: Iterable[Batch]) -> float:
+        """The same of batches."""
+        engine, none = FloatEngine(self.model), np.zeros((1, 0), np.float32)
+        return perplexity(lambda batch: engine.score(batch, none).logp, batches)
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:

@@ -5,31 +5,27 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.bundle import open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.tasks import encode_rows, task_for
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..measuring.perplexity import perplexity
-from ..measuring.program_words import ProgramWords
+from ..measuring.perplexity import message_batches, perplexity, text_batches
 from ..measuring.timing import Stopwatch
 from ..measuring.tuning_run import Progress, described, encode, tune
 from .people import SPEC, Person
 from .task_methods import tuner_settings
 
 
-def run_on_task(
-    data: TaskData, settings: dict[str, Any], folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """Run, or go on with, the tuner.
+def run_on_task(data: TaskData, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run the tuner.
 
     Returns:
         As ``tuning_run.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
@@ -45,8 +41,7 @@ def run_on_task(
         data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
     )
     engine, start = open_engine(bundle, settings["threads"] or "auto"), Start.of(bundle)
-    run_folder = folder / "run"
-    found = tune(engine, start, task, train, test, tuner_settings(settings), run_folder, progress)
+    found, last = tune(engine, start, task, train, test, tuner_settings(settings), progress)
     found |= described(bundle)
     found |= {"metric": task.metric_name, "peak_rss_bytes": peak_resident_bytes()}
     if task.metric_name == "perplexity":
@@ -54,10 +49,8 @@ def run_on_task(
         from seedtune.export.model.load_model import load_causal_lm
 
         text = load_calibration(load_causal_lm(settings["source"]).tokenizer).held_out
-        last = replay(run_folder, start).values
-
         found["generic_perplexity"] = {
-            when: perplexity(partial(values.score, engine), text, bundle.bounds)
+            when: perplexity(partial(values.score, engine), text_batches(text, bundle.bounds))
             for when, values in (("before", Values(start.values)), ("after", last))
         }
     engine.close()
@@ -69,8 +62,8 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
     left to its defaults. With ``messages`` 0 the program is judged untouched.
 
     Returns:
-        ``test`` and ``other`` (see ``next_words.measure``): later messages, and text that has
-        nothing to do with them; ``step``, the one that shipped, 0 where the gate kept the start.
+        ``test`` and ``other``, the ``perplexity`` of later messages, and of text that has nothing
+        to do with them; ``step``, the one that shipped, 0 where the gate kept the start.
     """
     if settings["messages"] == 0:
         return _judged(settings, person, None)
@@ -91,6 +84,14 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
 
 
 def _judged(settings: dict[str, Any], person: Person, values: Values | None) -> dict[str, Any]:
-    words = ProgramWords(settings, SPEC)
-    texts = {"test": words.messages(person.test), "other": words.other_text()}
-    return {name: words.figures(words.see(batches, values)) for name, batches in texts.items()}
+    bundle = open_bundle(settings["bundle"])
+    bounds = replace(bundle.bounds, length=settings["length"])
+    task = task_for(bundle, SPEC, bounds=bounds, on_long="truncate")
+    texts = {
+        "test": message_batches(task, encode_rows(task, person.test), bounds),
+        "other": text_batches(settings["other"], DEFAULT_BOUNDS),
+    }
+    values = values or Start.of(bundle).tuned_from(None)
+    with open_engine(bundle, settings["threads"] or "auto") as engine:
+        score = partial(values.score, engine)
+        return {name: {"perplexity": perplexity(score, each)} for name, each in texts.items()}

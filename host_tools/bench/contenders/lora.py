@@ -16,13 +16,11 @@ from typing import Any
 
 import torch
 from seedtune.export.model.load_model import load_causal_lm
-from seedtune.runtime.bundle import DEFAULT_BOUNDS
 from seedtune.runtime.engines.system_memory import peak_resident_bytes
-from seedtune.runtime.tasks import encode_rows
+from seedtune.runtime.tasks import Encoded, encode_rows
 
 from ...data.named_tasks import TaskData
-from ..measuring.next_words import measure, message_batches, torch_score
-from ..measuring.perplexity import text_batches
+from ..measuring.perplexity import message_batches
 from ..measuring.timing import Stopwatch
 from ..measuring.tuning_run import Progress
 from .float_engine import FloatEngine
@@ -78,12 +76,8 @@ def _trained(model: Any) -> list[torch.nn.Parameter]:
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
-def run_on_task(
-    cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
-) -> dict[str, Any]:
+def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Tune for ``settings["steps"]`` steps, evaluate before those of ``eval_at`` and at the end.
-
-    An interrupted run starts again: it takes minutes.
 
     Returns:
         ``curve`` (as of ``tuning_run.tune``) and ``step_seconds`` (median).
@@ -96,7 +90,7 @@ def run_on_task(
         adapter.model.eval()
         found = point(FORWARDS_A_STEP * len(seconds), cell.evaluate(adapter.engine))
         curve.append(found)
-        progress(f"{folder.name} {curve[-1]}")
+        progress(f"{found}")
         adapter.model.train()
 
     for step in range(settings["steps"]):
@@ -156,17 +150,12 @@ def _forget_peak() -> None:
 
 
 def _judged(cell: FloatTask) -> dict[str, Any]:
-    assert cell.generic_text is not None
-    score = torch_score(cell.model)
-    return {
-        "test": measure(score, message_batches(cell.task, cell.test, cell.bounds)),
-        "other": measure(score, text_batches(cell.generic_text, DEFAULT_BOUNDS)),
-    }
+    test = cell.perplexity(message_batches(cell.task, cell.test, cell.bounds))
+    return {"test": {"perplexity": test}, "other": {"perplexity": cell.generic_perplexity()}}
 
 
-def _perplexity(cell: FloatTask, examples: Any) -> float:
-    batches = message_batches(cell.task, examples, cell.bounds)
-    return measure(torch_score(cell.model), batches)["perplexity"]
+def _perplexity(cell: FloatTask, examples: list[Encoded]) -> float:
+    return cell.perplexity(message_batches(cell.task, examples, cell.bounds))
 
 
 def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:

@@ -8,11 +8,9 @@ weights. Embedding and head are tuned too.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,14 +44,8 @@ def move(weights: NDArray[np.float32], scalar: float, settings: dict[str, Any], 
     add_noise(weights, scale, seed=settings["seed"], step=step)
 
 
-def run_on_task(
-    cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """Run, or go on with, ``settings["forwards"]`` forwards at a constant learning rate.
-
-    What ``folder`` keeps is one scalar a step and the evaluations; going on repeats the same sums
-    of noise, so that a run in pieces equals one in one piece, and a longer run goes on where a
-    shorter one ended.
+def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run ``settings["forwards"]`` forwards at a constant learning rate.
 
     Returns:
         ``curve`` (see ``tuning_run.tune``) and ``step_seconds`` (median).
@@ -63,49 +55,27 @@ def run_on_task(
     rows = np.zeros((1, 0), np.float32)
     seed, eps = settings["seed"], settings["eps"]
     steps, every = settings["forwards"] // 2, settings["eval_every"] // 2
-    log = folder / "mezo.jsonl"
-    lines = _whole_lines(log)
-    log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    records = [json.loads(line) for line in lines]
-    curve = {line["forwards"]: line for line in records if "forwards" in line}
-    taken = [line for line in records if "scalar" in line][:steps]
-    for step, line in enumerate(taken):
+    curve: list[dict[str, Any]] = []
+    seconds: list[float] = []
+
+    def evaluate(step: int) -> None:
+        curve.append(point(2 * step, cell.evaluate(engine)))
+        progress(f"{curve[-1]}")
+
+    for step in range(steps):
+        if step % every == 0:
+            evaluate(step)
+        began = time.monotonic()
+        batch = cell.batch(seed, step, settings["batch_size"])
+        look = Look(engine, cell.task, cell.bounds, batch)
         add_noise(weights, eps, seed=seed, step=step)
+        above = float(look.mean_losses(rows)[0])
         add_noise(weights, -2 * eps, seed=seed, step=step)
-        move(weights, line["scalar"], settings, step)
-    with log.open("a", encoding="utf-8", buffering=1) as writer:
-
-        def evaluate(step: int) -> None:
-            if 2 * step not in curve:
-                curve[2 * step] = found = point(2 * step, cell.evaluate(engine))
-                writer.write(json.dumps(found) + "\n")
-                progress(f"{folder.name} {found}")
-
-        for step in range(len(taken), steps):
-            if step % every == 0:
-                evaluate(step)
-            began = time.monotonic()
-            batch = cell.batch(seed, step, settings["batch_size"])
-            look = Look(engine, cell.task, cell.bounds, batch)
-            add_noise(weights, eps, seed=seed, step=step)
-            above = float(look.mean_losses(rows)[0])
-            add_noise(weights, -2 * eps, seed=seed, step=step)
-            below = float(look.mean_losses(rows)[0])
-            scalar = (above - below) / (2 * eps)
-            move(weights, scalar, settings, step)
-            taken.append({"scalar": scalar, "seconds": time.monotonic() - began})
-            writer.write(json.dumps(taken[-1]) + "\n")
-        evaluate(steps)
-    return {
-        "curve": [curve[at] for at in sorted(curve) if at <= 2 * steps],
-        "step_seconds": statistics.median(line["seconds"] for line in taken),
-    }
-
-
-def _whole_lines(log: Path) -> list[str]:
-    """Lines that end in a line feed: the last may be torn."""
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return text.split("\n")[:-1]
+        below = float(look.mean_losses(rows)[0])
+        move(weights, (above - below) / (2 * eps), settings, step)
+        seconds.append(time.monotonic() - began)
+    evaluate(steps)
+    return {"curve": curve, "step_seconds": statistics.median(seconds)}
 
 
 def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:

@@ -6,11 +6,9 @@ The tuner itself runs, on the model's linear weights in PyTorch instead of an ex
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 from ..measuring.tuning_run import Progress, tune
@@ -20,10 +18,8 @@ from .mask_places import blocks_of, places_of
 from .task_methods import tuner_settings
 
 
-def run_on_task(
-    cell: FloatTask, settings: dict[str, Any], folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """Run, or go on with, the tuner on the entries of ``settings["mask"]`` (see ``mask_places``).
+def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run the tuner on the entries of ``settings["mask"]`` (see ``mask_places``).
 
     Returns:
         As ``tuning_run.tune``. The model is left with the values of the last step.
@@ -42,7 +38,6 @@ def run_on_task(
         blocks=blocks_of(places),
         block_count=int(bundle.manifest["model"]["layers"]),
     )
-    run_folder = folder / "run"
-    found = tune(engine, start, cell.task, cell.train, cell.test, own, run_folder, progress)
-    engine.put(replay(run_folder, start).values.sensitive)
+    found, last = tune(engine, start, cell.task, cell.train, cell.test, own, progress)
+    engine.put(last.sensitive)
     return found

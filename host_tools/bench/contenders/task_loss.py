@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 
 def task_losses(task: Task, logp: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """What ``task.losses`` computes for one probe, with label words as the objective.
+    """What ``task.losses`` computes for one probe.
 
     Args:
         logp: log-probabilities ``[N, C]`` of the batch's candidates.

@@ -14,7 +14,7 @@ from seedtune.runtime.settings import Settings
 class Method:
     """How one method runs, beside what all share.
 
-    ``run_on_task(task, settings, folder, progress)`` of ``module`` gives ``curve`` (see
+    ``run_on_task(task, settings, progress)`` of ``module`` gives ``curve`` (see
     ``tuning_run.tune``) and what else is of note; ``settings`` are those of the cell and ``seed``,
     ``threads``, ``source`` (of the model) and ``bundle`` (a path).
     """
@@ -26,8 +26,6 @@ class Method:
     """What differs from ``settings`` on a task."""
     bundle: bool = False
     """Whether it needs an exported program, or the mask of one."""
-    lengthens: bool = False
-    """Whether a longer run goes on where a shorter one ended."""
 
     @property
     def float32(self) -> bool:
@@ -95,7 +93,7 @@ def _int4(settings: dict[str, Any]) -> Method:
 
 
 METHODS: dict[str, Method] = {
-    "mezo-fp32": Method("mezo", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}, lengthens=True),
+    "mezo-fp32": Method("mezo", {**_FORWARDS, "lr": 3e-5, "eps": 1e-3}),
     "random-fp32": _float32("random", _TWO_POINT),
     "sensitive-fp32": _float32("sensitive", _TWO_POINT),
     **{f"{mask}-mask-fp32": _float32(mask, _MASKED) for mask in MASKS},
@@ -123,8 +121,3 @@ def tuner_settings(settings: dict[str, Any]) -> dict[str, Any]:
         if asked in settings
     }
     return {**own, **counts}
-
-
-def resolved_settings(settings: dict[str, Any]) -> Settings:
-    """``tuner_settings`` with the estimator's own values of what was left to it."""
-    return settings_of(tuner_settings(settings))

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.tasks import Batch
+from seedtune.runtime.scoring.batch_loss import passes
+from seedtune.runtime.tasks import Batch, Encoded, Task
 
 Score = Callable[[Batch], NDArray[np.float32]]
 """Log-probabilities float32 ``[1, N, C]`` of a batch's candidates, whoever computes them."""
 
 
-def perplexity(score: Score, text: NDArray[np.int64], bounds: Bounds) -> float:
-    """Perplexity of the next tokens of ``text`` int64 ``[n, length]``."""
-    total = 0.0
-    for batch in text_batches(text, bounds):
-        total -= float(score(batch).sum(dtype=np.float64))
-    return math.exp(total / (text.shape[0] * (text.shape[1] - 1)))
+def perplexity(score: Score, batches: Iterable[Batch]) -> float:
+    """Over all positions of ``batches``, whose first candidates are the tokens that came."""
+    total, count = 0.0, 0
+    for batch in batches:
+        total -= float(score(batch)[0, :, 0].sum(dtype=np.float64))
+        count += len(batch.positions)
+    return math.exp(total / count)
+
+
+def message_batches(task: Task, examples: Sequence[Encoded], bounds: Bounds) -> Iterator[Batch]:
+    """Batches of messages, their own tokens to be scored."""
+    for _, batch in passes(task, examples, bounds):
+        yield batch
 
 
 def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:

@@ -1,16 +1,17 @@
-"""One tuning run for a benchmark: kept in a folder, so that an interrupted benchmark resumes."""
+"""One tuning run for a benchmark."""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import Bounds, Bundle
 from seedtune.runtime.engines import Engine
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
@@ -39,33 +40,37 @@ def tune(
     train: Sequence[Encoded],
     test: Sequence[Encoded],
     settings: dict[str, Any],
-    folder: Path,
     progress: Progress = say,
-) -> dict[str, Any]:
-    """Tune on encoded examples, or resume the run in ``folder``, to its last step.
+) -> tuple[dict[str, Any], Values]:
+    """Tune on encoded examples.
 
     Returns:
         ``curve`` (``forwards, loss, accuracy`` of every evaluation), ``before`` and ``after`` (of
         the best evaluated step, as the tuner ships it), ``last`` (of the last step), ``skipped``,
-        ``step_seconds`` (median), ``test_rows`` and the run's ``settings``.
+        ``step_seconds`` (median), ``test_rows`` and the run's ``settings``; and the values after
+        the last step.
     """
-    with Tuner(
-        engine, start, task, train, folder=folder, settings=settings, eval_examples=test
-    ) as tuner:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Tuner(
+            engine, start, task, train, folder=folder, settings=settings, eval_examples=test
+        ) as tuner,
+    ):
         for report in tuner:
             if report.evaluation is not None:
                 progress(
-                    f"{folder.name} step {report.step}: loss {report.evaluation.loss:.4f}, "
+                    f"step {report.step}: loss {report.evaluation.loss:.4f}, "
                     f"{task.metric_name} {report.evaluation.metric:.4f}"
                 )
         history, tuned = tuner.history, tuner.tuned()
         probes = tuner.forwards // history.steps
+        taken = [line["seconds"] for line in read_metrics(folder) if line["kind"] == "step"]
+        last = tuner.values.copy()
     curve = [
         {"forwards": item.step * probes, "loss": item.loss, "accuracy": item.metric}
         for item in history.evaluations
     ]
-    taken = [line["seconds"] for line in read_metrics(folder) if line["kind"] == "step"]
-    return {
+    found = {
         "curve": curve,
         "before": curve[0],
         "after": {"forwards": tuned.step * probes, "loss": tuned.loss, "accuracy": tuned.metric},
@@ -75,6 +80,7 @@ def tune(
         "test_rows": len(test),
         "settings": history.settings.to_dict(),
     }
+    return found, last
 
 
 def described(bundle: Bundle) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from .quality import DECIDING, Group, chosen_groups
 from .rows import Rows
 from .senders import summarise_senders
 
-FILE = "paper"
 FORWARDS = 200
 AT = 400
 """Forwards of the comparison with all weights, where MeZO's rate was chosen."""

@@ -24,8 +24,8 @@ def summarise_senders(rows: Rows) -> dict[str, Any]:
 
     Returns:
         ``rows``; ``table``: for each method and number of messages ``people``; medians and means of
-        what they had at the ``start`` and ``after``: ``perplexity`` (geometric mean), ``top1``,
-        ``top3``; ``gain`` (mean fall of log-perplexity) and its ``least``; ``other_rise`` (mean and
+        what they had at the ``start`` and ``after``: ``perplexity`` (geometric mean);
+        ``gain`` (mean fall of log-perplexity) and its ``least``; ``other_rise`` (mean and
         ``largest`` relative rise of perplexity on other text); ``helped`` and ``harmed`` (people
         whose log-perplexity fell or rose by more than ``HARM``); ``cpu_seconds`` and ``seconds``
         (means), ``peak_rss_bytes`` (largest).
@@ -56,7 +56,7 @@ def show_senders(summary: dict[str, Any]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     table.add_column("method")
     for heading in (
-        "messages", "people", "perplexity", "gain", "top 1", "top 3", "other", "helped", "harmed",
+        "messages", "people", "perplexity", "gain", "other", "helped", "harmed",
         "CPU s", "MiB",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
@@ -68,7 +68,6 @@ def show_senders(summary: dict[str, Any]) -> RenderableType:
             str(row["people"]),
             f"{start['perplexity']:.1f} to {after['perplexity']:.1f}",
             f"{row['gain']['mean']:.3f}",
-            *(f"{100 * start[k]:.1f} to {100 * after[k]:.1f} %" for k in ("top1", "top3")),
             f"{100 * row['other_rise']['mean']:+.1f} %",
             str(row["helped"]),
             str(row["harmed"]),
@@ -96,11 +95,7 @@ def _over_people(pairs: list[tuple[Row, Row]]) -> dict[str, Any]:
 
 
 def _means(rows: list[Row]) -> dict[str, float]:
-    return {
-        "perplexity": math.exp(statistics.fmean(_log(row, "test") for row in rows)),
-        "top1": statistics.fmean(row["test"]["top1"] for row in rows),
-        "top3": statistics.fmean(row["test"]["top3"] for row in rows),
-    }
+    return {"perplexity": math.exp(statistics.fmean(_log(row, "test") for row in rows))}
 
 
 def _log(row: Row, text: str) -> float:
