@@ -208,26 +208,26 @@ class TestInterrupted:
         """Held-out states that this session has seen judge the last step at once; nobody who stops
         waits for them where it has not."""
         engine, control = FakeEngine(K), Control()
-        hot = Budget(check=lambda: "hot" if how == "check" and live.history.steps == 10 else None)
+        hot = Budget(check=lambda: "hot" if how == "check" and live.history.steps == 13 else None)
         asked = {"settings": SETTINGS, "engine": engine}
         with tuner(tmp_path, budget=hot, control=control, **asked) as live:
             for report in live:
-                if report.step == 10 and how != "check":
+                if report.step == 13 and how != "check":
                     control.stop()
                     if "break" in how:
                         break
             tuned = live.tuned()
-        assert tuned.step == 10 and tuned.loss < live.history.evaluations[0].loss - 0.2
+        assert tuned.step == 13 and tuned.loss < live.history.evaluations[0].loss - 0.2
         assert replay(tmp_path, START).best_values.sha256 == tuned.values.sha256
-        assert len(engine.calls) == 10 + 3  # of 48 held-out examples, once
+        assert len(engine.calls) == 13 + 3  # of 48 held-out examples, once
         control = Control()
         with tuner(tmp_path, control=control, **asked) as live:
             for report in live:
-                assert report.step == 11
+                assert report.step == 14
                 control.stop()
             tuned = live.tuned()
-        assert tuned.step == 10 and "step 11, the last, was not evaluated" in tuned.message
-        assert len(engine.calls) == 10 + 3 + 1
+        assert tuned.step == 13 and "step 14, the last, was not evaluated" in tuned.message
+        assert len(engine.calls) == 13 + 3 + 1
 
     def test_the_run_s_own_settings_resume_it(self, tmp_path: Path) -> None:
         """Also where the batch size was fitted to the number of examples."""
