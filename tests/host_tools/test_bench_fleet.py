@@ -1,0 +1,23 @@
+"""The arithmetic of the fleet's benchmark; its figures are measured on SmolLM2."""
+
+import numpy as np
+import pytest
+from seedtune.host_tools.bench.fleet import epsilon, guesses
+from seedtune.runtime.estimators.ridge_logistic import Examples
+
+
+def test_guesses_of_few_rows_are_right_and_noise_hides_them():
+    draw = np.random.default_rng(0)
+    features = draw.standard_normal((1300, 1, 401)).astype(np.float32)
+    features[:, :, -1] = 1
+    train = Examples(np.zeros((1300, 2), np.float32), features, draw.integers(0, 2, 1300))
+    few, many = guesses(train, 4), guesses(train, 200)
+    assert few["exact, alone"]["median"] < 10 < many["exact, alone"]["median"]
+    assert many["noise, alone"]["median"] > many["exact, alone"]["median"]
+
+
+def test_epsilon_is_the_accountant_s():
+    pytest.importorskip("dp_accounting", reason="pip install 'seedtune[fleet]'")
+    assert epsilon(0.0) is None
+    found = [epsilon(noise) for noise in (1.0, 5.0)]
+    assert found == pytest.approx([4.73, 0.795], rel=0.01)
