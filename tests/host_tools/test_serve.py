@@ -402,7 +402,7 @@ def test_requests_are_answered_in_their_order_and_who_left_frees_the_place(model
         for number in range(4):
             threads.append(threading.Thread(target=ask, args=(number,)))
             threads[-1].start()
-            time.sleep(0.02)
+            time.sleep(0.2)  # until it has arrived, on a busy machine, too
         first.close()
         for thread in threads:
             thread.join(30)
