@@ -38,12 +38,15 @@ def test_kills_of_the_tiny_model_under_every_estimator(bundle: Bundle) -> None:
 @pytest.mark.timeout(1800)
 def test_kills_of_smollm2(tmp_path: Path) -> None:
     from seedtune.host_tools.data.fetch import fetch
+    from seedtune.host_tools.data.named_tasks import load_task
     from seedtune.host_tools.prepare.prepare import prepare
 
     prepared = prepare(str(fetch("smollm2-135m")))
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in load_task("sst2").test[:8]))
     command = [
         *(str(Path(sys.executable).with_name("seedtune")), "tune", str(prepared.bundle.path)),
-        *("--task", "sst2", "--limit", "8", "--steps", "12", "--batch-size", "4"),
+        *("--task", "sst2", "--data", str(held_out), "--steps", "12", "--batch-size", "4"),
         *("--eval-every", "6"),
     ]
 

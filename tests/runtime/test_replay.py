@@ -219,7 +219,7 @@ def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
 def test_compact_leaves_short_runs_alone_and_guards_its_snapshot(tmp_path, done):
     branch(done[0], tmp_path / "b", step=60)
     before = (tmp_path / "b" / JOURNAL_FILE).read_bytes()
-    compact(tmp_path / "b", START, tail=1)
+    compact(tmp_path / "b", START)
     assert (tmp_path / "b" / JOURNAL_FILE).read_bytes() == before
     branch(done[0], tmp_path / "c")
     compact(tmp_path / "c", START)
