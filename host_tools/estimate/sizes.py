@@ -87,13 +87,12 @@ def measure_reading() -> float:
 
 def estimate_bundle(shape: ModelShape) -> Estimate:
     """Size of the exported bundle on disk."""
-    embedding = shape.embedding + shape.head
     components = {
         "int4 matrices": int(shape.linear_weights * INT4_BYTES),
         "float columns": int(shape.linear_weights * COLUMN_SHARE * 4),
-        # Gathering rows and multiplying by the head take two layouts, so tied weights are stored
-        # twice: as a table and as a packed matrix.
-        "embedding and head": int((embedding if shape.head else 2 * embedding) * (1 + 2 / 32)),
+        "int8 embedding": int(shape.embedding * 1.01),
+        # Tied weights are there again, in the layout that a product takes.
+        "int4 head": int((shape.head or shape.embedding) * INT4_BYTES),
         "norms and biases": shape.other * 4,
         "sensitive values and positions": sensitive_entries(shape) * (2 + 8),
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
