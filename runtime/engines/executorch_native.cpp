@@ -129,18 +129,24 @@ void keep_first_error(
   }
 }
 
+// Again where another took its place: executorch's Python binding does, when it is loaded.
 void register_log() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    next_log = runtime::get_pal_impl()->emit_log_message;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = runtime::get_pal_impl()->emit_log_message;
+  if (found != keep_first_error) {
+    next_log = found;
     runtime::register_pal(runtime::PalImpl::create(keep_first_error, __FILE__));
-  });
+  }
 }
 
 // Collects the runtime's log while it lives, so that nothing is printed.
 class Call {
  public:
-  Call() { first_log = &log_; }
+  Call() {
+    register_log();
+    first_log = &log_;
+  }
   ~Call() { first_log = nullptr; }
   void fail(const std::string& what, runtime::Error code) {
     last_error = what + ": ";
@@ -238,7 +244,6 @@ int32_t seedtune_programs() {
 // fixed: 1 where others may have loaded methods in this process, so that the pool must stay.
 // The file is mapped, so that its pages are the kernel's to drop.
 void* seedtune_open(const char* path, int32_t threads, int32_t required, int32_t fixed) {
-  register_log();
   Call call;
   try {
 #ifdef __GLIBC__

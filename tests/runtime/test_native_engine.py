@@ -218,6 +218,36 @@ except EngineError as error:
     assert rest == ["1", "2", "4", "1"]
 
 
+def test_errors_are_told_where_the_binding_is_loaded_later(bundle: Bundle) -> None:
+    """It takes the log of the runtime, which the reasons of errors come from."""
+    script = """
+import sys
+from pathlib import Path
+import numpy as np
+from seedtune.runtime.engines.executorch_native import NativeProgram
+from seedtune.runtime.errors import EngineError
+program = NativeProgram(Path(sys.argv[1]))
+from executorch.extension.pybindings import portable_lib
+(_, values), (_, adapter) = program.describe("score").inputs[3:]
+given = [np.full((2, 5), 10**6), np.array([4, 9]), np.array([[1, 2]] * 2)]
+given += [np.zeros((1, values[1]), np.float32), np.zeros(adapter, np.float32)]
+for _ in range(2):
+    print("asked", file=sys.stderr)
+    try:
+        program.run("score", given, (1, 2, 2))
+    except EngineError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(bundle.program_path)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert done.stdout.count("score failed: Check failed") == 2, done.stderr
+    assert "index" not in done.stderr and done.stderr.endswith("asked\n")
+
+
 def test_wider_bounds_than_the_programs_are_refused(bundle: Bundle) -> None:
     wider = Bounds(**(vars(bundle.bounds) | {"length": 33}))
     with pytest.raises(EngineError, match=r"takes tokens up to \(8, 32\), .* need \(8, 33\)"):
