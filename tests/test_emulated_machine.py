@@ -87,7 +87,7 @@ def test_memory_is_the_machines_own(
     total = "sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo > /share/total"
     greedy = "x = [bytearray(b'1' * (1 << 20)) for _ in range(1 << 14)]"
     with pytest.raises(EmulatorError, match=r"for want of memory \(256 MB\); exit status 137"):
-        shell(machine, f'{total}; {PYTHON_PATH} -c "{greedy}"', tmp_path)
+        shell(machine, f'{total}; {PYTHON_PATH} -c "{greedy}"', tmp_path, timeout=600)
     assert 150_000 < int((tmp_path / "total").read_text()) < 256 * 1024
 
 
