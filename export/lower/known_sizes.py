@@ -90,53 +90,59 @@ def known_quantisation() -> Iterator[None]:
 def _parameters(
     mode: Any,
     operator: Any,
-    x: torch.Tensor,
-    mapping: str,
-    block: list[int],
-    target: torch.dtype,
-    least: float | None = None,
-    most: float | None = None,
+    input: torch.Tensor,
+    mapping_type: str,
+    block_size: list[int],
+    target_dtype: torch.dtype,
+    quant_min: float | None = None,
+    quant_max: float | None = None,
     eps: float | None = None,
-    scale: torch.dtype | None = None,
-    zero: torch.dtype | None = None,
+    scale_dtype: torch.dtype | None = None,
+    zero_point_dtype: torch.dtype | None = None,
     keepdim: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and zero points of groups that take up whole axes or one place of them."""
-    one = [1] if keepdim else []
-    sizes = [
-        each
-        for size, group in zip(x.shape, block, strict=True)
-        for each in ([size] if isinstance(group, int) and group == 1 else one)
-    ]
+    """A scale and a zero point for each block of ``input``."""
+    sizes: list[int] = []
+    for size, block in zip(input.shape, block_size, strict=True):
+        if isinstance(block, int) and block == 1:
+            sizes.append(size)
+        elif block != size:
+            sizes.append(size // block)
+        elif keepdim:
+            sizes.append(1)
+    if zero_point_dtype is None and mapping_type == "ASYMMETRIC":
+        zero_point_dtype = torch.int32
     with mode:
-        return x.new_empty(sizes, dtype=scale), x.new_empty(sizes, dtype=zero or torch.int32)
+        scales = input.new_empty(sizes, dtype=scale_dtype)
+        return scales, input.new_empty(sizes, dtype=zero_point_dtype)
 
 
 def _quantised(
     mode: Any,
     operator: Any,
-    x: torch.Tensor,
-    block: list[int],
+    input: torch.Tensor,
+    block_size: list[int],
     scale: torch.Tensor,
-    zero: torch.Tensor | None,
-    to: torch.dtype,
-    *rest: Any,
+    zero_point: torch.Tensor | None,
+    output_dtype: torch.dtype,
+    *bounds: Any,
+    **named_bounds: Any,
 ) -> torch.Tensor:
     with mode:
-        return torch.empty_like(x, dtype=to)
+        return torch.empty_like(input, dtype=output_dtype)
 
 
 def _dequantised(
     mode: Any,
     operator: Any,
-    x: torch.Tensor,
-    block: list[int],
+    input: torch.Tensor,
+    block_size: list[int],
     scale: torch.Tensor,
-    zero: torch.Tensor | None,
-    of: torch.dtype,
-    least: float | None = None,
-    most: float | None = None,
+    zero_point: torch.Tensor | None,
+    input_dtype: torch.dtype,
+    quant_min: float | None = None,
+    quant_max: float | None = None,
     output_dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     with mode:
-        return torch.empty_like(x, dtype=output_dtype)
+        return torch.empty_like(input, dtype=output_dtype)

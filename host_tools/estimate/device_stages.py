@@ -167,14 +167,13 @@ def _opened(shape: ModelShape, engine: str, tokens: int) -> dict[str, int]:
     """Of a process that has opened a bundle and read so many tokens, without what a pass takes."""
     bundle = estimate_bundle(shape).components
     table = shape.vocabulary * (shape.hidden + 4)
-    head = shape.head or shape.embedding
     return {
         f"process ({engine})": engine_module(engine).PROCESS_BYTES - COUNTED_BEFORE,
         "command line": COMMAND_LINE,
         "tokenizer": PIECE_KEPT * tokenizer_pieces(shape),
-        "bundle": sensitive_entries(shape) * (2 + 8),  # values and their places
+        "bundle": bundle["sensitive values and positions"],
         # XNNPACK packs them into memory of its own and gives the file's pages back.
-        "packed matrices and head": bundle["int4 matrices"] + int(head * INT4_BYTES),
+        "packed matrices and head": bundle["int4 matrices"] + bundle["int4 head"],
         "float columns": bundle["float columns"],
         "embedding table": _table_pages(table, tokens),
         "adapter": _pass_memory(shape).tables - table,

@@ -13,7 +13,6 @@ from seedtune.export.model.shape import ModelShape
 
 from .sizes import (
     GENERIC_TOKENS,
-    INT4_BYTES,
     MB,
     PIECE_HELD,
     TAPPED,
@@ -30,7 +29,7 @@ LOGIT_BYTES = 17
 """Per logit while profiling: logits, log-softmax, both gradients, and the allocator's share."""
 SEQUENCES = 32
 """That a profile reads, by default."""
-CALIBRATION_TOKENS = 32 * 128
+CALIBRATION_TOKENS = SEQUENCES * 128
 """That GPTQ passes through the model at once, by default."""
 TEXT_WIDTHS = 6
 """Floats that a token of it keeps at once, in widths of the widest matrix."""
@@ -113,8 +112,7 @@ def estimate_export(
         to: formats of the programs.
     """
     bundle = estimate_bundle(shape).components
-    head = shape.head or shape.embedding
-    common = {**_host(shape), "int8 embedding": int(shape.embedding * 1.01)}
+    common = {**_host(shape), "int8 embedding": bundle["int8 embedding"]}
     choosing = {
         **_host(shape),
         "gradients of a matrix": 2 * 4 * shape.largest_linear,
@@ -129,7 +127,7 @@ def estimate_export(
     framing = {**common, **columns, "frame of a text head, while it is made": _framing(shape)}
     stages = [choosing, quantising, framing]
     if set(to) != {"executorch"}:
-        held = {"output head": int(head * INT4_BYTES), "graph": len(shape.linears) * GRAPH_BYTES}
+        held = {"int4 head": bundle["int4 head"], "graph": len(shape.linears) * GRAPH_BYTES}
         stages.append({**common, **columns, **held})
     if "executorch" in to:
         constants = common["int8 embedding"] + bundle["float columns"]

@@ -177,6 +177,12 @@ def test_the_program_says_how_many_values_it_takes_and_how_wide_its_hidden_state
             native._check_program(bundle.program_path, replace(older, outputs=outputs), BOUNDS)
 
 
+def with_program(script: str, bundle: Bundle) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in a process of its own, with the program's path."""
+    command = [sys.executable, "-c", script, str(bundle.program_path)]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/")
+
+
 def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:
     """In a process of its own: executorch's binding, in this one, keeps the pool in use."""
     script = """
@@ -204,12 +210,7 @@ try:
 except EngineError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(bundle.program_path)],
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
+    done = with_program(script, bundle)
     assert done.returncode == 0, done.stderr
     first, refusal, *rest, bound = done.stdout.splitlines()
     assert first == "3 3"
@@ -238,12 +239,7 @@ for _ in range(2):
     except EngineError as error:
         print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(bundle.program_path)],
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
+    done = with_program(script, bundle)
     assert done.stdout.count("score failed: Check failed") == 2, done.stderr
     assert "index" not in done.stderr and done.stderr.endswith("asked\n")
 
