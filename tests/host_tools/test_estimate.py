@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from seedtune.export.model.shape import read_shape
+from seedtune.host_tools.data.fetch import fetch
 from seedtune.host_tools.estimate import host_stages
 from seedtune.host_tools.estimate.device_stages import estimate_tuning, estimate_writing
 from seedtune.host_tools.estimate.host_stages import (
@@ -14,6 +15,7 @@ from seedtune.host_tools.estimate.host_stages import (
     estimate_profile,
 )
 from seedtune.host_tools.estimate.sizes import estimate_bundle, measure_reading, measure_speed
+from seedtune.host_tools.prepare.prepare import prepare
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import EngineError, ModelError
 
@@ -237,3 +239,11 @@ def test_a_head_for_text_has_its_frame_and_its_words(shape):
     found = tuning(shape, estimator="text-head").components
     assert found["estimator (text-head)"] > 60e6 > found["values"]
     assert 0 < estimate_bundle(shape).components["frame of a text head"] < 1e6
+
+
+@pytest.mark.slow
+def test_a_bundle_is_as_large_as_was_estimated():
+    model = fetch("smollm2-135m")
+    parts = prepare(str(model)).bundle.manifest["parts"].values()
+    estimated = estimate_bundle(read_shape(model)).bytes
+    assert estimated == pytest.approx(sum(part["bytes"] for part in parts), rel=0.1)
