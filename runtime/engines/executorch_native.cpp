@@ -108,7 +108,7 @@ thread_local std::string last_error;
 // First error that the runtime logs during a call of ours: it names the cause, an error code
 // only the kind.
 thread_local std::string* first_log = nullptr;
-pal_emit_log_message_method next_log = nullptr;
+pal_emit_log_message_method next_log = nullptr; // set once
 
 std::mutex pool_mutex;
 int open_programs = 0; // guarded by pool_mutex
@@ -129,13 +129,17 @@ void keep_first_error(
   }
 }
 
-// Again where another took its place: executorch's Python binding does, when it is loaded.
+// Again where another took its place: executorch's Python binding does, when it is loaded, and so
+// does a second copy of this library. What follows stays what was found at first: two copies that
+// each followed the newest would pass a message to each other for ever.
 void register_log() {
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = runtime::get_pal_impl()->emit_log_message;
   if (found != keep_first_error) {
-    next_log = found;
+    if (next_log == nullptr) {
+      next_log = found;
+    }
     runtime::register_pal(runtime::PalImpl::create(keep_first_error, __FILE__));
   }
 }
@@ -144,6 +148,8 @@ void register_log() {
 class Call {
  public:
   Call() {
+    std::string told; // registering tells of itself as an error
+    first_log = &told;
     register_log();
     first_log = &log_;
   }

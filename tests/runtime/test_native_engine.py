@@ -177,10 +177,10 @@ def test_the_program_says_how_many_values_it_takes_and_how_wide_its_hidden_state
             native._check_program(bundle.program_path, replace(older, outputs=outputs), BOUNDS)
 
 
-def with_program(script: str, bundle: Bundle) -> subprocess.CompletedProcess[str]:
-    """Run ``script`` in a process of its own, with the program's path."""
-    command = [sys.executable, "-c", script, str(bundle.program_path)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/")
+def with_program(script: str, bundle: Bundle, *more: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in a process of its own, with the program's path and more of them."""
+    command = [sys.executable, "-c", script, str(bundle.program_path), *map(str, more)]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
 
 
 def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:
@@ -242,6 +242,29 @@ for _ in range(2):
     done = with_program(script, bundle)
     assert done.stdout.count("score failed: Check failed") == 2, done.stderr
     assert "index" not in done.stderr and done.stderr.endswith("asked\n")
+
+
+def test_two_copies_of_the_library_in_one_process(bundle: Bundle, tmp_path: Path) -> None:
+    """Each takes the log in turn."""
+    (tmp_path / "damaged").write_bytes(bundle.program_path.read_bytes()[:100])
+    script = """
+import os, sys
+from pathlib import Path
+from seedtune.runtime.engines.executorch_native import NativeProgram
+from seedtune.runtime.errors import EngineError
+for cache in ("one", "two", "one", "two", "one"):
+    os.environ["SEEDTUNE_CACHE"] = str(Path(sys.argv[2], cache))
+    try:
+        NativeProgram(Path(sys.argv[2], "damaged"))
+    except EngineError as error:
+        print(error)
+    program = NativeProgram(Path(sys.argv[1]))
+    assert program.methods()
+    program.close()
+"""
+    done = with_program(script, bundle, tmp_path)
+    told = done.stdout.splitlines()
+    assert len(told) == 5 and len(set(told)) == 1 and "cannot be read: " in told[0], done.stderr
 
 
 def test_wider_bounds_than_the_programs_are_refused(bundle: Bundle) -> None:
