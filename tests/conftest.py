@@ -2,8 +2,13 @@
 helpers beside this file by name."""
 
 import gc
+import os
 import sys
 from pathlib import Path
+
+# Each core has a worker: threads that wait for each other between two of them would wait longer
+# than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import seedtune.runtime  # noqa: F401  before onnxruntime: see its ``telemetry``

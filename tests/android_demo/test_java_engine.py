@@ -133,6 +133,7 @@ class TestOnAJvm:
 
 @pytest.mark.android
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_compiler
 def test_smollm2_equals_the_native_engine(on_jvm: OnJvm, tmp_path: Path) -> None:
     from seedtune.host_tools.data.fetch import fetch
