@@ -123,7 +123,7 @@ def said(bundle: Path, folder: Path, *how: Any) -> list[dict[str, Any]]:
 def slowly(test: Any) -> Any:
     """Few examples without a deadline: each is a run or several."""
     checks = [HealthCheck.function_scoped_fixture]
-    return hypothesis_settings(deadline=None, max_examples=12, suppress_health_check=checks)(test)
+    return hypothesis_settings(deadline=None, max_examples=5, suppress_health_check=checks)(test)
 
 
 class TestAnyOrder:

@@ -17,6 +17,7 @@ from command_line import bad, good
 from kill_run import ROWS, SPEC, WRITING
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
+from seedtune.host_tools.emulate.packages import packages_of
 from seedtune.host_tools.emulate.rehearsal import TOKENS, plan, rehearse
 from seedtune.host_tools.emulate.sysroot import prepare_sysroot
 from seedtune.runtime.bundle import Bundle
@@ -85,7 +86,7 @@ def test_memory_is_the_machines_own(
 ) -> None:
     monkeypatch.setattr("seedtune.host_tools.emulate.machine.MEMORY", 256 << 20)
     total = "sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo > /share/total"
-    greedy = "x = [bytearray(b'1' * (1 << 20)) for _ in range(1 << 14)]"
+    greedy = "x = [b'1' * (1 << 20) for _ in range(1 << 14)]"
     with pytest.raises(EmulatorError, match=r"for want of memory \(256 MB\); exit status 137"):
         shell(machine, f'{total}; {PYTHON_PATH} -c "{greedy}"', tmp_path, timeout=600)
     assert 150_000 < int((tmp_path / "total").read_text()) < 256 * 1024
@@ -177,46 +178,15 @@ class TestSession:
         assert self.told(device / "replayed")["sha256"] == self.told(host / "tuned")["sha256"]
 
 
-def test_a_wheel_is_installed_tunes_is_killed_and_resumes(
-    bundle: Bundle, machine: Machine, tmp_path: Path
-) -> None:
-    """Cross-built here, and all that the device has of seedtune and executorch."""
-    executorch = prepare_sysroot() / "usr/lib/python3/dist-packages/executorch"
-    platform_tag = {"CXX": "aarch64-linux-gnu-g++", "SEEDTUNE_PLATFORM": "manylinux_2_34_aarch64"}
-    wheel = build_wheel(tmp_path / "built", executorch, **platform_tag)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (tmp_path / "task.json").write_text(json.dumps(SPEC))
-    options = ("--train", rows, "--task", tmp_path / "task.json", "--steps", 10, "--length", 24)
-    other = wheel.with_name("seedtune-1-py3-none-any.whl")
-    told = bad(1, "emulate", bundle.path, *options, "--wheel", other)
-    assert f"{other}: is no wheel for aarch64" in told
-    (tmp_path / "share").mkdir()
-    where = (
-        "cd /packages/seedtune; ls runtime/engines/native > /share/native; ls /cache > /share/cache"
-    )
-    assert shell(Machine(wheel=wheel), where, tmp_path / "share").status == 0
-    assert "libseedtune_native.so" in (tmp_path / "share" / "native").read_text()
-    assert "engines" not in (tmp_path / "share" / "cache").read_text(), "nor is one built for it"
-    found = good("emulate", bundle.path, *options, "--wheel", wheel)
-    assert found["architecture"] == "aarch64" and found["torch"] is False
-    assert (found["steps"], found["resumed_at_step"]) == (10, 5)
-    assert found["same_values"] is True
-
-
-@pytest.mark.parametrize(
-    "spec, estimator", [(SPEC, "readout"), (WRITING, "text-head")], ids=["choosing", "writing"]
-)
-def test_the_command_rehearses_what_a_user_gets(
-    bundle: Bundle, tmp_path: Path, spec: dict[str, Any], estimator: str
-) -> None:
-    rows, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
+def rehearsed(bundle: Bundle, folder: Path, spec: dict[str, Any], *more: object) -> dict[str, Any]:
+    """What ``seedtune emulate`` says of a run of ten steps that it kills and resumes."""
+    rows, task = folder / "rows.jsonl", folder / "task.json"
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     task.write_text(json.dumps(spec))
     options = ("--train", rows, "--task", task, "--steps", 10, "--length", 24)
-    found = good("emulate", bundle.path, *options)
+    found = good("emulate", bundle.path, *options, *more)
     assert found["architecture"] == "aarch64" and found["torch"] is False
-    assert (found["estimator"], found["steps"], found["resumed_at_step"]) == (estimator, 10, 5)
+    assert (found["steps"], found["resumed_at_step"]) == (10, 5)
     assert found["same_values"] is True
     assert found["replay_sha256"] == found["values_sha256"]
     assert found["values_sha256"] != Values(Start.of(bundle).values).sha256
@@ -231,6 +201,27 @@ def test_the_command_rehearses_what_a_user_gets(
         assert writing["text"] == writing["host_text"]
     else:  # two tokens that are level, perhaps; the first is not by chance alone
         assert writing["first_difference"]["token"] > 1
+    return found
+
+
+def test_the_command_rehearses_a_wheel_that_is_all_the_device_has(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Cross-built here; of seedtune and executorch the device has nothing else."""
+    executorch = prepare_sysroot() / "usr/lib/python3/dist-packages/executorch"
+    platform_tag = {"CXX": "aarch64-linux-gnu-g++", "SEEDTUNE_PLATFORM": "manylinux_2_34_aarch64"}
+    wheel = build_wheel(tmp_path / "built", executorch, **platform_tag)
+    other = wheel.with_name("seedtune-1-py3-none-any.whl")
+    told = bad(1, "emulate", bundle.path, "--wheel", other)
+    assert f"{other}: is no wheel for aarch64" in told
+    packages = packages_of(wheel) / "seedtune" / "runtime"
+    assert (packages / "engines" / "native" / "libseedtune_native.so").exists()
+    assert "/cache/engines" not in Machine(wheel=wheel)._reads, "nor is one built for it"
+    assert rehearsed(bundle, tmp_path, SPEC, "--wheel", wheel)["estimator"] == "readout"
+
+
+def test_the_command_rehearses_the_sources_here(bundle: Bundle, tmp_path: Path) -> None:
+    assert rehearsed(bundle, tmp_path, WRITING)["estimator"] == "text-head"
 
 
 @pytest.mark.slow

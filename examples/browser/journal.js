@@ -3,7 +3,7 @@
 import { half, parseJson } from "./files.js";
 
 const MAGIC = "SEEDTJRN";
-const VERSION = 4;
+const VERSION = 5;
 const NOT_A_NUMBER = 0x7c00;
 
 /**
@@ -19,7 +19,7 @@ export function readJournal(buffer, name) {
   const text = (from, to) => new TextDecoder().decode(bytes.subarray(from, to));
   if (bytes.length < 14 || text(0, 8) !== MAGIC) throw new Error(`${name}: not a journal`);
   const end = 14 + view.getUint32(10, true);
-  if (end + 4 > bytes.length || crc32c(bytes.subarray(0, end)) !== view.getUint32(end, true)) {
+  if (end + 4 > bytes.length || crc32(bytes.subarray(0, end)) !== view.getUint32(end, true)) {
     throw new Error(`${name}: its header is damaged; copy the run again`);
   }
   if (view.getUint16(8, true) !== VERSION) {
@@ -32,7 +32,7 @@ export function readJournal(buffer, name) {
 function readRecords(bytes, view, header, start, name) {
   const count = header.scalar_count;
   const records = [];
-  let crc = crc32c(bytes.subarray(0, start - 4));
+  let crc = crc32(bytes.subarray(0, start - 4));
   let written = bytes.length; // from there on, zeros
   while (written && !bytes[written - 1]) written--;
   let at = start;
@@ -44,7 +44,7 @@ function readRecords(bytes, view, header, start, name) {
     let size = count === 1 ? 4 : 2 * count + 4;
     let after = crc;
     if (named) {
-      after = crc32c(bytes.subarray(at, at + 2), crc);
+      after = crc32(bytes.subarray(at, at + 2), crc);
       if ((word & 0x3ff) === 0 || after >>> 16 !== check) {
         if (written <= at + 4) break;
         throw damage;
@@ -53,7 +53,7 @@ function readRecords(bytes, view, header, start, name) {
     }
     if (at + size > bytes.length) break;
     const payload = bytes.subarray(named ? at + 4 : at, at + (size === 4 ? 2 : size - 4));
-    after = crc32c(payload, after);
+    after = crc32(payload, after);
     const good =
       size === 4 ? after >>> 16 === check : after === view.getUint32(at + size - 4, true);
     if (!good || written <= at + size - (size === 4 ? 2 : 4)) {
@@ -97,12 +97,12 @@ function record(word, payload) {
 }
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
-  for (let bit = 0; bit < 8; bit++) byte = (byte >>> 1) ^ (byte & 1 ? 0x82f63b78 : 0);
+  for (let bit = 0; bit < 8; bit++) byte = (byte >>> 1) ^ (byte & 1 ? 0xedb88320 : 0);
   return byte;
 });
 
-/** CRC-32C of `bytes`, or of all before them and `bytes` if `previous` is given. */
-export function crc32c(bytes, previous = 0) {
+/** CRC-32 of `bytes`, or of all before them and `bytes` if `previous` is given. */
+export function crc32(bytes, previous = 0) {
   let register = ~previous;
   for (const byte of bytes) register = TABLE[(register ^ byte) & 0xff] ^ (register >>> 8);
   return ~register >>> 0;

@@ -18,11 +18,10 @@ from ..data.named_tasks import load_task
 from ..prepare.prepare import Prepared, prepare
 from .contenders import device_process as process
 from .contenders import lora, mezo
-from .contenders.steps import Step, dense_forward, sparse_forward, two_point_step
+from .contenders.steps import Step, two_point_step
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.timing import in_turns
-from .programs.dense_program import dense_program
 
 ROWS, LENGTH = 16, 64
 """Sizes of the batches that peaks are taken at."""
@@ -89,29 +88,21 @@ def step_figures(
     """Seconds and ratios, medians over ``turns``.
 
     Returns:
-        ``dense_forward_seconds``, ``sparse_forward_seconds``, ``step_seconds``,
-        ``mezo_fp32_step_seconds``, ``lora_fp32_step_seconds``, and ``sparse_overhead`` (sparse
-        over dense forward), ``step_over_two_forwards`` (of the dense program),
+        ``step_seconds``, ``mezo_fp32_step_seconds``, ``lora_fp32_step_seconds``, and
         ``mezo_fp32_over_step``, ``lora_over_step``.
     """
     size = (rows, length)
     runs: dict[str, Step] = {
-        "dense": dense_forward(prepared.bundle, dense_program(prepared), *size),
-        "sparse": sparse_forward(prepared.bundle, *size),
         "step": two_point_step(prepared.bundle, *size),
         "mezo": mezo.timed_step(model, *size),
         "lora": lora.timed_step(model, *size),
     }
-    seconds, over_dense = in_turns(runs, turns)
+    seconds, over_step = in_turns(runs, turns)
     return {
         "batch": list(size),
-        "dense_forward_seconds": seconds["dense"],
-        "sparse_forward_seconds": seconds["sparse"],
         "step_seconds": seconds["step"],
         "mezo_fp32_step_seconds": seconds["mezo"],
         "lora_fp32_step_seconds": seconds["lora"],
-        "sparse_overhead": over_dense["sparse"],
-        "step_over_two_forwards": over_dense["step"] / 2,
-        "mezo_fp32_over_step": over_dense["mezo"] / over_dense["step"],
-        "lora_over_step": over_dense["lora"] / over_dense["step"],
+        "mezo_fp32_over_step": over_step["mezo"],
+        "lora_over_step": over_step["lora"],
     }

@@ -23,8 +23,8 @@ from seedtune.runtime.fleet.release import released
 from seedtune.runtime.model import open_model
 
 from ..data.named_tasks import load_task
+from .measuring.default_bundle import default_bundle
 from .measuring.results_files import RESULTS, say, write_figures
-from .programs.default_bundle import default_bundle
 
 MODEL, TASK = "smollm2-135m", "sst2"
 ROWS = 1600

@@ -27,8 +27,8 @@ from .contenders.float_engine import FloatEngine, Places
 from .contenders.float_task import FloatTask
 from .contenders.mask_places import mask_of
 from .contenders.task_loss import task_losses
+from .measuring.default_bundle import default_bundle, model_source
 from .measuring.results_files import RESULTS, say, write_figures
-from .programs.default_bundle import default_bundle, model_source
 
 MODEL, TASK = "smollm2-135m", "sst2"
 CANDIDATES, TRAINING = 1000, 64

@@ -21,10 +21,10 @@ from ..data.named_tasks import TaskData, load_task
 from ..quickstart import MODEL
 from ..this_machine import machine
 from .contenders.task_methods import METHODS, tuner_settings
+from .measuring.default_bundle import default_bundle, model_source
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
-from .programs.default_bundle import default_bundle, model_source
 from .summaries.quality import TEST_ROWS, show_quality, summarise_quality
 from .summaries.rows import merge_rows, read_rows, row_key
 

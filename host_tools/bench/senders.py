@@ -25,10 +25,10 @@ from ..quickstart import MODEL
 from ..this_machine import machine
 from .contenders.people import SENDERS, SIZES, Person, load_person, sender_of
 from .contenders.people_methods import LENGTH, METHODS
+from .measuring.default_bundle import default_bundle, model_source
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say
 from .measuring.tuning_run import Progress
-from .programs.default_bundle import default_bundle, model_source
 from .summaries.rows import merge_rows, read_rows, row_key
 from .summaries.senders import FILE, show_senders, summarise_senders
 

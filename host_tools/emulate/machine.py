@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .engine import build_engine
 from .followed import follow_command
 from .host import CPU, EmulatorError, Progress, need_packages, quiet
 from .initramfs import pack_initramfs
 from .kernel import MODULES, prepare_kernel
-from .packages import device_packages, packages_of
+from .packages import build_engine, device_packages, packages_of
 from .sysroot import PYTHON, bytecode_folder, prepare_sysroot
 
 PYTHON_PATH = f"/usr/bin/python{PYTHON}"

@@ -1,4 +1,5 @@
-"""The folder from which the emulated device imports ``seedtune``: its runtime and nothing else."""
+"""The folder from which the emulated device imports ``seedtune``, its runtime and nothing else, and
+the torch-free engine, cross-compiled for it."""
 
 import hashlib
 import shutil
@@ -6,11 +7,15 @@ import zipfile
 from pathlib import Path
 
 from seedtune import runtime
+from seedtune.runtime.engines import executorch_native_build as native_build
 from seedtune.runtime.engines.executorch_native_compile import CARRIED
+from seedtune.runtime.files import is_whole
 
 from .cached_folder import cached_folder
 from .host import EmulatorError
 
+_PLATFORM = "linux-aarch64"
+_COMPILER = ["aarch64-linux-gnu-g++"]
 _CARRIED = f"seedtune/runtime/engines/{CARRIED.name}/"
 
 
@@ -55,3 +60,16 @@ def packages_of(wheel: Path) -> Path:
             )
     except (OSError, zipfile.BadZipFile) as error:
         raise EmulatorError(f"{wheel}: cannot be read as a wheel: {error}") from error
+
+
+def build_engine(sysroot: Path) -> Path:
+    """The library in seedtune's cache, where the device looks for it, built if it is not there.
+
+    Raises:
+        EngineUnavailable: it cannot be compiled.
+    """
+    executorch = sysroot / "usr/lib/python3/dist-packages/executorch"
+    engine = native_build.built_path(executorch, _PLATFORM)
+    if not is_whole(engine):
+        native_build.build(_COMPILER, executorch, engine)
+    return engine

@@ -58,7 +58,7 @@ class Journal:
 
     @property
     def crc(self) -> int:
-        """CRC-32C after the last whole record."""
+        """CRC-32 after the last whole record."""
         return self.records[-1].crc if self.records else self.header_crc
 
 

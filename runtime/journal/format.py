@@ -1,4 +1,4 @@
-"""The journal's format, version 4: bytes to records and back. No files here.
+"""The journal's format, version 5: bytes to records and back. No files here.
 
 A journal is one header and then records, little-endian, append-only.
 
@@ -8,9 +8,9 @@ Header::
     u16      version
     u32      length of the JSON
     ...      JSON (UTF-8, no spaces): the fields of ``Header``, the task as it was given
-    u32      CRC-32C of everything before it
+    u32      CRC-32 (as of zlib) of everything before it
 
-Records. ``crc`` below is the CRC-32C of the header (its own CRC field left out) and of all record
+Records. ``crc`` below is the CRC-32 of the header (its own CRC field left out) and of all record
 words and payloads so far, this record's included; CRC fields themselves are never covered. This
 binds every record to all before it: a byte changed, dropped or moved is seen at once.
 
@@ -69,13 +69,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from ..errors import JournalError
 from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, parse_json
-from .crc32c import crc32c
 
 MAGIC = b"SEEDTJRN"
-VERSION = 4
+VERSION = 5
 SKIP_REASONS = {1: "loss not finite", 2: "loss jump", 3: "runaway step"}
 
 _NAN = 0x7C00
@@ -239,7 +239,7 @@ class Header:
         except ValueError as error:
             raise JournalError(f"cannot start a journal with this header: {error}") from None
         head = _PREFIX.pack(MAGIC, VERSION, len(body)) + body
-        return head + struct.pack("<I", crc32c(head))
+        return head + struct.pack("<I", crc32(head))
 
 
 def _header_fields(body: bytes) -> dict[str, Any]:
@@ -276,7 +276,7 @@ class Encoder:
             data = struct.pack(f"<{self.scalar_count}e", *record.scalars)
             if not all(map(math.isfinite, record.scalars)):
                 raise ValueError("a step's scalars must be finite")
-            self.crc = crc32c(data, self.crc)
+            self.crc = crc32(data, self.crc)
             if self.scalar_count == 1:
                 return data + struct.pack("<H", self.crc >> 16)
             return data + struct.pack("<I", self.crc)
@@ -292,8 +292,8 @@ class Encoder:
         return self._worded(_word(_SIGNS, _SIGNS_WORD), payload)
 
     def _worded(self, word: bytes, payload: bytes) -> bytes:
-        middle = crc32c(word, self.crc)
-        self.crc = crc32c(payload, middle)
+        middle = crc32(word, self.crc)
+        self.crc = crc32(payload, middle)
         return word + struct.pack("<H", middle >> 16) + payload + struct.pack("<I", self.crc)
 
 
@@ -357,7 +357,7 @@ def decode_header(data: bytes, name: str) -> tuple[Header, int, int]:
     end = _PREFIX.size + length
     if length > _MAX_HEADER or end + 4 > len(data):
         raise JournalError(f"{name}: damaged at byte 10: header of {length} bytes is not all there")
-    crc = crc32c(data[:end])
+    crc = crc32(data[:end])
     if crc != struct.unpack_from("<I", data, end)[0]:
         raise JournalError(f"{name}: damaged at byte 0: header CRC does not match")
     if version != VERSION:
@@ -411,7 +411,7 @@ def decode_records(
         word, check = struct.unpack_from("<HH", data, position)
         record: Record
         if word & _NAN == _NAN:
-            middle = crc32c(data[position : position + 2], crc)
+            middle = crc32(data[position : position + 2], crc)
             if word & 0x3FF == 0 or middle >> 16 != check:
                 if written <= position + 4:
                     return
@@ -428,13 +428,13 @@ def decode_records(
             if position + size > total:
                 return
             payload = view[position + 4 : position + size - 4]
-            after = crc32c(payload, middle)
+            after = crc32(payload, middle)
             good = after == struct.unpack_from("<I", data, position + size - 4)[0]
         else:
             size = step_size
             if position + size > total:
                 return
-            after = crc32c(data[position : position + step_format.size], crc)
+            after = crc32(data[position : position + step_format.size], crc)
             if scalar_count == 1:
                 good = after >> 16 == check
             else:

@@ -271,7 +271,7 @@ def go_on_paused(root: Path, bundle: Path) -> dict[str, Any]:
     return {"steps": [steps, good(phone.app.progress("sort"))["steps"]]}
 
 
-def go_on(root: Path, bundle: Path, kind: str) -> dict[str, Any]:
+def go_on(root: Path, bundle: Path) -> dict[str, Any]:
     """The system starts the service anew: no word of what was being done but the marker."""
     phone = Phone(root, **SETTINGS | {"batch_size": 3})  # of a newer app: the run has its own
     before = good(phone.app.state())["unfinished"]
@@ -279,11 +279,11 @@ def go_on(root: Path, bundle: Path, kind: str) -> dict[str, Any]:
     first = next(report[1] for report in phone.reports if report[1])
     after = good(phone.app.state())["unfinished"]
     nothing = phone.learn("")
-    killed = hash_of(phone, kind)
-    good(phone.app.undo(kind, 0))
-    phone.learn(kind)
+    killed = hash_of(phone, "write")
+    good(phone.app.undo("write", 0))
+    phone.learn("write")
     found = {"unfinished": [before, after], "line": line, "first step": first, "nothing": nothing}
-    return found | {"hashes": [killed, hash_of(phone, kind)]}
+    return found | {"hashes": [killed, hash_of(phone, "write")]}
 
 
 def stopped_early(root: Path, bundle: Path) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def test_claims_compare_at_equal_forwards():
     (line,) = claims_of(_rows(SPARSE, longer), None, 200)["bits"]
     assert line["accuracy"]["mean"] == 0.7
     assert len(claims["cost"]) == 6 and claims_of({}, None, 200)["cost"] == []
+    anew = {name: figure for name, figure in DEVICE.items() if "over_two" not in name}
+    assert len(claims_of({}, anew, 200)["cost"]) == 5
 
 
 def test_headline_figures():

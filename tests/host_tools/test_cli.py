@@ -16,6 +16,7 @@ from command_line import bad, call, good, write_rows
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
+from seedtune.host_tools.data import datasets
 from seedtune.runtime import engines
 from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.journal.file import JournalWriter, read_journal
@@ -383,33 +384,21 @@ class TestInstall:
         ],
     )
     def test_a_device_says_what_is_missing(
-        self, tmp_path: Path, bundle: Path, run: Path, command: list[str], package: str
+        self,
+        tmp_path: Path,
+        bundle: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        command: list[str],
+        package: str,
     ) -> None:
-        named = {"RUN": run, "MODEL": tmp_path / "model", "BUNDLE": bundle}
-        words = [str(named.get(part, part)) for part in command]
-        done = subprocess.run(
-            [sys.executable, "-c", _WITHOUT, package, *words],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.splitlines()[-1] == (
-            f"error: this needs {package}, which is not installed here; "
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(datasets, "fetch", lambda name: name)
+        monkeypatch.setitem(sys.modules, package, None)
+        named = {"MODEL": tmp_path / "model", "BUNDLE": bundle}
+        assert bad(1, *(named.get(part, part) for part in command)) == (
+            f"this needs {package}, which is not installed here; "
             "it comes with: pip install 'seedtune[host]'"
         )
-        assert "Traceback" not in done.stderr
-
-
-_WITHOUT = """
-import sys
-package = sys.argv.pop(1)
-sys.modules[package] = None
-from seedtune.host_tools.data import datasets
-datasets.fetch = lambda name: name
-from seedtune.host_tools.cli import main
-main()
-"""
 
 
 class TestInspect:
@@ -444,31 +433,19 @@ def test_who_waits_for_the_check_of_a_bundle_hears_of_it(
     assert told[0] == (0, size) and told[-1] == (size, size)
 
 
-def _altered(bundle: Path) -> None:
-    data = bytearray((bundle / "program.pte").read_bytes())
-    data[7] ^= 1
-    (bundle / "program.pte").write_bytes(data)
-
-
-def _truncated(bundle: Path) -> None:
-    data = (bundle / "values.safetensors").read_bytes()
-    (bundle / "values.safetensors").write_bytes(data[:-5])
-
-
 class TestBadInput:
-    @pytest.mark.parametrize(
-        ("damage", "part"), [(_altered, "program.pte"), (_truncated, "values.safetensors")]
-    )
-    def test_damaged_bundle(
-        self, bundle: Path, rows: Path, damage: Callable[[Path], None], part: str
-    ) -> None:
-        damage(bundle)
+    """That it is one line with its exit code: what is refused, the runtime's own tests say."""
+
+    def test_damaged_bundle(self, bundle: Path, rows: Path) -> None:
+        data = bytearray((bundle / "program.pte").read_bytes())
+        data[7] ^= 1
+        (bundle / "program.pte").write_bytes(data)
         for arguments in (
             ["inspect", bundle],
             ["evaluate", bundle, "--data", rows],
             ["pack", bundle, bundle.parent / "x.seedtune"],
         ):
-            assert part in bad(4, *arguments)
+            assert "program.pte" in bad(4, *arguments)
 
     def test_truncated_one_file_bundle(
         self, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -481,19 +458,9 @@ class TestBadInput:
     def test_no_such_bundle(self, tmp_path: Path) -> None:
         assert "no such bundle" in bad(4, "inspect", tmp_path / "nothing")
 
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("", "the file is empty"),
-            ('{"text": "a", "label": "9"}', "rows.jsonl:1: unknown label '9'; known labels: 0, 1"),
-            ('{"text": "a"}', "rows.jsonl:1: field 'label' is missing"),
-            ('{"text": "%s", "label": 1}' % ("film " * 50), "tokens exceed the program's bound"),
-        ],
-    )
-    def test_unusable_rows(
-        self, tmp_path: Path, bundle: Path, rows: Path, engine: None, text: str, message: str
-    ) -> None:
-        rows.write_text(text)
+    def test_unusable_rows(self, tmp_path: Path, bundle: Path, rows: Path, engine: None) -> None:
+        rows.write_text('{"text": "a", "label": "9"}')
+        message = "rows.jsonl:1: unknown label '9'; known labels: 0, 1"
         assert message in bad(3, "evaluate", bundle, "--data", rows)
         assert message in bad(3, "tune", bundle, tmp_path / "run", "--train", rows)
         assert not (tmp_path / "run").exists()

@@ -49,8 +49,6 @@ def warnings_of(*arguments: object) -> list[str]:
     ("spec", "message"),
     [
         ([], "task: must be an object with a field 'kind', not a list"),
-        ({"kind": []}, "task: field 'kind' must be text, not a list; kinds: classification, "),
-        ({"kind": "clasification"}, "is unknown; did you mean 'classification'?"),
         (
             {"kind": "completion", "template": "", "completion": "reply"},
             "'completion' of a completion task is unknown; did you mean 'completion_field'?",

@@ -13,6 +13,7 @@ from seedtune.export.model import load_model as loading
 from seedtune.export.profile.profile_file import load_profile
 from seedtune.host_tools.commands import export as commands
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, WordsPlace, open_bundle
+from tiny_bundle import TASK
 from tiny_model import CORPUS, write_tiny_llama
 
 
@@ -28,10 +29,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def write_task(file: Path, ending: str) -> Path:
-    labels = {"1": " great", "0": " terrible"}
-    spec = {"kind": "classification", "template": "{text}" + ending, "label_field": "label"}
-    file.write_text(json.dumps({**spec, "verbalisers": labels}))
+def write_task(file: Path, **changes: Any) -> Path:
+    file.write_text(json.dumps(TASK | changes))
     return file
 
 
@@ -114,48 +113,42 @@ def test_estimate(model: Path) -> None:
     assert "tuning" in call("estimate", model, "--gflops", 50).stdout
 
 
-def changed(file: Path, task: dict[str, Any], **fields: Any) -> Path:
-    file.write_text(json.dumps(task | fields))
-    return file
-
-
 @pytest.mark.parametrize(
-    ("fields", "code", "message"),
+    ("fields", "message", "work"),
     [
-        ({"kind": "clasification"}, 3, "kind 'clasification' is unknown"),
-        ({"verbalizers": {}}, 3, "field 'verbalizers' of a classification task is unknown"),
-        ({"template": "{text}" + " a long template" * 9}, 3, "shorten them or export"),
+        ({"kind": "clasification"}, "'clasification' is unknown", (loading, "load_causal_lm")),
+        (
+            {"template": "{text}" + " a long template" * 9},
+            "shorten them or export",
+            (exporting, "export_model"),
+        ),
     ],
 )
-def test_bad_tasks_are_refused_before_the_export(
+def test_bad_tasks_are_refused_before_the_work(
     tmp_path: Path,
     model: Path,
-    profile: Path,
-    text: Path,
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, Any],
-    code: int,
     message: str,
+    work: tuple[Any, str],
 ) -> None:
-    monkeypatch.setattr(exporting, "export_model", never)
-    task = json.loads(write_task(tmp_path / "task.json", " It was").read_text())
-    file = changed(tmp_path / "task.json", task, **fields)
-    arguments = ("export", model, tmp_path / "out.seedtune", "--profile", profile, "--task", file,
-                 "--text", text, "--length", 32, "--fraction", 0.01)  # fmt: skip
-    assert message in bad(code, *arguments)
+    monkeypatch.setattr(*work, never)
+    file = write_task(tmp_path / "task.json", **fields)
+    arguments = ("export", model, tmp_path / "out.seedtune", "--task", file, "--length", 32)
+    assert message in bad(3, *arguments)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
-def test_a_misspelt_key_is_found_before_anything_is_loaded(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "load_causal_lm", never)
-    task = json.loads(write_task(tmp_path / "task.json", " It was").read_text())
-    task["verbalizers"] = task.pop("verbalisers")
-    file = changed(tmp_path / "task.json", task)
-    assert "'verbali" in bad(3, "export", model, tmp_path / "b", "--task", file)
+@pytest.fixture
+def not_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not about the program takes a second, not a minute."""
+    monkeypatch.setattr(
+        programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
+    )
+    monkeypatch.setattr(exporting, "find_words", lambda file, *words: WordsPlace(file.name, 0, 0))
 
 
+@pytest.mark.usefixtures("not_lowered")
 def test_export_profiles_by_itself_and_keeps_it(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,10 +157,6 @@ def test_export_profiles_by_itself_and_keeps_it(
     text.write_text("\n\n".join(f"{n} {line}" for n in range(600) for line in CORPUS))
     arguments = ("export", model, tmp_path / "b", "--text", text, "--fraction", 0.01,
                  "--length", 16, "--rounding", "nearest", "--mask", "magnitude")  # fmt: skip
-    monkeypatch.setattr(
-        programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
-    )
-    monkeypatch.setattr(exporting, "find_words", lambda file, *words: WordsPlace(file.name, 0, 0))
     first = call(*arguments)
     assert first.exit_code == 0, first.output
     assert "profile" in first.stderr.split()
@@ -192,15 +181,16 @@ def test_targets_that_are_something_else_are_refused_before_the_export(
     assert "no such folder" in bad(1, "export", model, tmp_path / "a" / "b")
 
 
+@pytest.mark.usefixtures("not_lowered")
 def test_export_to_one_file_beside_a_model_of_that_name(
-    tmp_path: Path, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, text: Path
 ) -> None:
     shutil.copytree(model, tmp_path / "tiny")
     profile, bundle = tmp_path / "p.safetensors", tmp_path / "tiny.seedtune"
     good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
     before = sorted(path.name for path in tmp_path.iterdir())
     options = ("--fraction", 0.01, "--length", 16, "--text", text)
-    task = write_task(text.parent / "task.json", " It was")
+    task = write_task(text.parent / "task.json")
     found = good("export", tmp_path / "tiny", bundle, "--profile", profile, *options, "--task",
                  task)  # fmt: skip
     opened = open_bundle(bundle, cache=tmp_path / "cache")

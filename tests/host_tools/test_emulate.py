@@ -238,23 +238,28 @@ class TestDeviceScript:
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     @pytest.mark.parametrize(
-        "estimator", [None, "two-point", "per-example"], ids=["default", "two-point", "per-example"]
+        ("spec", "estimator", "options"),
+        [
+            (TASK, "readout", {}),
+            (TASK, "two-point", {"estimator": "two-point", "lr": 1e-3, "eps": 1e-2}),
+            (WRITING, "text-head", {}),
+        ],
     )
-    @pytest.mark.parametrize("spec", [TASK, WRITING], ids=["choosing", "writing"])
     def test_this_machine_finds_what_the_device_had(
-        self, bundle: Bundle, tmp_path: Path, spec: dict[str, Any], estimator: str | None
+        self,
+        bundle: Bundle,
+        tmp_path: Path,
+        spec: dict[str, Any],
+        estimator: str,
+        options: dict[str, Any],
     ) -> None:
-        chosen = {"estimator": estimator} if estimator else {}
-        if estimator:
-            chosen |= {"lr": 1e-3, "eps": 1e-2}
-        job = job_of(bundle, spec, ROWS, **chosen)
+        job = job_of(bundle, spec, ROWS, **options)
         done = self.run(job, tmp_path)
         assert done.returncode == 0, done.stderr
         # The kill comes after its step however fast the model.
         assert done.stdout.count("step 3:") == 1 and "killed; resuming\nstep 4:" in done.stdout
         found = _compared(job, tmp_path)
-        usual = "text-head" if spec is WRITING else "readout"
-        assert found["estimator"] == (estimator or usual)
+        assert found["estimator"] == estimator
         assert (found["steps"], found["resumed_at_step"]) == (6, 3)
         assert found["same_values"] is True
         assert found["values_sha256"] != Values(Start.of(bundle).values).sha256

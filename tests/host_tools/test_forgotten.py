@@ -1,5 +1,6 @@
 """What a run forgot stands nowhere in its folder, in no encoding, whatever was killed before."""
 
+import functools
 import json
 import shutil
 import time
@@ -129,15 +130,13 @@ def traces(model: Model) -> dict[bytes, str]:
 def words_left(traces: dict[bytes, str]) -> Scan:
     """Where words of the rows stand in some folders, and how."""
 
+    @functools.cache  # most files are the same after every kill
+    def found(data: bytes) -> list[str]:
+        return [how for what, how in traces.items() if what in data]
+
     def found_in(*folders: Path) -> list[str]:
         files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-        return [
-            f"{file}: {how}"
-            for file in files
-            for data in (file.read_bytes(),)
-            for what, how in traces.items()
-            if what in data
-        ]
+        return [f"{file}: {how}" for file in files for how in found(file.read_bytes())]
 
     return found_in
 

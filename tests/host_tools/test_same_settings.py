@@ -45,15 +45,14 @@ def settings_of(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "estimator"),
+    ("task", "changes", "estimator", "chosen"),
     [
-        (TASK, HIDDEN, "readout"),
-        (CHOICE, HIDDEN, "readout"),
-        (TASK, {}, "per-example"),
-        (COMPLETION, HIDDEN, "per-example"),
+        (TASK, HIDDEN, "readout", {}),
+        (CHOICE, HIDDEN, "readout", {"steps": 7, "seed": 3}),
+        (TASK, {}, "per-example", {}),
+        (COMPLETION, HIDDEN, "per-example", {"steps": 7, "seed": 3}),
     ],
 )
-@pytest.mark.parametrize("chosen", [{}, {"steps": 7, "seed": 3}])
 def test_the_same_settings(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from seedtune.runtime.errors import DataError
-from seedtune.runtime.tasks import encode_rows, read_rows, row_tables, rows, task_from_spec
+from seedtune.runtime.tasks import encode_rows, read_rows, row_formats, rows, task_from_spec
 from seedtune.runtime.tasks.field_text import LONGEST
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
@@ -292,6 +292,6 @@ def test_a_table_of_more_values_than_are_read_is_refused(
     assert len(read_rows(file)) == 40
     for name, what in (("_MOST_VALUES", "120 values"), ("_MOST_BYTES", r"\d+ bytes")):
         with monkeypatch.context() as patched:
-            patched.setattr(row_tables, name, 99)
+            patched.setattr(row_formats, name, 99)
             with pytest.raises(DataError, match=rf"d\.parquet: holds {what}, at most 99 are read"):
                 read_rows(file)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.engines import Engine, open_engine
-from seedtune.runtime.engines.executorch_native import NativeEngine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.estimators import make_estimator, settings_of
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.values import Values
@@ -33,22 +31,15 @@ _SPEC = {
 }
 
 
-def dense_forward(bundle: Bundle, program: Path, rows: int, length: int) -> Step:
-    """A forward of the int4 program without the sparse term."""
-    look = _look(bundle, NativeEngine(program, bundle.bounds, threads=_CORES), rows, length)
-    return lambda: look.losses(np.zeros((1, 1), np.float32))
-
-
-def sparse_forward(bundle: Bundle, rows: int, length: int) -> Step:
-    """A forward of the bundle's program."""
-    look = _look(bundle, open_engine(bundle, _CORES), rows, length)
-    values = bundle.values.astype(np.float32)[None]
-    return lambda: look.losses(values)
-
-
 def two_point_step(bundle: Bundle, rows: int, length: int) -> Step:
     """A two-point step as the loop does it: perturb, both losses, update."""
-    look = _look(bundle, open_engine(bundle, _CORES), rows, length)
+    last, candidates = np.array([[0, length - 1]]), np.array([[1, 2]])
+    examples = [
+        Encoded(row[None], last, candidates, gold=0)
+        for row in _tokens(rows, length, bundle.vocab_size)
+    ]
+    engine, task = open_engine(bundle, _CORES), task_for(bundle, _SPEC)
+    look = Look(engine, task, bundle.bounds, examples)
     estimator = make_estimator(settings_of({"estimator": "two-point"}))
     values = Values(bundle.values.astype(np.float32))
 
@@ -57,15 +48,6 @@ def two_point_step(bundle: Bundle, rows: int, length: int) -> Step:
         estimator.apply(values, scalars, seed=0, step=0, lr=1e-9)
 
     return step
-
-
-def _look(bundle: Bundle, engine: Engine, rows: int, length: int) -> Look:
-    last, candidates = np.array([[0, length - 1]]), np.array([[1, 2]])
-    examples = [
-        Encoded(row[None], last, candidates, gold=0)
-        for row in _tokens(rows, length, bundle.vocab_size)
-    ]
-    return Look(engine, task_for(bundle, _SPEC), bundle.bounds, examples)
 
 
 def _tokens(rows: int, length: int, vocabulary: int) -> NDArray[np.int64]:

@@ -66,7 +66,11 @@ def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[
         ),
         "bits": lines({own: "float32", SPARSE: "int4"}),
         "text": lines({own: "public text", "task-mask-fp32": "the task's training rows"}),
-        "cost": [{"what": what, "figure": device[name]} for name, what in _COSTS.items() if device],
+        "cost": [
+            {"what": what, "figure": device[name]}
+            for name, what in _COSTS.items()
+            if device and name in device
+        ],
     }
 
 
@@ -78,6 +82,7 @@ _COSTS = {
     "peak_over_mezo": "peak memory of the loop over MeZO's",
     "peak_over_lora": "peak memory of the loop over LoRA's",
 }
+"""The first two were measured once, and are not any more."""
 
 
 def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]:
