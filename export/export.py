@@ -184,11 +184,10 @@ def export_model(
 
 def with_prefix(bounds: Bounds, to: Sequence[str], context: int, config: Any) -> Bounds:
     """``bounds`` with as long a prefix as all programs of the formats ``to`` can read, which write
-    texts of ``context`` tokens, and as the model of ``config`` has positions for."""
-    if tuple(to) != ("executorch",):  # no other program reads one
-        return replace(bounds, prefix=0)
+    texts of ``context`` tokens where they can, and as the model of ``config`` has positions for."""
+    most = context if "executorch" in to else bounds.prefix  # what writes reads it there
     longest = getattr(config, "max_position_embeddings", bounds.length + bounds.prefix)
-    return replace(bounds, prefix=max(0, min(bounds.prefix, context, longest - bounds.length)))
+    return replace(bounds, prefix=max(0, min(bounds.prefix, most, longest - bounds.length)))
 
 
 @contextmanager

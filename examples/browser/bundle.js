@@ -2,7 +2,7 @@
 
 import { canonicalJson, floatTensors, parseJson, sha256 } from "./files.js";
 
-const VERSION = 5;
+const VERSION = 6;
 
 /**
  * Open a bundle and check every file that the page uses.

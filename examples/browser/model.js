@@ -31,6 +31,18 @@ export class Model {
     return this.tokenizer.encode(text).ids;
   }
 
+  /** Keys and values of no token in front, and none to be kept, where the program takes them. */
+  noPrefix() {
+    const blocks = this.session.inputMetadata.filter(({ name }) => name.startsWith("prefix_"));
+    if (blocks.length === 0) return {};
+    const empty = ({ shape: [, heads, ...rest] }) => {
+      const dims = [1, heads, ...rest.map((size) => (typeof size === "number" ? size : 0))];
+      return new ort.Tensor("float32", new Float32Array(0), dims);
+    };
+    const given = blocks.map((block) => [block.name, empty(block)]);
+    return { kept: whole([], [0]), ...Object.fromEntries(given) };
+  }
+
   /**
    * @param task a classification task's specification.
    * @param fields text by name, of each that the template names.
@@ -63,7 +75,8 @@ export class Model {
       candidates: whole(candidates, [1, candidates.length]),
       values: new ort.Tensor("float32", values, [1, values.length]),
       adapter: new ort.Tensor("float32", new Float32Array(shape[0] * shape[1]), shape),
-    });
+      ...this.noPrefix(),
+    }, ["logp"]);
     const found = Array.from(logp.data);
     const most = Math.max(...found);
     const sum = found.reduce((total, each) => total + Math.exp(each - most), 0);

@@ -71,6 +71,9 @@ function show(task) {
   if (task && task.kind !== "classification") {
     throw new Error(`the task is ${task.kind}; this page answers classification alone`);
   }
+  if (task?.demonstrations?.length) {
+    throw new Error("the task has demonstrations, which this page does not read");
+  }
   open.task = task;
   at("fields").replaceChildren(
     ...(task ? fieldsOf(task.template) : []).map((name) => {

@@ -50,6 +50,7 @@ from ..model.mapped_pages import give_back_freed
 from ..patched import patched
 from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
+from ..program.prefix_program import PrefixProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
 from .known_sizes import known_quantisation, known_sizes
@@ -104,15 +105,44 @@ def trace_behind(
         shapes: ``(KV, d)`` of each block.
     """
     axes = _score_axes(bounds)
-    probes, tokens = axes["values"][0], _axis("L", bounds.prefix)
-    count, some = example[3].shape[0], min(23, bounds.prefix)
-    prefix = [
-        torch.zeros(count, heads, *shape)
-        for heads, width in shapes
-        for shape in ((width, some), (some, width))
-    ]
-    axes["prefix"] = tuple({0: probes, axis: tokens} for _ in shapes for axis in (3, 2))
+    axes["prefix"] = _prefix_axes(axes, shapes, _axis("L", bounds.prefix))
+    prefix = _example_prefix(example, shapes, min(23, bounds.prefix))
     return _export(program, (*example, *prefix), axes, program.tap, progress)
+
+
+def trace_with_prefix(
+    program: PrefixProgram,
+    example: tuple[torch.Tensor, ...],
+    bounds: Bounds,
+    progress: Progress = lambda done, total: None,
+) -> ExportedProgram:
+    """Export the one graph that scores and reads a prefix: of any length in ``bounds``, or none.
+
+    Args:
+        example: of ``score``.
+    """
+    axes = _score_axes(bounds)
+    axes["kept"] = {0: _axis("Q", bounds.length, 0)}
+    most = max(2, bounds.prefix)  # an example of one token would fix the axis
+    axes["prefix"] = _prefix_axes(axes, program.score.cache_shapes, _axis("L", most, 0))
+    prefix = _example_prefix(example, program.score.cache_shapes, min(23, most))
+    given = (*example, torch.arange(min(7, bounds.length)), *prefix)
+    return _export(program, given, axes, program.score.tap, progress)
+
+
+def _prefix_axes(axes: dict[str, Any], shapes: Sequence[Any], tokens: Any) -> tuple[Any, ...]:
+    probes = axes["values"][0]
+    return tuple({0: probes, axis: tokens} for _ in shapes for axis in (3, 2))
+
+
+def _example_prefix(
+    example: tuple[torch.Tensor, ...], shapes: Sequence[tuple[int, int]], tokens: int
+) -> list[torch.Tensor]:
+    return [
+        torch.zeros(len(example[3]), heads, *shape)
+        for heads, width in shapes
+        for shape in ((width, tokens), (tokens, width))
+    ]
 
 
 def _score_axes(bounds: Bounds) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Pairs of quantise and dequantise operators, the standard's own form, are not wri
 fuses them where it likes, else it dequantises whole matrices (onnxruntime issues 21180, 21362).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,22 +27,22 @@ ACCURACY_LEVEL = 0
 """Accuracy of the product's activations: 0 keeps float32. 4, int8 a block, was slower on x86 (2.65
 of the native engine's time, not 1.70), as far from it (0.06 an example) and noisier
 (6e-3, not 3e-6)."""
-OUTPUTS = ("logp", "hidden")
 _DOMAIN = "com.microsoft"
 _INLINE = 256
 """Bytes up to which a tensor stays in the ONNX file."""
 
 
-def program_of(files: list[str]) -> Program:
-    """What a manifest says of the program, which reads ``files`` besides its own."""
-    return Program(FORMAT, (FILE, *files), "float32", {"score": {}})
-
-
 class OnnxProgram:
     """A program in ONNX whose tensors are still to be placed."""
 
-    def __init__(self, traced: ExportedProgram, weights: StoredWeights) -> None:
-        """Convert ``traced``; tensors go to ``weights``."""
+    def __init__(
+        self,
+        traced: ExportedProgram,
+        weights: StoredWeights,
+        methods: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Convert ``traced``; tensors go to ``weights``. ``methods`` are as in ``Program``."""
+        self._methods = methods
         with quiet():
             self._model = _convert(traced)
         self._stored = {}
@@ -71,7 +72,8 @@ class OnnxProgram:
             )
         proto = ir.serde.serialize_model(self._model)
         _strip(proto)
-        return program_of(sorted(files)), proto.SerializeToString(deterministic=True)
+        described = Program(FORMAT, (FILE, *sorted(files)), "float32", self._methods)
+        return described, proto.SerializeToString(deterministic=True)
 
 
 def _convert(traced: ExportedProgram) -> Any:
@@ -95,6 +97,7 @@ def _convert(traced: ExportedProgram) -> Any:
         )
 
     names = [spec.arg.name for spec in traced.graph_signature.input_specs if _is_input(spec)]
+    more = len(traced.graph_signature.output_specs) - 2
     converted = torch.onnx.export(
         traced,
         dynamo=True,
@@ -102,7 +105,7 @@ def _convert(traced: ExportedProgram) -> Any:
         verbose=False,
         custom_translation_table={torch.ops.seedtune.int4_linear.default: int4_linear},
         input_names=names,
-        output_names=OUTPUTS,
+        output_names=["logp", "hidden", *(f"own_{number}" for number in range(more))],
     )
     assert converted is not None
     return converted.model

@@ -14,9 +14,17 @@ from seedtune.runtime.errors import ModelError
 from ..model.mapped_pages import give_back_freed
 from ..model.stored_weight import stored_modules
 from ..program.generate_program import GenerateProgram
+from ..program.prefix_program import PrefixProgram
 from ..program.score_program import ScoreProgram
 from ..quiet import quiet
-from .lower import lower, trace, trace_behind, trace_columns, trace_generate
+from .lower import (
+    lower,
+    trace,
+    trace_behind,
+    trace_columns,
+    trace_generate,
+    trace_with_prefix,
+)
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
 
@@ -74,6 +82,7 @@ def lower_to(
     """
     programs: list[Program] = []
     files: dict[str, bytes | Path] = {}
+    cache = {"cache": [list(shape) for shape in program.cache_shapes]}
     if "executorch" in formats:
         with quiet():
             from .absent_weights import AbsentWeights
@@ -88,12 +97,12 @@ def lower_to(
             traces[COLUMNS], methods[COLUMNS] = lambda: trace_columns(writing), {}
             if bounds.prefix:
                 traces[BEHIND] = lambda: trace_behind(program, example, bounds, writing.shapes)
-                methods[BEHIND] = {}
+                methods[BEHIND] = cache
             methods[GENERATE] = {
                 "columns": writing.columns.size,
                 "chunk": writing.bounds.chunk,
                 "context": writing.bounds.context,
-                "cache": [list(shape) for shape in writing.shapes],
+                **cache,
             }
         files[FILE] = work / FILE
         with absent.standing_in():
@@ -107,7 +116,13 @@ def lower_to(
 
         through_int4_operator_(program)
         again = "trace again" if programs else "trace"
-        exported = trace(program, example, bounds, partial(progress, again))
+        own: dict[str, dict[str, Any]] = {METHOD: {}}
+        if bounds.prefix:
+            own[BEHIND] = cache
+            whole = PrefixProgram(program)
+            exported = trace_with_prefix(whole, example, bounds, partial(progress, again))
+        else:
+            exported = trace(program, example, bounds, partial(progress, again))
         weights = StoredWeights()
         made: list[tuple[str, Any]] = []
         # A head for text reads them, and a program may hold its scales in another form.
@@ -118,11 +133,12 @@ def lower_to(
             if name == "onnx":
                 from . import onnx
 
-                made.append((onnx.FILE, onnx.OnnxProgram(exported, weights)))
+                made.append((onnx.FILE, onnx.OnnxProgram(exported, weights, own)))
             else:
                 from . import torch_graph
 
-                made.append((torch_graph.FILE, torch_graph.TorchProgram(exported, weights)))
+                graph = torch_graph.TorchProgram(exported, weights, own)
+                made.append((torch_graph.FILE, graph))
             progress(name, 1, 1)
         places = weights.placed(work / FILE if programs else None, work / WEIGHTS)
         if (work / WEIGHTS).exists():

@@ -8,6 +8,7 @@ stand. ``runtime.engines.torch_program`` reads it and says what the fields are.
 import json
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,20 +29,21 @@ _SIZES = {operator.mul: "mul", operator.add: "add", operator.sub: "sub", operato
 _NO_EFFECT = ("aten._assert_tensor_metadata.default", "aten.sym_constrain_range_for_size.default")
 
 
-def program_of(files: list[str]) -> Program:
-    """What a manifest says of the program, which reads ``files`` besides its own."""
-    return Program(FORMAT, (FILE, *files), "float32, fp16 on a GPU", {"score": {}})
-
-
 class TorchProgram:
     """A program as a list of operators whose tensors are still to be placed."""
 
-    def __init__(self, traced: ExportedProgram, weights: StoredWeights) -> None:
-        """Read ``traced``; tensors go to ``weights``.
+    def __init__(
+        self,
+        traced: ExportedProgram,
+        weights: StoredWeights,
+        methods: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Read ``traced``; tensors go to ``weights``. ``methods`` are as in ``Program``.
 
         Raises:
             ModelError: it has something that the form does not know.
         """
+        self._methods = methods
         self._inputs: list[list[Any]] = []
         self._tensors: dict[str, tuple[str, torch.Tensor]] = {}
         self._nodes: list[list[Any]] = []
@@ -79,7 +81,8 @@ class TorchProgram:
             "nodes": self._nodes,
         }
         files = sorted({places[key].file for key, _ in self._tensors.values()})
-        return program_of(files), json.dumps(content, separators=(",", ":")).encode()
+        described = Program(FORMAT, (FILE, *files), "float32, fp16 on a GPU", self._methods)
+        return described, json.dumps(content, separators=(",", ":")).encode()
 
 
 def _described(node: Node) -> list[Any]:

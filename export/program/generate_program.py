@@ -50,7 +50,7 @@ class GenerateProgram(nn.Module):
         self.entries = entries
         self.columns = Columns(score)
         self.running = CachedPass()
-        self.shapes = self._shapes()
+        self.shapes = score.cache_shapes
         """``(KV, d)`` of each block."""
 
     def forward(
@@ -111,9 +111,3 @@ class GenerateProgram(nn.Module):
             score.probe_values.end()
             new = self.running.end()
         return hidden[:, -1:], states, new
-
-    def _shapes(self) -> list[tuple[int, int]]:
-        with torch.no_grad():
-            tokens, start = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-            *_, new = self._run(tokens, start, self._no_columns(), [])
-        return [(key.shape[0], key.shape[2]) for key, _ in new]

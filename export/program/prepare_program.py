@@ -38,4 +38,5 @@ def prepare_program(
     with torch.no_grad():  # also registers what tracing must find in place
         vocabulary, adapter = model.config.vocab_size, program.adapter_shape
         program(*example_inputs(bounds, len(surgery.values), vocabulary, adapter))
+    program.cache_shapes = tuple(program.layout.shapes)
     return program, surgery

@@ -39,23 +39,39 @@ class RowLayout:
     def __init__(self) -> None:
         self.rows: int = 1
         self.length: int = 1
+        self.shapes: list[tuple[int, int]] = []
+        """``(KV, d)`` of the keys and values of each block that the pass has reached."""
+        self._kept: torch.Tensor | None = None
+        self._own: list[torch.Tensor] = []
         self._prefix: Sequence[Prefix] = ()
-        self._block = 0
         self._masks: dict[tuple[int | None, int, bool], torch.Tensor] = {}
 
     def begin(self, rows: int, length: int, prefix: Sequence[Prefix] = ()) -> None:
         """Start a pass over ``rows`` rows of ``length`` tokens (integers or symbolic sizes), behind
         a ``prefix`` of each block."""
         self.rows, self.length = rows, length
-        self._prefix, self._block = prefix, 0
+        self._prefix = prefix
+        self.shapes.clear()
         self._masks.clear()
 
-    def next_prefix(self) -> Prefix | None:
-        """The prefix of the block whose turn it is."""
-        if not self._prefix:
-            return None
-        self._block += 1
-        return self._prefix[self._block - 1]
+    def keep(self, positions: torch.Tensor) -> None:
+        """Keep the next pass's keys and values at ``positions``, int64 ``[Q]``."""
+        self._kept = positions
+
+    def take(self) -> list[torch.Tensor]:
+        """What the last pass kept, block by block keys ``[P, KV, d, Q]`` and values
+        ``[P, KV, Q, d]``; forgets it."""
+        own, self._own, self._kept = self._own, [], None
+        return own
+
+    def enter(self, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
+        """The prefix of the next block, whose own keys and values ``[P, KV, B*T, d]`` these are."""
+        block = len(self.shapes)
+        self.shapes.append((key.shape[1], key.shape[3]))
+        if self._kept is not None:
+            self._own.append(contiguous(key.index_select(2, self._kept), 0, 1, 3, 2))
+            self._own.append(contiguous(value.index_select(2, self._kept)))
+        return self._prefix[block] if self._prefix else None
 
     def mask(self, window: int | None, groups: int) -> torch.Tensor:
         """Additive causal mask float32 ``[1, groups * T, T]``, of ``window`` tokens if given."""
@@ -80,10 +96,14 @@ class RowLayout:
         return self._masks[key]
 
 
-def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> None:
-    """Make ``model`` attend row by row as ``layout`` says; ``longest`` is the bound of ``T``.
+def install_row_attention(
+    model: nn.Module, layout: RowLayout, longest: int, before: int = 0
+) -> None:
+    """Make ``model`` attend row by row as ``layout`` says; ``longest`` is the bound of ``T``, and
+    ``before`` that of ``L``.
 
-    A sliding window of ``longest`` tokens or more never cuts anything and costs no mask.
+    A sliding window of ``longest`` tokens or more never cuts a row and costs no mask of its own;
+    nor does one of ``before`` more cut a prefix.
     """
 
     def attend(
@@ -104,8 +124,10 @@ def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> 
         rows, length = layout.rows, layout.length
         if scaling is None:
             scaling = width**-0.5
-        if sliding_window is not None and sliding_window >= longest:
-            sliding_window = None
+        prefix = layout.enter(key, value)
+        window = sliding_window
+        if window is not None and window >= longest:
+            window = None
         flat = probes * kv_heads * rows
         # Copies, not reshapes: a reshape would guard on how symbolic strides compare.
         query = contiguous(
@@ -115,24 +137,23 @@ def install_row_attention(model: nn.Module, layout: RowLayout, longest: int) -> 
         key = contiguous(key.view(probes, kv_heads, rows, length, width), 0, 1, 2, 4, 3)
         value = contiguous(value).view(flat, length, width)
         scores = torch.bmm(query, key.view(flat, width, length))
-        scores = scores + layout.mask(sliding_window, groups)
-        prefix = layout.next_prefix()
+        scores = scores + layout.mask(window, groups)
         if prefix is None:
             output = torch.bmm(torch.softmax(scores, dim=-1), value)
         else:
             keys, values = prefix
             tokens = values.shape[2]
             together, all_rows = probes * kv_heads, rows * groups * length
-            before = torch.bmm(
+            seen = torch.bmm(
                 query.view(-1).view(together, all_rows, width),
                 keys.view(together, width, tokens),
             )
-            before = before.view(-1).view(flat, groups * length, tokens)
-            if sliding_window is not None:
-                before = before + layout.prefix_mask(sliding_window, groups, tokens)
+            seen = seen.view(-1).view(flat, groups * length, tokens)
+            if sliding_window is not None and sliding_window < longest + before:
+                seen = seen + layout.prefix_mask(sliding_window, groups, tokens)
             # Scores of a prefix are the largest tensor of a pass: none of what follows takes a part
             # of it, which would copy it. Zeros below the values skip the rows' own weights.
-            weights = torch.softmax(torch.cat([before, scores], dim=2), dim=-1)
+            weights = torch.softmax(torch.cat([seen, scores], dim=2), dim=-1)
             values = values.view(together, tokens, width)
             output = torch.bmm(
                 weights.view(-1).view(together, all_rows, tokens + length),

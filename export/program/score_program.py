@@ -71,7 +71,9 @@ class ScoreProgram(nn.Module):
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
         self.probe_values = probe_values
         self.layout = RowLayout()
-        install_row_attention(model, self.layout, bounds.length)
+        self.cache_shapes: tuple[tuple[int, int], ...] = ()
+        """``(KV, d)`` of each block's keys and values, once ``prepare_program`` has run it."""
+        install_row_attention(model, self.layout, bounds.length, bounds.prefix)
         self.tap = BlockTap(model)
         self.adapter_shape = (
             self.head.in_features,

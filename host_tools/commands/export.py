@@ -75,7 +75,7 @@ def export(
         typer.Option(
             min=0,
             help="Bound: tokens in front of every row, such as demonstrations, that are read once "
-            "for all rows; by programs for executorch that write. Default: 1024.",
+            "for all rows; for executorch by programs that write. Default: 1024.",
         ),
     ] = None,
     to: Annotated[

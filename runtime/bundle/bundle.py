@@ -125,6 +125,11 @@ class Bundle:
         return next((each for each in found if each is not None), None)
 
     @property
+    def prefix_cache(self) -> tuple[tuple[int, int], ...]:
+        """``(KV, d)`` of each block's keys and values of a prefix; empty where none is read."""
+        return next((each.prefix_cache for each in self.programs if each.prefix_cache), ())
+
+    @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens with which the model ends a text."""
         return tuple(self.manifest["tokenizer"]["end_ids"])

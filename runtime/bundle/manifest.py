@@ -14,7 +14,7 @@ from .program import BEHIND, COLUMNS, GENERATE, LARGEST, METHOD, Adapter, Bounds
 from .text_head import MOST_MOVED, WORDS_GROUP, TextHeadInfo, WordsPlace
 
 FORMAT = "seedtune-bundle"
-VERSION = 5
+VERSION = 6
 """The one that is written and read."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
@@ -30,10 +30,11 @@ _PROGRAM_FILE = Text(
     rf"(?!({_TAKEN})$)[a-z][a-z0-9_-]{{0,63}}\.(pte|onnx|safetensors|json)", "a plain file name"
 )
 """In one case, since a file system may know no other."""
+_CACHE = ListOf(ListOf(_SIZE))
 _GENERATION = {
     "chunk": _SIZE,
     "context": Whole(2, LARGEST),
-    "cache": ListOf(ListOf(_SIZE)),
+    "cache": _CACHE,
     "columns": _SIZE,
 }
 _PROGRAM = {
@@ -43,7 +44,7 @@ _PROGRAM = {
         METHOD: dict,
         GENERATE: Maybe(_GENERATION),
         COLUMNS: Maybe(dict),
-        BEHIND: Maybe(dict),
+        BEHIND: Maybe({"cache": _CACHE}),
     },
     "activations": Text(),
 }
@@ -209,8 +210,8 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
         _refuse(f"bounds.candidates {bounds.candidates} exceeds the vocabulary of {vocabulary}")
     programs = _check_programs(content["programs"])
     for program in programs:
-        context = program.generation.context if program.generation else 0
-        if bounds.prefix > (context if BEHIND in program.methods else 0):
+        most = program.generation.context if program.generation else LARGEST
+        if bounds.prefix > (most if BEHIND in program.methods else 0):
             _refuse(
                 f"bounds.prefix is {bounds.prefix}, and the {program.format} program reads no "
                 "prefix, or none so long"
@@ -268,13 +269,13 @@ def _check_programs(items: list[dict[str, Any]]) -> tuple[Program, ...]:
         where, methods = f"programs[{number}]", item["methods"]
         if not item["files"]:
             _refuse(f"{where}.files is empty")
-        if GENERATE in methods:
-            pairs = methods[GENERATE]["cache"]
-            if COLUMNS not in methods:
-                _refuse(f"{where}.methods lacks {COLUMNS!r}, which writing takes")
+        if GENERATE in methods and COLUMNS not in methods:
+            _refuse(f"{where}.methods lacks {COLUMNS!r}, which writing takes")
+        for method in methods.keys() & {GENERATE, BEHIND}:
+            pairs = methods[method]["cache"]
             if not pairs or any(len(pair) != 2 for pair in pairs):
                 _refuse(
-                    f"{where}.methods.{GENERATE}.cache is {pairs!r:.100}, must be [heads, width] "
+                    f"{where}.methods.{method}.cache is {pairs!r:.100}, must be [heads, width] "
                     "of each block"
                 )
         if any(item["format"] == program.format for program in programs):

@@ -11,7 +11,8 @@ METHOD = "score"
 GENERATE = "generate"
 """Programs that write have it, too."""
 BEHIND = "behind"
-"""``score`` of rows behind a prefix that was read before; programs that write may have it."""
+"""``score`` of rows behind a prefix that was read before; programs may have it, in a graph of its
+own or in that of ``score``."""
 COLUMNS = "columns"
 """Makes what ``generate`` takes of values, once a text."""
 LARGEST = 2**31 - 1
@@ -103,6 +104,13 @@ class Program:
     """Their numbers, in words: losses of programs differ by this rounding."""
     methods: Mapping[str, Mapping[str, Any]]
     """Name to what is particular to it; ``score`` is always there."""
+
+    @property
+    def prefix_cache(self) -> tuple[tuple[int, int], ...]:
+        """Heads and width ``(KV, d)`` of the keys and values of each block that ``behind`` takes;
+        empty if the program reads no prefix."""
+        pairs = self.methods.get(BEHIND, {}).get("cache", ())
+        return tuple((heads, width) for heads, width in pairs)
 
     @property
     def generation(self) -> Generation | None:

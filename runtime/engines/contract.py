@@ -254,6 +254,8 @@ def check_request(
     _check_range("tokens", tokens, None)
     _check_range("positions", positions, rows * length)
     _check_range("candidates", candidates, None)
+    if len(batch.prefix):
+        _check_range("prefix", batch.prefix, None)
 
 
 def _check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) -> None:

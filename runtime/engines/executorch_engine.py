@@ -29,7 +29,7 @@ class ExecutorchEngine(Engine):
     """Zeros, taken for none."""
 
     def __init__(self) -> None:
-        self._prefix = ReadPrefix()
+        self._prefix: ReadPrefix[NDArray[np.float32]] = ReadPrefix()
 
     @abstractmethod
     def _load(self, method: str) -> None:
@@ -70,13 +70,25 @@ class ExecutorchEngine(Engine):
         method = METHOD
         if len(batch.prefix):
             method = BEHIND
-            inputs += self._prefix.blocks(batch.prefix, values, self._to_read)
+            inputs += self._prefix.blocks(
+                batch.prefix, values, lambda: self._read(batch.prefix, values)
+            )
         logp, *hidden = self._run(method, inputs, shapes)
         return Scores(logp, hidden[0] if hidden else None)
 
-    def _to_read(self, values: NDArray[np.float32]) -> CachedText:
+    def _read(
+        self, tokens: NDArray[np.int64], values: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """The blocks of a prefix, written as a text under each row of ``values``."""
         self._load(BEHIND)
-        return self.text(values)
+        texts = [self.text(row) for row in values]
+        for each in texts:
+            each.bound = len(tokens)  # the cache then has that many places, all filled
+            each.read(tokens.tolist())
+        return [
+            parts[0][None] if len(parts) == 1 else np.stack(parts)
+            for parts in zip(*(each.take() for each in texts), strict=True)
+        ]
 
     def text(
         self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None

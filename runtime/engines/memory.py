@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..bundle import Bounds, Bundle, Generation
 from ..errors import TuningError
 from ..tasks import Encoded
+from .read_prefix import PIECE
 from .system_memory import available_bytes, resident_bytes
 
 MB = 10**6
@@ -43,18 +44,18 @@ class PassMemory:
         widest: int,
         vocabulary: int,
         adapter: tuple[int, int] | None,
-        generation: Generation | None = None,
+        cache: Sequence[tuple[int, int]] = (),
     ) -> "PassMemory":
         """From a model's widths: hidden state, widest matrix (either side), vocabulary; the shape
-        of the adapter that the program takes; and what its ``generate`` takes."""
+        of the adapter that the program takes; and ``(KV, d)`` of each block of a prefix."""
         width, states = adapter or (0, 0)
         return cls(
             token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
             position=2 * 4 * vocabulary,
             tables=vocabulary * (hidden + 4) + 2 * 4 * width * states,
-            prefix_token=generation.token_bytes if generation else 0,
+            prefix_token=sum(2 * 4 * heads * each for heads, each in cache),
             # Heads are as wide as those of the keys, and as wide as the hidden state together.
-            prefix_pair=2 * 4 * -(-hidden // generation.cache[0][1]) if generation else 0,
+            prefix_pair=2 * 4 * -(-hidden // cache[0][1]) if cache else 0,
         )
 
     @classmethod
@@ -66,13 +67,14 @@ class PassMemory:
             widest=max(max(layer.shape) for layer in bundle.layers),
             vocabulary=model["vocab_size"],
             adapter=bundle.adapter_shape,
-            generation=bundle.generation,
+            cache=bundle.prefix_cache,
         )
 
     def bytes(self, bounds: Bounds, prefix: int = 0) -> int:
         """Bytes of passes as large as ``bounds``, behind a prefix of so many tokens."""
         token = self.token + prefix * self.prefix_pair
-        each = bounds.tokens * token + bounds.positions * self.position
+        tokens = max(bounds.tokens, PIECE) if prefix else bounds.tokens
+        each = tokens * token + bounds.positions * self.position
         return bounds.probes * (each + prefix * self.prefix_token) + self.tables + PAGES
 
 

@@ -22,6 +22,7 @@ from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
 from .onnx_files import largest_size, tensor_files
+from .read_prefix import ReadPrefix, read_in_pieces
 from .threads import usable_cores
 
 FORMAT = "onnx"
@@ -79,7 +80,9 @@ def open(
             _refuse_link(bundle.path, name)
         data = checked[own].read_bytes()
         _refuse_sizes(data, bundle.K, bundle.path / own)
-        engine = OnnxEngine(data, others, bundle.path / own, bundle.bounds, threads, device)
+        engine = OnnxEngine(
+            data, others, bundle.path / own, bundle.bounds, threads, device, program.prefix_cache
+        )
     try:
         for name in others:  # opened by name: was each still the one that was checked?
             with bundle.checked(name):
@@ -102,6 +105,7 @@ class OnnxEngine(Engine):
         bounds: Bounds,
         threads: int | None,
         device: str = "cpu",
+        cache: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Open ``program``, whose tensors stand in files of its folder.
 
@@ -109,6 +113,7 @@ class OnnxEngine(Engine):
             files: names of those that it may read.
             shown: where it lies, with its files beside it.
             threads: of the session; by default the cores that this process may run on.
+            cache: ``(KV, d)`` of each block of a prefix, where it reads one.
 
         Raises:
             EngineUnavailable: onnxruntime cannot be imported, is too old or lacks the device.
@@ -129,7 +134,8 @@ class OnnxEngine(Engine):
                 "a build of it that has, or leave out the device"
             )
         self._lock = threading.Lock()
-        self._bounds, self._shown = bounds, shown
+        self._bounds, self._shown, self._cache = bounds, shown, cache
+        self._prefix: ReadPrefix[NDArray[np.float32]] = ReadPrefix()
         _check_files(program, files, shown)
         self.threads = threads or usable_cores()
         options = onnxruntime.SessionOptions()
@@ -160,10 +166,24 @@ class OnnxEngine(Engine):
         if provider not in self._session.get_providers():
             self.close()
             raise EngineUnavailable(f"onnxruntime {version} could not start {provider}")
-        for what, found, wanted in (("takes", inputs, _INPUTS), ("returns", outputs, _OUTPUTS)):
+        blocks = range(2 * len(cache))
+        taken = {**_INPUTS, **({"kept": 1} if cache else {}), **{f"prefix_{n}": 4 for n in blocks}}
+        given = {**_OUTPUTS, **{f"own_{n}": 4 for n in blocks}}
+        for what, found, wanted in (("takes", inputs, taken), ("returns", outputs, given)):
             if {name: len(shape) for name, shape in found.items()} != wanted:
                 self.close()
-                raise EngineError(f"{shown}: {what} {', '.join(found)}, not {', '.join(wanted)}")
+                raise EngineError(
+                    f"{shown}: {what} {', '.join(found):.400}, not {', '.join(wanted):.400}"
+                )
+        for number in blocks:
+            heads, width = cache[number // 2]
+            shape = inputs[f"prefix_{number}"]
+            if shape[1] != heads or shape[2 + number % 2] != width:
+                self.close()
+                raise EngineError(
+                    f"{shown}: takes prefix_{number} of shape {shape}, the bundle says {heads} "
+                    f"heads of {width}; export it again"
+                )
         width, states = inputs["adapter"]
         sizes = inputs["values"][1], outputs["hidden"][2], width, states
         if not all(isinstance(size, int) and size > 0 for size in sizes):
@@ -178,6 +198,7 @@ class OnnxEngine(Engine):
         """See ``Engine``."""
         with self._lock:
             self._session = None
+        self._prefix.forget()
 
     def score(
         self,
@@ -187,21 +208,63 @@ class OnnxEngine(Engine):
     ) -> Scores:
         """See ``Engine``."""
         inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        given = {
-            name: np.ascontiguousarray(each) for name, each in zip(_INPUTS, inputs, strict=True)
-        }
-        probes, scored = len(values), len(batch.positions)
-        sizes = {"logp": (probes, *batch.candidates.shape)}
-        sizes["hidden"] = (probes, scored, self.hidden_width)
+        blocks = self._nothing(len(values))
+        if len(batch.prefix):
+            blocks = self._prefix.blocks(
+                batch.prefix, values, lambda: self._read(batch.prefix, values)
+            )
+        logp, hidden, *_ = self._pass(inputs, np.empty(0, np.int64), blocks)
+        return Scores(logp, hidden)
+
+    def _nothing(self, probes: int) -> list[NDArray[np.float32]]:
+        """The blocks of no token."""
+        return [
+            np.empty((probes, heads, *shape), np.float32)
+            for heads, width in self._cache
+            for shape in ((width, 0), (0, width))
+        ]
+
+    def _read(
+        self, tokens: NDArray[np.int64], values: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """The blocks of a prefix."""
+        none = np.zeros((1, 1), np.int64)
+
+        def run(
+            row: NDArray[np.int64], kept: NDArray[np.int64], before: list[NDArray[np.float32]]
+        ) -> list[NDArray[np.float32]]:
+            return self._pass([row, none[0], none, values, self._no_adapter], kept, before)[2:]
+
+        empty = self._nothing(len(values))
+        return read_in_pieces(tokens, self._bounds.length, empty, run, np.concatenate)
+
+    def _pass(
+        self,
+        inputs: list[NDArray[np.generic]],
+        kept: NDArray[np.int64],
+        blocks: list[NDArray[np.float32]],
+    ) -> list[NDArray[np.float32]]:
+        """Results of ``score`` behind ``blocks``, and the pass's own at positions ``kept``."""
+        given = dict(zip(_INPUTS, inputs, strict=True))
+        if self._cache:
+            given["kept"] = kept
+            given |= {f"prefix_{number}": each for number, each in enumerate(blocks)}
+        probes, positions, candidates = len(inputs[3]), len(inputs[1]), inputs[2]
+        sizes: dict[str, tuple[int, ...]] = {"logp": (probes, *candidates.shape)}
+        sizes["hidden"] = (probes, positions, self.hidden_width)
+        for number, (heads, width) in enumerate(self._cache):
+            sizes[f"own_{2 * number}"] = (probes, heads, width, len(kept))
+            sizes[f"own_{2 * number + 1}"] = (probes, heads, len(kept), width)
         with self._lock:
             if self._session is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             try:
-                logp, hidden = self._run(given, sizes)
+                return self._run(
+                    {name: np.ascontiguousarray(each) for name, each in given.items()}, sizes
+                )
             except Exception as error:
                 reason = _first_line(error)
                 raise EngineError(f"{self._shown}: the program failed: {reason}") from error
-        return Scores(logp, hidden)
 
     def _run(
         self, given: dict[str, NDArray[np.generic]], sizes: dict[str, tuple[int, ...]]

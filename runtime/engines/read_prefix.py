@@ -6,55 +6,76 @@ and evaluation of an estimator that leaves the sensitive values alone.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cached_text import CachedText
+Array = TypeVar("Array")
+"""Keys ``[P, KV, d, L]`` or values ``[P, KV, L, d]`` of one block, float32, as an engine has them.
+Blocks are lists of both in turn."""
+PIECE = 128
+"""Tokens that are read in one pass, at most. Of 64 each, 500 take 1.25 times as long in ONNX
+Runtime."""
 
 
-class ReadPrefix:
+class ReadPrefix(Generic[Array]):
     """What a program read last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._key = b""
-        self._blocks: list[NDArray[np.float32]] = []
+        self._blocks: list[Array] = []
 
     def blocks(
         self,
         tokens: NDArray[np.int64],
         values: NDArray[np.float32],
-        text: Callable[[NDArray[np.float32]], CachedText],
-    ) -> list[NDArray[np.float32]]:
-        """Block by block keys ``[P, KV, d, L]`` and values ``[P, KV, L, d]``.
+        read: Callable[[], list[Array]],
+    ) -> list[Array]:
+        """The blocks of ``tokens``.
 
         Args:
             tokens: ``[L]``.
             values: float32 ``[P, K]``.
-            text: an empty text under values float32 ``[K]``.
-
-        Raises:
-            EngineError: as ``Text.read``.
+            read: makes them, and may raise ``EngineError``.
         """
         digest = blake2b(tokens.tobytes() + b"/", digest_size=32)
         digest.update(np.ascontiguousarray(values).data)
         with self._lock:
             if digest.digest() != self._key:
                 self.forget()
-                read = [text(row) for row in values]
-                for each in read:
-                    each.bound = len(tokens)  # the cache then has that many places, all filled
-                    each.read(tokens.tolist())
-                self._blocks = [
-                    parts[0][None] if len(parts) == 1 else np.stack(parts)
-                    for parts in zip(*(each.take() for each in read), strict=True)
-                ]
+                self._blocks = read()
                 self._key = digest.digest()
             return self._blocks
 
     def forget(self) -> None:
         """Free what is kept."""
         self._key, self._blocks = b"", []
+
+
+def read_in_pieces(
+    tokens: NDArray[np.int64],
+    longest: int,
+    blocks: list[Array],
+    run: Callable[[NDArray[np.int64], NDArray[np.int64], list[Array]], Iterable[Array]],
+    join: Callable[[list[Array], int], Array],
+) -> list[Array]:
+    """The blocks of ``tokens``, read by the graph that scores, each piece behind those before it.
+
+    Args:
+        longest: tokens of a row, at most.
+        blocks: those of no token; they are changed.
+        run: runs a row int64 ``[1, T]`` behind some blocks; gives the row's own at positions int64
+            ``[Q]``.
+        join: puts arrays behind each other along an axis.
+    """
+    step = min(PIECE, longest)
+    for first in range(0, len(tokens), step):
+        piece = tokens[first : first + step]
+        row = piece if len(piece) > 1 else piece.repeat(2)  # a program takes two and more
+        for number, own in enumerate(run(row[None], np.arange(len(piece)), blocks)):
+            blocks[number] = join([blocks[number], own], 3 - number % 2)
+    return blocks

@@ -21,6 +21,7 @@ from ..bundle import Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
+from .read_prefix import ReadPrefix, read_in_pieces
 
 FORMAT = "torch"
 PROCESS_BYTES = 300 * 10**6
@@ -125,8 +126,10 @@ class TorchEngine(Engine):
             files = {name: opened.enter_context(bundle.checked(name)) for name in program.files}
             own = files.pop(program.files[0]).read_bytes()
             self._program: TorchProgram | None = TorchProgram(
-                own, files, self._device, dtype, self._shown, room
+                own, files, self._device, dtype, self._shown, room, program.prefix_cache
             )
+        self._cache = program.prefix_cache
+        self._prefix: ReadPrefix[Any] = ReadPrefix()
         self.entries, self.adapter_shape = self._program.entries, self._program.adapter_shape
         self.hidden_width = self._program.hidden_width
         self._no_adapter = np.zeros(self.adapter_shape, np.float32)
@@ -144,6 +147,7 @@ class TorchEngine(Engine):
         """See ``Engine``."""
         with self._lock:
             self._program = None
+        self._prefix.forget()
 
     def score(
         self,
@@ -153,28 +157,59 @@ class TorchEngine(Engine):
     ) -> Scores:
         """See ``Engine``."""
         request = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        for name, tokens in (("tokens", batch.tokens), ("candidates", batch.candidates)):
+        for name in ("tokens", "candidates", "prefix"):
+            tokens = getattr(batch, name)
             # On a GPU an index outside ends the process's use of it.
-            if tokens.max() >= self._vocabulary:
+            if tokens.size and tokens.max() >= self._vocabulary:
                 raise EngineError(
                     f"{name} holds {tokens.max()}, outside the vocabulary of {self._vocabulary}"
                 )
+        blocks = self._nothing(len(values))
+        if len(batch.prefix):
+            blocks = self._prefix.blocks(
+                batch.prefix, values, lambda: self._read(batch.prefix, values)
+            )
+        logp, hidden, *_ = self._pass(request, np.empty(0, np.int64), blocks)
+        return Scores(logp.cpu().numpy(), hidden.cpu().numpy())
+
+    def _nothing(self, probes: int) -> list[Any]:
+        """The blocks of no token."""
+        return [
+            self._torch.empty((probes, heads, *shape), device=self._device)
+            for heads, width in self._cache
+            for shape in ((width, 0), (0, width))
+        ]
+
+    def _read(self, tokens: NDArray[np.int64], values: NDArray[np.float32]) -> list[Any]:
+        """The blocks of a prefix."""
+        none = np.zeros((1, 1), np.int64)
+
+        def run(row: NDArray[np.int64], kept: NDArray[np.int64], before: list[Any]) -> list[Any]:
+            return self._pass([row, none[0], none, values, self._no_adapter], kept, before)[2:]
+
+        empty = self._nothing(len(values))
+        return read_in_pieces(tokens, self._bounds.length, empty, run, self._torch.cat)
+
+    def _pass(
+        self, request: list[NDArray[np.generic]], kept: NDArray[np.int64], blocks: list[Any]
+    ) -> list[Any]:
+        """Results of ``score`` behind ``blocks``, and the pass's own at positions ``kept``."""
+        given = [*request, kept] if self._cache else request
         with self._lock:
             if self._program is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             inputs = [
                 self._torch.from_numpy(np.ascontiguousarray(each)).to(self._device)
-                for each in request
+                for each in given
             ]
             try:
-                logp, hidden = self._program.run(inputs)
+                return self._program.run([*inputs, *blocks])
             except self._torch.OutOfMemoryError as error:
-                rows, length = batch.tokens.shape
+                rows, length = request[0].shape
                 raise EngineError(
-                    f"{self._shown}: {len(values)} probes of {rows} x {length} tokens do not fit "
-                    "into the GPU's memory: use shorter texts, or export with lower --rows"
+                    f"{self._shown}: {len(request[3])} probes of {rows} x {length} tokens do not "
+                    "fit into the GPU's memory: use shorter texts, or export with lower --rows"
                 ) from error
             except (RuntimeError, IndexError) as error:
                 reason = str(error).splitlines()[0][:300]
                 raise EngineError(f"{self._shown}: the program failed: {reason}") from error
-            return Scores(logp.cpu().numpy(), hidden.cpu().numpy())

@@ -13,8 +13,8 @@ import torch
 
 _ATEN = frozenset(
     """
-    __and__.Tensor __or__.Tensor add.Tensor alias.default arange.default bmm.default cat.default
-    chunk.default clone.default cos.default div.Tensor dropout.default embedding.default
+    __and__.Tensor __or__.Tensor add.Tensor alias.default arange.default arange.start bmm.default
+    cat.default chunk.default clone.default cos.default div.Tensor dropout.default embedding.default
     expand.default flatten.using_ints gather.default ge.Scalar ge.Tensor gelu.default
     index_select.default layer_norm.default le.Tensor linear.default log_softmax.int lt.Scalar
     mul.Tensor neg.default ones.default permute.default pow.Tensor_Scalar relu.default

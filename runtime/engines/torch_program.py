@@ -2,11 +2,14 @@
 
 A program's JSON (``export.lower.torch_graph`` writes it)::
 
-    version   1
+    version   2
     inputs    [name, dtype, shape] of the arguments, in order; null for a size that may vary
     outputs   the same of the results
     tensors   name to [dtype, shape, file, offset]
     nodes     [name, operator, arguments, named arguments], in order
+
+Inputs and results are those of ``score``; of a program that reads a prefix, as
+``export.program.prefix_program`` says, ``kept`` and ``prefix_0`` and on, too.
 
 An argument is a number, text, list or null as it stands, ``{"value": NAME}`` for what was named
 before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are those of
@@ -42,7 +45,7 @@ from .torch_operators import (
 )
 from .torch_weights import Weights
 
-VERSION = 1
+VERSION = 2
 GROUP = 32
 _SCHEMA = {
     "version": Whole(1),
@@ -51,14 +54,15 @@ _SCHEMA = {
     "tensors": dict,
     "nodes": ListOf(list),
 }
-_INPUTS = {
+_Shape = tuple[str, tuple[int | str | None, ...]]
+_INPUTS: dict[str, _Shape] = {
     "tokens": ("int64", (None, None)),
     "positions": ("int64", (None,)),
     "candidates": ("int64", (None, None)),
     "values": ("float32", (None, "K")),
     "adapter": ("float32", ("D", "S")),
 }
-"""Type and shape of each; null for a size that may vary."""
+"""Type and shape of each; None for a size that may vary, a name for one that is read."""
 _ODD = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(AssertionError, RuntimeError),
@@ -104,6 +108,7 @@ class TorchProgram:
         dtype: torch.dtype,
         shown: Path,
         room: int | None = None,
+        cache: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Read ``program`` and map or load its weights.
 
@@ -112,12 +117,14 @@ class TorchProgram:
             dtype: of the dense products; all else is float32.
             shown: the program's name in errors.
             room: bytes that there are on a GPU.
+            cache: ``(KV, d)`` of each block of a prefix, where it reads one.
 
         Raises:
             EngineError: it is of another version, names an operator that no export uses, does not
                 make sense, or its weights do not fit.
         """
         self.device, self._dtype, self._shown = device, dtype, shown
+        self._takes = {**_INPUTS, **_prefix_inputs(cache)}
         try:
             content = parse_json(program)
             check(content, _SCHEMA)
@@ -126,7 +133,7 @@ class TorchProgram:
                     f"{shown}: is of version {content['version']}, this seedtune runs {VERSION}; "
                     "export the bundle again"
                 )
-            self.entries, self.adapter_shape = _read_inputs(content["inputs"])
+            self.entries, self.adapter_shape = _read_inputs(content["inputs"], self._takes)
             self._outputs = [name for name, _, _ in content["outputs"]]
             weights = Weights(content["tensors"], files)
             self.weight_bytes, entries = weights.bytes, weights.largest_matrix
@@ -154,7 +161,7 @@ class TorchProgram:
         Raises:
             RuntimeError: an operator fails, or memory does not suffice (``OutOfMemoryError``).
         """
-        values: dict[str, Any] = dict(zip(_INPUTS, inputs, strict=True))
+        values: dict[str, Any] = dict(zip(self._takes, inputs, strict=True))
         for node in self._nodes:
             args = [self._given(each, values, self._weights) for each in node.args]
             kwargs = {
@@ -174,12 +181,13 @@ class TorchProgram:
         weights = {
             name: torch.empty_like(each, device=_META) for name, each in self._weights.items()
         }
-        sizes = {"tokens": (1, 2), "positions": (1,), "candidates": (1, 1)}
-        sizes |= {"values": (1, self.entries), "adapter": self.adapter_shape}
-        values: dict[str, Any] = {
-            name: torch.empty(sizes[name], dtype=DTYPES[dtype], device=_META)
-            for name, (dtype, _) in _INPUTS.items()
-        }
+        sizes = {"K": self.entries, "D": self.adapter_shape[0], "S": self.adapter_shape[1]}
+        values: dict[str, Any] = {}
+        for name, (dtype, shape) in self._takes.items():
+            size = [each if isinstance(each, int) else sizes.get(each or "", 1) for each in shape]
+            if name == "tokens":
+                size = [1, 2]
+            values[name] = torch.empty(size, dtype=DTYPES[dtype], device=_META)
         for node in self._nodes:
             args, kwargs = (
                 self._given(each, values, weights, _META) for each in (list(node.args), node.kwargs)
@@ -192,10 +200,14 @@ class TorchProgram:
                 if isinstance(each, torch.Tensor) and each.nbytes > _MOST_BYTES:
                     raise ValueError(f"{node.name} takes {each.nbytes} bytes for one row of text")
             values[node.name] = found
-        logp, hidden = (values[name] for name in self._outputs)
+        logp, hidden, *own = (values[name] for name in self._outputs)
         if logp.shape != (1, 1, 1) or hidden.shape[:-1] != (1, 1) or hidden.dim() != 3:
             raise ValueError("it returns other shapes than a bundle's program")
-        if {logp.dtype, hidden.dtype} != {torch.float32}:
+        # One position is kept, behind a prefix of one token: they are alike.
+        taken = [values[f"prefix_{number}"].shape for number in range(len(own))]
+        if [each.shape for each in own] != taken:
+            raise ValueError("it returns other keys and values than it takes")
+        if {each.dtype for each in (logp, hidden, *own)} != {torch.float32}:
             raise ValueError("it returns other numbers than float32")
         return int(hidden.shape[2])
 
@@ -220,8 +232,8 @@ class TorchProgram:
         return argument
 
     def _read(self, items: list[list[Any]]) -> list[_Node]:
-        known = {*_INPUTS, *self._weights}
-        if len(known) < len(_INPUTS) + len(self._weights):
+        known = {*self._takes, *self._weights}
+        if len(known) < len(self._takes) + len(self._weights):
             raise ValueError("a tensor is named as an input is")
         nodes: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         made: dict[str, str] = {}
@@ -241,8 +253,9 @@ class TorchProgram:
             known.add(name)
             made[name] = target
             nodes.append((name, function, tuple(read), kwargs))
-        if len(self._outputs) != 2 or not made.keys() >= {*self._outputs}:
-            raise ValueError("an output is given by nothing, or there are not two")
+        count = 2 + sum(name.startswith("prefix_") for name in self._takes)
+        if len(self._outputs) != count or not made.keys() >= {*self._outputs}:
+            raise ValueError(f"an output is given by nothing, or there are not {count}")
         _check_sole_readers(nodes, self._outputs)
         seen = {*self._outputs, *self._weights}
         found: list[_Node] = []
@@ -323,20 +336,33 @@ def _int4_linear_sizes(x: torch.Tensor, packed: torch.Tensor, scales: torch.Tens
     return x.new_empty((*x.shape[:-1], out))
 
 
-def _read_inputs(items: list[Any]) -> tuple[int, tuple[int, int]]:
+def _prefix_inputs(cache: Sequence[tuple[int, int]]) -> dict[str, _Shape]:
+    """What a program takes besides where it reads a prefix."""
+    blocks = [
+        ("float32", (None, heads, *shape))
+        for heads, width in cache
+        for shape in ((width, None), (None, width))
+    ]
+    found: dict[str, _Shape] = {"kept": ("int64", (None,))} if cache else {}
+    return found | {f"prefix_{number}": each for number, each in enumerate(blocks)}
+
+
+def _read_inputs(items: list[Any], takes: Mapping[str, _Shape]) -> tuple[int, tuple[int, int]]:
     """K of the values and ``(D, S)`` of the adapter that a program takes."""
     sizes: dict[str, int] = {}
-    if [name for name, _, _ in items] != [*_INPUTS]:
-        raise ValueError(f"it takes other inputs than {', '.join(_INPUTS)}")
+    if [name for name, _, _ in items] != [*takes]:
+        raise ValueError(f"it takes other inputs than {', '.join(takes):.300}")
     for name, dtype, shape in items:
-        wanted_dtype, wanted = _INPUTS[name]
+        wanted_dtype, wanted = takes[name]
         if dtype != wanted_dtype or len(shape) != len(wanted):
             raise ValueError(f"it takes {name} as {dtype!r:.40} {shape!r:.40}")
         for size, each in zip(shape, wanted, strict=True):
-            if (size is None) != (each is None) or (each and not 1 <= size < 1 << 31):
-                raise ValueError(f"it takes {name} of shape {shape!r:.40}")
-            if each:
+            fits = size == each
+            if isinstance(each, str):
+                fits = 1 <= size < 1 << 31
                 sizes[each] = size
+            if not fits:
+                raise ValueError(f"it takes {name} of shape {shape!r:.40}")
     return sizes["K"], (sizes["D"], sizes["S"])
 
 

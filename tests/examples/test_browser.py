@@ -177,6 +177,11 @@ def test_what_the_page_does_not_replay(
     with_task(tasked, other, {**TASK, "template": "{text} So it was"})
     run = tuned(open_bundle(other), rows, tmp_path / "of_other", "--steps", 2)
     assert "open the bundle that it is of" in page.refuses("run", run)
+    shown = tmp_path / "shown"
+    with_task(tasked, shown, {**TASK, "demonstrations": [{"text": "good", "label": 1}]})
+    told = page.refuses("bundle", shown)
+    assert told == "the task has demonstrations, which this page does not read"
+    page.open("bundle", tasked.path)
     # After all that it still answers.
     assert set(page.ask(text="good")) == {"0", "1"}
     told = page.refuses_to_answer(text="very " * 80)

@@ -2,6 +2,7 @@
 programs follow the eager int4 model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from block_states import block_states, mean_so_far
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
 from seedtune.export.lower.int4_operator import through_int4_operator_
-from seedtune.export.lower.lower import lower, trace
+from seedtune.export.lower.lower import lower, trace, trace_with_prefix
 from seedtune.export.lower.stored_weights import FILE, StoredWeights
 from seedtune.export.program.block_tap import tapped_blocks
+from seedtune.export.program.prefix_program import PrefixProgram
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
 from seedtune.export.program.sensitive_linear import SensitiveLinear
@@ -23,6 +25,7 @@ from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.engines.onnxruntime import OnnxEngine
+from seedtune.runtime.engines.read_prefix import read_in_pieces
 from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.tasks import Batch
 
@@ -155,11 +158,14 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("Llama", "Qwen2", "Qwen3")]
 ODD = ["Gemma3", "OPT"]
 """With what no other has: windows, a cap on logits, biases, rows of all probes as one."""
+WITH_PREFIX = replace(BOUNDS, prefix=40)
+FRONT = np.random.default_rng(5).integers(3, 96, 30)
+"""A prefix of more tokens than a row may have."""
 
 
 def written(form: Any, traced: Any, folder: Path) -> Path:
     weights = StoredWeights()
-    made = form(traced, weights)
+    made = form(traced, weights, {"score": {}})
     places = weights.placed(None, folder / FILE)
     described, content = made.serialised(places)
     assert described.files[1:] == (FILE,)
@@ -169,7 +175,7 @@ def written(form: Any, traced: Any, folder: Path) -> Path:
 
 def other_form(name: str) -> tuple[Any, Any, Any]:
     """The eager program, its values, and inputs with values that matter and an adapter."""
-    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), BOUNDS)
+    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), WITH_PREFIX)
     quantise_linears_(program)
     through_int4_operator_(program)
     *request, rows = inputs(surgery.values, probes=3)
@@ -177,7 +183,23 @@ def other_form(name: str) -> tuple[Any, Any, Any]:
     rows[1] += 0.5 * torch.randn(len(surgery.values), generator=generator)
     adapter = 0.1 * torch.randn(program.adapter_shape, generator=generator)
     example = example_inputs(BOUNDS, len(surgery.values), 96, program.adapter_shape)
-    return program, trace(program, example, BOUNDS), (*request, rows, adapter)
+    traced = trace_with_prefix(PrefixProgram(program), example, WITH_PREFIX)
+    return program, traced, (*request, rows, adapter)
+
+
+def behind(request: Any) -> Batch:
+    """Rows behind ``FRONT``."""
+    tokens, positions, candidates = (each.numpy() for each in request[:3])
+    return Batch(tokens, positions, candidates, np.zeros(len(tokens), np.int64), FRONT)
+
+
+def of_whole(program: Any, request: Any) -> np.ndarray:
+    """Log-probabilities of the eager program where the rows hold ``FRONT``, too."""
+    whole = behind(request).whole
+    parts = (whole.tokens, whole.positions, whole.candidates)
+    with torch.no_grad():
+        found, _ = program(*map(torch.from_numpy, parts), *request[3:])
+    return found.numpy()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -185,12 +207,32 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     program, traced, request = other_form(name)
     file = written(torch_form.TorchProgram, traced, tmp_path)
     run = TorchProgram(
-        file.read_bytes(), {FILE: tmp_path / FILE}, torch.device("cpu"), torch.float32, file
+        file.read_bytes(),
+        {FILE: tmp_path / FILE},
+        torch.device("cpu"),
+        torch.float32,
+        file,
+        cache=program.cache_shapes,
     )
     with torch.no_grad():
         wanted = program(*request)
-    for found, own in zip(run.run(request), wanted, strict=True):
+    none = torch.zeros(0, dtype=torch.int64)
+    empty = [
+        torch.zeros(3, heads, *shape)
+        for heads, width in program.cache_shapes
+        for shape in ((width, 0), (0, width))
+    ]
+    for found, own in zip(run.run([*request, none, *empty]), wanted, strict=False):
         torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+
+    def read(row: Any, kept: Any, before: list[torch.Tensor]) -> list[torch.Tensor]:
+        one = torch.zeros(1, 1, dtype=torch.int64)
+        parts = [torch.from_numpy(row), one[0], one, *request[3:], torch.from_numpy(kept)]
+        return run.run([*parts, *before])[2:]
+
+    blocks = read_in_pieces(FRONT, BOUNDS.length, empty, read, torch.cat)
+    found = run.run([*request, none, *blocks])[0]
+    np.testing.assert_allclose(found.numpy(), of_whole(program, request), atol=1e-3)
     assert (wanted[0][1] - wanted[0][0]).abs().mean() > 0.05, "the values must matter"
     nodes = json.loads(file.read_bytes())["nodes"]
     added = sum(each[1] == "seedtune.add_product" for each in nodes)
@@ -207,10 +249,13 @@ def test_the_onnx_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     tokens, positions, candidates, values, adapter = (each.numpy() for each in request)
     batch = Batch(tokens, positions, candidates, gold=np.zeros(len(tokens), np.int64))
     beside = [each.name for each in tmp_path.iterdir()]
-    with OnnxEngine(file.read_bytes(), beside, file, BOUNDS, 1) as engine:
+    data, cache = file.read_bytes(), program.cache_shapes
+    with OnnxEngine(data, beside, file, WITH_PREFIX, 1, cache=cache) as engine:
         found = engine.score(batch, values, adapter)
         np.testing.assert_allclose(found.logp, wanted[0].numpy(), atol=1e-3)
         np.testing.assert_allclose(found.hidden, wanted[1].numpy(), atol=1e-3)
         assert np.array_equal(found.logp[0], found.logp[2])
         one = Batch(tokens[:1, :2], positions[3:] % 2, candidates[:1, :1], gold=batch.gold[:1])
         assert engine.score(one, values[:1]).logp.shape == (1, 1, 1)
+        found = engine.score(behind(request), values, adapter)
+        np.testing.assert_allclose(found.logp, of_whole(program, request), atol=1e-3)

@@ -14,6 +14,7 @@ from seedtune.export.program.generate_program import GenerateBounds, GeneratePro
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
 from seedtune.export.quantise.int4 import quantise_linears_
+from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines.executorch_native import NativeProgram
 
 PREFIX, ROWS, LENGTH, PROBES = 11, 3, 7, 2
@@ -54,9 +55,11 @@ def read(generate: GenerateProgram, probes: torch.Tensor) -> list[torch.Tensor]:
     return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
 
-def prepared(name: str, quantised: bool = False) -> tuple[Any, Any, list[torch.Tensor]]:
+def prepared(
+    name: str, quantised: bool = False, bounds: Bounds = BOUNDS
+) -> tuple[Any, Any, list[torch.Tensor]]:
     model = tiny(name)
-    program, surgery = prepare_program(model, some_mask(model), BOUNDS)
+    program, surgery = prepare_program(model, some_mask(model), bounds)
     generate = GenerateProgram(program, len(surgery.values), GenerateBounds(16, 32)).eval()
     if quantised:
         quantise_linears_(program)
@@ -81,6 +84,17 @@ def test_rows_behind_a_prefix_are_scored_as_rows_that_begin_with_it(name: str) -
     first = column == 0
     assert states.shape == own.shape
     assert (states - wanted)[:, first, of_token:].abs().max() > 1e-2
+
+
+def test_a_window_that_cuts_no_row_may_cut_the_prefix() -> None:
+    score, generate, given = prepared("Gemma3")
+    with torch.no_grad():
+        prefix = read(generate, given[3])
+        wanted, _ = score(*given, *prefix)
+    short, _, _ = prepared("Gemma3", bounds=replace(BOUNDS, length=8, prefix=PREFIX))
+    with torch.no_grad():
+        found, _ = short(*given, *prefix)
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Gemma3"])

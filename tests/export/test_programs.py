@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 from exported_bundle import arrays, request
 from safetensors.torch import load
+from seedtune.export.export import with_prefix
 from seedtune.export.lower import int4_operator, stored_weights
 from seedtune.export.lower.programs import FORMATS, check_formats
 from seedtune.export.lower.stored_weights import StoredWeights
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import ModelError
 
@@ -49,6 +51,22 @@ def test_all_programs_say_the_same_but_for_the_activations(reach: Bundle, sizes:
     assert np.abs(native.logp - onnx.logp).mean() < 0.02
 
 
+@pytest.mark.parametrize(
+    ("formats", "context", "prefix"),
+    [
+        (["onnx", "torch"], 0, 72),
+        (["onnx"], 2048, 72),
+        (["executorch", "onnx"], 50, 50),
+        (["executorch", "torch"], 0, 0),
+    ],
+)
+def test_a_prefix_is_as_long_as_every_program_reads(
+    formats: list[str], context: int, prefix: int
+) -> None:
+    config = SimpleNamespace(max_position_embeddings=200)  # of which a row takes 128
+    assert with_prefix(DEFAULT_BOUNDS, formats, context, config).prefix == prefix
+
+
 def test_codes_stand_once(reach: Bundle) -> None:
     """Matrices of 4 096 bytes or more lie in ``program.pte``; the rest is not there twice."""
     content = json.loads((reach.path / "program.json").read_bytes())
@@ -61,8 +79,8 @@ def test_codes_stand_once(reach: Bundle) -> None:
             assert file == "program.pte", name
             assert pte[offset : offset + size].strip(b"\0")
     assert {file for file, _, _ in places.values()} == {"program.pte", "weights.safetensors"}
-    assert places["b_head_packed_000"][0] == "program.pte"
-    assert places["b_embedding_weight"][0] == "program.pte"
+    assert places["b_score_head_packed_000"][0] == "program.pte"
+    assert places["b_score_embedding_weight"][0] == "program.pte"
 
 
 def test_without_executorch_all_weights_stand_in_one_file(
@@ -79,7 +97,7 @@ def test_a_wide_matrix_is_multiplied_in_parts_that_lie_one_after_another(
     reach: Bundle, only_torch: Bundle
 ) -> None:
     content = json.loads((only_torch.path / "program.json").read_bytes())
-    parts = [content["tensors"][f"b_head_packed_{part:03}"] for part in range(3)]
+    parts = [content["tensors"][f"b_score_head_packed_{part:03}"] for part in range(3)]
     assert [shape[0] for _, shape, _, _ in parts] == [120, 120, 60]
     words = only_torch.text_head
     if words is not None:  # what a head for text reads
@@ -171,7 +189,8 @@ def test_the_onnx_file_is_small_and_sound(reach: Bundle) -> None:
     assert [each.name for each in model.graph.input][:4] == [
         "tokens", "positions", "candidates", "values",
     ]  # fmt: skip
-    assert [each.name for each in model.graph.output] == ["logp", "hidden"]
+    own = [f"own_{number}" for number in range(4)]
+    assert [each.name for each in model.graph.output] == ["logp", "hidden", *own]
 
 
 @pytest.fixture(scope="module")

@@ -201,11 +201,11 @@ def test_no_bundle_there(tmp_path: Path) -> None:
         open_bundle(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, 6, True, 5.0, "5", None])
+@pytest.mark.parametrize("version", [1, 2, 5, 7, True, 6.0, "6", None])
 def test_another_version_is_refused_by_name(tmp_path: Path, version: Any) -> None:
     write_tiny_bundle(tmp_path / "b")
     resigned(tmp_path / "b", lambda m: m.update(version=version))
-    told = rf"is of bundle version {version!r}, this seedtune reads 5; export the model again"
+    told = rf"is of bundle version {version!r}, this seedtune reads 6; export the model again"
     with pytest.raises(BundleError, match=told):
         open_bundle(tmp_path / "b")
 
@@ -259,6 +259,18 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
             ),
             r"programs\[0\].methods lacks 'columns', which writing takes",
         ),
+        *[
+            (
+                lambda m, cache=cache: m["programs"][0]["methods"].update(behind=cache),
+                rf"programs\[0\].methods.behind.cache{told}",
+            )
+            for cache, told in (
+                ({}, " is missing"),
+                ({"cache": []}, r" is \[\], must be \[heads, width\] of each block"),
+                ({"cache": [[2, 8], [2]]}, r" is \[\[2, 8\], \[2\]\], must be"),
+                ({"cache": [[2, 0]]}, r"\[0\]\[1\] is 0, must be in 1"),
+            )
+        ],
         *[
             (
                 lambda m, bad=bad: m["programs"][0].update(files=bad),

@@ -256,7 +256,35 @@ class TestOpening:
                 axis.dim_value = size
         program, opened = model.SerializeToString(), self.files(copy)
         with pytest.raises(EngineError, match=r"odd.onnx: (takes or ret|.*cannot open)"):
-            module.OnnxEngine(program, *opened, copy.bounds, 1)
+            module.OnnxEngine(program, *opened, copy.bounds, 1, cache=copy.prefix_cache)
+
+    @pytest.mark.parametrize(
+        ("name", "axis", "size", "told"),
+        [
+            (
+                "prefix_0",
+                1,
+                3,
+                r"odd.onnx: takes prefix_0 of shape .*, the bundle says 2 heads of 8",
+            ),
+            ("prefix_1", 3, 9, r"odd.onnx: (takes prefix_1 of shape|.*cannot open)"),
+            ("prefix_1", None, 0, r"odd.onnx: (takes tokens, .*, not tokens, |.*cannot open)"),
+            ("kept", None, 0, r"odd.onnx: (takes tokens, .*, not tokens, |.*cannot open)"),
+        ],
+    )
+    def test_a_prefix_of_other_sizes(
+        self, copy: Bundle, name: str, axis: int | None, size: int, told: str
+    ) -> None:
+        model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
+        changed = next(each for each in model.graph.input if each.name == name)
+        if axis is None:
+            changed.type.tensor_type.shape.dim.add(dim_value=1)
+        else:
+            changed.type.tensor_type.shape.dim[axis].dim_value = size
+        program, opened = model.SerializeToString(), self.files(copy)
+        with pytest.raises(EngineError, match=told) as error:
+            module.OnnxEngine(program, *opened, copy.bounds, 1, cache=copy.prefix_cache)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 1200
 
     @pytest.mark.parametrize(
         ("data", "told"),

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
-from seedtune.runtime.bundle.program import GENERATE
-from seedtune.runtime.engines import open_engine
+from seedtune.runtime.engines import open_engine, read_prefix
 from seedtune.runtime.engines.executorch_engine import ExecutorchEngine
 from seedtune.runtime.engines.memory import PassMemory, fit_passes
+from seedtune.runtime.engines.onnxruntime import OnnxEngine
+from seedtune.runtime.engines.torch_int4 import TorchEngine
 from seedtune.runtime.errors import BundleError, DataError, EngineError, TuningError
 from seedtune.runtime.tasks import (
     Batch,
@@ -32,7 +33,8 @@ from seedtune.runtime.tasks.front import LEAST, Front
 from tiny_bundle import TASK, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-ENGINES = ("executorch-native", "executorch-binding")
+EXECUTORCH = ("executorch-native", "executorch-binding")
+OTHERS = ("onnxruntime", "torch-int4:cpu")
 SHOWN = [
     {"text": "a joy, and the plot was good", "label": "pos"},
     {"text": "terrible: the actors were bad", "label": "neg"},
@@ -65,76 +67,104 @@ def asked(bundle: Bundle, tokens: int, probes: int = 2) -> tuple[Batch, NDArray[
     return with_prefix(batch, tokens), values
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [*EXECUTORCH, *OTHERS])
 @pytest.mark.parametrize("tokens", [1, 20])
 def test_rows_behind_a_prefix_say_what_rows_that_hold_it_say(
-    bundle: Bundle, name: str, tokens: int
+    reach: Bundle, name: str, tokens: int
 ) -> None:
-    batch, values = asked(bundle, tokens)
-    with open_engine(bundle, name=name) as engine:
+    batch, values = asked(reach, tokens)
+    with open_engine(reach, name=name) as engine:
         found, whole = engine.score(batch, values), engine.score(batch.whole, values)
         alone = engine.score(replace(batch, prefix=batch.prefix[:0]), values)
     assert found.hidden is not None and whole.hidden is not None and alone.hidden is not None
     # Products of int8 activations are the same; attention adds up in another order.
-    assert np.abs(found.logp - whole.logp).max() < 0.05
+    exact = name in OTHERS
+    assert np.abs(found.logp - whole.logp).max() < (1e-4 if exact else 0.05)
     assert np.abs(alone.logp - whole.logp).max() > 0.1, "the prefix must matter"
-    assert bundle.adapter_shape is not None
-    of_token = bundle.adapter_shape[1]
-    assert np.abs((found.hidden - whole.hidden)[:, :, :of_token]).max() < 0.1
+    assert reach.adapter_shape is not None
+    of_token = reach.adapter_shape[1]
+    apart = np.abs((found.hidden - whole.hidden)[:, :, :of_token]).max()
+    assert apart < (1e-4 if exact else 0.1)
 
 
-def test_a_long_prefix_is_read_in_pieces(bundle: Bundle) -> None:
+@pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
+def test_a_long_prefix_is_read_in_pieces(reach: Bundle, name: str) -> None:
     """Of the program's bound: more than a row holds."""
-    batch, values = asked(bundle, bundle.bounds.prefix)
-    with open_engine(bundle) as engine:
+    batch, values = asked(reach, reach.bounds.prefix)
+    with open_engine(reach, name=name) as engine:
         first = engine.score(batch, values).logp
         other = replace(batch, prefix=batch.prefix[::-1].copy())
         assert np.abs(engine.score(other, values).logp - first).max() > 0.1
         np.testing.assert_array_equal(engine.score(batch, values).logp, first)
-        longer = with_prefix(batch, bundle.bounds.prefix + 1)
+        longer = with_prefix(batch, reach.bounds.prefix + 1)
         with pytest.raises(EngineError, match=r"a prefix of 65 tokens.*bounds\.prefix"):
             engine.score(longer, values)
+        for odd, told in ((-1, "must not be negative"), (100_000, "vocabulary|failed|must lie in")):
+            wrong = replace(batch, prefix=np.full_like(batch.prefix, odd))
+            with pytest.raises(EngineError, match=told):
+                engine.score(wrong, values)
+        np.testing.assert_array_equal(engine.score(batch, values).logp, first)
 
 
-def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the methods that run from now on."""
-    ran: list[str] = []
-    for kind in ExecutorchEngine.__subclasses__():
-        run = kind._run
-
-        def noted(self: Any, method: str, *rest: Any, run: Any = run) -> Any:
-            ran.append(method)
-            return run(self, method, *rest)
-
-        monkeypatch.setattr(kind, "_run", noted)
-    return ran
-
-
-def test_it_is_read_once_for_a_row_of_values(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_length_of_the_pieces_changes_nothing(
+    reach: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = readings(monkeypatch)
-    batch, values = asked(bundle, 20)
-    other, _ = request(bundle, rows=2, length=5, scored=2, choices=1, probes=2)
-    with open_engine(bundle) as engine:
-        engine.score(batch, values)
-        assert ran.count(GENERATE) == len(values)
+    """30 tokens in one piece, and in pieces of 7, of which the last has two, of 29 and of one."""
+    batch, values = asked(reach, 30)
+    found = []
+    for piece in (64, 7, 29, 1):
+        monkeypatch.setattr(read_prefix, "PIECE", piece)
+        with open_engine(reach, 1, name=name) as engine:
+            found.append(engine.score(batch, values).logp)
+    for each in found[1:]:
+        np.testing.assert_allclose(each, found[0], atol=1e-4)
+
+
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of the prefixes that are read from now on, once for each row of values."""
+    read: list[int] = []
+    for kind in (ExecutorchEngine, OnnxEngine, TorchEngine):
+        real = kind._read
+
+        def noted(self: Any, tokens: Any, values: Any, real: Any = real) -> Any:
+            read.extend([len(tokens)] * len(values))
+            return real(self, tokens, values)
+
+        monkeypatch.setattr(kind, "_read", noted)
+    return read
+
+
+@pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
+def test_it_is_read_once_for_a_row_of_values(
+    reach: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = readings(monkeypatch)
+    batch, values = asked(reach, 20)
+    other, _ = request(reach, rows=2, length=5, scored=2, choices=1, probes=2)
+    with open_engine(reach, name=name) as engine:
+        first = engine.score(batch, values).logp
+        assert read == [20, 20]
         engine.score(replace(other, prefix=batch.prefix), values)
         engine.score(other, values)  # without one
-        engine.score(batch, values)
-        assert ran.count(GENERATE) == len(values), "other rows read it again"
-        engine.score(batch, values + np.float32(0.1))
-        assert ran.count(GENERATE) == 2 * len(values), "other values must read it anew"
+        np.testing.assert_array_equal(engine.score(batch, values).logp, first)
+        assert read == [20, 20], "other rows read it again"
+        moved = values + np.float32(0.1)
+        again = engine.score(batch, moved).logp
+        assert read == [20] * 4, "other values must read it anew"
+        wanted = engine.score(batch.whole, moved).logp
+        assert np.abs(again - wanted).max() < 0.05 < np.abs(again - first).max()
         engine.score(replace(batch, prefix=batch.prefix[1:]), values)
-        assert ran.count(GENERATE) == 3 * len(values), "another prefix must be read"
+        assert read[4:] == [19, 19], "another prefix must be read"
 
 
+@pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
 @pytest.mark.parametrize("estimator", ["readout", "per-example"])
 def test_a_run_reads_it_once_a_state_of_the_values(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
+    reach: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str, name: str
 ) -> None:
-    ran = readings(monkeypatch)
-    with open_model(bundle, task=SPEC) as model:
+    read = readings(monkeypatch)
+    with open_model(reach, task=SPEC, engine=name) as model:
         assert len(model.task.prefix) >= LEAST
         options = {"estimator": estimator, "steps": 2, "batch_size": 4}
         with model.tuner(tmp_path / "run", ROWS, ROWS, **options) as tuner:
@@ -144,11 +174,10 @@ def test_a_run_reads_it_once_a_state_of_the_values(
         model.load(tuned)
         again = model.evaluate(ROWS)
         assert tuned.loss == pytest.approx(again.loss, abs=1e-5)
-    reads = ran.count(GENERATE) / -(-len(model.task.prefix) // 64)
     if estimator == "readout":
-        assert reads == 1, "the values stood still"
+        assert len(read) == 1, "the values stood still"
     else:
-        assert reads > 4
+        assert len(read) > 4
 
 
 def test_a_task_says_the_same_with_its_start_in_the_rows(bundle: Bundle) -> None:
@@ -244,11 +273,20 @@ def test_passes_leave_memory_for_it() -> None:
     bounds = Bounds(probes=2, rows=4, length=32, positions=64, candidates=2, prefix=1000)
     room = memory.bytes(bounds, 100)
     assert room - memory.bytes(bounds) == 2 * (100 * 50_000 + 128 * 100 * 10)
+    one_row = replace(bounds, rows=2, length=2)
+    assert memory.bytes(one_row, 100) == room, "the prefix itself is read in passes as large"
     now = (10**6, room)
     assert fit_passes(bounds, memory, [one], prefix=100, now=now).probes == 2
     assert fit_passes(bounds, memory, [one], prefix=150, now=now).probes == 1
     with pytest.raises(TuningError, match="put less than 1000 tokens in front of every row"):
         fit_passes(bounds, memory, [one], prefix=1000, now=now)
+
+
+def test_every_program_counts_its_memory(reach: Bundle) -> None:
+    for program in reach.programs:
+        memory = PassMemory.of_bundle(replace(reach, programs=(program,)))
+        assert memory.prefix_token == 2 * 2 * 4 * 2 * 8, "two blocks, two heads of 8"
+        assert memory.prefix_pair == 2 * 4 * 4
 
 
 def test_a_bundle_does_not_say_more_than_its_programs_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from exported_bundle import arrays, request
 from seedtune.runtime.bundle import Bundle, open_bundle
-from seedtune.runtime.engines import open_engine, torch_int4, torch_program, torch_weights
+from seedtune.runtime.engines import open_engine, torch_int4, torch_weights
 from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.errors import BundleError, EngineError
 
@@ -25,12 +25,23 @@ def program(bundle: Bundle, **changes: Any) -> TorchProgram:
     assert described is not None
     own, *others = described.files
     content = json.loads((bundle.path / own).read_bytes())
-    first = changes.pop("first", None)
+    first, shape = changes.pop("first", None), changes.pop("prefix", None)
+    if shape is not None:
+        content["inputs"][-1][2] = shape
     content |= changes
     if first is not None:
         content["nodes"].insert(0, ["a", *first])
     files = {name: bundle.path / name for name in others}
-    return TorchProgram(json.dumps(content).encode(), files, CPU, torch.float32, Path("p.json"))
+    data, cache = json.dumps(content).encode(), bundle.prefix_cache
+    return TorchProgram(data, files, CPU, torch.float32, Path("p.json"), cache=cache)
+
+
+def with_no_prefix(bundle: Bundle) -> list[torch.Tensor]:
+    """What the program takes where rows stand behind nothing."""
+    asked = [torch.from_numpy(each) for each in arrays(*request(bundle, **SOME))]
+    for heads, width in bundle.prefix_cache:
+        asked += [torch.zeros(2, heads, width, 0), torch.zeros(2, heads, 0, width)]
+    return [*asked[:5], torch.zeros(0, dtype=torch.int64), *asked[5:]]
 
 
 class TestScores:
@@ -90,7 +101,7 @@ class TestOpening:
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
-            ({"version": 2}, r"is of version 2, this seedtune runs 1; export the bundle again"),
+            ({"version": 3}, r"is of version 3, this seedtune runs 2; export the bundle again"),
             ({"nodes": [["a", "aten.from_file.default", ["/x"]]]}, "names the operator 'aten.from"),
             ({"nodes": [["a", "aten.copy_.default", []]]}, "names the operator 'aten.copy_.defau"),
             ({"nodes": [["a", "os.system.default", ["x"]]]}, "names the operator 'os.system.defa"),
@@ -107,6 +118,9 @@ class TestOpening:
             ({"nodes": [["a", "size.mul", [{"value": "b"}, 2]]]}, "a takes b, which nothing gives"),
             ({"nodes": [["a", "size.mul", [{"code": "b"}, 2]]]}, "argument of kind 'code'"),
             ({"outputs": [["nothing", "float32", []]]}, "an output is given by nothing"),
+            ({"prefix": [None, 2, None, 9]}, "it takes prefix_3 of shape .None, 2, None, 9"),
+            ({"prefix": [None, 2, 4, 8]}, "it takes prefix_3 of shape .None, 2, 4, 8"),
+            ({"prefix": [None, 2]}, "it takes prefix_3 as 'float32' .None, 2"),
             (
                 {"inputs": []},
                 "it takes other inputs than tokens, positions, cand",
@@ -149,7 +163,7 @@ class TestOpening:
     def test_a_program_that_was_altered_anywhere(self, reach: Bundle) -> None:
         """It is refused in one line, or computes something; it ends in nothing else."""
         text = (reach.path / "program.json").read_text()
-        asked = [torch.from_numpy(each) for each in arrays(*request(reach, **SOME))]
+        asked, cache = with_no_prefix(reach), reach.prefix_cache
         rng = np.random.default_rng(0)
         odd = [None, True, -1, 0, 7, 1 << 62, 1e300, "", "x", [], [[]], {}, {"value": "tokens"},
                {"value": "add"}, {"dtype": "int8"}, {"device": 1}, {"float": "nan"}]  # fmt: skip
@@ -175,14 +189,14 @@ class TestOpening:
             files = {name: reach.path / name for name in ("program.pte", "weights.safetensors")}
             data = json.dumps(content).encode()
             try:
-                read = TorchProgram(data, files, CPU, torch.float32, Path("p.json"))
+                read = TorchProgram(data, files, CPU, torch.float32, Path("p.json"), cache=cache)
                 outcomes.append(len(read.run(asked)))
             except (RuntimeError, IndexError) as error:  # in the run, where the engine takes them
                 outcomes.append(repr(error)[:9])
             except EngineError as error:
                 assert "\n" not in str(error) and str(error).startswith("p.json: ")
                 outcomes.append("refused")
-        assert outcomes.count("refused") > 100 and outcomes.count(2) > 10
+        assert outcomes.count("refused") > 100 and outcomes.count(2 + 2 * len(cache)) > 10
 
     def test_weights_that_exceed_the_room_are_refused_before_they_are_loaded(
         self, reach: Bundle
@@ -195,9 +209,10 @@ class TestOpening:
         own, *others = described.files
         files = {name: reach.path / name for name in others}
         data = (reach.path / own).read_bytes()
-        TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need)
+        cache = reach.prefix_cache
+        TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need, cache)
         with pytest.raises(EngineError, match=r"exceed .* on the GPU; raise the memory limit"):
-            TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need - 1)
+            TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need - 1, cache)
 
 
 class TestValues:
@@ -206,7 +221,7 @@ class TestValues:
         named = {each.name for each in read._nodes}
         freed = [name for node in read._nodes for name in node.last]
         assert len(freed) == len(set(freed))
-        assert named | {*torch_program._INPUTS} == {*freed, *read._outputs}
+        assert named | {*read._takes} == {*freed, *read._outputs}
 
     def test_pages_of_weights_are_given_back_and_come_back(
         self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
@@ -214,7 +229,7 @@ class TestValues:
         monkeypatch.setattr(torch_weights, "_LARGE", 1)
         read = program(reach)
         assert {*read._weights._pages} == {*read._weights}
-        inputs = [torch.from_numpy(each) for each in arrays(*request(reach, **SOME))]
+        inputs = with_no_prefix(reach)
         wanted = program(reach).run(inputs)
         for _ in range(2):
             for found, own in zip(read.run(inputs), wanted, strict=True):
