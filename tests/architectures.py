@@ -27,9 +27,11 @@ ARCHITECTURES = {
     "OPT": {**COMMON, "ffn_dim": 96, "word_embed_proj_dim": 64},
     "Phi3": GROUPED,
     "Gemma3": {
-        **GROUPED, "head_dim": 32, "sliding_window": 8,
+        **GROUPED,
+        "head_dim": 32,
+        "sliding_window": 8,
         "layer_types": ["sliding_attention", "full_attention"],
-    },  # fmt: skip
+    },
 }
 
 
