@@ -7,15 +7,11 @@ All delegated nodes of a level form one delegate.
 
 No cycle can arise: a path that leaves a delegate of level L through an undelegated node can only
 come back into a level above L.
-
-A view at a delegate's end or beginning stays outside: XNNPACK would copy what it shows, and outside
-it is another name for the same memory.
 """
 
 from typing import Any
 
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir.dialects._ops import ops
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.passes.infra.partitioner import Partition
@@ -25,7 +21,7 @@ class LevelPartitioner(XnnpackPartitioner):  # type: ignore[misc]
     """XNNPACK's rules for what can be delegated, with one delegate per level."""
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Any]:
-        units = _without_outer_views(self.get_matched_nodes_from_configs(ep), ep)
+        units = self.get_matched_nodes_from_configs(ep)
         unit_of = {node: index for index, unit in enumerate(units) for node in unit}
         level: dict[Node, int] = {}
         unit_level = [1] * len(units)
@@ -48,17 +44,3 @@ class LevelPartitioner(XnnpackPartitioner):  # type: ignore[misc]
             Partition(id=number, nodes=dict.fromkeys(sorted(nodes, key=order.__getitem__)))
             for number, (_, nodes) in enumerate(sorted(delegates.items()))
         ]
-
-
-def _without_outer_views(units: list[list[Node]], ep: ExportedProgram) -> list[list[Node]]:
-    """``units`` without views that all their readers, or what they show, are outside of."""
-    nodes = [*ep.graph_module.graph.nodes]
-    inside = {node for unit in units for node in unit}
-    views = [node for node in nodes if node.target is ops.edge.aten.view_copy.default]
-    for view in reversed(views):
-        if inside.isdisjoint(view.users):
-            inside.discard(view)
-    for view in views:
-        if inside.isdisjoint(view.all_input_nodes):
-            inside.discard(view)
-    return [unit for unit in units if inside.issuperset(unit)]

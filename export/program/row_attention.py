@@ -64,14 +64,21 @@ class RowLayout:
         own, self._own, self._kept = self._own, [], None
         return own
 
-    def enter(self, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
-        """The prefix of the next block, whose own keys and values ``[P, KV, B*T, d]`` these are."""
+    def enter(
+        self, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, Prefix | None]:
+        """The next block's own keys and values ``[P, KV, B*T, d]``, as given, and its prefix."""
         block = len(self.shapes)
         self.shapes.append((key.shape[1], key.shape[3]))
         if self._kept is not None:
-            self._own.append(contiguous(key.index_select(2, self._kept), 0, 1, 3, 2))
-            self._own.append(contiguous(value.index_select(2, self._kept)))
-        return self._prefix[block] if self._prefix else None
+            packed = key.shape[2]
+            keys, values = (each.index_select(2, self._kept) for each in (key, value))
+            self._own += [contiguous(keys, 0, 1, 3, 2), values]
+            # ONNX Runtime leaves what no later step needs to the end, and would hold the keys and
+            # values of all blocks until then. So what is kept is put behind them and cut off.
+            key = torch.cat([key, keys], dim=2)[:, :, :packed]
+            value = torch.cat([value, values], dim=2)[:, :, :packed]
+        return key, value, self._prefix[block] if self._prefix else None
 
     def mask(self, window: int | None, groups: int) -> torch.Tensor:
         """Additive causal mask float32 ``[1, groups * T, T]``, of ``window`` tokens if given."""
@@ -124,7 +131,7 @@ def install_row_attention(
         rows, length = layout.rows, layout.length
         if scaling is None:
             scaling = width**-0.5
-        prefix = layout.enter(key, value)
+        key, value, prefix = layout.enter(key, value)
         window = sliding_window
         if window is not None and window >= longest:
             window = None
