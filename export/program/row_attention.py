@@ -150,21 +150,19 @@ def install_row_attention(
         else:
             keys, values = prefix
             tokens = values.shape[2]
-            together, all_rows = probes * kv_heads, rows * groups * length
+            all_rows = rows * groups * length
             seen = torch.bmm(
-                query.view(-1).view(together, all_rows, width),
-                keys.view(together, width, tokens),
+                query.view(-1).view(probes * kv_heads, all_rows, width),
+                keys.view(probes * kv_heads, width, tokens),
             )
             seen = seen.view(-1).view(flat, groups * length, tokens)
             if sliding_window is not None and sliding_window < longest + before:
                 seen = seen + layout.prefix_mask(sliding_window, groups, tokens)
-            # Scores of a prefix are the largest tensor of a pass: none of what follows takes a part
-            # of it, which would copy it. Zeros below the values skip the rows' own weights.
             weights = torch.softmax(torch.cat([seen, scores], dim=2), dim=-1)
-            values = values.view(together, tokens, width)
+            seen = contiguous(weights[:, :, :tokens])
             output = torch.bmm(
-                weights.view(-1).view(together, all_rows, tokens + length),
-                torch.cat([values, torch.zeros(together, length, width)], dim=1),
+                seen.view(-1).view(probes * kv_heads, all_rows, tokens),
+                values.view(probes * kv_heads, tokens, width),
             )
             output = output.view(-1).view(flat, groups * length, width)
             output = output + torch.bmm(contiguous(weights[:, :, tokens:]), value)
