@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
-from seedtune.export.lower.lower import lower, trace, trace_behind
+from seedtune.export.lower.lower import lower, trace_behind
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
@@ -105,12 +105,8 @@ def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
         prefix = read(generate, given[3])
         wanted = [each.numpy() for each in score(*given, *prefix)]
     example = example_inputs(bounds, given[3].shape[1], 96, score.adapter_shape)
-    traces = {
-        "score": lambda: trace(score, example, bounds),
-        "behind": lambda: trace_behind(score, example, bounds, generate.shapes),
-    }
     file = tmp_path / "program.pte"
-    lower(traces, file)
+    lower({"behind": lambda: trace_behind(score, example, bounds, generate.shapes)}, file)
     lowered = NativeProgram(file)
     arrays = [each.numpy() for each in (*given, *prefix)]
     found = lowered.run("behind", arrays, *(each.shape for each in wanted))
