@@ -33,14 +33,14 @@ import functools
 import gc
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.program import BEHIND, GENERATE
+from seedtune.runtime.bundle.program import BEHIND, GENERATE, block_shapes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, GraphModule, Interpreter, Node
@@ -95,18 +95,16 @@ def trace_behind(
     program: ScoreProgram,
     example: tuple[torch.Tensor, ...],
     bounds: Bounds,
-    shapes: Sequence[tuple[int, int]],
     progress: Progress = lambda done, total: None,
 ) -> ExportedProgram:
     """Export ``behind``: ``score`` of rows behind a prefix of any length in ``bounds``.
 
     Args:
         example: of ``score``.
-        shapes: ``(KV, d)`` of each block.
     """
     axes = _score_axes(bounds)
-    axes["prefix"] = _prefix_axes(axes, shapes, _axis("L", bounds.prefix))
-    prefix = _example_prefix(example, shapes, min(23, bounds.prefix))
+    axes["prefix"] = _prefix_axes(axes, program, _axis("L", bounds.prefix))
+    prefix = _example_prefix(example, program, min(23, bounds.prefix))
     return _export(program, (*example, *prefix), axes, program.tap, progress)
 
 
@@ -124,25 +122,22 @@ def trace_with_prefix(
     axes = _score_axes(bounds)
     axes["kept"] = {0: _axis("Q", bounds.length, 0)}
     most = max(2, bounds.prefix)  # an example of one token would fix the axis
-    axes["prefix"] = _prefix_axes(axes, program.score.cache_shapes, _axis("L", most, 0))
-    prefix = _example_prefix(example, program.score.cache_shapes, min(23, most))
+    axes["prefix"] = _prefix_axes(axes, program.score, _axis("L", most, 0))
+    prefix = _example_prefix(example, program.score, min(23, most))
     given = (*example, torch.arange(min(7, bounds.length)), *prefix)
     return _export(program, given, axes, program.score.tap, progress)
 
 
-def _prefix_axes(axes: dict[str, Any], shapes: Sequence[Any], tokens: Any) -> tuple[Any, ...]:
+def _prefix_axes(axes: dict[str, Any], program: ScoreProgram, tokens: Any) -> tuple[Any, ...]:
     probes = axes["values"][0]
-    return tuple({0: probes, axis: tokens} for _ in shapes for axis in (3, 2))
+    return tuple({0: probes, axis: tokens} for _ in program.cache_shapes for axis in (3, 2))
 
 
 def _example_prefix(
-    example: tuple[torch.Tensor, ...], shapes: Sequence[tuple[int, int]], tokens: int
+    example: tuple[torch.Tensor, ...], program: ScoreProgram, tokens: int
 ) -> list[torch.Tensor]:
-    return [
-        torch.zeros(len(example[3]), heads, *shape)
-        for heads, width in shapes
-        for shape in ((width, tokens), (tokens, width))
-    ]
+    shapes = block_shapes(program.cache_shapes, len(example[3]), tokens)
+    return [torch.zeros(shape) for shape in shapes]
 
 
 def _score_axes(bounds: Bounds) -> dict[str, Any]:

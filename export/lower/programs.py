@@ -96,7 +96,7 @@ def lower_to(
             traces[GENERATE] = lambda: trace_generate(writing, writing.example(vocabulary))
             traces[COLUMNS], methods[COLUMNS] = lambda: trace_columns(writing), {}
             if bounds.prefix:
-                traces[BEHIND] = lambda: trace_behind(program, example, bounds, writing.shapes)
+                traces[BEHIND] = lambda: trace_behind(program, example, bounds)
                 methods[BEHIND] = cache
             methods[GENERATE] = {
                 "columns": writing.columns.size,

@@ -1,6 +1,6 @@
 """What a bundle says of its programs: sizes, files, methods, and what these take and return."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -73,6 +73,26 @@ class Adapter:
     """Decoder blocks below each state that is read, the first of the hidden states."""
 
 
+def token_bytes(cache: Iterable[tuple[int, int]]) -> int:
+    """What keys and values of one token take, ``(KV, d)`` in each block."""
+    return sum(2 * 4 * heads * width for heads, width in cache)
+
+
+def block_shapes(
+    cache: Sequence[tuple[int, int]], probes: int, tokens: int
+) -> list[tuple[int, int, int, int]]:
+    """Shapes of keys and values in turn, of so many tokens under so many rows of values.
+
+    Args:
+        cache: ``(KV, d)`` of each block.
+    """
+    return [
+        (probes, heads, *shape)
+        for heads, width in cache
+        for shape in ((width, tokens), (tokens, width))
+    ]
+
+
 @dataclass(frozen=True)
 class Generation:
     """What ``generate`` takes; see ``export.program.generate_program``."""
@@ -89,7 +109,7 @@ class Generation:
     @property
     def token_bytes(self) -> int:
         """What the cache holds of one token."""
-        return sum(2 * 4 * heads * width for heads, width in self.cache)
+        return token_bytes(self.cache)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..bundle import Bounds, Bundle, Generation
+from ..bundle.program import token_bytes
 from ..errors import TuningError
 from ..tasks import Encoded
 from .read_prefix import PIECE
@@ -53,7 +54,7 @@ class PassMemory:
             token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
             position=2 * 4 * vocabulary,
             tables=vocabulary * (hidden + 4) + 2 * 4 * width * states,
-            prefix_token=sum(2 * 4 * heads * each for heads, each in cache),
+            prefix_token=token_bytes(cache),
             # Heads are as wide as those of the keys, and as wide as the hidden state together.
             prefix_pair=2 * 4 * -(-hidden // cache[0][1]) if cache else 0,
         )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Program
+from ..bundle.program import block_shapes
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
@@ -218,25 +219,17 @@ class OnnxEngine(Engine):
 
     def _nothing(self, probes: int) -> list[NDArray[np.float32]]:
         """The blocks of no token."""
-        return [
-            np.empty((probes, heads, *shape), np.float32)
-            for heads, width in self._cache
-            for shape in ((width, 0), (0, width))
-        ]
+        shapes = block_shapes(self._cache, probes, 0)
+        return [np.empty(shape, np.float32) for shape in shapes]
 
     def _read(
         self, tokens: NDArray[np.int64], values: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
         """The blocks of a prefix."""
-        none = np.zeros((1, 1), np.int64)
-
-        def run(
-            row: NDArray[np.int64], kept: NDArray[np.int64], before: list[NDArray[np.float32]]
-        ) -> list[NDArray[np.float32]]:
-            return self._pass([row, none[0], none, values, self._no_adapter], kept, before)[2:]
-
-        empty = self._nothing(len(values))
-        return read_in_pieces(tokens, self._bounds.length, empty, run, np.concatenate)
+        nothing, rest = self._nothing(len(values)), (values, self._no_adapter)
+        return read_in_pieces(
+            tokens, self._bounds.length, rest, nothing, self._pass, np.concatenate
+        )
 
     def _pass(
         self,
@@ -252,9 +245,8 @@ class OnnxEngine(Engine):
         probes, positions, candidates = len(inputs[3]), len(inputs[1]), inputs[2]
         sizes: dict[str, tuple[int, ...]] = {"logp": (probes, *candidates.shape)}
         sizes["hidden"] = (probes, positions, self.hidden_width)
-        for number, (heads, width) in enumerate(self._cache):
-            sizes[f"own_{2 * number}"] = (probes, heads, width, len(kept))
-            sizes[f"own_{2 * number + 1}"] = (probes, heads, len(kept), width)
+        for number, shape in enumerate(block_shapes(self._cache, probes, len(kept))):
+            sizes[f"own_{number}"] = shape
         with self._lock:
             if self._session is None:
                 raise EngineError(f"{self._shown}: the program is closed")

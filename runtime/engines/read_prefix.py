@@ -6,7 +6,7 @@ and evaluation of an estimator that leaves the sensitive values alone.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
@@ -59,23 +59,27 @@ class ReadPrefix(Generic[Array]):
 def read_in_pieces(
     tokens: NDArray[np.int64],
     longest: int,
+    rest: Sequence[NDArray[np.generic]],
     blocks: list[Array],
-    run: Callable[[NDArray[np.int64], NDArray[np.int64], list[Array]], Iterable[Array]],
+    run: Callable[[list[NDArray[np.generic]], NDArray[np.int64], list[Array]], list[Array]],
     join: Callable[[list[Array], int], Array],
 ) -> list[Array]:
     """The blocks of ``tokens``, read by the graph that scores, each piece behind those before it.
 
     Args:
         longest: tokens of a row, at most.
-        blocks: those of no token; they are changed.
-        run: runs a row int64 ``[1, T]`` behind some blocks; gives the row's own at positions int64
-            ``[Q]``.
+        rest: what ``score`` takes behind its candidates.
+        blocks: those of no token; they are left as they are.
+        run: runs what ``score`` takes behind some blocks; gives its results, and behind them the
+            pass's own blocks at positions int64 ``[Q]``.
         join: puts arrays behind each other along an axis.
     """
-    step = min(PIECE, longest)
+    step, none = min(PIECE, longest), np.zeros((1, 1), np.int64)
+    found = list(blocks)
     for first in range(0, len(tokens), step):
         piece = tokens[first : first + step]
         row = piece if len(piece) > 1 else piece.repeat(2)  # a program takes two and more
-        for number, own in enumerate(run(row[None], np.arange(len(piece)), blocks)):
-            blocks[number] = join([blocks[number], own], 3 - number % 2)
-    return blocks
+        _, _, *own = run([row[None], none[0], none, *rest], np.arange(len(piece)), found)
+        for number, new in enumerate(own):
+            found[number] = join([found[number], new], 3 - number % 2)
+    return found

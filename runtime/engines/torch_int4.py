@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, Program
+from ..bundle.program import block_shapes
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
@@ -174,21 +175,15 @@ class TorchEngine(Engine):
 
     def _nothing(self, probes: int) -> list[Any]:
         """The blocks of no token."""
-        return [
-            self._torch.empty((probes, heads, *shape), device=self._device)
-            for heads, width in self._cache
-            for shape in ((width, 0), (0, width))
-        ]
+        shapes = block_shapes(self._cache, probes, 0)
+        return [self._torch.empty(shape, device=self._device) for shape in shapes]
 
     def _read(self, tokens: NDArray[np.int64], values: NDArray[np.float32]) -> list[Any]:
         """The blocks of a prefix."""
-        none = np.zeros((1, 1), np.int64)
-
-        def run(row: NDArray[np.int64], kept: NDArray[np.int64], before: list[Any]) -> list[Any]:
-            return self._pass([row, none[0], none, values, self._no_adapter], kept, before)[2:]
-
-        empty = self._nothing(len(values))
-        return read_in_pieces(tokens, self._bounds.length, empty, run, self._torch.cat)
+        nothing, rest = self._nothing(len(values)), (values, self._no_adapter)
+        return read_in_pieces(
+            tokens, self._bounds.length, rest, nothing, self._pass, self._torch.cat
+        )
 
     def _pass(
         self, request: list[NDArray[np.generic]], kept: NDArray[np.int64], blocks: list[Any]

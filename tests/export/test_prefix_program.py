@@ -106,7 +106,7 @@ def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
         wanted = [each.numpy() for each in score(*given, *prefix)]
     example = example_inputs(bounds, given[3].shape[1], 96, score.adapter_shape)
     file = tmp_path / "program.pte"
-    lower({"behind": lambda: trace_behind(score, example, bounds, generate.shapes)}, file)
+    lower({"behind": lambda: trace_behind(score, example, bounds)}, file)
     lowered = NativeProgram(file)
     arrays = [each.numpy() for each in (*given, *prefix)]
     found = lowered.run("behind", arrays, *(each.shape for each in wanted))
