@@ -225,12 +225,10 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     for found, own in zip(run.run([*request, none, *empty]), wanted, strict=False):
         torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
 
-    def read(row: Any, kept: Any, before: list[torch.Tensor]) -> list[torch.Tensor]:
-        one = torch.zeros(1, 1, dtype=torch.int64)
-        parts = [torch.from_numpy(row), one[0], one, *request[3:], torch.from_numpy(kept)]
-        return run.run([*parts, *before])[2:]
+    def read(asked: Any, kept: Any, before: list[torch.Tensor]) -> list[torch.Tensor]:
+        return run.run([*map(torch.as_tensor, [*asked, kept]), *before])
 
-    blocks = read_in_pieces(FRONT, BOUNDS.length, empty, read, torch.cat)
+    blocks = read_in_pieces(FRONT, BOUNDS.length, request[3:], empty, read, torch.cat)
     found = run.run([*request, none, *blocks])[0]
     np.testing.assert_allclose(found.numpy(), of_whole(program, request), atol=1e-3)
     assert (wanted[0][1] - wanted[0][0]).abs().mean() > 0.05, "the values must matter"
