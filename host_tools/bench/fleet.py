@@ -14,11 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.estimators import private_fit
+from seedtune.runtime.estimators.pooled_fit import (
+    PooledFit,
+    Sent,
+    losses_and_gradients,
+    summarise,
+)
 from seedtune.runtime.estimators.private_fit import CLIP, PrivateFit, Reference, mean_gradient
-from seedtune.runtime.estimators.ridge_logistic import Examples, scores
+from seedtune.runtime.estimators.ridge_logistic import SHARES, Examples, choose, fit, scores
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.fleet import examples_of
 from seedtune.runtime.fleet.device import pack_examples, unpack_examples
+from seedtune.runtime.fleet.heads import ROUNDS, SHARE
 from seedtune.runtime.fleet.release import released
 from seedtune.runtime.model import open_model
 
@@ -29,38 +36,46 @@ from .measuring.results_files import RESULTS, say, write_figures
 MODEL, TASK = "smollm2-135m", "sst2"
 ROWS = 1600
 DELTA = 1e-5
-NOISES = (0.0, 0.5, 1.0, 2.0, 5.0)
-FLEETS, EACH = (100, 1000), 60
-"""Devices, and rows of each."""
+NOISES = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
+FLEETS = {6: 180, 100: 60, 1000: 60}
+"""Devices, and rows of each, drawn with replacement."""
 RESERVED = 500
 """Rows without labels that are the server's own, where noise is added."""
-CANDIDATES, GUESSED = 1000, (16, 50, 100, 200, 400)
+CANDIDATES, GUESSED, GUESSED_NOISES, DRAWS = 1000, (16, 50, 100, 200, 400), (0.0, 0.5, 1.0), 20
 
 
 def bench_fleet(
     *, bundle: Path | None = None, threads: int | None = None, results: Path = RESULTS
 ) -> dict[str, Any]:
-    """See ``privacy`` and ``guesses``."""
+    """See ``uneven``, ``privacy`` and ``guesses``."""
     opened = open_bundle(bundle or default_bundle(MODEL))
     train, test = _states(opened, threads)
     figures: dict[str, Any] = {"model": MODEL, "task": TASK, "train_rows": ROWS}
+    figures["uneven"] = uneven(train, test)
     figures["privacy"] = privacy(train, test)
     figures["guessing"] = {str(rows): guesses(train, rows) for rows in GUESSED}
     return write_figures("fleet", figures, results)
 
 
 def show_fleet(figures: dict[str, Any]) -> str:
-    """Two tables."""
+    """Three tables."""
+    its = figures["uneven"]
     lines = [
-        "devices  noise  epsilon  accuracy",
+        f"six uneven devices: fleet {its['fleet']:.4f}, central {its['central']:.4f}, alone "
+        f"{its['alone']:.4f}; {its['distance']:.0e} from one fit to all rows",
+        "devices  noise  epsilon: results, server  accuracy",
         *(
-            f"{row['devices']:>7}  {row['noise']:>5g}  {row['epsilon'] or float('inf'):>7.3g}  "
-            f"{row['accuracy']:.4f}"
+            f"{row['devices']:>7}  {row['noise']:>5g}  {row['results'] or float('inf'):>16.3g}  "
+            f"{row['server'] or float('inf'):>6.3g}  {row['accuracy']:.4f}"
             for row in figures["privacy"]
         ),
-        f"rows of a device: median rank of its texts among {CANDIDATES}",
+        f"rows of a device: median rank of its texts among {CANDIDATES}, by noise",
         *(
-            f"{rows:>4}: " + "; ".join(f"{way} {its['median']:g}" for way, its in found.items())
+            f"{rows:>4}: "
+            + "; ".join(
+                f"{noise}: alone {its['alone']:.0f}, together {its['together']:.0f}"
+                for noise, its in found.items()
+            )
             for rows, found in figures["guessing"].items()
         ),
     ]
@@ -72,29 +87,73 @@ def accuracy(test: Examples, weights: NDArray[np.float32]) -> float:
     return float((scores(test, weights).argmax(axis=1) == test.gold).mean())
 
 
+def uneven(train: Examples, test: Examples) -> dict[str, Any]:
+    """Six devices, both labels dealt out by a Dirichlet distribution of 0.3, 60 to 400 rows each:
+    the pooled fit, the readout on all rows, and the mean of readouts on each device's."""
+    draw = np.random.default_rng(0)
+    parts: list[NDArray[np.int64]] = []
+    while not parts or not all(60 <= len(part) <= 400 for part in parts):
+        owner = np.empty(len(train.gold), np.int64)
+        for label in (0, 1):
+            its = train.gold == label
+            owner[its] = draw.choice(6, its.sum(), p=draw.dirichlet(np.full(6, 0.3)))
+        parts = [np.flatnonzero(owner == device) for device in range(6)]
+    devices = [_rows(train, part).of_share(SHARE) for part in parts]
+    points = [_pooled(devices, ROUNDS), _pooled([train.of_share(SHARE)], 4 * ROUNDS)]
+    apart = float(np.linalg.norm(points[0] - points[1]) / np.linalg.norm(points[1]))
+    return {
+        "rows": [len(part) for part in parts],
+        "share_positive": [float(train.gold[part].mean()) for part in parts],
+        "rounds": ROUNDS,
+        "distance": apart,
+        "fleet": accuracy(test.of_share(SHARE), points[0]),
+        "central": _readout(train, test),
+        "alone": float(np.mean([_readout(_rows(train, part), test) for part in parts])),
+    }
+
+
+def _pooled(devices: list[Examples], rounds: int) -> NDArray[np.float32]:
+    pooled = PooledFit(2, devices[0].features.shape[2] - 1, 2)
+    sent = [Sent(summarise(each)) for each in devices]
+    for _ in range(rounds):
+        for its, each in zip(sent, devices, strict=True):
+            its.add(*losses_and_gradients(each, its.summary.mean, pooled.points[-1][None]))
+        pooled.advance(sent)
+    return pooled.points[-1]
+
+
+def _readout(train: Examples, test: Examples) -> float:
+    zeros = np.zeros((2, train.features.shape[2]), np.float32)
+    choice = choose(train, zeros, SHARES)
+    return accuracy(
+        test.of_share(choice.share), fit(train.of_share(choice.share), choice.ridge, zeros)
+    )
+
+
 def privacy(train: Examples, test: Examples) -> list[dict[str, Any]]:
-    """Accuracy of one release with noise, by devices; their rows are drawn with replacement.
-    ``epsilon`` is at ``DELTA``, for all of one device's rows; None without noise."""
+    """Accuracy of one release with noise, by devices; the mean of five draws. Epsilons are at
+    ``DELTA``, for all of one device's rows, against who sees the ``results`` and against the
+    ``server``; None without noise."""
     count = len(train.gold) - RESERVED
     reference = Reference.of(train.features[count:, 0, :-1])
     own = train.part(np.arange(len(train.gold)) < count).of_share(private_fit.SHARE)
     found = []
-    for devices in FLEETS:
+    for devices, rows in FLEETS.items():
         draw = np.random.default_rng(devices)
-        parts = draw.integers(0, count, (devices, EACH))
+        parts = draw.integers(0, count, (devices, rows))
         start = PrivateFit(2, 2, reference)
         place = reference.mean, reference.scale, start.weights
-        cut = {"clip": CLIP, "noise": 0.0, "devices": devices}
         own_gradients = (mean_gradient(_rows(own, part), *place) for part in parts)
-        mean = np.mean([released(each, cut) for each in own_gradients], axis=0)
+        mean = np.mean([released(each, {"clip": CLIP, "noise": 0.0}) for each in own_gradients], 0)
         for noise in NOISES:
             tries = []
-            for _ in range(3 if noise else 1):
+            for _ in range(5 if noise else 1):
                 start.weights = np.zeros_like(start.weights)
-                start.advance(mean + draw.normal(0, 1, mean.shape) * noise * CLIP / devices)
+                start.advance(mean + draw.normal(0, noise * CLIP / devices**0.5, mean.shape))
                 tries.append(accuracy(test.of_share(private_fit.SHARE), start.raw_weights))
-            row = {"devices": devices, "noise": noise, "epsilon": epsilon(noise)}
-            found.append({**row, "accuracy": float(np.mean(tries))})
+            row = {"devices": devices, "noise": noise, "accuracy": float(np.mean(tries))}
+            epsilons = {"results": epsilon(noise * devices**0.5), "server": epsilon(noise)}
+            found.append({**row, "deviation": float(np.std(tries)), **epsilons})
             say(f"{found[-1]}")
     return found
 
@@ -120,11 +179,14 @@ def epsilon(noise: float) -> float | None:
 def guesses(train: Examples, rows: int) -> dict[str, dict[str, float]]:
     """Ranks of a device's texts, with the right label, among ``CANDIDATES`` by its first gradient.
 
-    ``alone``: the guesser tries one text at a time, and takes the sum over the device's other rows
-    for a Gaussian with the spread of such rows' gradients, known from others: the likelihood ratio.
-    ``together``: all of the device's texts are among the candidates, and the guesser solves for how
-    much of each is in the sum. The rest are the same with a device's share of noise in a fleet of
-    1 000, of 2 clips on the sum (see ``privacy``).
+    The guesser knows how far the gradient was cut. ``alone``: it tries one text at a time, and
+    takes the sum over the device's other rows for a Gaussian with the spread of such rows'
+    gradients, known from others: the likelihood ratio. ``together``: all of the device's texts are
+    among the candidates, and the guesser solves for how much of each is in the sum.
+
+    Returns:
+        By noise, in clips (0 is the exact sum, not cut): means over ``DRAWS`` devices of the median
+        rank of their texts, and its ``deviation`` (of ``alone``).
     """
     draw = np.random.default_rng(0)
     order = draw.permutation(len(train.gold))
@@ -132,23 +194,29 @@ def guesses(train: Examples, rows: int) -> dict[str, dict[str, float]]:
     others = _rows(train, order[CANDIDATES:]).of_share(private_fit.SHARE)
     reference = Reference.of(others.features[:, 0, :-1])
     each, spread = (_row_gradients(some, reference) for some in (seen, others))
-    exact = each[:rows].mean(axis=0)
-    cut = {"clip": CLIP, "noise": 2.0, "devices": 1000}
-    noised = released(exact, cut)
     middle, covariance = spread.mean(axis=0), np.cov(spread.T)
+    floor = 0.01 * np.trace(covariance) / len(covariance)
     found = {}
-    for name, told, noise in (("exact", exact, 0.0), ("noise", noised, 2.0 * CLIP / 1000**0.5)):
-        floor = 0.01 * np.trace(covariance) / len(covariance)
-        around = covariance / rows + (floor / rows + noise**2) * np.eye(len(covariance))
-        white = np.linalg.solve(around, (each - middle).T).T / rows
-        alone = white @ (told - middle) - 0.5 * (white * (each - middle)).sum(axis=1) / rows
-        ridge = max(noise**2 * rows, 1e-9 * float(np.square(each).sum()) / len(each))
-        together = each @ each.T
-        together = np.linalg.solve(together + ridge * np.eye(len(each)), each @ told)
-        for way, near in (("alone", alone), ("together", together)):
-            ranks = np.array([1 + (near > near[number]).sum() for number in range(rows)])
-            median = {"median": float(np.median(ranks)), "best": (rows + 1) / 2}
-            found[f"{name}, {way}"] = {**median, "first": float((ranks == 1).mean())}
+    for noise in GUESSED_NOISES:
+        medians = []
+        for _ in range(DRAWS):
+            chosen = draw.choice(CANDIDATES, rows, replace=False)
+            exact = each[chosen].mean(axis=0)
+            kept = min(1.0, CLIP / float(np.linalg.norm(exact))) if noise else 1.0
+            told = released(exact, {"clip": CLIP, "noise": noise} if noise else {}) / kept
+            size = noise * CLIP / kept
+            around = covariance / rows + (floor / rows + size**2) * np.eye(len(covariance))
+            white = np.linalg.solve(around, (each - middle).T).T / rows
+            alone = white @ (told - middle) - 0.5 * (white * (each - middle)).sum(axis=1) / rows
+            ridge = max(size**2 * rows, 1e-9 * float(np.square(each).sum()) / len(each))
+            together = np.linalg.solve(each @ each.T + ridge * np.eye(len(each)), each @ told)
+            ranks = [1 + (-near).argsort().argsort()[chosen] for near in (alone, together)]
+            medians.append(np.median(ranks, axis=1))
+        means = np.mean(medians, axis=0)
+        deviation = float(np.std(medians, axis=0)[0])
+        found[f"{noise:g}"] = {
+            "alone": float(means[0]), "together": float(means[1]), "deviation": deviation
+        }  # fmt: skip
     return found
 
 

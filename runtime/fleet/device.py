@@ -28,7 +28,7 @@ from ..tasks import Encoded, Rows
 from ..tuning.batches import batch_indices
 from .messages import Answer, Question, identity, packed, unpacked
 from .release import released
-from .rounds import LEAST_DEVICES, LEAST_ROWS
+from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Verdict:
     """Which head a device keeps, by its own held-out rows."""
 
     ships: str
-    """``start``, ``fleet`` or ``own``."""
+    """``start``, ``fleet``, ``own`` (on top of the fleet's) or ``alone``."""
     accuracy: dict[str, float]
     """Of each, by the same names."""
     values: Values
@@ -51,6 +51,8 @@ class Device:
         held_out: rows that only judge.
         least_rows: with fewer rows it answers nothing.
         least_devices: nor if fewer devices than so many are asked.
+        least_noise: nor without noise of so many clips, but for sums of judgements. 0 lets it send
+            exact numbers, from which its texts can be guessed.
         states: what ``states`` of an earlier one gave, of the same rows.
     """
 
@@ -62,11 +64,13 @@ class Device:
         *,
         least_rows: int = LEAST_ROWS,
         least_devices: int = LEAST_DEVICES,
+        least_noise: float = LEAST_NOISE,
         states: bytes | None = None,
     ) -> None:
         self._model = model
         self._rows: dict[str, Any] = {"train": train, "held_out": held_out}
         self._least_rows, self._least_devices = least_rows, least_devices
+        self._least_noise = least_noise
         self._seen: dict[str, Examples] = {} if states is None else unpack_examples(states)
         self.verdict: Verdict | None = None
         """Of the last question to judge a head."""
@@ -80,7 +84,8 @@ class Device:
         """What the server may know.
 
         Raises:
-            TuningError: of another bundle or task, too few rows, or too few devices are asked.
+            TuningError: of another bundle or task, too few rows, too few devices are asked, or with
+                too little noise.
             DataError: a row is unusable.
             ValueError: no question of this version.
         """
@@ -102,6 +107,13 @@ class Device:
         }
         if question.get("kind") not in kinds:
             raise ValueError(f"a question of kind {question.get('kind')!r:.40}")
+        noise = question.get("noise", 0.0)
+        if question["kind"] != "judge" and noise < self._least_noise:
+            raise TuningError(
+                f"the question asks for noise of {noise:g} clips, this device answers with "
+                f"{self._least_noise:g} or more (least-noise; with 0 it sends exact numbers, from "
+                "which its texts can be guessed)"
+            )
         found = kinds[question["kind"]](question)
         if found["rows"] < self._least_rows:
             raise TuningError(
@@ -171,13 +183,15 @@ class Device:
         return {"rows": len(examples), "sha256": done.sha256, "slopes": packed(slopes)}
 
     def _judge(self, question: Question) -> Answer:
-        """Judges the fleet's head, and a fit of its own rows on top of it; keeps the verdict."""
+        """Judges the fleet's head and fits of its own rows, on top of it and alone; keeps the
+        verdict."""
         seen, train = self._examples("held_out"), self._examples("train")
         count = self._head_rows * seen.features.shape[2] + 1
         fleet = self._head(unpacked(question, "own", "f4", count))
-        heads = {"start": self._head(np.zeros(count, np.float32)), "fleet": fleet}
+        start = self._head(np.zeros(count, np.float32))
+        heads = {"start": start, "fleet": fleet}
         if len(train.gold):
-            heads["own"] = self._on_top(fleet, train)
+            heads |= {"own": self._on_top(fleet, train), "alone": self._on_top(start, train)}
         told = {name: _judged(seen, head) for name, head in heads.items()}
         # As runs choose their best step: all within its standard error are as good as the best, and
         # the loss tells them apart.

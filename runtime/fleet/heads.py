@@ -76,7 +76,7 @@ class PooledHead(_Head):
             "summary": sent is None,
         }
 
-    def admit(self, device: int, answer: Answer, asked: int) -> None:
+    def admit(self, device: int, answer: Answer) -> None:
         known = self._sent.get(device)
         sent = Sent(self._summary(answer)) if known is None else known
         if answer["rows"] != sent.summary.rows:
@@ -105,7 +105,7 @@ class PooledHead(_Head):
             unpacked(answer, "lengths", "f4", DIRECTIONS),
         )
 
-    def advance(self, present: Sequence[int], asked: int) -> None:
+    def advance(self, present: Sequence[int]) -> None:
         self.fit.advance([self._sent[device] for device in present])
         self._left -= 1
 
@@ -155,14 +155,14 @@ class PrivateHead(_Head):
             **self.release.question,
         }
 
-    def admit(self, device: int, answer: Answer, asked: int) -> None:
+    def admit(self, device: int, answer: Answer) -> None:
         shape = max(1, self.rows - 1), self.width + 1
         gradient = unpacked(answer, "gradient", "f4", *shape)
-        self.release.check(gradient, asked)
+        self.release.check(gradient)
         self._answers[device] = gradient
 
-    def advance(self, present: Sequence[int], asked: int) -> None:
-        self.release.count(len(present), asked)
+    def advance(self, present: Sequence[int]) -> None:
+        self.release.count(len(present))
         self.fit.advance(np.mean([self._answers[each] for each in present], axis=0, dtype=float))
 
 
@@ -182,13 +182,13 @@ class JudgedHead:
     def question(self, device: int) -> Question:
         return {"kind": "judge", "own": packed(self._own)}
 
-    def admit(self, device: int, answer: Answer, asked: int) -> None:
+    def admit(self, device: int, answer: Answer) -> None:
         found = unpacked(answer, "judged", "f8", 4)
         if (found < 0).any() or max(found[0], found[2]) > answer["rows"]:
             raise ValueError("more right answers than rows")
         self._counts[device] = np.append(found, answer["rows"])
 
-    def advance(self, present: Sequence[int], asked: int) -> None:
+    def advance(self, present: Sequence[int]) -> None:
         total = np.sum([self._counts[each] for each in present], axis=0)
         shares = total[:4] / total[4]
         self.before = float(shares[0]), float(shares[1])

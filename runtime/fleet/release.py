@@ -1,8 +1,8 @@
-"""What a device sends where there is a guarantee: cut to a length, with its share of the noise.
+"""What a device sends where there is a guarantee: cut to a length, with noise of its own.
 
-Each of K devices adds Gaussian noise whose deviation is ``noise * clip`` over the root of K. On the
-sum over devices it is ``noise * clip``, and nobody, the server neither, sees less noise than one
-device's. Where only some of the K answer, the sum has less: ``Release.effective``.
+Each device adds Gaussian noise whose deviation is ``noise * clip``, so that what it is protected by
+hangs neither on the server nor on other devices. The sum over K devices has the root of K times
+that, which protects better: ``Release.effective``.
 """
 
 import random
@@ -23,9 +23,9 @@ class Release:
     clip: float | None
     """Length of a device's numbers; None bounds nothing, and one device can do what it likes."""
     noise: float = 0.0
-    """Deviation of the noise on the sum over devices, in clips."""
-    least: float = 1.0
-    """Share of them that answered, in the round with the fewest."""
+    """Deviation of each device's noise, in clips."""
+    fewest: int = 0
+    """Answers of the round that had the fewest; 0 before the first."""
 
     def __post_init__(self) -> None:
         if self.noise and self.clip is None:
@@ -39,19 +39,19 @@ class Release:
     @property
     def effective(self) -> float:
         """The noise that the sums of all rounds have at least, in clips: what to account for."""
-        return float(self.noise * self.least**0.5)
+        return float(self.noise * self.fewest**0.5)
 
-    def check(self, sent: NDArray[Any], devices: int) -> None:
+    def check(self, sent: NDArray[Any]) -> None:
         """ValueError for numbers that no device can have cut and noised so."""
         if self.clip is None:
             return
-        room = self.noise / devices**0.5 * (sent.size**0.5 + 6)
+        room = self.noise * (sent.size**0.5 + 6)
         if float(np.linalg.norm(sent)) > self.clip * (1 + 1e-5 + room):
             raise ValueError("numbers longer than the clip")
 
-    def count(self, present: int, devices: int) -> None:
-        """Note how many of so many answered."""
-        self.least = min(self.least, present / devices)
+    def count(self, present: int) -> None:
+        """Note how many answered."""
+        self.fewest = min(self.fewest or present, present)
 
 
 def released(numbers: NDArray[np.float64], question: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -60,7 +60,7 @@ def released(numbers: NDArray[np.float64], question: Mapping[str, Any]) -> NDArr
     if clip is None:
         return numbers
     cut = np.asarray(numbers * min(1.0, clip / max(float(np.linalg.norm(numbers)), 1e-300)))
-    size = question["noise"] * clip / question["devices"] ** 0.5
+    size = question["noise"] * clip
     if not size:
         return cut
     # Of the system's own source: who could guess its state would know the noise.

@@ -33,6 +33,7 @@ TASK = {
 WORDS = ["so", "good", "", "bad film", "12", "it was", "ÿ", "a a a a a"]
 SIZES = (40, 12, 25, 9, 31, 18)
 FLOOR = {"least_rows": 8, "least_devices": 3}
+EXACT = {**FLOOR, "least_noise": 0.0}
 
 
 def rows_of(device: int, count: int) -> list[dict[str, str]]:
@@ -55,7 +56,7 @@ def model(bundle):
 @pytest.fixture(scope="module")
 def devices(model) -> dict[int, Device]:
     return {
-        n: Device(model, rows_of(n, size), rows_of(n + 10, 12), **FLOOR)
+        n: Device(model, rows_of(n, size), rows_of(n + 10, 12), **EXACT)
         for n, size in enumerate(SIZES)
     }
 
@@ -164,7 +165,7 @@ def test_floors_of_the_server_and_of_a_device(model, devices):
         devices[0].answer({**question, "devices": 2})
     with pytest.raises(TuningError, match="another bundle or task"):
         devices[0].answer({**question, "fleet": "0" * 64})
-    few = Device(model, rows_of(0, 7), **FLOOR)
+    few = Device(model, rows_of(0, 7), **EXACT)
     with pytest.raises(TuningError, match="7 rows, it answers with 8"):
         few.answer(question)
 
@@ -172,10 +173,10 @@ def test_floors_of_the_server_and_of_a_device(model, devices):
 def test_states_are_computed_once_and_stay(model, devices, monkeypatch):
     fleet = Fleet(identity(model), PooledHead(model), **FLOOR)
     question = fleet.ask(devices)[2]
-    first = Device(model, rows_of(2, 25), **FLOOR)
+    first = Device(model, rows_of(2, 25), **EXACT)
     answer = first.answer(question)
     monkeypatch.setattr("seedtune.runtime.fleet.device.examples_of", None)
-    assert Device(model, "gone.jsonl", states=first.states, **FLOOR).answer(question) == answer
+    assert Device(model, "gone.jsonl", states=first.states, **EXACT).answer(question) == answer
 
 
 def private(model: Model, noise: float) -> PrivateHead:
@@ -196,16 +197,29 @@ def test_a_private_gradient_is_cut_and_refused_if_it_is_not(model, devices):
     assert np.isfinite(work.head.own).all() and work.fit.steps == 2
 
 
+def test_a_device_sends_nothing_exact_unless_it_is_told_to(model, devices, tmp_path):
+    cautious = Device(model, rows_of(2, 25), rows_of(12, 12), **FLOOR)
+    with SharedSteps(model, tmp_path / "run", **STEPS) as steps:
+        for work in (PooledHead(model), steps, private(model, 0.0), private(model, 0.9)):
+            question = Fleet(identity(model), work, **FLOOR).ask(devices)[2]
+            with pytest.raises(TuningError, match=r"of 0(\.9)? clips, .* with 1 or more"):
+                cautious.answer(question)
+    enough = Fleet(identity(model), private(model, 1.0), **FLOOR).ask(devices)[2]
+    assert cautious.answer(enough)["rows"] == 25
+    judged = JudgedHead(PooledHead(model).head)
+    assert cautious.answer(Fleet(identity(model), judged, **FLOOR).ask(devices)[2])["rows"] == 12
+
+
 def test_noise_is_added_on_the_devices_and_what_is_missing_is_counted(model, devices):
     work = private(model, 3.0)
     fleet = Fleet(identity(model), work, **FLOOR)
     question = fleet.ask(devices)[0]
     twice = [np.frombuffer(devices[0].answer(question)["gradient"], "<f4") for _ in range(2)]
-    # The difference of two draws, each of 3 clips over the root of 6 devices.
-    assert (twice[0] - twice[1]).std() == pytest.approx(2**0.5 * 3 * 0.1 / 6**0.5, rel=0.3)
+    # The difference of two draws, each of 3 clips.
+    assert (twice[0] - twice[1]).std() == pytest.approx(2**0.5 * 3 * 0.1, rel=0.3)
     fleet.take(carry(fleet.ask(devices), devices, {0: lost, 1: lost}))
     run(fleet, devices)
-    assert work.release.effective == pytest.approx(3.0 * (4 / 6) ** 0.5)
+    assert work.release.effective == pytest.approx(3.0 * 4**0.5)
 
 
 def test_a_device_keeps_what_judges_best_on_its_own_rows(model, devices):
@@ -215,12 +229,15 @@ def test_a_device_keeps_what_judges_best_on_its_own_rows(model, devices):
     run(Fleet(identity(model), judged, **FLOOR), devices)
     assert judged.after[0] > judged.before[0] and judged.after[1] < judged.before[1]
     kept = [each.verdict for each in devices.values()]
-    assert {"fleet", "own"} >= {each.ships for each in kept if each}
+    assert {"fleet", "own", "alone"} >= {each.ships for each in kept if each}
     odd = devices[5].verdict  # one label
     assert odd is not None and odd.accuracy["own"] >= odd.accuracy["start"]
     bad = JudgedHead(work.head_of(np.float32(-50) * work.head.weights))
     run(Fleet(identity(model), bad, **FLOOR), devices)
-    assert all(each.verdict and each.verdict.ships != "fleet" for each in devices.values())
+    for each in devices.values():
+        assert each.verdict and each.verdict.ships in ("start", "alone"), (
+            "on nothing of the fleet's"
+        )
 
 
 STEPS = {

@@ -13,14 +13,14 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """Answer a question from this device's rows."""
     config, state = context.node_config, context.state
+    floors = ("least-rows", "least-devices", "least-noise")
     known = state["seedtune"]["states"] if "seedtune" in state else None
     with opened(config) as model:
         device = Device(
             model,
             str(config["train"]),
             str(config["held-out"]) if "held-out" in config else None,
-            least_rows=int(config.get("least-rows", 50)),
-            least_devices=int(config.get("least-devices", 5)),
+            **{name.replace("-", "_"): config[name] for name in floors if name in config},
             states=known or None,
         )
         try:

@@ -48,8 +48,10 @@ def main(grid: Grid, context: Context) -> None:
             judged = JudgedHead(work.head)
             _run(grid, judged, model, config)
             print(f"held-out accuracy and loss: {judged.before} before, {judged.after} after")
-    noise = 0.0 if isinstance(work, PooledHead) else work.release.effective
-    print(guarantee(noise, len(fleet.rounds), float(config["delta"])))
+    own, summed = 0.0, 0.0
+    if not isinstance(work, PooledHead):
+        own, summed = work.release.noise, work.release.effective
+    print(guarantee(own, summed, len(fleet.rounds), float(config["delta"])))
 
 
 def _work(model: Model, config: Mapping[str, Any], output: Path) -> Any:
@@ -60,6 +62,11 @@ def _work(model: Model, config: Mapping[str, Any], output: Path) -> Any:
         case "pooled":
             return PooledHead(model, **rounds)
         case "private":
+            if not config["reference"]:
+                raise TuningError(
+                    "work=private needs rows of the server's own, without labels: give the "
+                    "absolute path of their file (reference=...)"
+                )
             rows = model.encode(str(config["reference"]), labelled=False)
             states = examples_of(model, rows).features[:, :, :-1]
             states = states.reshape(-1, states.shape[2])

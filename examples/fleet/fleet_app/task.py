@@ -24,11 +24,24 @@ def opened(config: Any) -> Model:
     return open_model(str(config["bundle"]), task=spec, on_long="truncate")
 
 
-def guarantee(noise: float, releases: int, delta: float) -> str:
-    """What the noise of so many releases guarantees, as a sentence. Every device takes part in
-    each, so that nothing is gained by sampling them."""
-    if not noise:
+def guarantee(own: float, summed: float, releases: int, delta: float) -> str:
+    """What the noise of so many releases guarantees, as a sentence.
+
+    Args:
+        own: a device's noise, in clips.
+        summed: that of the sum over devices.
+    """
+    if not own:
         return "privacy: no guarantee: no noise was added"
+    results, server = (_epsilon(noise, releases, delta) for noise in (summed, own))
+    return (
+        f"privacy at delta {delta:g}, for all rows of one device: epsilon {results:.3g} against "
+        f"whoever sees the results, {server:.3g} against the server, which sees what each sends"
+    )
+
+
+def _epsilon(noise: float, releases: int, delta: float) -> float:
+    """Every device takes part in each release, so that nothing is gained by sampling them."""
     config = PrivacyConfig(
         target_delta=delta,
         population_size=1,
@@ -37,8 +50,4 @@ def guarantee(noise: float, releases: int, delta: float) -> str:
     )
     accountant = RdpAccountant(config)
     accountant.compose(GaussianPrivacyEvent(noise, 1, 1), releases)
-    epsilon = accountant.get_privacy_spent().epsilon
-    return (
-        f"privacy: epsilon {epsilon:.3g} at delta {delta:g} for all rows of one device, against "
-        "whoever sees the results; the server sees what each sends, with its share of the noise"
-    )
+    return float(accountant.get_privacy_spent().epsilon)
