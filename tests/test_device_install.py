@@ -4,39 +4,21 @@ import importlib.util
 import json
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import venv
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from carrying_wheel import build_wheel
 from compiler import needs_compiler
+from fresh_environment import fresh
 from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
 
 HERE = Path(__file__).parent
 OLDEST_ONNX = "1.24"
 HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "pyarrow", "psutil")
-
-
-def fresh(folder: Path) -> tuple[Path, Path, Callable[..., None]]:
-    """Python of a new environment, a copy of the source, and pip's install there."""
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-
-    def install(*arguments: str) -> None:
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    source = folder / "source"  # a copy: the build would leave its files in the source
-    keep_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(HERE.parent, source, ignore=keep_out)
-    return python, source, install
 
 
 def packages(python: Path) -> set[str]:

@@ -65,9 +65,10 @@ def show_fleet(figures: dict[str, Any]) -> str:
         f"{its['alone']:.4f}; {its['distance']:.0e} from one fit to all rows",
         "devices  noise  epsilon: results, server  accuracy",
         *(
-            f"{row['devices']:>7}  {row['noise']:>5g}  {row['results'] or float('inf'):>16.3g}  "
+            f"{devices:>7}  {noise:>5}  {row['results'] or float('inf'):>16.3g}  "
             f"{row['server'] or float('inf'):>6.3g}  {row['accuracy']:.4f}"
-            for row in figures["privacy"]
+            for devices, found in figures["privacy"].items()
+            for noise, row in found.items()
         ),
         f"rows of a device: median rank of its texts among {CANDIDATES}, by noise",
         *(
@@ -130,14 +131,14 @@ def _readout(train: Examples, test: Examples) -> float:
     )
 
 
-def privacy(train: Examples, test: Examples) -> list[dict[str, Any]]:
-    """Accuracy of one release with noise, by devices; the mean of five draws. Epsilons are at
+def privacy(train: Examples, test: Examples) -> dict[str, dict[str, Any]]:
+    """By devices and noise: accuracy of one release, the mean of five draws. Epsilons are at
     ``DELTA``, for all of one device's rows, against who sees the ``results`` and against the
     ``server``; None without noise."""
     count = len(train.gold) - RESERVED
     reference = Reference.of(train.features[count:, 0, :-1])
     own = train.part(np.arange(len(train.gold)) < count).of_share(private_fit.SHARE)
-    found = []
+    found: dict[str, dict[str, Any]] = {}
     for devices, rows in FLEETS.items():
         draw = np.random.default_rng(devices)
         parts = draw.integers(0, count, (devices, rows))
@@ -151,10 +152,10 @@ def privacy(train: Examples, test: Examples) -> list[dict[str, Any]]:
                 start.weights = np.zeros_like(start.weights)
                 start.advance(mean + draw.normal(0, noise * CLIP / devices**0.5, mean.shape))
                 tries.append(accuracy(test.of_share(private_fit.SHARE), start.raw_weights))
-            row = {"devices": devices, "noise": noise, "accuracy": float(np.mean(tries))}
+            row = {"accuracy": float(np.mean(tries)), "deviation": float(np.std(tries))}
             epsilons = {"results": epsilon(noise * devices**0.5), "server": epsilon(noise)}
-            found.append({**row, "deviation": float(np.std(tries)), **epsilons})
-            say(f"{found[-1]}")
+            found.setdefault(str(devices), {})[f"{noise:g}"] = {**row, **epsilons}
+        say(f"{devices} devices: {found[str(devices)]}")
     return found
 
 
@@ -195,7 +196,7 @@ def guesses(train: Examples, rows: int) -> dict[str, dict[str, float]]:
     reference = Reference.of(others.features[:, 0, :-1])
     each, spread = (_row_gradients(some, reference) for some in (seen, others))
     middle, covariance = spread.mean(axis=0), np.cov(spread.T)
-    floor = 0.01 * np.trace(covariance) / len(covariance)
+    floor, products = 0.01 * np.trace(covariance) / len(covariance), each @ each.T
     found = {}
     for noise in GUESSED_NOISES:
         medians = []
@@ -209,7 +210,7 @@ def guesses(train: Examples, rows: int) -> dict[str, dict[str, float]]:
             white = np.linalg.solve(around, (each - middle).T).T / rows
             alone = white @ (told - middle) - 0.5 * (white * (each - middle)).sum(axis=1) / rows
             ridge = max(size**2 * rows, 1e-9 * float(np.square(each).sum()) / len(each))
-            together = np.linalg.solve(each @ each.T + ridge * np.eye(len(each)), each @ told)
+            together = np.linalg.solve(products + ridge * np.eye(len(each)), each @ told)
             ranks = [1 + (-near).argsort().argsort()[chosen] for near in (alone, together)]
             medians.append(np.median(ranks, axis=1))
         means = np.mean(medians, axis=0)

@@ -1,9 +1,8 @@
 """The arithmetic of the fleet's benchmark; its figures are measured on SmolLM2."""
 
 import numpy as np
-import pytest
 from seedtune.host_tools.bench import fleet
-from seedtune.host_tools.bench.fleet import epsilon, guesses
+from seedtune.host_tools.bench.fleet import guesses
 from seedtune.runtime.estimators.ridge_logistic import Examples
 
 
@@ -17,10 +16,3 @@ def test_guesses_of_few_rows_are_right_and_noise_hides_them(monkeypatch):
     assert few["0"]["together"] == 10.5, "all twenty come first"
     assert few["0"]["alone"] < 50 < 100 < few["1"]["alone"]
     assert many["0"]["alone"] > 200
-
-
-def test_epsilon_is_the_accountant_s():
-    pytest.importorskip("dp_accounting", reason="pip install 'seedtune[fleet]'")
-    assert epsilon(0.0) is None
-    found = [epsilon(noise) for noise in (1.0, 5.0)]
-    assert found == pytest.approx([4.73, 0.795], rel=0.01)
