@@ -11,6 +11,7 @@ import importlib.util
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
 from .onnx_files import largest_size, tensor_files
-from .read_prefix import ReadPrefix, read_in_pieces
+from .read_prefix import ReadInPieces
 from .threads import usable_cores
 
 FORMAT = "onnx"
@@ -136,7 +137,9 @@ class OnnxEngine(Engine):
             )
         self._lock = threading.Lock()
         self._bounds, self._shown, self._cache = bounds, shown, cache
-        self._prefix: ReadPrefix[NDArray[np.float32]] = ReadPrefix()
+        self._prefix: ReadInPieces[NDArray[np.float32]] = ReadInPieces(
+            cache, bounds.length, partial(np.empty, dtype=np.float32), self._pass, np.concatenate
+        )
         _check_files(program, files, shown)
         self.threads = threads or usable_cores()
         options = onnxruntime.SessionOptions()
@@ -209,27 +212,9 @@ class OnnxEngine(Engine):
     ) -> Scores:
         """See ``Engine``."""
         inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        blocks = self._nothing(len(values))
-        if len(batch.prefix):
-            blocks = self._prefix.blocks(
-                batch.prefix, values, lambda: self._read(batch.prefix, values)
-            )
+        blocks = self._prefix.blocks(batch.prefix, values, self._no_adapter)
         logp, hidden, *_ = self._pass(inputs, np.empty(0, np.int64), blocks)
         return Scores(logp, hidden)
-
-    def _nothing(self, probes: int) -> list[NDArray[np.float32]]:
-        """The blocks of no token."""
-        shapes = block_shapes(self._cache, probes, 0)
-        return [np.empty(shape, np.float32) for shape in shapes]
-
-    def _read(
-        self, tokens: NDArray[np.int64], values: NDArray[np.float32]
-    ) -> list[NDArray[np.float32]]:
-        """The blocks of a prefix."""
-        nothing, rest = self._nothing(len(values)), (values, self._no_adapter)
-        return read_in_pieces(
-            tokens, self._bounds.length, rest, nothing, self._pass, np.concatenate
-        )
 
     def _pass(
         self,

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.program import block_shapes
+
 Array = TypeVar("Array")
 """Keys ``[P, KV, d, L]`` or values ``[P, KV, L, d]`` of one block, float32, as an engine has them.
 Blocks are lists of both in turn."""
@@ -56,30 +58,62 @@ class ReadPrefix(Generic[Array]):
         self._key, self._blocks = b"", []
 
 
-def read_in_pieces(
-    tokens: NDArray[np.int64],
-    longest: int,
-    rest: Sequence[NDArray[np.generic]],
-    blocks: list[Array],
-    run: Callable[[list[NDArray[np.generic]], NDArray[np.int64], list[Array]], list[Array]],
-    join: Callable[[list[Array], int], Array],
-) -> list[Array]:
-    """The blocks of ``tokens``, read by the graph that scores, each piece behind those before it.
+class ReadInPieces(Generic[Array]):
+    """The same for a program whose graph that scores reads the prefix, too.
 
     Args:
+        cache: ``(KV, d)`` of each block.
         longest: tokens of a row, at most.
-        rest: what ``score`` takes behind its candidates.
-        blocks: those of no token; they are left as they are.
+        empty: makes an array of a shape.
         run: runs what ``score`` takes behind some blocks; gives its results, and behind them the
             pass's own blocks at positions int64 ``[Q]``.
         join: puts arrays behind each other along an axis.
     """
-    step, none = min(PIECE, longest), np.zeros((1, 1), np.int64)
-    found = list(blocks)
-    for first in range(0, len(tokens), step):
-        piece = tokens[first : first + step]
-        row = piece if len(piece) > 1 else piece.repeat(2)  # a program takes two and more
-        _, _, *own = run([row[None], none[0], none, *rest], np.arange(len(piece)), found)
-        for number, new in enumerate(own):
-            found[number] = join([found[number], new], 3 - number % 2)
-    return found
+
+    def __init__(
+        self,
+        cache: Sequence[tuple[int, int]],
+        longest: int,
+        empty: Callable[[tuple[int, ...]], Array],
+        run: Callable[[list[NDArray[np.generic]], NDArray[np.int64], list[Array]], list[Array]],
+        join: Callable[[list[Array], int], Array],
+    ) -> None:
+        self._cache, self._step = cache, min(PIECE, longest)
+        self._empty, self._run, self._join = empty, run, join
+        self._last: ReadPrefix[Array] = ReadPrefix()
+
+    def blocks(
+        self,
+        tokens: NDArray[np.int64],
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32],
+    ) -> list[Array]:
+        """The blocks of ``tokens``; those of none if there are none.
+
+        Args:
+            adapter: any, since none of the blocks depends on it.
+        """
+        none = [self._empty(shape) for shape in block_shapes(self._cache, len(values), 0)]
+        if not len(tokens):
+            return none
+        return self._last.blocks(
+            tokens, values, lambda: self._read(tokens, [values, adapter], none)
+        )
+
+    def _read(
+        self, tokens: NDArray[np.int64], rest: list[NDArray[np.float32]], found: list[Array]
+    ) -> list[Array]:
+        """Each piece behind those before it."""
+        none = np.zeros((1, 1), np.int64)
+        for first in range(0, len(tokens), self._step):
+            piece = tokens[first : first + self._step]
+            row = piece if len(piece) > 1 else piece.repeat(2)  # a program takes two and more
+            request = [row[None], none[0], none, *rest]
+            _, _, *own = self._run(request, np.arange(len(piece)), found)
+            for number, new in enumerate(own):
+                found[number] = self._join([found[number], new], 3 - number % 2)
+        return found
+
+    def forget(self) -> None:
+        """Free what is kept."""
+        self._last.forget()

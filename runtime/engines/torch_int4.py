@@ -12,17 +12,17 @@ are float32 always.
 import importlib.util
 import threading
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, Program
-from ..bundle.program import block_shapes
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
-from .read_prefix import ReadPrefix, read_in_pieces
+from .read_prefix import ReadInPieces
 
 FORMAT = "torch"
 PROCESS_BYTES = 300 * 10**6
@@ -130,7 +130,10 @@ class TorchEngine(Engine):
                 own, files, self._device, dtype, self._shown, room, program.prefix_cache
             )
         self._cache = program.prefix_cache
-        self._prefix: ReadPrefix[Any] = ReadPrefix()
+        empty = partial(torch.empty, device=self._device)
+        self._prefix: ReadInPieces[Any] = ReadInPieces(
+            self._cache, self._bounds.length, empty, self._pass, torch.cat
+        )
         self.entries, self.adapter_shape = self._program.entries, self._program.adapter_shape
         self.hidden_width = self._program.hidden_width
         self._no_adapter = np.zeros(self.adapter_shape, np.float32)
@@ -165,25 +168,9 @@ class TorchEngine(Engine):
                 raise EngineError(
                     f"{name} holds {tokens.max()}, outside the vocabulary of {self._vocabulary}"
                 )
-        blocks = self._nothing(len(values))
-        if len(batch.prefix):
-            blocks = self._prefix.blocks(
-                batch.prefix, values, lambda: self._read(batch.prefix, values)
-            )
+        blocks = self._prefix.blocks(batch.prefix, values, self._no_adapter)
         logp, hidden, *_ = self._pass(request, np.empty(0, np.int64), blocks)
         return Scores(logp.cpu().numpy(), hidden.cpu().numpy())
-
-    def _nothing(self, probes: int) -> list[Any]:
-        """The blocks of no token."""
-        shapes = block_shapes(self._cache, probes, 0)
-        return [self._torch.empty(shape, device=self._device) for shape in shapes]
-
-    def _read(self, tokens: NDArray[np.int64], values: NDArray[np.float32]) -> list[Any]:
-        """The blocks of a prefix."""
-        nothing, rest = self._nothing(len(values)), (values, self._no_adapter)
-        return read_in_pieces(
-            tokens, self._bounds.length, rest, nothing, self._pass, self._torch.cat
-        )
 
     def _pass(
         self, request: list[NDArray[np.generic]], kept: NDArray[np.int64], blocks: list[Any]
@@ -194,7 +181,7 @@ class TorchEngine(Engine):
             if self._program is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             inputs = [
-                self._torch.from_numpy(np.ascontiguousarray(each)).to(self._device)
+                self._torch.from_numpy(np.require(each, None, "CW")).to(self._device)
                 for each in given
             ]
             try:

@@ -25,7 +25,7 @@ from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.engines.onnxruntime import OnnxEngine
-from seedtune.runtime.engines.read_prefix import read_in_pieces
+from seedtune.runtime.engines.read_prefix import ReadInPieces
 from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.tasks import Batch
 
@@ -217,18 +217,16 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = program(*request)
     none = torch.zeros(0, dtype=torch.int64)
-    empty = [
-        torch.zeros(3, heads, *shape)
-        for heads, width in program.cache_shapes
-        for shape in ((width, 0), (0, width))
-    ]
-    for found, own in zip(run.run([*request, none, *empty]), wanted, strict=False):
-        torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
 
     def read(asked: Any, kept: Any, before: list[torch.Tensor]) -> list[torch.Tensor]:
         return run.run([*map(torch.as_tensor, [*asked, kept]), *before])
 
-    blocks = read_in_pieces(FRONT, BOUNDS.length, request[3:], empty, read, torch.cat)
+    prefix = ReadInPieces(program.cache_shapes, BOUNDS.length, torch.zeros, read, torch.cat)
+    rest = [each.numpy() for each in request[3:]]
+    empty = prefix.blocks(FRONT[:0], *rest)
+    for found, own in zip(run.run([*request, none, *empty]), wanted, strict=False):
+        torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+    blocks = prefix.blocks(FRONT, *rest)
     found = run.run([*request, none, *blocks])[0]
     np.testing.assert_allclose(found.numpy(), of_whole(program, request), atol=1e-3)
     assert (wanted[0][1] - wanted[0][0]).abs().mean() > 0.05, "the values must matter"

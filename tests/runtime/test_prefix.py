@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
 from seedtune.runtime.engines import open_engine, read_prefix
-from seedtune.runtime.engines.executorch_engine import ExecutorchEngine
 from seedtune.runtime.engines.memory import PassMemory, fit_passes
-from seedtune.runtime.engines.onnxruntime import OnnxEngine
-from seedtune.runtime.engines.torch_int4 import TorchEngine
+from seedtune.runtime.engines.read_prefix import ReadPrefix
 from seedtune.runtime.errors import BundleError, DataError, EngineError, TuningError
 from seedtune.runtime.tasks import (
     Batch,
@@ -124,14 +122,16 @@ def test_the_length_of_the_pieces_changes_nothing(
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens of the prefixes that are read from now on, once for each row of values."""
     read: list[int] = []
-    for kind in (ExecutorchEngine, OnnxEngine, TorchEngine):
-        real = kind._read
+    real = ReadPrefix.blocks
 
-        def noted(self: Any, tokens: Any, values: Any, real: Any = real) -> Any:
+    def noted(self: Any, tokens: Any, values: Any, make: Any) -> Any:
+        def counted() -> Any:
             read.extend([len(tokens)] * len(values))
-            return real(self, tokens, values)
+            return make()
 
-        monkeypatch.setattr(kind, "_read", noted)
+        return real(self, tokens, values, counted)
+
+    monkeypatch.setattr(ReadPrefix, "blocks", noted)
     return read
 
 
