@@ -132,7 +132,9 @@ class ExecutorchBinding(ExecutorchEngine):
     def _run(
         self, method: str, inputs: list[NDArray[np.generic]], shapes: Sequence[tuple[int, ...]]
     ) -> list[NDArray[np.float32]]:
-        tensors = [self._torch.from_numpy(np.require(each, None, "CW")) for each in inputs]
+        tensors = [
+            self._torch.from_numpy(np.require(each, requirements=["C", "W"])) for each in inputs
+        ]
         with self._lock:  # results lie in memory that the next call overwrites
             if method not in self._methods:
                 raise self._closed()

@@ -11,7 +11,6 @@ import importlib.util
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,11 @@ class OnnxEngine(Engine):
         self._lock = threading.Lock()
         self._bounds, self._shown, self._cache = bounds, shown, cache
         self._prefix: ReadInPieces[NDArray[np.float32]] = ReadInPieces(
-            cache, bounds.length, partial(np.empty, dtype=np.float32), self._pass, np.concatenate
+            cache,
+            bounds.length,
+            lambda shape: np.empty(shape, np.float32),
+            self._pass,
+            np.concatenate,
         )
         _check_files(program, files, shown)
         self.threads = threads or usable_cores()

@@ -181,7 +181,7 @@ class TorchEngine(Engine):
             if self._program is None:
                 raise EngineError(f"{self._shown}: the program is closed")
             inputs = [
-                self._torch.from_numpy(np.require(each, None, "CW")).to(self._device)
+                self._torch.from_numpy(np.require(each, requirements=["C", "W"])).to(self._device)
                 for each in given
             ]
             try:
