@@ -222,12 +222,6 @@ class TestBatchSize:
         assert fitted.steps == min(steps, examples // fitted.batch_size)
         assert examples % fitted.batch_size <= max(1, examples // 16)
 
-    @given(st.integers(1, 64), st.integers(1, 3000))
-    def test_a_fitted_size_fits(self, size: int, examples: int) -> None:
-        """So that a run can be resumed with its own settings."""
-        once = estimators.fit(settings_of(SETTINGS | {"batch_size": size}), context(examples))
-        assert estimators.fit(once, context(examples)) == once
-
 
 class Spoilt(FakeEngine):
     """Returns something else in call number ``at``: logp, hidden states or both changed."""
