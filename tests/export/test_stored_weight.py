@@ -94,14 +94,6 @@ class TestModule:
             torch.testing.assert_close(linear(x), x.sum(1, keepdim=True).expand(3, 32))
         assert torch.equal(linear(x), wanted)
 
-    def test_a_class_of_its_own_keeps_its_ways(self) -> None:
-        """Gemma's embedding scales what it gives."""
-        model = tiny("Gemma3")
-        embedding = model.get_input_embeddings()
-        wanted = embedding(torch.arange(9))
-        keep_stored_(embedding)
-        assert torch.equal(embedding(torch.arange(9)), wanted)
-
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 class TestArchitectures:
