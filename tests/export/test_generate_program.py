@@ -72,7 +72,8 @@ def test_generate_follows_the_model_itself(name: str) -> None:
         assert np.abs(logits - wanted[end]).max() < 0.1
 
 
-@pytest.mark.parametrize("name", LOWERED)
+# Llama's is in the bundle that the engines' tests read.
+@pytest.mark.parametrize("name", LOWERED[1:])
 def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> None:
     score, program, values = prepared(name)
     quantise_linears_(program)

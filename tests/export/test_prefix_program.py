@@ -97,7 +97,8 @@ def test_a_window_that_cuts_no_row_may_cut_the_prefix() -> None:
     assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("name", LOWERED)
+# Llama's is in the bundle that the engines' tests read.
+@pytest.mark.parametrize("name", LOWERED[1:])
 def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
     score, generate, given = prepared(name, quantised=True)
     bounds = replace(BOUNDS, prefix=20)
