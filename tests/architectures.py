@@ -33,6 +33,10 @@ ARCHITECTURES = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
 }
+LOWERED = ("Llama", "OPT", "Phi3", "Gemma3")
+"""Those whose programs are lowered to ExecuTorch, which takes a quarter of a minute each: plain
+blocks, blocks with biases, fused matrices, and windows with norms of queries and keys. The others
+are made of the same."""
 
 
 def tiny(name: str) -> Any:

@@ -60,9 +60,16 @@ def tiny_llama(tiny_llama_folder):
 
 
 @pytest.fixture(scope="session")
-def exported_folder(tmp_path_factory):
+def exports(tmp_path_factory):
+    """A folder that all workers of a session share, since an export takes long."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if own.name.startswith("popen-") else own
+
+
+@pytest.fixture(scope="session")
+def exported_folder(exports):
     """Where ``bundle`` is exported: the bundle, and its model in ``hf``."""
-    return tmp_path_factory.getbasetemp() / "exported"
+    return exports / "exported"
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +81,12 @@ def bundle(exported_folder):
 
 
 @pytest.fixture(scope="session")
-def reach(tmp_path_factory):
+def reach(exports):
     """``bundle``'s model, exported for every engine; its model in ``hf`` beside it."""
     from exported_bundle import export_tiny_bundle
     from seedtune.export.lower.programs import FORMATS
 
-    return export_tiny_bundle(tmp_path_factory.getbasetemp() / "reach", FORMATS)
+    return export_tiny_bundle(exports / "reach", FORMATS)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""What a device does, as a script: score, tune and replay with the runtime alone.
+"""What a device does, as a script: tune and replay with the runtime alone.
 
-``python device_run.py score BUNDLE OUT.npy``, ``tune BUNDLE RUN STEPS [ENGINE]`` or ``replay BUNDLE
-RUN``; prints one JSON object. Run by the host's Python and by the emulated one.
+``python device_run.py tune BUNDLE RUN STEPS [ENGINE]`` or ``replay BUNDLE RUN``; prints one JSON
+object.
 """
 
 import json
@@ -10,29 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.tasks import Batch, encode_rows, task_for
+from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 TASK = {"kind": "completion", "template": "{prompt}", "completion_field": "completion"}
 PROMPTS = ("The cat sat", "A film about", "It was", "Yes or", "Numbers such as")
 ANSWERS = (" good", " bad", " the rain", " great")
-
-
-def score(bundle: Bundle, out: Path) -> dict[str, Any]:
-    generator = np.random.default_rng(0)
-    values = np.stack([bundle.values.astype(np.float32)] * 2)
-    values[1] += np.float32(0.01)
-    tokens, positions = generator.integers(0, 300, (4, 16)), generator.integers(0, 64, 5)
-    gold = np.zeros(4, np.int64)
-    batch = Batch(tokens, positions, generator.integers(0, 300, (5, 3)), gold)
-    with open_engine(bundle, 1) as engine:
-        np.save(out, engine.score(batch, values).logp)
-    return {}
 
 
 def tune(
@@ -62,9 +49,7 @@ def main() -> None:
     command, path, target, *rest = sys.argv[1:]
     bundle = open_bundle(Path(path))
     told: dict[str, Any]
-    if command == "score":
-        told = score(bundle, Path(target))
-    elif command == "tune":
+    if command == "tune":
         told = tune(bundle, Path(target), int(rest[0]), *rest[1:])
     else:
         told = {"sha256": replay(Path(target), Start.of(bundle)).sha256}

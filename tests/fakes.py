@@ -158,10 +158,10 @@ def noise_vector(count: int, *, seed: int, step: int, probe: int = 0) -> NDArray
     return out
 
 
-def fake_start(entries: int, *, bounds: Bounds = BOUNDS, seed: int = 0) -> Start:
+def fake_start(entries: int, *, seed: int = 0) -> Start:
     """Starting values and the identity of a bundle that does not exist."""
     values = np.random.default_rng(seed).standard_normal(entries).astype(np.float16)
-    return Start(values.astype(np.float32), "b" * 64, bounds, kinds=fake_kinds())
+    return Start(values.astype(np.float32), "b" * 64, BOUNDS, kinds=fake_kinds())
 
 
 def fake_kinds() -> dict[str, PartKind]:

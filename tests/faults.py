@@ -138,14 +138,12 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder: Path, *, leave: int = 0) -> Path:
-    """Fill the disk that ``folder`` is on with one file, but for about ``leave`` bytes."""
+def fill(folder: Path) -> Path:
+    """Fill the disk that ``folder`` is on with one file."""
     ballast = folder / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
-        with contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        file.truncate(max(0, file.tell() - leave))
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
     return ballast
 
 
@@ -173,20 +171,16 @@ def _mount(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def failing_writes(
-    monkeypatch: pytest.MonkeyPatch, error: int, *, after: int, partial: int = 0
-) -> Iterator[None]:
-    """Let ``os.write`` fail with an errno from call ``after`` on, the first time after ``partial``
-    bytes of that call have gone through (a disk that fills up in the middle of a record)."""
-    real, calls = os.write, 0
+def failing_writes(monkeypatch: pytest.MonkeyPatch, error: int, partial: int) -> Iterator[None]:
+    """Let ``os.write`` fail with an errno, the first time after ``partial`` bytes have gone through
+    (a disk that fills up in the middle of a record)."""
+    real, room = os.write, partial
 
     def write(fd: int, data: bytes) -> int:
-        nonlocal calls
-        calls += 1
-        if calls <= after:
-            return real(fd, data)
-        if calls == after + 1 and partial:
-            return real(fd, data[:partial])
+        nonlocal room
+        taken, room = room, 0
+        if taken:
+            return real(fd, data[:taken])
         raise OSError(error, os.strerror(error))
 
     with monkeypatch.context() as patch:

@@ -147,11 +147,11 @@ def _run_block(
         what, read = all_kinds[name](random.Random(f"{seed} {number} {name}"))
         # Of the processor's time: a busy machine is no hang. What only waits has its limit, too.
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        signal.alarm(10 * SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 10 * SECONDS)
         signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)
         result, detail = outcome(read)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         before, peak = peak, max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if peak - before > MEGABYTES << 10:
             result, detail = "memory", f"{(peak - before) >> 10} MB"

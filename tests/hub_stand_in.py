@@ -317,15 +317,6 @@ def running_hub() -> Iterator[Hub]:
     assert hub.faults == []
 
 
-def environment_of(hub: Hub, home: Path) -> dict[str, str]:
-    """What tells a process's client of that hub, with a cache below ``home`` and no token."""
-    return {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",  # large files by HTTP: its protocol is another server's
-    }
-
-
 def ask(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, token: str | None = None) -> None:
     """Have the client in this process, which read its environment long ago, ask that hub."""
     from huggingface_hub import constants

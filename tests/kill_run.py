@@ -27,14 +27,9 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
+from tiny_bundle import TASK
 from tiny_run import rates
 
-SPEC = {
-    "kind": "classification",
-    "template": "{text} It was",
-    "label_field": "label",
-    "verbalisers": {"1": " great", "0": " terrible"},
-}
 WRITING = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 ROWS = [
     {
@@ -57,7 +52,7 @@ def run_to_the_end(folder: Path, bundle: Bundle, estimator: str, steps: int) -> 
     Args:
         steps: at most; an estimator that takes each example once may be done before.
     """
-    spec = WRITING if estimator == "text-head" else SPEC
+    spec = WRITING if estimator == "text-head" else TASK
     task = task_for(bundle, spec, on_long="truncate")
     examples = encode_rows(task, ROWS)
     asked = {"seed": 5, "steps": steps, "batch_size": 2, "eval_every": 10}

@@ -4,13 +4,10 @@ A run's task goes through JSON on its way: the journal's header, the bundle's ma
 files. Labels are in odd orders here, and some readers keep none.
 """
 
-import importlib
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,6 @@ from seedtune.runtime.tasks import Batch, classification
 from tiny_bundle import tiny_tokenizer, write_tiny_bundle
 from value_engine import HiddenEngine
 
-DEMO = Path(__file__).parents[1] / "android_demo"
 WORDS = {
     "Zeta": " great",
     "10": " bad",
@@ -86,19 +82,6 @@ def tiny(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The bundle, with an engine for it."""
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: WordEngine(), raising=False)
     return written
-
-
-@pytest.fixture(scope="module")
-def app() -> Any:
-    """The classes ``Messages`` and ``Session`` of the Android app."""
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(DEMO / "app/src/main/python"))
-    names = ("seedtune_app.material", "seedtune_app.session")
-    material, session = map(importlib.import_module, names)
-    yield material.Messages, session.Session
-    for name in (*names, "seedtune_app"):
-        sys.modules.pop(name)
-    patch.undo()
 
 
 def tune(bundle: Path, folder: Path, order: Sequence[str], *more: Any) -> dict[str, Any]:
@@ -191,36 +174,6 @@ class TestAnyOrder:
                     model.load(tuner.tuned())
                     ends.append((model.values.sha256, model.predict(rows)))
             assert ends[0] == ends[1]
-
-    @given(order=st.permutations(("Zeta", "10", "9", "é")))
-    @slowly
-    def test_the_app_s_kinds_answer_alike(
-        self, tiny: Bundle, app: tuple[Any, Any], order: list[str]
-    ) -> None:
-        """As its session tunes them, and its next start loads them."""
-        messages_of, session_of = app
-        listener = SimpleNamespace(
-            stepped=lambda *_: None, evaluating=lambda *_: None, waiting=lambda _: None
-        )
-        work = {"kind": "sort", "share": 1.0, "paused": False, "starts": 0}
-        rows = [{"text": row["text"], "label": row["kind"]} for row in rows_of(order, 24)]
-        ends = []
-        for each in (sorted(order), order):
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                messages = messages_of(folder)
-                messages.name_labels(list(each))
-                spec = messages.spec()
-                assert list(spec["verbalisers"]) == each
-                spec["verbalisers"] = {label: WORDS[label] for label in spec["verbalisers"]}
-                with open_model(tiny, task=spec) as model:
-                    session_of(folder / "mark", work, listener, {}).run(
-                        model, folder / "run", rows, rows, {"steps": 3, "batch_size": 6}
-                    )
-                with open_model(tiny) as model:
-                    model.load(folder / "run")
-                    ends.append(model.predict(rows))
-        assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("order", [("Zeta", "9", " a", "10"), ("ham, spam", "é", "10")])

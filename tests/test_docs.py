@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from seedtune.host_tools.cli import app
 from seedtune.host_tools.data.fetch import RESOURCES
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import SeedtuneWarning
-from tiny_bundle import TASK, with_task
 
 PAGES = {
     "docs/classification.md": (),
@@ -96,48 +95,26 @@ def follow(page: str, folder: Path, bundle: Bundle) -> None:
                 assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module", params=["as listed", "backwards"])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all pages, as somebody has who follows one after another."""
     return tmp_path_factory.mktemp("pages")
 
 
 @needs_compiler
-@pytest.mark.parametrize("number", range(len(PAGES)))
-def test_pages_work_as_they_stand_in_any_order(
-    number: int,
+@pytest.mark.parametrize("page", reversed(PAGES))
+def test_pages_work_as_they_stand_without_those_before_them(
+    page: str,
     shared: Path,
     bundle: Bundle,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    order = list(PAGES)
-    if request.node.callspec.params["shared"] == "backwards":
-        order.reverse()
-    page = order[number]
+    """Backwards: none may need what only another one leaves, nor mind what is there."""
     if page in EVERY_ENGINE:
         bundle = request.getfixturevalue("reach")
     monkeypatch.chdir(shared)
     follow(page, shared, bundle)
-
-
-@needs_compiler
-def test_the_readme_works_as_it_stands(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_files("docs/classification.md", tmp_path)
-    write_files("README.md", tmp_path)
-    with_task(bundle, tmp_path / "model.seedtune", TASK)
-    monkeypatch.chdir(tmp_path)
-    (example,) = python_of("README.md")
-    with words_of_many_tokens():
-        names_left: dict[str, object] = {}
-        exec(example, names_left)
-        assert Path("app_run/journal.bin").is_file()
-        names_left["model"].close()  # type: ignore[attr-defined]
-        for block in blocks_of("README.md"):
-            if block.language == "sh":
-                run_block(one for one in commands_of(block) if "MODEL" not in one.arguments)
 
 
 @needs_compiler
@@ -184,25 +161,25 @@ def test_a_stranger_follows_the_readme_word_by_word(
     assert said["generate"].strip() and (tmp_path / "run" / "report.html").is_file()
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/adapters.md", 1)])
-def test_a_page_names_no_command_or_option_that_is_not_there(page: str, least: int) -> None:
-    shown = [
-        one for block in blocks_of(page) if block.language == "sh" for one in commands_of(block)
-    ]
-    assert len(shown) >= least
-    for command in shown:
-        name, *arguments = command.arguments
-        found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-        found.make_context(name, list(arguments))  # refuses what it does not know
+def understood(arguments: Iterable[str]) -> dict[str, object]:
+    """What the command line makes of a command; it refuses what it does not know."""
+    name, *rest = arguments
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    return dict(command.make_context(name, rest).params)
+
+
+def test_commands_that_no_page_runs_are_understood() -> None:
+    """Those of models on the hub and of hours."""
+    blocks = [block for block in blocks_of("docs/adapters.md") if block.language == "sh"]
+    shown = [command for block in blocks for command in commands_of(block)]
+    assert shown and all(understood(command.arguments) for command in shown)
 
 
 def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> None:
     """Exporting it takes minutes and gigabytes: what can be told without is checked here."""
     (block,) = (one for one in blocks_of("docs/classification.md") if one.language == "sh")
     export, tune = (shlex.split(part)[1:] for part in block.text.strip().split(" && "))
-    for name, *arguments in (export, tune):
-        found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-        found.make_context(name, list(arguments))  # refuses what it does not know
+    assert understood(export) and understood(tune)
     assert RESOURCES[export[1]].licence and export[2] == tune[1]
 
 
@@ -213,10 +190,8 @@ def test_the_condition_that_apps_md_shows_is_one(tmp_path: Path) -> None:
     assert not done.stderr and (done.returncode, bool(done.stdout)) in ((0, False), (1, True))
     (block,) = (one for one in blocks_of("docs/apps.md") if one.language == "ini")
     (line,) = (one for one in block.text.splitlines() if one.startswith("ExecStart=seedtune "))
-    _, name, *arguments = shlex.split(line.partition("=")[2])
-    found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    asked = found.make_context(name, list(arguments)).params["while_"]
-    assert asked == f"sh %h/{script.name}"
+    _, *arguments = shlex.split(line.partition("=")[2])
+    assert understood(arguments)["while_"] == f"sh %h/{script.name}"
     if shutil.which("systemd-analyze"):
         own = block.text.replace("ExecStart=seedtune", f"ExecStart={sys.executable}")
         (tmp_path / unit).write_text(own)
@@ -257,11 +232,3 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_data_shown_has_five_rows(page: str) -> None:
-    files = {block.file: block.text for block in blocks_of(page) if block.file is not None}
-    rows = [text for name, text in files.items() if name.endswith(".jsonl")]
-    assert all(len(text.splitlines()) == 5 for text in rows)
-    assert PAGES[page] or (len(rows) == 2 and "task.json" in files)

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from carrying_wheel import build_wheel
 from command_line import bad, good
-from kill_run import ROWS, SPEC, WRITING
+from kill_run import ROWS, WRITING
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.packages import packages_of
@@ -24,6 +23,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks.rows import Row
+from tiny_bundle import TASK
 
 MISSING = missing_packages()
 pytestmark = [
@@ -31,14 +31,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"apt-get install {' '.join(MISSING)}"),
     pytest.mark.skipif(platform.system() != "Linux", reason="the emulator needs Linux"),
 ]
-SCRIPT = Path(__file__).with_name("device_run.py")
-STEPS = 60
-RUN = f"{PYTHON_PATH} /tests/{SCRIPT.name}"
-SESSION = f"""
-set -e
-{RUN} score /bundle /share/scores.npy > /share/scored
-{RUN} replay /bundle /host/run > /share/replayed
-"""
 
 
 @pytest.fixture(scope="module")
@@ -128,56 +120,6 @@ def test_the_machine_dies_with_its_host_process(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-def on_host(*arguments: Any) -> dict[str, Any]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-class TestSession:
-    """One boot, in which the device computes what the host has computed. How it tunes, resumes and
-    writes, the command rehearses below."""
-
-    @pytest.fixture(scope="class")
-    def host(self, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """The host's part: scores, and a run of ``STEPS`` steps."""
-        folder = tmp_path_factory.mktemp("host")
-        on_host("score", bundle.path, folder / "scores.npy")
-        told = on_host("tune", bundle.path, folder / "run", STEPS)
-        (folder / "tuned").write_text(json.dumps(told))
-        return folder
-
-    @pytest.fixture(scope="class")
-    def device(self, machine: Machine, bundle: Bundle, host: Path, tmp_path_factory: Any) -> Path:
-        folder = tmp_path_factory.mktemp("device")
-        done = machine.run(
-            ["sh", "-c", SESSION],
-            reads={"/bundle": bundle.path, "/tests": SCRIPT.parent, "/host": host},
-            writes={"/share": folder},
-            timeout=600,
-        )
-        assert done.status == 0, done.console
-        return folder
-
-    def told(self, file: Path) -> dict[str, Any]:
-        return json.loads(file.read_text())
-
-    def test_it_is_an_arm64_without_torch(self, device: Path) -> None:
-        for name in ("scored", "replayed"):
-            told = self.told(device / name)
-            assert (told["machine"], told["torch"]) == ("aarch64", False)
-
-    def test_scores_differ_by_kernels_only(self, device: Path, host: Path) -> None:
-        """8-bit activations round differently at a tie: measured 0.005 in a log-probability."""
-        ours, theirs = np.load(host / "scores.npy"), np.load(device / "scores.npy")
-        assert ours.std() > 0.3  # an answer of constants would agree too
-        np.testing.assert_allclose(theirs, ours, rtol=0, atol=0.05)
-
-    def test_a_journal_of_the_host_replays_on_the_device(self, device: Path, host: Path) -> None:
-        assert self.told(device / "replayed")["sha256"] == self.told(host / "tuned")["sha256"]
-
-
 def rehearsed(bundle: Bundle, folder: Path, spec: dict[str, Any], *more: object) -> dict[str, Any]:
     """What ``seedtune emulate`` says of a run of ten steps that it kills and resumes."""
     rows, task = folder / "rows.jsonl", folder / "task.json"
@@ -217,7 +159,8 @@ def test_the_command_rehearses_a_wheel_that_is_all_the_device_has(
     packages = packages_of(wheel) / "seedtune" / "runtime"
     assert (packages / "engines" / "native" / "libseedtune_native.so").exists()
     assert "/cache/engines" not in Machine(wheel=wheel)._reads, "nor is one built for it"
-    assert rehearsed(bundle, tmp_path, SPEC, "--wheel", wheel)["estimator"] == "readout"
+    options = ("--wheel", wheel, "--estimator", "per-example")
+    assert rehearsed(bundle, tmp_path, TASK, *options)["estimator"] == "per-example"
 
 
 def test_the_command_rehearses_the_sources_here(bundle: Bundle, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ FILES = (
 )  # fmt: skip
 LEFT_OUT = (
     # For the time that they take.
-    "2_000_damaged", "twenty_thousand", "on_damage_fails_with", "unbiased_on_a_quadratic",
+    "twenty_thousand", "on_damage_fails_with", "unbiased_on_a_quadratic",
     "keeps_values_and_state", "flipped_bit",
     # They replace a file that is open, and send signals that only other systems have.
     "what_was_checked_stays_open", "signals_pause_and_continue",

@@ -33,10 +33,10 @@ def suited(estimator: str, settings: dict[str, Any] = SETTINGS, **more: Any) -> 
     return {name: value for name, value in asked.items() if name in known}
 
 
-def rates(estimator: str, lr: float = 0.3, eps: float = 0.01) -> dict[str, float]:
+def rates(estimator: str, lr: float = 0.3) -> dict[str, float]:
     """A rate and a size for an estimator that would otherwise measure the size."""
     eps_of = options_of(ESTIMATORS[estimator].options).get("eps")
-    return {"lr": lr, "eps": eps} if eps_of is not None and "auto" in eps_of.words else {}
+    return {"lr": lr, "eps": 0.01} if eps_of is not None and "auto" in eps_of.words else {}
 
 
 def tuner(folder: Path, **changes: Any) -> Tuner:

@@ -15,7 +15,6 @@ from torch import nn
 from torch.export import ExportedProgram, export
 
 WIDTH, LINEARS = 4096, 3
-CODES = LINEARS * WIDTH * WIDTH // 2
 
 needs_linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="reads what Linux tells of memory"
@@ -25,16 +24,17 @@ needs_linux = pytest.mark.skipif(
 class Chain(nn.Module):
     """Linears whose int4 weights lie on a shelf."""
 
-    def __init__(self, shelf: Shelf, more: float) -> None:
+    def __init__(self, folder: Path, width: int) -> None:
         super().__init__()
-        self.linears, self.more = nn.ModuleList(), more
+        self.linears, self.more = nn.ModuleList(), 0.0
+        self.width, self.codes, shelf = width, LINEARS * width * width // 2, Shelf(folder)
         for number in range(LINEARS):
-            linear = nn.Linear(WIDTH, WIDTH, bias=False, device="meta").requires_grad_(False)
+            linear = nn.Linear(width, width, bias=False, device="meta").requires_grad_(False)
             keep_stored_(linear)
             linear.rest.shelf = shelf
             generator = torch.Generator().manual_seed(number)
-            integers = torch.randint(-8, 8, (WIDTH, WIDTH), generator=generator).to(torch.int8)
-            scales = torch.rand(WIDTH, WIDTH // 32, generator=generator).to(torch.bfloat16)
+            integers = torch.randint(-8, 8, (width, width), generator=generator).to(torch.int8)
+            scales = torch.rand(width, width // 32, generator=generator).to(torch.bfloat16)
             give_int4_(linear, integers, scales.float() + 1)
             self.linears.append(linear)
 
@@ -49,7 +49,7 @@ def methods(chain: Chain) -> dict[str, Callable[[], ExportedProgram]]:
 
     def traced(name: str) -> ExportedProgram:
         chain.more = float(len(name))
-        return export(chain, (torch.ones(2, WIDTH),))
+        return export(chain, (torch.ones(2, chain.width),))
 
     return {name: partial(traced, name) for name in ("score", "generate")}
 
@@ -61,41 +61,37 @@ def lowered(chain: Chain, file: Path) -> AbsentWeights:
     return absent
 
 
-@pytest.fixture
-def chain(tmp_path: Path) -> Chain:
-    return Chain(Shelf(tmp_path), 0.0)
-
-
-def test_the_file_is_the_one_of_weights_that_were_there(chain: Chain, tmp_path: Path) -> None:
+def test_the_file_is_the_one_of_weights_that_were_there(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, 512)
     whole = {linear: linear.weight for linear in chain.linears}
     with standing_in(whole):
         lower(methods(chain), tmp_path / "whole.pte")
     lowered(chain, tmp_path / "absent.pte")
     found = (tmp_path / "absent.pte").read_bytes()
     assert found == (tmp_path / "whole.pte").read_bytes()
-    assert len(found) < 1.25 * CODES, "a weight stands twice"
+    assert len(found) < 1.25 * chain.codes, "a weight stands twice"
 
 
 @needs_linux
-def test_no_step_of_lowering_touches_or_copies_a_weight(chain: Chain, tmp_path: Path) -> None:
-    lowered(chain, tmp_path / "first.pte")  # imports what there is to import
+def test_no_step_of_lowering_touches_or_copies_a_weight(tmp_path: Path) -> None:
+    lowered(Chain(tmp_path, 64), tmp_path / "first.pte")  # imports what there is to import
+    chain = Chain(tmp_path, WIDTH)
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     absent = lowered(chain, tmp_path / "program.pte")
     peak = memory("VmHWM") - before
     # One matrix, a third of them, passes through on its way from file to file.
-    assert peak < 0.75 * CODES, f"{peak / CODES:.1f} copies of the codes"
+    assert peak < 0.75 * chain.codes, f"{peak / chain.codes:.1f} copies of the codes"
     address = torch.frombuffer(absent._nowhere, dtype=torch.uint8).data_ptr()
     mapping = re.search(rf"^{address:x}-.*?^Rss: +(\d+) kB", smaps(), re.M | re.S)
     assert mapping is not None and mapping[1] == "0"
 
 
-def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(
-    chain: Chain, tmp_path: Path
-) -> None:
+def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, 64)
     absent = AbsentWeights(stored_modules(chain))
     with absent.standing_in():
-        traced = export(chain, (torch.ones(2, WIDTH),))
+        traced = export(chain, (torch.ones(2, chain.width),))
     name = next(name for name in traced.state_dict if "linears.1" in name)
     traced.state_dict[name] = nn.Parameter(traced.state_dict[name].clone(), requires_grad=False)
     with pytest.raises(KeyError):

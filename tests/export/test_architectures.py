@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
 from block_states import block_states, mean_so_far
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
@@ -22,7 +22,6 @@ from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise.int4 import quantise_linears_
-from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.engines.onnxruntime import OnnxEngine
 from seedtune.runtime.engines.read_prefix import ReadInPieces
@@ -80,23 +79,6 @@ def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
     assert (found[0] - wanted).abs().mean() < 0.03
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_linear_is_rounded_by_calibration(name: str) -> None:
-    model = tiny(name)
-    program, surgery = prepare_program(model, some_mask(model), BOUNDS)
-    tokens, positions, candidates, rows = inputs(surgery.values)
-    with torch.no_grad():
-        exact, _ = program(tokens, positions, candidates, rows)
-    generator = np.random.default_rng(0)
-    quantise_program(program, surgery, "gptq", generator.integers(3, 96, (16, 16)))
-    for module in program.modules():
-        if isinstance(module, torch.nn.Linear):
-            assert type(module.weight).__name__ == "IntxUnpackedToInt8Tensor"
-    with torch.no_grad():
-        found, _ = program(tokens, positions, candidates, rows)
-    assert 0 < (found - exact).abs().mean() < 0.2
-
-
 def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any]:
     tokens, positions, candidates, *rest = (each.numpy() for each in arguments)
     batch = Batch(tokens, positions, candidates, gold=np.zeros(len(tokens), np.int64))
@@ -104,7 +86,7 @@ def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any
     return scores.logp, scores.hidden
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LOWERED)
 def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None:
     model = tiny(name)
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
@@ -155,9 +137,6 @@ def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None
         assert np.abs(hidden - states.numpy()).mean() < 0.05
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("Llama", "Qwen2", "Qwen3")]
-ODD = ["Gemma3", "OPT"]
-"""With what no other has: windows, a cap on logits, biases, rows of all probes as one."""
 WITH_PREFIX = replace(BOUNDS, prefix=40)
 FRONT = np.random.default_rng(5).integers(3, 96, 30)
 """A prefix of more tokens than a row may have."""
@@ -236,7 +215,7 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     assert added == sparse, "each sparse term is added in place"
 
 
-@pytest.mark.parametrize("name", [*ODD, *OTHERS])
+@pytest.mark.parametrize("name", LOWERED)
 def test_the_onnx_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
     program, traced, request = other_form(name)
     file = written(onnx_form.OnnxProgram, traced, tmp_path)

@@ -69,6 +69,21 @@ def test_weights_are_those_of_the_blocks(source: Path, tmp_path: Path) -> None:
     assert same.tokenizer("9 cats")["input_ids"] == loaded.tokenizer("9 cats")["input_ids"]
 
 
+def test_it_is_done_once_and_in_silence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
+    first = load_causal_lm(source)
+    assert capfd.readouterr() == ("", "")
+    (folder,) = (tmp_path / "models").iterdir()
+    kept = {each: each.stat().st_mtime_ns for each in folder.iterdir()}
+    again = load_causal_lm(source)
+    assert kept == {each: each.stat().st_mtime_ns for each in folder.iterdir()}
+    assert first.sha256 == again.sha256 == load_causal_lm(folder).sha256
+    weights, same = first.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(weight, same[name]) for name, weight in weights.items())
+
+
 def test_one_tensor_is_there_at_a_time(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
 from seedtune.export.lower.lower import lower, trace_columns, trace_generate
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
@@ -72,8 +72,8 @@ def test_generate_follows_the_model_itself(name: str) -> None:
         assert np.abs(logits - wanted[end]).max() < 0.1
 
 
-# One of plain blocks, one of two-dimensional ones, one of fused matrices, one of windows.
-@pytest.mark.parametrize("name", ["Llama", "OPT", "Phi3", "Gemma3"])
+# Llama's is in the bundle that the engines' tests read.
+@pytest.mark.parametrize("name", LOWERED[1:])
 def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> None:
     score, program, values = prepared(name)
     quantise_linears_(program)

@@ -132,11 +132,6 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(folder, monkeypatch):
     assert not marker.exists()
 
 
-def test_model_can_be_saved_again(tiny_llama, tmp_path):
-    tiny_llama.model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").is_file()
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_name_the_layer(folder, bad):
     def spoil(tensors):
@@ -291,26 +286,6 @@ def test_quiet_gives_stderr_back():
         assert sys.stderr is not before
         raise ValueError
     assert sys.stderr is before
-
-
-@pytest.mark.slow
-def test_gguf_is_dequantised_once(tmp_path, monkeypatch, capfd):
-    from seedtune.host_tools.data.fetch import fetch
-
-    file = fetch("smollm2-135m")
-    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
-    first = load_causal_lm(file)
-    assert capfd.readouterr() == ("", "")
-    folder = next((tmp_path / "models").iterdir())
-    kept = {each: each.stat().st_mtime_ns for each in folder.iterdir()}
-    second = load_causal_lm(file)
-    assert kept == {each: each.stat().st_mtime_ns for each in folder.iterdir()}
-    assert first.sha256 == second.sha256
-    assert load_causal_lm(folder).sha256 == first.sha256  # a folder of the same weights
-    for (name, one), other in zip(
-        first.model.named_parameters(), second.model.parameters(), strict=True
-    ):
-        assert torch.equal(one, other), name
 
 
 @pytest.mark.slow

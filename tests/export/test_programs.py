@@ -108,7 +108,7 @@ def test_a_wide_matrix_is_multiplied_in_parts_that_lie_one_after_another(
 def test_every_value_reaches_every_program(reach: Bundle) -> None:
     batch, values = asked(reach, (2, 20, 6, 3, 2))
     values[:] = reach.values
-    for name in ("onnxruntime", "torch-int4:cpu"):
+    for name in ("executorch-binding", "onnxruntime", "torch-int4:cpu"):
         with open_engine(reach, name=name) as engine:
             for layer in reach.layers:
                 moved = values.copy()

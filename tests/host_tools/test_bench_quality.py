@@ -14,7 +14,8 @@ from seedtune.host_tools.bench.contenders.float_task import FloatTask
 from seedtune.host_tools.bench.contenders.mask_places import answered, random_places
 from seedtune.host_tools.bench.contenders.task_loss import task_losses
 from seedtune.host_tools.bench.contenders.task_methods import METHODS, tuner_settings
-from seedtune.host_tools.bench.summaries.quality import summarise_quality
+from seedtune.host_tools.bench.measuring.results_files import RESULTS
+from seedtune.host_tools.bench.summaries.quality import chosen_groups, summarise_quality
 from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer
@@ -231,70 +232,21 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
 
 
-def row(method, task, seed, curve, settings=None, metric="accuracy", **more):
-    """A row of the results: ``curve`` maps forwards to the metric."""
-    return {
-        "method": method,
-        "task": task,
-        "seed": seed,
-        "settings": settings or {"forwards": max(curve)},
-        "curve": [{"forwards": at, "loss": 1.0, "accuracy": found} for at, found in curve.items()],
-        "metric": metric,
-        "peak_rss_bytes": 1000,
-        "step_seconds": 2.0,
-        **more,
-    }
+def test_the_summary_of_the_committed_rows():
+    """What else is in it, the pages' figures are compared with."""
+    found = summarise_quality(read_rows(RESULTS))
+    assert (found["ours"], found["tasks_below_start"]) == ("int4-readout", [])
 
 
-def table(*rows):
-    return {row_key(r["method"], r["task"], r["seed"], r["settings"]): r for r in rows}
+def test_short_runs_of_a_search_stay_out_of_the_figures():
+    def row(seed, forwards):
+        about = {"method": "lora", "task": "sst2", "metric": "accuracy", "seed": seed}
+        curve = [{"forwards": forwards, "accuracy": forwards / 1000}]
+        return {**about, "settings": {"forwards": forwards}, "curve": curve}
 
-
-ROWS = table(
-    row("mezo-fp32", "sst2", 0, {0: 0.5, 500: 0.6, 1000: 0.7}),
-    row("mezo-fp32", "sst2", 1, {0: 0.5, 500: 0.7, 1000: 0.8}),
-    row("mezo-fp32", "sst2", 0, {0: 0.5, 200: 0.99}),  # of a search: one seed
-    row("int4-two-point", "sst2", 0, {0: 0.5, 100: 0.70, 200: 0.75, 1000: 0.84}),
-    row("int4-two-point", "sst2", 1, {0: 0.5, 100: 0.76, 200: 0.75, 1000: 0.86}),
-    row("lora", "sst2", 0, {0: 0.5, 450: 0.88}),
-    row("lora", "sst2", 1, {0: 0.5, 450: 0.86}),
-    row("int4-readout", "sst2", 0, {0: 0.5, 1000: 0.8}),
-    row("int4-readout", "sst2", 1, {0: 0.5, 1000: 0.8}),
-    row("int4-readout", "sms-spam", 0, {0: 0.5, 1000: 0.3}),
-    row("int4-two-point", "copa", 0, {0: 0.6, 1000: 0.58}),
-    row("int4-two-point", "chat", 0, {0: 50.0, 1000: 40.0}, {"lr": "auto"}, metric="perplexity",
-        generic_perplexity={"before": 20.0, "after": 20.1}),
-)  # fmt: skip
-
-
-def test_the_summary_follows_from_the_rows():
-    found = summarise_quality(ROWS)
-    assert found["forwards_ratio_to_mezo_best"] == pytest.approx(0.2)  # 200 of 1000
-    assert found["sst2_gap_to_lora"] == pytest.approx(2.0)
-    assert found["sst2_lead_over_mezo"] == pytest.approx(10.0)
-    assert found["sms_gap_to_lora"] is None
-    assert found["ours"] == "int4-two-point"
-    assert found["tasks_below_start"] == ["copa"]  # what the other method did is not counted
-    mezo = found["tasks"]["sst2"]["mezo-fp32"]
-    assert mezo["seeds"] == 2 and mezo["best_at_forwards"] == 1000
-    assert mezo["last"]["mean"] == pytest.approx(0.75)
-    assert mezo["last"]["deviation"] == pytest.approx(0.1 / 2**0.5)
-    chat = found["tasks"]["chat"]["int4-two-point"]
-    assert chat["generic_perplexity_rise"]["mean"] == pytest.approx(0.005)
-    assert chat["best_of_mean"] == 40.0
-
-
-def test_a_task_judged_on_other_rows_stands_apart():
-    more = {"forwards": 180, "test_rows": 872}
-    rows = ROWS | table(
-        *(row("lora", "sst2", seed, {0: 0.5, 180: 0.99}, more) for seed in range(9)),
-        row("int4-two-point", "sst2", 0, {0: 0.5, 180: 0.4}, more),
-    )
-    before, found = summarise_quality(ROWS), summarise_quality(rows)
-    apart = found["tasks"].pop("sst2, 872 rows")
-    assert found["tasks"] == before["tasks"]
-    assert found["tasks_below_start"] == ["copa", "sst2, 872 rows"]
-    assert apart["lora"]["last"]["mean"] == pytest.approx(0.99) and apart["lora"]["seeds"] == 9
+    searched = [row(0, 900), row(0, 300), row(1, 300), row(0, 200), row(1, 200)]
+    (group,) = chosen_groups(searched).values()
+    assert (len(group.rows), group.last["mean"]) == (2, 0.3)
 
 
 def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
@@ -312,9 +264,12 @@ def test_the_threads_asked_for_are_numpy_s_too(tmp_path, monkeypatch):
 
 
 def test_merging_keeps_old_rows_and_replaces_equal_ones(tmp_path):
-    old = table(row("lora", "sst2", 0, {0: 0.5}), row("lora", "sst2", 1, {0: 0.6}))
+    def row(seed, accuracy, **settings):
+        return {row_key("lora", "sst2", seed, settings): {"accuracy": accuracy}}
+
+    old = row(0, 0.5) | row(1, 0.6)
     merge_rows(old, tmp_path)
-    new = table(row("lora", "sst2", 1, {0: 0.7}), row("lora", "sst2", 0, {0: 0.9}, {"lr": 1}))
+    new = row(1, 0.7) | row(0, 0.9, lr=1)
     merge_rows(new, tmp_path)
     assert read_rows(tmp_path) == old | new and len(old | new) == 3
     assert json.loads((tmp_path / "quality.json").read_text())["machine"]["cpu"]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from seedtune.host_tools.bench.measuring.perplexity import perplexity, text_batches
 from seedtune.host_tools.bench.measuring.results_files import RESULTS, machine, write_figures
-from seedtune.host_tools.bench.measuring.tuning_run import mean_and_deviation
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import SeedtuneError
 
@@ -22,11 +21,6 @@ def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SeedtuneError, match=r"file.some\.json: cannot be written"):
         write_figures("some", {}, tmp_path / "file")
-
-
-def test_mean_and_deviation():
-    assert mean_and_deviation([1.0, 2.0, 3.0]) == {"mean": 2.0, "deviation": 1.0}
-    assert mean_and_deviation([4.0]) == {"mean": 4.0, "deviation": 0.0}
 
 
 def test_perplexity_scores_every_next_token_once():

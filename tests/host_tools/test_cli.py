@@ -18,7 +18,6 @@ from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
 from seedtune.host_tools.data import datasets
 from seedtune.runtime import engines
-from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
 from seedtune.runtime.scoring import known_forwards
@@ -161,14 +160,6 @@ class TestEvaluateAndPredict:
         lines = call("predict", bundle, "--data", rows).stdout.splitlines()
         assert [json.loads(line) for line in lines] == answers
 
-    def test_another_task_from_a_file(
-        self, tmp_path: Path, bundle: Path, rows: Path, engine: None
-    ) -> None:
-        spec = {"kind": "classification", "template": "{text}", "label_field": "label",
-                "verbalisers": {"0": " bad", "1": " good"}}  # fmt: skip
-        (tmp_path / "task.json").write_text(json.dumps(spec))
-        good("evaluate", bundle, "--data", rows, "--task", tmp_path / "task.json")
-
 
 class TestReadout:
     @pytest.fixture
@@ -189,21 +180,6 @@ class TestReadout:
         good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows, "--batch-size", 4,
              "--eval-every", 1)  # fmt: skip
         return bundle
-
-    def test_it_is_the_default_and_ends_after_one_pass(self, tmp_path: Path, learned: Path) -> None:
-        shown = good("journal", "show", tmp_path / "run")
-        assert (shown["settings"]["estimator"], shown["steps"]) == ("readout", 6)
-        assert "lr" not in shown["settings"]
-        first, *_, last = shown["evaluations"]
-        assert last[1] < first[1] / 2
-
-    def test_the_same_command_resumes_it(self, tmp_path: Path, learned: Path, rows: Path) -> None:
-        common = ["tune", learned, tmp_path / "two", "--train", rows, "--data", rows,
-                  "--batch-size", 4, "--eval-every", 1, "--steps", 100]  # fmt: skip
-        assert good(*common, "--forwards", 2)["steps"] == 2
-        assert good(*common)["steps"] == 6
-        one, two = (good("journal", "verify", tmp_path / name, learned) for name in ("run", "two"))
-        assert one["sha256"] == two["sha256"]
 
     def test_rows_are_judged_by_one_forward_before_and_after_where_there_is_room(
         self, tmp_path: Path, learned: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,25 +206,6 @@ class TestReadout:
             counts.append(calls)
         assert told[0] == told[1] and told[0]["judged_rows"] == 12
         assert counts[0] < counts[1]
-
-    def test_the_values_file_answers_as_the_run_does(
-        self, tmp_path: Path, learned: Path, rows: Path
-    ) -> None:
-        file = tmp_path / "v.safetensors"
-        best = good("journal", "show", tmp_path / "run")["best"]["step"]
-        exported = good("journal", "export", tmp_path / "run", learned, file)
-        assert exported["step"] == best > 0
-        for command in ("evaluate", "predict"):
-            asked = (command, learned, "--data", rows)
-            by_run, by_file = (
-                good(*asked, "--run", tmp_path / "run"),
-                good(*asked, "--values", file),
-            )
-            plain = good(*asked)
-            for found in (by_run, by_file, plain):
-                for field in ("seconds", "values", "peak_rss_bytes"):
-                    found.pop(field, None)
-            assert by_run == by_file != plain
 
     def test_values_of_another_task_are_refused(
         self, tmp_path: Path, learned: Path, rows: Path
@@ -331,13 +288,6 @@ class TestJournal:
         assert result.exit_code == 0 and len(result.stdout.splitlines()) <= 10, result.stdout
         assert "lr 0.01" in result.stdout and "estimator two-point" in result.stdout
         assert "loss_jump" not in result.stdout
-
-    def test_share_and_receive(self, tmp_path: Path, bundle: Path, run: Path) -> None:
-        shared = good("journal", "share", run, bundle, tmp_path / "shared.bin")
-        got = good("journal", "receive", tmp_path / "shared.bin", bundle, tmp_path / "other")
-        assert good("journal", "show", tmp_path / "shared.bin")["ends"][0] == [6, ""]
-        assert got["sha256"] == shared["sha256"]
-        assert got["sha256"] == good("journal", "verify", run, bundle)["sha256"]
 
     def test_compact(self, bundle: Path, rows: Path, run: Path) -> None:
         good("tune", bundle, run, "--train", rows, "--data", rows, "--steps", 80)
@@ -446,17 +396,6 @@ class TestBadInput:
             ["pack", bundle, bundle.parent / "x.seedtune"],
         ):
             assert "program.pte" in bad(4, *arguments)
-
-    def test_truncated_one_file_bundle(
-        self, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
-        file = pack_bundle(bundle, tmp_path / "b.seedtune")
-        file.write_bytes(file.read_bytes()[:-100])
-        assert "truncated or altered" in bad(4, "inspect", file)
-
-    def test_no_such_bundle(self, tmp_path: Path) -> None:
-        assert "no such bundle" in bad(4, "inspect", tmp_path / "nothing")
 
     def test_unusable_rows(self, tmp_path: Path, bundle: Path, rows: Path, engine: None) -> None:
         rows.write_text('{"text": "a", "label": "9"}')

@@ -95,14 +95,6 @@ def test_sound_input_is_silent(tmp_path: Path, bundle: Path) -> None:
     assert warnings_of("tune", bundle, tmp_path / "run", "--train", train) == []
 
 
-def test_half_a_character_is_refused_wherever_it_stands(tmp_path: Path, bundle: Path) -> None:
-    error = bad(3, "predict", bundle, "--text", "so \udce9")
-    assert error.startswith("--text: field 'text' holds half a character, '\\udce9' at place 3")
-    rows = rows_file(tmp_path, "rows.jsonl", ("the", 1), ("\ud83d", 1))
-    error = bad(3, "evaluate", bundle, "--data", rows)
-    assert error.startswith(f"{rows}:2: field 'text' holds half a character")
-
-
 def test_rows_from_standard_input(bundle: Path) -> None:
     given = b'{"text": "the", "label": 1}\n{"text": "the", "label": 8}\n'
     result = CliRunner().invoke(app, ["evaluate", str(bundle), "--data", "-"], input=given)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from seedtune.host_tools.data import datasets
 from seedtune.host_tools.data.datasets import normalised
-from seedtune.host_tools.data.named_tasks import TASKS, balanced, load_task, split
+from seedtune.host_tools.data.named_tasks import balanced, load_task, split
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import task_from_spec
@@ -236,8 +236,3 @@ def test_named_task_fits_the_model(name, train, test, smollm2):
     assert labels == {row["label"] for row in data.test}
     for row in data.train[:50] + data.test[:50]:
         assert task.encode(row, name).gold in range(len(labels))
-
-
-def test_every_task_has_a_loader():
-    of_their_own = {"sst2", "sms-spam", "boolq", "cb", "copa", "chat"}
-    assert set(TASKS) == {*of_their_own, "sst2-shown"}

@@ -1,27 +1,20 @@
 """What the emulator refuses and how it packs, on hosts without qemu too."""
 
 import json
-import os
 import shutil
-import stat
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from command_line import bad
 from compiler import needs_compiler
-from hypothesis import given
-from hypothesis import strategies as st
-from seedtune.host_tools.emulate import followed, host, machine
+from seedtune.host_tools.emulate import host, machine
 from seedtune.host_tools.emulate.cached_folder import cached_folder
 from seedtune.host_tools.emulate.followed import follow_command
 from seedtune.host_tools.emulate.host import EmulatorError
-from seedtune.host_tools.emulate.initramfs import pack_initramfs
 from seedtune.host_tools.emulate.rehearsal import (
     _SCRIPT,
     TOKENS,
@@ -43,45 +36,11 @@ ROWS = [
     {"text": f"{text} {n}".strip(), "label": str(1 - n % 2), "more": f" it was {'good ' * n}"}
     for n, text in enumerate(TEXTS * 3)
 ]
-NAMES = st.text("abc/._-", min_size=1, max_size=20)
 
 
 @pytest.fixture
 def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.shutil, "which", lambda command: f"/usr/bin/{command}")
-
-
-def read_newc(archive: bytes) -> list[tuple[str, int, bytes]]:
-    """Name, mode and content of every entry, read as the kernel does."""
-    found, at = [], 0
-    while True:
-        assert archive[at : at + 6] == b"070701"
-        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
-        mode, size, name_size = fields[1], fields[6], fields[11]
-        name = archive[at + 110 : at + 110 + name_size - 1].decode()
-        at += (110 + name_size + 3) // 4 * 4
-        if name == "TRAILER!!!":
-            return found
-        found.append((name, mode, archive[at : at + size]))
-        at += (size + 3) // 4 * 4
-
-
-@given(
-    st.dictionaries(NAMES, st.tuples(st.binary(max_size=50), st.booleans()), max_size=5),
-    st.lists(NAMES, max_size=3),
-    st.dictionaries(NAMES, NAMES, max_size=3),
-)
-def test_an_initramfs_holds_what_was_packed(
-    files: dict[str, tuple[bytes, bool]], folders: list[str], links: dict[str, str]
-) -> None:
-    found = read_newc(pack_initramfs(files, folders, links))
-    assert [name for name, mode, _ in found if stat.S_ISDIR(mode)] == folders
-    assert {name: to.decode() for name, mode, to in found if stat.S_ISLNK(mode)} == links
-    assert {
-        name: (content, bool(mode & stat.S_IXUSR))
-        for name, mode, content in found
-        if stat.S_ISREG(mode)
-    } == files
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,35 +142,6 @@ def test_a_followed_command_is_heard_line_by_line() -> None:
     assert status == 5
     assert lines == tail == ["one", "two", "three"]
     assert follow_command(["sh", "-c", "kill -9 $$"], timeout=20, line=lines.append)[0] == 137
-
-
-@needs_setpriv
-def test_a_timeout_ends_children_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = tmp_path / "held"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    passed = [0.0]  # the clock that the timeout goes by; it leaps once the command has begun
-    monkeypatch.setattr(followed, "time", SimpleNamespace(monotonic=lambda: passed[0]))
-
-    def leap(text: str) -> None:
-        passed[0] = 700.0
-
-    script = f"exec 3>'{pipe}'; sleep 600 & echo begun; wait"
-    with pytest.raises(EmulatorError, match="not done after 600 s; its last line: begun"):
-        follow_command(["sh", "-c", script], timeout=600, line=leap)
-    deadline = time.monotonic() + 20
-    while not _closed(reader):  # by the shell and by its child
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.close(reader)
-
-
-def _closed(reader: int) -> bool:
-    """Whether no process holds the other end any more."""
-    try:
-        return os.read(reader, 1) == b""
-    except BlockingIOError:
-        return False
 
 
 def test_the_device_script_imports_the_runtime_alone() -> None:

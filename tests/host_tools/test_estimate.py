@@ -11,7 +11,6 @@ from seedtune.host_tools.estimate import host_stages
 from seedtune.host_tools.estimate.device_stages import estimate_tuning, estimate_writing
 from seedtune.host_tools.estimate.host_stages import (
     estimate_export,
-    estimate_gguf,
     estimate_profile,
 )
 from seedtune.host_tools.estimate.sizes import estimate_bundle, measure_reading, measure_speed
@@ -54,18 +53,6 @@ def test_source_that_cannot_be_read(tmp_path):
     with pytest.raises(ModelError, match="cannot read the shape of the model") as caught:
         read_shape(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_total_is_the_sum_of_its_components(shape):
-    for estimate in (
-        estimate_profile(shape, speed=SPEED),
-        estimate_gguf(shape),
-        estimate_bundle(shape),
-        exporting(shape),
-        tuning(shape),
-    ):
-        assert estimate.bytes == sum(estimate.components.values())
-        assert all(part >= 0 for part in estimate.components.values()), estimate
 
 
 def test_a_profile_holds_one_block_and_what_all_of_them_read(shape):

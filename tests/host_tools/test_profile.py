@@ -4,12 +4,10 @@ from threading import Event
 
 import numpy as np
 import pytest
-import torch
 from profile_files import save_profile
 from safetensors import safe_open
 from seedtune.export.model.decoder_linears import decoder_linears
 from seedtune.export.profile import fisher
-from seedtune.export.profile.block_by_block import BlockByBlock
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.profile.kept_profile import KEPT, kept_profile
 from seedtune.export.profile.profile_file import (
@@ -28,21 +26,6 @@ def profile(tiny_llama):
     return compute_profile(tiny_llama.model, SEQUENCES, **NAMES)
 
 
-def naive_fisher(model, sequences):
-    """Mean over sequences of the squared gradient, by autograd.grad and one sequence at a time."""
-    weights = {name: linear.weight for name, linear in decoder_linears(model).items()}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for sequence in sequences:
-        tokens = torch.tensor(sequence)[None]
-        loss = model(input_ids=tokens, labels=tokens).loss
-        gradients = torch.autograd.grad(loss, list(weights.values()))
-        for name, gradient in zip(weights, gradients, strict=True):
-            total[name] += gradient**2 / len(sequences)
-    return total
-
-
 def test_every_decoder_linear_but_not_the_head(tiny_llama):
     names = list(decoder_linears(tiny_llama.model))
     assert len(names) == 2 * 7
@@ -51,67 +34,11 @@ def test_every_decoder_linear_but_not_the_head(tiny_llama):
     assert "lm_head" not in names
 
 
-def test_equals_naive_loop_over_sequences(tiny_llama, profile):
-    expected = naive_fisher(tiny_llama.model, SEQUENCES)
-    assert list(profile.layers) == list(expected)
-    for name, layer in profile.layers.items():
-        assert layer.fisher.dtype == np.float32
-        np.testing.assert_allclose(layer.fisher, expected[name], rtol=1e-4, atol=1e-12)
-
-
-def test_is_not_the_square_of_the_batch_gradient(tiny_llama, profile):
-    """What a batched accumulation would give is far off, so the test above can tell the two."""
-    model = tiny_llama.model
-    weight = decoder_linears(model)["model.layers.1.mlp.up_proj"].weight.requires_grad_(True)
-    tokens = torch.tensor(SEQUENCES)
-    (gradient,) = torch.autograd.grad(model(input_ids=tokens, labels=tokens).loss, [weight])
-    batch = float((gradient**2).sum())
-    assert batch < 0.6 * float(profile.layers["model.layers.1.mlp.up_proj"].fisher.sum())
-
-
-def test_a_model_whose_weights_stay_stored_has_the_same_profile(tiny_llama_folder, profile):
-    """Also what is written matrix by matrix, from the last block to the first."""
-    from seedtune.export.model.load_model import load_causal_lm
-
-    stored = load_causal_lm(tiny_llama_folder, "stored").model
-    again = compute_profile(stored, SEQUENCES, **NAMES)
-    assert again.sha256 == profile.sha256
-    assert again.settings["dtype"] == "float32"
-
-
 def test_a_file_holds_what_memory_would(tiny_llama, profile, tmp_path):
     file = tmp_path / "p.safetensors"
     written = compute_profile(tiny_llama.model, SEQUENCES, file=file, **NAMES)
     assert list(written.layers) == list(profile.layers)
     assert written.sha256 == profile.sha256 == load_profile(file).sha256
-
-
-def test_gradients_are_dropped_as_soon_as_they_are_squared(tiny_llama, monkeypatch):
-    """Memory is the model and one accumulator: never are two weight gradients alive at once."""
-    alive = []
-    model = tiny_llama.model
-    linears = decoder_linears(model)
-    run = BlockByBlock.backward
-
-    def look(weight):
-        # Runs after the profile's own hook of this weight.
-        alive.append(sum(linear.weight.grad is not None for linear in linears.values()))
-
-    def with_late_hooks(passing, number):
-        hooks = [
-            linear.weight.register_post_accumulate_grad_hook(look)
-            for linear in linears.values()
-            if linear.weight.requires_grad
-        ]
-        assert len(hooks) == 7  # those of one block
-        run(passing, number)
-        for hook in hooks:
-            hook.remove()
-
-    monkeypatch.setattr(BlockByBlock, "backward", with_late_hooks)
-    compute_profile(model, SEQUENCES[:1], **NAMES)
-    assert len(alive) == len(linears)
-    assert set(alive) == {0}
 
 
 def test_model_is_given_back_as_it_came(tiny_llama, profile):

@@ -230,11 +230,6 @@ class TestReadout:
         assert not {"lr", "eps"} & set(found)
         assert "each row is used once" in found["twice_as_many"]
 
-    def test_others_print_theirs(self, tmp_path: Path, bundle: Path) -> None:
-        rows = rows_file(tmp_path / "rows.jsonl", range(24))
-        found = good("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, *TWO_POINT)
-        assert (found["lr"], found["eps"]) == (0.01, 0.01)
-
 
 def test_every_summary_has_its_peak_of_memory(tmp_path: Path, bundle: Path) -> None:
     """Of profile and export: see test_cli_model."""

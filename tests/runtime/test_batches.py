@@ -1,7 +1,6 @@
 """Batches: pure in (seed, step), every example equally often, lengths close together."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.tuning.batches import batch_indices
@@ -94,9 +93,3 @@ def test_one_label_changes_nothing() -> None:
         same = np.zeros(1003, np.int64)
         labelled = batch_indices(step, seed=1, lengths=LENGTHS, batch_size=8, labels=same)
         assert (labelled == plain).all()
-
-
-@pytest.mark.parametrize("size", [3, 16])
-def test_fewer_examples_than_a_batch(size: int) -> None:
-    batch = batch_indices(9, seed=1, lengths=[5, 4, 3], batch_size=size)
-    assert sorted(batch.tolist()) == [0, 1, 2]

@@ -33,20 +33,6 @@ def test_a_time_budget_stops(tmp_path):
         assert live.stop_reason == "time budget of 0.2 s"
 
 
-def test_a_device_callback_stops_with_its_reason(tmp_path, whole):
-    asked = []
-
-    def battery() -> str | None:
-        asked.append(1)
-        return "battery below 20 %" if len(asked) > 10 else None
-
-    with tuner(tmp_path, budget=Budget(check=battery)) as live:
-        assert len(list(live)) == 10
-        assert live.stop_reason == "battery below 20 %"
-        assert live.history.ends == [(10, "battery below 20 %")]
-    assert run(tmp_path) == whole[1]
-
-
 def test_pause_and_proceed_by_call(tmp_path, whole):
     control = Control()
     with tuner(tmp_path, control=control) as live:

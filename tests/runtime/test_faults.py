@@ -49,15 +49,6 @@ def test_a_torn_tail_is_cut_reported_and_made_up_for(tmp_path, whole, cut):
     assert run(tmp_path) == whole[1]
 
 
-def test_two_writers(tmp_path):
-    with tuner(tmp_path) as live:
-        next(iter(live))
-        with pytest.raises(JournalError, match=rf"another writer .*process {os.getpid()}\)"):
-            tuner(tmp_path)
-        replay(tmp_path, START)  # reading needs no lock
-    tuner(tmp_path).close()
-
-
 def test_a_killed_writer_keeps_no_lock_even_if_it_had_forked(tmp_path):
     pids = tmp_path / "pid"
 
@@ -118,7 +109,7 @@ def test_writes_that_fail_half_way_leave_whole_records(tmp_path, whole, monkeypa
             if report.step == 7:
                 break
         before, size = live.values.sha256, (tmp_path / JOURNAL_FILE).stat().st_size
-        with failing_writes(monkeypatch, code, after=0, partial=partial):
+        with failing_writes(monkeypatch, code, partial):
             with pytest.raises(JournalError, match=os.strerror(code)) as caught:
                 list(live)
             assert str(tmp_path / JOURNAL_FILE) in str(caught.value)

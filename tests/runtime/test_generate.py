@@ -34,16 +34,6 @@ def test_the_bundle_knows_how_its_model_ends_and_chats(bundle: Bundle) -> None:
     assert bundle.chat is not None and bundle.chat.special_tokens["eos_token"] == "</s>"
 
 
-def test_values_in_use_write(model: Model, bundle: Bundle) -> None:
-    before = text_of(model, "It was", max_tokens=20)
-    original = model.values
-    noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
-    model.values = Values(original.sensitive + np.float32(0.5) * noise)
-    moved = text_of(model, "It was", max_tokens=20)
-    model.values = original
-    assert moved != before == text_of(model, "It was", max_tokens=20)
-
-
 def test_messages_are_written_by_the_template(model: Model) -> None:
     rendered = "<user>Was it great?</s>\n<assistant>"
     assert model.prompt_tokens(MESSAGES) == model.bundle.tokenizer().encode(rendered).ids

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, fake_start
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators import settings_of
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.tuning import loss_noise
 from seedtune.runtime.tuning.loss_noise import LADDER, measure_loss_noise
-from tiny_run import SETTINGS, TRAIN, tuner
+from tiny_run import SETTINGS, tuner
 
 VALUES = fake_start(512).values
 SLOPE = np.random.default_rng(3).standard_normal(512)
@@ -92,9 +91,3 @@ def test_a_run_with_eps_auto_measures_and_journals_it(tmp_path):
     with tuner(tmp_path, settings=settings, engine=engine) as live:
         assert live.loss_noise is None and engine.calls == []
         assert live.history.settings.options.eps == measured.eps
-
-
-def test_training_never_uses_the_measurement_s_directions():
-    assert len(TRAIN) > 0
-    with pytest.raises(TuningError, match="steps"):
-        settings_of({"estimator": "two-point", "steps": 2**47})

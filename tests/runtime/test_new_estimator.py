@@ -4,9 +4,9 @@ header and in the README's table."""
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +15,11 @@ from doc_pages import estimators_table
 from every_operation import check_every_operation
 from faults import run_and_kill
 from numpy.typing import NDArray
-from seedtune.runtime import engines, estimators
+from seedtune.runtime import engines
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
 from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.options import option
 from seedtune.runtime.scoring.batch_loss import Look
@@ -205,73 +204,6 @@ def test_it_is_killed_resumes_and_replays(tmp_path: Path, whole: tuple[Path, str
 
 def test_every_operation_keeps_its_state(tmp_path: Path) -> None:
     check_every_operation(tmp_path, tuner, START, ASKED)
-
-
-def test_its_perturbation_is_measured_where_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @dataclass(frozen=True)
-    class Measuring(InTurnOptions):
-        eps: float | Literal["auto"] = option("auto", "Size of the perturbation.", above=0)  # type: ignore[assignment]
-
-    monkeypatch.setitem(ESTIMATORS, SPEC.name, replace(SPEC, options=Measuring))
-    with tuner(tmp_path, settings=ASKED) as live:
-        assert live.loss_noise is not None
-        assert live.history.settings.options.perturbation == live.loss_noise.eps
-
-
-def test_it_is_the_default_where_it_says_that_it_suits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = replace(SPEC, suits=lambda context: context.examples == 64)
-    others = {name: spec for name, spec in ESTIMATORS.items() if name != SPEC.name}
-    monkeypatch.setattr(estimators, "ESTIMATORS", {SPEC.name: first, **others})
-    for number, asked in enumerate((None, {}, {"seed": 1}, {"estimator": None})):
-        with tuner(tmp_path / str(number), settings=asked) as live:
-            assert live.history.settings.estimator == "in-turn"
-
-
-def test_a_journal_that_it_says_holds_examples_is_not_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, str]
-) -> None:
-    monkeypatch.setitem(ESTIMATORS, SPEC.name, replace(SPEC, holds_examples=True))
-    with pytest.raises(JournalError, match="holds numbers of single examples"):
-        share(whole[0], tmp_path / "sent.journal", START)
-    assert not (tmp_path / "sent.journal").exists()
-
-
-def test_what_it_says_is_fixed_cannot_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tuner(tmp_path, settings=ASKED) as live:
-        next(iter(live))
-
-    @dataclass(frozen=True)
-    class Fixing(InTurnOptions):
-        eps: float = option(0.02, "Size of the perturbation.", above=0, fixed=True)
-
-    other = {**ASKED, "eps": 0.01}
-    monkeypatch.setitem(ESTIMATORS, SPEC.name, replace(SPEC, options=Fixing))
-    with pytest.raises(TuningError, match=r"the run has eps=0\.02, not 0\.01; give the same, or s"):
-        tuner(tmp_path, settings=other, allow_changes=True)
-    monkeypatch.setitem(ESTIMATORS, SPEC.name, replace(SPEC, fixes_batch_size=True))
-    fewer = {**ASKED, "batch_size": 4}
-    with pytest.raises(TuningError, match=r"the run has batch_size=8, not 4; give the same, or s"):
-        tuner(tmp_path, settings=fewer, allow_changes=True)
-    monkeypatch.setitem(ESTIMATORS, SPEC.name, SPEC)
-    for asked in (other, fewer):
-        with tuner(tmp_path, settings=asked, allow_changes=True) as live:
-            assert live.history.settings.options.perturbation == 0.01
-
-
-@pytest.mark.parametrize("mends", [False, True])
-def test_a_bad_loss_is_skipped_unless_its_step_is_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mends: bool
-) -> None:
-    monkeypatch.setitem(ESTIMATORS, SPEC.name, replace(SPEC, mends_bad_losses=mends))
-    with tuner(tmp_path, settings={**ASKED, "loss_jump": 1e-6}) as live:
-        skipped = [report.skipped for _, report in zip(range(8), live, strict=False)]
-    assert ("loss jump" in skipped) is not mends
 
 
 def test_a_journal_of_an_estimator_that_is_not_there_is_refused_by_name(

@@ -10,22 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 from every_operation import check_every_operation
-from fakes import FakeEngine, FakeTask, LostTask, fake_examples, fake_start
+from fakes import LostTask, fake_examples, fake_start
 from faults import damaged
 from journal_bytes import header
-from seedtune.runtime.errors import BundleError, JournalError, SeedtuneError, TuningError
+from seedtune.runtime.errors import JournalError, SeedtuneError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import JournalWriter, read_journal
-from seedtune.runtime.journal.format import End, Evaluation, Step
+from seedtune.runtime.journal.format import Evaluation, Step
 from seedtune.runtime.journal.operations import branch, rewind, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
-from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.tuning.tuner import Tuner
-from tiny_bundle import write_tiny_bundle
 from tiny_run import suited, tuner
 
 K = 64
@@ -46,16 +42,7 @@ def go_on(
     folder, *, until: int | None = None, settings: dict[str, Any] | None = SETTINGS, **more
 ) -> str:
     """Start or resume a run; stop after ``until`` steps or at its end."""
-    with Tuner(
-        FakeEngine(K),
-        START,
-        FakeTask(),
-        TRAIN,
-        folder=folder,
-        settings=settings,
-        eval_examples=HELD_OUT,
-        **more,
-    ) as live:
+    with tuner(folder, settings=settings, train=TRAIN, eval_examples=HELD_OUT, **more) as live:
         for report in live:
             if report.step == until:
                 break
@@ -85,15 +72,6 @@ def test_every_operation_keeps_values_and_state(tmp_path, estimator):
         return tuner(folder, settings=settings, train=train)
 
     check_every_operation(tmp_path, made, START, settings)
-
-
-def test_recorded_hashes_are_checked(tmp_path, done):
-    journal = read_journal(done[0])
-    forged = [p.record for p in journal.records]
-    forged[-1] = End(bytes(16), "done")
-    JournalWriter.create(tmp_path / "forged", journal.header, records=forged).close()
-    with pytest.raises(JournalError, match="values after step 150 are not those"):
-        replay(tmp_path / "forged", START)
 
 
 def test_steps_out_of_reach_are_refused(tmp_path, done):
@@ -199,15 +177,8 @@ def test_compact_keeps_values_best_and_future(tmp_path, done, hashes):
 
 
 def test_compact_keeps_a_best_step_that_lies_in_the_snapshot(tmp_path):
-    with Tuner(
-        FakeEngine(K),
-        START,
-        LostTask(),
-        TRAIN,
-        folder=tmp_path,
-        settings=SETTINGS,
-        eval_examples=HELD_OUT,
-    ) as live:
+    asked = {"settings": SETTINGS, "train": TRAIN, "eval_examples": HELD_OUT}
+    with tuner(tmp_path, task=LostTask(), **asked) as live:
         list(live)
         best = live.tuned()
     assert 0 < best.step <= 50
@@ -272,25 +243,6 @@ def test_twenty_thousand_steps_take_little_and_replay(tmp_path):
     JournalWriter.create(tmp_path, head, records=records).close()
     assert (tmp_path / JOURNAL_FILE).stat().st_size <= 100_000
     assert replay(tmp_path, start).history.steps == steps
-
-
-def test_values_export_as_float16_of_the_bundle(tmp_path):
-    bundle = write_tiny_bundle(tmp_path / "bundle")
-    start = Start.of(bundle)
-    values = Values(start.values + np.float32(0.3))
-    path = tmp_path / "tuned.safetensors"
-    assert len(export_values(path, values, bundle, step=7)) == 64
-    loaded = load_values(path, bundle, start.kinds)
-    assert (loaded.sensitive == values.sensitive.astype(np.float16)).all() and loaded.part is None
-    values.sensitive[3] = 1e6
-    with pytest.raises(TuningError, match=r"value 3 is 1e\+06, beyond float16"):
-        export_values(path, values, bundle, step=7)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BundleError, match="not a values file"):
-        load_values(path, bundle, start.kinds)
-    with pytest.raises(BundleError, match="cannot be written"):
-        export_values(tmp_path / "none" / "x", Values(start.values), bundle, step=0)
-    assert not list(tmp_path.rglob("*.seedtune-work"))
 
 
 @pytest.mark.parametrize(("ticks", "syncs"), [(64, 0), (4, 6), (1, 20)])

@@ -54,17 +54,6 @@ def test_fits_that_go_on_from_the_last_come_to_rest_where_the_first_nearly_was(
     assert -1e-5 * count < apart < 2e-3 * count
 
 
-@given(seeds, shapes)
-@settings(deadline=None)
-def test_it_does_not_matter_where_the_search_begins(seed, shape):
-    seen = problem(seed, *shape)
-    few = seen.part(np.arange(len(seen.gold)) < 30)
-    cold = fit(seen, 1.0, zeros(seen, shape[1]))
-    warm = fit(seen, 1.0, fit(few, 1.0, zeros(seen, shape[1])))
-    apart = objective(seen, 1.0, cold) - objective(seen, 1.0, warm)
-    assert abs(apart) < 2e-3 * len(seen.gold)
-
-
 @given(seeds, shapes, st.integers(-20, 20))
 @settings(deadline=None)
 def test_shifted_and_scaled_features_give_the_same_scores(seed, shape, power):

@@ -645,10 +645,6 @@ class TestTraps:
         assert self.told(TASK | {"template": template, "verbalisers": {"0": "N", "1": "Y"}}) == []
         assert self.told(TASK | {"template": "{text} (", "verbalisers": {"0": "N", "1": "Y"}}) == []
 
-    def test_words_of_several_tokens(self) -> None:
-        (told,) = self.told(TASK | {"verbalisers": {"0": " terrible", "1": " great film"}})
-        assert "only the first token is scored: ' great' of ' great film'; choose words of" in told
-
     def test_words_without_their_space(self) -> None:
         (told, *_) = self.told(TASK | {"verbalisers": {"0": "B", "1": "G"}})
         assert "'B' follows 'a It was' without a space; write ' B', ' G'" in told
@@ -656,11 +652,6 @@ class TestTraps:
     def test_scripts_without_spaces_between_words(self) -> None:
         spec = TASK | {"template": "{text}这部电影", "verbalisers": {"0": "烂", "1": "好"}}
         assert not any("without a space" in told for told in self.told(spec))
-
-    @pytest.mark.parametrize("spec", [TASK, CHOICE, COMPLETION])
-    def test_a_template_that_ends_in_a_blank(self, spec: dict[str, Any]) -> None:
-        (told,) = self.told(spec | {"template": spec["template"] + " "})
-        assert told.startswith("task: the template ends in a blank, ")
 
     def test_empty_texts(self) -> None:
         spec = TASK | {"template": "{text} {more} It was"}
@@ -670,20 +661,6 @@ class TestTraps:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             encode_rows(make(COMPLETION | {"template": ""}), [{"completion": "the plot"}])
-
-    def test_one_label_only(self) -> None:
-        for spec, label in ((TASK, "1"), (CHOICE, "1")):
-            row = {"text": "a", "premise": "a", "choice1": "b", "choice2": "c", "label": 1}
-            task = make(spec)
-            train = encode_rows(task, [row, row])
-            with pytest.warns(SeedtuneWarning, match=f"all 2 training rows have .* '{label}'"):
-                warn_of_examples(task, train, [])
-
-    def test_training_rows_among_the_held_out_ones(self) -> None:
-        task = make(TASK)
-        rows = [{"text": text, "label": n % 2} for n, text in enumerate(["the", "a", "plot", "so"])]
-        with pytest.warns(SeedtuneWarning, match="1 of 2 held-out rows are training rows, too"):
-            warn_of_examples(task, encode_rows(task, rows[:3]), encode_rows(task, rows[2:]))
 
     def test_sound_rows_are_silent(self) -> None:
         with warnings.catch_warnings():

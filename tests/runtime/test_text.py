@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import Engine, open_engine
 from seedtune.runtime.engines.cached_text import SLOTS
-from seedtune.runtime.engines.executorch_native import NativeProgram
 from seedtune.runtime.errors import EngineError
 from seedtune.runtime.tasks import Batch
 from toy_engine import ToyEngine
@@ -53,10 +52,6 @@ def first_four(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_a_text_has_the_probabilities_that_score_gives(
     engine: Engine, bundle: Bundle, seed: int | None
 ) -> None:
-    compare_with_score(engine, bundle, seed)
-
-
-def compare_with_score(engine: Engine, bundle: Bundle, seed: int | None) -> None:
     values, tokens = values_of(bundle, seed=seed), tokens_of(30)
     text = engine.text(values)
     for first, last in ((0, 12), (12, 13), (13, 14), (14, 29), (29, 30)):
@@ -137,19 +132,6 @@ def test_what_a_text_refuses(engine: Engine, bundle: Bundle) -> None:
 def test_an_engine_that_only_scores_says_so() -> None:
     with pytest.raises(EngineError, match="only scores and cannot write text"):
         ToyEngine.text(ToyEngine.__new__(ToyEngine), np.zeros(2, np.float32))
-
-
-def test_methods_share_their_weights_in_the_file(bundle: Bundle) -> None:
-    assert bundle.text_head is not None
-    words, data = bundle.text_head.words, bundle.program_path.read_bytes()
-    codes = data[words.codes : words.codes + VOCABULARY * 16]  # of 32 columns, two a byte
-    assert data.count(codes) == 1
-    program = NativeProgram(bundle.program_path)
-    assert program.methods() == ["behind", "columns", "generate", "score"]
-    assert bundle.generation is not None and bundle.generation.columns > bundle.K
-    program.load("score")
-    program.load("generate")
-    program.close()
 
 
 def test_a_closed_engine_writes_nothing(bundle: Bundle, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import threads as thread_choice
-from seedtune.runtime.engines.threads import WORTH, candidates, choose_threads, fastest
+from seedtune.runtime.engines.threads import WORTH, choose_threads, fastest
 
 
 @given(st.dictionaries(st.integers(1, 64), st.floats(0.001, 10), min_size=1))
@@ -20,13 +20,6 @@ def test_no_count_is_much_faster_than_the_chosen(seconds: dict[int, float]) -> N
     chosen = fastest(seconds)
     assert min(seconds.values()) >= WORTH * seconds[chosen]
     assert all(seconds[count] > seconds[chosen] for count in seconds if count < chosen)
-
-
-def test_candidates() -> None:
-    assert candidates(1) == [1]
-    assert candidates(2) == [1, 2]
-    assert candidates(8) == [1, 2, 4, 6, 8]
-    assert candidates(3) == [1, 2, 3]
 
 
 def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,12 +82,6 @@ def test_batches_beyond_the_bounds_are_split(tmp_path):
         assert np.isclose(next(iter(live)).loss, report.loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear"])
-def test_replay_equals_live(tmp_path, schedule):
-    settings = SETTINGS | {"schedule": schedule, "steps": 30}
-    assert run(tmp_path, settings=settings) == replay(tmp_path, START).sha256
-
-
 def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
     settings = SETTINGS | {"eval_every": 5}
     with tuner(tmp_path, settings=settings, task=LostTask()) as live:
@@ -101,17 +95,6 @@ def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
         resumed = again.tuned()
         assert resumed.step == tuned.step and resumed.values.sha256 == tuned.values.sha256
         assert list(again) == []
-
-
-def test_one_that_solves_for_its_step_learns_by_its_name_alone(tmp_path):
-    with tuner(tmp_path, settings={"estimator": "readout"}) as live:
-        list(live)
-        first, last = live.history.evaluations[0], live.history.evaluations[-1]
-        assert live.history.settings.learning_rate(0) == 1.0
-        assert live.loss_noise is None
-    assert last.loss < first.loss - 0.1 and last.metric > first.metric
-    with tuner(tmp_path, settings={"estimator": "readout"}) as live:
-        assert list(live) == [] and live.history.changes == []
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

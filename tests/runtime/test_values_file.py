@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load, save
 from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.errors import BundleError
+from seedtune.runtime.errors import BundleError, TuningError
 from seedtune.runtime.scoring import values_file
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.parts import kinds_of
@@ -63,6 +63,17 @@ def test_equal_values_are_equal_bytes(tmp_path: Path, bundle: Bundle, values: Va
     with safe_open(file, "numpy") as opened:
         assert opened.metadata()["step"] == "7"
         assert (opened.get_tensor("values") == values.sensitive.astype(np.float16)).all()
+
+
+def test_what_cannot_be_written_is_named_and_leaves_nothing(
+    tmp_path: Path, bundle: Bundle, values: Values
+) -> None:
+    with pytest.raises(BundleError, match="cannot be written"):
+        export_values(tmp_path / "none" / "v", values, bundle, step=0)
+    values.sensitive[3] = 1e6
+    with pytest.raises(TuningError, match=r"value 3 is 1e\+06, beyond float16"):
+        export_values(tmp_path / "v", values, bundle, step=7)
+    assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
 def test_values_of_another_bundle_are_refused(tmp_path: Path, bundle: Bundle) -> None:
