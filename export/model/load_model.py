@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from seedtune.runtime.bundle.chat import ChatPart
+from seedtune.runtime.bundle.parts import vocabulary_of
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.hub import Place, place_of
 
@@ -175,12 +176,13 @@ def _load_folder(folder: Path, name: str, dtype: Dtype) -> LoadedModel:
         # transformers would fill these with random numbers and only log a warning.
         raise ModelError(f"{folder}: the weight files lack {missing[0]} ({len(missing)} missing)")
     check_config(model.config, folder)
+    tokenizer_json = _tokenizer_json(tokenizer, model.config.vocab_size, folder)
     _check_finite(model, folder)
     sha256 = model_sha256(files, model.config)
     if dtype == "stored":
         model = keep_stored(model)
     model.eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, _tokenizer_json(tokenizer, folder), name, sha256)
+    return LoadedModel(model, tokenizer, tokenizer_json, name, sha256)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -204,11 +206,18 @@ def _check_finite(model: Any, folder: Path) -> None:
         forget(weight)
 
 
-def _tokenizer_json(tokenizer: Any, folder: Path) -> bytes:
-    """The ``tokenizer.json`` that the device reads, as the ``tokenizers`` library writes it."""
+def _tokenizer_json(tokenizer: Any, vocabulary: int, folder: Path) -> bytes:
+    """The ``tokenizer.json`` that the device reads, as the ``tokenizers`` library writes it; of at
+    most as many tokens as the model has."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"{folder}: has no fast tokenizer, which the bundle needs")
+    tokens = vocabulary_of(backend)
+    if tokens > vocabulary:
+        raise ModelError(
+            f"{folder}: its tokenizer has {tokens} tokens, the model only {vocabulary}; it "
+            "is another model's tokenizer"
+        )
     return str(backend.to_str()).encode()
 
 

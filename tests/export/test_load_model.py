@@ -44,6 +44,14 @@ def test_tokenizer_json_is_the_tokenizer(tiny_llama_folder):
     assert backend.encode(text).ids == loaded.tokenizer(text)["input_ids"]
 
 
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_another_model_s(folder):
+    tokenizer = load_causal_lm(folder).tokenizer
+    tokenizer.add_tokens([f"new{n}" for n in range(100)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"has \d+ tokens, the model only \d+; it is another"):
+        load_causal_lm(folder)
+
+
 def test_dtype_is_respected_and_does_not_change_the_hash(tiny_llama_folder):
     half = load_causal_lm(tiny_llama_folder, torch.bfloat16)
     assert half.model.lm_head.weight.dtype == torch.bfloat16
