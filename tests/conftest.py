@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 _FIRST = (
     "test_java_engine", "test_stored_weight", "test_architectures", "test_load_model",
-    "test_docs", "test_emulated_machine", "test_estimate", "test_merged_model",
+    "test_docs", "test_emulated_machine", "test_fleet", "test_estimate", "test_merged_model",
     "test_device_install", "test_prefix_program", "test_real_kills", "test_fuzz",
 )  # fmt: skip
 """Files that take a minute and more. The first exports SmolLM2; the next three do not wait for it,

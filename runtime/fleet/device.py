@@ -27,7 +27,7 @@ from ..scoring.values import Values
 from ..tasks import Encoded, Rows
 from ..tuning.batches import batch_indices
 from .messages import Answer, Question, identity, packed, unpacked
-from .release import released
+from .release import noise_of, released
 from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS
 
 
@@ -107,8 +107,8 @@ class Device:
         }
         if question.get("kind") not in kinds:
             raise ValueError(f"a question of kind {question.get('kind')!r:.40}")
-        noise = question.get("noise", 0.0)
-        if question["kind"] != "judge" and noise < self._least_noise:
+        noise = noise_of(question) if question["kind"] in ("private", "steps") else 0.0
+        if question["kind"] != "judge" and not noise >= self._least_noise:
             raise TuningError(
                 f"the question asks for noise of {noise:g} clips, this device answers with "
                 f"{self._least_noise:g} or more (least-noise; with 0 it sends exact numbers, from "

@@ -54,6 +54,11 @@ class Release:
         self.fewest = min(self.fewest or present, present)
 
 
+def noise_of(question: Mapping[str, Any]) -> float:
+    """Of what ``released`` gives, in clips."""
+    return 0.0 if question.get("clip") is None else float(question["noise"])
+
+
 def released(numbers: NDArray[np.float64], question: Mapping[str, Any]) -> NDArray[np.float64]:
     """A device's numbers, cut and noised as the question says."""
     clip = question.get("clip")

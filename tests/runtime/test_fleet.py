@@ -206,6 +206,12 @@ def test_a_device_sends_nothing_exact_unless_it_is_told_to(model, devices, tmp_p
                 cautious.answer(question)
     enough = Fleet(identity(model), private(model, 1.0), **FLOOR).ask(devices)[2]
     assert cautious.answer(enough)["rows"] == 25
+    pooled = Fleet(identity(model), PooledHead(model), **FLOOR).ask(devices)[2]
+    lies = [{**pooled, "clip": 0.1, "noise": 2.0}, {**enough, "noise": np.nan}]
+    lies += [{**enough, "clip": None}, {name: enough[name] for name in enough if name != "clip"}]
+    for lie in lies:  # a server that promises noise which would not be added
+        with pytest.raises(TuningError, match="clips, this device answers with 1 or more"):
+            cautious.answer(lie)
     judged = JudgedHead(PooledHead(model).head)
     assert cautious.answer(Fleet(identity(model), judged, **FLOOR).ask(devices)[2])["rows"] == 12
 
