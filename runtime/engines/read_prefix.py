@@ -93,22 +93,23 @@ class ReadInPieces(Generic[Array]):
         Args:
             adapter: any, since none of the blocks depends on it.
         """
-        none = [self._empty(shape) for shape in block_shapes(self._cache, len(values), 0)]
         if not len(tokens):
-            return none
-        return self._last.blocks(
-            tokens, values, lambda: self._read(tokens, [values, adapter], none)
-        )
+            return self._read(tokens, values, adapter)
+        return self._last.blocks(tokens, values, lambda: self._read(tokens, values, adapter))
 
     def _read(
-        self, tokens: NDArray[np.int64], rest: list[NDArray[np.float32]], found: list[Array]
+        self,
+        tokens: NDArray[np.int64],
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32],
     ) -> list[Array]:
         """Each piece behind those before it."""
+        found = [self._empty(shape) for shape in block_shapes(self._cache, len(values), 0)]
         none = np.zeros((1, 1), np.int64)
         for first in range(0, len(tokens), self._step):
             piece = tokens[first : first + self._step]
             row = piece if len(piece) > 1 else piece.repeat(2)  # a program takes two and more
-            request = [row[None], none[0], none, *rest]
+            request = [row[None], none[0], none, values, adapter]
             _, _, *own = self._run(request, np.arange(len(piece)), found)
             for number, new in enumerate(own):
                 found[number] = self._join([found[number], new], 3 - number % 2)

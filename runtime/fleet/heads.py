@@ -52,7 +52,7 @@ class PooledHead(_Head):
 
     def __init__(self, model: Model, *, rounds: int = ROUNDS) -> None:
         super().__init__(model, SHARE)
-        self.fit = PooledFit(self.rows, self.width, self.answers)
+        self.fit, self.release = PooledFit(self.rows, self.width, self.answers), Release(None)
         self._left = rounds
         self._sent: dict[int, Sent] = {}
 

@@ -48,10 +48,8 @@ def main(grid: Grid, context: Context) -> None:
             judged = JudgedHead(work.head)
             _run(grid, judged, model, config)
             print(f"held-out accuracy and loss: {judged.before} before, {judged.after} after")
-    own, summed = 0.0, 0.0
-    if not isinstance(work, PooledHead):
-        own, summed = work.release.noise, work.release.effective
-    print(guarantee(own, summed, len(fleet.rounds), float(config["delta"])))
+    noises = work.release.noise, work.release.effective
+    print(guarantee(*noises, len(fleet.rounds), float(config["delta"])))
 
 
 def _work(model: Model, config: Mapping[str, Any], output: Path) -> Any:
