@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import (
@@ -29,13 +27,13 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import (
 )
 from executorch.backends.xnnpack.utils.utils import get_param_tensor
 from executorch.backends.xnnpack.utils.xnnpack_constants import UINT64_MAX
-from executorch.exir._serialize._cord import FileBackedData
 from torch import nn
 
 from ..model.mapped_pages import forget
 from ..model.stored_weight import standing_in
 from ..patched import patched
 from ..quantise.int4 import GROUP_SIZE, int4_weight, packed_weight
+from .constants_in_place import InPlace
 
 _STEP = 64
 """Bytes from one tensor's address to the next one's."""
@@ -132,32 +130,13 @@ def _add(visitor: Any, graph: Any, name: str, data: "_Bytes") -> int:
     return len(graph.constant_data) - 1
 
 
-class _Bytes(FileBackedData):  # type: ignore[misc]
-    """Those of a tensor, which go to a file from where they lie."""
+class _Bytes(InPlace):
+    """Those of a tensor, whose pages are given back once they are written."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor.view(torch.uint8).numpy())
         self.tensor = tensor
-        self.digest: bytes | None = None
-
-    @property
-    def content(self) -> npt.NDArray[np.uint8]:
-        found: npt.NDArray[np.uint8] = self.tensor.view(torch.uint8).numpy()
-        return found
-
-    def __len__(self) -> int:
-        return self.tensor.nbytes
-
-    def prefix(self, size: int) -> bytes:
-        return self.content.reshape(-1)[:size].tobytes()
-
-    def sha256(self) -> bytes:
-        if self.digest is None:
-            self.digest = hashlib.sha256(self.content.data).digest()
-        return self.digest
-
-    def to_bytes(self) -> bytes:
-        return self.content.tobytes()
 
     def write_to_file(self, outfile: Any) -> None:
-        outfile.write(self.content)
+        super().write_to_file(outfile)
         forget(self.tensor)

@@ -224,6 +224,8 @@ def lower(
         from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
         from executorch.exir.passes import MemoryPlanningPass
 
+        from .constants_in_place import constants_in_place
+
         delegated: dict[str, ExportedProgram] = {}
         for name, trace_it in traces.items():
 
@@ -243,7 +245,7 @@ def lower(
         edge = EdgeProgramManager(
             delegated, compile_config=EdgeCompileConfig(_check_ir_validity=False)
         )
-        with known_sizes(), _no_code():
+        with known_sizes(), _no_code(), constants_in_place():
             config = ExecutorchBackendConfig(memory_planning_pass=planning)
             lowered = edge.to_executorch(config)
         with file.open("wb") as sink:

@@ -96,7 +96,9 @@ def _to_nearest(
         part.weight = nn.Parameter(weight[rows], requires_grad=False)
         quantise(part)
         rounded: Any = part.weight
+        del part.weight  # torchao has its module refer to itself: it would go when it is found
         integers[rows], scales[rows] = rounded.qdata, rounded.scale
+        del rounded
     return integers, scales
 
 

@@ -1,5 +1,6 @@
 """Weights that are not there while a program is lowered: the same file, and no copy of any."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from seedtune.export.lower import constants_in_place
 from seedtune.export.lower.absent_weights import AbsentWeights
 from seedtune.export.lower.lower import lower
 from seedtune.export.model.stored_weight import Shelf, keep_stored_, standing_in, stored_modules
@@ -96,6 +98,46 @@ def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(tmp_path: Pa
     traced.state_dict[name] = nn.Parameter(traced.state_dict[name].clone(), requires_grad=False)
     with pytest.raises(KeyError):
         lower({"score": lambda: traced}, tmp_path / "program.pte", absent)
+
+
+class Table(nn.Module):
+    """Rows of a table that stays a constant of the program, as an embedding does."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        drawn = torch.randint(-128, 128, (rows, 1024), generator=torch.Generator().manual_seed(3))
+        self.register_buffer("table", drawn.to(torch.int8))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.table.index_select(0, tokens).to(torch.float32)
+
+
+def looked_up(table: Table, file: Path) -> None:
+    """Two methods over the same table."""
+    lower({name: lambda: export(table, (torch.arange(3),)) for name in ("score", "behind")}, file)
+
+
+def test_a_constant_stands_in_the_file_once_and_as_executorch_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(64)
+    looked_up(table, tmp_path / "in_place.pte")
+    monkeypatch.setattr(constants_in_place, "constants_in_place", contextlib.nullcontext)
+    looked_up(table, tmp_path / "plain.pte")
+    found = (tmp_path / "in_place.pte").read_bytes()
+    assert found == (tmp_path / "plain.pte").read_bytes()
+    assert found.count(table.table[:2].numpy().tobytes()) == 1
+
+
+@needs_linux
+def test_no_copy_of_a_constant_is_made(tmp_path: Path) -> None:
+    looked_up(Table(64), tmp_path / "first.pte")  # imports what there is to import
+    table = Table(1 << 16)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    looked_up(table, tmp_path / "program.pte")
+    peak = memory("VmHWM") - before
+    assert peak < 0.5 * table.table.nbytes, f"{peak / table.table.nbytes:.1f} copies"
 
 
 def memory(field: str) -> int:

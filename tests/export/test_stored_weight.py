@@ -1,6 +1,7 @@
 """Models whose weights stay as they are stored compute what whole ones do, in every step of an
 export, and hold little memory."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from seedtune.export.model.stored_weight import (
 )
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.program.prepare_program import prepare_program
+from seedtune.export.quantise import int4
 from seedtune.export.quantise.int4 import give_int4_, packed_weight
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.runtime.bundle import Bounds
@@ -143,6 +145,26 @@ class TestArchitectures:
         assert len(codes[0]) == len(codes[1]) > 10
         for one, other in zip(*codes, strict=True):
             assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def test_no_block_of_rows_stays_once_it_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao makes circles, which would keep a copy of all integers until they are looked for."""
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    monkeypatch.setattr(int4, "BLOCK_ROWS", 8)
+
+    def rounded() -> int:
+        return sum(type(each) is IntxUnpackedToInt8Tensor for each in gc.get_objects())
+
+    gc.collect()
+    before = rounded()
+    gc.disable()
+    try:
+        int4.quantise_linears_(nn.Sequential(linear := nn.Linear(64, 80, bias=False)))
+        assert rounded() - before <= 1, "the linear's own weight"
+    finally:
+        gc.enable()
+    assert type(linear.weight.data) is not torch.Tensor
 
 
 def test_linears_outside_the_blocks_are_profiled_too() -> None:
