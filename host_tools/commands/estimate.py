@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from .inputs import model_source
-from .options import EngineName, Json, Source
+from .options import EngineName, Json, Rounding, Source
 from .output import Output
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def estimate(
     to: Annotated[
         str, typer.Option(metavar="FORMAT,...", help="Programs, as of the export.")
     ] = "executorch",
+    rounding: Rounding = "gptq",
     engine: EngineName = None,
     gflops: Annotated[
         float | None,
@@ -45,10 +46,12 @@ def estimate(
     with output.waiting("loading the libraries"):
         from seedtune.export.lower.programs import check_formats
         from seedtune.export.model.shape import read_shape
+        from seedtune.export.quantise import check_rounding
         from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
         from ..estimate import device_stages, host_stages, sizes
 
+    check_rounding(rounding)
     formats = check_formats([name.strip() for name in to.split(",")])
     shape = read_shape(model_source(model, output))
     if gflops is not None:
@@ -60,7 +63,7 @@ def estimate(
     bounds = replace(DEFAULT_BOUNDS, length=max(length, DEFAULT_BOUNDS.length))
     stages = [
         host_stages.estimate_profile(shape, length=length, speed=speed),
-        host_stages.estimate_export(shape, to=formats, speed=speed),
+        host_stages.estimate_export(shape, to=formats, rounding=rounding, speed=speed),
         sizes.estimate_bundle(shape),
         device_stages.estimate_tuning(
             shape,

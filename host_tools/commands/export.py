@@ -14,7 +14,7 @@ from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 
 from .early_checks import check_file, check_target, check_task
 from .inputs import ChosenTask, model_source
-from .options import Base, Fraction, Json, MaskName, Source
+from .options import Base, Fraction, Json, MaskName, Rounding, Source
 from .output import Output
 
 
@@ -35,13 +35,7 @@ def export(
     ] = None,
     mask: MaskName = DEFAULT_MASK,
     fraction: Fraction = DEFAULT_FRACTION,
-    rounding: Annotated[
-        str,
-        typer.Option(
-            metavar="gptq|nearest",
-            help="How weights become int4: with calibration text, or each by itself.",
-        ),
-    ] = "gptq",
+    rounding: Rounding = "gptq",
     text: Annotated[
         Path | None,
         typer.Option(

@@ -78,6 +78,13 @@ EngineName = Annotated[
         "in torch-int4:cuda. Default: the first that works here; 'inspect' shows them.",
     ),
 ]
+Rounding = Annotated[
+    str,
+    typer.Option(
+        metavar="gptq|nearest",
+        help="How weights become int4: with calibration text, or each by itself.",
+    ),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seedtune.export.model.shape import ModelShape
+from seedtune.export.quantise import DEFAULT_ROUNDING
 
 from .sizes import (
     GENERIC_TOKENS,
@@ -35,9 +36,13 @@ TEXT_WIDTHS = 6
 """Floats that a token of it keeps at once, in widths of the widest matrix."""
 ENTRY_BYTES = 48
 """Bytes of a sensitive entry while masks are chosen: value, layer and place, twice."""
-ROUNDING_BYTES = 8.4
-"""Bytes of a weight while its matrix is rounded: float32, integers, codes, and a part of it in
-torchao's hands (a head of 131 million weights: 1.1 GB)."""
+ROUNDED_BYTES = 4 + 1 + 4 / 32
+"""Bytes of a weight while its matrix is rounded: float32, an integer, its share of a scale."""
+ROUNDED_ROWS, PART_BYTES = 4096, 10
+"""Rows that are rounded at a time, and bytes of each of their weights besides: what torchao or GPTQ
+makes of them on the way (8.7 and 10.0 of a head of 32 000 by 4 096)."""
+ENTRY_KEPT = 26
+"""Bytes of a sensitive entry from surgery on: in the mask, its index, its place, its value."""
 SECOND_MOMENTS = 28
 """Bytes of the second moments, their inverse and its factors, per pair of input columns."""
 GRAPH_BYTES = 1_200_000
@@ -101,6 +106,7 @@ def estimate_export(
     shape: ModelShape,
     *,
     to: Sequence[str] = ("executorch",),
+    rounding: str = DEFAULT_ROUNDING,
     speed: float,
 ) -> Estimate:
     """Peak resident memory and duration of an export from a profile: of choosing the sensitive
@@ -110,35 +116,37 @@ def estimate_export(
 
     Args:
         to: formats of the programs.
+        rounding: how weights become int4: ``nearest`` needs no calibration text.
     """
-    bundle = estimate_bundle(shape).components
-    common = {**_host(shape), "int8 embedding": bundle["int8 embedding"]}
+    bundle, entries = estimate_bundle(shape).components, sensitive_entries(shape)
+    common = {
+        **_host(shape),
+        "int8 embedding": bundle["int8 embedding"],
+        "sensitive entries": entries * ENTRY_KEPT,
+        "float columns": bundle["float columns"],
+    }
     choosing = {
         **_host(shape),
         "gradients of a matrix": 2 * 4 * shape.largest_linear,
-        "chosen entries": sensitive_entries(shape) * ENTRY_BYTES,
+        "chosen entries": entries * ENTRY_BYTES,
     }
-    columns = {"float columns": bundle["float columns"]}
     matrices = [*shape.linears.values(), (shape.vocabulary, shape.hidden)]
-    # The wider input takes its second moments with it, the head has more rows.
-    rows, width = max(matrices, key=lambda size: sum(_rounding(*size).values()))
-    text = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4
-    quantising = {**common, **columns, **_rounding(rows, width), "calibration text": text}
-    framing = {**common, **columns, "frame of a text head, while it is made": _framing(shape)}
+    # With GPTQ the wider input takes its second moments with it, the head has more rows.
+    most_of_one = max(
+        (_rounding(*size, rounding) for size in matrices), key=lambda of: sum(of.values())
+    )
+    quantising = {**common, **most_of_one}
+    if rounding == DEFAULT_ROUNDING:
+        text = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4
+        quantising["calibration text"] = text
+    framing = {**common, "frame of a text head, while it is made": _framing(shape)}
     stages = [choosing, quantising, framing]
     if set(to) != {"executorch"}:
         held = {"int4 head": bundle["int4 head"], "graph": len(shape.linears) * GRAPH_BYTES}
-        stages.append({**common, **columns, **held})
+        stages.append({**common, **held})
     if "executorch" in to:
-        constants = common["int8 embedding"] + bundle["float columns"]
-        stages.append(
-            {
-                **common,
-                **columns,
-                "graphs": len(shape.linears) * (METHODS * LOWERED_BYTES + LOWERING_BYTES),
-                "what stays float or int8, serialised": constants,
-            }
-        )
+        graphs = len(shape.linears) * (METHODS * LOWERED_BYTES + LOWERING_BYTES)
+        stages.append({**common, "graphs": graphs})
     most = max(stages, key=lambda components: sum(components.values()))
     operations = 2.0 * shape.linear_weights * GENERIC_TOKENS  # for the frame of a text head
     operations += 2.0 * shape.linear_weights * CALIBRATION_TOKENS
@@ -148,12 +156,13 @@ def estimate_export(
     return Estimate("export", most, seconds + len(shape.linears) * EXPORT_SECONDS_PER_MATRIX)
 
 
-def _rounding(rows: int, width: int) -> dict[str, int]:
+def _rounding(rows: int, width: int, rounding: str) -> dict[str, int]:
     """Of one matrix."""
-    return {
-        "a matrix while it is rounded": int(ROUNDING_BYTES * rows * width),
-        "second moments of its input": SECOND_MOMENTS * width**2,
-    }
+    part = PART_BYTES * min(rows, ROUNDED_ROWS) * width
+    one = {"a matrix while it is rounded": int(ROUNDED_BYTES * rows * width) + part}
+    if rounding == DEFAULT_ROUNDING:
+        one["second moments of its input"] = SECOND_MOMENTS * width**2
+    return one
 
 
 def _framing(shape: ModelShape) -> int:

@@ -94,6 +94,29 @@ def test_seven_billion_weights_take_far_less_than_their_float32(tmp_path):
     assert "graphs" in exporting(deep).components
 
 
+LLAMA_3B = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 3072,
+    "intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 24, "head_dim": 128,
+    "num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def test_rounding_a_wide_head_takes_what_was_measured(tmp_path):
+    """Two blocks of Llama-3.2-3B's shape, the tokenizer of SmolLM2: 3.01 GB."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3B))
+    wide = dataclasses.replace(read_shape(tmp_path), tokenizer_pieces=98_052)
+    found = exporting(wide, rounding="nearest")
+    assert found.bytes == pytest.approx(3.01e9, rel=0.05)
+    # Rows are rounded some thousands at a time, so a head of twice as many costs its own bytes.
+    twice = exporting(dataclasses.replace(wide, vocabulary=2 * 128_256), rounding="nearest")
+    name = "a matrix while it is rounded"
+    assert twice.components[name] - found.components[name] == 5.125 * 128_256 * 3072
+    # GPTQ holds the second moments of an input, and the text, besides.
+    with_text = exporting(wide).components
+    assert with_text["second moments of its input"] == 28 * 3072**2
+    assert with_text["calibration text"] > 0 and "calibration text" not in found.components
+
+
 def tuning(shape, bounds=BOUNDS, rows=16, length=32, estimator="two-point", **more):
     options = {"rows": rows, "length": length, "estimator": estimator, "speed": SPEED}
     return estimate_tuning(shape, bounds, **options, **more)
