@@ -17,7 +17,8 @@ probes takes over 15 minutes. What costs, and what is done about it here:
   upsampling and fused attention find nothing in a decoder and are left out.
 * Each pass, for each delegate, would write and compile the graph's Python anew, for nobody.
 * Weights would be copied for each method, and once more when the file is put together. They are not
-  there at all (see ``absent_weights``), and the file is written from theirs.
+  there at all (see ``absent_weights``), and the file is written from theirs; so it is from
+  constants (see ``constants_in_place``), of which executorch makes bytes for each method.
 * A graph takes 3 MB a matrix, and several stand beside each other: one method is lowered after the
   other, and a delegate copied when its turn comes.
 

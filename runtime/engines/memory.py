@@ -36,6 +36,8 @@ class PassMemory:
     """For each token of a prefix and probe: its keys and values."""
     prefix_pair: int = 0
     """For each token, each of a prefix, and probe: scores of all heads, and their softmax."""
+    prefix_piece: int = PIECE
+    """Tokens of a prefix that are read in one pass, at most."""
 
     @classmethod
     def of(
@@ -46,9 +48,11 @@ class PassMemory:
         vocabulary: int,
         adapter: tuple[int, int] | None,
         cache: Sequence[tuple[int, int]] = (),
+        prefix_piece: int = PIECE,
     ) -> "PassMemory":
         """From a model's widths: hidden state, widest matrix (either side), vocabulary; the shape
-        of the adapter that the program takes; and ``(KV, d)`` of each block of a prefix."""
+        of the adapter that the program takes; and of a prefix ``(KV, d)`` of each block and the
+        tokens that are read in one pass."""
         width, states = adapter or (0, 0)
         return cls(
             token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
@@ -57,24 +61,30 @@ class PassMemory:
             prefix_token=token_bytes(cache),
             # Heads are as wide as those of the keys, and as wide as the hidden state together.
             prefix_pair=2 * 4 * -(-hidden // cache[0][1]) if cache else 0,
+            prefix_piece=prefix_piece,
         )
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> "PassMemory":
         """From what a bundle says of its model."""
         model = bundle.manifest["model"]
+        # A program that writes reads a prefix as it reads a prompt.
+        pieces = [
+            PIECE if (own := each.generation) is None else own.chunk for each in bundle.programs
+        ]
         return cls.of(
             hidden=model["hidden_size"],
             widest=max(max(layer.shape) for layer in bundle.layers),
             vocabulary=model["vocab_size"],
             adapter=bundle.adapter_shape,
             cache=bundle.prefix_cache,
+            prefix_piece=max(pieces),
         )
 
     def bytes(self, bounds: Bounds, prefix: int = 0) -> int:
         """Bytes of passes as large as ``bounds``, behind a prefix of so many tokens."""
         token = self.token + prefix * self.prefix_pair
-        tokens = max(bounds.tokens, PIECE) if prefix else bounds.tokens
+        tokens = max(bounds.tokens, self.prefix_piece) if prefix else bounds.tokens
         each = tokens * token + bounds.positions * self.position
         return bounds.probes * (each + prefix * self.prefix_token) + self.tables + PAGES
 

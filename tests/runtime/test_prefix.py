@@ -289,6 +289,22 @@ def test_every_program_counts_its_memory(reach: Bundle) -> None:
         assert memory.prefix_pair == 2 * 4 * 4
 
 
+def test_a_prefix_counts_in_pieces_as_large_as_its_program_reads(tmp_path: Path) -> None:
+    from tiny_bundle import write_tiny_bundle
+
+    bundle = write_tiny_bundle(tmp_path / "b")
+    assert PassMemory.of_bundle(bundle).prefix_piece == read_prefix.PIECE
+    generate = {"chunk": 48, "context": 96, "columns": 1, "cache": [[2, 8]]}
+    program = bundle.programs[0]
+    writes = replace(program, methods={**program.methods, "generate": generate})
+    memory = PassMemory.of_bundle(replace(bundle, programs=(writes,)))
+    row = replace(bundle.bounds, rows=2, length=2, probes=1)
+    more = memory.bytes(row, 100) - memory.bytes(row)
+    assert more == 100 * memory.prefix_token + 48 * (memory.token + 100 * memory.prefix_pair) - (
+        row.tokens * memory.token
+    )
+
+
 def test_a_bundle_does_not_say_more_than_its_programs_read(tmp_path: Path) -> None:
     from tiny_bundle import BOUNDS, write_tiny_bundle
 
