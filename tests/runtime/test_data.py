@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import encode_rows, read_rows, row_formats, rows, task_from_spec
-from seedtune.runtime.tasks.field_text import LONGEST
+from seedtune.runtime.tasks.field_checks import LONGEST
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 

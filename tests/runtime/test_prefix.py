@@ -27,7 +27,7 @@ from seedtune.runtime.tasks import (
     task_for,
     task_from_spec,
 )
-from seedtune.runtime.tasks.front import LEAST, Front
+from seedtune.runtime.tasks.tokenising import LEAST, Front
 from tiny_bundle import TASK, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
