@@ -67,7 +67,7 @@ def test_more_steps_go_on_where_fewer_ended(
     bundle = write_tiny_bundle(tmp_path / "bundle")
     short = run(bundle, 8)
     longer = run(bundle, 20)
-    assert longer["run"] == short["run"] and Path(longer["plot"]).stat().st_size > 10_000
+    assert longer["run"] == short["run"] and Path(longer["plot"]).read_text().count("<circle") == 16
     assert (short["forwards_readout"], longer["forwards_readout"]) == (16, 40)
     assert (short["forwards_sparse"], longer["forwards_sparse"]) == (14, 34)
 

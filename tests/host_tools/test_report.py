@@ -1,16 +1,17 @@
-"""``seedtune report`` and ``plot``: a run for a reader who knows none of this project's words."""
+"""``seedtune report`` and the quickstart's picture: runs for a reader who knows none of this
+project's words."""
 
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from command_line import bad, call, good
-from seedtune.host_tools.reports import plot_run
+from seedtune.host_tools.reports.picture import draw_runs
 from seedtune.host_tools.reports.svg_chart import Line, chart
 from seedtune.runtime import engines
+from seedtune.runtime.errors import SeedtuneError
 from tiny_bundle import write_tiny_bundle
 from value_engine import ValueEngine
 
@@ -118,24 +119,19 @@ def test_an_outcome_of_another_step_is_not_told_of(run: Path) -> None:
         assert "None are kept" in text and "values that ship" not in text
 
 
-def test_a_picture_says_what_it_shows(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-
-    def kept(figure: Any, file: Path) -> None:
-        for axes in figure.axes:
-            said.extend([axes.get_title(loc="left"), axes.get_ylabel(), axes.get_xlabel()])
-            if (legend := axes.get_legend()) is not None:  # names stand above what they name
-                figure.draw_without_rendering()
-                assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1
-        said.append(figure.get_suptitle().replace("\n", " "))
-
-    monkeypatch.setattr(plot_run, "_save", kept)
-    plot_run.draw_runs({"readout": run, "sparse": run}, run / "p.png")
-    text = " ".join(said)
+def test_a_picture_says_what_it_shows(run: Path) -> None:
+    draw_runs({"readout": run, "a < b": run}, run / "p.svg")
+    drawn = ElementTree.parse(run / "p.svg").getroot()
+    space = {"": "http://www.w3.org/2000/svg"}
+    charts = drawn.findall(".//svg", space)
+    assert [len(each.findall("circle", space)) for each in charts] == [2 * 5, 2 * 5]
+    text = " ".join(drawn.itertext())
     for part in ("lower is better", "higher is better", "answered right", "read a batch of rows",
-                 "on rows that it does not learn from"):  # fmt: skip
+                 "readout", "a < b", "0%"):  # fmt: skip
         assert part in text, part
     assert not {"lr", "eps", "probes", "estimator"} & set(text.split())
+    with pytest.raises(SeedtuneError, match=r"p\.svg: cannot be written"):
+        draw_runs({"one": run, "other": run}, run / "no" / "p.svg")
 
 
 def test_charts_are_well_formed_and_survive_odd_numbers() -> None:
