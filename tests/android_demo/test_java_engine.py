@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import smollm2
 from compiler import needs_compiler
 from jvm_scripts import OnJvm, command, environment
 from seedtune.runtime.bundle import Bundle
@@ -135,11 +136,8 @@ class TestOnAJvm:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @needs_compiler
-def test_smollm2_equals_the_native_engine(on_jvm: OnJvm, tmp_path: Path) -> None:
-    from seedtune.host_tools.data.fetch import fetch
-    from seedtune.host_tools.prepare.prepare import prepare
-
-    path = prepare(str(fetch("smollm2-135m"))).bundle.path
+def test_smollm2_equals_the_native_engine(on_jvm: OnJvm, exports: Path, tmp_path: Path) -> None:
+    path = smollm2.first_blocks(exports).path
     native = on_jvm("engine_run.py", "executorch-native", path, tmp_path / "native")
     java = on_jvm("engine_run.py", "executorch-java", path, tmp_path / "java")
     for what in ("scores", "adapter", "written", "runs"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
 from block_states import block_states, mean_so_far
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
@@ -88,7 +88,7 @@ def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any
 
 @pytest.mark.parametrize("name", LOWERED)
 def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None:
-    model = tiny(name)
+    model = tiny_to_lower(name)
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     quantise_linears_(program)
     entries = len(surgery.values)
@@ -152,9 +152,9 @@ def written(form: Any, traced: Any, folder: Path) -> Path:
     return folder / described.files[0]
 
 
-def other_form(name: str) -> tuple[Any, Any, Any]:
+def other_form(model: Any) -> tuple[Any, Any, Any]:
     """The eager program, its values, and inputs with values that matter and an adapter."""
-    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), WITH_PREFIX)
+    program, surgery = prepare_program(model, some_mask(model), WITH_PREFIX)
     quantise_linears_(program)
     through_int4_operator_(program)
     *request, rows = inputs(surgery.values, probes=3)
@@ -183,7 +183,7 @@ def of_whole(program: Any, request: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
-    program, traced, request = other_form(name)
+    program, traced, request = other_form(tiny(name))
     file = written(torch_form.TorchProgram, traced, tmp_path)
     run = TorchProgram(
         file.read_bytes(),
@@ -217,7 +217,7 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LOWERED)
 def test_the_onnx_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
-    program, traced, request = other_form(name)
+    program, traced, request = other_form(tiny_to_lower(name))
     file = written(onnx_form.OnnxProgram, traced, tmp_path)
     with torch.no_grad():
         wanted = program(*request)

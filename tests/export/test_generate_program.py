@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
 from seedtune.export.lower.lower import lower, trace_columns, trace_generate
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
@@ -19,8 +19,7 @@ PARTS = (7, 1, 1, 8, 1, 4)
 """A text of 22 tokens in passes; the window of 8 cuts inside the cache and inside a pass."""
 
 
-def prepared(name: str) -> tuple[Any, Any, torch.Tensor]:
-    model = tiny(name)
+def prepared(model: Any) -> tuple[Any, Any, torch.Tensor]:
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     return program, GenerateProgram(program, values.shape[1], WRITING).eval(), values
@@ -64,7 +63,7 @@ def eagerly(program: Any, values: torch.Tensor, adapter: torch.Tensor) -> Any:
 def test_generate_follows_the_model_itself(name: str) -> None:
     with torch.no_grad():
         wanted = tiny(name)(input_ids=text(), use_cache=False).logits[0].numpy()
-    score, program, values = prepared(name)
+    score, program, values = prepared(tiny(name))
     found = written(eagerly(program, values, torch.zeros(score.adapter_shape)), program.shapes)
     ends = np.cumsum(PARTS) - 1
     for logits, end in zip(found, ends, strict=True):
@@ -75,7 +74,7 @@ def test_generate_follows_the_model_itself(name: str) -> None:
 # Llama's is in the bundle that the engines' tests read.
 @pytest.mark.parametrize("name", LOWERED[1:])
 def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> None:
-    score, program, values = prepared(name)
+    score, program, values = prepared(tiny_to_lower(name))
     quantise_linears_(program)
     generator = torch.Generator().manual_seed(2)
     values += 0.3 * torch.randn(values.shape, generator=generator)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
 from seedtune.export.lower.lower import lower, trace_behind
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
@@ -56,9 +56,8 @@ def read(generate: GenerateProgram, probes: torch.Tensor) -> list[torch.Tensor]:
 
 
 def prepared(
-    name: str, quantised: bool = False, bounds: Bounds = BOUNDS
+    model: Any, quantised: bool = False, bounds: Bounds = BOUNDS
 ) -> tuple[Any, Any, list[torch.Tensor]]:
-    model = tiny(name)
     program, surgery = prepare_program(model, some_mask(model), bounds)
     generate = GenerateProgram(program, len(surgery.values), GenerateBounds(16, 32)).eval()
     if quantised:
@@ -68,7 +67,7 @@ def prepared(
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_rows_behind_a_prefix_are_scored_as_rows_that_begin_with_it(name: str) -> None:
-    score, generate, given = prepared(name)
+    score, generate, given = prepared(tiny(name))
     tokens, positions, *rest = given
     whole = torch.cat([front().expand(ROWS, -1), tokens], dim=1)
     row, column = positions // LENGTH, positions % LENGTH
@@ -87,11 +86,11 @@ def test_rows_behind_a_prefix_are_scored_as_rows_that_begin_with_it(name: str) -
 
 
 def test_a_window_that_cuts_no_row_may_cut_the_prefix() -> None:
-    score, generate, given = prepared("Gemma3")
+    score, generate, given = prepared(tiny("Gemma3"))
     with torch.no_grad():
         prefix = read(generate, given[3])
         wanted, _ = score(*given, *prefix)
-    short, _, _ = prepared("Gemma3", bounds=replace(BOUNDS, length=8, prefix=PREFIX))
+    short, _, _ = prepared(tiny("Gemma3"), bounds=replace(BOUNDS, length=8, prefix=PREFIX))
     with torch.no_grad():
         found, _ = short(*given, *prefix)
     assert torch.equal(found, wanted)
@@ -100,7 +99,7 @@ def test_a_window_that_cuts_no_row_may_cut_the_prefix() -> None:
 # Llama's is in the bundle that the engines' tests read.
 @pytest.mark.parametrize("name", LOWERED[1:])
 def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
-    score, generate, given = prepared(name, quantised=True)
+    score, generate, given = prepared(tiny_to_lower(name), quantised=True)
     bounds = replace(BOUNDS, prefix=20)
     with torch.no_grad():
         prefix = read(generate, given[3])

@@ -265,13 +265,13 @@ print(json.dumps([before, peak_resident_bytes()]))
 
 
 @pytest.fixture(scope="module")
-def of_16_blocks(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 273 MB in fp16, 547 MB in float32."""
+def of_8_blocks(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 137 MB in fp16, 273 MB in float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = Path(shutil.copytree(tiny_llama_folder, tmp_path_factory.mktemp("models") / "hf"))
     config = LlamaConfig(
-        hidden_size=1024, intermediate_size=1408, num_hidden_layers=16, num_attention_heads=16,
+        hidden_size=1024, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=16,
         vocab_size=300, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).half().save_pretrained(folder)
@@ -282,10 +282,10 @@ def of_16_blocks(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gives no pages back elsewhere")
 @pytest.mark.parametrize("stage", ["profile", "nearest", "gptq"])
 def test_memory_holds_a_block_and_not_the_model(
-    stage: str, of_16_blocks: Path, tmp_path: Path
+    stage: str, of_8_blocks: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", MEASURE, str(of_16_blocks), str(tmp_path / "out"), stage]
+    command = [sys.executable, "-c", MEASURE, str(of_8_blocks), str(tmp_path / "out"), stage]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     before, peak = json.loads(done.stdout.splitlines()[-1])
     # Measured: 90 to 130 MB, of which a block and its squares are 68.
-    assert peak - before < 340e6, (before, peak)
+    assert peak - before < 200e6, (before, peak)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import smollm2
 from command_line import good
 
 PROMPTS = (
@@ -26,13 +27,12 @@ def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path: Pa
     from peft import PeftModel
     from seedtune.export.model.load_model import load_causal_lm
     from seedtune.host_tools.data.fetch import fetch
-    from seedtune.host_tools.prepare.prepare import prepare
     from seedtune.runtime.scoring.values import Values
     from seedtune.runtime.scoring.values_file import export_values
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = fetch("smollm2-135m")
-    bundle, tuned = prepare(str(source)).bundle, tmp_path / "tuned.safetensors"
+    bundle, tuned = smollm2.whole(), tmp_path / "tuned.safetensors"
     start = bundle.values.astype(np.float32)
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
     export_values(tuned, Values(start + np.abs(start).mean() / 20 * noise), bundle, step=3)
