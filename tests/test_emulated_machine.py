@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import smollm2
@@ -20,7 +19,6 @@ from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.host_tools.emulate.packages import packages_of
 from seedtune.host_tools.emulate.rehearsal import TOKENS
 from seedtune.host_tools.emulate.sysroot import prepare_sysroot
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
 
@@ -33,16 +31,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def machine() -> Machine:
+def machine():
     return Machine()
 
 
-def shell(machine: Machine, script: str, folder: Path, **options: Any) -> Any:
+def shell(machine, script, folder, **options):
     options = {"timeout": 120, **options}
     return machine.run(["sh", "-c", script], reads={}, writes={"/share": folder}, **options)
 
 
-def processes_of(folder: Path) -> list[str]:
+def processes_of(folder):
     """Command lines that name ``folder``, except this process's."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -55,7 +53,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_status_output_and_files_come_back(machine: Machine, tmp_path: Path) -> None:
+def test_status_output_and_files_come_back(machine, tmp_path):
     (tmp_path / "with,comma").mkdir()
     lines: list[str] = []
     done = machine.run(
@@ -72,9 +70,7 @@ def test_status_output_and_files_come_back(machine: Machine, tmp_path: Path) -> 
     assert 0 < done.boot_seconds < 120
 
 
-def test_memory_is_the_machines_own(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_the_machines_own(machine, tmp_path, monkeypatch):
     monkeypatch.setattr("seedtune.host_tools.emulate.machine.MEMORY", 256 << 20)
     total = "sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo > /share/total"
     greedy = "x = [b'1' * (1 << 20) for _ in range(1 << 14)]"
@@ -83,18 +79,18 @@ def test_memory_is_the_machines_own(
     assert 150_000 < int((tmp_path / "total").read_text()) < 256 * 1024
 
 
-def test_a_panic_is_no_status(machine: Machine, tmp_path: Path) -> None:
+def test_a_panic_is_no_status(machine, tmp_path):
     with pytest.raises(EmulatorError, match="went down before the command ended"):
         shell(machine, "echo c > /proc/sysrq-trigger", tmp_path)
 
 
-def test_a_timeout_leaves_nothing_behind(machine: Machine, tmp_path: Path) -> None:
+def test_a_timeout_leaves_nothing_behind(machine, tmp_path):
     with pytest.raises(EmulatorError, match="not done after 2 s"):
         shell(machine, "echo waiting; sleep 600", tmp_path, timeout=2)
     assert processes_of(tmp_path) == []
 
 
-def test_the_machine_dies_with_its_host_process(tmp_path: Path) -> None:
+def test_the_machine_dies_with_its_host_process(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from seedtune.host_tools.emulate.machine import Machine\n"
@@ -119,7 +115,7 @@ def test_the_machine_dies_with_its_host_process(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-def rehearsed(bundle: Bundle, steps: int, *more: object) -> dict[str, Any]:
+def rehearsed(bundle, steps, *more):
     """What ``seedtune emulate`` says of a run that it kills half-way and resumes."""
     found = good("emulate", bundle.path, "--steps", steps, *more)
     assert found["architecture"] == "aarch64" and found["torch"] is False
@@ -140,9 +136,7 @@ def rehearsed(bundle: Bundle, steps: int, *more: object) -> dict[str, Any]:
     return found
 
 
-def test_the_command_rehearses_a_wheel_that_is_all_the_device_has(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_the_command_rehearses_a_wheel_that_is_all_the_device_has(bundle, tmp_path):
     """Cross-built here; of seedtune and executorch the device has nothing else."""
     executorch = prepare_sysroot() / "usr/lib/python3/dist-packages/executorch"
     platform_tag = {"CXX": "aarch64-linux-gnu-g++", "SEEDTUNE_PLATFORM": "manylinux_2_34_aarch64"}
@@ -164,7 +158,7 @@ def test_the_command_rehearses_a_wheel_that_is_all_the_device_has(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_command_rehearses_the_sources_here_with_smollm2(exports: Path) -> None:
+def test_the_command_rehearses_the_sources_here_with_smollm2(exports):
     found = rehearsed(smollm2.first_blocks(exports), 2, "--task", "sst2")
     assert found["estimator"] == "readout"
     assert found["loss_difference_max"] < 0.3

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 import smollm2
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 
 @pytest.mark.timeout(1500)
-def test_kills_of_the_tiny_model_under_every_estimator(bundle: Bundle) -> None:
+def test_kills_of_the_tiny_model_under_every_estimator(bundle):
     """SEEDTUNE_KILLS sets how many; ``kill_run.py`` runs more by itself."""
     wanted = int(os.environ.get("SEEDTUNE_KILLS", "100"))
     script = Path(__file__).with_name("kill_run.py")
@@ -37,7 +36,7 @@ def test_kills_of_the_tiny_model_under_every_estimator(bundle: Bundle) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kills_of_smollm2(tmp_path: Path) -> None:
+def test_kills_of_smollm2(tmp_path):
     from seedtune.host_tools.data.named_tasks import load_task
 
     bundle = smollm2.whole()
@@ -49,7 +48,7 @@ def test_kills_of_smollm2(tmp_path: Path) -> None:
         *("--eval-every", "6"),
     ]
 
-    def start(folder: Path) -> subprocess.Popen[bytes]:
+    def start(folder):
         arguments = [*command[:3], str(folder), *command[3:]]
         return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

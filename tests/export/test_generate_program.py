@@ -1,9 +1,6 @@
 """Every architecture in scope writes: ``generate`` follows transformers' own forward, and lowered,
 the eager int4 program."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -19,18 +16,18 @@ PARTS = (7, 1, 1, 8, 1, 4)
 """A text of 22 tokens in passes; the window of 8 cuts inside the cache and inside a pass."""
 
 
-def prepared(model: Any) -> tuple[Any, Any, torch.Tensor]:
+def prepared(model):
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     return program, GenerateProgram(program, values.shape[1], WRITING).eval(), values
 
 
-def text() -> torch.Tensor:
+def text():
     generator = torch.Generator().manual_seed(5)
     return torch.randint(3, 96, (1, sum(PARTS)), generator=generator)
 
 
-def written(run: Any, shapes: list[tuple[int, int]], slots: int = 24) -> list[np.ndarray]:
+def written(run, shapes, slots=24):
     """Logits behind each of ``PARTS``, by ``run(tokens, start, cache)``."""
     cache = [
         np.zeros((heads, *shape), np.float32)
@@ -49,8 +46,8 @@ def written(run: Any, shapes: list[tuple[int, int]], slots: int = 24) -> list[np
     return found
 
 
-def eagerly(program: Any, values: torch.Tensor, adapter: torch.Tensor) -> Any:
-    def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
+def eagerly(program, values, adapter):
+    def run(tokens, start, cache):
         given = [torch.from_numpy(each.copy()) for each in (tokens, start, *cache)]
         with torch.no_grad():
             found = program(given[0], given[1], program.columns(values), adapter, *given[2:])
@@ -60,7 +57,7 @@ def eagerly(program: Any, values: torch.Tensor, adapter: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_generate_follows_the_model_itself(name: str) -> None:
+def test_generate_follows_the_model_itself(name):
     with torch.no_grad():
         wanted = tiny(name)(input_ids=text(), use_cache=False).logits[0].numpy()
     score, program, values = prepared(tiny(name))
@@ -73,7 +70,7 @@ def test_generate_follows_the_model_itself(name: str) -> None:
 
 # Llama's is in the bundle that the engines' tests read.
 @pytest.mark.parametrize("name", LOWERED[1:])
-def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> None:
+def test_lowered_generate_follows_the_eager_one(name, tmp_path):
     score, program, values = prepared(tiny_to_lower(name))
     quantise_linears_(program)
     generator = torch.Generator().manual_seed(2)
@@ -88,7 +85,7 @@ def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> No
     lowered = NativeProgram(file)
     (columns,) = lowered.run("columns", [values.numpy()], (1, program.columns.size))
 
-    def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
+    def run(tokens, start, cache):
         inputs = [tokens, start, columns, adapter.numpy(), *cache]
         sizes = [(heads, tokens.shape[1], width) for heads, width in program.shapes for _ in "kv"]
         return list(lowered.run("generate", inputs, (1, 96), *sizes))

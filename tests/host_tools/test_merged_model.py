@@ -1,8 +1,5 @@
 """SmolLM2 tuned and merged: transformers, peft and llama.cpp find what the program finds."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import smollm2
@@ -21,7 +18,7 @@ PROMPTS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path: Path) -> None:
+def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path):
     import torch
     from llama_cpp import LlamaCpp, worst
     from peft import PeftModel
@@ -45,7 +42,7 @@ def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path: Pa
     opened = LlamaCpp(tmp_path / "out.gguf")
     tokens = {prompt: tokenizer(prompt)["input_ids"] for prompt in PROMPTS}
 
-    def logits(model: Any, prompt: str) -> Any:
+    def logits(model, prompt):
         with torch.no_grad():
             return model(torch.tensor([tokens[prompt]])).logits
 
