@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "export", "host_tools")
 NOT_ON_A_DEVICE = {
     *("torch", "executorch", "onnxruntime", "java"),
-    *("transformers", "torchao", "accelerate", "gguf", "typer", "rich", "matplotlib"),
+    *("transformers", "torchao", "accelerate", "gguf", "typer", "rich"),
     "huggingface_hub",
     *("seedtune.export", "seedtune.host_tools"),
 }

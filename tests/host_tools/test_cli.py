@@ -453,7 +453,7 @@ def started():
     yield set(json.loads(done.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "matplotlib", "numpy", "tokenizers"])
+@pytest.mark.parametrize("library", ["torch", "transformers", "numpy", "tokenizers"])
 def test_help_loads_nothing_heavy(started, library):
     assert library not in started
 
