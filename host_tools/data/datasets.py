@@ -7,6 +7,7 @@ numbers, or a word where the file has none.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -84,6 +85,21 @@ def sms_messages() -> list[Row]:
     return rows
 
 
+def cb_validation() -> list[Row]:
+    """56 pairs (``premise``, ``hypothesis``, ``label``).
+
+    Labels: 0 entailment, 1 contradiction, 2 neutral.
+    """
+    return [
+        {
+            "premise": row["premise"].strip(),
+            "hypothesis": row["hypothesis"].strip(),
+            "label": str(row["label"]),
+        }
+        for row in _arrow(fetch("cb"))
+    ]
+
+
 def copa_validation() -> list[Row]:
     """100 questions (``prompt``, ``choice1``, ``choice2``, ``label`` 0 or 1).
 
@@ -100,6 +116,40 @@ def copa_validation() -> list[Row]:
         }
         for row in _arrow(fetch("copa"))
     ]
+
+
+def boolq_validation() -> list[Row]:
+    """3 270 questions (``passage``, ``question``, ``label`` 1 for yes)."""
+    return [
+        _boolq_row(row["passage"], row["question"], yes=row["answer"])
+        for row in _arrow(fetch("boolq"))
+    ]
+
+
+def boolq_train() -> list[Row]:
+    """9 427 questions in the form of ``boolq_validation``.
+
+    The file holds one line per answer and prefixes each passage with its title, which the
+    validation file does not have; both are undone.
+    """
+    file = fetch("boolq-train")
+    shape = re.compile(r".+? -- (?P<passage>.*)\nQuestion: (?P<question>.*)\?\nAnswer:", re.DOTALL)
+    documents: dict[str, Row] = {}
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                document = json.loads(line)["doc"]
+                documents.setdefault(document["query"], document)
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{file}: not the BoolQ request file: {error}") from error
+    rows = []
+    for query, document in documents.items():
+        parts = shape.fullmatch(query)
+        if parts is None:
+            raise DataError(f"{file}: a query has another shape than passage, question, answer")
+        answer = document["choices"][document["gold"]]
+        rows.append(_boolq_row(parts["passage"], parts["question"], yes=answer == "yes"))
+    return rows
 
 
 def chat_replies(sender: str = CHAT_SENDER) -> list[Row]:
@@ -128,6 +178,15 @@ def chat_replies(sender: str = CHAT_SENDER) -> list[Row]:
 def normalised(text: str) -> str:
     """Lower case, letters and digits only: equal for sentences that differ in typography alone."""
     return "".join(character for character in text.lower() if character.isalnum())
+
+
+def _boolq_row(passage: str, question: str, *, yes: bool) -> Row:
+    question = question.strip().removesuffix("?") + "?"
+    return {
+        "passage": passage.strip(),
+        "question": question[0].upper() + question[1:],
+        "label": "1" if yes else "0",
+    }
 
 
 def _lower_first_word(text: str) -> str:

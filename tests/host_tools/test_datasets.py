@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections import Counter
 
@@ -76,6 +77,23 @@ def test_damaged_arrow_file(files):
     (files / "sst2").write_bytes(b"nonsense that is no Arrow stream")
     with pytest.raises(DataError, match="not an Arrow stream"):
         datasets.sst2_validation()
+
+
+def test_boolq_train_has_one_row_per_question_and_no_title(files):
+    query = "Title -- Some -- text.\nWith two lines.\nQuestion: is it so?\nAnswer:"
+    document = {"query": query, "choices": ["yes", "no"], "gold": 1}
+    lines = [{"doc": document, "idx": 0}, {"doc": document, "idx": 1}]
+    (files / "boolq-train").write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    expected = {
+        "passage": "Some -- text.\nWith two lines.",
+        "question": "Is it so?",
+        "label": "0",
+    }
+    assert datasets.boolq_train() == [expected]
+    write_arrow(
+        files / "boolq", [{"question": "is it so", "answer": True, "passage": expected["passage"]}]
+    )
+    assert datasets.boolq_validation() == [{**expected, "label": "1"}]
 
 
 def test_copa_prompt_joins_premise_and_choice(files):
@@ -181,6 +199,7 @@ def test_published_counts():
     shown = {normalised(row["text"]) for row in load_task("sst2-shown").spec["demonstrations"]}
     assert len(shown) == 2 and not shown & (known | tested)
     assert Counter(row["label"] for row in datasets.sms_messages()) == {"ham": 4_827, "spam": 747}
+    assert len(datasets.boolq_train()) == 9_427
 
 
 @pytest.mark.slow
@@ -202,6 +221,8 @@ def test_chat_splits_by_time_without_repeats(smollm2):
     [
         ("sst2", 9353, 872),
         ("sms-spam", 1138, 272),
+        ("boolq", 9427, 3270),
+        ("cb", 28, 28),
         ("copa", 50, 50),
     ],
 )
