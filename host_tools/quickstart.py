@@ -21,7 +21,7 @@ from .commands.follow import Follower
 from .data.fetch import fetch
 from .data.named_tasks import load_task, split
 from .prepare.prepare import Prepared, prepare
-from .reports.plot_run import draw_runs
+from .reports.picture import draw_runs
 
 if TYPE_CHECKING:
     from .commands.output import Output
@@ -110,9 +110,7 @@ def run_quickstart(
         shipped = folder / f"{name}-{ships}"
         model.load(tuned)
         model.save(shipped / VALUES_FILE)
-    # Before matplotlib is loaded.
-    peak = peak_resident_bytes()
-    picture = folder / "quickstart.png"
+    picture = folder / "quickstart.svg"
     draw_runs({run: folder / f"{name}-{run}" for run in found}, picture)
     result = {
         "task": task,
@@ -128,7 +126,7 @@ def run_quickstart(
         **{f"forwards_{run}": found[run][1] for run in found},
         "profile_seconds": prepared.profile_seconds,
         "export_seconds": prepared.export_seconds,
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": peak_resident_bytes(),
         "bundle_bytes": sum(part["bytes"] for part in bundle.manifest["parts"].values()),
         "bundle": str(bundle.path),
         "run": str(shipped),

@@ -40,7 +40,7 @@ from .tasks import (
     warn_of_examples,
 )
 from .tasks.chat_template import ChatTemplate, checked_messages
-from .tasks.field_text import check_text
+from .tasks.field_checks import check_text
 from .tasks.rows import Row
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control

@@ -34,15 +34,21 @@ ARCHITECTURES = {
     },
 }
 LOWERED = ("Llama", "OPT", "Phi3", "Gemma3")
-"""Those whose programs are lowered to ExecuTorch, which takes a quarter of a minute each: plain
+"""Those whose programs are lowered to ExecuTorch, which takes seconds a block: plain
 blocks, blocks with biases, fused matrices, and windows with norms of queries and keys. The others
 are made of the same."""
 
 
-def tiny(name: str) -> Any:
+def tiny_to_lower(name: str) -> Any:
+    """Of one block where a second is the same again: each takes some seconds to lower."""
+    return tiny(name, blocks=2 if name in ("Llama", "Gemma3") else 1)
+
+
+def tiny(name: str, blocks: int = 2) -> Any:
     torch.manual_seed(0)
     suffix = "TextConfig" if name == "Gemma3" else "Config"
-    config = getattr(transformers, name + suffix)(**ARCHITECTURES[name])
+    sizes = {**ARCHITECTURES[name], "num_hidden_layers": blocks}
+    config = getattr(transformers, name + suffix)(**sizes)
     model = getattr(transformers, name + "ForCausalLM")(config).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

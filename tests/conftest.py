@@ -16,12 +16,13 @@ import seedtune.runtime  # noqa: F401  before onnxruntime: see its ``telemetry``
 sys.path.insert(0, str(Path(__file__).parent))
 
 _FIRST = (
-    "test_java_engine", "test_stored_weight", "test_architectures", "test_load_model",
-    "test_docs", "test_emulated_machine", "test_fleet", "test_estimate", "test_merged_model",
-    "test_device_install", "test_prefix_program", "test_real_kills", "test_fuzz",
+    "test_real_kills", "test_stored_weight", "test_architectures", "test_load_model",
+    "test_java_engine", "test_emulated_machine", "test_fleet", "test_docs", "test_estimate",
+    "test_device_install", "test_merged_model", "test_prefix_program", "test_fuzz",
 )  # fmt: skip
-"""Files that take a minute and more. The first exports SmolLM2; the next three do not wait for it,
-and all of them are over when the short ones fill what is left of the cores' time."""
+"""Files that take a minute and more. The first exports SmolLM2 and what most tests read; the next
+three do not wait for it, and all of them are over when the short ones fill what is left of the
+cores' time."""
 
 
 def pytest_collection_modifyitems(items):

@@ -110,7 +110,7 @@ class FakeEngine(Engine):
     hidden_width = 6
 
     @property
-    def adapter_shape(self) -> tuple[int, int] | None:  # type: ignore[override]
+    def adapter_shape(self) -> tuple[int, int] | None:
         return (4, 6) if self.hidden_width else None
 
     def __init__(self, entries: int) -> None:

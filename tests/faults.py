@@ -92,7 +92,7 @@ def killed_at_call(
         for name in (*names, *(("open", "close") if opening else ())):
             setattr(os, name, wrap(getattr(os, name)))
         if opening:
-            builtins.open = io.open = wrap(open)  # type: ignore[assignment]
+            builtins.open = io.open = wrap(open)
         files._swap = wrap(files._swap)
         work()
 

@@ -13,7 +13,9 @@ def fresh(folder: Path) -> tuple[Path, Path, Callable[..., None]]:
     python = folder / "venv" / "bin" / "python"
 
     def install(*arguments: str) -> None:
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # What is never imported need not be compiled.
+        quick = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        command = [python, "-m", "pip", "install", *quick]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

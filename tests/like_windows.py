@@ -38,9 +38,9 @@ def become() -> None:
         except BlockingIOError:
             raise PermissionError(13, "Permission denied") from None
 
-    sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)  # type: ignore[assignment]
+    sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
     for module in ("fcntl", "resource", "pwd", "grp"):
-        sys.modules[module] = None  # type: ignore[assignment]
+        sys.modules[module] = None
     for name in _ABSENT:
         delattr(os, name)
     for name in _ABSENT_SIGNALS:

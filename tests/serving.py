@@ -27,7 +27,7 @@ def serving(
     model: Model, runs: Sequence[Path] = (), limits: Limits | None = None, **guard: object
 ) -> Iterator[str]:
     """Its base URL."""
-    app = make_app(Models(model, runs), limits or Limits(), **guard)  # type: ignore[arg-type]
+    app = make_app(Models(model, runs), limits or Limits(), **guard)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = server_of(app)

@@ -6,7 +6,6 @@ files. Labels are in odd orders here, and some readers keep none.
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,15 @@ from command_line import bad, good
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from seedtune.runtime import engines, open_model
-from seedtune.runtime.bundle import Bounds, Bundle
+from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Scores
 from seedtune.runtime.journal import format as journal_format
 from seedtune.runtime.journal.operations import branch, receive, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHead
-from seedtune.runtime.tasks import Batch, classification
+from seedtune.runtime.tasks import classification
 from tiny_bundle import tiny_tokenizer, write_tiny_bundle
 from value_engine import HiddenEngine
 
@@ -46,7 +44,7 @@ MANY = Bounds(probes=2, rows=8, length=32, positions=48, candidates=6)
 class WordEngine(HiddenEngine):
     """Scores follow from the row, the values and the candidates' own tokens, not their order."""
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(self, batch, values):
         rows = batch.tokens.sum(axis=1)[batch.row_of].astype(np.float64)
         hints = np.cos(batch.candidates[None] + rows[None, :, None] + values[:, :1, None])
         logp = (hints + values[:, 1:2, None] * np.sin(batch.candidates)[None] - 4).astype(
@@ -56,7 +54,7 @@ class WordEngine(HiddenEngine):
         return Scores(logp, np.stack([hidden] * len(values)))
 
 
-def spec_of(order: Sequence[str]) -> dict[str, Any]:
+def spec_of(order):
     """A task that lists its labels in that order."""
     words = {label: WORDS[label] for label in order}
     template = "{text} It was"
@@ -64,7 +62,7 @@ def spec_of(order: Sequence[str]) -> dict[str, Any]:
             "verbalisers": words}  # fmt: skip
 
 
-def rows_of(order: Sequence[str], count: int) -> list[dict[str, str]]:
+def rows_of(order, count):
     """Rows whose label follows from their text; the same for any order."""
     labels = [label for label in LABELS if label in order]
     return [{"text": f"{CUES[n % 6]} {CUES[n % 5]}", "kind": labels[(n % 6 + n % 5) % len(labels)]}
@@ -72,19 +70,19 @@ def rows_of(order: Sequence[str], count: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def written(tmp_path_factory):
     """A bundle without a task."""
     return write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle", bounds=MANY, task=None)
 
 
 @pytest.fixture
-def tiny(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+def tiny(written, monkeypatch):
     """The bundle, with an engine for it."""
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: WordEngine(), raising=False)
     return written
 
 
-def tune(bundle: Path, folder: Path, order: Sequence[str], *more: Any) -> dict[str, Any]:
+def tune(bundle, folder, order, *more):
     """``seedtune tune`` with files as a person has them."""
     rows = folder / "rows.jsonl"
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(order, 48))
@@ -95,7 +93,7 @@ def tune(bundle: Path, folder: Path, order: Sequence[str], *more: Any) -> dict[s
                 "--batch-size", 6, *more)  # fmt: skip
 
 
-def said(bundle: Path, folder: Path, *how: Any) -> list[dict[str, Any]]:
+def said(bundle, folder, *how):
     """The answers of ``seedtune predict``."""
     found: list[dict[str, Any]] = good("predict", bundle, "--data", folder / "rows.jsonl", *how)[
         "predictions"
@@ -103,7 +101,7 @@ def said(bundle: Path, folder: Path, *how: Any) -> list[dict[str, Any]]:
     return found
 
 
-def slowly(test: Any) -> Any:
+def slowly(test):
     """Few examples without a deadline: each is a run or several."""
     checks = [HealthCheck.function_scoped_fixture]
     return hypothesis_settings(deadline=None, max_examples=5, suppress_health_check=checks)(test)
@@ -112,9 +110,7 @@ def slowly(test: Any) -> Any:
 class TestAnyOrder:
     @given(order=ORDERS, later=st.randoms(use_true_random=False))
     @slowly
-    def test_a_readout_answers_alike_by_every_way(
-        self, tiny: Bundle, order: list[str], later: Any
-    ) -> None:
+    def test_a_readout_answers_alike_by_every_way(self, tiny, order, later):
         """Told, saved, replayed, resumed, branched."""
         other = later.sample(order, len(order))
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
@@ -141,9 +137,7 @@ class TestAnyOrder:
 
     @given(order=ORDERS)
     @slowly
-    def test_a_run_of_seeds_ends_on_the_same_values_and_is_received(
-        self, tiny: Bundle, order: list[str]
-    ) -> None:
+    def test_a_run_of_seeds_ends_on_the_same_values_and_is_received(self, tiny, order):
         """So a merge of either writes the same bytes."""
         options = ["--estimator", "two-point", "--lr", 0.01, "--eps", 0.01, "--steps", 3]
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
@@ -158,7 +152,7 @@ class TestAnyOrder:
 
     @given(order=ORDERS)
     @slowly
-    def test_a_bundle_with_the_task_answers_alike(self, tiny: Bundle, order: list[str]) -> None:
+    def test_a_bundle_with_the_task_answers_alike(self, tiny, order):
         """Whose manifest lists it in another order."""
         with tempfile.TemporaryDirectory() as name:
             folder, ends = Path(name), []
@@ -177,9 +171,7 @@ class TestAnyOrder:
 
 
 @pytest.mark.parametrize("order", [("Zeta", "9", " a", "10"), ("ham, spam", "é", "10")])
-def test_programs_of_other_engines_answer_alike(
-    reach: Bundle, tmp_path: Path, order: tuple[str, ...]
-) -> None:
+def test_programs_of_other_engines_answer_alike(reach, tmp_path, order):
     """A run tuned by one engine, used by every other one, whatever the order."""
     rows = rows_of(order, 12)
     ends = []
@@ -201,15 +193,13 @@ def test_programs_of_other_engines_answer_alike(
     assert ends[0][1][0] == ends[0][1][1] == ends[0][1][2]
 
 
-def sorted_header(header: journal_format.Header) -> journal_format.Header:
+def sorted_header(header):
     """A header as a writer leaves it that sorts the keys of JSON."""
     task = json.loads(json.dumps(header.task, sort_keys=True))
     return journal_format.Header(**{**header.__dict__, "task": task})
 
 
-def test_tune_notices_that_what_it_wrote_answers_otherwise(
-    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tune_notices_that_what_it_wrote_answers_otherwise(tiny, tmp_path, monkeypatch):
     """Answers in the order of the specification, a header with sorted keys, and rows that are not
     found by name: the defect that there once was."""
     order = ["Zeta", "9", "10"]
@@ -231,6 +221,6 @@ def test_tune_notices_that_what_it_wrote_answers_otherwise(
     assert "loaded again, the run has loss " in error and "but was judged to have loss" in error
 
 
-def test_the_toy_tokenizer_tells_the_words_apart() -> None:
+def test_the_toy_tokenizer_tells_the_words_apart():
     firsts = {tiny_tokenizer().encode(word).ids[0] for word in WORDS.values()}
     assert len(firsts) == len(WORDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from doc_pages import python_of
 from seedtune.runtime import engines, open_model
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.replay import history_of
-from seedtune.runtime.model import Model
 from tiny_bundle import write_tiny_bundle
 from value_engine import ValueEngine
 
@@ -19,7 +18,7 @@ STEPS = 200
 
 
 @pytest.fixture
-def app() -> dict[str, Any]:
+def app():
     """What the page defines."""
     code, *_ = python_of("docs/apps.md")
     names: dict[str, Any] = {"__name__": "app"}
@@ -28,7 +27,7 @@ def app() -> dict[str, Any]:
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+def model(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
     monkeypatch.chdir(tmp_path)
     words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
@@ -40,17 +39,17 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
         yield opened
 
 
-def settings_of(tuner: Callable[..., Any]) -> Callable[..., Any]:
+def settings_of(tuner):
     """A tuner of many short steps."""
     chosen = {"estimator": "two-point", "eps": 0.01, "lr": 0.01, "batch_size": 4, "steps": STEPS}
     return lambda *asked, **more: tuner(*asked, **more, **chosen)
 
 
-def learning(app: dict[str, Any], model: Model) -> Any:
+def learning(app, model):
     return app["Learning"](model, "run", "train.jsonl", "held_out.jsonl")
 
 
-def steps_done() -> int:
+def steps_done():
     return history_of(read_journal("run")).steps
 
 
@@ -62,7 +61,7 @@ async def until(so: Callable[[], bool]) -> None:
     raise AssertionError("it never came")
 
 
-def test_it_learns_and_tells(app: dict[str, Any], model: Model) -> None:
+def test_it_learns_and_tells(app, model):
     told: list[str] = []
     ended = asyncio.run(learning(app, model).learn(told.append))
     assert ended.startswith(f"all {STEPS} steps done; ")
@@ -70,7 +69,7 @@ def test_it_learns_and_tells(app: dict[str, Any], model: Model) -> None:
     assert "evaluating: 12 of 12 rows" in told
 
 
-def test_it_pauses_and_goes_on(app: dict[str, Any], model: Model) -> None:
+def test_it_pauses_and_goes_on(app, model):
     async def use() -> None:
         told: list[str] = []
         run = learning(app, model)
@@ -87,9 +86,7 @@ def test_it_pauses_and_goes_on(app: dict[str, Any], model: Model) -> None:
     asyncio.run(use())
 
 
-def test_cancelling_ends_it_after_its_step_and_the_same_call_resumes(
-    app: dict[str, Any], model: Model
-) -> None:
+def test_cancelling_ends_it_after_its_step_and_the_same_call_resumes(app, model):
     async def use() -> None:
         told: list[str] = []
         work = asyncio.create_task(learning(app, model).learn(told.append))
@@ -105,7 +102,7 @@ def test_cancelling_ends_it_after_its_step_and_the_same_call_resumes(
     assert steps_done() == STEPS
 
 
-def test_a_low_battery_ends_it(app: dict[str, Any], model: Model) -> None:
+def test_a_low_battery_ends_it(app, model):
     charge = iter([None] * 7 + ["battery below 20 %"])
     app["Learning"]._work.__globals__["low_battery"] = lambda: next(charge)
     ended = asyncio.run(learning(app, model).learn(lambda text: None))

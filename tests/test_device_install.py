@@ -13,7 +13,6 @@ import pytest
 from carrying_wheel import build_wheel
 from compiler import needs_compiler
 from fresh_environment import fresh
-from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
 
 HERE = Path(__file__).parent
@@ -21,7 +20,7 @@ OLDEST_ONNX = "1.24"
 HOST_ONLY = ("torch", "torchao", "transformers", "pandas", "sympy", "pyarrow", "psutil")
 
 
-def packages(python: Path) -> set[str]:
+def packages(python):
     """Names of what is installed."""
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
@@ -31,9 +30,7 @@ def packages(python: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["onnxruntime", f"onnxruntime=={OLDEST_ONNX}.*"])
-def test_onnxruntime_alone_tunes_without_compiler_and_torch(
-    reach: Bundle, tmp_path: Path, wanted: str
-) -> None:
+def test_onnxruntime_alone_tunes_without_compiler_and_torch(reach, tmp_path, wanted):
     """The newest one, and the oldest that the extra allows."""
     python, source, install = fresh(tmp_path)
     install(f"{source}[onnx]", wanted)
@@ -52,7 +49,7 @@ def test_onnxruntime_alone_tunes_without_compiler_and_torch(
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_fresh_environment_tunes_without_torch(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_fresh_environment_tunes_without_torch(tmp_path, bundle):
     python, source, install = fresh(tmp_path)
     install(str(source))
     missing = subprocess.run(
@@ -90,9 +87,7 @@ def test_a_fresh_environment_tunes_without_torch(tmp_path: Path, bundle: Bundle)
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_wheel_that_carries_the_engine_is_all_that_a_device_needs(
-    reach: Bundle, tmp_path: Path
-) -> None:
+def test_a_wheel_that_carries_the_engine_is_all_that_a_device_needs(reach, tmp_path):
     """Installed where there is no compiler, no torch and no executorch, it tunes and answers."""
     (package,) = importlib.util.find_spec("executorch").submodule_search_locations
     wheel = build_wheel(tmp_path / "built", Path(package))

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from command_line import call
 from compiler import needs_compiler
 from doc_pages import (
     ROOT,
-    Command,
     blocks_of,
     commands_of,
     estimators_table,
@@ -29,7 +27,6 @@ from doc_pages import (
 )
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.data.fetch import RESOURCES
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import SeedtuneWarning
 
 PAGES = {
@@ -56,14 +53,14 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
 
 @contextlib.contextmanager
-def words_of_many_tokens() -> Iterator[None]:
+def words_of_many_tokens():
     """The tiny tokenizer has few words, of which the task warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SeedtuneWarning)
         yield
 
 
-def run_block(commands: Iterator[Command]) -> None:
+def run_block(commands):
     for command in commands:
         result = call(*command.arguments)
         where = f"seedtune {' '.join(command.arguments)}\n{result.output}"
@@ -73,7 +70,7 @@ def run_block(commands: Iterator[Command]) -> None:
         assert not missing, f"{missing} not in the output of {where}"
 
 
-def follow(page: str, folder: Path, bundle: Bundle) -> None:
+def follow(page, folder, bundle):
     """Do what a page shows, in the working folder ``folder``."""
     for source in (*PAGES[page], page):
         write_files(source, folder)
@@ -96,7 +93,7 @@ def follow(page: str, folder: Path, bundle: Bundle) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory):
     """One folder for all pages, as somebody has who follows one after another."""
     return tmp_path_factory.mktemp("pages")
 
@@ -104,12 +101,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_compiler
 @pytest.mark.parametrize("page", reversed(PAGES))
 def test_pages_work_as_they_stand_without_those_before_them(
-    page: str,
-    shared: Path,
-    bundle: Bundle,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    page, shared, bundle, request, monkeypatch
+):
     """Backwards: none may need what only another one leaves, nor mind what is there."""
     if page in EVERY_ENGINE:
         bundle = request.getfixturevalue("reach")
@@ -118,9 +111,7 @@ def test_pages_work_as_they_stand_without_those_before_them(
 
 
 @needs_compiler
-def test_a_stranger_follows_the_readme_word_by_word(
-    tiny_llama_folder: Path, tmp_path: Path
-) -> None:
+def test_a_stranger_follows_the_readme_word_by_word(tiny_llama_folder, tmp_path):
     """In a fresh folder, with rows of their own: no step is needed that is not in the text."""
     labels = {"spam": " spam", "ham": " ham", "other": " other"}
     texts = {
@@ -161,21 +152,21 @@ def test_a_stranger_follows_the_readme_word_by_word(
     assert said["generate"].strip() and (tmp_path / "run" / "report.html").is_file()
 
 
-def understood(arguments: Iterable[str]) -> dict[str, object]:
+def understood(arguments):
     """What the command line makes of a command; it refuses what it does not know."""
     name, *rest = arguments
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[name]
     return dict(command.make_context(name, rest).params)
 
 
-def test_commands_that_no_page_runs_are_understood() -> None:
+def test_commands_that_no_page_runs_are_understood():
     """Those of models on the hub and of hours."""
     blocks = [block for block in blocks_of("docs/adapters.md") if block.language == "sh"]
     shown = [command for block in blocks for command in commands_of(block)]
     assert shown and all(understood(command.arguments) for command in shown)
 
 
-def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> None:
+def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist():
     """Exporting it takes minutes and gigabytes: what can be told without is checked here."""
     (block,) = (one for one in blocks_of("docs/classification.md") if one.language == "sh")
     export, tune = (shlex.split(part)[1:] for part in block.text.strip().split(" && "))
@@ -183,7 +174,7 @@ def test_the_model_that_a_page_names_can_be_fetched_and_its_commands_exist() -> 
     assert RESOURCES[export[1]].licence and export[2] == tune[1]
 
 
-def test_the_condition_that_apps_md_shows_is_one(tmp_path: Path) -> None:
+def test_the_condition_that_apps_md_shows_is_one(tmp_path):
     write_files("docs/apps.md", tmp_path)
     script, unit = tmp_path / "idle.sh", "seedtune.service"
     done = subprocess.run(["sh", "-eu", script], capture_output=True, text=True)
@@ -204,11 +195,11 @@ def test_the_condition_that_apps_md_shows_is_one(tmp_path: Path) -> None:
         assert told.returncode == 0 and not told.stderr
 
 
-def test_the_readme_lists_the_estimators_as_they_describe_themselves() -> None:
+def test_the_readme_lists_the_estimators_as_they_describe_themselves():
     assert f"\n\n{estimators_table()}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_shows_the_example_of_the_package() -> None:
+def test_the_readme_shows_the_example_of_the_package():
     """One example, in the README and where the package explains itself."""
     (example,) = python_of("README.md")
     shown = [line.split("  #")[0] for line in example.splitlines() if line]
@@ -216,7 +207,7 @@ def test_the_readme_shows_the_example_of_the_package() -> None:
     assert shown == [line[4:] for line in said.split("::")[1].splitlines() if line.strip()]
 
 
-def test_every_page_is_tested_and_linked() -> None:
+def test_every_page_is_tested_and_linked():
     pages = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
     assert pages == sorted([*PAGES, *PROSE, *ELSEWHERE])
     assert not any(list(commands_of(block)) for page in PROSE for block in blocks_of(page))
@@ -225,10 +216,10 @@ def test_every_page_is_tested_and_linked() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", *PAGES, *PROSE, *ELSEWHERE])
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_lead_somewhere(page):
     for target in LINK.findall((ROOT / page).read_text(encoding="utf-8")):
         assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
-def test_the_readme_is_short() -> None:
+def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900

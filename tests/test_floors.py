@@ -6,7 +6,6 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "export", "host_tools")
 NOT_ON_A_DEVICE = {
     *("torch", "executorch", "onnxruntime", "java"),
-    *("transformers", "torchao", "accelerate", "gguf", "typer", "rich", "matplotlib"),
+    *("transformers", "torchao", "accelerate", "gguf", "typer", "rich"),
     "huggingface_hub",
     *("seedtune.export", "seedtune.host_tools"),
 }
 
 
-def sources(*folders: str) -> dict[str, Path]:
+def sources(*folders):
     """Files by the dotted name of their module, below ``seedtune``."""
     found = {}
     for folder in folders:
@@ -36,9 +35,7 @@ def sources(*folders: str) -> dict[str, Path]:
     return found
 
 
-def test_what_may_import_what(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_may_import_what(monkeypatch, capsys):
     """The contracts in ``pyproject.toml``."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", [*sys.path])  # it puts the folder there
@@ -48,7 +45,7 @@ def test_what_may_import_what(
     assert status == 0, capsys.readouterr().out
 
 
-def test_importing_the_runtime_loads_no_engine_and_no_host_library() -> None:
+def test_importing_the_runtime_loads_no_engine_and_no_host_library():
     """All of runtime but the engine files, in a fresh interpreter."""
     modules = [
         f"seedtune.{name}"
@@ -86,7 +83,7 @@ NAMED = {name for name in NAMED if not name.startswith("runtime.estimators")}
 """Modules that must not know one estimator from another."""
 
 
-def own_identifiers() -> set[str]:
+def own_identifiers():
     """Modules and classes of the estimators."""
     found = set()
     for name, file in sources("runtime/estimators").items():
@@ -104,7 +101,7 @@ def own_identifiers() -> set[str]:
     return found
 
 
-def names_of(tree: ast.AST, identifiers: set[str]) -> Iterator[tuple[int, str]]:
+def names_of(tree, identifiers):
     """Lines that name an estimator, docstrings and help texts left out, and the name."""
     word = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, ESTIMATORS))})(?![\w-])")
     told = set()  # strings that are only read by people
@@ -142,7 +139,7 @@ def names_of(tree: ast.AST, identifiers: set[str]) -> Iterator[tuple[int, str]]:
         yield from ((line, name) for name in used & identifiers - SETTINGS)
 
 
-def test_no_estimator_is_named_outside_its_folder() -> None:
+def test_no_estimator_is_named_outside_its_folder():
     identifiers = own_identifiers()
     assert {"Readout", "readout", "TwoPoint", "two_point", "PerExample"} <= identifiers
     assert len(identifiers) == 3 * len(ESTIMATORS)
@@ -170,6 +167,6 @@ def test_no_estimator_is_named_outside_its_folder() -> None:
         "module.PerExample()",
     ],
 )
-def test_the_rule_sees_a_name(code: str) -> None:
+def test_the_rule_sees_a_name(code):
     """The check itself."""
     assert list(names_of(ast.parse(code), own_identifiers()))

@@ -10,11 +10,11 @@ TOP = ("runtime", "export", "host_tools")
 CHECKOUT_ONLY = "seedtune.host_tools.bench"
 
 
-def folder_of(package: str) -> Path:
+def folder_of(package):
     return ROOT.joinpath(*package.split(".")[1:])
 
 
-def test_every_package_but_the_benchmarks_is_installed() -> None:
+def test_every_package_but_the_benchmarks_is_installed():
     found = {
         ".".join(["seedtune", *file.parent.relative_to(ROOT).parts])
         for top in TOP
@@ -26,7 +26,7 @@ def test_every_package_but_the_benchmarks_is_installed() -> None:
     assert SETTINGS["package-dir"] == {f"seedtune.{top}": top for top in TOP}
 
 
-def test_every_source_file_is_in_a_package_or_named_as_data() -> None:
+def test_every_source_file_is_in_a_package_or_named_as_data():
     installed = {folder_of(package): package for package in SETTINGS["packages"]}
     for top in TOP:
         for file in (ROOT / top).rglob("*"):
@@ -39,7 +39,7 @@ def test_every_source_file_is_in_a_package_or_named_as_data() -> None:
                 assert file.name in SETTINGS["package-data"].get(package, []), file
 
 
-def test_nothing_installed_imports_the_benchmarks() -> None:
+def test_nothing_installed_imports_the_benchmarks():
     for package in SETTINGS["packages"]:
         for file in folder_of(package).glob("*.py"):
             text = file.read_text(encoding="utf-8")

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from seedtune.runtime.bundle import Bundle
+import smollm2
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
 
 
 @pytest.mark.timeout(1500)
-def test_kills_of_the_tiny_model_under_every_estimator(bundle: Bundle) -> None:
+def test_kills_of_the_tiny_model_under_every_estimator(bundle):
     """SEEDTUNE_KILLS sets how many; ``kill_run.py`` runs more by itself."""
     wanted = int(os.environ.get("SEEDTUNE_KILLS", "100"))
     script = Path(__file__).with_name("kill_run.py")
@@ -36,21 +36,19 @@ def test_kills_of_the_tiny_model_under_every_estimator(bundle: Bundle) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kills_of_smollm2(tmp_path: Path) -> None:
-    from seedtune.host_tools.data.fetch import fetch
+def test_kills_of_smollm2(tmp_path):
     from seedtune.host_tools.data.named_tasks import load_task
-    from seedtune.host_tools.prepare.prepare import prepare
 
-    prepared = prepare(str(fetch("smollm2-135m")))
+    bundle = smollm2.whole()
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text("".join(json.dumps(row) + "\n" for row in load_task("sst2").test[:8]))
     command = [
-        *(str(Path(sys.executable).with_name("seedtune")), "tune", str(prepared.bundle.path)),
+        *(str(Path(sys.executable).with_name("seedtune")), "tune", str(bundle.path)),
         *("--task", "sst2", "--data", str(held_out), "--steps", "12", "--batch-size", "4"),
         *("--eval-every", "6"),
     ]
 
-    def start(folder: Path) -> subprocess.Popen[bytes]:
+    def start(folder):
         arguments = [*command[:3], str(folder), *command[3:]]
         return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -59,7 +57,7 @@ def test_kills_of_smollm2(tmp_path: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
     lasted = time.monotonic() - began
-    start_values = Start.of(prepared.bundle)
+    start_values = Start.of(bundle)
     whole = replay(tmp_path / "whole", start_values)
     rng = random.Random(1)
     for number in range(3):

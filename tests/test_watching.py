@@ -5,33 +5,31 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from compiler import needs_compiler
 from doc_pages import ROOT, python_of, write_files
-from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK, with_task
 
 PAGE = "docs/watching.md"
 NOTEBOOK = ROOT / "examples" / "notebook" / "tune.ipynb"
 
 
-def needs(*modules: str) -> pytest.MarkDecorator:
+def needs(*modules):
     """Skips where one is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 @pytest.fixture
-def folder(bundle: Bundle, tmp_path: Path) -> Path:
+def folder(bundle, tmp_path):
     """With a bundle that has a task, and rows for it."""
     write_files("docs/classification.md", tmp_path)
     with_task(bundle, tmp_path / "model.seedtune", TASK)
     return tmp_path
 
 
-def run(number: int, folder: Path) -> str:
+def run(number, folder):
     """The page's block of that number, in a process of its own; returns what it printed."""
     command = [sys.executable, "-W", "ignore", "-c", python_of(PAGE)[number]]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
@@ -43,7 +41,7 @@ def run(number: int, folder: Path) -> str:
 
 @needs_compiler
 @needs("tensorboard")
-def test_tensorboard(folder: Path) -> None:
+def test_tensorboard(folder):
     run(0, folder)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -55,7 +53,7 @@ def test_tensorboard(folder: Path) -> None:
 
 @needs_compiler
 @needs("mlflow", "sqlalchemy", "alembic")
-def test_mlflow(folder: Path) -> None:
+def test_mlflow(folder):
     run(1, folder)
     import mlflow
 
@@ -67,19 +65,19 @@ def test_mlflow(folder: Path) -> None:
 
 @needs_compiler
 @needs("wandb")
-def test_wandb_offline(folder: Path) -> None:
+def test_wandb_offline(folder):
     run(2, folder)
     assert [*folder.glob("wandb/offline-run-*/run-*.wandb")]
 
 
 @needs_compiler
-def test_logging(folder: Path) -> None:
+def test_logging(folder):
     assert "INFO:seedtune:run_logged: from step 0" in run(3, folder)
 
 
 @needs_compiler
 @needs("nbclient", "ipykernel", "matplotlib", "tqdm")
-def test_the_notebook_runs_from_rows_to_an_answer(folder: Path) -> None:
+def test_the_notebook_runs_from_rows_to_an_answer(folder):
     import nbformat
     from nbclient import NotebookClient
 
@@ -91,7 +89,7 @@ def test_the_notebook_runs_from_rows_to_an_answer(folder: Path) -> None:
     assert (folder / "run" / "journal.bin").is_file()
 
 
-def test_the_notebook_is_committed_without_outputs() -> None:
+def test_the_notebook_is_committed_without_outputs():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert code and not any(cell["outputs"] or cell["execution_count"] for cell in code)

@@ -23,7 +23,7 @@ LEFT_OUT = (
 )  # fmt: skip
 
 
-def test_bundle_journal_tasks_and_estimators_pass_their_tests() -> None:
+def test_bundle_journal_tasks_and_estimators_pass_their_tests():
     files = [str(HERE / "runtime" / f"test_{name}.py") for name in FILES]
     plugins = ("-p", "like_windows", "-p", "no:timeout", "-p", "no:cacheprovider")
     chosen = ("-k", " and ".join(f"not {name}" for name in LEFT_OUT), *files)

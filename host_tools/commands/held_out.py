@@ -71,7 +71,7 @@ def warn_of_held_out(train: Sequence[Encoded], held_out: HeldOut) -> None:
 def in_two(run: Path, rows: Sequence[Row], examples: Sequence[Encoded]) -> HeldOut:
     """Every other row of each label, so that both parts have the labels in like shares.
 
-    A run that chose by all of them, such as one from Python or of an older version, goes on to.
+    A run that chose by all of them, as one from Python does, goes on to.
     """
     from seedtune.runtime.tuning.live_run import examples_sha256
 

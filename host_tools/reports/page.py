@@ -13,8 +13,8 @@ from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.metrics import read_metrics
 
 from .curve import read_curve
-from .run_curves import Curves, measure_words
-from .svg_chart import Line, chart
+from .run_curves import ACROSS, LOSS_TITLE, Curves, metric_title
+from .svg_chart import TEXT_STYLE, Line, chart
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -25,7 +25,6 @@ table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem;
 td { overflow-wrap: anywhere } .text { white-space: pre-wrap }
 code { font-size: .9em } .right { color: #06701f }
 .wrong { color: #a3200d } .note { color: #555 } svg { width: 100%; height: auto }
-svg text { font: 12px system-ui, sans-serif; fill: #444 }
 """
 
 
@@ -59,7 +58,7 @@ def write_page(found: Curves, run: Path, file: Path, settings: Mapping[str, Any]
     page = (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{escape(found.title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(found.title)}</title><style>{_STYLE}{TEXT_STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -111,18 +110,16 @@ def _answers(outcome: dict[str, Any]) -> Iterable[str]:
 
 
 def _curves(found: Curves) -> Iterable[str]:
-    title, _ = measure_words(found.metric, found.higher_is_better)
-    forwards = "times that the model has read a batch of rows (forward passes)"
     losses = [
         Line("rows it learns from, averaged", found.smoothed, "#9bb7d4", dots=False),
         Line("rows held out", [(each.forwards, each.loss) for each in found.evaluated], "#d9730d"),
     ]
-    yield "<h2>How surprised the model is by the right answers (loss): lower is better</h2>"
-    yield chart([line for line in losses if line.points], forwards, lambda value: f"{value:.3g}")
+    yield f"<h2>{LOSS_TITLE}</h2>"
+    yield chart([line for line in losses if line.points], ACROSS, lambda value: f"{value:.3g}")
     if found.evaluated:
         points = [(each.forwards, each.metric) for each in found.evaluated]
-        yield f"<h2>{escape(title)}</h2>"
-        yield chart([Line("rows held out", points, "#d9730d")], forwards, found.said)
+        yield f"<h2>{escape(metric_title(found.metric, found.higher_is_better))}</h2>"
+        yield chart([Line("rows held out", points, "#d9730d")], ACROSS, found.said)
 
 
 def _samples(outcome: dict[str, Any]) -> Iterable[str]:

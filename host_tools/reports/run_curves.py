@@ -14,6 +14,9 @@ from seedtune.runtime.journal.state import history_of
 from .outcome_file import read_outcome
 
 _SMOOTHING = 0.95
+LOSS_TITLE = "How surprised the model is by the right answers (loss): lower is better"
+ACROSS = "times that the model has read a batch of rows (forward passes)"
+"""What a chart's bottom counts."""
 
 
 class Point(NamedTuple):
@@ -109,15 +112,11 @@ def run_curves(run: Path) -> Curves:
     )
 
 
-def measure_words(metric: str, higher_is_better: bool) -> tuple[str, str]:
-    """A title and the name of an axis for a task's metric."""
-    direction = "higher" if higher_is_better else "lower"
+def metric_title(metric: str, higher_is_better: bool) -> str:
+    """What a chart of a task's metric shows."""
     known = {
-        "accuracy": ("Share of held-out rows answered right", "answered right"),
-        "perplexity": (
-            "Between how many words the model wavers, on held-out rows (perplexity)",
-            "perplexity",
-        ),
+        "accuracy": "Share of held-out rows answered right",
+        "perplexity": "Between how many words the model wavers, on held-out rows (perplexity)",
     }
-    title, axis = known.get(metric, (f"{metric} on held-out rows", metric))
-    return f"{title}: {direction} is better", axis
+    direction = "higher" if higher_is_better else "lower"
+    return f"{known.get(metric, f'{metric} on held-out rows')}: {direction} is better"

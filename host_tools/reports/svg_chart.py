@@ -1,15 +1,18 @@
-"""Line charts as SVG, inline in a page: no script, no font and no file beside it."""
+"""Line charts as SVG, in a page or a picture: no script, no font and no file beside it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
 """Names of lines stand above the lines, so that they cover none."""
+_TITLE = 28
+"""Height of a chart's title in a picture."""
+TEXT_STYLE = "svg text { font: 12px system-ui, sans-serif; fill: #444 }"
 _MOST_POINTS = 400
 """Most points of a line: more cannot be told apart."""
 
@@ -46,7 +49,8 @@ def chart(lines: Sequence[Line], across: str, said: Callable[[float], str]) -> s
             round(_HEIGHT - _BOTTOM - up_share * (_HEIGHT - _TOP - _BOTTOM), 1),
         )
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    parts = [f'<svg {size} role="img">']
     for tick in _ticks(low, high):
         _, y = place(0, tick)
         parts.append(f'<path d="M{_LEFT} {y}H{_WIDTH - _RIGHT}" stroke="#e5e5e5"/>')
@@ -66,9 +70,25 @@ def chart(lines: Sequence[Line], across: str, said: Callable[[float], str]) -> s
         )
         if line.dots:
             parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{line.colour}"/>' for x, y in shown]
-        names.append(f'<tspan dx="16" style="fill:{line.colour}">{escape(line.name)}</tspan>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{"".join(names)}</text>')
+        names.append(f'<tspan style="fill:{line.colour}">{escape(line.name)}</tspan>')
+    # An em space, not a shift, which browsers leave out of what ends at the anchor.
+    told = "&#8195;".join(names)
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{told}</text>')
     return "\n".join([*parts, "</svg>"])
+
+
+def picture(charts: Mapping[str, str]) -> str:
+    """Charts by their titles, one below the other, as a file of its own."""
+    height = _TITLE + _HEIGHT
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height * len(charts)}">',
+        f'<style>{TEXT_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>',
+    ]
+    for place, (title, drawn) in enumerate(charts.items()):
+        parts.append(f'<g transform="translate(0 {place * height})">')
+        parts.append(f'<text x="8" y="20" style="font-size: 15px">{escape(title)}</text>')
+        parts.append(f'<g transform="translate(0 {_TITLE})">{drawn}</g></g>')
+    return "\n".join([*parts, "</svg>\n"])
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:

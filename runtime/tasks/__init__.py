@@ -23,7 +23,7 @@ from .chat import Chat
 from .chat_template import ChatTemplate
 from .classification import Classification
 from .completion import Completion
-from .field_text import described
+from .field_checks import described
 from .multiple_choice import MultipleChoice
 from .row_formats import strict_json
 from .rows import (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..errors import DataError
-from . import spec_fields
+from . import field_checks
 from .chat_template import ROLES, Conversation, Message, checked_messages
 from .completion import TokenLoss
 from .task import Encoded, Setting
@@ -22,8 +22,8 @@ class Chat(TokenLoss):
     """
 
     fields: ClassVar = {
-        "messages_field": spec_fields.name,
-        "learn": spec_fields.name,
+        "messages_field": field_checks.name,
+        "learn": field_checks.name,
     }
     of_conversations: ClassVar[bool] = True
     ends = True

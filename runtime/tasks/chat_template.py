@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer
 
 from ..errors import DataError
-from .field_text import LONGEST, check_text, described, strings_in
+from .field_checks import LONGEST, check_text, described, strings_in
 from .jinja_template import compiled, constants, named_in, pattern, replaced
 from .row_formats import strict_json
 from .tokenising import tokenise

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .field_text import field_text
+from .field_checks import field_text
 from .task import Batch, Prediction, Setting, Task
 
 _LABELS_SHOWN = 20

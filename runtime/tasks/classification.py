@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, warn
-from . import spec_fields
+from . import field_checks
 from .choosing import Choosing
 from .task import Batch, Encoded, Observation, Setting
 from .tokenising import tokenise
@@ -33,11 +33,11 @@ class Classification(Choosing):
     """
 
     fields: ClassVar = {
-        "template": spec_fields.template,
-        "label_field": spec_fields.name,
-        "verbalisers": spec_fields.verbalisers,
+        "template": field_checks.template,
+        "label_field": field_checks.name,
+        "verbalisers": field_checks.verbalisers,
     }
-    optional: ClassVar = {"demonstrations": spec_fields.rows}
+    optional: ClassVar = {"demonstrations": field_checks.rows}
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         words: Mapping[str, str] = spec["verbalisers"]

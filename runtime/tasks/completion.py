@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from . import spec_fields
-from .field_text import field_text
-from .front import Continuation, continuation
+from . import field_checks
+from .field_checks import field_text
 from .task import Batch, Encoded, Prediction, Setting, Task
-from .tokenising import shorten, tokenise
+from .tokenising import Continuation, continuation, shorten, tokenise
 
 
 class TokenLoss(Task):
@@ -58,10 +57,10 @@ class Completion(TokenLoss):
     """
 
     fields: ClassVar = {
-        "template": spec_fields.template,
-        "completion_field": spec_fields.name,
+        "template": field_checks.template,
+        "completion_field": field_checks.name,
     }
-    optional: ClassVar = {"end": spec_fields.flag}
+    optional: ClassVar = {"end": field_checks.flag}
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting) -> None:
         super().__init__(spec, setting)

@@ -16,7 +16,7 @@ from types import BuiltinMethodType, GeneratorType
 from typing import Any
 
 from ..errors import DataError
-from .field_text import LONGEST
+from .field_checks import LONGEST
 
 _LARGEST_BITS = 1 << 14
 _MOST_WORK = 1 << 26

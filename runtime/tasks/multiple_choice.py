@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import spec_fields
+from . import field_checks
 from .choosing import Choosing
-from .field_text import field_text
-from .front import Continuation, continuation
+from .field_checks import field_text
 from .task import Batch, Encoded, Observation, Setting
+from .tokenising import Continuation, continuation
 
 
 class MultipleChoice(Choosing):
@@ -21,9 +21,9 @@ class MultipleChoice(Choosing):
     one, from 0."""
 
     fields: ClassVar = {
-        "template": spec_fields.template,
-        "choice_fields": spec_fields.names,
-        "label_field": spec_fields.name,
+        "template": field_checks.template,
+        "choice_fields": field_checks.names,
+        "label_field": field_checks.name,
     }
     head_rows = 1
 

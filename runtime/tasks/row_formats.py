@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import DataError
-from .field_text import LONGEST
+from .field_checks import LONGEST
 
 Fields = Iterator[tuple[dict[str, Any], str]]
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}

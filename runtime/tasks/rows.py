@@ -8,7 +8,7 @@ from typing import IO, Any, TypeVar
 
 from ..errors import DataError, warn
 from ..hub import local_file
-from .field_text import described, strings_in
+from .field_checks import described, strings_in
 from .row_formats import FORMATS, jsonl_rows, parquet_rows
 from .task import Encoded, Task, TooLong
 from .tokenising import Watch, watched

@@ -12,9 +12,8 @@ from tokenizers import Tokenizer
 from ..bundle import Bounds
 from ..errors import DataError, warn
 from .chat_template import ChatTemplate
-from .front import Front
-from .spec_fields import Check, Template
-from .tokenising import shorten
+from .field_checks import Check, Template
+from .tokenising import Front, shorten
 
 OnLong = Literal["error", "truncate"]
 

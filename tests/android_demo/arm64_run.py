@@ -21,11 +21,9 @@ if __name__ == "__main__":
             model.tuner(
                 folder,
                 ROWS,
-                estimator="two-point",
+                estimator="per-example",
                 steps=int(steps),
                 batch_size=4,
-                lr=1e-4,
-                eps=1e-2,
             ) as tuner,
         ):
             first = tuner.history.steps

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from jvm_scripts import DEMO, OnJvm, run_script
+from jvm_scripts import DEMO, run_script
 
 sys.path.insert(0, str(DEMO))
 
 
 @pytest.fixture(scope="session")
-def on_jvm() -> OnJvm:
+def on_jvm():
     """Skips where the packages cannot be had, and says why."""
     from rehearsal import jvm, shim
     from rehearsal.kotlin import KotlinError

@@ -4,13 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 DEMO = Path(__file__).parents[2] / "android_demo"
-OnJvm = Callable[..., Any]
-"""``on_jvm("script.py", *arguments)``: what the script of this folder printed last, from JSON."""
 
 
 def command(script: str, *arguments: Any) -> list[str]:
@@ -23,7 +20,8 @@ def environment() -> dict[str, str]:
 
 
 def run_script(script: str, *arguments: Any, killed: bool = False) -> Any:
-    """See ``OnJvm``. With ``killed``, the script must end by SIGKILL."""
+    """What the script of this folder printed last, from JSON. With ``killed``, it must end by
+    SIGKILL."""
     done = subprocess.run(
         command(script, *arguments),
         capture_output=True,

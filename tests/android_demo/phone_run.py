@@ -145,7 +145,7 @@ def sort(root: Path, bundle: Path) -> dict[str, Any]:
         if report[1] == 2 and len([r for r in phone.reports if r[1] == 2]) == 1:
             phone.trainer.pause()
 
-    phone.heard = rest_after_two  # type: ignore[method-assign]
+    phone.heard = rest_after_two
     phone.trainer.start("sort", 1.0)
     assert not phone.trainer.start("write", 1.0), "one session at a time"
     phone.wait(lambda r: r[3])
@@ -197,7 +197,7 @@ def write(root: Path, bundle: Path) -> dict[str, Any]:
     found["read"] = [len(str(intake(root.parent).text(most, stream))) for most in (100, 10**6)]
     found["more"] = [good(phone.app.write(each)) for each in ("", text.read_text(), "töld twice.")]
     good(phone.app.undo("write", 0))
-    phone.heard = lambda report: report[1] == 1 and phone.trainer.stop()  # type: ignore
+    phone.heard = lambda report: report[1] == 1 and phone.trainer.stop()
     found["stopped"] = [phone.learn("write"), good(phone.app.state())["unfinished"]]
     return found
 
@@ -234,7 +234,7 @@ def begin(root: Path, bundle: Path, kind: str, paused: str = "") -> None:
         elif report[1] == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    phone.heard = kill  # type: ignore[method-assign]
+    phone.heard = kill
     phone.learn(kind)
 
 
@@ -244,10 +244,7 @@ def start_and_die(root: Path, bundle: Path) -> None:
     if not (root / "messages.json").exists():
         give_material(phone, picked(bundle, root))
     phone.heard = lambda report: (
-        report[0].startswith("Judging")
-        and os.kill(  # type: ignore
-            os.getpid(), signal.SIGKILL
-        )
+        report[0].startswith("Judging") and os.kill(os.getpid(), signal.SIGKILL)
     )
     phone.learn("" if good(phone.app.state())["unfinished"] else "sort")
 
@@ -410,9 +407,9 @@ def accidents(root: Path, bundle: Path) -> dict[str, Any]:
         if report[1] == 2 and report[2]:
             phone.app._model.engine._module.destroy()
 
-    phone.heard = destroy  # type: ignore[method-assign]
+    phone.heard = destroy
     found["java"] = phone.learn("sort")
-    phone.heard = lambda report: None  # type: ignore[method-assign]
+    phone.heard = lambda report: None
     found["after java at"] = good(phone.app.progress("sort"))["steps"]
     phone.learn("sort")
     found["after java"] = hash_of(phone, "sort")

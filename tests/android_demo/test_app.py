@@ -3,11 +3,10 @@
 import re
 import tomllib
 import zipfile
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from jvm_scripts import DEMO, OnJvm
+from jvm_scripts import DEMO
 from rehearsal import packaging
 from rehearsal.phone import APP, KOTLIN, PURE
 
@@ -24,7 +23,7 @@ ASKED = {
 }
 
 
-def kotlin_files() -> list[Path]:
+def kotlin_files():
     return sorted(KOTLIN.glob("*.kt"))
 
 
@@ -34,15 +33,15 @@ class TestPackage:
     """What Gradle would call, called by hand; Python is not in it."""
 
     @pytest.fixture(scope="class")
-    def folder(self, on_jvm: OnJvm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def folder(self, on_jvm, tmp_path_factory):
         return tmp_path_factory.mktemp("package")
 
     @pytest.fixture(scope="class")
-    def linked(self, folder: Path) -> Path:
+    def linked(self, folder):
         return packaging.link(folder)
 
     @pytest.fixture(scope="class")
-    def classes(self, linked: Path) -> Path:
+    def classes(self, linked):
         """Of all Kotlin; a warning would count as an error."""
         from rehearsal.downloads import fetch
         from rehearsal.kotlin import compile_kotlin
@@ -52,14 +51,14 @@ class TestPackage:
         return compile_kotlin([KOTLIN], [android_signatures(), linked.parent / "own", annotations])
 
     @pytest.fixture(scope="class")
-    def code(self, classes: Path, folder: Path) -> Path:
+    def code(self, classes, folder):
         return packaging.dex(classes, folder)
 
     @pytest.fixture(scope="class")
-    def apk(self, linked: Path, code: Path, folder: Path) -> Path:
+    def apk(self, linked, code, folder):
         return packaging.package(linked, code, folder)
 
-    def test_all_of_it_compiles_and_becomes_dex(self, classes: Path, code: Path) -> None:
+    def test_all_of_it_compiles_and_becomes_dex(self, classes, code):
         found = packaging.dex_classes(code)
         own = {
             str(file.relative_to(classes).with_suffix(""))
@@ -68,7 +67,7 @@ class TestPackage:
         assert len(own) > 20 and own <= found
         assert "org/pytorch/executorch/Module" in found
 
-    def test_it_holds_what_a_phone_looks_for(self, apk: Path) -> None:
+    def test_it_holds_what_a_phone_looks_for(self, apk):
         with zipfile.ZipFile(apk) as archive:
             names = set(archive.namelist())
         wanted = {"AndroidManifest.xml", "classes.dex", "resources.arsc"}
@@ -81,9 +80,7 @@ class TestPackage:
         asked = {each.rpartition(".")[2] for each in packaging.permissions(apk)}
         assert asked == ASKED
 
-    def test_its_signature_verifies_and_an_altered_one_does_not(
-        self, apk: Path, tmp_path: Path
-    ) -> None:
+    def test_its_signature_verifies_and_an_altered_one_does_not(self, apk, tmp_path):
         assert {"v2", "v3"} <= packaging.verify(apk)
         data = bytearray(apk.read_bytes())
         data[len(data) // 2] ^= 1
@@ -93,13 +90,13 @@ class TestPackage:
             packaging.verify(altered)
 
 
-def test_pure_files_import_nothing_of_android() -> None:
+def test_pure_files_import_nothing_of_android():
     for name in PURE:
         imports = re.findall(r"^import (\S+)", (KOTLIN / name).read_text(), re.MULTILINE)
         assert all(each.startswith("java.") for each in imports), (name, imports)
 
 
-def test_the_manifest_asks_for_little() -> None:
+def test_the_manifest_asks_for_little():
     root = ElementTree.parse(MANIFEST).getroot()
     asked = {
         each.attrib[f"{ANDROID}name"].rpartition(".")[2]: each.attrib
@@ -118,7 +115,7 @@ def test_the_manifest_asks_for_little() -> None:
     assert [part.attrib[f"{ANDROID}name"] for part in exported] == [".MainActivity"]
 
 
-def test_a_text_with_a_place_to_fill_is_never_shown_as_it_stands() -> None:
+def test_a_text_with_a_place_to_fill_is_never_shown_as_it_stands():
     """A layout cannot fill it: a slider would read ``%1$d`` aloud."""
     strings = ElementTree.parse(APP / "res/values/strings.xml").getroot()
     open_ones = {each.attrib["name"] for each in strings if "%" in (each.text or "")}
@@ -127,7 +124,7 @@ def test_a_text_with_a_place_to_fill_is_never_shown_as_it_stands() -> None:
         assert not open_ones & set(re.findall(r"@string/(\w+)", file.read_text())), file
 
 
-def test_what_is_touched_has_a_label_and_room_and_what_is_typed_has_bounds() -> None:
+def test_what_is_touched_has_a_label_and_room_and_what_is_typed_has_bounds():
     for file in (APP / "res").glob("layout/*.xml"):
         views = list(ElementTree.parse(file).getroot().iter())
         labelled = {each.get(f"{ANDROID}labelFor", "").rpartition("/")[2] for each in views}
@@ -144,7 +141,7 @@ def test_what_is_touched_has_a_label_and_room_and_what_is_typed_has_bounds() -> 
                 assert single or int(view.attrib[f"{ANDROID}maxLength"]) <= 100_000, name
 
 
-def test_the_project_names_its_versions_in_one_place() -> None:
+def test_the_project_names_its_versions_in_one_place():
     catalog = tomllib.loads((DEMO / "gradle/libs.versions.toml").read_text())
     build = (DEMO / "app/build.gradle.kts").read_text()
     for alias in catalog["plugins"]:
@@ -161,6 +158,6 @@ def test_the_project_names_its_versions_in_one_place() -> None:
     assert 'from(rootDir.resolve("../runtime"))' in build
 
 
-def test_the_readme_says_what_was_never_run() -> None:
+def test_the_readme_says_what_was_never_run():
     text = (DEMO / "README.md").read_text()
     assert "never run on a phone by us" in text

@@ -4,14 +4,11 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from compiler import needs_compiler
 from jvm_scripts import DEMO
-from seedtune.runtime.bundle import Bundle, pack_bundle
+from seedtune.runtime.bundle import pack_bundle
 
 KINDS = {
     "work": ("the meeting is moved to {}", "send me the numbers of {}"),
@@ -23,7 +20,7 @@ DAYS = ("Monday", "9", "the 1st of May, as I said before and say again", "noon",
 
 
 @pytest.fixture
-def seedtune_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def seedtune_app(monkeypatch):
     monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
     monkeypatch.setenv("SEEDTUNE_CACHE", os.environ.get("SEEDTUNE_CACHE", ""))  # it sets its own
     yield
@@ -32,10 +29,10 @@ def seedtune_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def app_of(seedtune_app: None, bundle: Bundle, tmp_path: Path) -> Callable[..., Any]:
+def app_of(seedtune_app, bundle, tmp_path):
     """``app_of(name, **settings)``: an app that has the model."""
 
-    def make(name: str, **settings: Any) -> Any:
+    def make(name, **settings):
         from seedtune_app.app import App
 
         app = App(str(tmp_path / name), engine="executorch-native", **settings)
@@ -47,7 +44,7 @@ def app_of(seedtune_app: None, bundle: Bundle, tmp_path: Path) -> Callable[..., 
     return make
 
 
-def good(answer: str) -> Any:
+def good(answer):
     found = json.loads(answer)
     assert "error" not in found, found
     return found["ok"]
@@ -59,9 +56,7 @@ def good(answer: str) -> Any:
     [["work", "family", "Offers!"], ["family", "work", "Offers!"], ["Offers!", "work", "family"]],
     ids=" ".join,
 )
-def test_the_kind_of_a_message_whatever_the_order_of_kinds(
-    app_of: Callable[..., Any], order: list[str]
-) -> None:
+def test_the_kind_of_a_message_whatever_the_order_of_kinds(app_of, order):
     app = app_of("app", batch_size=4, eval_every=2)
     good(app.name_labels(", ".join(order)))
     given = [

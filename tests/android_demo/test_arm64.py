@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from arm64_java import java_folder
-from jvm_scripts import DEMO, OnJvm
+from jvm_scripts import DEMO
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.files import default_cache
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
@@ -25,9 +24,7 @@ SCRIPT = Path(__file__).with_name("arm64_run.py")
 STEPS, KILL = 4, 2
 
 
-def test_a_run_of_the_phones_library_replays_here(
-    on_jvm: OnJvm, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_run_of_the_phones_library_replays_here(on_jvm, bundle, tmp_path):
     from rehearsal.shim import library_folder
 
     try:

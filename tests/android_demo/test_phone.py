@@ -2,22 +2,19 @@
 
 import sys
 import types
-from pathlib import Path
-from typing import Any
 
 import pytest
 from compiler import needs_compiler
-from jvm_scripts import DEMO, OnJvm
-from seedtune.runtime.bundle import Bundle
+from jvm_scripts import DEMO
 
 pytestmark = [pytest.mark.android, needs_compiler]
 
 
 @pytest.fixture(scope="module")
-def live(on_jvm: OnJvm, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def live(on_jvm, bundle, tmp_path_factory):
     """``live("scenario", *arguments, folder=...)``: a life of the app's process."""
 
-    def run(scenario: str, *arguments: str, folder: Path | None = None, **how: Any) -> Any:
+    def run(scenario, *arguments, folder=None, **how):
         root = folder or tmp_path_factory.mktemp(scenario) / "app"
         return on_jvm("phone_run.py", scenario, root, bundle.path, *arguments, **how)
 
@@ -26,10 +23,10 @@ def live(on_jvm: OnJvm, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 
 class TestSorting:
     @pytest.fixture(scope="class")
-    def found(self, live: Any) -> Any:
+    def found(self, live):
         return live("sort")
 
-    def test_what_is_missing_is_said(self, found: Any) -> None:
+    def test_what_is_missing_is_said(self, found):
         assert found["empty"]["bundle"] is None
         assert found["too early"] == [
             "tap a kind for 8 messages or more, of two kinds at least; 0 have one",
@@ -40,7 +37,7 @@ class TestSorting:
         assert found["messages"]["labels"] == ["Great", "Terrible"]
         assert len(found["ready"]["bundle"]["sha256"]) == 64
 
-    def test_the_check_of_the_model_is_shown_to_its_end(self, found: Any, bundle: Bundle) -> None:
+    def test_the_check_of_the_model_is_shown_to_its_end(self, found, bundle):
         """Packed and unpacked, by the runtime's own count, by way of the interface of Kotlin's."""
         parts = bundle.manifest["parts"]
         size = sum(part["bytes"] for part in parts.values())
@@ -49,7 +46,7 @@ class TestSorting:
         assert done == sorted(done) and len(set(done)) == 2 * len(parts) + 1
         assert done[0] == 0 and size in done and done[-1] == 2 * size
 
-    def test_it_rests_for_each_reason_and_goes_on_when_none_is_left(self, found: Any) -> None:
+    def test_it_rests_for_each_reason_and_goes_on_when_none_is_left(self, found):
         texts = [report[0] for report in found["reports"]]
         assert "Resting: paused" in texts and "Resting: the phone is not charging" in texts
         assert found["still resting at"] == 2
@@ -60,7 +57,7 @@ class TestSorting:
         assert found["reports"][-1] == ["all 6 steps done", 6, False, False]
         assert found["busy"] == ["it is learning; stop that first"] * 2
 
-    def test_it_learned_and_shows_it(self, found: Any) -> None:
+    def test_it_learned_and_shows_it(self, found):
         progress = found["progress"]
         assert progress["steps"] == 6
         assert [step for step, _ in progress["losses"]] == [1, 2, 3, 4, 5, 6]
@@ -70,23 +67,23 @@ class TestSorting:
         assert found["predicted"]["step"] == progress["best"]
         assert found["predicted"]["before"] != found["predicted"]["after"]
 
-    def test_undo_to_any_step_and_forward_again(self, found: Any) -> None:
+    def test_undo_to_any_step_and_forward_again(self, found):
         undone = found["undone progress"]
         assert undone["steps"] == 3 and undone["best"] == 2
         assert [step for step, _ in undone["evaluations"]] == [0, 2]
         assert found["too far"].endswith("step 5 cannot be reached; it ends at step 3")
         assert found["again"] == found["whole"] != found["undone"]
 
-    def test_changed_examples_and_kinds_are_noticed(self, found: Any) -> None:
+    def test_changed_examples_and_kinds_are_noticed(self, found):
         assert found["changed"] is False
         assert found["other task"] is None
 
-    def test_wiping_leaves_nothing(self, found: Any) -> None:
+    def test_wiping_leaves_nothing(self, found):
         assert found["left"] == []
         assert found["wiped"] == found["empty"]
 
 
-def test_writing(live: Any) -> None:
+def test_writing(live):
     found = live("write")
     assert found["line"] == "all 6 steps done"
     progress = found["progress"]
@@ -100,7 +97,7 @@ def test_writing(live: Any) -> None:
     assert found["read"] == [100, 90 * 27] and before < more == again
 
 
-def test_it_shows_what_it_remembers_and_forgets_it(live: Any) -> None:
+def test_it_shows_what_it_remembers_and_forgets_it(live):
     found = live("forget")
     assert found["nothing"] == [[], "there is nothing to forget yet"]
     assert found["line"] == "all 6 steps done"
@@ -114,7 +111,7 @@ def test_it_shows_what_it_remembers_and_forgets_it(live: Any) -> None:
     assert found["none"] == [[], []]
 
 
-def test_a_killed_process_goes_on_to_the_same_values(live: Any, tmp_path: Path) -> None:
+def test_a_killed_process_goes_on_to_the_same_values(live, tmp_path):
     """Of one kind; one of the other is killed in its pause, below."""
     assert live("begin", "write", folder=tmp_path / "app", killed=True) is None
     found = live("go_on", folder=tmp_path / "app")
@@ -125,12 +122,12 @@ def test_a_killed_process_goes_on_to_the_same_values(live: Any, tmp_path: Path) 
     assert found["nothing"] == "there was nothing to go on with"
 
 
-def test_a_pause_outlives_the_process(live: Any, tmp_path: Path) -> None:
+def test_a_pause_outlives_the_process(live, tmp_path):
     live("begin", "sort", "paused", folder=tmp_path / "app", killed=True)
     assert live("go_on_paused", folder=tmp_path / "app") == {"steps": [3, 6]}
 
 
-def test_what_dies_at_once_is_not_begun_for_ever(live: Any, tmp_path: Path) -> None:
+def test_what_dies_at_once_is_not_begun_for_ever(live, tmp_path):
     for _ in range(3):
         live("start_and_die", folder=tmp_path / "app", killed=True)
     assert live("after_deaths", folder=tmp_path / "app") == {
@@ -141,7 +138,7 @@ def test_what_dies_at_once_is_not_begun_for_ever(live: Any, tmp_path: Path) -> N
     }
 
 
-def test_a_stop_before_it_is_ready_is_heard(live: Any) -> None:
+def test_a_stop_before_it_is_ready_is_heard(live):
     assert live("stopped_early") == {
         "at once": ["stopped", 0, False],
         "resting": ["stopped", 0, False],
@@ -149,7 +146,7 @@ def test_a_stop_before_it_is_ready_is_heard(live: Any) -> None:
     }
 
 
-def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
+def test_accidents_give_one_line_and_lose_nothing(live):
     found = live("accidents")
     altered = "the file: truncated or altered archive"
     for what, line in {
@@ -176,7 +173,7 @@ def test_accidents_give_one_line_and_lose_nothing(live: Any) -> None:
     assert found["active"] is False
 
 
-def test_when_to_rest_and_where_points_stand(live: Any) -> None:
+def test_when_to_rest_and_where_points_stand(live):
     found = live("pure")
     saving = "battery saver is on"
     assert found["charging"] == ["the phone is not charging", None, saving]
@@ -189,9 +186,7 @@ def test_when_to_rest_and_where_points_stand(live: Any) -> None:
     assert found["ends"] == [False, *[True, False] * 300]
 
 
-def test_held_out_messages_are_of_all_kinds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_messages_are_of_all_kinds(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
     from seedtune_app.material import Messages
 
@@ -208,7 +203,7 @@ def test_held_out_messages_are_of_all_kinds(
     sys.modules.pop("seedtune_app.material"), sys.modules.pop("seedtune_app")
 
 
-def test_it_computes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_computes_its_share_of_the_time(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(DEMO / "app/src/main/python"))
     from seedtune_app import session as module
 

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_page import PAGE, Page, open_page
+from browser_page import PAGE, open_page
 from command_line import good, write_rows
 from doc_pages import ROOT
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
@@ -25,7 +23,7 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(tmp_path_factory):
     with open_page(tmp_path_factory.mktemp("page") / "served") as found:
         yield found
         seen = found.seen()
@@ -34,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def tasked(reach: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def tasked(reach, tmp_path_factory):
     """The tiny model with a task, as a folder."""
     folder = tmp_path_factory.mktemp("browser") / "b"
     with_task(reach, folder, TASK)
@@ -42,11 +40,11 @@ def tasked(reach: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows(tmp_path_factory):
     return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", lengths=1)
 
 
-def tuned(bundle: Bundle, rows: Path, run: Path, *how: object) -> Path:
+def tuned(bundle, rows, run, *how):
     """A run of the page's estimator, or of another that ``how`` names."""
     data = ("--train", rows, "--data", rows, "--engine", "onnxruntime", "--threads", 1)
     named = ("--estimator", "two-point", "--lr", "1e-3", "--eps", "1e-3")
@@ -54,7 +52,7 @@ def tuned(bundle: Bundle, rows: Path, run: Path, *how: object) -> Path:
     return run
 
 
-def test_the_noise_is_the_published_one(page: Page) -> None:
+def test_the_noise_is_the_published_one(page):
     found = page.module(
         "noise.js",
         """
@@ -79,9 +77,7 @@ def test_the_noise_is_the_published_one(page: Page) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_replays_to_the_same_bits_and_answers(
-    page: Page, tasked: Bundle, rows: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_run_replays_to_the_same_bits_and_answers(page, tasked, rows, tmp_path, name):
     run = tuned(tasked, rows, tmp_path / "run", *RUNS[name])
     if name == "linear":  # goes on with other settings, which the journal notes
         tuned(tasked, rows, run, *RUNS[name], "--steps", 11, "--lr", "5e-4", "--allow-changes")
@@ -117,7 +113,7 @@ return sha256((await module.replay(journal, values, given.bundle, null)).best);
 """
 
 
-def _given(run: Path, bundle: Bundle) -> dict[str, str]:
+def _given(run, bundle):
     return {
         "journal": (run / "journal.bin").read_bytes().hex(),
         "values": (bundle.path / "values.safetensors").read_bytes().hex(),
@@ -125,7 +121,7 @@ def _given(run: Path, bundle: Bundle) -> dict[str, str]:
     }
 
 
-def test_a_compacted_run(page: Page, tasked: Bundle, rows: Path, tmp_path: Path) -> None:
+def test_a_compacted_run(page, tasked, rows, tmp_path):
     run = tuned(tasked, rows, tmp_path / "run", "--steps", 80, "--eval-every", 5)
     known = good("journal", "verify", run, tasked.path)
     compact(run, Start.of(tasked))
@@ -141,9 +137,7 @@ def test_a_compacted_run(page: Page, tasked: Bundle, rows: Path, tmp_path: Path)
     assert page.refuses("run", run) == f"{snapshot.name} is missing; open the folder of a run"
 
 
-def test_a_torn_end_is_left_out_and_damage_refused(
-    page: Page, tasked: Bundle, rows: Path, tmp_path: Path
-) -> None:
+def test_a_torn_end_is_left_out_and_damage_refused(page, tasked, rows, tmp_path):
     run = tuned(tasked, rows, tmp_path / "run", "--steps", 6)
     file = run / "journal.bin"
     data = file.read_bytes()
@@ -164,9 +158,7 @@ def test_a_torn_end_is_left_out_and_damage_refused(
     assert page.refuses("run", run) == "journal.bin: not a journal"
 
 
-def test_what_the_page_does_not_replay(
-    page: Page, tasked: Bundle, rows: Path, tmp_path: Path
-) -> None:
+def test_what_the_page_does_not_replay(page, tasked, rows, tmp_path):
     page.open("bundle", tasked.path)
     run = tuned(tasked, rows, tmp_path / "readout", "--estimator", "readout", "--steps", 2)
     assert page.refuses("run", run) == (
@@ -188,9 +180,7 @@ def test_what_the_page_does_not_replay(
     assert "tokens, at most 32; shorten it" in told
 
 
-def test_bundles_that_are_refused(
-    page: Page, tasked: Bundle, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_bundles_that_are_refused(page, tasked, bundle, tmp_path):
     assert "export it with --to onnx" in page.refuses("bundle", bundle.path)
     copy = tmp_path / "b"
     shutil.copytree(tasked.path, copy)
@@ -210,7 +200,7 @@ def test_bundles_that_are_refused(
     assert page.refuses_to_answer() == "open a bundle first"
 
 
-def test_numbers_of_a_manifest_stay_as_written(page: Page, tmp_path: Path) -> None:
+def test_numbers_of_a_manifest_stay_as_written(page, tmp_path):
     content: dict[str, Any] = {
         "b": [1e-05, 1.0, 2**64 - 1, 0.1, 1e22], "a": {"10": "é\u007f\U0001f600", "9": None},
         "sha256": "x", "c": 'quote " and \\ \n', "é": True,
@@ -223,7 +213,7 @@ def test_numbers_of_a_manifest_stay_as_written(page: Page, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_page_tokenises_as_the_library(page: Page, smollm2: Any) -> None:
+def test_the_page_tokenises_as_the_library(page, smollm2):
     from seedtune.host_tools.data.named_tasks import load_task
     from tokenizers import Tokenizer
 
@@ -240,7 +230,7 @@ def test_the_page_tokenises_as_the_library(page: Page, smollm2: Any) -> None:
     assert found == [each.ids for each in known.encode_batch(texts)]
 
 
-def test_the_page_is_small_and_keeps_to_its_server() -> None:
+def test_the_page_is_small_and_keeps_to_its_server():
     files = [file for file in PAGE.iterdir() if file.suffix in (".js", ".html")]
     assert sum(len(file.read_text().splitlines()) for file in files) < 800
     lock = json.loads((PAGE / "package-lock.json").read_text())

@@ -7,19 +7,17 @@ import signal
 import socket
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from doc_pages import ROOT, blocks_of
 from fresh_environment import fresh
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.model import open_model
 from tiny_bundle import TASK
 
 DEVICES, ROWS = 6, 55
 
 
-def free_port() -> int:
+def free_port():
     """The first of eight in a row of which none is in use."""
     while True:
         first = random.randrange(20000, 50000, 10)
@@ -33,7 +31,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_the_page_works_as_it_stands(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_page_works_as_it_stands(bundle, tmp_path):
     words = ["the film", "great plot", "dull", "bad and dull", "good", "I left because"]
     for name, count in (("train", ROWS * DEVICES), ("held_out", ROWS * DEVICES)):
         rows = [{"text": f"{words[n % 6]} {words[n % 5]}", "label": n % 2} for n in range(count)]

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from seedtune.export.lower.lower import lower
 from seedtune.export.model.stored_weight import Shelf, keep_stored_, standing_in, stored_modules
 from seedtune.export.quantise.int4 import give_int4_
 from torch import nn
-from torch.export import ExportedProgram, export
+from torch.export import export
 
 WIDTH, LINEARS = 4096, 3
 
@@ -26,7 +25,7 @@ needs_linux = pytest.mark.skipif(
 class Chain(nn.Module):
     """Linears whose int4 weights lie on a shelf."""
 
-    def __init__(self, folder: Path, width: int) -> None:
+    def __init__(self, folder, width):
         super().__init__()
         self.linears, self.more = nn.ModuleList(), 0.0
         self.width, self.codes, shelf = width, LINEARS * width * width // 2, Shelf(folder)
@@ -40,30 +39,30 @@ class Chain(nn.Module):
             give_int4_(linear, integers, scales.float() + 1)
             self.linears.append(linear)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         for linear in self.linears:
             x = torch.tanh(linear(x))
         return x + self.more
 
 
-def methods(chain: Chain) -> dict[str, Callable[[], ExportedProgram]]:
+def methods(chain):
     """Two over the same weights."""
 
-    def traced(name: str) -> ExportedProgram:
+    def traced(name):
         chain.more = float(len(name))
         return export(chain, (torch.ones(2, chain.width),))
 
     return {name: partial(traced, name) for name in ("score", "generate")}
 
 
-def lowered(chain: Chain, file: Path) -> AbsentWeights:
+def lowered(chain, file):
     absent = AbsentWeights(stored_modules(chain))
     with absent.standing_in():
         lower(methods(chain), file, absent)
     return absent
 
 
-def test_the_file_is_the_one_of_weights_that_were_there(tmp_path: Path) -> None:
+def test_the_file_is_the_one_of_weights_that_were_there(tmp_path):
     chain = Chain(tmp_path, 512)
     whole = {linear: linear.weight for linear in chain.linears}
     with standing_in(whole):
@@ -75,7 +74,7 @@ def test_the_file_is_the_one_of_weights_that_were_there(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_no_step_of_lowering_touches_or_copies_a_weight(tmp_path: Path) -> None:
+def test_no_step_of_lowering_touches_or_copies_a_weight(tmp_path):
     lowered(Chain(tmp_path, 64), tmp_path / "first.pte")  # imports what there is to import
     chain = Chain(tmp_path, WIDTH)
     before = memory("VmRSS")
@@ -89,7 +88,7 @@ def test_no_step_of_lowering_touches_or_copies_a_weight(tmp_path: Path) -> None:
     assert mapping is not None and mapping[1] == "0"
 
 
-def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(tmp_path: Path) -> None:
+def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(tmp_path):
     chain = Chain(tmp_path, 64)
     absent = AbsentWeights(stored_modules(chain))
     with absent.standing_in():
@@ -103,23 +102,21 @@ def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(tmp_path: Pa
 class Table(nn.Module):
     """Rows of a table that stays a constant of the program, as an embedding does."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows):
         super().__init__()
         drawn = torch.randint(-128, 128, (rows, 1024), generator=torch.Generator().manual_seed(3))
         self.register_buffer("table", drawn.to(torch.int8))
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens):
         return self.table.index_select(0, tokens).to(torch.float32)
 
 
-def looked_up(table: Table, file: Path) -> None:
+def looked_up(table, file):
     """Two methods over the same table."""
     lower({name: lambda: export(table, (torch.arange(3),)) for name in ("score", "behind")}, file)
 
 
-def test_a_constant_stands_in_the_file_once_and_as_executorch_writes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_constant_stands_in_the_file_once_and_as_executorch_writes_it(tmp_path, monkeypatch):
     table = Table(64)
     looked_up(table, tmp_path / "in_place.pte")
     monkeypatch.setattr(constants_in_place, "constants_in_place", contextlib.nullcontext)
@@ -130,7 +127,7 @@ def test_a_constant_stands_in_the_file_once_and_as_executorch_writes_it(
 
 
 @needs_linux
-def test_no_copy_of_a_constant_is_made(tmp_path: Path) -> None:
+def test_no_copy_of_a_constant_is_made(tmp_path):
     looked_up(Table(64), tmp_path / "first.pte")  # imports what there is to import
     table = Table(1 << 16)
     before = memory("VmRSS")
@@ -140,11 +137,11 @@ def test_no_copy_of_a_constant_is_made(tmp_path: Path) -> None:
     assert peak < 0.5 * table.table.nbytes, f"{peak / table.table.nbytes:.1f} copies"
 
 
-def memory(field: str) -> int:
+def memory(field):
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     assert found is not None
     return 1024 * int(found[1])
 
 
-def smaps() -> str:
+def smaps():
     return Path("/proc/self/smaps").read_text()

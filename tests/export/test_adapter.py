@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +10,13 @@ from seedtune.runtime.errors import ModelError
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def adapter(tiny_llama_folder: Path, tmp_path: Path) -> tuple[Path, Any]:
+def adapter(tiny_llama_folder, tmp_path):
     """A LoRA adapter of random weights as peft saves it, and the logits that peft finds."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -33,7 +31,7 @@ def adapter(tiny_llama_folder: Path, tmp_path: Path) -> tuple[Path, Any]:
     return tmp_path / "lora", logits(model)
 
 
-def logits(model: Any) -> Any:
+def logits(model):
     import torch
 
     with torch.no_grad():
@@ -42,8 +40,8 @@ def logits(model: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", ["auto", "stored"])
 def test_it_is_loaded_with_the_base_model_that_it_names(
-    adapter: tuple[Path, Any], tiny_llama_folder: Path, own_cache: Path, dtype: Any
-) -> None:
+    adapter, tiny_llama_folder, own_cache, dtype
+):
     folder, wanted = adapter
     found = load_causal_lm(folder, dtype)
     np.testing.assert_allclose(logits(found.model), wanted, atol=1e-4)
@@ -57,9 +55,7 @@ def test_it_is_loaded_with_the_base_model_that_it_names(
     assert kept.stat().st_mtime_ns == begun, "it is merged once"
 
 
-def test_another_base_model_can_be_given(
-    adapter: tuple[Path, Any], tiny_llama_folder: Path, tmp_path: Path
-) -> None:
+def test_another_base_model_can_be_given(adapter, tiny_llama_folder, tmp_path):
     folder, wanted = adapter
     told = json.loads((folder / "adapter_config.json").read_text())
     moved = shutil.copytree(tiny_llama_folder, tmp_path / "moved")
@@ -72,7 +68,7 @@ def test_another_base_model_can_be_given(
         np.testing.assert_allclose(logits(found.model), wanted, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused(adapter: tuple[Path, Any], tiny_llama_folder: Path) -> None:
+def test_what_does_not_fit_is_refused(adapter, tiny_llama_folder):
     folder, _ = adapter
     with pytest.raises(ModelError, match=r"is no adapter .* leave out --base"):
         load_causal_lm(tiny_llama_folder, base=str(tiny_llama_folder))

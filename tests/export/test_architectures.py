@@ -3,13 +3,11 @@ programs follow the eager int4 model."""
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
 from block_states import block_states, mean_so_far
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
@@ -29,7 +27,7 @@ from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.tasks import Batch
 
 
-def reference(model: Any, tokens: Any, positions: Any, candidates: Any) -> torch.Tensor:
+def reference(model, tokens, positions, candidates):
     """What transformers itself says, for one probe, with its own attention and masks."""
     with torch.no_grad():
         logits = model(input_ids=tokens, use_cache=False).logits
@@ -37,7 +35,7 @@ def reference(model: Any, tokens: Any, positions: Any, candidates: Any) -> torch
     return flat.gather(1, candidates)
 
 
-def inputs(values: Any, probes: int = 2) -> tuple[torch.Tensor, ...]:
+def inputs(values, probes=2):
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 96, (3, 20), generator=generator)
     positions = torch.tensor([19, 39, 59, 5])
@@ -47,7 +45,7 @@ def inputs(values: Any, probes: int = 2) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_surgery_changes_nothing_but_rounding(name: str) -> None:
+def test_surgery_changes_nothing_but_rounding(name):
     model = tiny(name)
     mask = some_mask(model)
     tokens, positions, candidates, _ = inputs(np.zeros(1))
@@ -62,7 +60,7 @@ def test_surgery_changes_nothing_but_rounding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
+def test_the_hidden_states_are_those_of_the_model_itself(name):
     model = tiny(name)
     mask = some_mask(model)
     tokens, positions, _, _ = inputs(np.zeros(1))
@@ -79,7 +77,7 @@ def test_the_hidden_states_are_those_of_the_model_itself(name: str) -> None:
     assert (found[0] - wanted).abs().mean() < 0.03
 
 
-def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any]:
+def score(engine, *arguments):
     tokens, positions, candidates, *rest = (each.numpy() for each in arguments)
     batch = Batch(tokens, positions, candidates, gold=np.zeros(len(tokens), np.int64))
     scores = engine.score(batch, *rest)
@@ -87,8 +85,8 @@ def score(engine: ExecutorchBinding, *arguments: torch.Tensor) -> tuple[Any, Any
 
 
 @pytest.mark.parametrize("name", LOWERED)
-def test_program_follows_the_eager_int4_model(name: str, tmp_path: Path) -> None:
-    model = tiny(name)
+def test_program_follows_the_eager_int4_model(name, tmp_path):
+    model = tiny_to_lower(name)
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     quantise_linears_(program)
     entries = len(surgery.values)
@@ -142,7 +140,7 @@ FRONT = np.random.default_rng(5).integers(3, 96, 30)
 """A prefix of more tokens than a row may have."""
 
 
-def written(form: Any, traced: Any, folder: Path) -> Path:
+def written(form, traced, folder):
     weights = StoredWeights()
     made = form(traced, weights, {"score": {}})
     places = weights.placed(None, folder / FILE)
@@ -152,9 +150,9 @@ def written(form: Any, traced: Any, folder: Path) -> Path:
     return folder / described.files[0]
 
 
-def other_form(name: str) -> tuple[Any, Any, Any]:
+def other_form(model):
     """The eager program, its values, and inputs with values that matter and an adapter."""
-    program, surgery = prepare_program(tiny(name), some_mask(tiny(name)), WITH_PREFIX)
+    program, surgery = prepare_program(model, some_mask(model), WITH_PREFIX)
     quantise_linears_(program)
     through_int4_operator_(program)
     *request, rows = inputs(surgery.values, probes=3)
@@ -166,13 +164,13 @@ def other_form(name: str) -> tuple[Any, Any, Any]:
     return program, traced, (*request, rows, adapter)
 
 
-def behind(request: Any) -> Batch:
+def behind(request):
     """Rows behind ``FRONT``."""
     tokens, positions, candidates = (each.numpy() for each in request[:3])
     return Batch(tokens, positions, candidates, np.zeros(len(tokens), np.int64), FRONT)
 
 
-def of_whole(program: Any, request: Any) -> np.ndarray:
+def of_whole(program, request):
     """Log-probabilities of the eager program where the rows hold ``FRONT``, too."""
     whole = behind(request).whole
     parts = (whole.tokens, whole.positions, whole.candidates)
@@ -182,8 +180,8 @@ def of_whole(program: Any, request: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
-    program, traced, request = other_form(name)
+def test_the_torch_program_is_the_eager_one(name, tmp_path):
+    program, traced, request = other_form(tiny(name))
     file = written(torch_form.TorchProgram, traced, tmp_path)
     run = TorchProgram(
         file.read_bytes(),
@@ -197,7 +195,7 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
         wanted = program(*request)
     none = torch.zeros(0, dtype=torch.int64)
 
-    def read(asked: Any, kept: Any, before: list[torch.Tensor]) -> list[torch.Tensor]:
+    def read(asked, kept, before):
         return run.run([*map(torch.as_tensor, [*asked, kept]), *before])
 
     prefix = ReadInPieces(program.cache_shapes, BOUNDS.length, torch.zeros, read, torch.cat)
@@ -216,8 +214,8 @@ def test_the_torch_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LOWERED)
-def test_the_onnx_program_is_the_eager_one(name: str, tmp_path: Path) -> None:
-    program, traced, request = other_form(name)
+def test_the_onnx_program_is_the_eager_one(name, tmp_path):
+    program, traced, request = other_form(tiny_to_lower(name))
     file = written(onnx_form.OnnxProgram, traced, tmp_path)
     with torch.no_grad():
         wanted = program(*request)

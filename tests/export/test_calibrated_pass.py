@@ -1,7 +1,5 @@
 """Rounding during a pass over calibration text: what each linear sees, and what is stored."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -36,7 +34,7 @@ def tiny_program(loaded):
     return prepare_program(loaded.model, mask, BOUNDS)
 
 
-def log_probabilities(program, surgery) -> torch.Tensor:
+def log_probabilities(program, surgery):
     """Of the whole vocabulary after every token of a text that was not calibrated on."""
     tokens = torch.from_numpy(np.random.default_rng(4).integers(2, 300, (8, 32)))
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
@@ -124,7 +122,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(
         assert bytes(exact.view(torch.int16).numpy()) in stored
 
 
-def test_bad_calibration_is_refused(tiny_llama, tmp_path: Path):
+def test_bad_calibration_is_refused(tiny_llama, tmp_path):
     program, surgery = tiny_program(tiny_llama)
     with pytest.raises(ModelError, match="gptq needs calibration text"):
         quantise_program(program, surgery, "gptq", None)

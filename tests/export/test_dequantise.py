@@ -1,7 +1,6 @@
 """A GGUF file becomes a folder tensor by tensor."""
 
 import weakref
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -21,7 +20,7 @@ Q8 = gguf.GGMLQuantizationType.Q8_0
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory):
     """The tiny Llama as llama.cpp would have it, its matrices in blocks of 8 bits."""
     folder = write_tiny_llama(tmp_path_factory.mktemp("hf"))
     plain = folder / "plain.gguf"
@@ -29,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return blocks_of(plain, folder / "model.gguf")
 
 
-def blocks_of(plain: Path, file: Path, without: str = "") -> Path:
+def blocks_of(plain, file, without=""):
     read = gguf.GGUFReader(plain)
     writer = gguf.GGUFWriter(file, "llama")
     for field in read.fields.values():
@@ -51,7 +50,7 @@ def blocks_of(plain: Path, file: Path, without: str = "") -> Path:
     return file
 
 
-def test_weights_are_those_of_the_blocks(source: Path, tmp_path: Path) -> None:
+def test_weights_are_those_of_the_blocks(source, tmp_path):
     dequantise(source, tmp_path / "made")
     found = load_file(tmp_path / "made" / "model.safetensors")
     loaded = load_causal_lm(source.parent)
@@ -69,9 +68,7 @@ def test_weights_are_those_of_the_blocks(source: Path, tmp_path: Path) -> None:
     assert same.tokenizer("9 cats")["input_ids"] == loaded.tokenizer("9 cats")["input_ids"]
 
 
-def test_it_is_done_once_and_in_silence(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_it_is_done_once_and_in_silence(source, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
     first = load_causal_lm(source)
     assert capfd.readouterr() == ("", "")
@@ -84,18 +81,16 @@ def test_it_is_done_once_and_in_silence(
     assert all(torch.equal(weight, same[name]) for name, weight in weights.items())
 
 
-def test_one_tensor_is_there_at_a_time(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_tensor_is_there_at_a_time(source, tmp_path, monkeypatch):
     alive: list[weakref.ref[Any]] = []
     most, write, unpack = 0, module.TensorFile.write, module._Unpacked.__getitem__
 
-    def unpacked(self: Any, all_of_it: Any) -> torch.Tensor:
+    def unpacked(self, all_of_it):
         found = unpack(self, all_of_it)
         alive.append(weakref.ref(found.untyped_storage()))
         return found
 
-    def written(self: Any, name: str, data: Any) -> None:
+    def written(self, name, data):
         nonlocal most
         most = max(most, sum(each() is not None for each in alive))
         write(self, name, data)
@@ -107,7 +102,7 @@ def test_one_tensor_is_there_at_a_time(
     assert most <= 2
 
 
-def test_a_missing_tensor_is_named(source: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_named(source, tmp_path):
     file = blocks_of(source.parent / "plain.gguf", tmp_path / "m.gguf", "blk.1.ffn_up.weight")
     with pytest.raises(ModelError, match=r"m\.gguf: lacks model\.layers\.1\.mlp\.up_proj\.weight"):
         dequantise(file, tmp_path / "made")

@@ -1,7 +1,5 @@
 """Exporting to a bundle: what goes in, what is refused, and the trap of empty matrices."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -166,7 +164,7 @@ def test_matrices_that_read_one_input_share_their_columns(tiny_llama):
     assert q.dense.weight[:, 2:].abs().min() > 0
 
 
-def export(loaded, folder: Path, mask=None, text=CALIBRATION, **changes):
+def export(loaded, folder, mask=None, text=CALIBRATION, **changes):
     arguments = {"bounds": BOUNDS, "mask": mask or {Q: np.array([3])}}
     return export_model(
         loaded, folder, calibrate=lambda tokenizer: (text, "t"), **arguments | changes

@@ -1,13 +1,10 @@
 """Every architecture in scope writes: ``generate`` follows transformers' own forward, and lowered,
 the eager int4 program."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
 from seedtune.export.lower.lower import lower, trace_columns, trace_generate
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
@@ -19,19 +16,18 @@ PARTS = (7, 1, 1, 8, 1, 4)
 """A text of 22 tokens in passes; the window of 8 cuts inside the cache and inside a pass."""
 
 
-def prepared(name: str) -> tuple[Any, Any, torch.Tensor]:
-    model = tiny(name)
+def prepared(model):
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     return program, GenerateProgram(program, values.shape[1], WRITING).eval(), values
 
 
-def text() -> torch.Tensor:
+def text():
     generator = torch.Generator().manual_seed(5)
     return torch.randint(3, 96, (1, sum(PARTS)), generator=generator)
 
 
-def written(run: Any, shapes: list[tuple[int, int]], slots: int = 24) -> list[np.ndarray]:
+def written(run, shapes, slots=24):
     """Logits behind each of ``PARTS``, by ``run(tokens, start, cache)``."""
     cache = [
         np.zeros((heads, *shape), np.float32)
@@ -50,8 +46,8 @@ def written(run: Any, shapes: list[tuple[int, int]], slots: int = 24) -> list[np
     return found
 
 
-def eagerly(program: Any, values: torch.Tensor, adapter: torch.Tensor) -> Any:
-    def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
+def eagerly(program, values, adapter):
+    def run(tokens, start, cache):
         given = [torch.from_numpy(each.copy()) for each in (tokens, start, *cache)]
         with torch.no_grad():
             found = program(given[0], given[1], program.columns(values), adapter, *given[2:])
@@ -61,10 +57,10 @@ def eagerly(program: Any, values: torch.Tensor, adapter: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_generate_follows_the_model_itself(name: str) -> None:
+def test_generate_follows_the_model_itself(name):
     with torch.no_grad():
         wanted = tiny(name)(input_ids=text(), use_cache=False).logits[0].numpy()
-    score, program, values = prepared(name)
+    score, program, values = prepared(tiny(name))
     found = written(eagerly(program, values, torch.zeros(score.adapter_shape)), program.shapes)
     ends = np.cumsum(PARTS) - 1
     for logits, end in zip(found, ends, strict=True):
@@ -74,8 +70,8 @@ def test_generate_follows_the_model_itself(name: str) -> None:
 
 # Llama's is in the bundle that the engines' tests read.
 @pytest.mark.parametrize("name", LOWERED[1:])
-def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> None:
-    score, program, values = prepared(name)
+def test_lowered_generate_follows_the_eager_one(name, tmp_path):
+    score, program, values = prepared(tiny_to_lower(name))
     quantise_linears_(program)
     generator = torch.Generator().manual_seed(2)
     values += 0.3 * torch.randn(values.shape, generator=generator)
@@ -89,7 +85,7 @@ def test_lowered_generate_follows_the_eager_one(name: str, tmp_path: Path) -> No
     lowered = NativeProgram(file)
     (columns,) = lowered.run("columns", [values.numpy()], (1, program.columns.size))
 
-    def run(tokens: Any, start: Any, cache: Any) -> list[np.ndarray]:
+    def run(tokens, start, cache):
         inputs = [tokens, start, columns, adapter.numpy(), *cache]
         sizes = [(heads, tokens.shape[1], width) for heads, width in program.shapes for _ in "kv"]
         return list(lowered.run("generate", inputs, (1, 96), *sizes))

@@ -10,11 +10,11 @@ from seedtune.runtime.errors import ModelError
 GROUP = 8
 
 
-def matrix(seed: int, out: int, width: int) -> torch.Tensor:
+def matrix(seed, out, width):
     return torch.randn(out, width, generator=torch.Generator().manual_seed(seed))
 
 
-def moment(seed: int, width: int, shared: float) -> torch.Tensor:
+def moment(seed, width, shared):
     """Of columns that have ``shared`` of one common signal."""
     x = matrix(seed, 200, width) + shared * matrix(seed + 1, 200, 1)
     return x.t() @ x / 200
@@ -26,7 +26,7 @@ def rounded(weight, second_moment, **options):
     return integers, scales, integers * scales.repeat_interleave(GROUP, dim=1)
 
 
-def cost(weight, found, second_moment) -> float:
+def cost(weight, found, second_moment):
     apart = weight - found
     return float(((apart @ second_moment) * apart).sum())
 

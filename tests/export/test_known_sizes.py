@@ -1,7 +1,5 @@
 """What torchao's operators are said to give, and what they give."""
 
-from typing import Any
-
 import pytest
 import torch
 from seedtune.export.lower.known_sizes import known_quantisation
@@ -28,7 +26,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("case", ASKED)
-def test_they_give_what_is_said(case: str) -> None:
+def test_they_give_what_is_said(case):
     name, *arguments, named = ASKED[case]
     known = fake_impls.op_implementations_dict
     before = dict(known)
@@ -44,5 +42,5 @@ def test_they_give_what_is_said(case: str) -> None:
     assert known == before
 
 
-def several(given: Any) -> tuple[torch.Tensor, ...]:
+def several(given):
     return given if isinstance(given, tuple) else (given,)

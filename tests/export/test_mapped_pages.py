@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 MB = 1 << 20
 
 
-def test_pages_of_a_file_are_given_back_and_come_back_when_read(tmp_path) -> None:
+def test_pages_of_a_file_are_given_back_and_come_back_when_read(tmp_path):
     save_file({"a": torch.ones(8 * MB), "b": torch.full((1000,), 2.0)}, tmp_path / "m.safetensors")
     weights = load_file(tmp_path / "m.safetensors")
     assert float(weights["a"].sum()) == 8 * MB
@@ -25,13 +25,13 @@ def test_pages_of_a_file_are_given_back_and_come_back_when_read(tmp_path) -> Non
     assert float(weights["a"].sum()) == 8 * MB and float(weights["b"].sum()) == 2000
 
 
-def test_memory_without_a_file_is_left_alone() -> None:
+def test_memory_without_a_file_is_left_alone():
     weight = torch.ones(4 * MB)
     forget(weight)
     assert float(weight.sum()) == 4 * MB
 
 
-def test_what_is_looked_for_in_a_file_comes_in_piece_by_piece(tmp_path: Path) -> None:
+def test_what_is_looked_for_in_a_file_comes_in_piece_by_piece(tmp_path):
     size = 192 * MB
     block = np.random.default_rng(0).integers(0, 256, MB, np.uint8)
     for name, first in (("wanted", b""), ("almost", b""), ("file", b"some bytes in front")):

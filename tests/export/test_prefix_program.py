@@ -2,26 +2,23 @@
 lowered as eagerly."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny
+from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
 from seedtune.export.lower.lower import lower, trace_behind
 from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.score_program import example_inputs
 from seedtune.export.quantise.int4 import quantise_linears_
-from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines.executorch_native import NativeProgram
 
 PREFIX, ROWS, LENGTH, PROBES = 11, 3, 7, 2
 """The window of 8 tokens of some begins within the prefix, and for later tokens behind it."""
 
 
-def inputs(score: Any, values: np.ndarray) -> list[torch.Tensor]:
+def inputs(score, values):
     """Of ``score``: rows behind the prefix, three positions of each."""
     generator = torch.Generator().manual_seed(3)
     columns = torch.tensor([[0, 4, 6]] * ROWS) + LENGTH * torch.arange(ROWS)[:, None]
@@ -36,11 +33,11 @@ def inputs(score: Any, values: np.ndarray) -> list[torch.Tensor]:
     ]
 
 
-def front() -> torch.Tensor:
+def front():
     return torch.randint(3, 96, (1, PREFIX), generator=torch.Generator().manual_seed(4))
 
 
-def read(generate: GenerateProgram, probes: torch.Tensor) -> list[torch.Tensor]:
+def read(generate, probes):
     """The prefix's keys and values under each of ``probes``, in one pass of ``generate``."""
     empty = [
         torch.zeros(heads, *shape)
@@ -55,10 +52,7 @@ def read(generate: GenerateProgram, probes: torch.Tensor) -> list[torch.Tensor]:
     return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
 
-def prepared(
-    name: str, quantised: bool = False, bounds: Bounds = BOUNDS
-) -> tuple[Any, Any, list[torch.Tensor]]:
-    model = tiny(name)
+def prepared(model, quantised=False, bounds=BOUNDS):
     program, surgery = prepare_program(model, some_mask(model), bounds)
     generate = GenerateProgram(program, len(surgery.values), GenerateBounds(16, 32)).eval()
     if quantised:
@@ -67,8 +61,8 @@ def prepared(
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_rows_behind_a_prefix_are_scored_as_rows_that_begin_with_it(name: str) -> None:
-    score, generate, given = prepared(name)
+def test_rows_behind_a_prefix_are_scored_as_rows_that_begin_with_it(name):
+    score, generate, given = prepared(tiny(name))
     tokens, positions, *rest = given
     whole = torch.cat([front().expand(ROWS, -1), tokens], dim=1)
     row, column = positions // LENGTH, positions % LENGTH
@@ -86,12 +80,12 @@ def test_rows_behind_a_prefix_are_scored_as_rows_that_begin_with_it(name: str) -
     assert (states - wanted)[:, first, of_token:].abs().max() > 1e-2
 
 
-def test_a_window_that_cuts_no_row_may_cut_the_prefix() -> None:
-    score, generate, given = prepared("Gemma3")
+def test_a_window_that_cuts_no_row_may_cut_the_prefix():
+    score, generate, given = prepared(tiny("Gemma3"))
     with torch.no_grad():
         prefix = read(generate, given[3])
         wanted, _ = score(*given, *prefix)
-    short, _, _ = prepared("Gemma3", bounds=replace(BOUNDS, length=8, prefix=PREFIX))
+    short, _, _ = prepared(tiny("Gemma3"), bounds=replace(BOUNDS, length=8, prefix=PREFIX))
     with torch.no_grad():
         found, _ = short(*given, *prefix)
     assert torch.equal(found, wanted)
@@ -99,8 +93,8 @@ def test_a_window_that_cuts_no_row_may_cut_the_prefix() -> None:
 
 # Llama's is in the bundle that the engines' tests read.
 @pytest.mark.parametrize("name", LOWERED[1:])
-def test_lowered_it_follows_the_eager_one(name: str, tmp_path: Path) -> None:
-    score, generate, given = prepared(name, quantised=True)
+def test_lowered_it_follows_the_eager_one(name, tmp_path):
+    score, generate, given = prepared(tiny_to_lower(name), quantised=True)
     bounds = replace(BOUNDS, prefix=20)
     with torch.no_grad():
         prefix = read(generate, given[3])

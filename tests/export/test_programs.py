@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from seedtune.export.export import with_prefix
 from seedtune.export.lower import int4_operator, stored_weights
 from seedtune.export.lower.programs import FORMATS, check_formats
 from seedtune.export.lower.stored_weights import StoredWeights
-from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bundle, open_bundle
+from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import ModelError
 
@@ -22,12 +21,12 @@ SIZES = [(1, 2, 1, 1, 1), (3, 20, 9, 3, 2), (8, 32, 48, 4, 2), (20, 12, 5, 2, 1)
 """Rows, length, positions, candidates, probes; the last has more rows than the bound, shorter."""
 
 
-def asked(bundle: Bundle, sizes: tuple[int, ...]) -> Any:
+def asked(bundle, sizes):
     rows, length, scored, choices, probes = sizes
     return request(bundle, rows=rows, length=length, scored=scored, choices=choices, probes=probes)
 
 
-def test_the_bundle_says_what_its_programs_are(reach: Bundle) -> None:
+def test_the_bundle_says_what_its_programs_are(reach):
     assert [program.format for program in reach.programs] == [*FORMATS]
     assert [program.activations for program in reach.programs] == [
         "int8 per token", "float32", "float32, fp16 on a GPU",
@@ -38,7 +37,7 @@ def test_the_bundle_says_what_its_programs_are(reach: Bundle) -> None:
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_all_programs_say_the_same_but_for_the_activations(reach: Bundle, sizes: Any) -> None:
+def test_all_programs_say_the_same_but_for_the_activations(reach, sizes):
     found, given = {}, asked(reach, sizes)
     for name in ("executorch-binding", "onnxruntime", "torch-int4:cpu"):
         with open_engine(reach, name=name) as engine:
@@ -60,14 +59,12 @@ def test_all_programs_say_the_same_but_for_the_activations(reach: Bundle, sizes:
         (["executorch", "torch"], 0, 0),
     ],
 )
-def test_a_prefix_is_as_long_as_every_program_reads(
-    formats: list[str], context: int, prefix: int
-) -> None:
+def test_a_prefix_is_as_long_as_every_program_reads(formats, context, prefix):
     config = SimpleNamespace(max_position_embeddings=200)  # of which a row takes 128
     assert with_prefix(DEFAULT_BOUNDS, formats, context, config).prefix == prefix
 
 
-def test_codes_stand_once(reach: Bundle) -> None:
+def test_codes_stand_once(reach):
     """Matrices of 4 096 bytes or more lie in ``program.pte``; the rest is not there twice."""
     content = json.loads((reach.path / "program.json").read_bytes())
     pte = (reach.path / "program.pte").read_bytes()
@@ -83,9 +80,7 @@ def test_codes_stand_once(reach: Bundle) -> None:
     assert places["b_score_embedding_weight"][0] == "program.pte"
 
 
-def test_without_executorch_all_weights_stand_in_one_file(
-    reach: Bundle, only_torch: Bundle
-) -> None:
+def test_without_executorch_all_weights_stand_in_one_file(reach, only_torch):
     (program,) = only_torch.programs
     assert program.files == ("program.json", "weights.safetensors")
     both = [open_engine(each, 1, name="torch-int4:cpu") for each in (reach, only_torch)]
@@ -93,9 +88,7 @@ def test_without_executorch_all_weights_stand_in_one_file(
     np.testing.assert_allclose(found.logp, wanted.logp, atol=2e-5)
 
 
-def test_a_wide_matrix_is_multiplied_in_parts_that_lie_one_after_another(
-    reach: Bundle, only_torch: Bundle
-) -> None:
+def test_a_wide_matrix_is_multiplied_in_parts_that_lie_one_after_another(reach, only_torch):
     content = json.loads((only_torch.path / "program.json").read_bytes())
     parts = [content["tensors"][f"b_score_head_packed_{part:03}"] for part in range(3)]
     assert [shape[0] for _, shape, _, _ in parts] == [120, 120, 60]
@@ -105,7 +98,7 @@ def test_a_wide_matrix_is_multiplied_in_parts_that_lie_one_after_another(
     assert reach.text_head is None or reach.text_head.words.file == "program.pte"
 
 
-def test_every_value_reaches_every_program(reach: Bundle) -> None:
+def test_every_value_reaches_every_program(reach):
     batch, values = asked(reach, (2, 20, 6, 3, 2))
     values[:] = reach.values
     for name in ("executorch-binding", "onnxruntime", "torch-int4:cpu"):
@@ -117,7 +110,7 @@ def test_every_value_reaches_every_program(reach: Bundle) -> None:
                 assert np.abs(found[1] - found[0]).max() > 1e-3, (name, layer.name)
 
 
-def test_formats_are_checked_before_any_work() -> None:
+def test_formats_are_checked_before_any_work():
     assert check_formats(["torch", "executorch", "torch"]) == ("executorch", "torch")
     with pytest.raises(ModelError, match="unknown program format 'tflite'; take executorch, onnx"):
         check_formats(["tflite"])
@@ -126,7 +119,7 @@ def test_formats_are_checked_before_any_work() -> None:
 
 
 class TestStoredWeights:
-    def tensors(self) -> list[torch.Tensor]:
+    def tensors(self):
         generator = torch.Generator().manual_seed(0)
         return [
             torch.randint(0, 256, (64, 4, 16), generator=generator).to(torch.uint8),
@@ -134,7 +127,7 @@ class TestStoredWeights:
             torch.arange(1000),
         ]
 
-    def test_what_another_file_holds_stays_there(self, tmp_path: Path) -> None:
+    def test_what_another_file_holds_stays_there(self, tmp_path):
         codes, scales, numbers = self.tensors()
         weights = StoredWeights()
         names = [weights.add(name, each) for name, each in zip("abc", self.tensors(), strict=True)]
@@ -151,7 +144,7 @@ class TestStoredWeights:
         assert written[at : at + 80] == scales.view(torch.uint8).numpy().tobytes()
         assert names == ["a", "b", "c"]
 
-    def test_equal_tensors_are_kept_once_and_names_never_clash(self, tmp_path: Path) -> None:
+    def test_equal_tensors_are_kept_once_and_names_never_clash(self, tmp_path):
         codes, scales, _ = self.tensors()
         weights = StoredWeights()
         assert weights.add("a", codes) == weights.add("other", codes.clone()) == "a"
@@ -161,7 +154,7 @@ class TestStoredWeights:
         places = weights.placed(None, tmp_path / "w")
         assert [each.bytes for each in places.values()] == [4096, 80, 576]
 
-    def test_a_file_that_holds_all_leaves_none_to_write(self, tmp_path: Path) -> None:
+    def test_a_file_that_holds_all_leaves_none_to_write(self, tmp_path):
         codes = self.tensors()[0]
         weights = StoredWeights()
         weights.add("a", codes)
@@ -170,7 +163,7 @@ class TestStoredWeights:
         assert not (tmp_path / "w").exists()
 
 
-def test_the_onnx_file_is_small_and_sound(reach: Bundle) -> None:
+def test_the_onnx_file_is_small_and_sound(reach):
     """Nothing of the exporter's notes stays, and the standard's own checker takes it."""
     import onnx
 
@@ -194,7 +187,7 @@ def test_the_onnx_file_is_small_and_sound(reach: Bundle) -> None:
 
 
 @pytest.fixture(scope="module")
-def only_torch(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def only_torch(tmp_path_factory):
     """The same model, mask and text, exported for torch alone, its head in parts."""
     from exported_bundle import export_tiny_bundle
 

@@ -1,8 +1,5 @@
 """Methods of one program hold their weights once, in the file and in memory, and each its own."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,26 +8,26 @@ from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.engines.executorch_native import NativeProgram
 from seedtune.runtime.engines.system_memory import resident_bytes
 from torch import nn
-from torch.export import ExportedProgram, export
+from torch.export import export
 
 WIDTH = 4096
 WEIGHTS = WIDTH * WIDTH // 2
 
 
 class Sum(nn.Module):
-    def __init__(self, linear: nn.Module, more: float) -> None:
+    def __init__(self, linear, more):
         super().__init__()
         self.linear, self.more = linear, more
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return self.linear(x) + self.more
 
 
-def method(linear: nn.Module, more: float) -> Callable[[], ExportedProgram]:
+def method(linear, more):
     return lambda: export(Sum(linear, more), (torch.ones(1, linear.in_features),))
 
 
-def int4(width: int, scale: float = 1.0) -> nn.Linear:
+def int4(width, scale=1.0):
     torch.manual_seed(0)
     linear = nn.Linear(width, width, bias=False).requires_grad_(False)
     linear.weight.mul_(scale)
@@ -38,7 +35,7 @@ def int4(width: int, scale: float = 1.0) -> nn.Linear:
     return linear
 
 
-def test_a_second_method_costs_no_second_weights(tmp_path: Path) -> None:
+def test_a_second_method_costs_no_second_weights(tmp_path):
     linear = int4(WIDTH)
     file, alone = tmp_path / "program.pte", tmp_path / "alone.pte"
     lower({"score": method(linear, 0.0)}, alone)
@@ -60,7 +57,7 @@ def test_a_second_method_costs_no_second_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [2.0, 0.25])
-def test_equal_codes_of_other_scales_are_another_weight(tmp_path: Path, scale: float) -> None:
+def test_equal_codes_of_other_scales_are_another_weight(tmp_path, scale):
     methods = {"score": method(int4(64), 0.0), "generate": method(int4(64, scale), 0.0)}
     file = tmp_path / "program.pte"
     lower(methods, file)

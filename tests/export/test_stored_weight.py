@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ NAMES = {"model_name": "", "model_sha256": "", "text_sha256": ""}
 
 
 class TestModule:
-    def test_a_weight_is_made_at_each_reading_and_once_while_it_is_held(self) -> None:
+    def test_a_weight_is_made_at_each_reading_and_once_while_it_is_held(self):
         linear = nn.Linear(64, 32).half().requires_grad_(False)
         stored, bias = linear.weight.data, linear.bias
         keep_stored_(linear)
@@ -53,7 +52,7 @@ class TestModule:
             assert linear.weight is linear.weight
         assert linear.weight is not linear.weight
 
-    def test_a_large_weight_is_widened_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_large_weight_is_widened_in_pieces(self, monkeypatch):
         given_back: list[int] = []
         monkeypatch.setattr(stored_weight, "forget", lambda piece: given_back.append(len(piece)))
         monkeypatch.setattr(stored_weight, "_PIECE", 100)
@@ -66,7 +65,7 @@ class TestModule:
             assert torch.equal(module.weight, stored.float())
             assert given_back == [*pieces, len(stored)]  # and all of it at the end
 
-    def test_zeros_are_in_no_one_elses_weight(self) -> None:
+    def test_zeros_are_in_no_one_elses_weight(self):
         for whole in (False, True):
             linear = nn.Linear(8, 8, bias=False).requires_grad_(False)
             stored = linear.weight.data
@@ -76,7 +75,7 @@ class TestModule:
             assert (linear.weight[:, [2, 5]] == 0).all() and bool(stored.all())
             assert torch.equal(linear.weight[:, 3], stored[:, 3])
 
-    def test_int4_is_kept_packed_on_the_shelf(self, tmp_path: Path) -> None:
+    def test_int4_is_kept_packed_on_the_shelf(self, tmp_path):
         linear = nn.Linear(64, 32, bias=False).requires_grad_(False)
         keep_stored_(linear)
         linear.rest.shelf = Shelf(tmp_path)
@@ -99,14 +98,14 @@ class TestModule:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 class TestArchitectures:
-    def both(self, name: str) -> tuple[Any, Any]:
+    def both(self, name):
         """A model of fp16 weights, made float32, and one that keeps them as they are."""
         half = tiny(name).half()
         whole = tiny(name)
         whole.load_state_dict(half.state_dict())
         return whole, keep_stored(half).eval()
 
-    def test_the_model_says_the_same(self, name: str) -> None:
+    def test_the_model_says_the_same(self, name):
         whole, stored = self.both(name)
         assert all(p.dtype is torch.float32 for p in (*stored.parameters(), *stored.buffers()))
         assert any(m.rest.tensors[0].dtype is torch.float16 for m in stored_modules(stored))
@@ -114,7 +113,7 @@ class TestArchitectures:
         with torch.no_grad():
             assert torch.equal(stored(tokens).logits, whole(tokens).logits)
 
-    def test_the_profile_is_that_of_all_gradients_at_once(self, name: str) -> None:
+    def test_the_profile_is_that_of_all_gradients_at_once(self, name):
         whole, stored = self.both(name)
         found = compute_profile(stored, TOKENS[:3], **NAMES)
         linears = decoder_linears(whole)
@@ -131,7 +130,7 @@ class TestArchitectures:
         assert list(found.layers) == list(linears)
 
     @pytest.mark.parametrize("rounding", ["nearest", "gptq"])
-    def test_the_codes_are_the_same(self, name: str, rounding: str, tmp_path: Path) -> None:
+    def test_the_codes_are_the_same(self, name, rounding, tmp_path):
         codes = []
         for model in self.both(name):
             program, surgery = prepare_program(model, some_mask(model), BOUNDS)
@@ -147,13 +146,13 @@ class TestArchitectures:
             assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 
-def test_no_block_of_rows_stays_once_it_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_block_of_rows_stays_once_it_is_rounded(monkeypatch):
     """torchao makes circles, which would keep a copy of all integers until they are looked for."""
     from torchao.quantization import IntxUnpackedToInt8Tensor
 
     monkeypatch.setattr(int4, "BLOCK_ROWS", 8)
 
-    def rounded() -> int:
+    def rounded():
         return sum(type(each) is IntxUnpackedToInt8Tensor for each in gc.get_objects())
 
     gc.collect()
@@ -167,7 +166,7 @@ def test_no_block_of_rows_stays_once_it_is_rounded(monkeypatch: pytest.MonkeyPat
     assert type(linear.weight.data) is not torch.Tensor
 
 
-def test_linears_outside_the_blocks_are_profiled_too() -> None:
+def test_linears_outside_the_blocks_are_profiled_too():
     """A narrow OPT projects its embedding into the blocks and what they give out of them."""
     from transformers import OPTConfig, OPTForCausalLM
 
@@ -190,10 +189,10 @@ def test_linears_outside_the_blocks_are_profiled_too() -> None:
 
 class TestFiles:
     @pytest.fixture
-    def folder(self, tiny_llama_folder: Path, tmp_path: Path) -> Path:
+    def folder(self, tiny_llama_folder, tmp_path):
         return Path(shutil.copytree(tiny_llama_folder, tmp_path / "hf"))
 
-    def shards(self, folder: Path, dtype: torch.dtype, tied: bool = False) -> None:
+    def shards(self, folder, dtype, tied=False):
         """The model in several files of another format, with their index."""
         model = load_causal_lm(folder).model
         if tied:
@@ -206,7 +205,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("tied", [False, True])
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-    def test_shards_of_any_format(self, folder: Path, dtype: torch.dtype, tied: bool) -> None:
+    def test_shards_of_any_format(self, folder, dtype, tied):
         self.shards(folder, dtype, tied)
         whole, stored = (load_causal_lm(folder, kind) for kind in (torch.float32, "stored"))
         assert {m.rest.tensors[0].dtype for m in stored_modules(stored.model)} == {dtype}
@@ -218,7 +217,7 @@ class TestFiles:
         first, last = (each.rest.tensors[0].data_ptr() for each in ends)
         assert (first == last) is tied
 
-    def test_files_of_several_formats_are_read_as_float32(self, folder: Path) -> None:
+    def test_files_of_several_formats_are_read_as_float32(self, folder):
         from safetensors.torch import save_file
 
         file = folder / "model.safetensors"
@@ -235,12 +234,12 @@ class TestFiles:
         found = load_causal_lm(folder, "stored").model.model.norm.weight
         assert torch.equal(found, tensors["model.norm.weight"])
 
-    def test_an_export_is_that_of_the_whole_model(self, folder: Path, tmp_path: Path) -> None:
+    def test_an_export_is_that_of_the_whole_model(self, folder, tmp_path):
         """From fp16 shards, by its own profile, all files but that which names the model."""
         self.shards(folder, torch.float16)
         bundles = [
             export_model(
-                load_causal_lm(folder, dtype),  # type: ignore[arg-type]
+                load_causal_lm(folder, dtype),
                 tmp_path / str(dtype),
                 calibrate=lambda _: (TOKENS, "random"),
                 profile=self.profile(folder, tmp_path / "profile", dtype),
@@ -255,7 +254,7 @@ class TestFiles:
             assert file.read_bytes() == (other / file.name).read_bytes(), file.name
         assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
-    def profile(self, folder: Path, file: Path, dtype: Any) -> Path:
+    def profile(self, folder, file, dtype):
         loaded = load_causal_lm(folder, dtype)
         about = {**NAMES, "model_sha256": loaded.sha256}
         compute_profile(loaded.model, TOKENS, file=file, **about)
@@ -287,13 +286,13 @@ print(json.dumps([before, peak_resident_bytes()]))
 
 
 @pytest.fixture(scope="module")
-def of_16_blocks(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 273 MB in fp16, 547 MB in float32."""
+def of_8_blocks(tiny_llama_folder, tmp_path_factory):
+    """A model of 137 MB in fp16, 273 MB in float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = Path(shutil.copytree(tiny_llama_folder, tmp_path_factory.mktemp("models") / "hf"))
     config = LlamaConfig(
-        hidden_size=1024, intermediate_size=1408, num_hidden_layers=16, num_attention_heads=16,
+        hidden_size=1024, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=16,
         vocab_size=300, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).half().save_pretrained(folder)
@@ -303,11 +302,9 @@ def of_16_blocks(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gives no pages back elsewhere")
 @pytest.mark.parametrize("stage", ["profile", "nearest", "gptq"])
-def test_memory_holds_a_block_and_not_the_model(
-    stage: str, of_16_blocks: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-c", MEASURE, str(of_16_blocks), str(tmp_path / "out"), stage]
+def test_memory_holds_a_block_and_not_the_model(stage, of_8_blocks, tmp_path):
+    command = [sys.executable, "-c", MEASURE, str(of_8_blocks), str(tmp_path / "out"), stage]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     before, peak = json.loads(done.stdout.splitlines()[-1])
     # Measured: 90 to 130 MB, of which a block and its squares are 68.
-    assert peak - before < 340e6, (before, peak)
+    assert peak - before < 200e6, (before, peak)

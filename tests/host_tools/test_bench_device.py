@@ -2,20 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from compiler import needs_compiler
 from seedtune.host_tools.bench.contenders import device_process, steps
 from seedtune.host_tools.bench.contenders.steps import two_point_step
 from seedtune.host_tools.bench.measuring.process import run_module
-from seedtune.runtime.bundle import Bundle
 from tiny_bundle import TASK
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 @needs_compiler
-def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_measured_process_tunes_without_torch(bundle, tmp_path):
     task = tmp_path / "task.json"
     rows = [{"text": f"the cat {number}", "label": str(number % 2)} for number in range(8)]
     task.write_text(json.dumps({"spec": TASK, "rows": rows}))
@@ -25,9 +23,7 @@ def test_a_measured_process_tunes_without_torch(bundle: Bundle, tmp_path: Path) 
     assert 10**7 < found["peak_rss_bytes"] < 10**9
 
 
-def test_a_step_moves_nothing_but_its_own_copy(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_moves_nothing_but_its_own_copy(bundle, monkeypatch):
     monkeypatch.setattr(steps, "_CORES", "auto")  # other tests fix how many the process has
     before = bundle.values.copy()
     step = two_point_step(bundle, 3, 8)

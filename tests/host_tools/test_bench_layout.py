@@ -8,7 +8,7 @@ from command_line import good
 BENCH = Path(__file__).parents[2] / "host_tools/bench"
 
 
-def test_the_files_at_the_top_are_the_benchmarks() -> None:
+def test_the_files_at_the_top_are_the_benchmarks():
     names = sorted(file.stem for file in BENCH.glob("*.py") if file.stem != "__init__")
     assert good("bench", "list")["benchmarks"] == names and "quality" in names
     for name in names:

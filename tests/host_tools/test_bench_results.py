@@ -48,5 +48,5 @@ def test_committed_figures_name_their_machine():
 
 def test_every_committed_picture_is_shown():
     pages = "".join(page.read_text() for page in RESULTS.glob("*.md"))
-    for picture in RESULTS.glob("*.png"):
+    for picture in (*RESULTS.glob("*.png"), *RESULTS.glob("*.svg")):
         assert f"]({picture.name})" in pages

@@ -4,8 +4,6 @@ The bundle's program is only bytes: no engine opens it, which is the last that t
 """
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import bad, call, good
@@ -21,23 +19,23 @@ NO_ENGINE = 6
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(tmp_path):
     return write_tiny_bundle(tmp_path / "bundle").path
 
 
-def task_file(folder: Path, spec: Any) -> Path:
+def task_file(folder, spec):
     file = folder / "task.json"
     file.write_text(json.dumps(spec))
     return file
 
 
-def rows_file(folder: Path, name: str, *rows: tuple[str, int]) -> Path:
+def rows_file(folder, name, *rows):
     file = folder / name
     file.write_text("".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows))
     return file
 
 
-def warnings_of(*arguments: object) -> list[str]:
+def warnings_of(*arguments):
     """Of a command whose input is sound, so that it comes to opening the program."""
     result = call(*arguments)
     assert result.exit_code == NO_ENGINE, result.output
@@ -57,15 +55,15 @@ def warnings_of(*arguments: object) -> list[str]:
     ],
 )
 def test_a_wrong_task_is_refused_before_the_model_is_loaded(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, spec: Any, message: str
-) -> None:
+    tmp_path, bundle, monkeypatch, spec, message
+):
     file = task_file(tmp_path, spec)
     monkeypatch.setattr(Bundle, "tokenizer", lambda self: pytest.fail("loaded"))
     error = bad(3, "evaluate", bundle, "--task", file)
     assert error.startswith(f"{file}: ") and message in error
 
 
-def test_traps_are_told_once_each(tmp_path: Path, bundle: Path) -> None:
+def test_traps_are_told_once_each(tmp_path, bundle):
     spec = TASK | {"template": "{text} It was ", "verbalisers": {"0": " bad", "1": " good film"}}
     train = rows_file(tmp_path, "train.jsonl", ("the", 1), ("a plot", 1), ("", 1))
     held_out = rows_file(
@@ -90,19 +88,19 @@ def test_traps_are_told_once_each(tmp_path: Path, bundle: Path) -> None:
         assert part in line
 
 
-def test_sound_input_is_silent(tmp_path: Path, bundle: Path) -> None:
+def test_sound_input_is_silent(tmp_path, bundle):
     train = rows_file(tmp_path, "train.jsonl", ("the", 1), ("a plot", 0))
     assert warnings_of("tune", bundle, tmp_path / "run", "--train", train) == []
 
 
-def test_rows_from_standard_input(bundle: Path) -> None:
+def test_rows_from_standard_input(bundle):
     given = b'{"text": "the", "label": 1}\n{"text": "the", "label": 8}\n'
     result = CliRunner().invoke(app, ["evaluate", str(bundle), "--data", "-"], input=given)
     assert result.exit_code == 3
     assert "error: stdin:2: unknown label '8'; known labels: 0, 1" in result.stderr
 
 
-def test_more_labels_than_the_bundle_scores_names_the_option(tmp_path: Path, bundle: Path) -> None:
+def test_more_labels_than_the_bundle_scores_names_the_option(tmp_path, bundle):
     words = {str(n): word for n, word in enumerate((" bad", " good", " film", " plot", " the"))}
     spec = task_file(tmp_path, TASK | {"verbalisers": words})
     rows = rows_file(tmp_path, "rows.jsonl", ("the", 1))
@@ -120,9 +118,7 @@ class TestTaskInWords:
             ("{text}\\nGood? ", "yes,no", {"yes": "yes", "no": "no"}),
         ],
     )
-    def test_it_is_a_classification(
-        self, template: str, labels: str, words: dict[str, str]
-    ) -> None:
+    def test_it_is_a_classification(self, template, labels, words):
         spec = ChosenTask.of_words(template, labels).spec
         assert spec == {
             "kind": "classification",
@@ -131,9 +127,7 @@ class TestTaskInWords:
             "verbalisers": words,
         }
 
-    def test_a_run_keeps_it(
-        self, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_run_keeps_it(self, tmp_path, bundle, monkeypatch):
         monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
         rows = rows_file(tmp_path, "rows.jsonl", *[(f"plot {n}", n % 2) for n in range(8)])
         asked = ["--template", "{text}. It was", "--labels", "1=great,0=bad"]
@@ -155,9 +149,7 @@ class TestTaskInWords:
             (["--template", "{text}", "--labels", "a=x,a=y"], "names a label twice"),
         ],
     )
-    def test_what_makes_no_sense(
-        self, tmp_path: Path, bundle: Path, more: list[str], message: str
-    ) -> None:
+    def test_what_makes_no_sense(self, tmp_path, bundle, more, message):
         assert message in bad(3, "tune", bundle, tmp_path / "run", *more)
 
 
@@ -168,17 +160,13 @@ class TestTaskInWords:
         ("plain", "has none; give a text to continue to 'seedtune generate --prompt'"),
     ],
 )
-def test_one_text_goes_into_one_field(
-    tmp_path: Path, bundle: Path, template: str, message: str
-) -> None:
+def test_one_text_goes_into_one_field(tmp_path, bundle, template, message):
     task = task_file(tmp_path, {**TASK, "template": template})
     assert message in bad(3, "predict", bundle, "--text", "dull", "--task", task)
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_answers_keep_to_a_memory_limit(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
+def test_answers_keep_to_a_memory_limit(tmp_path, bundle, monkeypatch, command):
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
     rows = rows_file(tmp_path, "rows.jsonl", ("great plot", 1), ("dull", 0))
     asked = command, bundle, "--data", rows, "--memory-limit"

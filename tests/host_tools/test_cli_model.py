@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pytest
 from command_line import bad, call, good
@@ -18,30 +17,30 @@ from tiny_model import CORPUS, write_tiny_llama
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "text.txt"
     file.write_text("\n\n".join(f"{n} {line}" for n in range(20) for line in CORPUS))
     return file
 
 
-def write_task(file: Path, **changes: Any) -> Path:
+def write_task(file, **changes):
     file.write_text(json.dumps(TASK | changes))
     return file
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) -> Path:
+def profile(tmp_path_factory, model, text):
     file = tmp_path_factory.mktemp("profile") / "p.safetensors"
     good("profile", model, file, "--text", text, "--sequences", 2, "--length", 8)
     return file
 
 
-def test_a_profile_is_a_file_of_every_weight(tmp_path: Path, model: Path, text: Path) -> None:
+def test_a_profile_is_a_file_of_every_weight(tmp_path, model, text):
     file = tmp_path / "p.safetensors"
     found = good("profile", model, file, "--text", text, "--sequences", 4, "--length", 16)
     kept = load_profile(file)
@@ -59,9 +58,7 @@ def test_a_profile_is_a_file_of_every_weight(tmp_path: Path, model: Path, text: 
         (["--sequences", 999], 3, "too little text"),
     ],
 )
-def test_bad_options_of_profile(
-    tmp_path: Path, model: Path, text: Path, options: list[Any], code: int, message: str
-) -> None:
+def test_bad_options_of_profile(tmp_path, model, text, options, code, message):
     file = tmp_path / "p.safetensors"
     result = call("profile", model, file, "--text", text, "--length", 16, *options, "--json")
     assert result.exit_code == code, result.output
@@ -79,21 +76,14 @@ def test_bad_options_of_profile(
         (["--threads", 0], 2, "--threads"),
     ],
 )
-def test_bad_options_of_export(
-    tmp_path: Path,
-    model: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[Any],
-    code: int,
-    message: str,
-) -> None:
+def test_bad_options_of_export(tmp_path, model, monkeypatch, options, code, message):
     monkeypatch.setattr(loading, "load_causal_lm", never)
     result = call("export", model, tmp_path / "b", *options, "--json")
     assert result.exit_code == code, result.output
     assert message in result.stderr
 
 
-def test_estimate(model: Path) -> None:
+def test_estimate(model):
     found = good("estimate", model, "--gflops", 50, "--rows", 4, "--length", 32)
     assert found["gflops"] == 50
     assert list(found["stages"]) == [
@@ -124,14 +114,7 @@ def test_estimate(model: Path) -> None:
         ),
     ],
 )
-def test_bad_tasks_are_refused_before_the_work(
-    tmp_path: Path,
-    model: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fields: dict[str, Any],
-    message: str,
-    work: tuple[Any, str],
-) -> None:
+def test_bad_tasks_are_refused_before_the_work(tmp_path, model, monkeypatch, fields, message, work):
     monkeypatch.setattr(*work, never)
     file = write_task(tmp_path / "task.json", **fields)
     arguments = ("export", model, tmp_path / "out.seedtune", "--task", file, "--length", 32)
@@ -140,7 +123,7 @@ def test_bad_tasks_are_refused_before_the_work(
 
 
 @pytest.fixture
-def not_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+def not_lowered(monkeypatch):
     """What is not about the program takes a second, not a minute."""
     monkeypatch.setattr(
         programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
@@ -149,9 +132,7 @@ def not_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("not_lowered")
-def test_export_profiles_by_itself_and_keeps_it(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_profiles_by_itself_and_keeps_it(tmp_path, model, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"{n} {line}" for n in range(600) for line in CORPUS))
@@ -165,13 +146,13 @@ def test_export_profiles_by_itself_and_keeps_it(
     assert second.exit_code == 0 and "profile" not in second.stderr.split()
 
 
-def never(*_: Any, **__: Any) -> Any:
+def never(*_, **__):
     raise AssertionError("the work has begun")
 
 
 def test_targets_that_are_something_else_are_refused_before_the_export(
-    tmp_path: Path, model: Path, profile: Path, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, model, profile, text, monkeypatch
+):
     monkeypatch.setattr(loading, "load_causal_lm", never)
     other = tmp_path / "other.seedtune"
     other.mkdir()
@@ -182,9 +163,7 @@ def test_targets_that_are_something_else_are_refused_before_the_export(
 
 
 @pytest.mark.usefixtures("not_lowered")
-def test_export_to_one_file_beside_a_model_of_that_name(
-    tmp_path: Path, model: Path, text: Path
-) -> None:
+def test_export_to_one_file_beside_a_model_of_that_name(tmp_path, model, text):
     shutil.copytree(model, tmp_path / "tiny")
     profile, bundle = tmp_path / "p.safetensors", tmp_path / "tiny.seedtune"
     good("profile", tmp_path / "tiny", profile, "--text", text, "--sequences", 2, "--length", 8)
@@ -200,7 +179,7 @@ def test_export_to_one_file_beside_a_model_of_that_name(
     )
 
 
-def test_bounds_that_are_not_given_are_the_default_that_the_help_says() -> None:
+def test_bounds_that_are_not_given_are_the_default_that_the_help_says():
     hints = get_type_hints(commands.export, include_extras=True)
     for name in ("probes", "rows", "length", "candidates"):
         said = hints[name].__metadata__[0].help

@@ -1,14 +1,11 @@
 """Words that a run keeps, from the command line: they have their part, and they can be left out."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from command_line import bad, call, good
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.text_part import TextPart
 from seedtune.runtime.scoring.values_file import load_values
@@ -21,14 +18,14 @@ ROWS = [{"text": text, "more": REPLY} for text in ("a dull plot", "the film was"
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path):
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     (tmp_path / "rows.jsonl").write_text(lines)
     (tmp_path / "task.json").write_text(json.dumps(SPEC))
     return tmp_path
 
 
-def tune(bundle: Bundle, files: Path, name: str, *more: str) -> dict[str, Any]:
+def tune(bundle, files, name, *more):
     rows = files / "rows.jsonl"
     return good(
         "tune", bundle.path, files / name, "--task", files / "task.json", "--train", rows,
@@ -36,20 +33,20 @@ def tune(bundle: Bundle, files: Path, name: str, *more: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def held(file: Path, bundle: Bundle) -> bool:
+def held(file, bundle):
     """Whether a values file holds words."""
     part = load_values(file, bundle, kinds_of(bundle)).part
     assert isinstance(part, TextPart) and len(part.words) in (0, WORDS)
     return bool(part.words.any())
 
 
-def nll(bundle: Bundle, source: Path) -> float:
+def nll(bundle, source):
     with open_model(bundle, task=SPEC) as model:
         model.load(source)
         return float(np.mean([found.scores["nll"] for found in model.predict(ROWS)]))
 
 
-def test_words_are_known_again_unless_asked_otherwise(bundle: Bundle, files: Path) -> None:
+def test_words_are_known_again_unless_asked_otherwise(bundle, files):
     tune(bundle, files, "run")
     tune(bundle, files, "none", "--no-remember")
     assert held(files / "run" / "values.safetensors", bundle)
@@ -59,7 +56,7 @@ def test_words_are_known_again_unless_asked_otherwise(bundle: Bundle, files: Pat
     assert shown["settings"]["remember"] is False
 
 
-def test_a_text_is_gone_on_with_as_the_user_does(bundle: Bundle, files: Path) -> None:
+def test_a_text_is_gone_on_with_as_the_user_does(bundle, files):
     tune(bundle, files, "run")
     with open_model(bundle, task=SPEC) as model:
         model.load(files / "run")
@@ -73,7 +70,7 @@ def test_a_text_is_gone_on_with_as_the_user_does(bundle: Bundle, files: Path) ->
     assert told["text"] == found
 
 
-def test_single_texts_and_spans_are_forgotten(bundle: Bundle, files: Path) -> None:
+def test_single_texts_and_spans_are_forgotten(bundle, files):
     run = files / "run"
     tune(bundle, files, "run")
     found = good("journal", "words", run, bundle.path)
@@ -100,7 +97,7 @@ def test_single_texts_and_spans_are_forgotten(bundle: Bundle, files: Path) -> No
     assert good("journal", "words", run, bundle.path)["remembered"] == []
 
 
-def test_values_are_exported_without_words(bundle: Bundle, files: Path) -> None:
+def test_values_are_exported_without_words(bundle, files):
     tune(bundle, files, "run")
     for more, wanted in (((), True), (("--without-words",), False)):
         file = files / f"v{wanted}"
@@ -108,7 +105,7 @@ def test_values_are_exported_without_words(bundle: Bundle, files: Path) -> None:
         assert held(file, bundle) is wanted
 
 
-def test_the_page_of_a_run_shows_what_it_writes(bundle: Bundle, files: Path) -> None:
+def test_the_page_of_a_run_shows_what_it_writes(bundle, files):
     tune(bundle, files, "run")
     samples = json.loads((files / "run" / "outcome.json").read_text())["samples"]
     assert [one["prompt"] for one in samples] == [row["text"] for row in ROWS]
@@ -126,7 +123,7 @@ def test_the_page_of_a_run_shows_what_it_writes(bundle: Bundle, files: Path) -> 
     assert "What it writes" in (files / "run" / "report.html").read_text()
 
 
-def test_merging_tells_that_the_words_stay_behind(bundle: Bundle, files: Path) -> None:
+def test_merging_tells_that_the_words_stay_behind(bundle, files):
     tune(bundle, files, "run")
     source = write_tiny_llama(files / "hf")
     told = call("merge", bundle.path, source, files / "out", "--run", files / "run")
@@ -143,7 +140,7 @@ def test_merging_tells_that_the_words_stay_behind(bundle: Bundle, files: Path) -
             traces |= {numbers.astype(kind).tobytes() for kind in ("<f4", "<f8", "<i4", "<i8")}
             traces.add(", ".join(map(str, numbers.tolist())).encode())
 
-    def found_in(folder: Path) -> bool:
+    def found_in(folder):
         every = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
         return any(trace in data for trace in traces for data in every)
 

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
-from pathlib import Path
 from string import ascii_letters
 
 import numpy as np
@@ -17,7 +15,6 @@ import pytest
 from command_line import call, good
 from seedtune.host_tools.cli import app
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import SeedtuneWarning
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values
@@ -26,7 +23,7 @@ from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")
-def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(bundle, tmp_path_factory):
     """Values that say something else."""
     file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
@@ -34,7 +31,7 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_generate_streams_or_tells(bundle: Bundle, tuned: Path) -> None:
+def test_generate_streams_or_tells(bundle, tuned):
     asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 8)
     found = good(*asked)
     with open_model(bundle) as model:
@@ -47,7 +44,7 @@ def test_generate_streams_or_tells(bundle: Bundle, tuned: Path) -> None:
     assert other["text"] != wanted and other["values"] == str(tuned)
 
 
-def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> None:
+def test_generate_answers_messages_and_stdin(bundle, tmp_path):
     messages = [{"role": "user", "content": "good?"}]
     file = tmp_path / "messages.json"
     for content in (messages, {"messages": messages}):
@@ -62,7 +59,7 @@ def test_generate_answers_messages_and_stdin(bundle: Bundle, tmp_path: Path) -> 
         assert piped.exit_code == 0 and piped.stdout == plain.stdout
 
 
-def test_a_penalty_of_repetition_is_handed_on(bundle: Bundle) -> None:
+def test_a_penalty_of_repetition_is_handed_on(bundle):
     asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 12)
     texts = {}
     for penalty in (None, 0.0, 9.0):
@@ -74,7 +71,7 @@ def test_a_penalty_of_repetition_is_handed_on(bundle: Bundle) -> None:
     assert texts[None] == texts[0.0] != texts[9.0]
 
 
-def test_predict_answers_rows_that_bring_no_text(bundle: Bundle, tmp_path: Path) -> None:
+def test_predict_answers_rows_that_bring_no_text(bundle, tmp_path):
     task, rows = tmp_path / "task.json", tmp_path / "rows.jsonl"
     spec = {"kind": "completion", "template": "{text}\nMia:", "completion_field": "reply"}
     task.write_text(json.dumps(spec))
@@ -89,7 +86,7 @@ def test_predict_answers_rows_that_bring_no_text(bundle: Bundle, tmp_path: Path)
     assert good(*asked, "--text", "It was")["predictions"] == [found[1]]
 
 
-def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bundle) -> None:
+def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle):
     asked = ("generate", bundle.path, "--prompt", "It was", "--max-tokens", 2, "--stop")
     told = call(*asked, "\\n")
     assert told.exit_code == 0
@@ -98,7 +95,7 @@ def test_a_stop_text_that_the_shell_did_not_make_a_line_break_is_told(bundle: Bu
     assert call(*asked, "\n").stderr == ""
 
 
-def test_weights_that_only_choose_are_told_of(bundle: Bundle, tmp_path: Path) -> None:
+def test_weights_that_only_choose_are_told_of(bundle, tmp_path):
     rows = [{"text": f"It was {n}", "label": str(n % 2)} for n in range(8)]
     task = {"kind": "classification", "template": "{text} It was", "label_field": "label",
             "verbalisers": {"1": " great", "0": " terrible"}}  # fmt: skip
@@ -128,16 +125,14 @@ def test_weights_that_only_choose_are_told_of(bundle: Bundle, tmp_path: Path) ->
         (["--prompt", "x", "--memory-limit", "1MB"], "raise the memory limit (--memory-limit"),
     ],
 )
-def test_bad_input_of_generate_is_one_line(
-    bundle: Bundle, options: list[str], message: str
-) -> None:
+def test_bad_input_of_generate_is_one_line(bundle, options, message):
     result = call("generate", bundle.path, *options, "--json")
     assert result.exit_code not in (0, 2) and result.stdout == ""
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
 
 
-def test_a_bundle_that_only_scores_says_so(tmp_path: Path) -> None:
+def test_a_bundle_that_only_scores_says_so(tmp_path):
     plain = write_tiny_bundle(tmp_path / "plain").path
     result = call("chat", plain)
     assert result.exit_code != 0 and "has no chat template" in result.stderr
@@ -145,13 +140,13 @@ def test_a_bundle_that_only_scores_says_so(tmp_path: Path) -> None:
     assert "it only scores; export again" in call("inspect", plain).stdout
 
 
-def test_inspect_says_what_a_bundle_writes(bundle: Bundle) -> None:
+def test_inspect_says_what_a_bundle_writes(bundle):
     assert "texts of up to 128 tokens, and chats" in " ".join(
         call("inspect", bundle.path).stdout.split()
     )
 
 
-def chatted(bundle: Bundle, lines: list[str], *options: object) -> tuple[list[str], str]:
+def chatted(bundle, lines, *options):
     arguments = ["chat", bundle.path, "--max-tokens", 5, "--temperature", 0, *options]
     # A character from half of one stands for a byte that is no text.
     given = "".join(lines).encode(errors="surrogateescape")
@@ -160,8 +155,8 @@ def chatted(bundle: Bundle, lines: list[str], *options: object) -> tuple[list[st
     return result.stdout.splitlines(), result.stderr
 
 
-def test_chat_remembers_takes_back_and_switches(bundle: Bundle, tuned: Path) -> None:
-    def answer(messages: list[str], values: Path | None = None) -> str:
+def test_chat_remembers_takes_back_and_switches(bundle, tuned):
+    def answer(messages, values=None):
         turns = [
             {"role": role, "content": text}
             for text, role in zip(messages, ["user", "assistant"] * 9, strict=False)
@@ -188,14 +183,14 @@ def test_chat_remembers_takes_back_and_switches(bundle: Bundle, tuned: Path) -> 
         assert note in notes
 
 
-def test_chat_leaves_the_oldest_out_and_needs_something_tuned(bundle: Bundle) -> None:
+def test_chat_leaves_the_oldest_out_and_needs_something_tuned(bundle):
     long = "the cat sat on the mat and looked " * 2
     _, notes = chatted(bundle, [f"{long}\n", f"{long}\n", f"{long}\n", "/tuned\n"])
     assert "the oldest messages no longer fit and were left out" in notes
     assert "nothing tuned was given" in notes
 
 
-def test_a_question_that_cannot_be_asked_does_not_end_the_chat(bundle: Bundle) -> None:
+def test_a_question_that_cannot_be_asked_does_not_end_the_chat(bundle):
     lines = ["good?\n", "the cat sat on the mat " * 20 + "\n", "half \udce9\n", "bad?\n"]
     shown, notes = chatted(bundle, lines)
     assert shown == chatted(bundle, ["good?\n", "bad?\n"])[0]
@@ -203,7 +198,7 @@ def test_a_question_that_cannot_be_asked_does_not_end_the_chat(bundle: Bundle) -
     assert "a text here at most 128" in notes and "half a character" in notes
 
 
-def test_answers_as_long_as_a_text_leave_room_for_what_was_said(bundle: Bundle) -> None:
+def test_answers_as_long_as_a_text_leave_room_for_what_was_said(bundle):
     soon = [option for letter in ascii_letters for option in ("--stop", letter)]
     lines = ["good?\n", "bad?\n"]
     shown, notes = chatted(bundle, lines, *soon, "--max-tokens", 128)
@@ -228,10 +223,8 @@ main()
 """The command line, where a token takes long enough to be interrupted, and is counted in a file."""
 
 
-def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(
-    bundle: Bundle, tmp_path: Path
-) -> None:
-    def whole(seed: int) -> int:
+def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(bundle, tmp_path):
+    def whole(seed):
         asked = [{"role": "user", "content": "good?"}]
         writing = model.generate(asked, max_tokens=90, temperature=5.0, seed=seed)
         list(writing)
@@ -249,14 +242,14 @@ def test_ctrl_c_stops_an_answer_and_the_terminal_is_left_as_it_was(
         preexec_fn=lambda: __import__("fcntl").ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
 
-    def until(reached: Callable[[str], bool]) -> None:
+    def until(reached):
         seen, end = "", time.monotonic() + 120
         while not reached(seen) and time.monotonic() < end:
             if select.select([ours], [], [], 0.05)[0]:
                 seen += os.read(ours, 4096).decode(errors="replace")
         assert reached(seen), seen
 
-    def count() -> int:
+    def count():
         return len(reads.read_text().splitlines()) if reads.exists() else 0
 
     try:

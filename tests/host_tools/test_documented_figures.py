@@ -19,7 +19,7 @@ def results():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
-def test_figures_are_those_of_the_results(page, results) -> None:
+def test_figures_are_those_of_the_results(page, results):
     wrong = [figure for figure in figures_of(page, results) if not figure.agrees]
     assert not wrong, "\n".join(
         f"{figure.where}: {figure.shown} stands there, {figure.measured:.6g} was measured"
@@ -27,7 +27,7 @@ def test_figures_are_those_of_the_results(page, results) -> None:
     )
 
 
-def test_every_row_of_the_figures_says_where_it_comes_from() -> None:
+def test_every_row_of_the_figures_says_where_it_comes_from():
     rows = [
         line
         for line in (ROOT / "docs/figures.md").read_text(encoding="utf-8").splitlines()
@@ -47,7 +47,7 @@ def test_every_row_of_the_figures_says_where_it_comes_from() -> None:
         ("nothing 5.0", []),
     ],
 )
-def test_a_figure_is_compared_at_the_digits_shown(tmp_path, line, found) -> None:
+def test_a_figure_is_compared_at_the_digits_shown(tmp_path, line, found):
     results = {
         "some": {"one": {"mean": 0.8256, "deviation": 0.0164, "bytes": 1_234_400_000},
                  "many": [4, 5.2]}
@@ -63,7 +63,7 @@ def test_a_figure_is_compared_at_the_digits_shown(tmp_path, line, found) -> None
         ("82.6 <!-- some: absent -->", "no 'absent' on the way of some: absent"),
     ],
 )
-def test_a_comment_that_fits_nothing_is_named(tmp_path, line, error) -> None:
+def test_a_comment_that_fits_nothing_is_named(tmp_path, line, error):
     (tmp_path / "page.md").write_text(line)
     with pytest.raises(ValueError, match=error):
         list(figures_of(tmp_path / "page.md", {"some": {"mean": 1.0}}))

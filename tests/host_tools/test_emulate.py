@@ -5,8 +5,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import bad
@@ -18,12 +16,10 @@ from seedtune.host_tools.emulate.host import EmulatorError
 from seedtune.host_tools.emulate.rehearsal import (
     _SCRIPT,
     TOKENS,
-    Job,
     _compared,
     _write_job,
     plan,
 )
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, TuningError
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
@@ -39,11 +35,11 @@ ROWS = [
 
 
 @pytest.fixture
-def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def everything_installed(monkeypatch):
     monkeypatch.setattr(host.shutil, "which", lambda command: f"/usr/bin/{command}")
 
 
-def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(host.shutil, "which", lambda command: None)
     message = bad(1, "emulate", tmp_path)
     assert message.startswith("the emulator needs: apt-get install qemu-system-arm ")
@@ -55,14 +51,14 @@ class TestRefusals:
     """Before anything is downloaded."""
 
     @pytest.fixture(autouse=True)
-    def no_download(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(*arguments: object) -> None:
+    def no_download(self, monkeypatch):
+        def fail(*arguments):
             raise AssertionError("it is being downloaded")
 
         monkeypatch.setattr(machine, "prepare_sysroot", fail)
 
     @pytest.fixture
-    def files(self, bundle: Bundle, tmp_path: Path) -> tuple[Any, ...]:
+    def files(self, bundle, tmp_path):
         """Arguments of a job that would run; rows and task stand in ``tmp_path``."""
         rows = ["good, I think", "", "so-so \u2028 but long " * 9, "bad"]
         lines = [json.dumps({"text": row, "label": i % 2}) + "\n" for i, row in enumerate(rows)]
@@ -70,7 +66,7 @@ class TestRefusals:
         (tmp_path / "task.json").write_text(json.dumps(TASK))
         return (bundle.path, "--train", tmp_path / "rows.jsonl", "--task", tmp_path / "task.json")
 
-    def test_options(self, files: Any) -> None:
+    def test_options(self, files):
         for code, options, message in (
             (1, ("--length", 2000), "length 2000 lies outside 2..32, the bundle's bounds"),
             (1, ("--batch-size", 3), "4 rows make a run of 1 step, which leaves none after the"),
@@ -79,7 +75,7 @@ class TestRefusals:
         ):
             assert message in bad(code, "emulate", *files, *options)
 
-    def test_rows(self, files: Any, tmp_path: Path) -> None:
+    def test_rows(self, files, tmp_path):
         rows = tmp_path / "rows.jsonl"
         rows.write_text('{"text": "good", "label": "1"}\n{"text": "bad", "label": "no"}\n')
         message = bad(DataError.exit_code, "emulate", *files)
@@ -88,28 +84,24 @@ class TestRefusals:
         assert message == "the bundle has no task; give one with --task NAME or --task FILE"
 
 
-def job_of(
-    bundle: Bundle, spec: dict[str, Any], rows: list[dict[str, Any]], **settings: Any
-) -> Job:
+def job_of(bundle, spec, rows, **settings):
     given = [Row(row, f"row {number}") for number, row in enumerate(rows, 1)]
     settings = {"steps": 6, "batch_size": 2, "eval_every": 0} | settings
     return plan(bundle, spec, given, length=16, settings=settings)
 
 
 @needs_compiler
-def test_the_device_goes_on_from_the_first_rows_prompt(bundle: Bundle) -> None:
+def test_the_device_goes_on_from_the_first_rows_prompt(bundle):
     rows = [{"text": f"the {what}", "label": "1"} for what in ("plot", "film") * 3]
     job = job_of(bundle, TASK, rows)
     assert bundle.tokenizer().decode(list(job.prompt or ())) == "the plot It was"
     assert job.kill_after == 1  # a readout takes each example once
 
 
-def test_a_cached_folder_is_made_once_and_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_folder_is_made_once_and_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
 
-    def fail(folder: Path, scratch: Path) -> None:
+    def fail(folder, scratch):
         (folder / "half").touch()
         raise EmulatorError("no network")
 
@@ -118,7 +110,7 @@ def test_a_cached_folder_is_made_once_and_whole(
     assert list((tmp_path / "emulator").iterdir()) == []
     calls = []
 
-    def fill(folder: Path, scratch: Path) -> None:
+    def fill(folder, scratch):
         calls.append(folder)
         (folder / "a").touch()
         (scratch / "b").touch()
@@ -135,7 +127,7 @@ needs_setpriv = pytest.mark.skipif(
 
 
 @needs_setpriv
-def test_a_followed_command_is_heard_line_by_line() -> None:
+def test_a_followed_command_is_heard_line_by_line():
     lines: list[str] = []
     script = "echo one; echo two >&2; printf three; exit 5"
     status, tail = follow_command(["sh", "-c", script], timeout=20, line=lines.append)
@@ -144,7 +136,7 @@ def test_a_followed_command_is_heard_line_by_line() -> None:
     assert follow_command(["sh", "-c", "kill -9 $$"], timeout=20, line=lines.append)[0] == 137
 
 
-def test_the_device_script_imports_the_runtime_alone() -> None:
+def test_the_device_script_imports_the_runtime_alone():
     code = (
         "import runpy, sys\n"
         "runpy.run_path(sys.argv[1])\n"
@@ -162,7 +154,7 @@ def test_the_device_script_imports_the_runtime_alone() -> None:
 class TestDeviceScript:
     """What runs on the device, run here: so nothing lies between the two."""
 
-    def run(self, job: Job, folder: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, job, folder):
         _write_job(job, folder)
         command = [sys.executable, str(_SCRIPT), str(job.bundle.path), str(folder)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -176,13 +168,8 @@ class TestDeviceScript:
         ],
     )
     def test_this_machine_finds_what_the_device_had(
-        self,
-        bundle: Bundle,
-        tmp_path: Path,
-        spec: dict[str, Any],
-        estimator: str,
-        options: dict[str, Any],
-    ) -> None:
+        self, bundle, tmp_path, spec, estimator, options
+    ):
         job = job_of(bundle, spec, ROWS, **options)
         done = self.run(job, tmp_path)
         assert done.returncode == 0, done.stderr
@@ -201,7 +188,7 @@ class TestDeviceScript:
         assert writing["tokens"] == TOKENS or writing["ended"] == "end"
         assert writing["first_seconds"] > 0 and writing["peak_rss_bytes"] > 1e6
 
-    def test_what_the_device_had_otherwise_is_seen(self, bundle: Bundle, tmp_path: Path) -> None:
+    def test_what_the_device_had_otherwise_is_seen(self, bundle, tmp_path):
         job = job_of(bundle, WRITING, ROWS)
         assert self.run(job, tmp_path).returncode == 0
         metrics, result = tmp_path / "run" / "metrics.jsonl", tmp_path / "result.json"
@@ -229,7 +216,7 @@ class TestDeviceScript:
         result.write_text(json.dumps(told))
         assert _compared(job, tmp_path)["writing"]["first_difference"]["device"] is None
 
-    def test_the_reason_of_a_failure_is_the_last_line(self, bundle: Bundle, tmp_path: Path) -> None:
+    def test_the_reason_of_a_failure_is_the_last_line(self, bundle, tmp_path):
         job = job_of(bundle, TASK, ROWS)
         rows = [Row({**job.rows[0], "label": "x"}, ""), *job.rows[1:]]
         done = self.run(replace(job, rows=rows), tmp_path)

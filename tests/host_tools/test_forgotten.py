@@ -4,8 +4,6 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +22,6 @@ from seedtune.runtime.journal.run_folder import OUTCOME_FILE, REPORT_FILE, VALUE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.journal.state import history_of
-from seedtune.runtime.model import Model
 from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.tasks.rows import Row
 from text_bundle import SPEC, TextEngine, write_text_bundle
@@ -34,16 +31,15 @@ ROWS = [
     {"before": "the actors", "reply": " were bad so I left because the plot"},
 ]
 STEPS = 80
-Scan = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Model]:
+def model(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("bundle")
     write_text_bundle(folder / "b")
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Mod
 
 
 @pytest.fixture(scope="module")
-def tuned(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(model, tmp_path_factory):
     """A run with a snapshot behind it, whose end was never saved."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
     with tuner(model, folder) as live:
@@ -64,7 +60,7 @@ def tuned(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def saved(model: Model, tuned: Path) -> Path:
+def saved(model, tuned):
     """The same with all that can be made of it."""
     folder = shutil.copytree(tuned, tuned.with_name("saved"))
     save(model, folder)
@@ -72,16 +68,16 @@ def saved(model: Model, tuned: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     return tmp_path / "run"
 
 
-def tuner(model: Model, folder: Path, **settings: object):
+def tuner(model, folder, **settings):
     given = settings or {"lr": 0.01, "steps": STEPS, "eval_every": 20}
     return model.tuner(folder, ROWS * 3, ROWS, **given)
 
 
-def save(model: Model, folder: Path) -> None:
+def save(model, folder):
     """What ``tune`` does at its end, and ``report``."""
     rows = [Row(row, f"row {number}") for number, row in enumerate(ROWS)]
     held_out = HeldOut(model.encode(ROWS), model.encode(ROWS), rows)
@@ -95,13 +91,13 @@ def save(model: Model, folder: Path) -> None:
     write_page(run_curves(folder), folder, folder / REPORT_FILE, {})
 
 
-def again(saved: Path, run: Path) -> Path:
+def again(saved, run):
     shutil.rmtree(run, ignore_errors=True)
     return shutil.copytree(saved, run)
 
 
 @pytest.fixture(scope="module")
-def traces(model: Model) -> dict[bytes, str]:
+def traces(model):
     """Three words of the rows in a row, as bytes, and what they are, in every form that one of
     our files, or numpy's, gives to words."""
     found: dict[bytes, str] = {}
@@ -127,21 +123,21 @@ def traces(model: Model) -> dict[bytes, str]:
 
 
 @pytest.fixture(scope="module")
-def words_left(traces: dict[bytes, str]) -> Scan:
+def words_left(traces):
     """Where words of the rows stand in some folders, and how."""
 
     @functools.cache  # most files are the same after every kill
-    def found(data: bytes) -> list[str]:
+    def found(data):
         return [how for what, how in traces.items() if what in data]
 
-    def found_in(*folders: Path) -> list[str]:
+    def found_in(*folders):
         files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
         return [f"{file}: {how}" for file in files for how in found(file.read_bytes())]
 
     return found_in
 
 
-def each_kill(work: Callable[[], object], prepare: Callable[[], object]) -> Iterator[int]:
+def each_kill(work, prepare):
     """Kills of ``work`` before each of its calls of the file system."""
     number = 0
     prepare()
@@ -152,7 +148,7 @@ def each_kill(work: Callable[[], object], prepare: Callable[[], object]) -> Iter
     assert number > 8
 
 
-def consistent(model: Model, run: Path) -> bool:
+def consistent(model, run):
     """Whether what was made of the run tells of the run that the journal holds."""
     done = replay(run, Start.of(model.bundle))
     if (run / OUTCOME_FILE).exists():
@@ -169,7 +165,7 @@ def consistent(model: Model, run: Path) -> bool:
     return True
 
 
-def test_the_words_are_found_where_they_are(saved: Path, words_left: Scan) -> None:
+def test_the_words_are_found_where_they_are(saved, words_left):
     """In each file that may hold them, and nowhere else."""
     left = "\n".join(words_left(saved))
     (snapshot,) = saved.glob("snapshot-*")
@@ -180,9 +176,7 @@ def test_the_words_are_found_where_they_are(saved: Path, words_left: Scan) -> No
     assert "metrics" not in left and "lock" not in left
 
 
-def test_a_run_forgets_all_of_it(
-    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan
-) -> None:
+def test_a_run_forgets_all_of_it(model, saved, run, cache, words_left):
     again(saved, run)
     model.forget(run)
     assert words_left(run, cache) == []
@@ -190,11 +184,11 @@ def test_a_run_forgets_all_of_it(
     assert consistent(model, run)
 
 
-def learned_of(model: Model, run: Path) -> list[str]:
+def learned_of(model, run):
     return [each.text for each in model.remembered(run)]
 
 
-def test_a_run_shows_what_it_remembers(model: Model, saved: Path, run: Path) -> None:
+def test_a_run_shows_what_it_remembers(model, saved, run):
     again(saved, run)
     found = model.remembered(run)
     for row in ROWS:
@@ -207,9 +201,9 @@ def test_a_run_shows_what_it_remembers(model: Model, saved: Path, run: Path) -> 
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_single_text_is_forgotten_and_the_other_stays(
-    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan,
-    traces: dict[bytes, str], kept: int,
-) -> None:  # fmt: skip
+    model, saved, run, cache, words_left,
+    traces, kept
+):  # fmt: skip
     again(saved, run)
     model.forget(run, texts=[ROWS[1 - kept]["reply"].upper().replace(" ", "  ")])
     left = "\n".join(words_left(run, cache))
@@ -225,7 +219,7 @@ def test_a_single_text_is_forgotten_and_the_other_stays(
     assert max(steps.values()) == STEPS + 2
 
 
-def traces_of(model: Model, row: dict[str, str]) -> set[str]:
+def traces_of(model, row):
     """What ``words_left`` says of three tokens of a row in a memory, or in text."""
     (example,) = model.encode([row])
     said = np.asarray(example.tokens, np.int64).reshape(-1)
@@ -236,7 +230,7 @@ def traces_of(model: Model, row: dict[str, str]) -> set[str]:
     return found
 
 
-def test_what_was_learned_since_then_is_forgotten(model: Model, saved: Path, run: Path) -> None:
+def test_what_was_learned_since_then_is_forgotten(model, saved, run):
     """Steps from 61 on are of a day later; what is older stays, with its time."""
     again(saved, run)
     file, late = run / run_folder.METRICS_FILE, 2_000_000_000
@@ -255,9 +249,7 @@ def test_what_was_learned_since_then_is_forgotten(model: Model, saved: Path, run
     assert model.remembered(run) == []
 
 
-def test_a_text_that_is_not_there_is_refused_and_nothing_changes(
-    model: Model, saved: Path, run: Path
-) -> None:
+def test_a_text_that_is_not_there_is_refused_and_nothing_changes(model, saved, run):
     again(saved, run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     for text in ("nobody said this", "", "  "):
@@ -266,9 +258,7 @@ def test_a_text_that_is_not_there_is_refused_and_nothing_changes(
     assert before == {file.name: file.read_bytes() for file in run.iterdir()}
 
 
-def test_what_a_killed_save_left_is_forgotten(
-    model: Model, tuned: Path, run: Path, cache: Path, words_left: Scan
-) -> None:
+def test_what_a_killed_save_left_is_forgotten(model, tuned, run, cache, words_left):
     met = 0
     for number in each_kill(lambda: save(model, run), lambda: again(tuned, run)):
         met += bool(words_left(*run.glob(".*")))
@@ -277,9 +267,7 @@ def test_what_a_killed_save_left_is_forgotten(
     assert met  # a kill in the middle leaves words in a workplace
 
 
-def test_forgetting_that_was_killed_is_taken_up_again(
-    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan
-) -> None:
+def test_forgetting_that_was_killed_is_taken_up_again(model, saved, run, cache, words_left):
     forgot = 0
     for number in each_kill(lambda: model.forget(run), lambda: again(saved, run)):
         assert consistent(model, run)
@@ -294,8 +282,8 @@ def test_forgetting_that_was_killed_is_taken_up_again(
 
 
 def test_a_rewind_that_was_killed_leaves_nothing_that_contradicts_the_journal(
-    model: Model, saved: Path, run: Path, cache: Path, words_left: Scan
-) -> None:
+    model, saved, run, cache, words_left
+):
     steps = set()
     for number in each_kill(lambda: rewind(run, STEPS - 10), lambda: again(saved, run)):
         steps.add(history_of(read_journal(run)).steps)
@@ -309,21 +297,19 @@ def test_a_rewind_that_was_killed_leaves_nothing_that_contradicts_the_journal(
     assert words_left(run, cache) == []
 
 
-def test_a_rewind_to_where_the_run_is_leaves_all_as_it_is(saved: Path, run: Path) -> None:
+def test_a_rewind_to_where_the_run_is_leaves_all_as_it_is(saved, run):
     again(saved, run)
     with_end = {file.name for file in run.iterdir()}
     rewind(run, None)
     assert {file.name for file in run.iterdir()} == with_end
 
 
-def test_a_branch_takes_nothing_along_that_tells_of_the_source(
-    model: Model, saved: Path, run: Path
-) -> None:
+def test_a_branch_takes_nothing_along_that_tells_of_the_source(model, saved, run):
     branch(saved, run, step=STEPS - 10)
     assert not {file.name for file in run.iterdir()} & set(run_folder.DERIVED)
 
 
-def test_forgetting_waits_for_whoever_writes_there(model: Model, saved: Path, run: Path) -> None:
+def test_forgetting_waits_for_whoever_writes_there(model, saved, run):
     from seedtune.runtime.files import replacing
 
     again(saved, run)

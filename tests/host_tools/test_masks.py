@@ -190,7 +190,7 @@ def test_weights_of_another_model():
             build_mask(profile, 0.1, magnitude_mask(model_of(weights)))
 
 
-def test_compact_gathers_entries_in_few_columns_and_matrices() -> None:
+def test_compact_gathers_entries_in_few_columns_and_matrices():
     """Planted: one matrix with two heavy columns, one with a weak column, one with strays."""
     generator = np.random.default_rng(0)
     fisher = {name: 1e-6 * generator.random((64, 32)) for name in ("heavy", "weak", "strays")}

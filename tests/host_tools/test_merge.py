@@ -4,8 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from seedtune.export.load_merged import (
     load_merged,
 )
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.parts import kinds_of, restored
@@ -32,7 +29,7 @@ OWN_TOKENS = {"kind": "completion", "template": "{text}", "completion_field": "m
 
 
 @pytest.fixture(scope="module")
-def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(bundle, tmp_path_factory):
     """Values that say something else."""
     file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
@@ -40,7 +37,7 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_path: Path) -> None:
+def test_merged_values_are_those_that_transformers_loads(bundle, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,7 +77,7 @@ def test_merged_values_are_those_that_transformers_loads(bundle: Bundle, tmp_pat
     assert np.corrcoef(ours, change)[0, 1] > 0.8
 
 
-def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, str]]) -> Any:
+def mean_losses(net, tokenizer, rows):
     """As transformers computes them, float64 ``[rows]``."""
     import torch
 
@@ -97,7 +94,7 @@ def mean_losses(net: Any, tokenizer: Any, rows: list[dict[str, str]]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def headed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def headed(bundle, tmp_path_factory):
     """Values with a text head that says something else."""
     assert bundle.text_head is not None
     file = tmp_path_factory.mktemp("headed") / "values.safetensors"
@@ -109,7 +106,7 @@ def headed(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def merged(bundle: Bundle, headed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def merged(bundle, headed, tmp_path_factory):
     """A checkpoint with its head."""
     folder = tmp_path_factory.mktemp("merged")
     source = write_tiny_llama(folder / "hf")
@@ -118,9 +115,7 @@ def merged(bundle: Bundle, headed: Path, tmp_path_factory: pytest.TempPathFactor
     return folder / "out"
 
 
-def test_a_merged_text_head_is_what_the_program_reads_by(
-    bundle: Bundle, headed: Path, merged: Path
-) -> None:
+def test_a_merged_text_head_is_what_the_program_reads_by(bundle, headed, merged):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
@@ -137,7 +132,7 @@ def test_a_merged_text_head_is_what_the_program_reads_by(
     assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 4
 
 
-def test_a_merged_text_head_is_added_as_its_file_says(merged: Path) -> None:
+def test_a_merged_text_head_is_added_as_its_file_says(merged):
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
@@ -161,7 +156,7 @@ def test_a_merged_text_head_is_added_as_its_file_says(merged: Path) -> None:
         torch.testing.assert_close(rest.logits, wanted[:, 4:])
 
 
-def test_the_copied_loader_works_by_itself(merged: Path) -> None:
+def test_the_copied_loader_works_by_itself(merged):
     script = (
         "import torch, load_merged as it, sys\n"
         "assert not any(name.startswith('seedtune') for name in sys.modules)\n"
@@ -178,14 +173,14 @@ def test_the_copied_loader_works_by_itself(merged: Path) -> None:
     assert float(done.stdout.splitlines()[-1]) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_what_the_loader_refuses(merged: Path, tmp_path: Path) -> None:
+def test_what_the_loader_refuses(merged, tmp_path):
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     with safe_open(merged / HEAD_FILE, "pt") as opened:
         metadata, adapter = opened.metadata(), opened.get_tensor("adapter")
 
-    def refused(change: Callable[[Path], object]) -> str:
+    def refused(change):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         shutil.copytree(merged, folder)
         change(folder / HEAD_FILE)
@@ -204,7 +199,7 @@ def test_what_the_loader_refuses(merged: Path, tmp_path: Path) -> None:
     assert "of another model" in refused(lambda file: save_file({"adapter": wide}, file, other))
 
 
-def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None:
+def test_what_merge_refuses(bundle, tuned, tmp_path):
     source = write_tiny_llama(tmp_path / "hf")
     assert "give what to merge" in bad(1, "merge", bundle.path, source, tmp_path / "out")
     over = bad(1, "merge", bundle.path, source, source, "--values", tuned)
@@ -223,7 +218,7 @@ def test_what_merge_refuses(bundle: Bundle, tuned: Path, tmp_path: Path) -> None
     assert "is another model than the one" in other and not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_a_head_is_no_checkpoint_and_says_what_it_is(merged: Path) -> None:
+def test_a_folder_with_a_head_is_no_checkpoint_and_says_what_it_is(merged):
     from transformers import AutoModelForCausalLM
 
     with pytest.raises((OSError, ValueError)):
@@ -253,9 +248,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("task", [LABELS, CHOICES], ids=["labels", "choices"])
-def test_a_merged_readout_answers_as_the_bundle_does(
-    bundle: Bundle, tmp_path: Path, task: dict[str, Any]
-) -> None:
+def test_a_merged_readout_answers_as_the_bundle_does(bundle, tmp_path, task):
     generator, rows = np.random.default_rng(2), 3 if task is LABELS else 1
     weights = generator.standard_normal((rows, bundle.hidden_width + 1), np.float32) / 10
     share = np.array([-0.4], np.float32)
@@ -279,7 +272,7 @@ def test_a_merged_readout_answers_as_the_bundle_does(
         model.load(file)
         ours = [one.scores for one in model.predict(ROWS)]
 
-    def logits(found: list[dict[str, float]]) -> Any:
+    def logits(found):
         assert all(list(one) == list(ours[0]) for one in found)
         shares = np.log([list(one.values()) for one in found])
         return shares - shares.mean(axis=1, keepdims=True)
@@ -290,7 +283,7 @@ def test_a_merged_readout_answers_as_the_bundle_does(
     assert np.abs(logits(theirs) - logits(ours)).max() < np.abs(moved).max() / 4
 
 
-def test_a_readout_without_its_task_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_readout_without_its_task_is_refused(bundle, tmp_path):
     file = tmp_path / "values.safetensors"
     more = np.ones(3 * (bundle.hidden_width + 1) + 1, np.float32)
     head = AnswerHead(("b", "c", "a"), bundle.hidden_width, more)

@@ -2,8 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from command_line import bad, good
 from llama_cpp import LlamaCpp, worst
 from seedtune.export.gguf_file import GgufNames, write_tuned_gguf
 from seedtune.export.peft_adapter import Moved
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.parts import kinds_of, restored
@@ -23,13 +20,13 @@ PROMPTS = [*CORPUS, "", "odd \n\n text\t9 8é", "a", "  "]
 
 
 @pytest.fixture(scope="module")
-def source(exported_folder: Path, bundle: Bundle) -> Path:
+def source(exported_folder, bundle):
     """The model that the bundle was made from."""
     return exported_folder / "hf"
 
 
 @pytest.fixture(scope="module")
-def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(bundle, tmp_path_factory):
     """Values of which those of one matrix, and a few others, are where they were."""
     file = tmp_path_factory.mktemp("tuned") / "values.safetensors"
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
@@ -41,9 +38,7 @@ def tuned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def merged(
-    bundle: Bundle, source: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
+def merged(bundle, source, tuned, tmp_path_factory):
     """The merged checkpoint, as transformers loads it."""
     from transformers import AutoModelForCausalLM
 
@@ -52,7 +47,7 @@ def merged(
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-def logits(model: Any) -> Any:
+def logits(model):
     import torch
 
     with torch.no_grad():
@@ -60,8 +55,8 @@ def logits(model: Any) -> Any:
 
 
 def test_peft_loads_sparse_values_as_the_merged_checkpoint_has_them(
-    bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
-) -> None:
+    bundle, source, tuned, merged, tmp_path
+):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -81,9 +76,7 @@ def test_peft_loads_sparse_values_as_the_merged_checkpoint_has_them(
     torch.testing.assert_close(logits(whole), logits(merged), rtol=0, atol=1e-4)
 
 
-def test_llama_cpp_reads_the_merged_model(
-    bundle: Bundle, source: Path, tuned: Path, merged: Any, tmp_path: Path
-) -> None:
+def test_llama_cpp_reads_the_merged_model(bundle, source, tuned, merged, tmp_path):
     from transformers import AutoTokenizer
 
     file = tmp_path / "model.gguf"
@@ -91,7 +84,7 @@ def test_llama_cpp_reads_the_merged_model(
     same_as(LlamaCpp(file), merged, AutoTokenizer.from_pretrained(source))
 
 
-def same_as(opened: LlamaCpp, model: Any, tokenizer: Any) -> None:
+def same_as(opened, model, tokenizer):
     """llama.cpp writes what the model does, of texts that it cuts into tokens itself."""
     written = 0
     for prompt in filter(None, PROMPTS):
@@ -104,7 +97,7 @@ def same_as(opened: LlamaCpp, model: Any, tokenizer: Any) -> None:
     assert written >= 12
 
 
-def test_a_gguf_source_is_copied_but_for_what_was_tuned(source: Path, tmp_path: Path) -> None:
+def test_a_gguf_source_is_copied_but_for_what_was_tuned(source, tmp_path):
     import gguf
     import torch
     from seedtune.export.gguf_model import write_gguf_model
@@ -139,9 +132,7 @@ def test_a_gguf_source_is_copied_but_for_what_was_tuned(source: Path, tmp_path: 
             write_tuned_gguf(tmp_path / "wrong", base, wrong, names)
 
 
-def test_what_has_no_place_is_refused_by_name(
-    bundle: Bundle, source: Path, tuned: Path, tmp_path: Path
-) -> None:
+def test_what_has_no_place_is_refused_by_name(bundle, source, tuned, tmp_path):
     assert bundle.text_head is not None
     outputs, inputs = bundle.text_head.outputs, bundle.text_head.inputs
     weights = np.ones(outputs * inputs, np.float32)
@@ -158,8 +149,8 @@ def test_what_has_no_place_is_refused_by_name(
 
 
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(
-    bundle: Bundle, source: Path, tuned: Path, tmp_path: Path
-) -> None:
+    bundle, source, tuned, tmp_path
+):
     import shutil
 
     copy = tmp_path / "hf"

@@ -1,10 +1,8 @@
 """SmolLM2 tuned and merged: transformers, peft and llama.cpp find what the program finds."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
+import smollm2
 from command_line import good
 
 PROMPTS = (
@@ -20,19 +18,18 @@ PROMPTS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path: Path) -> None:
+def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path):
     import torch
     from llama_cpp import LlamaCpp, worst
     from peft import PeftModel
     from seedtune.export.model.load_model import load_causal_lm
     from seedtune.host_tools.data.fetch import fetch
-    from seedtune.host_tools.prepare.prepare import prepare
     from seedtune.runtime.scoring.values import Values
     from seedtune.runtime.scoring.values_file import export_values
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = fetch("smollm2-135m")
-    bundle, tuned = prepare(str(source)).bundle, tmp_path / "tuned.safetensors"
+    bundle, tuned = smollm2.whole(), tmp_path / "tuned.safetensors"
     start = bundle.values.astype(np.float32)
     noise = np.random.default_rng(0).standard_normal(bundle.K, np.float32)
     export_values(tuned, Values(start + np.abs(start).mean() / 20 * noise), bundle, step=3)
@@ -45,7 +42,7 @@ def test_peft_and_llama_cpp_compute_what_the_merged_checkpoint_does(tmp_path: Pa
     opened = LlamaCpp(tmp_path / "out.gguf")
     tokens = {prompt: tokenizer(prompt)["input_ids"] for prompt in PROMPTS}
 
-    def logits(model: Any, prompt: str) -> Any:
+    def logits(model, prompt):
         with torch.no_grad():
             return model(torch.tensor([tokens[prompt]])).logits
 

@@ -4,8 +4,6 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,18 +13,18 @@ from seedtune.host_tools.commands.output import EVERY, Output, printable
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def clock(monkeypatch):
     """A function that lets seconds pass."""
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
 
-    def wait(seconds: float) -> None:
+    def wait(seconds):
         now[0] += seconds
 
     return wait
 
 
-def test_a_stage_says_how_far_it_is_every_ten_seconds(clock: Any, capsys: Any) -> None:
+def test_a_stage_says_how_far_it_is_every_ten_seconds(clock, capsys):
     with Output(False).stages() as report:
         report("lower", 0, 100)
         for done in range(1, 31):
@@ -43,7 +41,7 @@ def test_a_stage_says_how_far_it_is_every_ten_seconds(clock: Any, capsys: Any) -
     ]
 
 
-def test_quick_counts_say_nothing_and_slow_ones_do(clock: Any, capsys: Any) -> None:
+def test_quick_counts_say_nothing_and_slow_ones_do(clock, capsys):
     with Output(False).counting("evaluating") as report:
         report(1, 4)
         clock(2 * EVERY)
@@ -52,21 +50,19 @@ def test_quick_counts_say_nothing_and_slow_ones_do(clock: Any, capsys: Any) -> N
     assert capsys.readouterr().err.splitlines() == ["evaluating: 50%, 40 s left"]
 
 
-def test_what_is_waited_for_is_named_at_once(capsys: Any) -> None:
+def test_what_is_waited_for_is_named_at_once(capsys):
     with Output(False).waiting("loading the model"):
         assert capsys.readouterr().err == "loading the model\n"
 
 
-def test_progress_is_seen_while_the_libraries_are_silenced(capsys: Any) -> None:
+def test_progress_is_seen_while_the_libraries_are_silenced(capsys):
     with Output(False).stages() as report, quiet():
         report("lower", 0, 100)
         print("chatter of a library", file=sys.stderr)
     assert capsys.readouterr().err == "lower\n"
 
 
-def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(
-    clock: Any, capsys: Any, monkeypatch: Any
-) -> None:
+def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(clock, capsys, monkeypatch):
     with Output(False).checking() as report:
         report(0, 100)
         clock(EVERY)
@@ -82,7 +78,7 @@ def test_a_long_check_of_a_bundle_is_shown_and_leaves_nothing(
     assert "40%" in after and after.rstrip().endswith("\x1b[2K")  # the bar's line is erased
 
 
-def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) -> None:
+def test_a_run_that_goes_on_counts_from_where_it_was(clock, capsys):
     with Output(False).following(50) as show:
         show("tuning", 50, 100, "")
         clock(EVERY)
@@ -96,7 +92,7 @@ def test_a_run_that_goes_on_counts_from_where_it_was(clock: Any, capsys: Any) ->
     ]
 
 
-def test_lists_are_shown_as_people_write_them(capsys: Any) -> None:
+def test_lists_are_shown_as_people_write_them(capsys):
     Output(False).result(
         {
             "programs": [{"format": "executorch", "cache": [[3, 64], [3, 64]], "more": {}}],
@@ -120,7 +116,7 @@ def test_lists_are_shown_as_people_write_them(capsys: Any) -> None:
     ]
 
 
-def test_a_silent_stage_still_gives_signs_of_life(monkeypatch: Any, capsys: Any) -> None:
+def test_a_silent_stage_still_gives_signs_of_life(monkeypatch, capsys):
     monkeypatch.setattr(module, "EVERY", 0.04)
     with Output(False).stages() as report:
         report("load", 0, 1)
@@ -129,7 +125,7 @@ def test_a_silent_stage_still_gives_signs_of_life(monkeypatch: Any, capsys: Any)
     assert announced == "load" and signs and signs[0].startswith("load: 0% after 0 s")
 
 
-def test_a_terminal_shows_a_run_as_it_goes_on(monkeypatch: Any) -> None:
+def test_a_terminal_shows_a_run_as_it_goes_on(monkeypatch):
     output, screen = Output(False), io.StringIO()
     monkeypatch.setattr(output, "_screen", Console(file=screen, force_terminal=True, width=120))
     with output.following(0) as show:
@@ -142,7 +138,7 @@ def test_a_terminal_shows_a_run_as_it_goes_on(monkeypatch: Any) -> None:
     assert "40/120" in last and "loss 0.024  2.50 forwards/s  217 MB" in last
 
 
-def test_a_large_number_of_bytes_is_said_in_megabytes(capsys: Any) -> None:
+def test_a_large_number_of_bytes_is_said_in_megabytes(capsys):
     Output(False).result({"peak_rss_bytes": 359_022_592, "bytes": 1896, "best.bytes": 2_000_000})
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert {k: v.strip() for k, v in shown.items()} == {
@@ -153,7 +149,7 @@ def test_a_large_number_of_bytes_is_said_in_megabytes(capsys: Any) -> None:
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202egnp.exe \U000e0041 ordinary \u00e9"
 
 
-def test_nothing_that_a_terminal_obeys_is_printed(capsys: Any) -> None:
+def test_nothing_that_a_terminal_obeys_is_printed(capsys):
     shown = printable(HOSTILE)
     assert shown.isprintable() and shown.startswith(r"\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202egnp")
     Output(False).result({"note": HOSTILE, HOSTILE: 1})

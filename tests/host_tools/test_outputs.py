@@ -11,7 +11,7 @@ from faults import small_disk
 from seedtune.export.merge import merge_values
 from seedtune.host_tools.commands.inputs import memory_bytes
 from seedtune.runtime import engines
-from seedtune.runtime.bundle import Bundle, open_bundle, write
+from seedtune.runtime.bundle import open_bundle, write
 from seedtune.runtime.errors import BundleError, ModelError, SeedtuneError, TuningError
 from seedtune.runtime.files import place_folder
 from tiny_bundle import write_tiny_bundle
@@ -20,40 +20,38 @@ from value_engine import ValueEngine
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
     return write_tiny_bundle(tmp_path / "bundle").path
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl", range(40))
 
 
 @pytest.fixture
-def run(tmp_path: Path, bundle: Path, rows: Path) -> Path:
+def run(tmp_path, bundle, rows):
     good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows, "--steps", 4,
          "--batch-size", 8, "--estimator", "two-point", "--eps", 0.01, "--lr", 0.01)  # fmt: skip
     return tmp_path / "run"
 
 
 @pytest.fixture(scope="module")
-def exported(exported_folder: Path) -> Bundle:
+def exported(exported_folder):
     return export_tiny_bundle(exported_folder)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory):
     return write_tiny_llama(tmp_path_factory.mktemp("hf") / "hf")
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def content(folder):
     return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_no_output_goes_over_a_file_of_the_run_or_the_bundle(
-    tmp_path: Path, run: Path, bundle: Path
-) -> None:
+def test_no_output_goes_over_a_file_of_the_run_or_the_bundle(tmp_path, run, bundle):
     (tmp_path / "link").symlink_to(run / "journal.bin")
     before = content(tmp_path)
     own = [run / name for name in ("journal.bin", "journal.lock", "metrics.jsonl", "outcome.json")]
@@ -76,14 +74,12 @@ def test_no_output_goes_over_a_file_of_the_run_or_the_bundle(
     good("report", run, "-o", run / "page.html")
 
 
-def test_a_run_does_not_lie_in_the_bundle(bundle: Path, rows: Path) -> None:
+def test_a_run_does_not_lie_in_the_bundle(bundle, rows):
     assert "which is read" in bad(1, "tune", bundle, bundle / "run", "--train", rows)
     open_bundle(bundle)
 
 
-def test_outputs_that_are_no_name_are_one_line(
-    run: Path, bundle: Path, exported: Bundle, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_are_no_name_are_one_line(run, bundle, exported, source, monkeypatch):
     empty = run.parent / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
@@ -101,10 +97,8 @@ def test_outputs_that_are_no_name_are_one_line(
             assert len([x for x in told.stderr.splitlines() if x.startswith("error: ")]) == 1
 
 
-def test_merging_takes_an_empty_folder_and_nothing_else(
-    tmp_path: Path, exported: Bundle, source: Path
-) -> None:
-    def merge(folder: Path) -> None:
+def test_merging_takes_an_empty_folder_and_nothing_else(tmp_path, exported, source):
+    def merge(folder):
         merge_values(exported, exported.values.astype("float32"), source, folder)
 
     (tmp_path / "there").mkdir()
@@ -120,9 +114,7 @@ def test_merging_takes_an_empty_folder_and_nothing_else(
     assert (tmp_path / "there" / "model.safetensors").exists()
 
 
-def test_what_came_into_a_folder_meanwhile_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_came_into_a_folder_meanwhile_stays(tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").write_text("mine")
@@ -136,7 +128,7 @@ def test_what_came_into_a_folder_meanwhile_stays(
     assert notes.read_text() == "mine"
 
 
-def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path: Path) -> None:
+def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "b")
     write_tiny_bundle(tmp_path / "b", program=b"new")
     (tmp_path / "b" / "notes.txt").write_text("mine")
@@ -150,9 +142,7 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", ["none", "for the weights", "for all but the last file"])
-def test_merging_onto_a_full_disk_is_one_line(
-    tmp_path: Path, exported: Bundle, source: Path, room: str
-) -> None:
+def test_merging_onto_a_full_disk_is_one_line(tmp_path, exported, source, room):
     merge_values(exported, exported.values.astype("float32"), source, tmp_path / "whole")
     pages = {file.name: -(-file.stat().st_size >> 12) for file in (tmp_path / "whole").iterdir()}
     size = {
@@ -167,6 +157,6 @@ def test_merging_onto_a_full_disk_is_one_line(
 
 
 @pytest.mark.parametrize("size", ["9" * 400, "1e9", "-1", "0", "many", "9" * 5000 + "GB"])
-def test_a_memory_limit_that_is_no_size(size: str) -> None:
+def test_a_memory_limit_that_is_no_size(size):
     with pytest.raises(TuningError, match="must be a size such as 300MB"):
         memory_bytes(size)

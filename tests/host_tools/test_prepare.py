@@ -4,12 +4,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from seedtune.host_tools.prepare import prepare as module
 
 
-def test_the_key_follows_the_models_files(tmp_path: Path) -> None:
+def test_the_key_follows_the_models_files(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1234")
     job = {"model": str(tmp_path)}
@@ -24,8 +23,8 @@ def test_the_key_follows_the_models_files(tmp_path: Path) -> None:
 
 
 def test_of_processes_that_prepare_the_same_one_works_and_a_killed_one_is_followed(
-    tiny_llama_folder: Path, tmp_path: Path
-) -> None:
+    tiny_llama_folder, tmp_path
+):
     code = (
         "import sys; from pathlib import Path\n"
         "from seedtune.host_tools.prepare.prepare import prepare\n"
@@ -36,7 +35,7 @@ def test_of_processes_that_prepare_the_same_one_works_and_a_killed_one_is_follow
     script = tmp_path / "prepare_it.py"
     script.write_text(code)
 
-    def begun(stage: str, at_the_end: contextlib.ExitStack) -> subprocess.Popen[str]:
+    def begun(stage, at_the_end):
         command = [sys.executable, str(script), str(tiny_llama_folder), str(tmp_path / "made")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         at_the_end.callback(process.kill)

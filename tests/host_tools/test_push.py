@@ -4,17 +4,14 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from command_line import bad, call, good
 from doc_pages import blocks_of, commands_of, names, write_files
 from exported_bundle import ORIGIN
-from hub_stand_in import READER, WRITER, Hub, ask, running_hub
-from seedtune.runtime.bundle import Bundle, pack_bundle
+from hub_stand_in import READER, WRITER, ask, running_hub
+from seedtune.runtime.bundle import pack_bundle
 from seedtune.runtime.scoring.parts import kinds_of
 from seedtune.runtime.scoring.values_file import load_values
 from tiny_bundle import TASK, bundle_parts, with_task, write_tiny_bundle
@@ -30,7 +27,7 @@ TEXTS = {"kind": "completion", "template": "{label}", "completion_field": "text"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tmp_path, monkeypatch):
     """With somebody logged in who may write."""
     with running_hub() as found:
         ask(monkeypatch, found, tmp_path / "hf", WRITER)
@@ -38,7 +35,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path):
     for name, task, rows in (("rows", TASK, ROWS), ("texts", TEXTS, ROWS[:-1])):
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
@@ -46,7 +43,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tune(bundle: Bundle, files: Path, estimator: str, *more: object) -> Path:
+def tune(bundle, files, estimator, *more):
     kind = "texts" if estimator == "text-head" else "rows"
     task, rows = files / f"{kind}.json", files / f"{kind}.jsonl"
     good(
@@ -56,17 +53,17 @@ def tune(bundle: Bundle, files: Path, estimator: str, *more: object) -> Path:
     return files / estimator
 
 
-def pushed(hub: Hub, name: str) -> dict[str, bytes]:
+def pushed(hub, name):
     return hub.repositories[f"models/{name}"].files
 
 
-def card(hub: Hub, name: str) -> tuple[dict[str, Any], str]:
+def card(hub, name):
     """Its metadata and its text."""
     _, metadata, text = pushed(hub, name)["README.md"].decode().split("---\n", 2)
     return yaml.safe_load(metadata), text
 
 
-def do_as_the_card_says(text: str) -> str:
+def do_as_the_card_says(text):
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     told, left = io.StringIO(), {}
     with contextlib.redirect_stdout(told):
@@ -75,9 +72,7 @@ def do_as_the_card_says(text: str) -> str:
     return told.getvalue().strip()
 
 
-def test_a_bundle_goes_up_and_comes_back(
-    hub: Hub, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_goes_up_and_comes_back(hub, bundle, tmp_path, monkeypatch):
     whole = with_task(bundle, tmp_path / "with-task", TASK)
     archive = pack_bundle(whole.path, tmp_path / "b.seedtune")
     with monkeypatch.context() as unpacking:
@@ -97,9 +92,7 @@ def test_a_bundle_goes_up_and_comes_back(
     assert do_as_the_card_says(text) in TASK["verbalisers"]
 
 
-def test_a_run_goes_up_and_is_gone_on_with_elsewhere(
-    hub: Hub, bundle: Bundle, files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_up_and_is_gone_on_with_elsewhere(hub, bundle, files, monkeypatch):
     run = tune(bundle, files, "two-point", "--lr", "0.01")
     good("push", bundle.path, "hf://me/tuned")
     result = call("push", run, "hf://me/run", "--bundle", "hf://me/tuned")
@@ -120,7 +113,7 @@ def test_a_run_goes_up_and_is_gone_on_with_elsewhere(
     assert do_as_the_card_says(card(hub, "me/run")[1]) in TASK["verbalisers"]
 
 
-def test_a_run_is_merged_into_a_model_on_the_hub(hub: Hub, bundle: Bundle, files: Path) -> None:
+def test_a_run_is_merged_into_a_model_on_the_hub(hub, bundle, files):
     run = tune(bundle, files, "two-point", "--lr", "0.01")
     hub.add("models/org/tiny", bundle.path.with_name("hf"))
     out = files / "adapter"
@@ -130,7 +123,7 @@ def test_a_run_is_merged_into_a_model_on_the_hub(hub: Hub, bundle: Bundle, files
     assert config["base_model_name_or_path"] == "org/tiny"
 
 
-def test_the_card_says_what_the_run_reported(hub: Hub, bundle: Bundle, files: Path) -> None:
+def test_the_card_says_what_the_run_reported(hub, bundle, files):
     run = tune(bundle, files, "readout")
     good("push", run, "hf://me/run", "--bundle", bundle.path)
     _, text = card(hub, "me/run")
@@ -145,7 +138,7 @@ def test_the_card_says_what_the_run_reported(hub: Hub, bundle: Bundle, files: Pa
 
 
 @pytest.mark.parametrize("estimator", ["readout", "text-head", "per-example", "two-point"])
-def test_no_text_of_a_row_goes_up(hub: Hub, bundle: Bundle, files: Path, estimator: str) -> None:
+def test_no_text_of_a_row_goes_up(hub, bundle, files, estimator):
     run = tune(bundle, files, estimator)
     assert b"zebra" in (run / "outcome.json").read_bytes()
     result = call("push", run, "hf://me/run", "--bundle", bundle.path)
@@ -158,7 +151,7 @@ def test_no_text_of_a_row_goes_up(hub: Hub, bundle: Bundle, files: Path, estimat
         assert b"zebra" not in data and "ünseen".encode() not in data, name
 
 
-def test_words_stay_unless_they_are_asked_for(hub: Hub, bundle: Bundle, files: Path) -> None:
+def test_words_stay_unless_they_are_asked_for(hub, bundle, files):
     run = tune(bundle, files, "text-head")
     pushing = ("push", run, "hf://me/run", "--bundle", bundle.path)
     kept, told = {}, {}
@@ -175,7 +168,7 @@ def test_words_stay_unless_they_are_asked_for(hub: Hub, bundle: Bundle, files: P
     assert told == {(): True, ("--with-words",): False}
 
 
-def test_numbers_of_a_single_row_stay(hub: Hub, bundle: Bundle, files: Path) -> None:
+def test_numbers_of_a_single_row_stay(hub, bundle, files):
     line = (files / "rows.jsonl").read_text().splitlines()[0]
     (files / "one.jsonl").write_text(line + "\n")
     run = tune(bundle, files, "readout", "--test", files / "one.jsonl")
@@ -187,7 +180,7 @@ def test_numbers_of_a_single_row_stay(hub: Hub, bundle: Bundle, files: Path) -> 
     assert f"{outcome['after']['loss']:.6g}" not in text
 
 
-def test_a_push_replaces_what_the_one_before_it_left(hub: Hub, bundle: Bundle, files: Path) -> None:
+def test_a_push_replaces_what_the_one_before_it_left(hub, bundle, files):
     runs = [tune(bundle, files, estimator) for estimator in ("two-point", "readout")]
     good("push", runs[0], "hf://me/run", "--bundle", bundle.path)
     hub.repositories["models/me/run"].files["notes.txt"] = b"mine"
@@ -197,7 +190,7 @@ def test_a_push_replaces_what_the_one_before_it_left(hub: Hub, bundle: Bundle, f
     assert "journal receive" not in card(hub, "me/run")[1]
 
 
-def test_base_model_and_licence_are_those_of_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_base_model_and_licence_are_those_of_the_hub(hub, tmp_path):
     base = hub.add("models/org/base", {"README.md": "---\nlicense: llama3.2\n---\n", "a": "b"})
     (commit,) = base.commits
     origin = f"hf://org/base@{commit}"
@@ -218,7 +211,7 @@ def test_base_model_and_licence_are_those_of_the_hub(hub: Hub, tmp_path: Path) -
     assert metadata["license"] == "apache-2.0" and "base_model" not in metadata
 
 
-def test_demonstrations_are_a_part_of_the_task_and_said(hub: Hub, tmp_path: Path) -> None:
+def test_demonstrations_are_a_part_of_the_task_and_said(hub, tmp_path):
     task = {**TASK, "demonstrations": [{"text": "zebra", "label": "1"}]}
     made = write_tiny_bundle(tmp_path / "b", task=task)
     result = call("push", made.path, "hf://me/tuned")
@@ -227,9 +220,7 @@ def test_demonstrations_are_a_part_of_the_task_and_said(hub: Hub, tmp_path: Path
     assert "zebra" not in text and "With 1 demonstrations in front" in text
 
 
-def test_who_may_not_write_is_told_what_to_do(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_may_not_write_is_told_what_to_do(hub, tmp_path, monkeypatch):
     made = write_tiny_bundle(tmp_path / "b").path
     hub.add("models/me/there", {"a": "b"})
     for name in ("hf://me/new", "hf://me/there"):
@@ -245,9 +236,7 @@ def test_who_may_not_write_is_told_what_to_do(
     assert [*hub.repositories] == ["models/me/there"] and [*pushed(hub, "me/there")] == ["a"]
 
 
-def test_an_upload_that_breaks_off_leaves_what_was_there(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upload_that_breaks_off_leaves_what_was_there(hub, tmp_path, monkeypatch):
     import huggingface_hub.utils._http as client
 
     monkeypatch.setattr(client.time, "sleep", lambda _: None)  # between its attempts
@@ -263,7 +252,7 @@ def test_an_upload_that_breaks_off_leaves_what_was_there(
     assert "HF_HUB_OFFLINE is set" in bad(9, "push", made.path, "hf://me/tuned")
 
 
-def test_what_cannot_be_pushed_is_refused_first(hub: Hub, bundle: Bundle, files: Path) -> None:
+def test_what_cannot_be_pushed_is_refused_first(hub, bundle, files):
     run = tune(bundle, files, "readout")
     for place in ("me/run", "hf://datasets/me/rows", "hf://me/run/sub", str(files)):
         assert "must be a repository to push to" in bad(9, "push", run, place)
@@ -278,9 +267,7 @@ def test_what_cannot_be_pushed_is_refused_first(hub: Hub, bundle: Bundle, files:
     assert hub.repositories == {}
 
 
-def test_the_page_works_as_it_stands(
-    hub: Hub, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_works_as_it_stands(hub, bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_files("docs/classification.md", tmp_path)
     (tmp_path / "model.seedtune").symlink_to(bundle.path)

@@ -1,17 +1,13 @@
 """Python and the command line choose the same settings for the same bundle and data."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from command_line import good
-from numpy.typing import NDArray
 from seedtune.runtime import engines, open_model
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.tasks import Batch
 from seedtune.runtime.tuning.budget import Budget
 from tiny_bundle import TASK, write_tiny_bundle
 
@@ -26,10 +22,10 @@ class SmoothEngine(Engine):
 
     entries = 12
 
-    def __init__(self, hidden_width: int) -> None:
+    def __init__(self, hidden_width):
         self.hidden_width = hidden_width
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(self, batch, values):
         candidates = np.stack([batch.candidates] * len(values))
         moved = values @ np.linspace(-1, 1, 12, dtype=np.float32)
         logp = -2 + np.sin(moved[:, None, None] + candidates)
@@ -39,7 +35,7 @@ class SmoothEngine(Engine):
         return Scores(logp.astype(np.float32), hidden)
 
 
-def settings_of(run: Path) -> dict[str, Any]:
+def settings_of(run):
     header = read_journal(run).header
     return {**header.settings, "shape": header.shape}
 
@@ -53,14 +49,7 @@ def settings_of(run: Path) -> dict[str, Any]:
         (COMPLETION, HIDDEN, "per-example", {"steps": 7, "seed": 3}),
     ],
 )
-def test_the_same_settings(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    task: dict[str, Any],
-    changes: dict[str, Any],
-    estimator: str,
-    chosen: dict[str, Any],
-) -> None:
+def test_the_same_settings(tmp_path, monkeypatch, task, changes, estimator, chosen):
     width = 8 if "hidden_blocks" in changes else 0
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: SmoothEngine(width))
     bundle = write_tiny_bundle(tmp_path / "bundle", **changes).path

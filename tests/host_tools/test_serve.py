@@ -5,8 +5,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -14,8 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 from command_line import call
 from doc_pages import blocks_of
-from seedtune.runtime import Model, open_model
-from seedtune.runtime.bundle import Bundle
+from seedtune.runtime import open_model
 from seedtune.runtime.errors import JournalError, SeedtuneError
 from serving import Limits, Models, serving
 from tiny_bundle import TASK
@@ -37,13 +34,13 @@ MESSAGES = [{"role": "user", "content": "good?"}]
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Bundle) -> Iterator[Model]:
+def model(bundle):
     with open_model(bundle) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(bundle, tmp_path_factory):
     """Of three tasks: one classifies, one chooses, one learned to write."""
     folder = tmp_path_factory.mktemp("runs")
     chosen = [
@@ -69,24 +66,24 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 
 
 @pytest.fixture(scope="module")
-def url(model: Model, runs: list[Path]) -> Iterator[str]:
+def url(model, runs):
     with serving(model, runs, Limits(body=20_000, seconds=60)) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Any:
+def client(url):
     return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
 
 
-def refused(error: type[Exception], call: Any, **fields: Any) -> Any:
+def refused(error, call, **fields):
     """The error's body."""
     with pytest.raises(error) as caught:
         call(**fields)
-    return caught.value.body  # type: ignore[attr-defined]
+    return caught.value.body
 
 
-def test_every_run_is_a_model_of_its_own(client: Any, model: Model, runs: list[Path]) -> None:
+def test_every_run_is_a_model_of_its_own(client, model, runs):
     names = [each.id for each in client.models.list()]
     assert names == ["hf", "hf:classify", "hf:choose", "hf:write"]
     assert client.models.retrieve("hf:write").id == "hf:write"
@@ -104,7 +101,7 @@ def test_every_run_is_a_model_of_its_own(client: Any, model: Model, runs: list[P
     assert error["code"] == "model_not_found" and error["param"] == "model"
 
 
-def test_a_completion_is_what_generate_writes(client: Any, model: Model) -> None:
+def test_a_completion_is_what_generate_writes(client, model):
     for asked in (
         {"max_tokens": 5, "temperature": 0},
         {"max_tokens": 20, "temperature": 1.5, "top_p": 0.8, "seed": 7},
@@ -113,7 +110,7 @@ def test_a_completion_is_what_generate_writes(client: Any, model: Model) -> None
     ):
         stop = asked.get("stop", [])
         own = {**asked, "stop": [stop] if isinstance(stop, str) else stop}
-        wanted = model.generate("It was ☕", **own)  # type: ignore[arg-type]
+        wanted = model.generate("It was ☕", **own)
         text = "".join(wanted)
         found = client.completions.create(model="hf", prompt="It was ☕", **asked)
         (choice,) = found.choices
@@ -132,7 +129,7 @@ def test_a_completion_is_what_generate_writes(client: Any, model: Model) -> None
         assert len(events) > 2 or len(text) < 2
 
 
-def test_a_chat_is_written_by_the_template(client: Any, model: Model) -> None:
+def test_a_chat_is_written_by_the_template(client, model):
     wanted = "".join(model.generate(MESSAGES, max_tokens=12))
     asked = {"model": "hf", "messages": MESSAGES, "temperature": 0}
     found = client.chat.completions.create(**asked, max_tokens=12)
@@ -149,8 +146,8 @@ def test_a_chat_is_written_by_the_template(client: Any, model: Model) -> None:
     assert whole.choices[0].message.content == "".join(writing)
 
 
-def test_without_a_seed_draws_differ_and_with_one_they_do_not(client: Any) -> None:
-    def texts(**asked: Any) -> set[str]:
+def test_without_a_seed_draws_differ_and_with_one_they_do_not(client):
+    def texts(**asked):
         return {
             client.completions.create(model="hf", prompt="It", **asked).choices[0].text
             for _ in range(3)
@@ -161,7 +158,7 @@ def test_without_a_seed_draws_differ_and_with_one_they_do_not(client: Any) -> No
     assert texts(seed=3) != texts(seed=4)
 
 
-def test_log_probabilities_of_what_is_written(client: Any, model: Model) -> None:
+def test_log_probabilities_of_what_is_written(client, model):
     asked = {"model": "hf", "temperature": 0, "max_tokens": 6, "seed": 1}
     text = client.completions.create(prompt="It was", logprobs=3, **asked).choices[0]
     found = text.logprobs
@@ -186,7 +183,7 @@ def test_log_probabilities_of_what_is_written(client: Any, model: Model) -> None
     assert client.completions.create(prompt="It was", **asked).choices[0].logprobs is None
 
 
-def test_log_probabilities_of_a_given_text_are_the_evaluations(client: Any, model: Model) -> None:
+def test_log_probabilities_of_a_given_text_are_the_evaluations(client, model):
     spec = {"kind": "completion", "template": "It", "completion_field": "c", "end": False}
     tokens = model.prompt_tokens("It was great ☕")
     asked = {"model": "hf", "max_tokens": 0, "echo": True}
@@ -211,7 +208,7 @@ def test_log_probabilities_of_a_given_text_are_the_evaluations(client: Any, mode
         assert len(choice.logprobs.tokens) == len(model.prompt_tokens(prompt)) + 2
 
 
-def test_a_task_answers_as_predict_does(client: Any, model: Model, runs: list[Path]) -> None:
+def test_a_task_answers_as_predict_does(client, model, runs):
     row = {"premise": "rain", "first": "a film", "second": "the mat"}
     for name, run, rows in (
         ("hf:classify", runs[0], [{"text": row["text"]} for row in ROWS]),
@@ -263,9 +260,7 @@ def test_a_task_answers_as_predict_does(client: Any, model: Model, runs: list[Pa
         ("prompt", "a " * 400, "the prompt has 401 tokens" ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_honoured_is_refused_by_name(
-    client: Any, field: str, value: Any, said: str
-) -> None:
+def test_what_cannot_be_honoured_is_refused_by_name(client, field, value, said):
     asked = {"model": "hf", "prompt": "a", field: value}
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/completions", body=asked, cast_to=object)
@@ -275,7 +270,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         assert body["param"] == field
 
 
-def test_what_asks_for_nothing_passes(client: Any) -> None:
+def test_what_asks_for_nothing_passes(client):
     fields: dict[str, Any] = {"n": 1, "best_of": 1, "frequency_penalty": 0, "logit_bias": {}}
     asked = {"model": "hf", "prompt": "a", "max_tokens": 1, "user": "me", "stop": None, **fields}
     client.post("/completions", body=asked, cast_to=object)
@@ -292,7 +287,7 @@ def test_what_asks_for_nothing_passes(client: Any) -> None:
             client.post("/chat/completions", body=chat | wrong, cast_to=object)
 
 
-def raw(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
+def raw(url, body, **headers):
     """Status and JSON, whatever was sent."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     given = {"Content-Type": "application/json", **named}
@@ -318,19 +313,17 @@ def raw(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
         (b'{"model": "\\ud800\\u001b", "prompt": "a"}', {}, 404, r"there is no model '\ud800\x1b'"),
     ],
 )
-def test_bodies_that_are_none(
-    url: str, body: bytes, headers: dict[str, str], status: int, said: str
-) -> None:
+def test_bodies_that_are_none(url, body, headers, status, said):
     found, error = raw(f"{url}/completions", body, **headers)
     assert found == status and said in error["message"]
 
 
-def test_paths_that_are_not_there(url: str) -> None:
+def test_paths_that_are_not_there(url):
     assert raw(f"{url}/embeddings", b"{}")[0] == 404
     assert raw(f"{url}/models", b"{}")[0] == 405
 
 
-def test_who_may_ask(model: Model) -> None:
+def test_who_may_ask(model):
     with serving(model, token="se cret", hosts=["127.0.0.1"]) as url:
         for sent in ({}, {"Authorization": "Bearer other"}, {"Authorization": "se cret"}):
             status, error = raw(f"{url}/models", b"", **sent)
@@ -344,7 +337,7 @@ def test_who_may_ask(model: Model) -> None:
         assert openai.OpenAI(base_url=url, api_key="se cret").models.list().data
 
 
-def test_limits_of_prompt_time_and_places(model: Model) -> None:
+def test_limits_of_prompt_time_and_places(model):
     limits = Limits(prompt=8, seconds=1.0, waiting=1)
     asked = {"model": "hf", "temperature": 0}
     with serving(model, limits=limits) as url:
@@ -354,10 +347,10 @@ def test_limits_of_prompt_time_and_places(model: Model) -> None:
         twin = model.twin()
         engine_text = twin.engine.text
 
-        def slow(*arguments: Any, **inputs: Any) -> Any:
+        def slow(*arguments, **inputs):
             text = engine_text(*arguments, **inputs)
             read = text.read
-            text.read = lambda tokens: (time.sleep(0.1), read(tokens))[1]  # type: ignore[method-assign]
+            text.read = lambda tokens: (time.sleep(0.1), read(tokens))[1]
             return text
 
         with pytest.MonkeyPatch.context() as patch:
@@ -368,7 +361,7 @@ def test_limits_of_prompt_time_and_places(model: Model) -> None:
             assert 2 < cut.usage.completion_tokens < 20
             found: list[str] = []
 
-            def ask() -> None:
+            def ask():
                 try:
                     client.completions.create(prompt="It was", max_tokens=100, seed=1, **asked)
                     found.append("answered")
@@ -386,7 +379,7 @@ def test_limits_of_prompt_time_and_places(model: Model) -> None:
         assert client.completions.create(prompt="It was", max_tokens=2, **asked).choices[0].text
 
 
-def test_requests_are_answered_in_their_order_and_who_left_frees_the_place(model: Model) -> None:
+def test_requests_are_answered_in_their_order_and_who_left_frees_the_place(model):
     with serving(model) as url:
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
         asked = {"model": "hf", "prompt": "It was", "temperature": 1.0, "seed": 5}
@@ -394,7 +387,7 @@ def test_requests_are_answered_in_their_order_and_who_left_frees_the_place(model
         next(iter(first))
         order: list[int] = []
 
-        def ask(number: int) -> None:
+        def ask(number):
             client.completions.create(max_tokens=3, **asked)
             order.append(number)
 
@@ -409,23 +402,21 @@ def test_requests_are_answered_in_their_order_and_who_left_frees_the_place(model
         assert order == [0, 1, 2, 3]
 
 
-def test_an_error_in_the_middle_is_told_and_the_next_answer_is_right(
-    client: Any, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_middle_is_told_and_the_next_answer_is_right(client, model, monkeypatch):
     asked = {"model": "hf", "prompt": "It was", "max_tokens": 9, "temperature": 0}
     wanted = "".join(model.generate("It was", max_tokens=9))
     engine_text = model.engine.text
 
-    def broken(*arguments: Any, **inputs: Any) -> Any:
+    def broken(*arguments, **inputs):
         text = engine_text(*arguments, **inputs)
         read = text.read
 
-        def reads(tokens: Any) -> Any:
+        def reads(tokens):
             if text.length > 5:
                 raise SeedtuneError("the program fails")
             return read(tokens)
 
-        text.read = reads  # type: ignore[method-assign]
+        text.read = reads
         return text
 
     monkeypatch.setattr(model.engine, "text", broken)
@@ -437,7 +428,7 @@ def test_an_error_in_the_middle_is_told_and_the_next_answer_is_right(
     assert client.completions.create(**asked).choices[0].text == wanted
 
 
-def test_runs_that_cannot_be_served(model: Model, runs: list[Path], tmp_path: Path) -> None:
+def test_runs_that_cannot_be_served(model, runs, tmp_path):
     with pytest.raises(JournalError, match="no such run folder"):
         Models(model, [tmp_path / "none"])
     (tmp_path / "classify").symlink_to(runs[0])
@@ -445,7 +436,7 @@ def test_runs_that_cannot_be_served(model: Model, runs: list[Path], tmp_path: Pa
         Models(model, [runs[0], tmp_path / "classify"])
 
 
-def test_the_page_works_as_it_stands(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_works_as_it_stands(url, capsys):
     """But for the address and the run's name."""
     shown = {block.language: block.text for block in blocks_of("docs/serve.md")}
     code = shown["py"].replace("http://127.0.0.1:8000/v1", url)
@@ -459,8 +450,8 @@ def test_the_page_works_as_it_stands(url: str, capsys: pytest.CaptureFixture[str
     assert answer["data"][0]["probabilities"].keys() == {"0", "1"}
 
 
-def test_the_command_says_what_is_wrong(bundle: Bundle, tmp_path: Path) -> None:
-    def said(code: int, *options: object) -> str:
+def test_the_command_says_what_is_wrong(bundle, tmp_path):
+    def said(code, *options):
         result = call("serve", *options)
         assert result.exit_code == code, result.output
         (line,) = [each for each in result.stderr.splitlines() if each.startswith("error: ")]

@@ -14,18 +14,17 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from crowd import crowd
-from seedtune.runtime.bundle import Bundle
 from serving import served_process
 from traced import needs_strace, traced
 
 
-def resident(pid: int) -> int:
+def resident(pid):
     """Bytes."""
     pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def ask(url: str, prompt: str = "It was") -> str:
+def ask(url, prompt="It was"):
     asked = {"model": "hf", "prompt": prompt, "max_tokens": 4, "temperature": 0}
     request = Request(
         f"{url}/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
@@ -34,7 +33,7 @@ def ask(url: str, prompt: str = "It was") -> str:
         return str(json.load(answer)["choices"][0]["text"])
 
 
-def test_64_clients_half_of_which_hang_up(bundle: Bundle) -> None:
+def test_64_clients_half_of_which_hang_up(bundle):
     with served_process(bundle.path, "--max-waiting", 40) as (url, process):
         before = ask(url)
         asyncio.run(crowd(url, "hf", 64, 3))
@@ -46,7 +45,7 @@ def test_64_clients_half_of_which_hang_up(bundle: Bundle) -> None:
         assert ask(url) == before
 
 
-def test_the_end_does_not_wait_for_an_answer(bundle: Bundle) -> None:
+def test_the_end_does_not_wait_for_an_answer(bundle):
     """Two texts without an end: one under way and one that waits for it."""
     with served_process(bundle.path) as (url, _):
         asked = {"model": "hf", "prompt": "It was", "max_tokens": 2**20, "stream": True}
@@ -60,7 +59,7 @@ def test_the_end_does_not_wait_for_an_answer(bundle: Bundle) -> None:
 
 
 @needs_strace
-def test_there_is_no_socket_but_its_own_port(bundle: Bundle, tmp_path: Path) -> None:
+def test_there_is_no_socket_but_its_own_port(bundle, tmp_path):
     (tmp_path / "job.py").write_text(
         "import os, pathlib, sys\n"
         "pathlib.Path('pid').write_text(str(os.getpid()))\n"
@@ -72,7 +71,7 @@ def test_there_is_no_socket_but_its_own_port(bundle: Bundle, tmp_path: Path) -> 
         port = free.getsockname()[1]
     done: Future[object] = Future()
 
-    def client() -> None:
+    def client():
         try:
             url = f"http://127.0.0.1:{port}/v1"
             for _ in range(300):

@@ -1,13 +1,11 @@
 """``lm-eval`` asks ``seedtune serve`` and finds what ``seedtune evaluate`` finds."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import good
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bundle
 from serving import serving
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the package lm-eval, of the extra 'test'")
@@ -20,7 +18,7 @@ ROWS = [
 ]
 
 
-def asked(url: str, tokenizer: Path, task: Path, **options: Any) -> dict[str, Any]:
+def asked(url, tokenizer, task, **options):
     """Its figures of the task."""
     from lm_eval.tasks import TaskManager
 
@@ -43,9 +41,7 @@ def asked(url: str, tokenizer: Path, task: Path, **options: Any) -> dict[str, An
     return figures
 
 
-def test_accuracy_is_that_of_evaluate(
-    bundle: Bundle, exported_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accuracy_is_that_of_evaluate(bundle, exported_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rows, run, task = tmp_path / "rows.jsonl", tmp_path / "run", tmp_path / "words.yaml"

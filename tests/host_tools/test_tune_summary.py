@@ -1,8 +1,7 @@
 """What ``tune`` says at its end: figures of rows that chose nothing, the curve, memory."""
 
 import json
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from command_line import WORDS, bad, call, good
@@ -19,12 +18,12 @@ TWO_POINT = ["--estimator", "two-point", "--eps", 0.01, "--lr", 0.01, "--batch-s
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
     return write_tiny_bundle(tmp_path / "bundle").path
 
 
-def rows_file(file: Path, numbers: Any) -> Path:
+def rows_file(file, numbers):
     """Rows of those numbers, of one of two labels in turn, no two of whose texts are alike."""
     rows = [{"text": f"{WORDS[n % 6]} {WORDS[n % 5]} {WORDS[n % 7 % 6]}", "label": n % 2}
             for n in numbers]  # fmt: skip
@@ -34,8 +33,8 @@ def rows_file(file: Path, numbers: Any) -> Path:
 
 class TestRowsThatJudge:
     def test_half_of_the_held_out_rows_choose_the_step_and_the_others_judge_it(
-        self, tmp_path: Path, bundle: Path
-    ) -> None:
+        self, tmp_path, bundle
+    ):
         data = rows_file(tmp_path / "data.jsonl", range(24))
         run = tmp_path / "run"
         found = good("tune", bundle, run, "--train", rows_file(tmp_path / "t.jsonl", range(9, 40)),
@@ -54,7 +53,7 @@ class TestRowsThatJudge:
         assert start[1] == pytest.approx(good("evaluate", bundle, "--data", choosing)["loss"])
         assert start[1] != pytest.approx(before["loss"])  # or swapped halves would look the same
 
-    def test_with_test_rows_all_held_out_rows_choose(self, tmp_path: Path, bundle: Path) -> None:
+    def test_with_test_rows_all_held_out_rows_choose(self, tmp_path, bundle):
         data, test = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 11)) for n in (0, 40))
         train = rows_file(tmp_path / "train.jsonl", range(60, 90))
         found = good("tune", bundle, tmp_path / "run", "--train", train, "--data", data,
@@ -68,9 +67,7 @@ class TestRowsThatJudge:
         assert (alone["choosing_rows"], alone["judged_rows"]) == (0, 11)
         assert alone["after"]["step"] == 2 and alone["before"] == found["before"]
 
-    def test_a_run_from_python_goes_on_with_all_its_held_out_rows(
-        self, tmp_path: Path, bundle: Path
-    ) -> None:
+    def test_a_run_from_python_goes_on_with_all_its_held_out_rows(self, tmp_path, bundle):
         train, data = (rows_file(tmp_path / f"{n}.jsonl", range(n, n + 12)) for n in (0, 20))
         settings = {"estimator": "two-point", "eps": 0.01, "lr": 0.01, "batch_size": 4, "steps": 2}
         with open_model(bundle) as model, model.tuner(
@@ -86,9 +83,7 @@ class TestRowsThatJudge:
         )
         assert good(*asked)["judged_rows"] == 0
 
-    def test_twenty_answers_before_and_after_are_kept_for_the_owner_alone(
-        self, tmp_path: Path, bundle: Path
-    ) -> None:
+    def test_twenty_answers_before_and_after_are_kept_for_the_owner_alone(self, tmp_path, bundle):
         data = rows_file(tmp_path / "data.jsonl", range(60))
         good("tune", bundle, tmp_path / "run", "--train", data, "--data", data, "--steps", 2,
              *TWO_POINT)  # fmt: skip
@@ -107,7 +102,7 @@ class TestAnswers:
                       "verbalisers": {"good": " great", "bad": " terrible"}}  # fmt: skip
 
     @pytest.fixture
-    def files(self, tmp_path: Path) -> tuple[Path, Path]:
+    def files(self, tmp_path):
         rows = [{"text": f"dull {'x ' * (n % 5)}", "label": "bad" if n % 4 else "good"}
                 for n in range(40)]  # fmt: skip
         data, task = tmp_path / "rows.jsonl", tmp_path / "task.json"
@@ -116,8 +111,8 @@ class TestAnswers:
         return data, task
 
     def test_evaluate_counts_them_and_says_where_the_most_frequent_does_as_well(
-        self, bundle: Path, files: tuple[Path, Path]
-    ) -> None:
+        self, bundle, files
+    ):
         data, task = files
         asked = "evaluate", bundle, "--data", data, "--task", task
         found = good(*asked)
@@ -133,9 +128,7 @@ class TestAnswers:
         assert right <= 30  # or the line above tests nothing
         assert "right answer  given bad  given good" in told.stdout
 
-    def test_tune_and_the_page_show_them_of_the_rows_that_judge(
-        self, tmp_path: Path, bundle: Path, files: tuple[Path, Path]
-    ) -> None:
+    def test_tune_and_the_page_show_them_of_the_rows_that_judge(self, tmp_path, bundle, files):
         data, task = files
         run = tmp_path / "run"
         found = good("tune", bundle, run, "--train", data, "--data", data, "--task", task,
@@ -150,9 +143,7 @@ class TestAnswers:
 
 
 class TestCurve:
-    def test_the_summary_says_what_the_curve_says_and_what_more_would_take(
-        self, tmp_path: Path, bundle: Path
-    ) -> None:
+    def test_the_summary_says_what_the_curve_says_and_what_more_would_take(self, tmp_path, bundle):
         rows = rows_file(tmp_path / "rows.jsonl", range(24))
         found = good("tune", bundle, tmp_path / "run", "--train", rows, "--data", rows,
                      "--steps", 40, "--eval-every", 5, *TWO_POINT)  # fmt: skip
@@ -182,7 +173,7 @@ class TestCurve:
             ([1.0, 0.5], "unknown", "more come with --eval-every N"),
         ],
     )
-    def test_held_out_losses(self, losses: list[float], shape: str, text: str) -> None:
+    def test_held_out_losses(self, losses, shape, text):
         history = History(HEADER, "j")
         for number, loss in enumerate(losses):
             for _ in range(10 if number else 0):
@@ -192,13 +183,13 @@ class TestCurve:
         assert found.shape == shape and text in found.text
 
     @pytest.mark.parametrize(("slope", "shape"), [(-0.02, "falling"), (0.0, "flat")])
-    def test_losses_of_batches_where_nothing_is_held_out(self, slope: float, shape: str) -> None:
+    def test_losses_of_batches_where_nothing_is_held_out(self, slope, shape):
         history = History(HEADER, "j")
         steps = [{"loss": 2 + slope * n + 0.3 * (-1) ** n} for n in range(60)]
         assert read_curve(history, steps).shape == shape
         assert read_curve(history, steps[:9]).shape == "unknown"
 
-    def test_as_many_again_counts_steps_that_were_not_written_down(self) -> None:
+    def test_as_many_again_counts_steps_that_were_not_written_down(self):
         history = History(HEADER, "j")
         for _ in range(10):
             history.add(Step((0.0,)))
@@ -208,19 +199,17 @@ class TestCurve:
         assert seconds_of_as_many_again(history, lines) == 35.0
         assert seconds_of_as_many_again(history, []) is None
 
-    def test_durations(self) -> None:
+    def test_durations(self):
         assert [duration(n) for n in (95, 420, 9000)] == ["95 s", "7 min", "2.5 h"]
 
 
 class TestReadout:
     @pytest.fixture
-    def hidden(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def hidden(self, tmp_path, monkeypatch):
         monkeypatch.setattr(engines, "open_engine", lambda *_, **__: HiddenEngine())
         return write_tiny_bundle(tmp_path / "hidden", hidden_blocks=[1]).path
 
-    def test_it_neither_takes_nor_prints_what_means_nothing_to_it(
-        self, tmp_path: Path, hidden: Path
-    ) -> None:
+    def test_it_neither_takes_nor_prints_what_means_nothing_to_it(self, tmp_path, hidden):
         rows = rows_file(tmp_path / "rows.jsonl", range(24))
         asked = ["tune", hidden, tmp_path / "run", "--train", rows, "--data", rows]
         for option, value in (("--lr", 0.5), ("--eps", 0.01), ("--schedule", "linear")):
@@ -231,7 +220,7 @@ class TestReadout:
         assert "each row is used once" in found["twice_as_many"]
 
 
-def test_every_summary_has_its_peak_of_memory(tmp_path: Path, bundle: Path) -> None:
+def test_every_summary_has_its_peak_of_memory(tmp_path, bundle):
     """Of profile and export: see test_cli_model."""
     rows = rows_file(tmp_path / "rows.jsonl", range(24))
     for command in (["tune", bundle, tmp_path / "run", "--train", rows, "--steps", 2, *TWO_POINT],

@@ -1,8 +1,6 @@
 """``tune --while COMMAND``: a run that goes on while a command of the shell exits 0."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import bad, call, good
@@ -16,7 +14,7 @@ from value_engine import ValueEngine
 
 
 @pytest.fixture
-def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def tune(tmp_path, monkeypatch):
     """Arguments of a run of eight steps, and of a command."""
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
     bundle = write_tiny_bundle(tmp_path / "bundle").path
@@ -29,9 +27,7 @@ def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda name, command: ("tune", bundle, tmp_path / name, *how, "--while", command)
 
 
-def test_it_waits_and_says_why_and_goes_on(
-    tune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_waits_and_says_why_and_goes_on(tune, tmp_path, monkeypatch):
     monkeypatch.setattr(budget.Control.__init__, "__kwdefaults__", {
         **budget.Control.__init__.__kwdefaults__, "every": 0.05,
     })  # fmt: skip
@@ -48,17 +44,17 @@ def test_it_waits_and_says_why_and_goes_on(
     assert good("journal", "show", tmp_path / "run")["steps"] == 8
 
 
-def test_the_run_is_the_same_as_without(tune: Any, tmp_path: Path) -> None:
+def test_the_run_is_the_same_as_without(tune, tmp_path):
     without = good(*tune("without", "true")[:-2])
     assert good(*tune("with", "true"))["values_sha256"] == without["values_sha256"]
 
 
-def test_a_command_that_cannot_be_run_is_an_error(tune: Any) -> None:
+def test_a_command_that_cannot_be_run_is_an_error(tune):
     told = bad(7, *tune("run", "there-is-no-such-command"))
     assert "--while 'there-is-no-such-command': cannot be run: " in told
 
 
-def test_what_is_said_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_said_of_a_command(monkeypatch):
     assert Condition("exit 0").why_rest() is None
     assert Condition("exit 4").why_rest() == "exit 4 exits with 4"
     assert Condition("echo busy >&2; false").why_rest() == "busy"

@@ -21,11 +21,11 @@ FOUND = {
 }
 
 
-def history(rows: int | None) -> History:
+def history(rows):
     return History(header(metric={"name": "accuracy", "higher_is_better": True, "rows": rows}), "j")
 
 
-def best_of(found: list[tuple[float, float]], history: History) -> int:
+def best_of(found, history):
     for number, (loss, metric) in enumerate(found):
         if number:
             history.add(Step((0.0,)))
@@ -35,12 +35,12 @@ def best_of(found: list[tuple[float, float]], history: History) -> int:
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_of_300_rows(case: str) -> None:
+def test_of_300_rows(case):
     found, wanted = FOUND[case]
     assert best_of(found, history(300)) == wanted
 
 
-def test_of_many_rows_or_without_their_number_every_difference_counts() -> None:
+def test_of_many_rows_or_without_their_number_every_difference_counts():
     found, _ = FOUND["clearly lower loss"]
     assert best_of(found, history(None)) == 3
     assert best_of(found, history(10**6)) == 3
@@ -48,7 +48,7 @@ def test_of_many_rows_or_without_their_number_every_difference_counts() -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 @pytest.mark.parametrize("case", FOUND)
-def test_the_browser_chooses_the_same(case: str, tmp_path: Path) -> None:
+def test_the_browser_chooses_the_same(case, tmp_path):
     found, wanted = FOUND[case]
     about = {"metric": {"higher_is_better": True, "rows": 300}}
     records = []

@@ -94,7 +94,7 @@ def test_signals_pause_and_continue(tmp_path):
 def test_a_stop_does_not_wait_for_an_evaluation_and_resuming_makes_up_for_it(tmp_path, whole):
     control, seen = Control(), []
 
-    def on_evaluation(done: int, total: int) -> None:
+    def on_evaluation(done, total):
         seen.append((done, total))
         if len(seen) == 4:  # the first batch of the evaluation after step 20
             control.stop("SIGTERM")
@@ -112,7 +112,7 @@ def test_it_rests_while_a_condition_asks_for_it_and_says_why(tmp_path, whole, ca
     caplog.set_level("INFO", "seedtune")
     reasons, heard = [None, "not charging", "not charging", "hot", None], []
 
-    def rest() -> str | None:
+    def rest():
         return reasons.pop(0) if reasons else None
 
     control = Control(rest, every=0, on_rest=heard.append)

@@ -7,9 +7,7 @@ import re
 import time
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +33,7 @@ from tiny_bundle import BOUNDS, LAYERS, PROGRAM, TASK, bundle_parts, with_task, 
 PARTS = ("manifest.json", "program.pte", "values.safetensors", "tokenizer.json")
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left, right):
     return (
         left.sha256 == right.sha256
         and left.manifest == right.manifest
@@ -46,7 +44,7 @@ def same(left: Any, right: Any) -> bool:
     )
 
 
-def resigned(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def resigned(folder, change):
     """Change the manifest and make its own hash fit again, as a faulty writer would."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
@@ -54,7 +52,7 @@ def resigned(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
+def test_what_was_written_is_what_opens(tmp_path):
     parts = bundle_parts()
     written = write_bundle(tmp_path / "b", Contents(**parts))
     opened = open_bundle(tmp_path / "b")
@@ -76,9 +74,7 @@ def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blocks", [[], [1], [1, 2]])
 @pytest.mark.parametrize("means", [[], [2]])
-def test_hidden_states_stand_side_by_side(
-    tmp_path: Path, blocks: list[int], means: list[int]
-) -> None:
+def test_hidden_states_stand_side_by_side(tmp_path, blocks, means):
     width = 8 * len(blocks + means)
     bundle = write_tiny_bundle(tmp_path / "b", hidden_blocks=blocks, mean_blocks=means)
     assert bundle.hidden_width == open_bundle(tmp_path / "b").hidden_width == width
@@ -86,7 +82,7 @@ def test_hidden_states_stand_side_by_side(
         assert (list(written.hidden_blocks), list(written.mean_blocks)) == (blocks, means)
 
 
-def test_the_adapter_reads_the_first_of_the_states(tmp_path: Path) -> None:
+def test_the_adapter_reads_the_first_of_the_states(tmp_path):
     adapter = Adapter(6, (1,))
     blocks = {"hidden_blocks": [1, 2], "mean_blocks": [1]}
     bundle = write_tiny_bundle(tmp_path / "b", adapter=adapter, **blocks)
@@ -107,7 +103,7 @@ def test_the_adapter_reads_the_first_of_the_states(tmp_path: Path) -> None:
             open_bundle(tmp_path / "b")
 
 
-def test_several_programs_share_files(tmp_path: Path) -> None:
+def test_several_programs_share_files(tmp_path):
     """And go through the one-file form and a change of task."""
     programs = [
         PROGRAM,
@@ -133,13 +129,13 @@ def test_several_programs_share_files(tmp_path: Path) -> None:
         open_bundle(tmp_path / "c")
 
 
-def test_the_exported_values_cannot_be_written_to(tmp_path: Path) -> None:
+def test_the_exported_values_cannot_be_written_to(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "b")
     with pytest.raises(ValueError, match="read-only"):
         bundle.values[0] = 1
 
 
-def test_identity_covers_every_part(tmp_path: Path) -> None:
+def test_identity_covers_every_part(tmp_path):
     base = write_tiny_bundle(tmp_path / "b")
     assert write_tiny_bundle(tmp_path / "again").sha256 == base.sha256
     other = base.values.copy()
@@ -150,7 +146,7 @@ def test_identity_covers_every_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_missing_truncated_and_altered_parts_are_named(tmp_path: Path, part: str) -> None:
+def test_missing_truncated_and_altered_parts_are_named(tmp_path, part):
     write_tiny_bundle(tmp_path / "b")
     file = tmp_path / "b" / part
     data = file.read_bytes()
@@ -165,8 +161,8 @@ def test_missing_truncated_and_altered_parts_are_named(tmp_path: Path, part: str
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_another_bundle_than_asked_for_is_refused_by_its_manifest_alone(
-    tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, packed, monkeypatch
+):
     wanted, other = (
         write_tiny_bundle(tmp_path / name, program=name.encode()) for name in ("one", "two")
     )
@@ -189,13 +185,13 @@ def test_another_bundle_than_asked_for_is_refused_by_its_manifest_alone(
         open_bundle(path, sha256=wanted.sha256[:12])
 
 
-def test_no_bundle_there(tmp_path: Path) -> None:
+def test_no_bundle_there(tmp_path):
     with pytest.raises(BundleError, match="no such bundle"):
         open_bundle(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("version", [1, 2, 5, 7, True, 6.0, "6", None])
-def test_another_version_is_refused_by_name(tmp_path: Path, version: Any) -> None:
+def test_another_version_is_refused_by_name(tmp_path, version):
     write_tiny_bundle(tmp_path / "b")
     resigned(tmp_path / "b", lambda m: m.update(version=version))
     told = rf"is of bundle version {version!r}, this seedtune reads 6; export the model again"
@@ -203,7 +199,7 @@ def test_another_version_is_refused_by_name(tmp_path: Path, version: Any) -> Non
         open_bundle(tmp_path / "b")
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
+def test_another_format_is_refused(tmp_path):
     write_tiny_bundle(tmp_path / "b")
     resigned(tmp_path / "b", lambda m: m.update(format="zip"))
     with pytest.raises(BundleError, match="not a seedtune bundle"):
@@ -305,15 +301,15 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_manifests_that_are_crafted_or_disagree_with_the_parts_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
-) -> None:
+    tmp_path, change, message
+):
     write_tiny_bundle(tmp_path / "b")
     resigned(tmp_path / "b", change)
     with pytest.raises(BundleError, match=message):
         open_bundle(tmp_path / "b")
 
 
-def _with(name: str, index: int, value: float) -> dict[str, Any]:
+def _with(name, index, value):
     array = bundle_parts()[name].copy()
     array[index] = value
     return {name: array}
@@ -338,9 +334,7 @@ def _with(name: str, index: int, value: float) -> dict[str, Any]:
         ({"bounds": dataclasses.replace(BOUNDS, candidates=999)}, "bounds.candidates 999"),
     ],
 )
-def test_writing_refuses_what_opening_would(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_writing_refuses_what_opening_would(tmp_path, changes, message):
     with pytest.raises(BundleError, match=message) as caught:
         write_tiny_bundle(tmp_path / "b", **changes)
     assert str(tmp_path / "b/") in str(caught.value)  # not the temporary folder's name
@@ -348,12 +342,12 @@ def test_writing_refuses_what_opening_would(
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.0, True, None, 2**31])
-def test_bounds_must_be_sensible(value: Any) -> None:
+def test_bounds_must_be_sensible(value):
     with pytest.raises(BundleError, match=r"bounds\.rows"):
         Bounds(probes=2, rows=value, length=32, positions=48, candidates=4)
 
 
-def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_bundle(tmp_path):
     old = write_tiny_bundle(tmp_path / "b")
     with pytest.raises(BundleError):
         write_tiny_bundle(tmp_path / "b", **_with("values", 2, np.nan))
@@ -363,13 +357,11 @@ def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-def test_a_rename_that_fails_puts_the_old_bundle_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rename_that_fails_puts_the_old_bundle_back(tmp_path, monkeypatch):
     old = write_tiny_bundle(tmp_path / "b")
     real, calls = os.rename, []
 
-    def rename(source: Any, target: Any) -> None:
+    def rename(source, target):
         calls.append(target)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
@@ -382,7 +374,7 @@ def test_a_rename_that_fails_puts_the_old_bundle_back(
     assert same(open_bundle(tmp_path / "b"), old)
 
 
-def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+def test_a_read_only_disk_is_named(tmp_path):
     (tmp_path / "disk").mkdir()
     with (
         read_only(tmp_path / "disk"),
@@ -391,7 +383,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
         write_tiny_bundle(tmp_path / "disk" / "b")
 
 
-def test_one_file_form_opens_to_the_same_bundle(tmp_path: Path) -> None:
+def test_one_file_form_opens_to_the_same_bundle(tmp_path):
     folder = write_tiny_bundle(tmp_path / "b")
     pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     pack_bundle(tmp_path / "b", tmp_path / "c.seedtune")
@@ -402,7 +394,7 @@ def test_one_file_form_opens_to_the_same_bundle(tmp_path: Path) -> None:
     assert opened.path == tmp_path / "cache" / "bundles" / folder.sha256
 
 
-def test_a_damaged_cache_is_unpacked_again(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_unpacked_again(tmp_path):
     folder = write_tiny_bundle(tmp_path / "b")
     pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     cached = open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache").program_path
@@ -410,7 +402,7 @@ def test_a_damaged_cache_is_unpacked_again(tmp_path: Path) -> None:
     assert same(open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "cache"), folder)
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     write_tiny_bundle(tmp_path / "b")
     pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     (tmp_path / "file").write_text("")
@@ -418,7 +410,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         open_bundle(tmp_path / "b.seedtune", cache=tmp_path / "file")
 
 
-def test_a_damaged_bundle_is_not_packed(tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_not_packed(tmp_path):
     write_tiny_bundle(tmp_path / "b")
     (tmp_path / "b" / "program.pte").write_bytes(b"")
     with pytest.raises(BundleError, match=r"program\.pte"):
@@ -426,11 +418,11 @@ def test_a_damaged_bundle_is_not_packed(tmp_path: Path) -> None:
     assert not (tmp_path / "b.seedtune").exists()
 
 
-def _overwrite(file: Path, data: bytes) -> None:
+def _overwrite(file, data):
     file.write_bytes(data)
 
 
-def _swap(file: Path, data: bytes) -> None:
+def _swap(file, data):
     """Another file of the same size and, as far as a program can set them, the same times."""
     status = file.stat()
     other = file.with_name("other")
@@ -442,9 +434,7 @@ def _swap(file: Path, data: bytes) -> None:
 class TestTheCheckedFile:
     @pytest.mark.parametrize("change", [_overwrite, _swap])
     @pytest.mark.parametrize("settled", [False, True])
-    def test_a_program_that_changed_since_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, settled: bool
-    ) -> None:
+    def test_a_program_that_changed_since_is_refused(self, tmp_path, monkeypatch, change, settled):
         if settled:  # as for a bundle written longer ago, whose times are believed
             monkeypatch.setattr(checked_file, "_SETTLED_NS", -1)
             time.sleep(0.05)
@@ -463,16 +453,14 @@ class TestTheCheckedFile:
         with pytest.raises(BundleError, match=r"program\.pte: cannot be read: No such file"):
             bundle.checked("program.pte").__enter__()
 
-    def test_what_was_checked_stays_open(self, tmp_path: Path) -> None:
+    def test_what_was_checked_stays_open(self, tmp_path):
         bundle = write_tiny_bundle(tmp_path / "b")
         data = bundle.program_path.read_bytes()
         with bundle.checked("program.pte") as opened:
             _swap(bundle.program_path, bytes(len(data)))
             assert opened.read_bytes() == data
 
-    def test_an_unchanged_program_is_not_hashed_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_unchanged_program_is_not_hashed_again(self, tmp_path, monkeypatch):
         write_tiny_bundle(tmp_path / "b")
         monkeypatch.setattr(checked_file, "_SETTLED_NS", -1)
         bundle = open_bundle(tmp_path / "b")
@@ -482,7 +470,7 @@ class TestTheCheckedFile:
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "sub/../../evil", "program.pte"])
-def test_hostile_archives_write_nothing_outside(tmp_path: Path, name: str) -> None:
+def test_hostile_archives_write_nothing_outside(tmp_path, name):
     write_tiny_bundle(tmp_path / "b")
     file = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
@@ -493,7 +481,7 @@ def test_hostile_archives_write_nothing_outside(tmp_path: Path, name: str) -> No
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_archive_is_refused(tmp_path):
     write_tiny_bundle(tmp_path / "b")
     with zipfile.ZipFile(tmp_path / "z.seedtune", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in PARTS:
@@ -502,7 +490,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
         open_bundle(tmp_path / "z.seedtune", cache=tmp_path / "cache")
 
 
-def test_an_altered_archive_is_refused_even_when_cached(tmp_path: Path) -> None:
+def test_an_altered_archive_is_refused_even_when_cached(tmp_path):
     write_tiny_bundle(tmp_path / "b")
     file = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     open_bundle(file, cache=tmp_path / "cache")
@@ -513,13 +501,13 @@ def test_an_altered_archive_is_refused_even_when_cached(tmp_path: Path) -> None:
         open_bundle(file, cache=tmp_path / "cache")
 
 
-def _tokenizer(change: Callable[[dict[str, Any]], None]) -> bytes:
+def _tokenizer(change):
     content = json.loads(bundle_parts()["tokenizer_json"])
     change(content)
     return json.dumps(content).encode()
 
 
-def _prefixed(content: dict[str, Any]) -> None:
+def _prefixed(content):
     content["model"]["vocab"] = {"a": 0, "é": 1, "aé": 2}
     content["model"]["continuing_subword_prefix"] = "x"
     content["model"]["merges"] = [["a", "é"]]
@@ -545,15 +533,13 @@ def _prefixed(content: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_tokenizers_that_panic_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, Any]], None]
-) -> None:
+def test_tokenizers_that_panic_are_refused(tmp_path, change):
     with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer file \(") as caught:
         write_tiny_bundle(tmp_path / "b", tokenizer_json=_tokenizer(change))
     assert "\n" not in str(caught.value)
 
 
-def test_an_archive_is_unpacked_no_further_than_its_manifest_says(tmp_path: Path) -> None:
+def test_an_archive_is_unpacked_no_further_than_its_manifest_says(tmp_path):
     write_tiny_bundle(tmp_path / "b")
     bomb = tmp_path / "bomb.seedtune"
     with zipfile.ZipFile(bomb, "w") as archive:
@@ -572,7 +558,7 @@ def test_an_archive_is_unpacked_no_further_than_its_manifest_says(tmp_path: Path
         open_bundle(bomb, cache=tmp_path / "cache")
 
 
-def test_a_vocabulary_ends_behind_its_largest_token() -> None:
+def test_a_vocabulary_ends_behind_its_largest_token():
     from tokenizers import Tokenizer, models
 
     for vocabulary, end in (
@@ -591,10 +577,10 @@ def test_a_vocabulary_ends_behind_its_largest_token() -> None:
     class Whole:
         """Cannot list its tokens, which takes memory."""
 
-        def get_vocab_size(self, with_added_tokens: bool) -> int:
+        def get_vocab_size(self, with_added_tokens):
             return 3
 
-        def id_to_token(self, token: int) -> str:
+        def id_to_token(self, token):
             return "abc"[token]
 
-    assert vocabulary_of(Whole()) == 3  # type: ignore[arg-type]
+    assert vocabulary_of(Whole()) == 3

@@ -2,8 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from seedtune.runtime.bundle import open_bundle, pack_bundle
@@ -16,26 +14,26 @@ PROGRAM = os.urandom(5 * MIB // 2)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A part that is mapped, and one that is read, take more than a MiB each."""
     tokenizer = tiny_tokenizer().to_str().encode() + b" " * (3 * MIB // 2)
     return write_tiny_bundle(tmp_path / "b", program=PROGRAM, tokenizer_json=tokenizer).path
 
 
 @pytest.fixture
-def archive(folder: Path) -> Path:
+def archive(folder):
     return pack_bundle(folder, folder.with_suffix(".seedtune"))
 
 
-def size_of(folder: Path) -> int:
+def size_of(folder):
     return sum(file.stat().st_size for file in folder.iterdir() if file.name != "manifest.json")
 
 
-def hearing(into: list[tuple[int, int]]) -> Callable[[int, int], None]:
+def hearing(into):
     return lambda done, total: into.append((done, total))
 
 
-def check_steps(told: list[tuple[int, int]], total: int) -> None:
+def check_steps(told, total):
     """From 0 to the total, each byte once, in pieces of a MiB at most."""
     assert told[0] == (0, total) and told[-1] == (total, total)
     assert {whole for _, whole in told} == {total}
@@ -44,16 +42,14 @@ def check_steps(told: list[tuple[int, int]], total: int) -> None:
 
 
 @pytest.mark.parametrize("opened_by", [open_bundle, open_model])
-def test_a_folder_is_heard_of_byte_by_byte(folder: Path, opened_by: Callable[..., object]) -> None:
+def test_a_folder_is_heard_of_byte_by_byte(folder, opened_by):
     told: list[tuple[int, int]] = []
     opened_by(folder, progress=hearing(told))
     check_steps(told, size_of(folder))
     assert len(told) >= 1 + 3 + 2 + 1  # the program's pieces, the tokenizer's, and a small part
 
 
-def test_an_archive_is_checked_packed_and_unpacked(
-    folder: Path, archive: Path, tmp_path: Path
-) -> None:
+def test_an_archive_is_checked_packed_and_unpacked(folder, archive, tmp_path):
     counts = []
     for _ in range(2):  # the second time it is unpacked already
         told: list[tuple[int, int]] = []
@@ -71,7 +67,7 @@ def test_an_archive_is_checked_packed_and_unpacked(
     check_steps(told[again:], 2 * size_of(folder))
 
 
-def test_a_damaged_part_ends_it_before_the_end(folder: Path) -> None:
+def test_a_damaged_part_ends_it_before_the_end(folder):
     (folder / "values.safetensors").write_bytes(b"x")
     told: list[tuple[int, int]] = []
     with pytest.raises(BundleError, match=r"values\.safetensors"):
@@ -81,13 +77,11 @@ def test_a_damaged_part_ends_it_before_the_end(folder: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError("closed"), ValueError("no"), BundleError("own")])
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_the_callback_raises_is_not_taken_for_damage(
-    folder: Path, archive: Path, tmp_path: Path, error: Exception, packed: bool
-) -> None:
+def test_what_the_callback_raises_is_not_taken_for_damage(folder, archive, tmp_path, error, packed):
     cache = tmp_path / "cache"
 
-    def stop(after: int) -> Callable[[int, int], None]:
-        def progress(done: int, total: int) -> None:
+    def stop(after):
+        def progress(done, total):
             if done >= after:
                 raise error
 

@@ -7,11 +7,11 @@ from seedtune.runtime.scoring.confusion import Confusion
 RIGHT = np.array([2, 2, 2, 2, 2, 0, 0, 1])
 
 
-def confusion(given: list[int]) -> Confusion:
+def confusion(given):
     return Confusion.of(["odd", "a", "Most"], RIGHT, np.array(given))
 
 
-def test_figures_by_hand() -> None:
+def test_figures_by_hand():
     found = confusion([2, 2, 2, 0, 1, 0, 2, 2])
     assert found.counts == ((1, 0, 1, 0), (0, 0, 1, 0), (1, 1, 3, 0))
     assert (found.most_frequent, found.most_frequent_share) == ("Most", 5 / 8)
@@ -19,14 +19,14 @@ def test_figures_by_hand() -> None:
     assert found.macro_f1 == pytest.approx((1 / 2 + 0 + 3 / 5) / 3)
 
 
-def test_rows_without_an_answer_are_rows_all_the_same() -> None:
+def test_rows_without_an_answer_are_rows_all_the_same():
     found = confusion([2, 2, 2, -1, -1, 0, 0, 1])
     assert found.counts[2] == (0, 0, 3, 2)
     assert found.most_frequent_share == 5 / 8
     assert found.macro_f1 == pytest.approx((1 + 1 + 6 / 8) / 3)
 
 
-def test_an_answer_that_stands_nowhere_does_not_count() -> None:
+def test_an_answer_that_stands_nowhere_does_not_count():
     found = Confusion.of(["x", "y", "z"], np.array([2, 0]), np.array([2, 0]))
     assert found.macro_f1 == 1.0
 
@@ -35,9 +35,7 @@ def test_an_answer_that_stands_nowhere_does_not_count() -> None:
     ("given", "warned"),
     [([2] * 8, True), ([2, 2, 2, 2, 0, 0, 2, 2], True), ([2, 2, 2, 2, 2, 0, 2, 2], False)],
 )
-def test_it_warns_where_always_the_most_frequent_answer_does_as_well(
-    given: list[int], warned: bool
-) -> None:
+def test_it_warns_where_always_the_most_frequent_answer_does_as_well(given, warned):
     text = confusion(given).warning
     assert (text is not None) == warned
     if text is not None:

@@ -5,33 +5,32 @@ import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import encode_rows, read_rows, row_formats, rows, task_from_spec
-from seedtune.runtime.tasks.field_text import LONGEST
+from seedtune.runtime.tasks.field_checks import LONGEST
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 
-def write(folder: Path, name: str, text: str | bytes) -> Path:
+def write(folder, name, text):
     file = folder / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return file
 
 
-def write_parquet(file: Path, columns: dict[str, Any]) -> Path:
+def write_parquet(file, columns):
     return written(file, pyarrow.table(columns))
 
 
-def written(file: Path, table: Any) -> Path:
+def written(file, table):
     pyarrow.parquet.write_table(table, file)
     return file
 
 
-def test_jsonl(tmp_path: Path) -> None:
+def test_jsonl(tmp_path):
     file = write(
         tmp_path, "d.jsonl", '{"a": "x\\u2028y", "b": 1}\n\n{"a": "\u2028", "b": null}\r\n'
     )
@@ -40,14 +39,14 @@ def test_jsonl(tmp_path: Path) -> None:
     assert [row.where for row in found] == [f"{file}:1", f"{file}:3"]
 
 
-def test_json(tmp_path: Path) -> None:
+def test_json(tmp_path):
     file = write(tmp_path, "d.json", '[{"a": "x", "b": 1},\n {"a": "y"}]')
     found = read_rows(file)
     assert found == [{"a": "x", "b": 1}, {"a": "y"}]
     assert [row.where for row in found] == [f"{file} row 1", f"{file} row 2"]
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_csv(tmp_path):
     file = write(tmp_path, "d.CSV", '\ufefftext,label\n"two\nlines, ""quoted""",1\n\nx\u2028y,0\n')
     found = read_rows(str(file))
     assert found == [
@@ -68,23 +67,23 @@ def test_csv(tmp_path: Path) -> None:
         ("d.tsv", 'text\tlabel\n"a, b"\t1\n'),
     ],
 )
-def test_delimiters_are_found_by_the_header(tmp_path: Path, name: str, text: str) -> None:
+def test_delimiters_are_found_by_the_header(tmp_path, name, text):
     assert read_rows(write(tmp_path, name, text)) == [{"text": "a, b", "label": "1"}]
 
 
-def test_a_header_with_a_quoted_delimiter_or_of_one_column(tmp_path: Path) -> None:
+def test_a_header_with_a_quoted_delimiter_or_of_one_column(tmp_path):
     assert read_rows(write(tmp_path, "d.csv", '"a;b",c\n1,2\n')) == [{"a;b": "1", "c": "2"}]
     assert read_rows(write(tmp_path, "d.csv", "text\nso; it is\n")) == [{"text": "so; it is"}]
 
 
-def test_txt(tmp_path: Path) -> None:
+def test_txt(tmp_path):
     file = write(tmp_path, "d.txt", "\ufeffone, text\r\n\n  {two} \u2028\n")
     found = read_rows(file)
     assert found == [{"text": "one, text"}, {"text": "  {two} \u2028"}]
     assert [row.where for row in found] == [f"{file}:1", f"{file}:3"]
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_parquet(tmp_path):
     columns = {"text": [f"t{n}" for n in range(2000)], "label": [n % 2 for n in range(2000)]}
     file = write_parquet(tmp_path / "d.parquet", columns)
     found = read_rows(file)
@@ -92,8 +91,8 @@ def test_parquet(tmp_path: Path) -> None:
     assert (len(found), found[1500].where) == (2000, f"{file} row 1501")
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    def given_input(data: bytes) -> None:
+def test_standard_input(monkeypatch):
+    def given_input(data):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
 
     given_input(b'{"text": "a"}\n{"text": "b"}\n')
@@ -107,7 +106,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         read_rows("-")
 
 
-def test_dicts() -> None:
+def test_dicts():
     found = read_rows({"text": text} for text in "ab")
     assert found == [{"text": "a"}, {"text": "b"}]
     assert [row.where for row in found] == ["row 1", "row 2"]
@@ -125,7 +124,7 @@ def test_dicts() -> None:
         ([["a"]], "row 1: must be a dict with the task's fields, not a list"),
     ],
 )
-def test_what_is_no_dicts(given: Any, message: str) -> None:
+def test_what_is_no_dicts(given, message):
     with pytest.raises(DataError, match=message):
         read_rows(given)
 
@@ -172,55 +171,51 @@ def test_what_is_no_dicts(given: Any, message: str) -> None:
         ),
     ],
 )
-def test_defects_are_named(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+def test_defects_are_named(tmp_path, name, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_rows(write(tmp_path, name, text))
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_a_folder_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(DataError, match=r"is a folder; give a file of rows .*to_parquet"):
         read_rows(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(DataError, match=rf"{name}: cannot be read: .*[Nn]o such file"):
         read_rows(tmp_path / name)
 
 
-def test_text_in_a_table_that_is_no_utf8_names_row_and_field(tmp_path: Path) -> None:
+def test_text_in_a_table_that_is_no_utf8_names_row_and_field(tmp_path):
     texts = pyarrow.array([b"good", b"\xff\xfe"]).view(pyarrow.string())
     file = write_parquet(tmp_path / "d.parquet", {"label": [1, 0], "text": texts})
     with pytest.raises(DataError, match=r"d\.parquet row 2: field 'text' is no UTF-8 text"):
         read_rows(file)
 
 
-def test_repeated_columns_of_a_table_are_refused(tmp_path: Path) -> None:
+def test_repeated_columns_of_a_table_are_refused(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
     with pytest.raises(DataError, match="has a repeated column name"):
         read_rows(written(tmp_path / "d.parquet", table))
 
 
-def test_without_pyarrow_the_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pyarrow_the_package_is_named(tmp_path, monkeypatch):
     file = write_parquet(tmp_path / "d.parquet", {"text": ["a"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=f"^{file}: to read it, pip install pyarrow$"):
         read_rows(file)
 
 
-def test_more_rows_than_memory_should_hold_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_rows_than_memory_should_hold_are_refused(tmp_path, monkeypatch):
     assert rows.MAX_ROWS == 1_000_000
     monkeypatch.setattr(rows, "MAX_ROWS", 3)
     assert len(read_rows(write(tmp_path, "d.txt", "a\n" * 3))) == 3
     with pytest.raises(DataError, match=r"d\.txt: more than 3 rows, .*; draw a part of them"):
         read_rows(write(tmp_path, "d.txt", "a\n" * 4))
 
-    def endless() -> Any:
+    def endless():
         while True:
             yield {"text": "a"}
 
@@ -228,9 +223,7 @@ def test_more_rows_than_memory_should_hold_are_refused(
         read_rows(endless())
 
 
-def test_a_text_or_a_file_beyond_all_use_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_or_a_file_beyond_all_use_is_refused(tmp_path, monkeypatch):
     task = task_from_spec(TASK, tiny_tokenizer(), BOUNDS, 0, on_long="truncate")
     rows_of = [{"text": "a", "label": "1"}, {"text": "so " * (LONGEST // 3 + 1), "label": "0"}]
     with pytest.raises(DataError, match=r"^row 2: field 'text' has 262146 characters, at most"):
@@ -251,7 +244,7 @@ def test_a_text_or_a_file_beyond_all_use_is_refused(
     assert len(read_rows(write(tmp_path, "e.txt", "so\n" * 33))) == 33
 
 
-def test_a_small_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_file_takes_little_memory(tmp_path, monkeypatch):
     """Not what a file may have at most, which a phone has not."""
     content = '{"text": "the film was good"}\n' * 6
     file = write(tmp_path, "d.jsonl", content)
@@ -266,9 +259,7 @@ def test_a_small_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["text", "list", "struct"])
-def test_a_small_table_of_huge_texts_is_refused_before_it_expands(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_small_table_of_huge_texts_is_refused_before_it_expands(tmp_path, kind):
     texts = pyarrow.array(["a" * (4 * LONGEST + 1)])
     repeated = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 4096, "int32"), texts)
     column = {
@@ -285,9 +276,7 @@ def test_a_small_table_of_huge_texts_is_refused_before_it_expands(
     assert pyarrow.total_allocated_bytes() - before < 50e6
 
 
-def test_a_table_of_more_values_than_are_read_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_of_more_values_than_are_read_is_refused(tmp_path, monkeypatch):
     file = write_parquet(tmp_path / "d.parquet", {"text": ["a"] * 40, "n": [[1, 2]] * 40})
     assert len(read_rows(file)) == 40
     for name, what in (("_MOST_VALUES", "120 values"), ("_MOST_BYTES", r"\d+ bytes")):

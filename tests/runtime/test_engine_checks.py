@@ -1,7 +1,5 @@
 """A request that the program cannot take is refused by the name of what is wrong."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from seedtune.runtime.bundle import Bounds
@@ -16,7 +14,7 @@ BOUNDS = Bounds(probes=2, rows=4, length=8, positions=6, candidates=3)
 K = 5
 
 
-def sizes(**changes: int) -> dict[str, Any]:
+def sizes(**changes):
     size = {"rows": 4, "length": 8, "scored": 6, "choices": 3, "probes": 2, "entries": K, **changes}
     return {
         "tokens": np.zeros((size["rows"], size["length"]), np.int64),
@@ -26,7 +24,7 @@ def sizes(**changes: int) -> dict[str, Any]:
     }
 
 
-def check(request: dict[str, Any]) -> None:
+def check(request):
     values = request.pop("values")
     check_request(BOUNDS, Batch(**request, gold=np.zeros(1, np.int64)), values, K)
 
@@ -34,7 +32,7 @@ def check(request: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"rows": 1, "length": 2, "scored": 1, "choices": 1, "probes": 1}]
 )
-def test_both_ends_of_every_bound_are_taken(changes: dict[str, int]) -> None:
+def test_both_ends_of_every_bound_are_taken(changes):
     check(sizes(**changes))
 
 
@@ -53,7 +51,7 @@ def test_both_ends_of_every_bound_are_taken(changes: dict[str, int]) -> None:
         ({"entries": 4}, "values has 4 columns, the program takes 5"),
     ],
 )
-def test_a_size_outside_names_its_bound(changes: dict[str, int], message: str) -> None:
+def test_a_size_outside_names_its_bound(changes, message):
     with pytest.raises(EngineError, match=message):
         check(sizes(**changes))
 
@@ -71,12 +69,12 @@ def test_a_size_outside_names_its_bound(changes: dict[str, int], message: str) -
         ("candidates", np.zeros((5, 3), np.int64), "candidates has 5 rows for 6 positions"),
     ],
 )
-def test_a_wrong_array_is_named(name: str, array: Any, message: str) -> None:
+def test_a_wrong_array_is_named(name, array, message):
     with pytest.raises(EngineError, match=message):
         check(sizes() | {name: array})
 
 
-def test_an_adapter_is_of_the_programs_shape() -> None:
+def test_an_adapter_is_of_the_programs_shape():
     request = sizes()
     values = request.pop("values")
     batch = Batch(**request, gold=np.zeros(1, np.int64))
@@ -93,18 +91,18 @@ def test_an_adapter_is_of_the_programs_shape() -> None:
             check_request(BOUNDS, batch, values, K, given, shape)
 
 
-def test_positions_are_held_against_the_tokens_given_not_the_bound() -> None:
+def test_positions_are_held_against_the_tokens_given_not_the_bound():
     short = sizes(rows=1, length=2)
     short["positions"][:] = 2
     with pytest.raises(EngineError, match="outside the 2 tokens given"):
         check(short)
 
 
-def test_hidden_states_that_a_program_does_not_return_are_refused() -> None:
+def test_hidden_states_that_a_program_does_not_return_are_refused():
     class Plain(Engine):
         entries, hidden_width = K, 0
 
-        def score(self, batch: Batch, values: Any) -> Scores:
+        def score(self, batch, values):
             return Scores(np.zeros((len(values), *batch.candidates.shape), np.float32), None)
 
     request = sizes()

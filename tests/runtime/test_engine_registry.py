@@ -15,7 +15,6 @@ from command_line import bad, good, write_rows
 from compiler import needs_compiler
 from faults import run_and_kill
 from seedtune.runtime import engines
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import ENGINES, engine_module, open_engine
 from seedtune.runtime.engines.contract import EngineUnavailable
 from seedtune.runtime.errors import BundleError, EngineError
@@ -24,7 +23,7 @@ from toy_engine import ToyEngine
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
+def toy(monkeypatch, tmp_path):
     """A bundle with a toy program beside its first, and the toy engine registered."""
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(ENGINES, "toy", "toy_engine")
@@ -34,12 +33,12 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_every_engine_has_what_a_module_of_one_has(name: str) -> None:
+def test_every_engine_has_what_a_module_of_one_has(name):
     module = engine_module(name)
     assert module.FORMAT and module.PROCESS_BYTES > 0
     assert module.unavailable() is None or "\n" not in str(module.unavailable())
@@ -55,9 +54,7 @@ class TestToy:
         ],
         ids=["two-point", "readout"],
     )
-    def test_it_tunes_is_killed_resumes_shares_and_predicts(
-        self, toy: Bundle, rows: Path, tmp_path: Path, options: list[str]
-    ) -> None:
+    def test_it_tunes_is_killed_resumes_shares_and_predicts(self, toy, rows, tmp_path, options):
         given = ["--train", rows, "--data", rows, "--engine", "toy", "--batch-size", 4, *options]
         whole = good("tune", toy.path, tmp_path / "whole", *given)
         assert whole["after"]["loss"] < whole["before"]["loss"]
@@ -78,7 +75,7 @@ class TestToy:
         assert len(good("predict", *asked)["predictions"]) == 24
         assert ToyEngine.live == 0  # every command closes what it opened
 
-    def test_its_threads_are_measured(self, toy: Bundle, tmp_path: Path) -> None:
+    def test_its_threads_are_measured(self, toy, tmp_path):
         with open_engine(toy, name="toy") as engine:
             assert isinstance(engine, ToyEngine) and engine.threads is not None
             (file,) = (tmp_path / "cache" / "threads").iterdir()
@@ -87,11 +84,9 @@ class TestToy:
         with open_engine(toy, 3, name="toy") as engine:
             assert isinstance(engine, ToyEngine) and engine.threads == 3
         with pytest.raises(EngineError, match="closed"):
-            engine.score(None, None)  # type: ignore[arg-type]
+            engine.score(None, None)
 
-    def test_inspect_shows_programs_and_engines(
-        self, toy: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_inspect_shows_programs_and_engines(self, toy, monkeypatch):
         for name in ENGINES:
             reason = {"toy": None}.get(name, f"no {name}")
             monkeypatch.setattr(engine_module(name), "unavailable", lambda reason=reason: reason)
@@ -110,14 +105,12 @@ class TestToy:
         assert told["executorch-binding"] == "runs the executorch program"
         assert told["toy"] == "could run the toy program"
 
-    def test_an_altered_program_is_noticed(self, toy: Bundle) -> None:
+    def test_an_altered_program_is_noticed(self, toy):
         (toy.path / "toy.json").write_bytes(b'{"slope": 0.6}')
         with pytest.raises(BundleError, match=r"toy.json: altered"):
             open_engine(toy, name="toy")
 
-    def test_other_formats_and_names_are_refused(
-        self, toy: Bundle, rows: Path, tmp_path: Path
-    ) -> None:
+    def test_other_formats_and_names_are_refused(self, toy, rows, tmp_path):
         told = bad(6, "evaluate", toy.path, "--data", rows, "--engine", "tpu")
         assert told == (
             "engine 'tpu' is unknown; engines: executorch-native, executorch-binding, "
@@ -133,12 +126,12 @@ class TestToy:
 
 class TestOrder:
     @pytest.fixture
-    def lacking(self, monkeypatch: pytest.MonkeyPatch, toy: Bundle) -> set[str]:
+    def lacking(self, monkeypatch, toy):
         """Engines that this machine lacks; the others open."""
         lacks: set[str] = set()
 
-        def module_of(name: str) -> Any:
-            def opened(*arguments: Any) -> Any:
+        def module_of(name):
+            def opened(*arguments):
                 if name in lacks:
                     raise EngineUnavailable(f"needs {name}'s library; pip install it")
                 return SimpleNamespace(name=name, arguments=arguments)
@@ -154,7 +147,7 @@ class TestOrder:
         monkeypatch.setattr(engines, "engine_module", modules.__getitem__)
         return lacks
 
-    def test_the_first_that_works_is_taken(self, toy: Bundle, lacking: set[str]) -> None:
+    def test_the_first_that_works_is_taken(self, toy, lacking):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             first: Any = open_engine(toy, 2, memory_limit=9)
@@ -171,22 +164,20 @@ class TestOrder:
             third: Any = open_engine(toy)
         assert third.arguments[1] == toy_engine.PROGRAM
 
-    def test_where_none_works_each_says_why(self, toy: Bundle, lacking: set[str]) -> None:
+    def test_where_none_works_each_says_why(self, toy, lacking):
         lacking.update("abc")
         with pytest.raises(EngineError, match=r"a: needs a's .*; b: needs b's .*; c: needs c's"):
             open_engine(toy)
 
-    def test_a_name_forces_one(self, toy: Bundle, lacking: set[str]) -> None:
+    def test_a_name_forces_one(self, toy, lacking):
         chosen: Any = open_engine(toy, name="b")
         assert chosen.name == "b"
         lacking.add("b")
         with pytest.raises(EngineError, match=r"no engine runs .* here: b: needs b's library"):
             open_engine(toy, name="b")
 
-    def test_a_program_that_is_refused_is_no_reason_to_try_another(
-        self, toy: Bundle, lacking: set[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refusing(*arguments: Any) -> Any:
+    def test_a_program_that_is_refused_is_no_reason_to_try_another(self, toy, lacking, monkeypatch):
+        def refusing(*arguments):
             raise EngineError("program.pte: damaged")
 
         monkeypatch.setattr(engines.engine_module("a"), "open", refusing)
@@ -196,7 +187,7 @@ class TestOrder:
 
 @needs_compiler
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "executorch-java"])
-def test_closing_waits_for_what_other_threads_do(reach: Bundle, name: str) -> None:
+def test_closing_waits_for_what_other_threads_do(reach, name):
     """``tests/android_demo`` has the same of the engine that needs an app."""
     script = Path(__file__).parents[1] / "close_race.py"
     done = subprocess.run(
@@ -210,7 +201,7 @@ def test_closing_waits_for_what_other_threads_do(reach: Bundle, name: str) -> No
 
 
 @pytest.mark.parametrize("threads", [0, -1, 100_000, 10**30, True, 1.5, None, "2"])
-def test_numbers_of_threads_that_no_engine_can_start(toy: Bundle, threads: Any) -> None:
+def test_numbers_of_threads_that_no_engine_can_start(toy, threads):
     """Libraries that are asked for too many end the process."""
     with pytest.raises(EngineError, match=r"^threads is .*, must be 1 to \d+; this process has"):
         open_engine(toy, threads, name="toy")
@@ -218,7 +209,7 @@ def test_numbers_of_threads_that_no_engine_can_start(toy: Bundle, threads: Any) 
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "executorch-java"])
-def test_many_threads_are_started_and_no_more(reach: Bundle, name: str) -> None:
+def test_many_threads_are_started_and_no_more(reach, name):
     script = (
         "import sys\n"
         "from seedtune.runtime.bundle import open_bundle\n"

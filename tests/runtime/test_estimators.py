@@ -30,7 +30,7 @@ def alone(losses):
     return losses[:, None]
 
 
-def made(**settings) -> TwoPoint:
+def made(**settings):
     asked = {"estimator": "two-point", "batch_size": 1, **settings}
     estimator = make_estimator(settings_of(asked))
     assert isinstance(estimator, TwoPoint)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import DataError, EngineError
 from seedtune.runtime.scoring.answer_head import AnswerHead
@@ -13,7 +12,7 @@ from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.tasks import Batch, Task, encode_rows, task_from_spec
+from seedtune.runtime.tasks import encode_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -36,10 +35,10 @@ class HashEngine(Engine):
 
     entries, hidden_width = 3, 2
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls = 0
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(self, batch, values):
         self.calls += 1
         rows, length = batch.tokens.shape
         assert rows * length <= BOUNDS.tokens and 2 <= length <= BOUNDS.length
@@ -52,14 +51,14 @@ class HashEngine(Engine):
         hidden = np.concatenate([np.cos(history), np.sin(history)], axis=1)
         return Scores(logp[None].astype(np.float32), hidden[None].astype(np.float32))
 
-    def _history(self, tokens: NDArray[np.int64]) -> float:
+    def _history(self, tokens):
         return float(np.cos(tokens * np.arange(1, len(tokens) + 1)).sum())
 
 
-def rows(count: int) -> list[dict[str, Any]]:
+def rows(count):
     rng = np.random.default_rng(3)
 
-    def text() -> str:
+    def text():
         return " ".join(rng.choice(WORDS, size=rng.integers(1, 9)))
 
     return [
@@ -68,7 +67,7 @@ def rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def task_of(kind: str) -> Task:
+def task_of(kind):
     return task_from_spec(SPECS[kind], TOKENIZER, BOUNDS, 0)
 
 
@@ -76,7 +75,7 @@ def task_of(kind: str) -> Task:
     ("kind", "readout"),
     [*((kind, False) for kind in SPECS), ("classification", True), ("multiple_choice", True)],
 )
-def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
+def test_equals_one_example_at_a_time(kind, readout):
     task = task_of(kind)
     encoded = encode_rows(task, rows(45))
     weights = np.random.default_rng(0).standard_normal((task.head_rows, 3)).astype(np.float32)
@@ -116,7 +115,7 @@ def test_equals_one_example_at_a_time(kind: str, readout: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
-def test_forwards_are_known_while_the_sensitive_values_stand_still(kind: str) -> None:
+def test_forwards_are_known_while_the_sensitive_values_stand_still(kind):
     """Other weights of an answer head give the same bits as with forwards of their own."""
     task, rng = task_of(kind), np.random.default_rng(1)
     encoded = encode_rows(task, rows(45))
@@ -144,7 +143,7 @@ def test_forwards_are_known_while_the_sensitive_values_stand_still(kind: str) ->
         np.testing.assert_array_equal(known.score(other, start), start.score(HashEngine(), other))
 
 
-def test_no_more_forwards_are_kept_than_there_is_room_for() -> None:
+def test_no_more_forwards_are_kept_than_there_is_room_for():
     task = task_of("classification")
     encoded = encode_rows(task, rows(45))
     engine = HashEngine()
@@ -156,14 +155,14 @@ def test_no_more_forwards_are_kept_than_there_is_room_for() -> None:
         assert 0 < again.forwards < first.forwards and not known.complete
 
 
-def test_examples_of_like_length_run_together() -> None:
+def test_examples_of_like_length_run_together():
     """Sorting by length saves padding: fewer token places than in the given order."""
     task = task_of("classification")
     encoded = encode_rows(task, rows(64))
     places = 0
 
     class Counting(HashEngine):
-        def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        def score(self, batch, values):
             nonlocal places
             places += batch.tokens.size
             return super().score(batch, values)
@@ -173,21 +172,21 @@ def test_examples_of_like_length_run_together() -> None:
     assert places < 0.9 * unsorted
 
 
-def test_nothing_to_evaluate() -> None:
+def test_nothing_to_evaluate():
     with pytest.raises(DataError, match="no examples"):
         evaluate(HashEngine(), task_of("completion"), [], Values(np.zeros(3, np.float32)), BOUNDS)
 
 
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("odd", [np.nan, -np.inf])
-def test_no_answer_from_scores_that_are_not_finite(kind: str, odd: float) -> None:
+def test_no_answer_from_scores_that_are_not_finite(kind, odd):
     """An argmax over NaN would be the first label, with confidence."""
     task = task_of(kind)
     encoded = encode_rows(task, rows(9))
     own = encoded[5].tokens[-1]
 
     class Odd(HashEngine):
-        def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+        def score(self, batch, values):
             scores = super().score(batch, values)
             for place, row in enumerate(batch.row_of):
                 if np.array_equal(batch.tokens[row][: len(own)], own):

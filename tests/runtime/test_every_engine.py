@@ -1,7 +1,6 @@
 """What every engine that runs here keeps of the contract, each with its program of one bundle."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 from compiler import needs_compiler
 from exported_bundle import arrays
 from exported_bundle import request as asked
-from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.engines import Engine, open_engine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_native import NativeEngine
 from seedtune.runtime.errors import EngineError
 from seedtune.runtime.tasks import Batch
@@ -22,7 +20,7 @@ OTHERS = "onnxruntime", "torch-int4:cpu"
 
 
 @pytest.fixture(scope="module", params=[NATIVE, "executorch-binding", *OTHERS])
-def engine(request: pytest.FixtureRequest, reach: Bundle) -> Iterator[Engine]:
+def engine(request, reach):
     with open_engine(reach, 1, name=request.param) as opened:
         yield opened
     with pytest.raises(EngineError, match="the program is closed"):
@@ -30,7 +28,7 @@ def engine(request: pytest.FixtureRequest, reach: Bundle) -> Iterator[Engine]:
     opened.close()
 
 
-def test_values_matter_and_equal_probes_give_equal_bits(engine: Engine, reach: Bundle) -> None:
+def test_values_matter_and_equal_probes_give_equal_bits(engine, reach):
     batch, values = asked(reach, **MOST)
     different = engine.score(batch, values).logp
     assert (different[0] != different[1]).any()
@@ -45,7 +43,7 @@ def test_values_matter_and_equal_probes_give_equal_bits(engine: Engine, reach: B
     assert (moved[1] != same.hidden[1]).any()
 
 
-def test_an_adapter_moves_the_log_probabilities_alone(engine: Engine, reach: Bundle) -> None:
+def test_an_adapter_moves_the_log_probabilities_alone(engine, reach):
     batch, values = asked(reach, **MOST)
     plain, adapter = engine.score(batch, values), arrays(batch, values)[-1]
     zeros = engine.score(batch, values, np.zeros_like(adapter))
@@ -60,9 +58,7 @@ def test_an_adapter_moves_the_log_probabilities_alone(engine: Engine, reach: Bun
         engine.score(batch, values, adapter.T.copy())
 
 
-def test_views_are_read_as_they_appear_and_results_are_the_callers(
-    engine: Engine, reach: Bundle
-) -> None:
+def test_views_are_read_as_they_appear_and_results_are_the_callers(engine, reach):
     batch, values = asked(reach, **MOST)
     first = engine.score(batch, values)
     kept, kept_states = first.logp.copy(), first.hidden.copy()
@@ -74,12 +70,12 @@ def test_views_are_read_as_they_appear_and_results_are_the_callers(
     np.testing.assert_array_equal(first.hidden, kept_states)
 
 
-def test_calls_from_several_threads_wait_for_each_other(engine: Engine, reach: Bundle) -> None:
+def test_calls_from_several_threads_wait_for_each_other(engine, reach):
     requests = [asked(reach, **{**SOME, "rows": rows}) for rows in (1, 2, 3)]
     alone = [engine.score(*each).logp for each in requests]
     right = []
 
-    def work(which: int) -> None:
+    def work(which):
         for _ in range(20):
             right.append(np.array_equal(engine.score(*requests[which]).logp, alone[which]))
 
@@ -91,9 +87,7 @@ def test_calls_from_several_threads_wait_for_each_other(engine: Engine, reach: B
     assert len(right) == 60 and all(right)
 
 
-def test_what_the_program_cannot_take_is_told_in_one_line_that_names_the_file(
-    engine: Engine, reach: Bundle, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_program_cannot_take_is_told_in_one_line_that_names_the_file(engine, reach, capfd):
     batch, values = asked(reach, **SOME)
     with pytest.raises(EngineError, match="values has 167 columns"):
         engine.score(batch, values[:, 1:])
@@ -111,7 +105,7 @@ def test_what_the_program_cannot_take_is_told_in_one_line_that_names_the_file(
 
 
 @pytest.mark.parametrize("name", [NATIVE, *OTHERS])
-def test_a_program_of_other_sizes_than_the_bundle_says(reach: Bundle, name: str) -> None:
+def test_a_program_of_other_sizes_than_the_bundle_says(reach, name):
     """Its hash was checked, so that the bundle's maker mixed them."""
     for changes, message in (
         ({"values": reach.values[1:]}, "takes 168 values, the bundle says 167; export the"),

@@ -52,7 +52,7 @@ def test_a_torn_tail_is_cut_reported_and_made_up_for(tmp_path, whole, cut):
 def test_a_killed_writer_keeps_no_lock_even_if_it_had_forked(tmp_path):
     pids = tmp_path / "pid"
 
-    def work() -> None:
+    def work():
         with tuner(tmp_path / "run") as live:
             next(iter(live))
             child = os.fork()
@@ -135,7 +135,7 @@ def test_a_failing_sync_stops_the_run(tmp_path, whole, monkeypatch):
         steps = iter(live)
         next(steps)
 
-        def fsync(fd: int) -> None:
+        def fsync(fd):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         with monkeypatch.context() as patch:

@@ -1,11 +1,11 @@
 """Six devices of the tiny model, really exported, and everything that may go wrong among them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from seedtune.runtime import Model, TuningError, open_model
+from seedtune.runtime import TuningError, open_model
 from seedtune.runtime.estimators import make_estimator
 from seedtune.runtime.estimators.pooled_fit import PooledFit, Sent, losses_and_gradients, summarise
 from seedtune.runtime.fleet import (
@@ -36,7 +36,7 @@ FLOOR = {"least_rows": 8, "least_devices": 3}
 EXACT = {**FLOOR, "least_noise": 0.0}
 
 
-def rows_of(device: int, count: int) -> list[dict[str, str]]:
+def rows_of(device, count):
     """Uneven: the last device knows but one label, the others few of one."""
     rng = np.random.default_rng(device)
     rows = []
@@ -54,7 +54,7 @@ def model(bundle):
 
 
 @pytest.fixture(scope="module")
-def devices(model) -> dict[int, Device]:
+def devices(model):
     return {
         n: Device(model, rows_of(n, size), rows_of(n + 10, 12), **EXACT)
         for n, size in enumerate(SIZES)
@@ -64,9 +64,7 @@ def devices(model) -> dict[int, Device]:
 Change = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
-def carry(
-    questions: Mapping[int, Any], devices: Mapping[int, Device], changes: Mapping[int, Change]
-) -> dict[int, Any]:
+def carry(questions, devices, changes):
     """Answers, some of them changed on their way, or lost."""
     found = {}
     for number, question in questions.items():
@@ -77,18 +75,18 @@ def carry(
     return found
 
 
-def run(fleet: Fleet, devices: Mapping[int, Device], changes: Any = None) -> None:
+def run(fleet, devices, changes=None):
     """All rounds; ``changes`` by round."""
     while not fleet.work.done:
         number = len(fleet.rounds) + 1
         print(fleet.take(carry(fleet.ask(devices), devices, (changes or {}).get(number, {}))))
 
 
-def lost(answer: dict[str, Any]) -> None:
+def lost(answer):
     return None
 
 
-def central(model: Model, numbers: list[int], rounds: int = 30) -> np.ndarray:
+def central(model, numbers, rounds=30):
     """The fit to all rows of some devices as one device's."""
     rows = [row for n in numbers for row in rows_of(n, SIZES[n])]
     seen = examples_of(model, model.encode(rows)).of_share(0.5)
@@ -116,7 +114,7 @@ def test_killed_late_and_lying_devices(model, devices):
     work = PooledHead(model, rounds=30)
     fleet = Fleet(identity(model), work, least_rows=8, least_devices=2)
 
-    def lie(answer: dict[str, Any]) -> dict[str, Any]:
+    def lie(answer):
         return {**answer, "gradients": (-20 * np.frombuffer(answer["gradients"], "<f4")).tobytes()}
 
     killed = {n: {0: lost, 3: lost} for n in range(4, 31)}
@@ -179,7 +177,7 @@ def test_states_are_computed_once_and_stay(model, devices, monkeypatch):
     assert Device(model, "gone.jsonl", states=first.states, **EXACT).answer(question) == answer
 
 
-def private(model: Model, noise: float) -> PrivateHead:
+def private(model, noise):
     texts = [{"text": word} for word in WORDS if word] * 4
     states = examples_of(model, model.encode(texts, labelled=False)).features[:, 0, :-1]
     return PrivateHead(model, states, noise=noise, clip=0.1, rounds=2)

@@ -1,16 +1,12 @@
 """``Model.generate`` and written predictions, on the exported tiny model."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from seedtune.runtime import open_model
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import DataError, EngineError
-from seedtune.runtime.model import Model
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.writing import Manner, Writer, Writing
+from seedtune.runtime.writing import Manner, Writer
 from tiny_bundle import TASK, write_tiny_bundle
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
@@ -20,35 +16,33 @@ MESSAGES = [{"role": "user", "content": "Was it great?"}]
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Bundle) -> Iterator[Model]:
+def model(bundle):
     with open_model(bundle, task=COMPLETION) as opened:
         yield opened
 
 
-def text_of(model: Model, prompt: object, **manner: object) -> str:
-    return "".join(model.generate(prompt, **manner))  # type: ignore[arg-type]
+def text_of(model, prompt, **manner):
+    return "".join(model.generate(prompt, **manner))
 
 
-def test_the_bundle_knows_how_its_model_ends_and_chats(bundle: Bundle) -> None:
+def test_the_bundle_knows_how_its_model_ends_and_chats(bundle):
     assert bundle.end_ids == (1,)
     assert bundle.chat is not None and bundle.chat.special_tokens["eos_token"] == "</s>"
 
 
-def test_messages_are_written_by_the_template(model: Model) -> None:
+def test_messages_are_written_by_the_template(model):
     rendered = "<user>Was it great?</s>\n<assistant>"
     assert model.prompt_tokens(MESSAGES) == model.bundle.tokenizer().encode(rendered).ids
     assert text_of(model, MESSAGES, max_tokens=5) == text_of(model, rendered, max_tokens=5)
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_only_a_text_that_has_no_end_of_its_own_stops_at_the_line_s(
-    bundle: Bundle, ends: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_text_that_has_no_end_of_its_own_stops_at_the_line_s(bundle, ends, monkeypatch):
     manners: list[Manner] = []
     writers: list[Writer] = []
     write = Writer.write
 
-    def noting(writer: Writer, prompt: list[int], manner: Manner) -> Writing:
+    def noting(writer, prompt, manner):
         manners.append(manner)
         writers.append(writer)
         return write(writer, prompt, manner)
@@ -63,9 +57,7 @@ def test_only_a_text_that_has_no_end_of_its_own_stops_at_the_line_s(
     assert heard == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_question_over_which_the_tokenizer_panics_is_refused_by_name(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_question_over_which_the_tokenizer_panics_is_refused_by_name(bundle, monkeypatch):
     tokenizer = Tokenizer.from_str(bundle.tokenizer().to_str())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|aa)+$"), "isolated")
     monkeypatch.setattr(Bundle, "tokenizer", lambda own: tokenizer)
@@ -77,7 +69,7 @@ def test_a_question_over_which_the_tokenizer_panics_is_refused_by_name(
         model.predict(rows)
 
 
-def test_conversations_are_predicted_and_learned(bundle: Bundle, tmp_path: Path) -> None:
+def test_conversations_are_predicted_and_learned(bundle, tmp_path):
     answered = [*MESSAGES, {"role": "assistant", "content": "Yes"}]
     with open_model(bundle, task=CHAT) as model:
         written, scored = model.predict([{"messages": MESSAGES}, {"messages": answered}])
@@ -101,26 +93,26 @@ def test_conversations_are_predicted_and_learned(bundle: Bundle, tmp_path: Path)
         ("x", {"stop": [""]}, r"stop\[0\] is ''"),
     ],
 )
-def test_bad_prompts(model: Model, prompt: object, manner: dict, message: str) -> None:
+def test_bad_prompts(model, prompt, manner, message):
     with pytest.raises(DataError, match=message):
         text_of(model, prompt, **manner)
 
 
-def test_values_that_are_not_finite_write_nothing(model: Model) -> None:
+def test_values_that_are_not_finite_write_nothing(model):
     original, model.values = model.values, Values(np.full(model.bundle.K, np.nan, np.float32))
     with pytest.raises(EngineError, match="hold NaN or infinity; the values in use"):
         text_of(model, "It was")
     model.values = original
 
 
-def test_bundles_that_only_score_say_so(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundles_that_only_score_say_so(bundle, tmp_path):
     plain = write_tiny_bundle(tmp_path / "plain", task=TASK)
     assert plain.programs[0].generation is None and plain.end_ids == () and plain.chat is None
     with open_model(plain) as model, pytest.raises(DataError, match="has no chat template"):
         model.prompt_tokens(MESSAGES)
 
 
-def test_a_given_text_is_as_likely_as_an_evaluation_has_it(model: Model, bundle: Bundle) -> None:
+def test_a_given_text_is_as_likely_as_an_evaluation_has_it(model, bundle):
     tokens = model.prompt_tokens("It was great ☕ and the plot")
     spec = {"kind": "completion", "template": "It", "completion_field": "rest", "end": False}
     with open_model(bundle, task=spec) as scoring:
@@ -140,7 +132,7 @@ def test_a_given_text_is_as_likely_as_an_evaluation_has_it(model: Model, bundle:
         model.logprobs([5, 6], [(1, 2, 3, 4)])
 
 
-def test_a_twin_has_values_of_its_own_over_the_same_program(model: Model, bundle: Bundle) -> None:
+def test_a_twin_has_values_of_its_own_over_the_same_program(model, bundle):
     twin = model.twin()
     assert twin.engine is model.engine
     noise = np.random.default_rng(1).standard_normal(bundle.K, np.float32)

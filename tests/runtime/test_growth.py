@@ -17,7 +17,7 @@ from seedtune.runtime.journal.snapshots import compact
 from tiny_run import START, run
 
 
-def history(*, higher_is_better: bool = True) -> History:
+def history(*, higher_is_better=True):
     metric = {"name": "m", "higher_is_better": higher_is_better}
     return History(header(settings={"steps": 40, "eval_every": 4}, metric=metric), "journal.bin")
 
@@ -43,7 +43,7 @@ def test_what_each_step_asks_for_looks_at_no_earlier_evaluation():
     assert found.evaluations.looks == 0
 
 
-def expected(found: History) -> tuple[Evaluated | None, float | None]:
+def expected(found):
     """Best and loss limit from all evaluations, as they are defined."""
     its, sign = found.settings, -1.0 if found.higher_is_better else 1.0
     sound = [e for e in found.evaluations if math.isfinite(e.loss) and math.isfinite(e.metric)]

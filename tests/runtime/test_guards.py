@@ -52,7 +52,7 @@ def test_a_loss_jump_is_skipped(tmp_path, eval_examples):
 class JumpyTask(FakeTask):
     """Both probes' losses of one batch are twenty times as high."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at):
         super().__init__()
         self.at = at
 

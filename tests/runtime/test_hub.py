@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_stand_in import READER, WRITER, Hub, ask, running_hub
+from hub_stand_in import READER, WRITER, ask, running_hub
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bundle, open_bundle, pack_bundle
+from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.engines import ENGINES, engines_of
 from seedtune.runtime.errors import BundleError, DataError, DownloadError
 from seedtune.runtime.hub import Place, local_file, place_of
@@ -18,12 +17,12 @@ from tiny_bundle import TASK, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def made(tmp_path_factory):
     return write_tiny_bundle(tmp_path_factory.mktemp("made") / "bundle")
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tmp_path, monkeypatch):
     """With an empty cache, and nobody logged in."""
     import huggingface_hub.file_download as client
 
@@ -34,10 +33,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield found
 
 
-def refused(source: str, call: object = local_file) -> str:
+def refused(source, call=local_file):
     """The error's one line, which names the place."""
     with pytest.raises(DownloadError) as caught:
-        call(source)  # type: ignore[operator]
+        call(source)
     told = str(caught.value)
     assert told.startswith(source.partition("@")[0].removesuffix("/")) and "\n" not in told
     return told
@@ -53,20 +52,20 @@ def refused(source: str, call: object = local_file) -> str:
         ("hf://datasets/me/rows@refs/pr/3/a", Place("dataset", "me/rows", "refs/pr/3", "a")),
     ],
 )
-def test_places_are_read_and_written_alike(text: str, place: Place) -> None:
+def test_places_are_read_and_written_alike(text, place):
     assert place_of(text) == place_of(Path(text)) == place  # a Path loses a slash
     assert str(place) == text
 
 
 @pytest.mark.parametrize("path", ["a/b", "/a", "-", "", "C:\\a", "hf", "datasets/a/b"])
-def test_other_paths_are_no_places(path: str) -> None:
+def test_other_paths_are_no_places(path):
     assert place_of(path) is None and local_file(path) == Path(path)
 
 
 @pytest.mark.parametrize(
     "text", ["hf://", "hf://name", "hf://datasets/name", "hf://me/a b", "hf://me/a@"]
 )
-def test_what_begins_as_a_place_and_is_none_is_refused(text: str) -> None:
+def test_what_begins_as_a_place_and_is_none_is_refused(text):
     with pytest.raises(DownloadError, match="must be hf://owner/name or hf://datasets/owner/name"):
         place_of(text)
     with pytest.raises(DownloadError, match="is a space; give a model, bundle or dataset"):
@@ -75,9 +74,7 @@ def test_what_begins_as_a_place_and_is_none_is_refused(text: str) -> None:
         place_of("hf://me/tuned/../../other")
 
 
-def test_a_bundle_is_pulled_part_by_part_and_nothing_else(
-    hub: Hub, made: Bundle, tmp_path: Path
-) -> None:
+def test_a_bundle_is_pulled_part_by_part_and_nothing_else(hub, made, tmp_path):
     hub.add("models/me/tuned", made.path).files.update({"huge.bin": b"", "README.md": b"Hello"})
     found = open_bundle("hf://me/tuned")
     assert found.sha256 == made.sha256 and found.path.is_relative_to(tmp_path / "hf")
@@ -93,7 +90,7 @@ def test_a_bundle_is_pulled_part_by_part_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "executorch-java"])
-def test_every_engine_runs_a_bundle_in_the_hub_s_cache(hub: Hub, reach: Bundle, name: str) -> None:
+def test_every_engine_runs_a_bundle_in_the_hub_s_cache(hub, reach, name):
     modules = {which: module for which, module, _ in engines_of(reach)}
     if (reason := modules[name].unavailable()) is not None:
         pytest.skip(reason)
@@ -106,9 +103,7 @@ def test_every_engine_runs_a_bundle_in_the_hub_s_cache(hub: Hub, reach: Bundle, 
     assert answers[0] == answers[1]
 
 
-def test_a_bundle_s_one_file_form_is_pulled_and_packed(
-    hub: Hub, made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_s_one_file_form_is_pulled_and_packed(hub, made, tmp_path, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "own"))
     file = pack_bundle(made.path, tmp_path / "b.seedtune")
     hub.add("models/me/packed", {"small/b.seedtune": file.read_bytes()})
@@ -118,7 +113,7 @@ def test_a_bundle_s_one_file_form_is_pulled_and_packed(
     assert pack_bundle("hf://me/tuned", tmp_path / "c.seedtune").read_bytes() == file.read_bytes()
 
 
-def test_a_revision_is_one_and_all_parts_are_of_it(hub: Hub, made: Bundle, tmp_path: Path) -> None:
+def test_a_revision_is_one_and_all_parts_are_of_it(hub, made, tmp_path):
     other = write_tiny_bundle(tmp_path / "other", task=None)
     repository = hub.add("models/me/tuned", made.path)
     first = repository.names["v1"] = repository.names["main"]
@@ -129,7 +124,7 @@ def test_a_revision_is_one_and_all_parts_are_of_it(hub: Hub, made: Bundle, tmp_p
     assert "no such revision: check what" in refused("hf://me/tuned@v2", open_bundle)
 
 
-def test_another_bundle_than_asked_for_is_not_downloaded(hub: Hub, made: Bundle) -> None:
+def test_another_bundle_than_asked_for_is_not_downloaded(hub, made):
     hub.add("models/me/tuned", made.path)
     with pytest.raises(BundleError, match="get it again from where you got that hash"):
         open_bundle("hf://me/tuned", sha256="0" * 64)
@@ -137,16 +132,14 @@ def test_another_bundle_than_asked_for_is_not_downloaded(hub: Hub, made: Bundle)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "program.pte", "values.safetensors"])
-def test_a_bundle_from_the_hub_is_checked_as_any_other(hub: Hub, made: Bundle, name: str) -> None:
+def test_a_bundle_from_the_hub_is_checked_as_any_other(hub, made, name):
     files = hub.add("models/me/tuned", made.path).files
     files[name] = files[name][:-20] + b"x" * 20
     with pytest.raises(BundleError, match=name):
         open_bundle("hf://me/tuned")
 
 
-def test_rows_tasks_and_values_are_read_from_the_hub(
-    hub: Hub, made: Bundle, tmp_path: Path
-) -> None:
+def test_rows_tasks_and_values_are_read_from_the_hub(hub, made, tmp_path):
     rows = [{"text": 'ünïcode, "odd"', "label": "1"}, {"text": "", "label": "0"}]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     hub.add("datasets/me/rows", {"data/train.jsonl": lines, "a.csv": "text,label\nb,0\n"})
@@ -168,7 +161,7 @@ def test_rows_tasks_and_values_are_read_from_the_hub(
         read_spec("hf://me/run/a.json")
 
 
-def test_who_may_not_read_is_told_what_to_do(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_may_not_read_is_told_what_to_do(hub, monkeypatch):
     hub.add("datasets/me/secret", {"a.csv": "text\na\n"}, private=True)
     hub.add("datasets/me/gated", {"a.csv": "text\na\n"}, gated=True)
     secret, gated = "hf://datasets/me/secret/a.csv", "hf://datasets/me/gated/a.csv"
@@ -183,7 +176,7 @@ def test_who_may_not_read_is_told_what_to_do(hub: Hub, monkeypatch: pytest.Monke
     assert "no such file; there are: a.csv" in refused("hf://datasets/me/secret/b.csv")
 
 
-def test_a_lost_connection_is_taken_up_where_it_broke(hub: Hub, made: Bundle) -> None:
+def test_a_lost_connection_is_taken_up_where_it_broke(hub, made):
     hub.add("models/me/tuned", made.path)
     hub.cuts["program.pte"] = [100, 50]
     assert open_bundle("hf://me/tuned").sha256 == made.sha256
@@ -191,9 +184,7 @@ def test_a_lost_connection_is_taken_up_where_it_broke(hub: Hub, made: Bundle) ->
     assert ranges == [None, "bytes=100-", "bytes=150-"]
 
 
-def test_half_a_download_is_never_taken_for_a_whole(
-    hub: Hub, made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_a_download_is_never_taken_for_a_whole(hub, made, tmp_path, monkeypatch):
     hub.add("models/me/tuned", made.path)
     hub.cuts["program.pte"] = [100, *[0] * 20]
     told = refused("hf://me/tuned", open_bundle)
@@ -213,9 +204,7 @@ def test_half_a_download_is_never_taken_for_a_whole(
     assert hub.gets("program.pte") and not hub.gets("manifest.json")  # which came whole
 
 
-def test_what_is_cached_opens_without_a_hub(
-    hub: Hub, made: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_cached_opens_without_a_hub(hub, made, monkeypatch):
     from huggingface_hub import constants
 
     hub.add("models/me/tuned", made.path)
@@ -233,7 +222,7 @@ def test_what_is_cached_opens_without_a_hub(
     assert hub.asked == []
 
 
-def test_no_hub_where_one_is_said_to_be(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hub_where_one_is_said_to_be(hub, monkeypatch):
     from huggingface_hub import constants
 
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub.url, "http://127.0.0.1:9")
@@ -243,14 +232,14 @@ def test_no_hub_where_one_is_said_to_be(hub: Hub, monkeypatch: pytest.MonkeyPatc
     assert "check the connection and try again" in refused("hf://datasets/me/rows/a.csv")
 
 
-def test_a_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(hub, tmp_path):
     hub.add("datasets/me/rows", {"a.csv": "text\na\n"})
     (tmp_path / "hf").write_text("in the way")
     told = refused("hf://datasets/me/rows/a.csv")
     assert "cannot be kept here (" in told and "set HF_HOME to another folder" in told
 
 
-def test_without_the_client_one_is_told_what_to_install(tmp_path: Path) -> None:
+def test_without_the_client_one_is_told_what_to_install(tmp_path):
     script = (
         "import sys\n"
         "sys.modules['huggingface_hub'] = None\n"
@@ -264,9 +253,7 @@ def test_without_the_client_one_is_told_what_to_install(tmp_path: Path) -> None:
     assert done.stdout == "hf://me/tuned: needs huggingface_hub: pip install 'seedtune[hub]'\n"
 
 
-def test_the_hub_learns_no_more_than_it_is_asked_for(
-    hub: Hub, made: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_learns_no_more_than_it_is_asked_for(hub, made, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", WRITER)
     hub.add("models/me/tuned", made.path)
     open_bundle("hf://me/tuned")

@@ -19,7 +19,6 @@ from seedtune.runtime.journal.format import (
     Encoder,
     End,
     Evaluation,
-    Header,
     JournalDamage,
     Note,
     Record,
@@ -35,15 +34,15 @@ COUNT, SIZE = 165, 21
 """Signs of a step, and the bytes that hold them."""
 
 
-def of_signs(count: int = COUNT) -> Header:
+def of_signs(count=COUNT):
     return header(0, signs=count)
 
 
-def some(seed: int, size: int = SIZE) -> Signs:
+def some(seed, size=SIZE):
     return Signs(np.random.default_rng(seed).bytes(size))
 
 
-def decode(data: bytes) -> tuple[Header, list[Record], int]:
+def decode(data):
     """Header, records, torn bytes."""
     head, start, crc = decode_header(data, "j")
     placed = list(decode_records(data, head, start, crc, "j"))
@@ -54,7 +53,7 @@ float16 = st.floats(width=16, allow_nan=False, allow_infinity=False)
 float32 = st.floats(width=32, allow_nan=False)
 
 
-def records_of(scalar_count: int) -> st.SearchStrategy[Record]:
+def records_of(scalar_count):
     step = st.builds(Step, st.tuples(*[float16] * scalar_count))
     if not scalar_count:
         step = st.builds(Signs, st.binary(min_size=SIZE, max_size=SIZE))
@@ -70,7 +69,7 @@ def records_of(scalar_count: int) -> st.SearchStrategy[Record]:
     )
 
 
-def journal_of(count: int) -> st.SearchStrategy[tuple[Header, list[Record]]]:
+def journal_of(count):
     head = header(count) if count else of_signs()
     return st.tuples(st.just(head), st.lists(records_of(count), max_size=30))
 
@@ -182,7 +181,7 @@ def test_scalars_that_are_not_finite_cannot_be_recorded():
         Encoder(1, 0).encode(Step((float("inf"),)))
 
 
-def _mixed(count: int, steps: int) -> list[Record]:
+def _mixed(count, steps):
     """Of steps with so many scalars; with signs for 0."""
     rng = np.random.default_rng(count)
     records: list[Record] = []
@@ -244,7 +243,7 @@ def test_damage_names_the_last_good_step_and_leaves_what_is_before_it_readable(t
     assert read_journal(path, until=steps).end == at  # as rewinding there reads it
 
 
-def crafted(change: object) -> bytes:
+def crafted(change):
     """A header whose JSON was changed and whose CRC fits again, as an attacker would write it."""
     fields = json.loads(header().encode()[14:-4])
     if callable(change):
@@ -318,7 +317,7 @@ def test_a_header_that_json_does_not_know_is_refused_before_it_is_written():
         replace(header(), settings={"lr": float("inf")}).encode()
 
 
-def test_signs_take_twelve_bytes_more_than_they_are() -> None:
+def test_signs_take_twelve_bytes_more_than_they_are():
     whole = 576 * 1152
     head, steps = of_signs(whole), [some(seed, whole // 8) for seed in range(2)]
     data = encoded(head, steps)
@@ -326,13 +325,13 @@ def test_signs_take_twelve_bytes_more_than_they_are() -> None:
     assert len(data) == len(head.encode()) + 2 * (whole // 8 + 12)
 
 
-def test_a_step_has_either_numbers_or_signs() -> None:
+def test_a_step_has_either_numbers_or_signs():
     for signs, scalars in ((0, 0), (8, 1)):
         with pytest.raises(JournalError, match="either numbers or signs"):
             header(scalars, signs=signs).encode()
 
 
-def test_a_wrong_length_of_signs_is_damage_and_no_torn_tail() -> None:
+def test_a_wrong_length_of_signs_is_damage_and_no_torn_tail():
     """Else every step behind it would go without a word."""
     records: list[Record] = [some(0), some(1), some(2)]
     whole = bytearray(encoded(of_signs(), records))
@@ -343,7 +342,7 @@ def test_a_wrong_length_of_signs_is_damage_and_no_torn_tail() -> None:
     assert told.value.step == 1
 
 
-def test_steps_are_of_the_kind_and_the_size_that_the_header_says() -> None:
+def test_steps_are_of_the_kind_and_the_size_that_the_header_says():
     with pytest.raises(ValueError, match="a step of 20 bytes of signs, not 21"):
         encoded(of_signs(), [some(0, 20)])
     with pytest.raises(ValueError, match="a step of 21 bytes of signs, not 0"):

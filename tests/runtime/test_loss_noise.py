@@ -17,7 +17,7 @@ SLOPE = np.random.default_rng(3).standard_normal(512)
 SLOPE *= 15 / np.linalg.norm(SLOPE)  # typical projected gradient of +-1 noise: 15
 
 
-def noisy_loss(sigma: float, curvature: float = 0.0):
+def noisy_loss(sigma, curvature=0.0):
     """A loss that jumps by ``sigma`` whenever a value moves, as 8-bit activations make it."""
 
     def losses(rows):

@@ -23,7 +23,7 @@ WIDE = Bounds(probes=4, rows=4, length=32, positions=64, candidates=2)
 HELD = 10**6
 
 
-def example(length: int, rows: int = 1, positions: int = 1) -> Encoded:
+def example(length, rows=1, positions=1):
     places = np.array([[n % rows, length - 1] for n in range(positions)])
     return Encoded(
         np.zeros((rows, length), np.int64), places, np.zeros((positions, 2), np.int64), 0

@@ -9,14 +9,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from compiler import needs_compiler
 from exported_bundle import BOUNDS, arrays, request
 from faults import run_and_kill
-from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
+from seedtune.runtime.bundle import Bounds, open_bundle
 from seedtune.runtime.engines import executorch_native as native
 from seedtune.runtime.engines import executorch_native_build as native_build
 from seedtune.runtime.engines import open_engine
@@ -56,18 +55,18 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory):
     """A cache for this module, so that the library is really built."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
-def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(cache, monkeypatch):
     monkeypatch.setenv("SEEDTUNE_CACHE", str(cache))
 
 
 @pytest.fixture(scope="module")
-def binding_results(bundle: Bundle) -> list[Any]:
+def binding_results(bundle):
     """Log-probabilities and hidden states of executorch's Python binding for ``SIZES``."""
     import torch
     from executorch.runtime import Runtime
@@ -84,7 +83,7 @@ def binding_results(bundle: Bundle) -> list[Any]:
     ]
 
 
-def run_alone(bundle: Bundle, folder: Path, threads: int) -> tuple[list[Any], dict[str, Any]]:
+def run_alone(bundle, folder, threads):
     """Results for ``SIZES`` from a fresh process, and what that process says of itself."""
     arguments, results = folder / "arguments.npz", folder / "results.npz"
     requests = [arrays(*request(bundle, **size)) for size in SIZES]
@@ -107,8 +106,8 @@ def run_alone(bundle: Bundle, folder: Path, threads: int) -> tuple[list[Any], di
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_process_without_torch_gives_the_bits_of_executorchs_binding(
-    bundle: Bundle, binding_results: list[Any], tmp_path: Path, threads: int
-) -> None:
+    bundle, binding_results, tmp_path, threads
+):
     results, process = run_alone(bundle, tmp_path, threads)
     for both in zip(results, binding_results, strict=True):
         for ours, theirs in zip(*both, strict=True):  # log-probabilities, hidden states
@@ -124,7 +123,7 @@ def test_a_process_without_torch_gives_the_bits_of_executorchs_binding(
     assert process["peak_kb"] < 80_000
 
 
-def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list[Any]) -> None:
+def test_beside_the_binding_in_one_process(bundle, binding_results):
     """Both share the libraries; a request leaves nothing behind for the next one."""
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     for _ in range(2):
@@ -140,7 +139,7 @@ def test_beside_the_binding_in_one_process(bundle: Bundle, binding_results: list
         NativeEngine(bundle.program_path, bundle.bounds, threads=used + 5)
 
 
-def test_a_program_describes_itself(bundle: Bundle) -> None:
+def test_a_program_describes_itself(bundle):
     program = NativeProgram(bundle.program_path)
     assert program.methods() == ["behind", "columns", "generate", "score"]
     method = program.describe("score")
@@ -159,7 +158,7 @@ def test_a_program_describes_itself(bundle: Bundle) -> None:
         program.load("forward")
 
 
-def test_a_program_that_returns_something_else_is_refused(bundle: Bundle) -> None:
+def test_a_program_that_returns_something_else_is_refused(bundle):
     described = NativeProgram(bundle.program_path).describe("score")
     for outputs in ((), described.outputs * 2, (("int64", (2, 48, 4)),)):
         odd = replace(described, outputs=outputs)
@@ -167,13 +166,13 @@ def test_a_program_that_returns_something_else_is_refused(bundle: Bundle) -> Non
             native._check_program(bundle.program_path, odd, BOUNDS)
 
 
-def with_program(script: str, bundle: Bundle, *more: Path) -> subprocess.CompletedProcess[str]:
+def with_program(script, bundle, *more):
     """Run ``script`` in a process of its own, with the program's path and more of them."""
     command = [sys.executable, "-c", script, str(bundle.program_path), *map(str, more)]
     return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
 
 
-def test_the_thread_count_of_an_open_program_stands(bundle: Bundle) -> None:
+def test_the_thread_count_of_an_open_program_stands(bundle):
     """In a process of its own: executorch's binding, in this one, keeps the pool in use."""
     script = """
 import sys
@@ -209,7 +208,7 @@ except EngineError as error:
     assert rest == ["1", "2", "4", "1"]
 
 
-def test_errors_are_told_where_the_binding_is_loaded_later(bundle: Bundle) -> None:
+def test_errors_are_told_where_the_binding_is_loaded_later(bundle):
     """It takes the log of the runtime, which the reasons of errors come from."""
     script = """
 import sys
@@ -234,7 +233,7 @@ for _ in range(2):
     assert "index" not in done.stderr and done.stderr.endswith("asked\n")
 
 
-def test_two_copies_of_the_library_in_one_process(bundle: Bundle, tmp_path: Path) -> None:
+def test_two_copies_of_the_library_in_one_process(bundle, tmp_path):
     """Each takes the log in turn."""
     (tmp_path / "damaged").write_bytes(bundle.program_path.read_bytes()[:100])
     script = """
@@ -257,21 +256,21 @@ for cache in ("one", "two", "one", "two", "one"):
     assert len(told) == 5 and len(set(told)) == 1 and "cannot be read: " in told[0], done.stderr
 
 
-def test_wider_bounds_than_the_programs_are_refused(bundle: Bundle) -> None:
+def test_wider_bounds_than_the_programs_are_refused(bundle):
     wider = Bounds(**(vars(bundle.bounds) | {"length": 33}))
     with pytest.raises(EngineError, match=r"takes tokens up to \(8, 32\), .* need \(8, 33\)"):
         NativeEngine(bundle.program_path, wider)
 
 
 @pytest.mark.parametrize("size", [0, 8, 5000])
-def test_a_damaged_program_is_refused(bundle: Bundle, tmp_path: Path, size: int) -> None:
+def test_a_damaged_program_is_refused(bundle, tmp_path, size):
     damaged = tmp_path / "program.pte"
     damaged.write_bytes(bundle.program_path.read_bytes()[:size])
     with pytest.raises(EngineError, match=r"program.pte: "):
         NativeEngine(damaged, bundle.bounds)
 
 
-def test_missing_file_and_closed(bundle: Bundle, tmp_path: Path) -> None:
+def test_missing_file_and_closed(bundle, tmp_path):
     with pytest.raises(EngineError, match="no such file"):
         NativeProgram(tmp_path / "none.pte")
     program = NativeProgram(bundle.program_path)
@@ -285,7 +284,7 @@ class TestBuild:
     MADE = b"what a compiler makes" * 1000
 
     @pytest.fixture
-    def compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def compiler(self, tmp_path, monkeypatch):
         """One that writes ``MADE``."""
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
         file = tmp_path / "c++"
@@ -296,17 +295,17 @@ class TestBuild:
         return file
 
     @pytest.fixture
-    def loaded(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, Path]]:
+    def loaded(self, monkeypatch):
         """What is loaded as a library from now on, and from where; none is."""
         found: list[tuple[bytes, Path]] = []
 
-        def load(name: str) -> None:
+        def load(name):
             found.append((Path(name).read_bytes(), Path(name)))
 
         monkeypatch.setattr(native_build.ctypes, "CDLL", load)
         return found
 
-    def test_built_once_and_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_built_once_and_whole(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path / "new"))
         native_build.load_library()
         (built,) = (tmp_path / "new" / "engines").glob("*.so")
@@ -316,8 +315,8 @@ class TestBuild:
         assert built.stat().st_mtime_ns == stamp
 
     def test_what_a_killed_build_left_is_gone_after_the_next_start(
-        self, tmp_path: Path, compiler: Path, loaded: list[Any]
-    ) -> None:
+        self, tmp_path, compiler, loaded
+    ):
         script, engines = compiler.read_text(), tmp_path / "engines"
         compiler.write_text(script + "import os\nos.kill(os.getppid(), 9)\n")
         assert run_and_kill(native_build.load_library, None)
@@ -332,13 +331,8 @@ class TestBuild:
 
     @pytest.mark.parametrize("damage", ["zeros", "cut", "no hash", "hash cut"])
     def test_a_damaged_library_is_built_again_and_never_loaded(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        compiler: Path,
-        loaded: list[tuple[bytes, Path]],
-        damage: str,
-    ) -> None:
+        self, tmp_path, monkeypatch, compiler, loaded, damage
+    ):
         made = self.MADE
         native_build.load_library()
         (library,) = (tmp_path / "engines").glob("*.so")
@@ -364,12 +358,8 @@ class TestBuild:
             native_build.load_library()
 
     def test_a_library_that_others_may_have_written_is_not_loaded(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        compiler: Path,
-        loaded: list[tuple[bytes, Path]],
-    ) -> None:
+        self, tmp_path, monkeypatch, compiler, loaded
+    ):
         """Its hash stands beside it and proves nothing."""
         own = self.MADE
         monkeypatch.setattr(native_build, "_unkept", {})
@@ -379,7 +369,7 @@ class TestBuild:
         target = native_build.built_path(native_build.find_executorch(), "linux-odd")
         monkeypatch.setattr(native_build.sysconfig, "get_platform", lambda: "linux-odd")
 
-        def plant(mode: int) -> None:
+        def plant(mode):
             target.write_bytes(b"planted")
             target.chmod(mode)
             digest = hashlib.sha256(b"planted").hexdigest()
@@ -394,7 +384,7 @@ class TestBuild:
         # In a closed folder on a disk that is read-only, as a device may have it.
         plant(0o755)
 
-        def chmod(path: Path, mode: int) -> None:
+        def chmod(path, mode):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         with monkeypatch.context() as patch:
@@ -411,7 +401,7 @@ class TestBuild:
         # What belongs to another user: the file, then the folder.
         real, others = Path.lstat, {target}
 
-        def lstat(path: Path) -> os.stat_result:
+        def lstat(path):
             found = real(path)
             if path not in others:
                 return found
@@ -435,16 +425,14 @@ class TestBuild:
         native_build.load_library()
         assert len(loaded) == count  # built once a process
 
-    def test_a_failing_compiler_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_failing_compiler_leaves_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
         monkeypatch.setenv("CXX", "false")
         with pytest.raises(EngineUnavailable, match=r"false cannot build executorch_native.cpp"):
             native_build.load_library()
         assert not list((tmp_path / "engines").iterdir())
 
-    def test_no_compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_compiler(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CXX", raising=False)
@@ -454,23 +442,19 @@ class TestBuild:
         with pytest.raises(EngineUnavailable, match="CXX=no-such-compiler: no such compiler"):
             native_build.load_library()
 
-    def test_no_executorch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_executorch(self, monkeypatch):
         monkeypatch.setattr(native_build.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(EngineUnavailable, match="executorch is not installed"):
             native_build.find_executorch()
 
-    def test_a_cache_that_cannot_be_written(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_cache_that_cannot_be_written(self, tmp_path, monkeypatch):
         blocked = tmp_path / "file"
         blocked.touch()
         monkeypatch.setenv("SEEDTUNE_CACHE", str(blocked))
         with pytest.raises(EngineUnavailable, match="set SEEDTUNE_CACHE"):
             native_build.load_library()
 
-    def test_source_build_and_platform_make_the_name(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_source_build_and_platform_make_the_name(self, tmp_path, monkeypatch):
         (tmp_path / "version.py").write_text("1")
         names = {native_build.built_path(tmp_path, each).name for each in ("linux-a", "linux-b")}
         (tmp_path / "version.py").write_text("2")
@@ -483,9 +467,7 @@ class TestBuild:
 
 
 class TestOpening:
-    def test_what_is_mapped_is_the_file_that_was_checked(
-        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_is_mapped_is_the_file_that_was_checked(self, bundle, tmp_path, monkeypatch):
         """Swapped between the check and the mapping, and before the check."""
         shutil.copytree(bundle.path, tmp_path / "b")
         copy = open_bundle(tmp_path / "b")
@@ -494,7 +476,7 @@ class TestOpening:
             wanted = engine.score(*asked).logp
         real, data = native.NativeEngine, copy.program_path.read_bytes()
 
-        def swapped(*arguments: Any, **more: Any) -> NativeEngine:
+        def swapped(*arguments, **more):
             copy.program_path.rename(tmp_path / "away")
             copy.program_path.write_bytes(data[:-9] + bytes(9))
             return real(*arguments, **more)

@@ -3,9 +3,7 @@ one tunes, is killed, resumes, replays and is shared, and has its flag, its help
 header and in the README's table."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +15,11 @@ from faults import run_and_kill
 from numpy.typing import NDArray
 from seedtune.runtime import engines
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured, RunContext, Shape
+from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
 from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.options import option
-from seedtune.runtime.scoring.batch_loss import Look
-from seedtune.runtime.scoring.part import Part
-from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import Settings
 from tiny_bundle import write_tiny_bundle
 from tiny_run import START, run, tuner
 from value_engine import ValueEngine
@@ -40,7 +34,7 @@ class InTurnOptions(Perturbing):
     repeat: float = option(0.5, "Share of an entry's last move that is repeated.", least=0, most=1)
 
     @property
-    def forwards(self) -> int:
+    def forwards(self):
         return 2
 
 
@@ -56,25 +50,17 @@ class InTurn:
     scalar_count = 1
     signs = 0
 
-    def memory_bytes(self, examples: int) -> int:
+    def memory_bytes(self, examples):
         return 0
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look, values, *, seed, step, eps):
         rows = np.stack([values.sensitive, values.sensitive])
         rows[:, step % self.entries] += np.array([eps, -eps], np.float32)
         losses = look.losses(rows)
         above, below = losses.mean(axis=1)
         return Measured(losses, np.array([(above - below) / (2 * eps)], np.float16))
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[np.float16],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
+    def apply(self, values, scalars, *, seed, step, lr):
         entry = step % self.entries
         last = self.state.setdefault("last", np.zeros_like(values.sensitive))
         last[entry] *= np.float32(self.repeat)
@@ -82,14 +68,12 @@ class InTurn:
         values.sensitive[entry] += last[entry]
 
 
-def _make(
-    options: InTurnOptions, settings: Settings, shape: Shape | None, part: Part | None
-) -> InTurn:
+def _make(options, settings, shape, part):
     assert shape is not None
     return InTurn(options.repeat, shape["entries"])
 
 
-def _shape(options: InTurnOptions, context: RunContext) -> Shape:
+def _shape(options, context):
     return {"entries": context.entries}
 
 
@@ -110,29 +94,29 @@ TOLD = "estimator in-turn has no option 'seeds'; its options: lr, schedule, eps,
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
+def known(monkeypatch):
     """The one line."""
     monkeypatch.setitem(ESTIMATORS, SPEC.name, SPEC)
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> tuple[Path, str]:
+def whole(tmp_path):
     """A run from start to end, and the hash of its values."""
     return tmp_path / "whole", run(tmp_path / "whole", settings=ASKED)
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "open_engine", lambda *_, **__: ValueEngine(), raising=False)
     yield write_tiny_bundle(tmp_path / "bundle").path
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl", (1, 0, 3, 2, 5, 4, 7, 6))
 
 
-def test_it_learns_with_its_own_defaults(tmp_path: Path) -> None:
+def test_it_learns_with_its_own_defaults(tmp_path):
     with tuner(tmp_path, settings=ASKED) as live:
         list(live)
         first, last = live.history.evaluations[0], live.history.evaluations[-1]
@@ -141,9 +125,7 @@ def test_it_learns_with_its_own_defaults(tmp_path: Path) -> None:
     assert its.options == InTurnOptions() and (its.steps, its.eval_every) == (160, 40)
 
 
-def test_its_option_is_in_the_header_kept_on_resume_and_changed_when_allowed(
-    tmp_path: Path, whole: tuple[Path, str]
-) -> None:
+def test_its_option_is_in_the_header_kept_on_resume_and_changed_when_allowed(tmp_path, whole):
     assert run(tmp_path / "other", settings={**ASKED, "repeat": 0.25}) != whole[1]
     assert read_journal(tmp_path / "other").header.settings["repeat"] == 0.25
     assert read_journal(whole[0]).header.settings["repeat"] == 0.5
@@ -163,8 +145,8 @@ def test_its_option_is_in_the_header_kept_on_resume_and_changed_when_allowed(
 
 
 def test_the_command_line_has_its_flag_with_help_and_refuses_those_of_others(
-    tmp_path: Path, bundle: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, bundle, rows, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "600")
     words = " ".join(call("tune", "--help").stdout.split())
     assert "in-turn: one entry a step" in words
@@ -184,7 +166,7 @@ def test_the_command_line_has_its_flag_with_help_and_refuses_those_of_others(
     assert "repeat 0.25" in " ".join(shown.split())
 
 
-def test_the_readme_s_table_has_its_row() -> None:
+def test_the_readme_s_table_has_its_row():
     row = (
         "| `in-turn` | one entry a step | `--lr` 4, `--schedule` constant, "
         "`--eps` 0.02, `--repeat` 0.5 |"
@@ -192,7 +174,7 @@ def test_the_readme_s_table_has_its_row() -> None:
     assert estimators_table().splitlines()[-1] == row
 
 
-def test_it_is_killed_resumes_and_replays(tmp_path: Path, whole: tuple[Path, str]) -> None:
+def test_it_is_killed_resumes_and_replays(tmp_path, whole):
     rng, kills = random.Random(1), 0
     for number in range(5):
         folder = tmp_path / f"run{number}"
@@ -202,13 +184,11 @@ def test_it_is_killed_resumes_and_replays(tmp_path: Path, whole: tuple[Path, str
     assert kills
 
 
-def test_every_operation_keeps_its_state(tmp_path: Path) -> None:
+def test_every_operation_keeps_its_state(tmp_path):
     check_every_operation(tmp_path, tuner, START, ASKED)
 
 
-def test_a_journal_of_an_estimator_that_is_not_there_is_refused_by_name(
-    whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_of_an_estimator_that_is_not_there_is_refused_by_name(whole, monkeypatch):
     monkeypatch.delitem(ESTIMATORS, SPEC.name)
     with pytest.raises(JournalError, match="estimator='in-turn' must be one of readout, "):
         replay(whole[0], START)

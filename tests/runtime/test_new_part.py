@@ -1,16 +1,14 @@
 """A kind of part is a file and a line: a toy one tunes, resumes, compacts, is kept and left out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 from every_operation import check_every_operation
 from fakes import FakeEngine, fake_start
 from numpy.typing import NDArray
-from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.errors import BundleError, JournalError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
 from seedtune.runtime.estimators.rates import Scheduled
@@ -19,11 +17,9 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import forget
 from seedtune.runtime.options import option
 from seedtune.runtime.scoring import parts
-from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
-from seedtune.runtime.tasks import Batch, Task
 from tiny_bundle import write_tiny_bundle
 from tiny_run import HELD_OUT, START, TASK, K, run, tuner
 
@@ -40,30 +36,28 @@ class Bias:
     memory_bytes = 0
     inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def copy(self) -> Self:
+    def copy(self):
         return replace(self, own=self.own.copy())
 
-    def for_task(self, task: Task, engine: Engine) -> Self:
+    def for_task(self, task, engine):
         return self
 
-    def changed(self, scores: Scores, batch: Batch) -> NDArray[np.float32]:
+    def changed(self, scores, batch):
         return scores.logp + self.own[:2]
 
-    def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
+    def mixed_next(self, logits, tokens):
         return logits
 
     @property
-    def words(self) -> NDArray[np.float32]:
+    def words(self):
         return self.own[2:]
 
 
 class Biases:
-    def fits(self, task: Task, engine: Engine) -> bool:
+    def fits(self, task, engine):
         return True
 
-    def restore(
-        self, description: Mapping[str, Any], own: NDArray[np.float32] | None = None
-    ) -> Bias:
+    def restore(self, description, own=None):
         own = np.zeros(4, np.float32) if own is None else own
         if own.shape != (4,):
             raise ValueError(f"{own.size} numbers of a bias, not 4")
@@ -77,10 +71,10 @@ class Counting:
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
     probes, scalar_count, signs = 1, 3, 0
 
-    def memory_bytes(self, examples: int) -> int:
+    def memory_bytes(self, examples):
         return 0
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look, values, *, seed, step, eps):
         losses, gold, words = np.empty((1, look.examples)), [], 0
         for numbers, batch, scores in look.forwards(values.sensitive):
             assert values.part is not None
@@ -90,9 +84,7 @@ class Counting:
         shares = np.bincount(gold, minlength=2) / len(gold)
         return Measured(losses, np.append(shares - 0.5, words).astype(np.float16))
 
-    def apply(
-        self, values: Values, scalars: NDArray[np.float16], *, seed: int, step: int, lr: float
-    ) -> None:
+    def apply(self, values, scalars, *, seed, step, lr):
         assert values.part is not None
         values.part.own[:2] += np.float32(lr) * scalars[:2].astype(np.float32)
         values.part.own[2:] = float(scalars[2])
@@ -117,7 +109,7 @@ ASKED = {"seed": 2, "batch_size": 8, "estimator": "counting"}
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def known(monkeypatch):
     """The two lines: of the kind, and of the estimator that moves it."""
     monkeypatch.setitem(parts.KINDS, KIND, lambda bundle: Biases())
     monkeypatch.setitem(ESTIMATORS, SPEC.name, SPEC)
@@ -126,11 +118,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> tuple[Path, str]:
+def whole(tmp_path):
     return tmp_path / "whole", run(tmp_path / "whole", settings=ASKED)
 
 
-def test_it_tunes_and_what_is_evaluated_ships(tmp_path: Path) -> None:
+def test_it_tunes_and_what_is_evaluated_ships(tmp_path):
     with tuner(tmp_path, settings=ASKED) as live:
         list(live)
         tuned, best = live.tuned(), live.history.best
@@ -142,19 +134,19 @@ def test_it_tunes_and_what_is_evaluated_ships(tmp_path: Path) -> None:
     assert evaluate(FakeEngine(K), TASK, HELD_OUT, changed, START.bounds).loss != found.loss
 
 
-def test_every_operation_on_a_journal_keeps_it(tmp_path: Path) -> None:
+def test_every_operation_on_a_journal_keeps_it(tmp_path):
     check_every_operation(tmp_path, tuner, START, ASKED)
     assert read_journal(tmp_path / "whole").header.part == {"kind": KIND}
 
 
-def test_its_words_are_forgotten_and_the_rest_stays(whole: tuple[Path, str]) -> None:
+def test_its_words_are_forgotten_and_the_rest_stays(whole):
     before = replay(whole[0], START).values.part.own
     forget(whole[0], START)
     after = replay(whole[0], START).values.part.own
     assert before[2:].all() and not after[2:].any() and (before[:2] == after[:2]).all()
 
 
-def test_it_goes_through_a_values_file(tmp_path: Path) -> None:
+def test_it_goes_through_a_values_file(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "bundle")
     values = Values(bundle.values.astype(np.float32), Bias(np.float32([1, 2, 3, 4])))
     export_values(tmp_path / "v", values, bundle, step=1)
@@ -166,9 +158,7 @@ def test_it_goes_through_a_values_file(tmp_path: Path) -> None:
         load_values(tmp_path / "v", bundle, kinds)
 
 
-def test_a_journal_with_a_part_that_is_not_there_is_refused_by_name(
-    whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_with_a_part_that_is_not_there_is_refused_by_name(whole, monkeypatch):
     with pytest.raises(JournalError, match="nothing for a part of kind candidate-bias"):
         replay(whole[0], fake_start(K))
     monkeypatch.delitem(parts.KINDS, KIND)

@@ -1,7 +1,5 @@
 """What an app may hand over by mistake: refused in one line, never learned from."""
 
-from pathlib import Path
-
 import pytest
 from fakes import fake_examples
 from seedtune.runtime.bundle import open_bundle
@@ -17,7 +15,7 @@ from tiny_run import TASK as FAKE_TASK
 LONG = "x" * 300
 
 
-def test_rows_encoded_for_prediction_are_not_learned_from(tmp_path: Path) -> None:
+def test_rows_encoded_for_prediction_are_not_learned_from(tmp_path):
     """Their label would be that of index -1, the last."""
     examples = fake_examples(8)
     for example in examples[3:]:
@@ -31,7 +29,7 @@ def test_rows_encoded_for_prediction_are_not_learned_from(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_names_that_the_file_system_refuses(tmp_path: Path) -> None:
+def test_names_that_the_file_system_refuses(tmp_path):
     with pytest.raises(BundleError, match="no such bundle"):
         open_bundle(tmp_path / LONG)
     with pytest.raises(JournalError, match="cannot be made"):
@@ -44,7 +42,7 @@ def test_names_that_the_file_system_refuses(tmp_path: Path) -> None:
         read_rows(tmp_path / f"{LONG}.jsonl")
 
 
-def test_the_package_shows_its_api_and_not_what_it_imports() -> None:
+def test_the_package_shows_its_api_and_not_what_it_imports():
     import seedtune.runtime as package
 
     assert set(dir(package)) == set(package.__all__)

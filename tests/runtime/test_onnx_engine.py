@@ -4,9 +4,7 @@ import hashlib
 import json
 import resource
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +12,7 @@ import onnxruntime
 import pytest
 from command_line import bad, call, good, write_rows
 from exported_bundle import request
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.bundle.manifest import manifest_digest
 from seedtune.runtime.engines import onnxruntime as module
 from seedtune.runtime.engines import open_engine
@@ -28,14 +26,14 @@ SOME = {"rows": 3, "length": 20, "scored": 9, "choices": 3, "probes": 2}
 
 
 @pytest.fixture
-def copy(reach: Bundle, tmp_path: Path) -> Bundle:
+def copy(reach, tmp_path):
     shutil.copytree(reach.path, tmp_path / "b")
     return open_bundle(tmp_path / "b")
 
 
 class TestScores:
     @pytest.mark.parametrize("name", ["onnxruntime", "torch-int4:cpu"])
-    def test_small_perturbations_are_no_noise(self, reach: Bundle, name: str) -> None:
+    def test_small_perturbations_are_no_noise(self, reach, name):
         """int8 activations round them into steps of 1e-2; here the loss follows its slope."""
         batch, values = request(reach, **SOME)
         direction = np.sign(values[1] - values[0])
@@ -49,7 +47,7 @@ class TestScores:
         assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
 
     @pytest.mark.parametrize("size", [2, 1 << 24])
-    def test_a_result_of_another_size_takes_no_memory(self, copy: Bundle, size: int) -> None:
+    def test_a_result_of_another_size_takes_no_memory(self, copy, size):
         """A program of 200 kB may ask for any size; 2 GB were taken before it was looked at."""
         model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
         last = next(node for node in model.graph.node if "logp" in node.output)
@@ -67,8 +65,8 @@ class TestScores:
         assert grown < 200 << 10
 
     def test_a_size_beyond_use_is_refused_before_the_library_computes_with_it(
-        self, copy: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+        self, copy, monkeypatch
+    ):
         model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
         values = next(each for each in model.graph.input if each.name == "values")
         values.type.tensor_type.shape.dim[1].dim_value = 1 << 31
@@ -78,11 +76,11 @@ class TestScores:
             open_engine(open_bundle(copy.path), 1, name="onnxruntime")
 
 
-def never(*arguments: Any, **more: Any) -> None:
+def never(*arguments, **more):
     raise AssertionError("the library was asked")
 
 
-def with_program(bundle: Bundle, program: bytes) -> None:
+def with_program(bundle, program):
     """Put another ONNX program into a bundle, under a manifest that fits."""
     (bundle.path / "program.onnx").write_bytes(program)
     manifest = json.loads((bundle.path / "manifest.json").read_bytes())
@@ -92,7 +90,7 @@ def with_program(bundle: Bundle, program: bytes) -> None:
     (bundle.path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def naming(program: bytes, place: str, wanted: str) -> bytes:
+def naming(program, place, wanted):
     """``program`` with a tensor in an odd ``place`` that lies in the file ``wanted``."""
     model = onnx.load_from_string(program)
     tensor = onnx.TensorProto(name="odd", data_type=1, dims=[4])
@@ -137,8 +135,8 @@ class TestFiles:
         "odd", ["stray.bin", "../x", "/etc/passwd", "./weights.safetensors", "*/_ORT_MEM_ADDR_/*"]
     )
     def test_another_file_is_refused_before_the_library_sees_it(
-        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch, place: str, odd: str
-    ) -> None:
+        self, reach, monkeypatch, place, odd
+    ):
         monkeypatch.setattr(onnxruntime, "InferenceSession", never)
         program = naming((reach.path / "program.onnx").read_bytes(), place, odd)
         files = ["weights.safetensors", "program.pte"]
@@ -147,7 +145,7 @@ class TestFiles:
             module.OnnxEngine(program, files, shown, reach.bounds, 1)
         assert repr(odd) in str(told.value) and "\n" not in str(told.value)
 
-    def test_what_the_manifest_does_not_list_changes_no_answer(self, copy: Bundle) -> None:
+    def test_what_the_manifest_does_not_list_changes_no_answer(self, copy):
         """Beside a program, by its maker's hash, lay a file that anyone may change."""
         data = naming((copy.path / "program.onnx").read_bytes(), "weights", "stray.bin")
         with_program(copy, data)
@@ -155,7 +153,7 @@ class TestFiles:
         with pytest.raises(EngineError, match=r"program.onnx: takes weights from 'stray.bin', wh"):
             open_engine(open_bundle(copy.path), 1, name="onnxruntime")
 
-    def test_a_key_that_stands_there_twice(self, reach: Bundle) -> None:
+    def test_a_key_that_stands_there_twice(self, reach):
         """The last one counts in protobuf; another reader may take the first."""
         program = (reach.path / "program.onnx").read_bytes()
         good = onnx.StringStringEntryProto(key="location", value="program.pte").SerializeToString()
@@ -169,7 +167,7 @@ class TestFiles:
             more = program + b"\x3a" + bytes([len(graph)]) + graph  # one graph in two parts
             assert tensor_files(more) - tensor_files(program) == {"xx"}
 
-    def test_what_is_no_message(self) -> None:
+    def test_what_is_no_message(self):
         deep = b""
         for _ in range(30):
             for tag in (0x32, 0x2A, 0x0A):  # a branch of a node of a graph
@@ -186,7 +184,7 @@ class TestFiles:
 
 class TestOpening:
     @pytest.mark.parametrize("file", ["program.onnx", "program.pte", "weights.safetensors"])
-    def test_a_file_that_is_cut_or_altered(self, copy: Bundle, file: str) -> None:
+    def test_a_file_that_is_cut_or_altered(self, copy, file):
         path = copy.path / file
         data = path.read_bytes()
         path.write_bytes(data[:-100])
@@ -198,13 +196,11 @@ class TestOpening:
         with pytest.raises(BundleError, match=rf"{file}: altered"):
             open_bundle(copy.path)
 
-    def test_a_file_that_is_swapped_while_it_is_opened(
-        self, copy: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_file_that_is_swapped_while_it_is_opened(self, copy, monkeypatch):
         real = module.OnnxEngine
         weights = copy.path / "weights.safetensors"
 
-        def swapped(*arguments: Any) -> Any:
+        def swapped(*arguments):
             data = weights.read_bytes()
             weights.unlink()
             weights.write_bytes(data[:-9] + bytes(9))
@@ -214,7 +210,7 @@ class TestOpening:
         with pytest.raises(BundleError, match=r"weights.safetensors: altered"):
             open_engine(copy, 1, name="onnxruntime")
 
-    def test_weights_behind_a_link(self, reach: Bundle, tmp_path: Path) -> None:
+    def test_weights_behind_a_link(self, reach, tmp_path):
         """As a hub's cache lays files out; onnxruntime would say something about its security."""
         (tmp_path / "b").mkdir()
         for file in reach.path.iterdir():
@@ -227,15 +223,13 @@ class TestOpening:
             assert engine.entries == reach.K
 
     @staticmethod
-    def files(bundle: Bundle) -> tuple[list[str], Path]:
+    def files(bundle):
         described = bundle.program("onnx")
         assert described is not None
         return list(described.files[1:]), bundle.path / "odd.onnx"
 
     @pytest.mark.parametrize("name", [b"hidden", b"MatMul"])
-    def test_a_name_that_is_no_utf_8(
-        self, copy: Bundle, name: bytes, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_name_that_is_no_utf_8(self, copy, name, capfd):
         """The library's own second try told of the first on stdout, beside a command's JSON."""
         program = (copy.path / "program.onnx").read_bytes().replace(name, b"\xe2" + name[1:])
         opened = self.files(copy)
@@ -244,7 +238,7 @@ class TestOpening:
         assert capfd.readouterr().out == ""
 
     @pytest.mark.parametrize("size", ["x", 1 << 40, 0])
-    def test_sizes_that_are_none(self, copy: Bundle, size: Any) -> None:
+    def test_sizes_that_are_none(self, copy, size):
         model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
         adapter = next(each for each in model.graph.input if each.name == "adapter")
         for axis in adapter.type.tensor_type.shape.dim:
@@ -270,9 +264,7 @@ class TestOpening:
             ("kept", None, 0, r"odd.onnx: (takes tokens, .*, not tokens, |.*cannot open)"),
         ],
     )
-    def test_a_prefix_of_other_sizes(
-        self, copy: Bundle, name: str, axis: int | None, size: int, told: str
-    ) -> None:
+    def test_a_prefix_of_other_sizes(self, copy, name, axis, size, told):
         model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
         changed = next(each for each in model.graph.input if each.name == name)
         if axis is None:
@@ -293,7 +285,7 @@ class TestOpening:
             (b"\x08\x00\x00\x00ORTM" + bytes(64), r"is no ONNX program|cannot open it"),
         ],
     )
-    def test_a_file_that_is_no_program(self, copy: Bundle, data: bytes, told: str) -> None:
+    def test_a_file_that_is_no_program(self, copy, data, told):
         with pytest.raises(EngineError, match=rf"odd.onnx: {told}") as error:
             module.OnnxEngine(data, [], copy.path / "odd.onnx", copy.bounds, 1)
         assert "\n" not in str(error.value)
@@ -307,19 +299,15 @@ class TestOpening:
             "opset versions. Opset 21 is under development and support for this is limited.",
         ],
     )
-    def test_an_onnxruntime_too_old_for_an_operator(
-        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch, said: str
-    ) -> None:
-        def refuse(*arguments: Any, **more: Any) -> None:
+    def test_an_onnxruntime_too_old_for_an_operator(self, reach, monkeypatch, said):
+        def refuse(*arguments, **more):
             raise RuntimeError(said)
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
         with pytest.raises(EngineError, match=r"is too old for it .*; pip install --upgrade onnx"):
             open_engine(reach, 1, name="onnxruntime")
 
-    def test_an_old_or_missing_onnxruntime(
-        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_old_or_missing_onnxruntime(self, reach, monkeypatch):
         monkeypatch.setattr(onnxruntime, "__version__", "1.9.0")
         with pytest.raises(EngineError, match=r"onnxruntime 1.9.0 is too old; pip install 'onnx"):
             open_engine(reach, 1, name="onnxruntime")
@@ -329,7 +317,7 @@ class TestOpening:
         with pytest.raises(EngineUnavailable, match="not installed"):
             module.open(reach, reach.programs[1], 1, None)
 
-    def test_a_provider_that_is_not_there(self, reach: Bundle, tmp_path: Path) -> None:
+    def test_a_provider_that_is_not_there(self, reach, tmp_path):
         with pytest.raises(EngineError, match=r"has no CUDAExecutionProvider here, only .*CPU"):
             open_engine(reach, 1, name="onnxruntime:cuda")
         (tmp_path / "rows.jsonl").write_text('{"text": "x", "label": 0}\n')
@@ -340,9 +328,7 @@ class TestOpening:
         with pytest.raises(EngineError, match="take none but executorch-native"):
             open_engine(reach, 1, name="executorch-native:cpu")
 
-    def test_a_provider_that_does_not_start(
-        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_provider_that_does_not_start(self, reach, monkeypatch):
         """onnxruntime then goes on with the CPU, and only logs it."""
         monkeypatch.setattr(
             onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
@@ -356,15 +342,13 @@ class TestOpening:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path):
     (tmp_path / "task.json").write_text(json.dumps(TASK))
     return write_rows(tmp_path / "rows.jsonl", lengths=1)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch-int4:cpu"])
-def test_a_run_of_one_engine_replays_and_goes_on_with_another(
-    reach: Bundle, rows: Path, tmp_path: Path, engine: str
-) -> None:
+def test_a_run_of_one_engine_replays_and_goes_on_with_another(reach, rows, tmp_path, engine):
     run = tmp_path / "run"
     task = ("--task", tmp_path / "task.json", "--train", rows, "--data", rows, "--threads", 1)
     how = ("--estimator", "two-point", "--lr", "1e-4", "--eps", "1e-3", "--steps", 6)

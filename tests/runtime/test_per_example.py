@@ -1,7 +1,6 @@
 """Noise of each group's own: what it measures, what it moves, and that it tells more of a batch."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +18,11 @@ KEY = {"seed": 11, "step": 4}
 EPS = 1e-3
 
 
-def look(examples=16) -> Look:
+def look(examples=16):
     return Look(ENGINE, TASK, BOUNDS, TRAIN[:examples])
 
 
-def made(groups: int, batch: int = 16, first: int = 0, last: int = K) -> PerExample:
+def made(groups, batch=16, first=0, last=K):
     return PerExample(groups, batch, first, last)
 
 
@@ -105,8 +104,8 @@ def test_settings_and_values_that_a_run_takes():
             make_estimator(its, wrong)
 
 
-def test_blocks_come_from_the_names_of_the_matrices(tmp_path: Path):
-    def blocks(*names: str):
+def test_blocks_come_from_the_names_of_the_matrices(tmp_path):
+    def blocks(*names):
         shapes = ((4, 6), 0, 5), ((2, 8), 5, 7)
         layers = [Layer(name, *rest) for name, rest in zip(names, shapes, strict=True)]
         return write_tiny_bundle(tmp_path / names[0], layers=layers).blocks()
@@ -116,7 +115,7 @@ def test_blocks_come_from_the_names_of_the_matrices(tmp_path: Path):
     assert blocks("model.layers.4.q", "model.layers.2.q") is None
 
 
-def test_a_run_learns_and_keeps_its_batch_size(tmp_path: Path):
+def test_a_run_learns_and_keeps_its_batch_size(tmp_path):
     settings = {**SETTINGS, "estimator": SPEC.name, "lr": 0.1}
     with tuner(tmp_path, settings=settings) as live:
         list(live)

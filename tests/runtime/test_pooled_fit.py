@@ -17,14 +17,14 @@ from seedtune.runtime.estimators.ridge_logistic import Examples, scores
 RIDGE, ROUNDS = 0.05, 12
 
 
-def parts(seen: Examples, sizes: tuple[int, ...]) -> list[Examples]:
+def parts(seen, sizes):
     """Devices of so many rows, sorted by answer first: some have but one."""
     order = np.argsort(seen.gold, kind="stable")
     found = np.split(order, np.cumsum(sizes)[:-1])
     return [Examples(seen.offset[n], seen.features[n], seen.gold[n]) for n in found]
 
 
-def pooled(devices: list[Examples], rows: int, rounds: int = ROUNDS) -> PooledFit:
+def pooled(devices, rows, rounds=ROUNDS):
     answers, width = devices[0].offset.shape[1], devices[0].features.shape[2] - 1
     fit = PooledFit(rows, width, answers, RIDGE)
     sent = [Sent(summarise(each)) for each in devices]

@@ -3,8 +3,6 @@
 import json
 import operator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,22 +10,20 @@ from command_line import bad, good
 from exported_bundle import VOCABULARY, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle import Bounds, Bundle, open_bundle
+from seedtune.runtime.bundle import Bounds, open_bundle
 from seedtune.runtime.engines import open_engine, read_prefix
 from seedtune.runtime.engines.memory import PassMemory, fit_passes
 from seedtune.runtime.engines.read_prefix import ReadPrefix
 from seedtune.runtime.errors import BundleError, DataError, EngineError, TuningError
 from seedtune.runtime.tasks import (
-    Batch,
     Encoded,
     demonstrations,
     read_rows,
     task_for,
     task_from_spec,
 )
-from seedtune.runtime.tasks.front import LEAST, Front
+from seedtune.runtime.tasks.tokenising import LEAST, Front
 from tiny_bundle import TASK, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -55,21 +51,19 @@ ROWS = [
 WIDE = Bounds(probes=2, rows=8, length=200, positions=48, candidates=4)
 
 
-def with_prefix(batch: Batch, tokens: int) -> Batch:
+def with_prefix(batch, tokens):
     drawn = np.random.default_rng(tokens).integers(0, VOCABULARY, tokens)
     return replace(batch, prefix=drawn)
 
 
-def asked(bundle: Bundle, tokens: int, probes: int = 2) -> tuple[Batch, NDArray[np.float32]]:
+def asked(bundle, tokens, probes=2):
     batch, values = request(bundle, rows=3, length=9, scored=5, choices=3, probes=probes)
     return with_prefix(batch, tokens), values
 
 
 @pytest.mark.parametrize("name", [*EXECUTORCH, *OTHERS])
 @pytest.mark.parametrize("tokens", [1, 20])
-def test_rows_behind_a_prefix_say_what_rows_that_hold_it_say(
-    reach: Bundle, name: str, tokens: int
-) -> None:
+def test_rows_behind_a_prefix_say_what_rows_that_hold_it_say(reach, name, tokens):
     batch, values = asked(reach, tokens)
     with open_engine(reach, name=name) as engine:
         found, whole = engine.score(batch, values), engine.score(batch.whole, values)
@@ -86,7 +80,7 @@ def test_rows_behind_a_prefix_say_what_rows_that_hold_it_say(
 
 
 @pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
-def test_a_long_prefix_is_read_in_pieces(reach: Bundle, name: str) -> None:
+def test_a_long_prefix_is_read_in_pieces(reach, name):
     """Of the program's bound: more than a row holds."""
     batch, values = asked(reach, reach.bounds.prefix)
     with open_engine(reach, name=name) as engine:
@@ -105,9 +99,7 @@ def test_a_long_prefix_is_read_in_pieces(reach: Bundle, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_length_of_the_pieces_changes_nothing(
-    reach: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_length_of_the_pieces_changes_nothing(reach, name, monkeypatch):
     """30 tokens in one piece, and in pieces of 7, of which the last has two, of 29 and of one."""
     batch, values = asked(reach, 30)
     found = []
@@ -119,13 +111,13 @@ def test_the_length_of_the_pieces_changes_nothing(
         np.testing.assert_allclose(each, found[0], atol=1e-4)
 
 
-def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def readings(monkeypatch):
     """Tokens of the prefixes that are read from now on, once for each row of values."""
     read: list[int] = []
     real = ReadPrefix.blocks
 
-    def noted(self: Any, tokens: Any, values: Any, make: Any) -> Any:
-        def counted() -> Any:
+    def noted(self, tokens, values, make):
+        def counted():
             read.extend([len(tokens)] * len(values))
             return make()
 
@@ -136,9 +128,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
-def test_it_is_read_once_for_a_row_of_values(
-    reach: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_read_once_for_a_row_of_values(reach, name, monkeypatch):
     read = readings(monkeypatch)
     batch, values = asked(reach, 20)
     other, _ = request(reach, rows=2, length=5, scored=2, choices=1, probes=2)
@@ -160,9 +150,7 @@ def test_it_is_read_once_for_a_row_of_values(
 
 @pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
 @pytest.mark.parametrize("estimator", ["readout", "per-example"])
-def test_a_run_reads_it_once_a_state_of_the_values(
-    reach: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str, name: str
-) -> None:
+def test_a_run_reads_it_once_a_state_of_the_values(reach, tmp_path, monkeypatch, estimator, name):
     read = readings(monkeypatch)
     with open_model(reach, task=SPEC, engine=name) as model:
         assert len(model.task.prefix) >= LEAST
@@ -180,7 +168,7 @@ def test_a_run_reads_it_once_a_state_of_the_values(
         assert len(read) > 4
 
 
-def test_a_task_says_the_same_with_its_start_in_the_rows(bundle: Bundle) -> None:
+def test_a_task_says_the_same_with_its_start_in_the_rows(bundle):
     with open_model(bundle, task=SPEC) as model:
         apart, together = model.task, task_for(bundle, SPEC, bounds=WIDE)
         assert len(apart.prefix) >= LEAST and not len(together.prefix)
@@ -196,7 +184,7 @@ def test_a_task_says_the_same_with_its_start_in_the_rows(bundle: Bundle) -> None
 texts = st.text(st.sampled_from(" abcthefilm\n.'1éA字"), max_size=12)
 
 
-def sentencepiece() -> Tokenizer:
+def sentencepiece():
     """As Llama 2 has it: a mark in front of every text, so that a rest is never cut alone."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
@@ -215,9 +203,7 @@ def sentencepiece() -> Tokenizer:
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), sentencepiece()], ids=["bytes", "pieces"])
 @settings(max_examples=300, deadline=None)
 @given(start=st.text(st.sampled_from("the film was great\n.{1é"), max_size=90), rest=texts)
-def test_a_front_and_what_stands_behind_it_are_the_whole_text(
-    tokenizer: Tokenizer, start: str, rest: str
-) -> None:
+def test_a_front_and_what_stands_behind_it_are_the_whole_text(tokenizer, start, rest):
     front = Front(start, tokenizer, 40)
     assert len(front.tokens) == 0 or LEAST <= len(front.tokens) <= 40
     ids = tokenizer.encode(start + rest).ids
@@ -230,7 +216,7 @@ def test_a_front_and_what_stands_behind_it_are_the_whole_text(
         assert len(tokenizer.encode(start).ids) - len(front.tokens) >= 2
 
 
-def test_a_front_ends_before_all_that_what_follows_may_change() -> None:
+def test_a_front_ends_before_all_that_what_follows_may_change():
     letters = [(each, -1.0) for each in "abcdefghijklmnopqrstwxyz1"]
     tokenizer = Tokenizer(models.Unigram([("?", -9.0), *letters, ("wxyz1", -0.5)], unk_id=0))
     front = Front("abcdefghijklmnopqrstwxyz", tokenizer, 100)
@@ -248,7 +234,7 @@ def test_a_front_ends_before_all_that_what_follows_may_change() -> None:
         ({"kind": "completion", "completion_field": "c"}, {"text": "", "c": "bad"}),
     ],
 )
-def test_an_instruction_in_front_of_other_kinds(spec: dict[str, Any], row: dict[str, Any]) -> None:
+def test_an_instruction_in_front_of_other_kinds(spec, row):
     spec = {**spec, "template": "Answer in a word, 1 2 3 4 5 6 7 8 9.\n{text}"}
     wide = replace(WIDE, prefix=100)
     apart, together = (task_from_spec(spec, tiny_tokenizer(), bounds, 0) for bounds in (wide, WIDE))
@@ -259,14 +245,14 @@ def test_an_instruction_in_front_of_other_kinds(spec: dict[str, Any], row: dict[
         assert getattr(whole, name).tolist() == getattr(wanted, name).tolist()
 
 
-def test_demonstrations_beyond_both_bounds_are_refused() -> None:
+def test_demonstrations_beyond_both_bounds_are_refused():
     bounds = replace(WIDE, length=32, prefix=30)
     with pytest.raises(DataError, match=r"the demonstrations alone have .* a row has 62 at most"):
         task_from_spec({**TASK, "demonstrations": [{"text": "a" * 90, "label": 1}]},
                        tiny_tokenizer(), bounds, 0)  # fmt: skip
 
 
-def test_passes_leave_memory_for_it() -> None:
+def test_passes_leave_memory_for_it():
     memory = PassMemory(token=1000, position=0, tables=0, prefix_token=50_000, prefix_pair=10)
     one = Encoded(np.zeros((1, 32), np.int64), np.zeros((1, 2), np.int64),
                   np.zeros((1, 1), np.int64), 0)  # fmt: skip
@@ -282,14 +268,14 @@ def test_passes_leave_memory_for_it() -> None:
         fit_passes(bounds, memory, [one], prefix=1000, now=now)
 
 
-def test_every_program_counts_its_memory(reach: Bundle) -> None:
+def test_every_program_counts_its_memory(reach):
     for program in reach.programs:
         memory = PassMemory.of_bundle(replace(reach, programs=(program,)))
         assert memory.prefix_token == 2 * 2 * 4 * 2 * 8, "two blocks, two heads of 8"
         assert memory.prefix_pair == 2 * 4 * 4
 
 
-def test_a_prefix_counts_in_pieces_as_large_as_its_program_reads(tmp_path: Path) -> None:
+def test_a_prefix_counts_in_pieces_as_large_as_its_program_reads(tmp_path):
     from tiny_bundle import write_tiny_bundle
 
     bundle = write_tiny_bundle(tmp_path / "b")
@@ -305,7 +291,7 @@ def test_a_prefix_counts_in_pieces_as_large_as_its_program_reads(tmp_path: Path)
     )
 
 
-def test_a_bundle_does_not_say_more_than_its_programs_read(tmp_path: Path) -> None:
+def test_a_bundle_does_not_say_more_than_its_programs_read(tmp_path):
     from tiny_bundle import BOUNDS, write_tiny_bundle
 
     with pytest.raises(BundleError, match="executorch program reads no prefix"):
@@ -319,7 +305,7 @@ MANY = [
 ]
 
 
-def test_demonstrations_are_drawn_and_kept_apart(bundle: Bundle, tmp_path: Path) -> None:
+def test_demonstrations_are_drawn_and_kept_apart(bundle, tmp_path):
     plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
     options = {"estimator": "readout", "steps": 2, "batch_size": 4}
     with open_model(bundle, task=plain) as model:
@@ -345,7 +331,7 @@ def test_demonstrations_are_drawn_and_kept_apart(bundle: Bundle, tmp_path: Path)
         assert len(user.task.prefix) > 0, "the run's task has them"
 
 
-def test_fewer_are_drawn_where_rows_are_long(bundle: Bundle) -> None:
+def test_fewer_are_drawn_where_rows_are_long(bundle):
     plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
     rows = [{**row, "text": row["text"] + " 12345 x"} for row in MANY]
     with open_model(bundle, task=plain) as model:
@@ -361,7 +347,7 @@ def test_fewer_are_drawn_where_rows_are_long(bundle: Bundle) -> None:
         model.show(MANY, 2)
 
 
-def test_few_rows_are_all_to_learn_from(bundle: Bundle) -> None:
+def test_few_rows_are_all_to_learn_from(bundle):
     plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
     few = MANY[:9]
     with open_model(bundle, task=plain) as model:
@@ -370,7 +356,7 @@ def test_few_rows_are_all_to_learn_from(bundle: Bundle) -> None:
         assert len(model.show(few, 1)) == 7, "asked for, one is shown, and one compares"
 
 
-def test_a_run_by_the_command_line_answers_as_it_was_judged(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_run_by_the_command_line_answers_as_it_was_judged(bundle, tmp_path):
     plain = {name: value for name, value in SPEC.items() if name != "demonstrations"}
     files = {"task.json": json.dumps(plain)}
     for name, rows in (("train.jsonl", MANY), ("held.jsonl", ROWS)):

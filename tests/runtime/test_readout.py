@@ -4,7 +4,6 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +12,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from seedtune.runtime import estimators
-from seedtune.runtime.engines import Scores
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, RunContext, settings_of
 from seedtune.runtime.estimators import readout as estimator_module
 from seedtune.runtime.estimators.readout import ReadoutOptions
-from seedtune.runtime.estimators.ridge_logistic import SHARES, Choice, Examples, fit
+from seedtune.runtime.estimators.ridge_logistic import SHARES, Examples, fit
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
@@ -29,8 +27,6 @@ from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import (
-    Batch,
-    Encoded,
     task_from_spec,
 )
 from seedtune.runtime.tuning.budget import Budget, Control
@@ -50,36 +46,36 @@ ENTRIES = 15
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def done(tmp_path_factory):
     """A finished run of 16 steps: its folder and the hash of its final values."""
     folder = tmp_path_factory.mktemp("done") / "run"
     return folder, run(folder, settings=SETTINGS)
 
 
-def head_of(own: np.ndarray, labels: tuple[str, ...] = LABELS) -> Values:
+def head_of(own, labels=LABELS):
     """Values of the fake bundle with an answer head."""
     return Values(START.values, AnswerHead(labels, 6, own))
 
 
-def random_weights(seed: int) -> Values:
+def random_weights(seed):
     return head_of(np.random.default_rng(seed).standard_normal(ENTRIES).astype(np.float32))
 
 
 class Surprising(FakeTask):
     """A hundredfold loss of training batch number ``at``."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at):
         super().__init__()
         self.at = at
 
-    def losses(self, logp: np.ndarray, batch: Batch) -> np.ndarray:
+    def losses(self, logp, batch):
         self.at -= batch.examples == SETTINGS["batch_size"]
         surprise = self.at == 0 and batch.examples == SETTINGS["batch_size"]
         return super().losses(logp, batch) * (100 if surprise else 1)
 
 
 class TestRun:
-    def test_it_learns_with_one_forward_a_step(self, tmp_path: Path) -> None:
+    def test_it_learns_with_one_forward_a_step(self, tmp_path):
         engine = FakeEngine(K)
         with tuner(tmp_path, settings=SETTINGS, engine=engine) as live:
             reports = list(live)
@@ -94,7 +90,7 @@ class TestRun:
         assert len(engine.calls) == 16 + evaluations
         assert {probes for _, probes in engine.calls} == {1}
 
-    def test_it_ends_when_every_example_was_seen_once(self, tmp_path: Path) -> None:
+    def test_it_ends_when_every_example_was_seen_once(self, tmp_path):
         with tuner(tmp_path, settings=SETTINGS) as live:
             assert len(list(live)) == 16 and live.stop_reason == "all 16 steps done"
         features = replay(tmp_path, START).estimator.state["features"]
@@ -102,7 +98,7 @@ class TestRun:
         wanted = ENGINE.score(batch, START.values[None]).hidden[0].astype(np.float16)
         assert sorted(map(bytes, features)) == sorted(map(bytes, wanted))
 
-    def test_the_weights_are_those_that_all_examples_ask_for(self, tmp_path: Path) -> None:
+    def test_the_weights_are_those_that_all_examples_ask_for(self, tmp_path):
         with tuner(tmp_path, settings=SETTINGS) as live:
             list(live)
             weights = live.values.part.own
@@ -115,9 +111,7 @@ class TestRun:
         wanted = fit(seen, float(state["ridge"][0]), np.zeros((2, 7), np.float32))
         assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
-    def test_the_oldest_examples_are_forgotten(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_oldest_examples_are_forgotten(self, tmp_path, monkeypatch):
         whole = run(tmp_path / "all", settings=SETTINGS)
         everything = replay(tmp_path / "all", START).estimator.state
         monkeypatch.setattr(estimator_module, "MEMORY", 20)
@@ -128,11 +122,11 @@ class TestRun:
             assert (found.estimator.state[name] == everything[name][-20:]).all(), name
 
     def test_the_ridge_is_chosen_again_as_examples_grow_until_it_settles(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+        self, tmp_path, monkeypatch
+    ):
         chosen, plain = [], estimator_module.choose
 
-        def watched(seen: Examples, *rest: Any) -> Choice:
+        def watched(seen, *rest):
             chosen.append(len(seen.gold))
             return plain(seen, *rest)._replace(share=0.5)
 
@@ -146,9 +140,7 @@ class TestRun:
         assert replay(tmp_path / "b", START).values.part.share == 0.5
 
     @pytest.mark.parametrize("eval_examples", [None, HELD_OUT])
-    def test_a_batch_that_surprises_is_learned_from(
-        self, tmp_path: Path, eval_examples: Any
-    ) -> None:
+    def test_a_batch_that_surprises_is_learned_from(self, tmp_path, eval_examples):
         """No probe moved the values there: left out, it would teach nothing."""
         task = Surprising(4)
         with tuner(tmp_path, settings=SETTINGS, task=task, eval_examples=eval_examples) as live:
@@ -160,9 +152,7 @@ class TestRun:
 class TestInterrupted:
     @given(st.data())
     @hypothesis_settings(deadline=None, max_examples=40)
-    def test_a_journal_cut_at_any_byte_goes_on_to_the_same_bits(
-        self, done: tuple[Path, str], data: st.DataObject
-    ) -> None:
+    def test_a_journal_cut_at_any_byte_goes_on_to_the_same_bits(self, done, data):
         """What a kill at any moment leaves behind."""
         whole = (done[0] / JOURNAL_FILE).read_bytes()
         cut = data.draw(st.integers(read_journal(done[0]).header_end, len(whole) - 1))
@@ -172,7 +162,7 @@ class TestInterrupted:
             assert replay(name, START).sha256 == done[1]
 
     @pytest.mark.parametrize("how", ["stop", "check", "stop, then break"])
-    def test_asked_at_any_step_it_answers_with_what_it_has(self, tmp_path: Path, how: str) -> None:
+    def test_asked_at_any_step_it_answers_with_what_it_has(self, tmp_path, how):
         """Held-out states that this session has seen judge the last step at once; nobody who stops
         waits for them where it has not."""
         engine, control = FakeEngine(K), Control()
@@ -197,7 +187,7 @@ class TestInterrupted:
         assert tuned.step == 13 and "step 14, the last, was not evaluated" in tuned.message
         assert len(engine.calls) == 13 + 3 + 1
 
-    def test_the_run_s_own_settings_resume_it(self, tmp_path: Path) -> None:
+    def test_the_run_s_own_settings_resume_it(self, tmp_path):
         """Also where the batch size was fitted to the number of examples."""
         own = SETTINGS | {"batch_size": 25, "steps": 2}
         whole = run(tmp_path / "whole", settings=own | {"steps": 9})
@@ -207,15 +197,13 @@ class TestInterrupted:
         assert run(tmp_path / "run", settings=fitted.to_dict() | {"steps": 9}) == whole
 
 
-def context(examples: int) -> RunContext:
+def context(examples):
     return RunContext(answers=2, head_rows=2, hidden_width=6, examples=examples, entries=K)
 
 
 class TestBatchSize:
     @given(st.integers(1, 64), st.integers(1, 3000), st.integers(1, 200))
-    def test_one_pass_that_leaves_few_examples_out(
-        self, size: int, examples: int, steps: int
-    ) -> None:
+    def test_one_pass_that_leaves_few_examples_out(self, size, examples, steps):
         asked = SETTINGS | {"batch_size": size, "steps": steps}
         fitted = estimators.fit(settings_of(asked), context(examples))
         assert fitted.batch_size <= min(size, examples)
@@ -226,11 +214,11 @@ class TestBatchSize:
 class Spoilt(FakeEngine):
     """Returns something else in call number ``at``: logp, hidden states or both changed."""
 
-    def __init__(self, at: int, *, logp: float = 0.0, hidden: float = 0.0) -> None:
+    def __init__(self, at, *, logp=0.0, hidden=0.0):
         super().__init__(K)
         self.at, self.logp, self.hidden = at, np.float32(logp), np.float32(hidden)
 
-    def score(self, batch: Batch, values: np.ndarray) -> Scores:
+    def score(self, batch, values):
         scores = super().score(batch, values)
         if len(self.calls) == self.at:
             scores.logp[0, 1, 0] += self.logp
@@ -247,9 +235,7 @@ SPOILT = [
 class TestNotFinite:
     @pytest.mark.parametrize("spoilt", SPOILT)
     @pytest.mark.parametrize("at", [1, 5])
-    def test_a_step_is_skipped_and_leaves_values_and_state_alone(
-        self, tmp_path: Path, spoilt: dict[str, float], at: int
-    ) -> None:
+    def test_a_step_is_skipped_and_leaves_values_and_state_alone(self, tmp_path, spoilt, at):
         engine = Spoilt(at, **spoilt)
         with tuner(tmp_path, settings=SETTINGS, engine=engine, eval_examples=None) as live:
             before = live.values.copy()
@@ -269,14 +255,12 @@ class TestNotFinite:
 
 
 class TestBatchLook:
-    def look(self, rows: int, examples: list[Encoded]) -> Look:
+    def look(self, rows, examples):
         return Look(FakeEngine(K), FakeTask(), replace(BOUNDS, rows=rows), examples)
 
     @given(st.integers(1, 16), st.integers(1, 40), st.integers(0, 99))
     @hypothesis_settings(deadline=None)
-    def test_observed_in_the_order_given_however_the_passes_are_cut(
-        self, rows: int, count: int, seed: int
-    ) -> None:
+    def test_observed_in_the_order_given_however_the_passes_are_cut(self, rows, count, seed):
         examples = fake_examples(count, seed=seed)
         losses, seen = observe(self.look(rows, examples), random_weights(seed))
         assert losses.shape == (1, count)
@@ -287,12 +271,12 @@ class TestBatchLook:
             assert np.allclose(seen.scores[place], own.scores[0], rtol=1e-5)
             assert (seen.features[place] == own.features[0]).all()
 
-    def test_weights_of_zero_change_no_score(self) -> None:
+    def test_weights_of_zero_change_no_score(self):
         batch = FakeTask().collate(TRAIN[:8])
         plain = Values(START.values).score(ENGINE, batch)
         assert (head_of(np.zeros(ENTRIES, np.float32)).score(ENGINE, batch) == plain).all()
 
-    def test_a_share_of_the_program_s_own_scores_stays(self) -> None:
+    def test_a_share_of_the_program_s_own_scores_stays(self):
         seen, logp = np.ones((1, 3, 7), np.float32), np.full((1, 3, 2), -8, np.float32)
         weights = np.arange(14, dtype=np.float32)
         for less, wanted in ((-0.5, [17, 66]), (-1.0, [21, 70])):
@@ -300,7 +284,7 @@ class TestBatchLook:
             assert (part.added(logp, seen) == np.array(wanted)).all()
 
 
-def real_task(**changes: Any) -> Any:
+def real_task(**changes):
     return task_from_spec({**TASK, **changes}, tiny_tokenizer(), BOUNDS, 0)
 
 
@@ -308,7 +292,7 @@ COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": 
 
 
 class TestRefusals:
-    def test_sizes_follow_task_and_program(self) -> None:
+    def test_sizes_follow_task_and_program(self):
         three = real_task(verbalisers={"no": " bad", "9": " good", "10": " so"})
         spec, context = ESTIMATORS["readout"], fake_context(ENGINE, three, 1)
         described = {"kind": "answer-head", "labels": ["10", "9", "no"], "width": 6}
@@ -323,13 +307,13 @@ class TestRefusals:
         assert spec.part(own, context) == {**described, "labels": []}
         assert spec.shape(own, context) == {"answers": 3}
 
-    def test_a_task_without_a_choice(self, tmp_path: Path) -> None:
+    def test_a_task_without_a_choice(self, tmp_path):
         task = task_from_spec(COMPLETION, tiny_tokenizer(), BOUNDS, 0)
         with pytest.raises(TuningError, match=r"needs a task of choosing .*; take another"):
             tuner(tmp_path / "run", task=task, settings=SETTINGS)
         assert not (tmp_path / "run").exists()
 
-    def test_programs_without_hidden_states(self, tmp_path: Path) -> None:
+    def test_programs_without_hidden_states(self, tmp_path):
         engine = FakeEngine(K)
         engine.hidden_width = 0
         with pytest.raises(TuningError, match="a program that returns hidden states; export the"):
@@ -337,20 +321,20 @@ class TestRefusals:
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("length", [0, K - 1, K + 1])
-    def test_values_of_another_bundle(self, length: int) -> None:
+    def test_values_of_another_bundle(self, length):
         values = Values(np.zeros(length, np.float32))
         for asked in (evaluate, predict):
             with pytest.raises(TuningError, match=rf"{length} values are not the 64 of this prog"):
                 asked(ENGINE, FakeTask(), HELD_OUT, values, BOUNDS)
 
-    def test_an_answer_head_of_other_answers(self) -> None:
+    def test_an_answer_head_of_other_answers(self):
         own = np.zeros(22, np.float32)
         with pytest.raises(TuningError, match="is for 'b', 'a', 'left', this task for 'right', 'l"):
             evaluate(ENGINE, FakeTask(), HELD_OUT, head_of(own, ("b", "a", "left")), BOUNDS)
         with pytest.raises(TuningError, match="is for choices of the rows' own, this task for"):
             evaluate(ENGINE, FakeTask(), HELD_OUT, head_of(own[:8], ()), BOUNDS)
 
-    def test_an_answer_head_of_other_order_gives_the_same_answers(self) -> None:
+    def test_an_answer_head_of_other_order_gives_the_same_answers(self):
         """Its rows are found by their labels' names."""
         values = random_weights(4)
         own = values.part.own
@@ -365,7 +349,7 @@ class TestRefusals:
         task = SimpleNamespace(head_labels=("a", "b", "c"), head_rows=3)
         assert three.for_task(task, SimpleNamespace(hidden_width=0)).own.tolist() == [1, 2, 3, 0]
 
-    def test_a_readout_for_a_program_or_task_that_takes_none(self) -> None:
+    def test_a_readout_for_a_program_or_task_that_takes_none(self):
         plain = FakeEngine(K)
         plain.hidden_width = 0
         Values(START.values).for_task(FakeTask(), plain)
@@ -399,14 +383,8 @@ class TestRefusals:
         ],
     )
     def test_journals_whose_header_contradicts_itself(
-        self,
-        tmp_path: Path,
-        done: tuple[Path, str],
-        estimator: str,
-        sizes: Any,
-        part: Any,
-        message: str,
-    ) -> None:
+        self, tmp_path, done, estimator, sizes, part, message
+    ):
         journal = read_journal(done[0])
         own = {**journal.header.settings, "estimator": estimator}
         if estimator == "two-point":

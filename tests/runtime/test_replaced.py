@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(files, "_swap", lambda first, second: False)
 
 
-def every_kill(work: Callable[[], object]) -> Iterator[int]:
+def every_kill(work):
     """Kills of ``work`` at each of its calls, yielded to the loop's body; then it runs whole."""
     for before in (True, False):
         number = 0
@@ -38,7 +37,7 @@ def test_replacing_a_bundle_killed_at_every_call(tmp_path, way):
     known = {write_tiny_bundle(folder, program=bytes([n]) * 100).sha256 for n in range(2)}
     kills = 0
 
-    def write() -> None:
+    def write():
         write_tiny_bundle(folder, program=bytes([kills % 2]) * 100)
 
     for _ in every_kill(write):
@@ -63,7 +62,7 @@ def test_unpacking_killed_at_every_call(tmp_path, way):
     file = pack_bundle(tmp_path / "b", tmp_path / "b.seedtune")
     cache = tmp_path / "cache"
 
-    def unpack() -> Path:
+    def unpack():
         if (cache / "bundles" / sha256).exists():
             os.rename(cache / "bundles" / sha256, cache / "away")
             os.system(f"rm -r {cache / 'away'}")
@@ -79,7 +78,7 @@ def test_unpacking_killed_at_every_call(tmp_path, way):
 def test_opening_puts_back_what_a_killed_process_had_moved_away(tmp_path):
     old = write_tiny_bundle(tmp_path / "b")
 
-    def move() -> None:
+    def move():
         with workplace(tmp_path / "b") as work:
             os.rename(tmp_path / "b", work / "replaced")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -114,7 +113,7 @@ def test_files_are_synced_and_then_their_parents(tmp_path, monkeypatch):
     synced: list[tuple[int, int]] = []
     real = os.fsync
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         status = os.fstat(descriptor)
         synced.append((status.st_dev, status.st_ino))
         real(descriptor)
@@ -139,7 +138,7 @@ def test_files_are_synced_and_then_their_parents(tmp_path, monkeypatch):
 def test_a_swap_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
     old = write_tiny_bundle(tmp_path / "b")
 
-    def refuse(first: Path, second: Path) -> bool:
+    def refuse(first, second):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(second))
 
     monkeypatch.setattr(files, "_swap", refuse)
@@ -185,7 +184,7 @@ def test_three_processes_write_one_file_and_a_fourth_reads_it(tmp_path):
     whole = [bytes([number]) * 50_000 for number in range(3)]
     file.write_bytes(whole[0])
 
-    def write(data: bytes) -> None:
+    def write(data):
         for _ in range(times):
             replace_file(file, data)
 

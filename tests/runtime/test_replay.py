@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,9 +37,7 @@ SETTINGS = {
 TRAIN, HELD_OUT = fake_examples(64), fake_examples(32, seed=1)
 
 
-def go_on(
-    folder, *, until: int | None = None, settings: dict[str, Any] | None = SETTINGS, **more
-) -> str:
+def go_on(folder, *, until=None, settings=SETTINGS, **more):
     """Start or resume a run; stop after ``until`` steps or at its end."""
     with tuner(folder, settings=settings, train=TRAIN, eval_examples=HELD_OUT, **more) as live:
         for report in live:

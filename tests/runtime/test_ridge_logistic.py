@@ -20,17 +20,17 @@ seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([*SHAPES.values()])
 
 
-def zeros(seen: Examples, rows: int) -> np.ndarray:
+def zeros(seen, rows):
     return np.zeros((rows, seen.features.shape[2]), np.float32)
 
 
-def mean_loss(seen: Examples, weights: np.ndarray) -> float:
+def mean_loss(seen, weights):
     found = scores(seen, weights).astype(np.float64)
     right = np.take_along_axis(found, seen.gold[:, None], axis=1)[:, 0]
     return float((np.logaddexp.reduce(found, axis=1) - right).mean())
 
 
-def objective(seen: Examples, ridge: float, weights: np.ndarray) -> float:
+def objective(seen, ridge, weights):
     """What ``fit`` states that it minimises."""
     _, own = standardised(seen, weights)
     return len(seen.gold) * mean_loss(seen, weights) + ridge / 2 * float(np.square(own).sum())

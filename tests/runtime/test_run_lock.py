@@ -132,7 +132,7 @@ def test_a_run_is_private(tmp_path):
 _WINDOWS = "import sys, like_windows; like_windows.become()\n"
 
 
-def _windows(script: str, *arguments: object) -> subprocess.CompletedProcess:
+def _windows(script, *arguments):
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     return subprocess.run(
         [sys.executable, "-c", _WINDOWS + script, *map(str, arguments)],
@@ -180,7 +180,7 @@ except JournalError as error:
     sys.exit(str(error))
 """
 
-    def hold() -> None:
+    def hold():
         lock = RunLock(tmp_path)
         refused = _windows(script, tmp_path)
         (tmp_path / "refused").write_text(refused.stderr)

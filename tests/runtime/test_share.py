@@ -1,17 +1,12 @@
 """Shared journals: whole or refused, and nothing in them that need not be."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
-from numpy.typing import NDArray
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal, write_journal
-from seedtune.runtime.journal.format import End, Note, Record, Step
+from seedtune.runtime.journal.format import End, Note, Step
 from seedtune.runtime.journal.operations import receive, share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
@@ -31,9 +26,9 @@ SETTINGS = {
 }
 
 
-def tune(folder: Path, *, steps: int = 6, note: str | None = None,
-         settings: dict[str, Any] = SETTINGS,
-         allow_changes: bool = False, examples: int = 32) -> str:  # fmt: skip
+def tune(folder, *, steps = 6, note = None,
+         settings = SETTINGS,
+         allow_changes = False, examples = 32):  # fmt: skip
     """A session up to ``steps`` steps; the hash of its values."""
     with Tuner(
         FakeEngine(8),
@@ -52,22 +47,22 @@ def tune(folder: Path, *, steps: int = 6, note: str | None = None,
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     """A run of two sessions, so that an end stands in its middle, with notes."""
     tune(tmp_path / "run", note="for Ann: my pin is 1234")
     tune(tmp_path / "run", steps=12)
     return tmp_path / "run"
 
 
-def records(path: Path) -> list[Record]:
+def records(path):
     return [placed.record for placed in read_journal(path).records]
 
 
-def rewrite(path: Path, kept: Sequence[Record]) -> None:
+def rewrite(path, kept):
     write_journal(path, read_journal(path).header, kept)
 
 
-def test_every_cut_of_a_shared_file_is_refused(tmp_path: Path, run: Path) -> None:
+def test_every_cut_of_a_shared_file_is_refused(tmp_path, run):
     sent, target = tmp_path / "sent.journal", tmp_path / "received"
     # Shared twice: the closing record of the first time must not close a cut of the second.
     share(run, sent, START)
@@ -85,7 +80,7 @@ def test_every_cut_of_a_shared_file_is_refused(tmp_path: Path, run: Path) -> Non
     assert len(replay(target, START).history.ends) == 4
 
 
-def test_the_count_of_the_closing_record_must_hold(tmp_path: Path, run: Path) -> None:
+def test_the_count_of_the_closing_record_must_hold(tmp_path, run):
     sent = tmp_path / "sent.journal"
     share(run, sent, START)
     *before, closing = records(sent)
@@ -98,7 +93,7 @@ def test_the_count_of_the_closing_record_must_hold(tmp_path: Path, run: Path) ->
         receive(sent, tmp_path / "received", START)
 
 
-def test_a_journal_that_was_not_shared_is_not_received(tmp_path: Path, run: Path) -> None:
+def test_a_journal_that_was_not_shared_is_not_received(tmp_path, run):
     """A file that was cut at the end of a session looks the same."""
     sent = tmp_path / "sent.journal"
     sent.write_bytes((run / JOURNAL_FILE).read_bytes())
@@ -106,13 +101,13 @@ def test_a_journal_that_was_not_shared_is_not_received(tmp_path: Path, run: Path
         receive(sent, tmp_path / "received", START)
 
 
-def test_a_run_s_own_journal_is_left_as_it_is(tmp_path: Path, run: Path) -> None:
+def test_a_run_s_own_journal_is_left_as_it_is(tmp_path, run):
     before = (run / JOURNAL_FILE).read_bytes()
     share(run, tmp_path / "sent.journal", START)
     assert (run / JOURNAL_FILE).read_bytes() == before
 
 
-def test_free_text_is_left_out(tmp_path: Path, run: Path) -> None:
+def test_free_text_is_left_out(tmp_path, run):
     sent = tmp_path / "sent.journal"
     share(run, sent, START)
     assert b"1234" not in sent.read_bytes() and b"steps done" not in sent.read_bytes()
@@ -121,7 +116,7 @@ def test_free_text_is_left_out(tmp_path: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_batches_of_one_example_are_not_shared(tmp_path: Path, changed: bool) -> None:
+def test_batches_of_one_example_are_not_shared(tmp_path, changed):
     run, one = tmp_path / "run", (SETTINGS | {"batch_size": 1})
     if changed:
         tune(run)
@@ -136,7 +131,7 @@ def test_batches_of_one_example_are_not_shared(tmp_path: Path, changed: bool) ->
     assert not (tmp_path / "sent.journal").exists()
 
 
-def test_a_run_on_one_example_is_not_shared(tmp_path: Path) -> None:
+def test_a_run_on_one_example_is_not_shared(tmp_path):
     tune(tmp_path / "run", examples=1)
     with pytest.raises(JournalError, match=r"was trained on a single example, so that"):
         share(tmp_path / "run", tmp_path / "sent.journal", START)
@@ -147,19 +142,19 @@ APART = np.array([0.75, -0.25, -0.25, -0.25])
 """Of the losses of a batch of four: their mean is 0, that of no part is."""
 
 
-def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart: bool) -> list[Any]:
+def _scalars(folder, name, monkeypatch, *, apart):
     """What a run journals; with ``apart``, each probe moves the losses of a batch's examples apart,
     the further the later it comes, and leaves the batch's mean where it was."""
     real, cut = Look.losses, Look.part
 
-    def losses(self: Look, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    def losses(self, rows):
         found = real(self, rows)
         numbers = getattr(self, "numbers", np.arange(found.shape[1]))
         return found + apart * np.arange(1, len(rows) + 1)[:, None] * APART[numbers]
 
-    def part(self: Look, numbers: Sequence[int]) -> Look:
+    def part(self, numbers):
         found = cut(self, numbers)
-        found.numbers = np.asarray(numbers)  # type: ignore[attr-defined]
+        found.numbers = np.asarray(numbers)
         return found
 
     asked = {"steps": 3, "batch_size": 4, "eval_every": 0, "loss_jump": 1e9}
@@ -176,9 +171,7 @@ def _scalars(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, apart:
 
 
 @pytest.mark.parametrize("name", [n for n, f in ESTIMATORS.items() if not f.holds_examples])
-def test_who_does_not_say_so_journals_batch_means_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_who_does_not_say_so_journals_batch_means_alone(tmp_path, monkeypatch, name):
     kept = [
         _scalars(tmp_path / str(apart), name, monkeypatch, apart=apart) for apart in (False, True)
     ]
@@ -186,9 +179,7 @@ def test_who_does_not_say_so_journals_batch_means_alone(
     assert np.allclose(kept[0], kept[1], rtol=2e-3)  # an ulp of float16
 
 
-def test_numbers_of_parts_of_a_batch_would_be_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_of_parts_of_a_batch_would_be_seen(tmp_path, monkeypatch):
     """The check itself."""
     kept = [
         _scalars(tmp_path / str(apart), "per-example", monkeypatch, apart=apart)

@@ -1,7 +1,6 @@
 """What is left is the least of the machine's and of every control group's, in both layouts."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from seedtune.runtime.engines import system_memory
@@ -20,13 +19,13 @@ def test_this_process_holds_some_and_the_machine_has_some():
     assert MB < available_bytes() < 10**14
 
 
-def groups(root: Path, files: dict[str, str]) -> None:
+def groups(root, files):
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
 
 
-def left(root: Path, own: str) -> list[int]:
+def left(root, own):
     (root / "own").write_text(own)
     return list(system_memory._left_in_groups(root, root / "own"))
 

@@ -2,7 +2,6 @@
 
 import string
 import warnings
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +12,6 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError, SeedtuneWarning
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.tasks import (
-    Encoded,
-    Task,
     check_spec,
     encode_rows,
     read_rows,
@@ -37,29 +34,29 @@ COMPLETION = {"kind": "completion", "template": "{prompt}", "completion_field": 
 PAD = 0
 
 
-def make(spec: dict[str, Any], bounds: Bounds = BOUNDS, **options: Any) -> Task:
+def make(spec, bounds=BOUNDS, **options):
     return task_from_spec(spec, options.pop("tokenizer", TOKENIZER), bounds, PAD, **options)
 
 
-def ids(text: str) -> list[int]:
+def ids(text):
     return list(TOKENIZER.encode(text).ids)
 
 
-def random_logp(batch: Any, probes: int = 3) -> np.ndarray[Any, np.dtype[np.float32]]:
+def random_logp(batch, probes=3):
     rng = np.random.default_rng(0)
     shape = (probes, *batch.candidates.shape)
     return -rng.exponential(2.0, shape).astype(np.float32)
 
 
 class TestClassification:
-    def test_scores_the_label_words_after_the_prompt(self) -> None:
+    def test_scores_the_label_words_after_the_prompt(self):
         example = make(TASK).encode({"text": "the plot", "label": 1}, "f:1")
         assert example.tokens.tolist() == [ids("the plot It was")]
         assert example.positions.tolist() == [[0, example.length - 1]]
         assert example.candidates.tolist() == [[ids(" terrible")[0], ids(" great")[0]]]
         assert example.gold == 1
 
-    def test_demonstrations_stand_in_front_of_every_prompt(self) -> None:
+    def test_demonstrations_stand_in_front_of_every_prompt(self):
         shown = [{"text": "the film", "label": 1}, {"text": "a dull plot", "label": "0"}]
         task = make({**TASK, "demonstrations": shown}, Bounds(1, 2, 64, 4, 2))
         front = "the film It was great\na dull plot It was terrible\n"
@@ -68,7 +65,7 @@ class TestClassification:
         assert example.positions.tolist() == [[0, example.length - 1]]
         assert example.candidates.tolist() == [[ids(" terrible")[0], ids(" great")[0]]]
 
-    def test_long_rows_are_cut_and_demonstrations_are_not(self) -> None:
+    def test_long_rows_are_cut_and_demonstrations_are_not(self):
         shown = [{"text": "the film", "label": 1}]
         front = ids("the film It was great\n")
         bounds = Bounds(1, 2, len(front) + 5, 4, 2)
@@ -90,13 +87,13 @@ class TestClassification:
             ([{"text": "a", "label": 7}], "task: demonstration 1: unknown label '7'"),
         ],
     )
-    def test_demonstrations_that_make_no_sense(self, shown: Any, error: str) -> None:
+    def test_demonstrations_that_make_no_sense(self, shown, error):
         spec = {**TASK, "demonstrations": shown}
         with pytest.raises(DataError, match=error):
             check_spec(spec)
             make(spec)
 
-    def test_loss_is_the_cross_entropy_of_renormalised_label_words(self) -> None:
+    def test_loss_is_the_cross_entropy_of_renormalised_label_words(self):
         task = make(TASK)
         batch = task.collate(
             [task.encode({"text": "the", "label": label}, "f:1") for label in ("1", "0", "1")]
@@ -107,7 +104,7 @@ class TestClassification:
         expected = -np.log(share[:, [0, 1, 2], [1, 0, 1]])
         np.testing.assert_allclose(task.losses(logp, batch), expected, rtol=1e-12)
 
-    def test_metric_and_prediction(self) -> None:
+    def test_metric_and_prediction(self):
         task = make(TASK)
         batch = task.collate([task.encode({"text": "the", "label": "1"}, "f:1")] * 3)
         logp = np.log(np.array([[0.1, 0.3], [0.4, 0.1], [0.1, np.nan]], dtype=np.float32))
@@ -120,50 +117,48 @@ class TestClassification:
         ("label", "gold"),
         [(1, 1), ("1", 1), (0, 0), (1.0, 1), ("1.0", 1), ("0.00", 0), (np.int64(1), 1)],
     )
-    def test_labels_compare_as_text_and_whole_numbers_as_integers(
-        self, label: Any, gold: int
-    ) -> None:
+    def test_labels_compare_as_text_and_whole_numbers_as_integers(self, label, gold):
         assert make(TASK).encode({"text": "the", "label": label}, "f:1").gold == gold
 
-    def test_a_label_that_looks_like_a_number_is_first_of_all_text(self) -> None:
+    def test_a_label_that_looks_like_a_number_is_first_of_all_text(self):
         spec = TASK | {"verbalisers": {"1": " bad", "1.0": " good"}}
         assert make(spec).encode({"text": "the", "label": 1.0}, "f:1").gold == 1
 
     @pytest.mark.parametrize("label", [None, float("nan"), np.float64("nan")])
-    def test_a_label_that_is_left_empty_is_refused_with_the_remedy(self, label: Any) -> None:
+    def test_a_label_that_is_left_empty_is_refused_with_the_remedy(self, label):
         with pytest.raises(DataError, match=r"^f:1: field 'label' is .*leave the row out$"):
             make(TASK).encode({"text": "the", "label": label}, "f:1")
 
-    def test_many_labels_are_not_all_shown(self) -> None:
+    def test_many_labels_are_not_all_shown(self):
         spec = TASK | {"verbalisers": {f"l{n}": string.punctuation[n] for n in range(30)}}
         with pytest.raises(DataError, match=r"known labels: l0, .*, and 10 more$"):
             make(spec).encode({"text": "the", "label": "x"}, "f:1")
 
     @pytest.mark.parametrize("label", ["01", " 1", True, 1.5, "1.00.0", -1.0])
-    def test_labels_that_only_mean_the_same_are_unknown(self, label: Any) -> None:
+    def test_labels_that_only_mean_the_same_are_unknown(self, label):
         with pytest.raises(DataError, match="unknown label"):
             make(TASK).encode({"text": "the", "label": label}, "f:1")
 
-    def test_booleans_are_written_as_json_does(self) -> None:
+    def test_booleans_are_written_as_json_does(self):
         spec = TASK | {"verbalisers": {"false": " terrible", "true": " great"}}
         for label in (True, "True", "TRUE", "true", np.bool_(True)):
             assert make(spec).encode({"text": "the", "label": label}, "f:1").gold == 1
 
-    def test_unknown_label_names_row_label_and_known_labels(self) -> None:
+    def test_unknown_label_names_row_label_and_known_labels(self):
         with pytest.raises(DataError, match=r"^f:7: unknown label 'x'; known labels: 0, 1$"):
             make(TASK).encode({"text": "the", "label": "x"}, "f:7")
 
-    def test_prediction_needs_no_label(self) -> None:
+    def test_prediction_needs_no_label(self):
         assert make(TASK).encode({"text": "the"}, "f:1", labelled=False).gold == -1
         with pytest.raises(DataError, match="f:1: field 'label' is missing"):
             make(TASK).encode({"text": "the"}, "f:1")
 
-    def test_labels_with_the_same_first_token_are_refused(self) -> None:
+    def test_labels_with_the_same_first_token_are_refused(self):
         spec = TASK | {"verbalisers": {"0": " great", "1": " great film"}}
         with pytest.raises(DataError, match="two labels begin with the same token"):
             make(spec).encode({"text": "the", "label": "1"}, "f:1")
 
-    def test_a_verbaliser_that_merges_into_the_prompt_is_refused(self) -> None:
+    def test_a_verbaliser_that_merges_into_the_prompt_is_refused(self):
         spec = TASK | {"template": "{text} It was grea", "verbalisers": {"0": "t", "1": " bad"}}
         assert ids("It was great")[-1] == ids(" great")[0]  # the trap is real
         with pytest.warns(SeedtuneWarning, match="'t' follows 'a It was grea' without a space"):
@@ -171,7 +166,7 @@ class TestClassification:
         with pytest.raises(DataError, match="f:1: verbaliser 't' merges"):
             task.encode({"text": "the", "label": "1"}, "f:1")
 
-    def test_leading_special_tokens_are_kept(self) -> None:
+    def test_leading_special_tokens_are_kept(self):
         with_bos = Tokenizer.from_str(TOKENIZER.to_str())
         with_bos.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[("<bos>", 1)]
@@ -180,7 +175,7 @@ class TestClassification:
         assert example.tokens.tolist() == [[1, *ids("the It was")]]
         assert example.candidates.tolist() == [[ids(" terrible")[0], ids(" great")[0]]]
 
-    def test_braces_in_the_text_stay_text(self) -> None:
+    def test_braces_in_the_text_stay_text(self):
         example = make(TASK | {"template": "{{{text}}}"}).encode(
             {"text": "{label}", "label": "1"}, "f:1"
         )
@@ -194,7 +189,7 @@ class TestMultipleChoice:
         "choice2": "dull and the plot",
     }
 
-    def test_each_choice_is_a_row_scored_whole(self) -> None:
+    def test_each_choice_is_a_row_scored_whole(self):
         example = make(CHOICE).encode(self.row | {"label": 0}, "f:1")
         prompt = len(ids("the film was bad so"))
         rows = [ids("the film was bad so I left"), ids("the film was bad so dull and the plot")]
@@ -208,7 +203,7 @@ class TestMultipleChoice:
         after = [[rows[r][c + 1]] for r, c in expected]
         assert example.candidates.tolist() == after
 
-    def test_loss_metric_and_answer_use_the_mean_log_probability(self) -> None:
+    def test_loss_metric_and_answer_use_the_mean_log_probability(self):
         task = make(CHOICE)
         examples = [task.encode(self.row | {"label": label}, "f:1") for label in (1, 0)]
         batch = task.collate(examples)
@@ -231,7 +226,7 @@ class TestMultipleChoice:
         assert [a.answer for a in answers] == [str(b) for b in best]
         assert answers[1].scores["1"] == pytest.approx(share[0, 1, 1])
 
-    def test_a_space_is_put_only_where_none_is(self) -> None:
+    def test_a_space_is_put_only_where_none_is(self):
         with pytest.warns(SeedtuneWarning, match="ends in a blank"):
             task = make(CHOICE | {"template": "{premise} so "})
         spaced = task.encode(self.row | {"label": 0}, "f:1")
@@ -239,25 +234,25 @@ class TestMultipleChoice:
         assert TOKENIZER.decode(spaced.tokens[0, :end]) == "the film was bad so I left"
 
     @pytest.mark.parametrize("label", ["2", "-1", "", "one"])
-    def test_unknown_choice(self, label: str) -> None:
+    def test_unknown_choice(self, label):
         with pytest.raises(DataError, match=r"f:2: unknown label .*; known labels: 0, 1"):
             make(CHOICE).encode(self.row | {"label": label}, "f:2")
 
 
 class TestCompletion:
-    def test_every_token_of_the_completion_is_scored(self) -> None:
+    def test_every_token_of_the_completion_is_scored(self):
         example = make(COMPLETION).encode({"prompt": "the film", "completion": " was bad"}, "f:1")
         assert example.tokens.tolist() == [ids("the film was bad")]
         start = len(ids("the film"))
         assert example.positions[:, 1].tolist() == list(range(start - 1, example.length - 1))
         assert example.candidates[:, 0].tolist() == ids("the film was bad")[start:]
 
-    def test_after_an_empty_prompt_all_but_the_first_token_are_scored(self) -> None:
+    def test_after_an_empty_prompt_all_but_the_first_token_are_scored(self):
         task = make(COMPLETION | {"template": ""})
         example = task.encode({"completion": "the film was bad"}, "f:1")
         assert example.candidates[:, 0].tolist() == ids("the film was bad")[1:]
 
-    def test_loss_is_the_mean_and_perplexity_weighs_tokens(self) -> None:
+    def test_loss_is_the_mean_and_perplexity_weighs_tokens(self):
         task = make(COMPLETION)
         rows = [("the film", " was bad"), ("the", " plot was good and dull")]
         examples = [task.encode({"prompt": p, "completion": c}, "f:1") for p, c in rows]
@@ -274,7 +269,7 @@ class TestCompletion:
         assert answer.scores["nll"] == pytest.approx(expected[0, 1])
 
     @pytest.mark.parametrize("text", ["", None])
-    def test_an_empty_completion_is_refused(self, text: str | None) -> None:
+    def test_an_empty_completion_is_refused(self, text):
         with pytest.raises(DataError, match="f:9"):
             make(COMPLETION).encode({"prompt": "the", "completion": text}, "f:9")
 
@@ -284,18 +279,18 @@ class TestEnd:
 
     ROW: ClassVar = {"prompt": "the film", "completion": " was great"}
 
-    def scored(self, row: Any = None, bounds: Bounds = BOUNDS, **options: Any) -> list[int]:
+    def scored(self, row=None, bounds=BOUNDS, **options):
         spec = {**COMPLETION, **options.pop("spec", {})}
         example = make(spec, bounds, ends=(7, 1), **options).encode(row or self.ROW, "row")
         found: list[int] = example.candidates[:, 0].tolist()
         assert example.tokens[0, -1] == found[-1]
         return found
 
-    def test_the_first_of_the_model_s_ends_is_scored_behind_the_text(self) -> None:
+    def test_the_first_of_the_model_s_ends_is_scored_behind_the_text(self):
         assert self.scored() == [*ids(" was great"), 7]
 
     @pytest.mark.parametrize("text", ["", "the plot"])
-    def test_without_it_all_else_is_as_it_was(self, text: str) -> None:
+    def test_without_it_all_else_is_as_it_was(self, text):
         row = {"prompt": text, "completion": " was great"}
         plain = make(COMPLETION).encode(row, "row")
         off = make({**COMPLETION, "end": False}, ends=(7,)).encode(row, "row")
@@ -305,20 +300,20 @@ class TestEnd:
         np.testing.assert_array_equal(on.candidates[:-1], plain.candidates)
         np.testing.assert_array_equal(on.tokens[:, :-1], plain.tokens)
 
-    def test_an_end_that_the_tokenizer_put_there_stays_the_only_one(self) -> None:
+    def test_an_end_that_the_tokenizer_put_there_stays_the_only_one(self):
         ending = Tokenizer.from_str(TOKENIZER.to_str())
         ending.post_processor = processors.TemplateProcessing("$A <bos>", None, [("<bos>", 1)])
         assert self.scored(tokenizer=ending) == [*ids(" was great"), 1]
 
     @pytest.mark.parametrize("prompt", ["", "{prompt}"])
-    def test_a_text_that_was_cut_has_not_ended(self, prompt: str) -> None:
+    def test_a_text_that_was_cut_has_not_ended(self, prompt):
         row = {**self.ROW, "completion": " was great" * 40}
         found = self.scored(row, on_long="truncate", spec={"template": prompt})
         assert 7 not in found and len(found) < BOUNDS.length
         fitting = {**self.ROW, "completion": " great" * 3}
         assert self.scored(fitting, on_long="truncate", spec={"template": prompt})[-1] == 7
 
-    def test_a_text_that_fills_the_bound_is_cut_for_its_end_s_sake(self) -> None:
+    def test_a_text_that_fills_the_bound_is_cut_for_its_end_s_sake(self):
         row = {"prompt": "", "completion": "x" * BOUNDS.length}
         short = {"prompt": "", "completion": "x" * (BOUNDS.length - 1)}
         spec = {"template": ""}
@@ -327,7 +322,7 @@ class TestEnd:
         assert 7 not in self.scored(row, on_long="truncate", spec=spec)
         assert self.scored(short, spec=spec)[-1] == 7
 
-    def test_a_model_without_an_end_learns_none(self) -> None:
+    def test_a_model_without_an_end_learns_none(self):
         task = make(COMPLETION)
         assert not task.ends and make(COMPLETION, ends=(7,)).ends
         with pytest.raises(DataError, match=r'^task: "end" is true, but the model names no token'):
@@ -342,11 +337,11 @@ class TestObserve:
     three: ClassVar = TASK | {"verbalisers": {"0": " bad", "1": " good", "2": " so"}}
     choice: ClassVar = CHOICE | {"choice_fields": ["choice1", "choice2", "choice3"]}
 
-    def examples(self, task: Task, seed: int, count: int) -> list[Encoded]:
+    def examples(self, task, seed, count):
         rng = np.random.default_rng(seed)
         words = ["the", "film", "was", "great", "and", "dull", "plot", "bad"]
 
-        def text() -> str:
+        def text():
             return " ".join(rng.choice(words, size=rng.integers(1, 6)))
 
         return [
@@ -361,9 +356,7 @@ class TestObserve:
     @pytest.mark.parametrize("spec", [TASK, three, CHOICE, choice])
     @given(seed=st.integers(0, 999), count=st.integers(1, 6))
     @settings(deadline=None, max_examples=30)
-    def test_its_scores_are_those_that_losses_and_answers_follow(
-        self, spec: dict[str, Any], seed: int, count: int
-    ) -> None:
+    def test_its_scores_are_those_that_losses_and_answers_follow(self, spec, seed, count):
         wide = Bounds(probes=2, rows=64, length=32, positions=400, candidates=4)
         task = make(spec, wide)
         batch = task.collate(self.examples(task, seed, count))
@@ -385,7 +378,7 @@ class TestObserve:
         answers = [list(answer.scores.values()) for answer in task.predict(whole[0], batch)]
         np.testing.assert_allclose(answers, shares, atol=1e-4)
 
-    def test_choices_of_different_lengths_weigh_alike(self) -> None:
+    def test_choices_of_different_lengths_weigh_alike(self):
         """A feature that is the same at every token of a choice is that number."""
         task = make(CHOICE)
         row = {"premise": "the", "choice1": "I", "choice2": "dull and the plot", "label": 1}
@@ -396,19 +389,19 @@ class TestObserve:
         logp = np.zeros((len(batch.positions), 1), np.float32)
         assert task.observe(logp, inputs, batch).features[0, :, 0].tolist() == [5, 7]
 
-    def test_a_task_without_a_choice_has_nothing_to_observe(self) -> None:
+    def test_a_task_without_a_choice_has_nothing_to_observe(self):
         task = make(COMPLETION)
         assert (task.answers, task.head_rows) == (0, 0)
 
 
 class TestBounds:
-    def test_too_long_names_row_tokens_bound_and_remedy(self) -> None:
+    def test_too_long_names_row_tokens_bound_and_remedy(self):
         text = "the film was great and " * 10
         count = len(ids(text + " It was"))
         with pytest.raises(DataError, match=rf"f:4: {count} tokens .*truncate.*length {count}"):
             make(TASK).encode({"text": text, "label": "1"}, "f:4")
 
-    def test_truncation_keeps_the_template_and_the_start_of_the_text(self) -> None:
+    def test_truncation_keeps_the_template_and_the_start_of_the_text(self):
         text = "the film was great and " * 10
         example = make(TASK, on_long="truncate").encode({"text": text, "label": "1"}, "f:4")
         kept = TOKENIZER.decode(example.tokens[0])
@@ -416,30 +409,30 @@ class TestBounds:
         assert text.startswith(kept.removesuffix(" It was"))
         assert BOUNDS.length - 3 <= example.length <= BOUNDS.length
 
-    def test_the_longest_field_gives_way(self) -> None:
+    def test_the_longest_field_gives_way(self):
         spec = TASK | {"template": "{text} because {why} It was"}
         row = {"text": "the plot", "why": "the film was great and " * 10, "label": "1"}
         example = make(spec, on_long="truncate").encode(row, "f:4")
         assert TOKENIZER.decode(example.tokens[0]).startswith("the plot because the film")
 
-    def test_choices_are_never_cut(self) -> None:
+    def test_choices_are_never_cut(self):
         row = {"premise": "the film was great and " * 10, "choice1": "I left", "choice2": "bad"}
         example = make(CHOICE, on_long="truncate").encode(row | {"label": 0}, "f:4")
         assert example.length <= BOUNDS.length
         assert TOKENIZER.decode(example.tokens[0]).endswith(" so I left")
 
-    def test_a_long_completion_gives_way_before_the_prompt(self) -> None:
+    def test_a_long_completion_gives_way_before_the_prompt(self):
         row = {"prompt": "the film", "completion": " was great and dull" * 20}
         example = make(COMPLETION, on_long="truncate").encode(row, "f:4")
         assert example.length <= BOUNDS.length
         assert TOKENIZER.decode(example.tokens[0]).startswith("the film was great")
 
-    def test_a_template_that_is_too_long_by_itself(self) -> None:
+    def test_a_template_that_is_too_long_by_itself(self):
         spec = TASK | {"template": "{text}" + " the film was great" * 20}
         with pytest.raises(DataError, match="f:4: the template and the answer alone have"):
             make(spec, on_long="truncate").encode({"text": "x" * 50, "label": "1"}, "f:4")
 
-    def test_what_one_example_may_need(self) -> None:
+    def test_what_one_example_may_need(self):
         one_row = Bounds(probes=1, rows=1, length=32, positions=2, candidates=1)
         row = {"premise": "a", "choice1": "b", "choice2": "the film was great " * 4, "label": 0}
         with pytest.raises(DataError, match=r"f:1: needs \d+ tokens in its rows, .* bound is 32"):
@@ -457,10 +450,10 @@ class TestTooLong:
 
     LONG = "film " * 40
 
-    def rows(self, *texts: str) -> list[dict[str, Any]]:
+    def rows(self, *texts):
         return [{"text": text, "label": "1"} for text in texts]
 
-    def test_several_are_counted_and_the_longest_says_how_long(self) -> None:
+    def test_several_are_counted_and_the_longest_says_how_long(self):
         rows = self.rows("a", self.LONG, "b", self.LONG * 2, self.LONG, *["c"] * 90, self.LONG)
         longest = len(ids(f"{self.LONG * 2} It was"))
         match = (
@@ -472,14 +465,14 @@ class TestTooLong:
         found = encode_rows(make(TASK, on_long="truncate"), rows)
         assert len(found) == 96 and max(each.length for each in found) <= BOUNDS.length
 
-    def test_another_defect_is_named_at_its_row(self) -> None:
+    def test_another_defect_is_named_at_its_row(self):
         rows = [*self.rows(self.LONG), {"label": "1"}]
         with pytest.raises(DataError, match=r"^row 2: field 'text' is missing"):
             encode_rows(make(TASK), rows)
 
 
 class TestCollate:
-    def test_positions_point_at_the_same_tokens_after_padding(self) -> None:
+    def test_positions_point_at_the_same_tokens_after_padding(self):
         task = make(CHOICE)
         rows = [
             {"premise": "the", "choice1": "bad", "choice2": "good and great", "label": 0},
@@ -495,7 +488,7 @@ class TestCollate:
         assert flat[batch.positions + 1].tolist() == batch.candidates[:, 0].tolist()
         assert batch.row_of.tolist() == sorted(batch.row_of.tolist())
 
-    def test_at_least_two_tokens_long(self) -> None:
+    def test_at_least_two_tokens_long(self):
         task = make(TASK | {"template": "{text}"})
         example = task.encode({"text": "the", "label": "1"}, "f:1")
         assert example.length == 1
@@ -533,7 +526,7 @@ class TestSpecification:
             ({"verbalisers": {"0": " a", "1": "\udc00"}}, "label '1' .* holds half a character"),
         ],
     )
-    def test_a_wrong_field_is_named(self, change: dict[Any, Any], message: str) -> None:
+    def test_a_wrong_field_is_named(self, change, message):
         with pytest.raises(DataError, match=rf"^task: .*{message}"):
             check_spec(TASK | change)
         with pytest.raises(DataError, match=message):
@@ -549,28 +542,28 @@ class TestSpecification:
             (["a", "b", "a"], "names 'a' twice"),
         ],
     )
-    def test_wrong_choices(self, fields: Any, message: str) -> None:
+    def test_wrong_choices(self, fields, message):
         with pytest.raises(DataError, match=message):
             check_spec(CHOICE | {"choice_fields": fields})
 
-    def test_a_missing_field_is_named(self) -> None:
+    def test_a_missing_field_is_named(self):
         with pytest.raises(DataError, match="field 'template' of a classification task is missing"):
             make({name: value for name, value in TASK.items() if name != "template"})
         with pytest.raises(DataError, match="field 'kind' is missing; kinds: classification"):
             check_spec({})
 
     @pytest.mark.parametrize("field", ["template", "label_field", "verbalisers"])
-    def test_a_misspelt_field_gets_the_right_one(self, field: str) -> None:
+    def test_a_misspelt_field_gets_the_right_one(self, field):
         wrong = field.replace("s", "z").replace("la", "al").replace("temp", "Temp")
         spec = {name: value for name, value in TASK.items() if name != field}
         with pytest.raises(DataError, match=f"'{wrong}' .* is unknown; did you mean '{field}'?"):
             check_spec(spec | {wrong: TASK[field]})
 
-    def test_an_unknown_way_with_long_texts(self) -> None:
+    def test_an_unknown_way_with_long_texts(self):
         with pytest.raises(DataError, match="on_long 'cut' is unknown; use error or truncate"):
             make(TASK, on_long="cut")
 
-    def test_a_bundle_brings_its_task_or_another_is_given(self, tmp_path: Path) -> None:
+    def test_a_bundle_brings_its_task_or_another_is_given(self, tmp_path):
         bundle = write_tiny_bundle(tmp_path / "own")
         assert task_for(bundle).labels == ("0", "1")
         assert task_for(bundle, COMPLETION).metric_name == "perplexity"
@@ -579,7 +572,7 @@ class TestSpecification:
 
 
 class TestRows:
-    def test_a_row_is_named_by_its_number_or_by_where_it_stands(self) -> None:
+    def test_a_row_is_named_by_its_number_or_by_where_it_stands(self):
         task = make(TASK)
         good, bad = {"text": "the", "label": 1}, {"text": "the", "label": 7}
         assert [example.gold for example in encode_rows(task, iter([good, good]))] == [1, 1]
@@ -591,7 +584,7 @@ class TestRows:
         with pytest.raises(DataError, match=r"^sst2 row 2: unknown label '7'"):
             encode_rows(task, read_rows([good, bad], "sst2 row"))
 
-    def test_half_an_emoji_names_row_and_field(self) -> None:
+    def test_half_an_emoji_names_row_and_field(self):
         for task, row, field in (
             (make(TASK), {"text": "so \ud83d", "label": 1}, "text"),
             (make(TASK), {"text": "so", "label": "\ud83d"}, "label"),
@@ -611,11 +604,11 @@ class TestRows:
             (b"the", "not of type bytes"),
         ],
     )
-    def test_what_is_no_text(self, value: Any, message: str) -> None:
+    def test_what_is_no_text(self, value, message):
         with pytest.raises(DataError, match=rf"^row 1: field 'text' .*{message}$"):
             encode_rows(make(TASK), [{"text": value, "label": 1}])
 
-    def test_numpy_numbers_are_text_as_pythons(self) -> None:
+    def test_numpy_numbers_are_text_as_pythons(self):
         task = make(TASK)
         rows: list[dict[str, Any]] = [
             {"text": np.float32(0.5), "label": np.int8(1)},
@@ -624,36 +617,36 @@ class TestRows:
         first, second = encode_rows(task, rows)
         assert first.tokens.tolist() == second.tokens.tolist()
 
-    def test_a_missing_field_says_what_is_there(self) -> None:
+    def test_a_missing_field_says_what_is_there(self):
         row = {f"f{n:02}": 1 for n in range(20)} | {"a\nb": 1}
         with pytest.raises(DataError, match=r"fields there: 'a.nb', f00, .*, f10 and 9 more\)$"):
             encode_rows(make(TASK), [row])
 
 
 class TestTraps:
-    def told(self, spec: dict[str, Any]) -> list[str]:
+    def told(self, spec):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             make(spec)
         assert all(one.category is SeedtuneWarning for one in caught)
         return [str(one.message) for one in caught]
 
-    def test_sound_tasks_are_silent(self) -> None:
+    def test_sound_tasks_are_silent(self):
         for spec in (TASK, CHOICE, COMPLETION, COMPLETION | {"template": "{prompt}\n"}):
             assert self.told(spec) == []
         template = "{text}\nYes or No?\n"
         assert self.told(TASK | {"template": template, "verbalisers": {"0": "N", "1": "Y"}}) == []
         assert self.told(TASK | {"template": "{text} (", "verbalisers": {"0": "N", "1": "Y"}}) == []
 
-    def test_words_without_their_space(self) -> None:
+    def test_words_without_their_space(self):
         (told, *_) = self.told(TASK | {"verbalisers": {"0": "B", "1": "G"}})
         assert "'B' follows 'a It was' without a space; write ' B', ' G'" in told
 
-    def test_scripts_without_spaces_between_words(self) -> None:
+    def test_scripts_without_spaces_between_words(self):
         spec = TASK | {"template": "{text}这部电影", "verbalisers": {"0": "烂", "1": "好"}}
         assert not any("without a space" in told for told in self.told(spec))
 
-    def test_empty_texts(self) -> None:
+    def test_empty_texts(self):
         spec = TASK | {"template": "{text} {more} It was"}
         rows = [{"text": "the", "more": ""}, {"text": " ", "more": ""}, {"text": "", "more": "\n"}]
         with pytest.warns(SeedtuneWarning, match="^row 2 and 1 more rows: no text in text, more;"):
@@ -662,7 +655,7 @@ class TestTraps:
             warnings.simplefilter("error")
             encode_rows(make(COMPLETION | {"template": ""}), [{"completion": "the plot"}])
 
-    def test_sound_rows_are_silent(self) -> None:
+    def test_sound_rows_are_silent(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             task = make(TASK)
@@ -676,7 +669,7 @@ class TestTraps:
             warn_of_examples(answers, [one], [other])
 
 
-def test_the_shortest_row_can_be_encoded() -> None:
+def test_the_shortest_row_can_be_encoded():
     for spec in (TASK, CHOICE, COMPLETION):
         task = make(spec)
         assert task.encode(task.shortest_row(), "f:1").gold == 0

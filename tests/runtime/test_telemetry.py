@@ -4,10 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import ENGINES
 from seedtune.runtime.telemetry import OFF
 from traced import needs_strace, traced
@@ -40,7 +38,7 @@ HERE = [name for name in ENGINES if name != "executorch-java"]
 """The other one runs in an app; ``tests/android_demo`` has it."""
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder):
     """Of a user whose every folder lies in ``folder``; nothing of ours is set."""
     left = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     for name in ("home", "tmp"):
@@ -51,7 +49,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 @needs_strace
 @pytest.mark.parametrize("name", HERE)
-def test_no_socket_and_no_file_elsewhere(reach: Bundle, tmp_path: Path, name: str) -> None:
+def test_no_socket_and_no_file_elsewhere(reach, tmp_path, name):
     (tmp_path / "job.py").write_text(JOB)
     (tmp_path / "runs").mkdir()
     if name == "executorch-native" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -73,7 +71,7 @@ def test_no_socket_and_no_file_elsewhere(reach: Bundle, tmp_path: Path, name: st
 
 
 @needs_strace
-def test_the_look_sees_a_socket_and_a_file(tmp_path: Path) -> None:
+def test_the_look_sees_a_socket_and_a_file(tmp_path):
     """The check itself."""
     job = "import socket; socket.socket(); open('odd', 'w'); import os; os.mkdir('home/odd')"
     found = traced([sys.executable, "-c", job], tmp_path, environment(tmp_path))
@@ -83,7 +81,7 @@ def test_the_look_sees_a_socket_and_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["runtime", "export", "host_tools"])
-def test_every_package_switches_it_off_before_it_imports_others(package: str) -> None:
+def test_every_package_switches_it_off_before_it_imports_others(package):
     """Also where the user's environment says otherwise."""
     script = (
         "import os, sys\n"

@@ -1,13 +1,9 @@
 """Writing: the method ``generate`` against ``score`` of the same program, and what it refuses."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from exported_bundle import VOCABULARY
-from numpy.typing import NDArray
-from seedtune.runtime.bundle import Bundle
-from seedtune.runtime.engines import Engine, open_engine
+from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.cached_text import SLOTS
 from seedtune.runtime.errors import EngineError
 from seedtune.runtime.tasks import Batch
@@ -17,23 +13,23 @@ ENGINES = ("executorch-native", "executorch-binding")
 
 
 @pytest.fixture(scope="module")
-def engine(bundle: Bundle):  # type: ignore[no-untyped-def]
+def engine(bundle):
     with open_engine(bundle, name=ENGINES[0]) as opened:
         yield opened
 
 
-def values_of(bundle: Bundle, *, seed: int | None = None) -> NDArray[np.float32]:
+def values_of(bundle, *, seed=None):
     values = bundle.values.astype(np.float32)
     if seed is not None:
         values += 0.3 * np.random.default_rng(seed).standard_normal(len(values), np.float32)
     return values
 
 
-def tokens_of(count: int, seed: int = 0) -> list[int]:
+def tokens_of(count, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
 
 
-def scored(engine: Engine, tokens: list[int], values: NDArray[np.float32]) -> NDArray[np.float32]:
+def scored(engine, tokens, values):
     """Log-probabilities of some tokens behind ``tokens``, by ``score``."""
     batch = Batch(
         tokens=np.array([tokens]),
@@ -44,14 +40,12 @@ def scored(engine: Engine, tokens: list[int], values: NDArray[np.float32]) -> ND
     return engine.score(batch, values[None]).logp[0, 0]
 
 
-def first_four(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def first_four(logits):
     return (logits - np.logaddexp.reduce(logits.astype(np.float64)))[:4].astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-def test_a_text_has_the_probabilities_that_score_gives(
-    engine: Engine, bundle: Bundle, seed: int | None
-) -> None:
+def test_a_text_has_the_probabilities_that_score_gives(engine, bundle, seed):
     values, tokens = values_of(bundle, seed=seed), tokens_of(30)
     text = engine.text(values)
     for first, last in ((0, 12), (12, 13), (13, 14), (14, 29), (29, 30)):
@@ -62,7 +56,7 @@ def test_a_text_has_the_probabilities_that_score_gives(
         assert np.abs(first_four(logits) - wanted).max() < 0.05
 
 
-def test_values_matter_and_texts_do_not_disturb_each_other(engine: Engine, bundle: Bundle) -> None:
+def test_values_matter_and_texts_do_not_disturb_each_other(engine, bundle):
     tokens = tokens_of(20)
     alone = engine.text(values_of(bundle)).read(tokens)
     one, other = engine.text(values_of(bundle)), engine.text(values_of(bundle, seed=1))
@@ -75,7 +69,7 @@ def test_values_matter_and_texts_do_not_disturb_each_other(engine: Engine, bundl
     assert np.array_equal(again.read(tokens[19:]), found), "the same calls must give the same bits"
 
 
-def test_a_text_goes_back_as_if_it_had_not_gone_on(engine: Engine, bundle: Bundle) -> None:
+def test_a_text_goes_back_as_if_it_had_not_gone_on(engine, bundle):
     tokens = tokens_of(90)
     text = engine.text(values_of(bundle))
     text.read(tokens[:10])
@@ -90,9 +84,7 @@ def test_a_text_goes_back_as_if_it_had_not_gone_on(engine: Engine, bundle: Bundl
         text.rewind(12)
 
 
-def test_a_long_prompt_is_read_in_chunks_and_fills_the_bound(
-    engine: Engine, bundle: Bundle
-) -> None:
+def test_a_long_prompt_is_read_in_chunks_and_fills_the_bound(engine, bundle):
     generation = bundle.programs[0].generation
     assert generation is not None and generation.context == 128 > generation.chunk == SLOTS
     tokens = tokens_of(128)
@@ -106,7 +98,7 @@ def test_a_long_prompt_is_read_in_chunks_and_fills_the_bound(
         text.read([1])
 
 
-def test_both_engines_give_the_same_bits(engine: Engine, bundle: Bundle) -> None:
+def test_both_engines_give_the_same_bits(engine, bundle):
     tokens, values = tokens_of(70), values_of(bundle, seed=1)
     with open_engine(bundle, name=ENGINES[1]) as binding:
         one, other = engine.text(values), binding.text(values)
@@ -114,7 +106,7 @@ def test_both_engines_give_the_same_bits(engine: Engine, bundle: Bundle) -> None
             assert np.array_equal(one.read(part), other.read(part))
 
 
-def test_what_a_text_refuses(engine: Engine, bundle: Bundle) -> None:
+def test_what_a_text_refuses(engine, bundle):
     text = engine.text(values_of(bundle))
     for tokens in ([300], [-1]):
         with pytest.raises(EngineError, match=r"tokens must lie in 0..299"):
@@ -124,17 +116,17 @@ def test_what_a_text_refuses(engine: Engine, bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="values has 3 entries, the program takes"):
         engine.text(np.zeros(3, np.float32))
     with pytest.raises(EngineError, match="values is float16, must be float32"):
-        engine.text(bundle.values)  # type: ignore[arg-type]
+        engine.text(bundle.values)
     with pytest.raises(EngineError, match="behind token 2 hold NaN or infinity"):
         engine.text(np.full(bundle.K, np.nan, np.float32)).read([5, 6])
 
 
-def test_an_engine_that_only_scores_says_so() -> None:
+def test_an_engine_that_only_scores_says_so():
     with pytest.raises(EngineError, match="only scores and cannot write text"):
         ToyEngine.text(ToyEngine.__new__(ToyEngine), np.zeros(2, np.float32))
 
 
-def test_a_closed_engine_writes_nothing(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_closed_engine_writes_nothing(bundle, tmp_path):
     for name in ENGINES:
         with open_engine(bundle, name=name) as opened:
             text = opened.text(values_of(bundle))

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,7 +29,7 @@ from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.scoring.text_head import TextHead
-from seedtune.runtime.scoring.text_part import TextPart, Tokens, tokens_of
+from seedtune.runtime.scoring.text_part import TextPart, tokens_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
@@ -55,7 +54,7 @@ PLACE = text_parts()["text_head"].words
 SAID = [" so I left because the", " and the plot was"]
 
 
-def rows(count: int, seed: int = 0) -> list[dict[str, str]]:
+def rows(count, seed=0):
     """Replies of someone of few words."""
     rng = random.Random(seed)
     return [{"before": rng.choice(SEEN), "reply": rng.choice(SAID)} for _ in range(count)]
@@ -64,7 +63,7 @@ def rows(count: int, seed: int = 0) -> list[dict[str, str]]:
 class World:
     """A bundle, its engine, its task and examples."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.bundle: Bundle = write_text_bundle(folder)
         self.engine = TextEngine(self.bundle)
         self.start = Start.of(self.bundle)
@@ -73,17 +72,17 @@ class World:
         self.held_out: list[Encoded] = encode_rows(self.task, rows(20, seed=1))
 
     @property
-    def text(self) -> TextHead:
+    def text(self):
         return self.start.kinds["text-adapter"].head
 
-    def values(self, weights: np.ndarray) -> Values:
+    def values(self, weights):
         """The start with a head of those weights."""
         return Values(self.start.values, TextPart(self.text, weights))
 
-    def tokens(self) -> Tokens:
+    def tokens(self):
         return tokens_of(self.look(), self.start.values, 2 * WIDTH)
 
-    def losses(self, values: Values, count: int = 16) -> np.ndarray:
+    def losses(self, values, count=16):
         """Of the first training examples, each by itself."""
         return np.array(
             [
@@ -92,7 +91,7 @@ class World:
             ]
         )
 
-    def tuner(self, folder: Path, **changes: Any) -> Tuner:
+    def tuner(self, folder, **changes):
         arguments: dict[str, Any] = {
             "engine": self.engine,
             "start": self.start,
@@ -104,30 +103,30 @@ class World:
         }
         return Tuner(folder=folder, **arguments)
 
-    def run(self, folder: Path, **changes: Any) -> str:
+    def run(self, folder, **changes):
         with self.tuner(folder, **changes) as live:
             list(live)
             return live.values.sha256
 
-    def look(self, examples: list[Encoded] | None = None) -> Look:
+    def look(self, examples=None):
         bounds = self.bundle.bounds
         return Look(self.engine, self.task, bounds, examples or self.train[:16])
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory):
     return World(tmp_path_factory.mktemp("text") / "bundle")
 
 
 @pytest.fixture(scope="module")
-def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def whole(world, tmp_path_factory):
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     return folder, world.run(folder)
 
 
 class TestTheHead:
-    def test_the_program_s_adapter_is_what_the_gradient_was_taken_at(self, world: World) -> None:
+    def test_the_program_s_adapter_is_what_the_gradient_was_taken_at(self, world):
         weights = np.random.default_rng(0).standard_normal(world.text.entries, np.float32) / 10
         tokens = world.tokens()
         none = np.zeros(0, np.int64)
@@ -139,12 +138,12 @@ class TestTheHead:
         np.testing.assert_array_equal(world.losses(world.values(np.zeros_like(weights))), plain)
 
     @pytest.mark.parametrize("pull", [0.0, 6.0])
-    def test_its_gradient_is_that_of_loss_and_divergence(self, world: World, pull: float) -> None:
+    def test_its_gradient_is_that_of_loss_and_divergence(self, world, pull):
         rng, text = np.random.default_rng(1), world.text
         weights = rng.standard_normal(text.entries, np.float32) / 10
         tokens, generic = world.tokens(), np.arange(40)
 
-        def objective(own: np.ndarray) -> float:
+        def objective(own):
             loss = -text.gradient(own, tokens.states, tokens.words, generic, 1.0).logp.mean()
             states = text.frame.states[generic].astype(np.float32)
             words = text.words.vectors(slice(None)).astype(np.float64)
@@ -164,9 +163,7 @@ class TestTheHead:
         wanted = float((gradient.reshape(-1) * along).sum())
         assert (above - below) / 2e-3 == pytest.approx(wanted, rel=0.02)
 
-    def test_many_tokens_are_as_few_at_a_time(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_many_tokens_are_as_few_at_a_time(self, world, monkeypatch):
         weights = np.random.default_rng(5).standard_normal(world.text.entries, np.float32) / 10
         tokens = world.tokens()
         given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
@@ -177,9 +174,7 @@ class TestTheHead:
             np.testing.assert_allclose(found.gradient, whole.gradient, atol=1e-4)
             np.testing.assert_allclose(found.logp, whole.logp, atol=1e-5)
 
-    def test_rare_words_are_drawn_for_a_gradient(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_rare_words_are_drawn_for_a_gradient(self, world, monkeypatch):
         tokens = world.tokens()
         weights = np.zeros(world.text.entries, np.float32)
         given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
@@ -190,7 +185,7 @@ class TestTheHead:
         apart = np.linalg.norm(drawn.gradient - whole.gradient) / np.linalg.norm(whole.gradient)
         assert apart > 0.01
 
-    def test_a_layer_norm_s_shift_and_mean_count(self) -> None:
+    def test_a_layer_norm_s_shift_and_mean_count(self):
         table = WordTable(*packed())
         shift = np.random.default_rng(3).standard_normal(WIDTH).astype(np.float32)
         frame = frame_of(table, shift=shift)
@@ -201,7 +196,7 @@ class TestTheHead:
 
 
 class TestTheStep:
-    def test_its_rule_written_out(self) -> None:
+    def test_its_rule_written_out(self):
         estimator, rng = TextHeadEstimator(5), np.random.default_rng(0)
         part = TextPart(cast(TextHead, SimpleNamespace(entries=5)), np.zeros(5, np.float32))
         values = Values(np.zeros(3, np.float32), part)
@@ -216,7 +211,7 @@ class TestTheStep:
             assert not values.sensitive.any()
             np.testing.assert_allclose(estimator.state["moving"], moving, atol=1e-5)
 
-    def test_a_gradient_that_is_not_finite_is_not_taken(self, world: World) -> None:
+    def test_a_gradient_that_is_not_finite_is_not_taken(self, world):
         estimator = TextHeadEstimator(world.text.entries)
         estimator.state["moving"] = np.full(world.text.entries, np.inf, np.float32)
         values = world.values(np.zeros(world.text.entries, np.float32))
@@ -229,16 +224,14 @@ class TestTheStep:
         [(1600, 16, 16, 100), (200, 16, 4, 50), (400, 16, 8, 50), (50, 16, 4, 12), (3, 16, 3, 1),
          (1600, 8, 8, 200)],
     )  # fmt: skip
-    def test_few_examples_come_in_small_batches_once(
-        self, world: World, examples: int, asked: int, size: int, steps: int
-    ) -> None:
+    def test_few_examples_come_in_small_batches_once(self, world, examples, asked, size, steps):
         context = RunContext(0, 0, 96, examples, writes=True, parts=world.start.kinds)
         found = complete({"batch_size": asked}, context)
         assert (found.estimator, found.batch_size, found.steps) == ("text-head", size, steps)
         again = complete({**found.to_dict(), "steps": 77}, context)
         assert (again.batch_size, again.steps) == (size, 77)
 
-    def test_where_there_is_nothing_for_it(self, world: World, tmp_path: Path) -> None:
+    def test_where_there_is_nothing_for_it(self, world, tmp_path):
         plain = write_tiny_bundle(tmp_path / "b", task=SPEC)
         engine = TextEngine(world.bundle)
         engine.adapter_shape = None
@@ -259,9 +252,7 @@ class TestTheStep:
 
 
 class TestARun:
-    def test_it_is_what_a_task_of_writing_gets_and_it_learns(
-        self, world: World, tmp_path: Path
-    ) -> None:
+    def test_it_is_what_a_task_of_writing_gets_and_it_learns(self, world, tmp_path):
         with world.tuner(tmp_path / "run") as live:
             assert live.history.settings.estimator == "text-head"
             reports = list(live)
@@ -283,9 +274,7 @@ class TestARun:
         with pytest.raises(TuningError, match="hold a text head, which this task or this program"):
             evaluate(engine, task, world.held_out, tuned.values, bounds)
 
-    def test_forwards_that_it_has_a_share_in_are_not_kept(
-        self, world: World, whole: tuple[Path, str]
-    ) -> None:
+    def test_forwards_that_it_has_a_share_in_are_not_kept(self, world, whole):
         known = KnownForwards(world.engine)
         asked = world.engine, world.task, world.held_out
         tuned = replay(whole[0], world.start).values
@@ -294,24 +283,20 @@ class TestARun:
             fresh = evaluate(*asked, values, world.bundle.bounds)
             assert (found.loss, found.forwards) == (fresh.loss, fresh.forwards)
 
-    def test_the_start_ships_where_held_out_text_does_not_gain(
-        self, world: World, tmp_path: Path
-    ) -> None:
+    def test_the_start_ships_where_held_out_text_does_not_gain(self, world, tmp_path):
         with world.tuner(tmp_path, settings={"lr": 30.0, "steps": 10}) as live:
             list(live)
             tuned = live.tuned()
         assert tuned.step == 0 and "the start ships" in tuned.message
         assert not tuned.values.part.own.any()
 
-    def test_every_operation_keeps_momentum_moving_weights_and_words(
-        self, world: World, tmp_path: Path
-    ) -> None:
+    def test_every_operation_keeps_momentum_moving_weights_and_words(self, world, tmp_path):
         settings = {"lr": 0.01, "steps": 100, "eval_every": 20}
         check_every_operation(tmp_path, world.tuner, world.start, settings)
 
     def test_a_journal_holds_a_bit_a_weight_and_words_and_is_not_shared(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+        self, world, tmp_path, whole
+    ):
         journal = read_journal(whole[0])
         step = world.text.entries // 8 + 3 * A_STEP
         assert journal.header.signs == 8 * step and journal.header.scalar_count == 0
@@ -323,8 +308,8 @@ class TestARun:
             share(whole[0], tmp_path / "sent", world.start)
 
     def test_asked_to_remember_nothing_it_learns_the_same_and_keeps_no_word(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+        self, world, tmp_path, whole
+    ):
         world.run(tmp_path, settings={"lr": 0.01, "steps": 60, "remember": False})
         ours, theirs = replay(tmp_path, world.start), replay(whole[0], world.start)
         assert ours.header.signs == world.text.entries
@@ -343,9 +328,7 @@ class TestARun:
         with pytest.raises(JournalError, match="keeps no words of the texts"):
             forget(tmp_path, world.start)
 
-    def test_words_are_forgotten_for_good_and_the_map_stays(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+    def test_words_are_forgotten_for_good_and_the_map_stays(self, world, tmp_path, whole):
         branch(whole[0], tmp_path / "run")
         before = replay(whole[0], world.start)
         newest = before.values.part.words[-5:]
@@ -369,28 +352,24 @@ class TestARun:
             assert said not in data and newest.tobytes() not in data
         replay(tmp_path / "run", world.start)
 
-    def test_a_file_that_cannot_be_removed_is_named(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+    def test_a_file_that_cannot_be_removed_is_named(self, world, tmp_path, whole):
         branch(whole[0], tmp_path / "run")
         for name in ("snapshot-1", "values.safetensors"):
             (tmp_path / "run" / name).mkdir()
             with pytest.raises(JournalError, match=rf"{name}: cannot be removed"):
                 forget(tmp_path / "run", world.start)
 
-    def test_a_run_of_no_steps_has_nothing_to_forget(self, world: World, tmp_path: Path) -> None:
+    def test_a_run_of_no_steps_has_nothing_to_forget(self, world, tmp_path):
         with world.tuner(tmp_path):
             pass
         header = forget(tmp_path, world.start).header
         assert header.snapshot is None and header.settings["remember"] is False
 
-    def test_a_run_that_forgot_keeps_no_words_until_it_is_told_to(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+    def test_a_run_that_forgot_keeps_no_words_until_it_is_told_to(self, world, tmp_path, whole):
         branch(whole[0], tmp_path / "run")
         forget(tmp_path / "run", world.start)
 
-        def words(**settings: Any) -> bool:
+        def words(**settings):
             world.run(tmp_path / "run", settings=settings)
             return bool(replay(tmp_path / "run", world.start).values.part.words.any())
 
@@ -408,9 +387,7 @@ class TestARun:
             world.tuner(tmp_path / "run", settings=None, train=world.train[1:])
         assert words(steps=100)
 
-    def test_a_forgetful_run_may_go_on_with_other_rows(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+    def test_a_forgetful_run_may_go_on_with_other_rows(self, world, tmp_path, whole):
         branch(whole[0], tmp_path / "run")
         forget(tmp_path / "run", world.start)
         settings = {"steps": 62}
@@ -419,43 +396,35 @@ class TestARun:
         assert history_of(read_journal(tmp_path / "run")).changes == [(60, "steps", 62)]
 
     @pytest.mark.parametrize("remember", [True, False])
-    def test_a_memory_is_neither_begun_nor_left_in_the_middle(
-        self, world: World, tmp_path: Path, remember: bool
-    ) -> None:
+    def test_a_memory_is_neither_begun_nor_left_in_the_middle(self, world, tmp_path, remember):
         world.run(tmp_path, settings={"lr": 0.01, "steps": 3, "remember": remember})
         advice = "journal forget" if remember else "another folder"
         with pytest.raises(TuningError, match=advice):
             world.tuner(tmp_path, settings={"remember": not remember}, allow_changes=True)
         world.run(tmp_path, settings={"steps": 4, "remember": remember})
 
-    def test_the_program_that_a_run_goes_on_with_is_not_forgotten(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+    def test_the_program_that_a_run_goes_on_with_is_not_forgotten(self, world, tmp_path, whole):
         branch(whole[0], tmp_path)
         with world.tuner(tmp_path, settings=None) as live:
             live._run.commit(Note("program: another"))
         forget(tmp_path, world.start)
         assert replay(tmp_path, world.start).history.program == "another"
 
-    def test_values_whose_memory_holds_no_words_are_refused(
-        self, world: World, whole: tuple[Path, str]
-    ) -> None:
+    def test_values_whose_memory_holds_no_words_are_refused(self, world, whole):
         values = replay(whole[0], world.start).values.copy()
         values.part.own[-1] = 0.25
         arguments = (world.engine, world.task, world.held_out, values, world.bundle.bounds)
         with pytest.raises(TuningError, match=r"memory of words is damaged: entry 32767 is 0\.25"):
             evaluate(*arguments)
 
-    def test_tuned_values_go_through_a_file(
-        self, world: World, tmp_path: Path, whole: tuple[Path, str]
-    ) -> None:
+    def test_tuned_values_go_through_a_file(self, world, tmp_path, whole):
         values = replay(whole[0], world.start).best_values
         export_values(tmp_path / "v", values, world.bundle, step=60)
         assert (tmp_path / "v").stat().st_mode & 0o077 == 0  # the user's words are in it
         found = load_values(tmp_path / "v", world.bundle, world.start.kinds)
         assert found.sha256 == values.sha256 and found.keeps_words
 
-    def test_what_it_will_take_is_left_free(self, world: World, tmp_path: Path) -> None:
+    def test_what_it_will_take_is_left_free(self, world, tmp_path):
         """Passes must fit beside the words, the frame and the weights."""
         from seedtune.runtime.engines.system_memory import resident_bytes
 
@@ -473,9 +442,7 @@ class TestARun:
 
 
 class TestTheBundle:
-    def test_its_frame_comes_back_and_goes_with_another_task(
-        self, world: World, tmp_path: Path
-    ) -> None:
+    def test_its_frame_comes_back_and_goes_with_another_task(self, world, tmp_path):
         frame = open_bundle(world.bundle.path).text_frame()
         wanted = frame_of(WordTable(*packed()))
         for name in vars(wanted):
@@ -485,7 +452,7 @@ class TestTheBundle:
         np.testing.assert_array_equal(other.text_frame().states, wanted.states)
         assert write_tiny_bundle(tmp_path / "d").text_head is None
 
-    def test_a_damaged_frame_is_refused_when_the_bundle_opens(self, tmp_path: Path) -> None:
+    def test_a_damaged_frame_is_refused_when_the_bundle_opens(self, tmp_path):
         write_text_bundle(tmp_path / "b")
         file = tmp_path / "b" / "text.safetensors"
         data = bytearray(file.read_bytes())
@@ -508,9 +475,7 @@ class TestTheBundle:
             ({"size": np.asarray(0.0, np.float32)}, "size is 0.0, must be above 0"),
         ],
     )
-    def test_a_frame_of_other_tensors_is_refused(
-        self, tmp_path: Path, change: dict[str, Any], message: str
-    ) -> None:
+    def test_a_frame_of_other_tensors_is_refused(self, tmp_path, change, message):
         frame = replace(frame_of(WordTable(*packed())), **change)
         with pytest.raises(BundleError, match=rf"text.safetensors: {message}"):
             write_text_bundle(tmp_path / "b", text_frame=frame.to_bytes())
@@ -529,9 +494,7 @@ class TestTheBundle:
             ({"codes": -1}, "text_head.words.codes"),
         ],
     )
-    def test_what_the_manifest_says_of_it_is_checked(
-        self, tmp_path: Path, change: dict[str, Any], message: str
-    ) -> None:
+    def test_what_the_manifest_says_of_it_is_checked(self, tmp_path, change, message):
         info = text_parts()["text_head"]
         own = {name: value for name, value in change.items() if hasattr(info, name)}
         place = {name: value for name, value in change.items() if name not in own}

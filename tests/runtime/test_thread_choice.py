@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,29 +9,28 @@ import pytest
 from compiler import needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import threads as thread_choice
 from seedtune.runtime.engines.threads import WORTH, choose_threads, fastest
 
 
 @given(st.dictionaries(st.integers(1, 64), st.floats(0.001, 10), min_size=1))
-def test_no_count_is_much_faster_than_the_chosen(seconds: dict[int, float]) -> None:
+def test_no_count_is_much_faster_than_the_chosen(seconds):
     chosen = fastest(seconds)
     assert min(seconds.values()) >= WORTH * seconds[chosen]
     assert all(seconds[count] > seconds[chosen] for count in seconds if count < chosen)
 
 
-def test_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_once(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(thread_choice, "default_cache", lambda: tmp_path)
     monkeypatch.setattr(thread_choice.os, "sched_getaffinity", lambda pid: {0, 1, 2})
     times = {1: 3.0, 2: 1.0, 3: 2.0}
     asked = []
 
-    def measured(*request: Any) -> float:
+    def measured(*request):
         asked.append(request[3])
         return times[request[3]]
 
-    def choose(name: str, changeable: bool = True) -> int | None:
+    def choose(name, changeable=True):
         module: Any = SimpleNamespace(can_change_threads=lambda: changeable)
         return choose_threads(bundle, name, module, bundle.programs[0], None)
 
@@ -61,7 +59,7 @@ assert choose() in (1, 2)""",
     ],
     ids=["nothing fits", "opens", "beside another"],
 )
-def test_on_a_real_program(case: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_on_a_real_program(case, bundle, tmp_path):
     """In a process of its own: no other program may be open."""
     command = [sys.executable, "-c", _SETUP + case, str(bundle.path), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from pathlib import Path
 
 import pytest
 from seedtune.runtime import open_model
@@ -18,7 +17,7 @@ SLOW = r"a(?:a{0,30}){4}(?!a)(?<!a)"
 """Tries all ways to cut a row of ``a`` in four, from each of them on, and finds none."""
 
 
-def task_with(pattern: str, spec=TASK):
+def task_with(pattern, spec=TASK):
     tokenizer = tiny_tokenizer()
     own = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -27,7 +26,7 @@ def task_with(pattern: str, spec=TASK):
     return task_from_spec(spec, tokenizer, BOUNDS, 0)
 
 
-def rows_file(folder: Path, *texts: str) -> Path:
+def rows_file(folder, *texts):
     file = folder / "rows.csv"
     file.write_text("label,text\n" + "".join(f"0,{text}\n" for text in texts))
     return file

@@ -3,13 +3,12 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from exported_bundle import arrays, request
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import open_engine, torch_int4, torch_weights
 from seedtune.runtime.engines.torch_program import TorchProgram
 from seedtune.runtime.errors import BundleError, EngineError
@@ -19,7 +18,7 @@ CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 
 
-def program(bundle: Bundle, **changes: Any) -> TorchProgram:
+def program(bundle, **changes):
     """The bundle's torch program, with fields of its JSON changed, or a first node more."""
     described = bundle.program("torch")
     assert described is not None
@@ -36,7 +35,7 @@ def program(bundle: Bundle, **changes: Any) -> TorchProgram:
     return TorchProgram(data, files, CPU, torch.float32, Path("p.json"), cache=cache)
 
 
-def with_no_prefix(bundle: Bundle) -> list[torch.Tensor]:
+def with_no_prefix(bundle):
     """What the program takes where rows stand behind nothing."""
     asked = [torch.from_numpy(each) for each in arrays(*request(bundle, **SOME))]
     for heads, width in bundle.prefix_cache:
@@ -46,9 +45,7 @@ def with_no_prefix(bundle: Bundle) -> list[torch.Tensor]:
 
 class TestScores:
     @pytest.mark.parametrize(("device", "apart"), [("cpu", 0.0), ("cpu-bf16", 0.05)])
-    def test_the_number_format_of_the_products_is_the_only_difference(
-        self, reach: Bundle, device: str, apart: float
-    ) -> None:
+    def test_the_number_format_of_the_products_is_the_only_difference(self, reach, device, apart):
         asked = request(reach, **SOME)
         with open_engine(reach, 1, name="torch-int4:cpu") as engine:
             wanted = engine.score(*asked)
@@ -58,9 +55,7 @@ class TestScores:
         assert difference <= apart and (difference > 0) == (apart > 0)
         assert found.logp.dtype == np.float32 and found.hidden is not None
 
-    def test_a_matrix_is_unpacked_once_for_all_probes(
-        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_matrix_is_unpacked_once_for_all_probes(self, reach, monkeypatch):
         unpacked = []
         real = TorchProgram._int4_linear
         monkeypatch.setattr(
@@ -75,7 +70,7 @@ class TestScores:
 
 
 class TestOpening:
-    def test_a_file_that_is_altered_or_a_link(self, reach: Bundle, tmp_path: Path) -> None:
+    def test_a_file_that_is_altered_or_a_link(self, reach, tmp_path):
         (tmp_path / "linked").mkdir()
         for file in reach.path.iterdir():
             (tmp_path / "linked" / file.name).symlink_to(file)
@@ -87,7 +82,7 @@ class TestOpening:
         with pytest.raises(BundleError, match=r"program.pte: altered"):
             open_engine(copy, 1, name="torch-int4:cpu")
 
-    def test_no_device(self, reach: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_device(self, reach, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(EngineError, match=r"finds no CUDA device; take torch-int4:cpu, or"):
             open_engine(reach, 1, name="torch-int4:cuda")
@@ -134,14 +129,12 @@ class TestOpening:
             ({"tensors": 3}, "does not make sense: field tensors has the wrong type"),
         ],
     )
-    def test_a_program_that_makes_no_sense(
-        self, reach: Bundle, changes: dict[str, Any], told: str
-    ) -> None:
+    def test_a_program_that_makes_no_sense(self, reach, changes, told):
         with pytest.raises(EngineError, match=told) as error:
             program(reach, **changes)
         assert str(error.value).startswith("p.json: ") and "\n" not in str(error.value)
 
-    def test_nothing_is_changed_that_something_else_reads(self, reach: Bundle) -> None:
+    def test_nothing_is_changed_that_something_else_reads(self, reach):
         """A weight is mapped from a file that must not be written: the process would end."""
         nodes = json.loads((reach.path / "program.json").read_bytes())["nodes"]
         place = next(n for n, each in enumerate(nodes) if each[1] == "seedtune.add_product")
@@ -160,9 +153,7 @@ class TestOpening:
         with pytest.raises(EngineError, match=f"{name} would change what others read"):
             program(reach, nodes=[*nodes[: place + 1], read, *nodes[place + 1 :]])
 
-    def test_weights_that_exceed_the_room_are_refused_before_they_are_loaded(
-        self, reach: Bundle
-    ) -> None:
+    def test_weights_that_exceed_the_room_are_refused_before_they_are_loaded(self, reach):
         read = program(reach)
         need = read.weight_bytes + read.workspace_bytes
         assert 60_000 < read.weight_bytes < 120_000 and read.workspace_bytes == 4 * 300 * 32
@@ -178,16 +169,14 @@ class TestOpening:
 
 
 class TestValues:
-    def test_each_goes_as_soon_as_nothing_needs_it(self, reach: Bundle) -> None:
+    def test_each_goes_as_soon_as_nothing_needs_it(self, reach):
         read = program(reach)
         named = {each.name for each in read._nodes}
         freed = [name for node in read._nodes for name in node.last]
         assert len(freed) == len(set(freed))
         assert named | {*read._takes} == {*freed, *read._outputs}
 
-    def test_pages_of_weights_are_given_back_and_come_back(
-        self, reach: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_pages_of_weights_are_given_back_and_come_back(self, reach, monkeypatch):
         monkeypatch.setattr(torch_weights, "_LARGE", 1)
         read = program(reach)
         assert {*read._weights._pages} == {*read._weights}
@@ -201,7 +190,7 @@ class TestValues:
 @pytest.mark.gpu
 @on_gpu
 class TestGpu:
-    def test_parity_with_the_cpu(self, reach: Bundle) -> None:
+    def test_parity_with_the_cpu(self, reach):
         asked = request(reach, **SOME)
         with open_engine(reach, 1, name="torch-int4:cpu") as engine:
             wanted = engine.score(*asked).logp
@@ -212,7 +201,7 @@ class TestGpu:
             assert np.abs(found - wanted).max() < apart
             assert now is not None and min(now) > 0
 
-    def test_the_allocator_keeps_to_the_limit(self, reach: Bundle) -> None:
+    def test_the_allocator_keeps_to_the_limit(self, reach):
         with pytest.raises(EngineError, match="exceed the 0 MB that there are on the GPU"):
             open_engine(reach, name="torch-int4:cuda", memory_limit=10_000)
         with open_engine(reach, name="torch-int4:cuda", memory_limit=8 * 10**9) as engine:

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load, save
-from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.errors import BundleError, TuningError
 from seedtune.runtime.scoring import values_file
 from seedtune.runtime.scoring.answer_head import AnswerHead
@@ -19,12 +17,12 @@ from tiny_bundle import write_tiny_bundle
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path):
     return write_tiny_bundle(tmp_path / "b")
 
 
 @pytest.fixture(params=[False, True])
-def values(request: pytest.FixtureRequest, bundle: Bundle) -> Values:
+def values(request, bundle):
     """Tuned values, without and with an answer head."""
     rng = np.random.default_rng(0)
     tuned = bundle.values.astype(np.float32) + 0.25
@@ -32,17 +30,15 @@ def values(request: pytest.FixtureRequest, bundle: Bundle) -> Values:
     return Values(tuned, AnswerHead(("spam", "ham"), 2, own) if request.param else None)
 
 
-def loaded(file: Path, bundle: Bundle) -> Values:
+def loaded(file, bundle):
     return load_values(file, bundle, kinds_of(bundle))
 
 
-def expected(values: Values) -> str:
+def expected(values):
     return Values(values.sensitive.astype(np.float16).astype(np.float32), values.part).sha256
 
 
-def test_a_flipped_bit_of_every_byte_is_refused(
-    tmp_path: Path, bundle: Bundle, values: Values
-) -> None:
+def test_a_flipped_bit_of_every_byte_is_refused(tmp_path, bundle, values):
     file = tmp_path / "v.safetensors"
     export_values(file, values, bundle, step=7)
     assert loaded(file, bundle).sha256 == expected(values)
@@ -54,7 +50,7 @@ def test_a_flipped_bit_of_every_byte_is_refused(
         assert "\n" not in str(caught.value) and str(file) in str(caught.value)
 
 
-def test_equal_values_are_equal_bytes(tmp_path: Path, bundle: Bundle, values: Values) -> None:
+def test_equal_values_are_equal_bytes(tmp_path, bundle, values):
     file, written = tmp_path / "v.safetensors", set()
     for _ in range(20):
         export_values(file, values, bundle, step=7)
@@ -65,9 +61,7 @@ def test_equal_values_are_equal_bytes(tmp_path: Path, bundle: Bundle, values: Va
         assert (opened.get_tensor("values") == values.sensitive.astype(np.float16)).all()
 
 
-def test_what_cannot_be_written_is_named_and_leaves_nothing(
-    tmp_path: Path, bundle: Bundle, values: Values
-) -> None:
+def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, bundle, values):
     with pytest.raises(BundleError, match="cannot be written"):
         export_values(tmp_path / "none" / "v", values, bundle, step=0)
     values.sensitive[3] = 1e6
@@ -76,16 +70,14 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(
     assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
-def test_values_of_another_bundle_are_refused(tmp_path: Path, bundle: Bundle) -> None:
+def test_values_of_another_bundle_are_refused(tmp_path, bundle):
     other = write_tiny_bundle(tmp_path / "c", program=b"another model, the same places")
     export_values(tmp_path / "v", Values(bundle.values.astype(np.float32)), bundle, step=7)
     with pytest.raises(BundleError, match=rf"v: holds values of bundle {bundle.sha256[:12]}\.\.\."):
         loaded(tmp_path / "v", other)
 
 
-def test_a_file_of_other_metadata_is_refused(
-    tmp_path: Path, bundle: Bundle, values: Values
-) -> None:
+def test_a_file_of_other_metadata_is_refused(tmp_path, bundle, values):
     file = tmp_path / "v"
     export_values(file, values, bundle, step=7)
     with safe_open(file, "np") as opened:
@@ -113,9 +105,7 @@ def test_a_file_of_other_metadata_is_refused(
         loaded(file, bundle)
 
 
-def test_a_part_keeps_its_labels_and_is_refused_where_it_makes_no_sense(
-    tmp_path: Path, bundle: Bundle
-) -> None:
+def test_a_part_keeps_its_labels_and_is_refused_where_it_makes_no_sense(tmp_path, bundle):
     file, sensitive = tmp_path / "v", bundle.values.astype(np.float32)
     head = AnswerHead(("Zeta", "10", " a"), 2, np.arange(10, dtype=np.float32))
     export_values(file, Values(sensitive, head), bundle, step=7)
@@ -146,7 +136,7 @@ def test_a_part_keeps_its_labels_and_is_refused_where_it_makes_no_sense(
         {"values": np.full(12, np.nan, np.float16)},
     ],
 )
-def test_other_forms_are_refused(tmp_path: Path, bundle: Bundle, tensors: dict) -> None:
+def test_other_forms_are_refused(tmp_path, bundle, tensors):
     metadata = {
         "format": "seedtune-values",
         "bundle_sha256": bundle.sha256,
@@ -162,7 +152,7 @@ def test_other_forms_are_refused(tmp_path: Path, bundle: Bundle, tensors: dict) 
         loaded(tmp_path / "v", bundle)
 
 
-def test_a_huge_file_is_refused_unread(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_huge_file_is_refused_unread(tmp_path, bundle):
     with open(tmp_path / "v", "wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(BundleError, match="has 1099511627776 bytes, more than any values"):
@@ -170,7 +160,7 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path, bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("header", [b"[" * 5000, b"{}", b"\xff", json.dumps([1]).encode()])
-def test_crafted_headers_are_refused(tmp_path: Path, bundle: Bundle, header: bytes) -> None:
+def test_crafted_headers_are_refused(tmp_path, bundle, header):
     (tmp_path / "v").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(BundleError, match="not a values file, or damaged"):
         loaded(tmp_path / "v", bundle)

@@ -1,7 +1,5 @@
 """The gradient of what a head reads, against the whole softmax and against differences."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from seedtune.runtime.scoring import word_table
@@ -9,7 +7,7 @@ from seedtune.runtime.scoring.word_table import WordTable
 from text_bundle import WIDTH, WORDS, packed, write_text_bundle
 
 
-def plain(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def plain(codes, scales):
     """The words' vectors, one by one."""
     rows = []
     for code, scale in zip(codes, scales, strict=True):
@@ -20,14 +18,14 @@ def plain(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(params=[1 << 21, 96 * 7, 1])
-def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WordTable:
+def table(request, monkeypatch):
     """All words at once, and in blocks that leave a rest."""
     monkeypatch.setattr(word_table, "_BLOCK", request.param)
     monkeypatch.setattr(word_table, "TOKENS", 512 if request.param > 1000 else 5)
     return WordTable(*packed(50, 96))
 
 
-def test_vectors_are_the_codes_times_their_scales(table: WordTable) -> None:
+def test_vectors_are_the_codes_times_their_scales(table):
     wanted = plain(*packed(50, 96))
     assert table.vectors(slice(None)).dtype == np.float32
     np.testing.assert_allclose(table.vectors(slice(None)), wanted, rtol=1e-6)
@@ -36,9 +34,7 @@ def test_vectors_are_the_codes_times_their_scales(table: WordTable) -> None:
     )
 
 
-def test_the_mean_word_and_the_log_probability_are_those_of_the_whole_softmax(
-    table: WordTable,
-) -> None:
+def test_the_mean_word_and_the_log_probability_are_those_of_the_whole_softmax(table):
     rng = np.random.default_rng(0)
     read, said = rng.standard_normal((13, 96), np.float32), rng.integers(0, 50, 13)
     words = plain(*packed(50, 96))
@@ -54,7 +50,7 @@ def test_the_mean_word_and_the_log_probability_are_those_of_the_whole_softmax(
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_it_is_the_gradient(softcap: float | None) -> None:
+def test_it_is_the_gradient(softcap):
     table = WordTable(*packed(50, 96), softcap)
     rng = np.random.default_rng(1)
     read, said = rng.standard_normal((4, 96), np.float32), rng.integers(0, 50, 4)
@@ -65,7 +61,7 @@ def test_it_is_the_gradient(softcap: float | None) -> None:
     np.testing.assert_allclose((above - below) / 2e-2, (gradient * along).sum(axis=1), rtol=2e-2)
 
 
-def test_words_are_read_where_the_program_has_them(tmp_path: Path) -> None:
+def test_words_are_read_where_the_program_has_them(tmp_path):
     bundle = write_text_bundle(tmp_path / "b")
     found = WordTable.of(bundle).vectors(slice(None))
     assert found.shape == (WORDS, WIDTH)
@@ -73,7 +69,7 @@ def test_words_are_read_where_the_program_has_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_rare_words_are_drawn_so_that_the_mean_is_right_on_average(softcap: float | None) -> None:
+def test_rare_words_are_drawn_so_that_the_mean_is_right_on_average(softcap):
     """Most words of the table lie under the bound; many draws, one of them far from the mean."""
     table = WordTable(*packed(50, 96), softcap)
     rng = np.random.default_rng(2)
@@ -93,14 +89,14 @@ def test_rare_words_are_drawn_so_that_the_mean_is_right_on_average(softcap: floa
     np.testing.assert_allclose(gap.mean(axis=0), 0, atol=5 * error)
 
 
-def test_words_drawn_are_few_and_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_drawn_are_few_and_always_the_same(monkeypatch):
     table = WordTable(*packed(50, 96))
     rng = np.random.default_rng(3)
     read, said = 0.01 * rng.standard_normal((8, 96), np.float32), rng.integers(0, 50, 8)
     drawn: list[int] = []
     plainly = word_table._draw
 
-    def draw(odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def draw(odds):
         found = plainly(odds)
         drawn.append(len(found[0]))
         return found

@@ -1,11 +1,9 @@
 """Writing: choice of tokens, whole characters, stop texts, ends, and what is read again."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from seedtune.runtime.engines import Text
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.writing import Manner, Writer
@@ -20,27 +18,27 @@ END = 1
 class Script(Text):
     """Says ``answer`` after the prompt, then END; notes what it is given to read."""
 
-    def __init__(self, prompt: list[int], answer: str, bound: int = 1000) -> None:
+    def __init__(self, prompt, answer, bound=1000):
         self.bound, self.length = bound, 0
         self.reads: list[int] = []
         self._tokens = [*prompt, *TOKENIZER.encode(answer).ids, END]
 
-    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def read(self, tokens):
         self.reads.append(len(tokens))
         self.length += len(tokens)
         logits = np.zeros(384, np.float32)
         logits[self._tokens[self.length]] = 50.0
         return logits
 
-    def rewind(self, length: int) -> None:
+    def rewind(self, length):
         self.length = length
 
 
-def prompt() -> list[int]:
+def prompt():
     return list(TOKENIZER.encode("It was").ids)
 
 
-def pieces_of(answer: str, manner: Manner, bound: int = 1000) -> tuple[list[str], str | None]:
+def pieces_of(answer, manner, bound=1000):
     writing = Writer(Script(prompt(), answer, bound), TOKENIZER, [END]).write(prompt(), manner)
     return list(writing), writing.ended
 
@@ -50,7 +48,7 @@ def pieces_of(answer: str, manner: Manner, bound: int = 1000) -> tuple[list[str]
     [" great", " café ☕ 𝄞 ok", "👩‍👩‍👧 and so on", "", "naïve", "line\nline"],
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_pieces_are_whole_characters_and_add_up(answer: str, temperature: float) -> None:
+def test_pieces_are_whole_characters_and_add_up(answer, temperature):
     pieces, ended = pieces_of(answer, Manner(max_tokens=200, temperature=temperature))
     assert "".join(pieces) == answer
     assert ended == "end"
@@ -70,13 +68,13 @@ def test_pieces_are_whole_characters_and_add_up(answer: str, temperature: float)
         ("café", ("é",), "caf"),
     ],
 )
-def test_a_stop_text_ends_before_itself(answer: str, stop: tuple[str, ...], shown: str) -> None:
+def test_a_stop_text_ends_before_itself(answer, stop, shown):
     pieces, ended = pieces_of(answer, Manner(stop=stop))
     assert "".join(pieces) == shown
     assert ended == ("end" if shown == answer else "stop")
 
 
-def test_the_text_ends_where_tokens_or_the_bundle_end() -> None:
+def test_the_text_ends_where_tokens_or_the_bundle_end():
     long = "the film was great and the plot was good"
     ids = TOKENIZER.encode(long).ids
     pieces, ended = pieces_of(long, Manner(max_tokens=3))
@@ -85,14 +83,14 @@ def test_the_text_ends_where_tokens_or_the_bundle_end() -> None:
     assert (ended, "".join(pieces)) == ("bound", TOKENIZER.decode(ids[:2]))
 
 
-def test_half_a_character_at_the_end_is_not_shown() -> None:
+def test_half_a_character_at_the_end_is_not_shown():
     ids = TOKENIZER.encode("ok 𝄞").ids
     pieces = Pieces(TOKENIZER, prompt())
     shown = "".join(pieces.add(token) for token in ids[:-1])
     assert shown + pieces.rest() == "ok "
 
 
-def test_draws_follow_the_probabilities_the_seed_and_the_place() -> None:
+def test_draws_follow_the_probabilities_the_seed_and_the_place():
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     manner = Manner(temperature=1.0, seed=5)
     drawn = [choose(logits, manner, place) for place in range(4000)]
@@ -104,7 +102,7 @@ def test_draws_follow_the_probabilities_the_seed_and_the_place() -> None:
     assert drawn[:20] == [1, 1, 2, 1, 0, 2, 0, 0, 1, 0, 0, 0, 1, 1, 2, 2, 0, 2, 0, 0]
 
 
-def test_top_p_leaves_the_likeliest_alone() -> None:
+def test_top_p_leaves_the_likeliest_alone():
     logits = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
     for top_p, allowed in ((0.4, {1}), (0.79, {1, 3}), (0.9, {1, 3, 2}), (1.0, {0, 1, 2, 3})):
         manner = Manner(temperature=1.0, top_p=top_p)
@@ -112,7 +110,7 @@ def test_top_p_leaves_the_likeliest_alone() -> None:
     assert choose(logits, Manner(temperature=0.01), 7) == 1
 
 
-def test_a_writer_reads_only_what_is_new() -> None:
+def test_a_writer_reads_only_what_is_new():
     text = Script(prompt(), " great and the plot was good")
     writer = Writer(text, TOKENIZER, [END])
     first = writer.write(prompt(), Manner(max_tokens=4))
@@ -127,7 +125,7 @@ def test_a_writer_reads_only_what_is_new() -> None:
     assert text.reads == [1], "the last token is read again for its logits"
 
 
-def test_an_answer_that_was_left_cannot_be_gone_on_with() -> None:
+def test_an_answer_that_was_left_cannot_be_gone_on_with():
     writer = Writer(Script(prompt(), " great and good"), TOKENIZER, [END])
     first = writer.write(prompt(), Manner())
     next(first)
@@ -149,12 +147,12 @@ def test_an_answer_that_was_left_cannot_be_gone_on_with() -> None:
         ({"stop": ("ok", "")}, r"stop\[1\] is ''"),
     ],
 )
-def test_a_manner_that_makes_no_sense(bad: dict, message: str) -> None:
+def test_a_manner_that_makes_no_sense(bad, message):
     with pytest.raises(DataError, match=message):
         Manner(**bad)
 
 
-def test_prompts_that_leave_nothing_to_write() -> None:
+def test_prompts_that_leave_nothing_to_write():
     writer = Writer(Script(prompt(), "x", bound=3), TOKENIZER, [END])
     with pytest.raises(DataError, match="the prompt is empty"):
         writer.write([], Manner())
@@ -167,31 +165,31 @@ class TestRepeats:
 
     LOGITS = np.zeros(8, np.float32)
 
-    def taken(self, *written: int, penalty: float = 1.0) -> dict[int, float]:
+    def taken(self, *written, penalty=1.0):
         found = without_repeats(self.LOGITS, written, penalty)
         assert not self.LOGITS.any()
         return {token: -float(each) for token, each in enumerate(found) if each}
 
-    def test_a_new_way_on_costs_nothing(self) -> None:
+    def test_a_new_way_on_costs_nothing(self):
         assert self.taken() == self.taken(1) == self.taken(1, 2, 3) == {}
         assert self.taken(1, 2, 3, 1, penalty=0) == {}
 
-    def test_it_grows_with_what_is_repeated_up_to_a_bound(self) -> None:
+    def test_it_grows_with_what_is_repeated_up_to_a_bound(self):
         assert self.taken(1, 2, 3, 1) == {2: 1.0}
         assert self.taken(1, 2, 3, 1, 2) == {3: GROWTH}
         assert self.taken(5, 2, 3, 1, 2) == {3: 1.0}
         assert self.taken(1, 2, 3, 1, 2, penalty=0.5) == {3: 0.5 * GROWTH}
         assert self.taken(*[4] * 200) == {4: pytest.approx(GROWTH ** (LONGEST - 1))}
 
-    def test_of_several_places_the_likest_counts(self) -> None:
+    def test_of_several_places_the_likest_counts(self):
         assert self.taken(1, 2, 3, 6, 2, 3, 1, 2) == {3: GROWTH}
         assert self.taken(1, 2, 7, 6, 2, 3, 1, 2) == {7: GROWTH, 3: 1.0}
 
-    def test_a_loop_ends_and_only_what_learned_to_write_has_it_by_default(self) -> None:
+    def test_a_loop_ends_and_only_what_learned_to_write_has_it_by_default(self):
         class Looping(Script):
             """Says one phrase again and again, and would rather do so than end."""
 
-            def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+            def read(self, tokens):
                 self.length += len(tokens)
                 logits = np.zeros(384, np.float32)
                 logits[10 + self.length % 4], logits[END] = 6.0, 3.0
@@ -206,14 +204,14 @@ class TestRepeats:
         ):
             if part is not None:
                 part.mixed_next = lambda logits, tokens: logits
-            writer = Writer(Looping(prompt(), ""), TOKENIZER, [END], part=part)  # type: ignore[arg-type]
+            writer = Writer(Looping(prompt(), ""), TOKENIZER, [END], part=part)
             writing = writer.write(prompt(), Manner(max_tokens=40, repetition_penalty=asked))
             list(writing)
             assert writing.ended == ended, (part, asked)
             assert ended == "max_tokens" or len(writing.tokens) < 12
 
 
-def test_log_probabilities_are_the_models_own() -> None:
+def test_log_probabilities_are_the_models_own():
     text = Script(prompt(), " great and great and")
     manner = Manner(temperature=0.5, seed=3, repetition_penalty=9.0)
     writing = Writer(text, TOKENIZER, [END]).write(prompt(), manner, logprobs=2)
@@ -229,7 +227,7 @@ def test_log_probabilities_are_the_models_own() -> None:
     assert bare.tokens == writing.tokens and bare.logprobs == []
 
 
-def test_the_likeliest_are_read_one_by_one_and_once() -> None:
+def test_the_likeliest_are_read_one_by_one_and_once():
     answer = " great and the plot was good"
     text = Script(prompt(), answer)
     writer = Writer(text, TOKENIZER, [END])
@@ -253,7 +251,7 @@ def test_the_likeliest_are_read_one_by_one_and_once() -> None:
 
 
 @pytest.mark.parametrize("tokens", [0, 3])
-def test_who_leaves_ends_it_between_two_tokens(tokens: int) -> None:
+def test_who_leaves_ends_it_between_two_tokens(tokens):
     """Also where there is nothing to show: while the prompt is read, or a stop text may begin."""
     text = Script(prompt(), " great and the plot was good")
     asked = iter([False] * tokens + [True])

@@ -80,7 +80,7 @@ def dump(content: dict[str, object]) -> str:
     """JSON with one vector a line."""
     lines = [
         f' "rules": {json.dumps(content["rules"], indent=2).replace(chr(10), chr(10) + " ")}',
-        ' "vectors": [\n  ' + ",\n  ".join(map(json.dumps, content["vectors"])) + "\n ]",  # type: ignore[call-overload]
+        ' "vectors": [\n  ' + ",\n  ".join(map(json.dumps, content["vectors"])) + "\n ]",
     ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import jpype
 
-jboolean, jbyte, jint, jlong = jpype.JBoolean, jpype.JByte, jpype.JInt, jpype.JLong
-jfloat, jdouble = jpype.JFloat, jpype.JDouble
+jlong, jfloat = jpype.JLong, jpype.JFloat
 
 
 def jclass(name: str) -> Any:

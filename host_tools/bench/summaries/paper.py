@@ -75,14 +75,11 @@ def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[
 
 
 _COSTS = {
-    "step_over_two_forwards": "two-point step over two forwards of the int4 program",
-    "sparse_overhead": "forward with the sparse term over one without",
     "mezo_fp32_over_step": "MeZO's step in float32 over a step",
     "lora_over_step": "LoRA's step in float32 over a step",
     "peak_over_mezo": "peak memory of the loop over MeZO's",
     "peak_over_lora": "peak memory of the loop over LoRA's",
 }
-"""The first two were measured once, and are not any more."""
 
 
 def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]:
