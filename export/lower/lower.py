@@ -234,7 +234,7 @@ def lower(
                 progress(int(95 * (before + done) / len(traces)), 100)
 
             delegated[name] = _delegated(name, trace_it(), absent, share)
-            _forget_graphs()
+            gc.collect()  # a graph's nodes refer to each other
             give_back_freed()
         planning = {
             name: MemoryPlanningPass(
@@ -277,7 +277,7 @@ def _delegated(
             ),
         )
     del traced
-    _forget_graphs()
+    gc.collect()
     delegating = (known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
     with contextlib.ExitStack() as patches, _static_delegates(progress):
         for patch in delegating:
@@ -287,17 +287,6 @@ def _delegated(
         found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
     _sink_early_work(found.graph_module.graph)
     return found
-
-
-def _forget_graphs() -> None:
-    """Let go of the graphs of passes that are over: torch remembers for good which node gave which
-    fake tensor, and executorch which nodes it found to be the same."""
-    from executorch.exir.backend.utils import is_same_node
-    from torch.fx.experimental.proxy_tensor import _FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT
-
-    _FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()
-    is_same_node.cache_clear()
-    gc.collect()  # a graph's nodes refer to each other
 
 
 def _sink_early_work(graph: Graph) -> None:
