@@ -58,7 +58,7 @@ def constants_in_place() -> Iterator[None]:
     def kept(data: Any) -> Any:
         if not isinstance(data, ctypes.Array):
             return bytes(data)
-        return InPlace(np.frombuffer(data, np.uint8))
+        return InPlace(np.frombuffer(memoryview(data), np.uint8))
 
     def sha256(data: Any) -> Any:
         return hashlib.sha256(data.content.data if isinstance(data, InPlace) else data)
