@@ -14,7 +14,7 @@ def fresh(folder: Path) -> tuple[Path, Path, Callable[..., None]]:
 
     def install(*arguments: str) -> None:
         # What is never imported need not be compiled.
-        quick = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        quick = ["--quiet", "--disable-pip-version-check"]
         command = [python, "-m", "pip", "install", *quick]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
