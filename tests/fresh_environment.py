@@ -13,9 +13,7 @@ def fresh(folder: Path) -> tuple[Path, Path, Callable[..., None]]:
     python = folder / "venv" / "bin" / "python"
 
     def install(*arguments: str) -> None:
-        # What is never imported need not be compiled.
-        quick = ["--quiet", "--disable-pip-version-check"]
-        command = [python, "-m", "pip", "install", *quick]
+        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
