@@ -14,9 +14,9 @@ from seedtune.host_tools.estimate.host_stages import (
     estimate_profile,
 )
 from seedtune.host_tools.estimate.sizes import estimate_bundle, measure_reading, measure_speed
-from seedtune.host_tools.prepare.prepare import prepare
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import EngineError, ModelError
+from smollm2 import whole
 
 BOUNDS = Bounds(probes=2, rows=16, length=64, positions=16, candidates=2)
 SPEED = 1e11
@@ -253,7 +253,6 @@ def test_a_head_for_text_has_its_frame_and_its_words(shape):
 
 @pytest.mark.slow
 def test_a_bundle_is_as_large_as_was_estimated():
-    model = fetch("smollm2-135m")
-    parts = prepare(str(model)).bundle.manifest["parts"].values()
-    estimated = estimate_bundle(read_shape(model)).bytes
+    parts = whole().manifest["parts"].values()
+    estimated = estimate_bundle(read_shape(fetch("smollm2-135m"))).bytes
     assert estimated == pytest.approx(sum(part["bytes"] for part in parts), rel=0.1)
