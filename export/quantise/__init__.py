@@ -2,7 +2,9 @@
 
 from seedtune.runtime.errors import ModelError
 
-DEFAULT_ROUNDING = "gptq"
+GPTQ, NEAREST = "gptq", "nearest"
+"""Ways of rounding weights: with calibration text, or each by itself."""
+DEFAULT_ROUNDING = GPTQ
 
 
 def check_rounding(rounding: str) -> None:
@@ -11,5 +13,5 @@ def check_rounding(rounding: str) -> None:
     Raises:
         ModelError: it is unknown.
     """
-    if rounding not in (DEFAULT_ROUNDING, "nearest"):
-        raise ModelError(f"unknown rounding {rounding!r}; take {DEFAULT_ROUNDING} or nearest")
+    if rounding not in (GPTQ, NEAREST):
+        raise ModelError(f"unknown rounding {rounding!r}; take {GPTQ} or {NEAREST}")

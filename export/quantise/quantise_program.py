@@ -9,7 +9,7 @@ from seedtune.runtime.errors import ModelError
 
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import Surgery
-from . import check_rounding
+from . import NEAREST, check_rounding
 from .calibrated_pass import Passed, round_by_calibration_
 from .int4 import quantise_linears_
 
@@ -35,7 +35,7 @@ def quantise_program(
         ModelError: the rounding is unknown, or the calibration text does not suit it or the model.
     """
     check_rounding(rounding)
-    if rounding == "nearest":
+    if rounding == NEAREST:
         quantise_linears_(program, progress)
         _leave_the_file(program)
         return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from seedtune.export.quantise import DEFAULT_ROUNDING, check_rounding
 
 from .inputs import model_source
 from .options import EngineName, Json, Rounding, Source
@@ -28,7 +29,7 @@ def estimate(
     to: Annotated[
         str, typer.Option(metavar="FORMAT,...", help="Programs, as of the export.")
     ] = "executorch",
-    rounding: Rounding = "gptq",
+    rounding: Rounding = DEFAULT_ROUNDING,
     engine: EngineName = None,
     gflops: Annotated[
         float | None,
@@ -46,7 +47,6 @@ def estimate(
     with output.waiting("loading the libraries"):
         from seedtune.export.lower.programs import check_formats
         from seedtune.export.model.shape import read_shape
-        from seedtune.export.quantise import check_rounding
         from seedtune.runtime.bundle import DEFAULT_BOUNDS
 
         from ..estimate import device_stages, host_stages, sizes

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
+from seedtune.export.quantise import DEFAULT_ROUNDING
 
 from .early_checks import check_file, check_target, check_task
 from .inputs import ChosenTask, model_source
@@ -35,7 +36,7 @@ def export(
     ] = None,
     mask: MaskName = DEFAULT_MASK,
     fraction: Fraction = DEFAULT_FRACTION,
-    rounding: Rounding = "gptq",
+    rounding: Rounding = DEFAULT_ROUNDING,
     text: Annotated[
         Path | None,
         typer.Option(

@@ -190,8 +190,7 @@ def memory_bytes(text: str | None) -> int | None:
 
 
 def task_of_run(run: Path) -> dict[str, Any] | None:
-    """The task specification of the run in a folder; None if there is no run,
-    or it names none."""
+    """The task specification of the run in a folder; None if there is no run, or it names none."""
     from seedtune.runtime.journal.file import read_journal
     from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 

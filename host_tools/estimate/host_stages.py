@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seedtune.export.model.shape import ModelShape
-from seedtune.export.quantise import DEFAULT_ROUNDING
+from seedtune.export.quantise import DEFAULT_ROUNDING, GPTQ
 
 from .sizes import (
     GENERIC_TOKENS,
@@ -136,7 +136,7 @@ def estimate_export(
         (_rounding(*size, rounding) for size in matrices), key=lambda of: sum(of.values())
     )
     quantising = {**common, **most_of_one}
-    if rounding == DEFAULT_ROUNDING:
+    if rounding == GPTQ:
         text = CALIBRATION_TOKENS * TEXT_WIDTHS * shape.intermediate * 4
         quantising["calibration text"] = text
     framing = {**common, "frame of a text head, while it is made": _framing(shape)}
@@ -160,7 +160,7 @@ def _rounding(rows: int, width: int, rounding: str) -> dict[str, int]:
     """Of one matrix."""
     part = PART_BYTES * min(rows, ROUNDED_ROWS) * width
     one = {"a matrix while it is rounded": int(ROUNDED_BYTES * rows * width) + part}
-    if rounding == DEFAULT_ROUNDING:
+    if rounding == GPTQ:
         one["second moments of its input"] = SECOND_MOMENTS * width**2
     return one
 
