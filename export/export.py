@@ -26,6 +26,7 @@ from seedtune.runtime.bundle import (
 from seedtune.runtime.errors import BundleError, ModelError
 from seedtune.runtime.files import workplace
 from seedtune.runtime.scoring.word_table import WordTable
+from seedtune.runtime.tasks import writes_text
 
 from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
 from .model.load_model import LoadedModel, load_causal_lm
@@ -36,12 +37,14 @@ from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import load_profile
 from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
+from .program.low_rank_terms import DEFAULT_RANK
 from .program.prepare_program import prepare_program
 from .program.score_program import example_inputs
 from .quantise import DEFAULT_ROUNDING, check_rounding
 from .quantise.int4 import DESCRIPTION
 from .quantise.quantise_program import quantise_program
 from .text.make_frame import make_frame
+from .text.make_terms import make_terms
 from .text.words_place import find_words, packed_words
 
 Tokens = npt.NDArray[np.int64]
@@ -60,6 +63,7 @@ def export_model(
     rounding: str = DEFAULT_ROUNDING,
     bounds: Bounds = DEFAULT_BOUNDS,
     context: int = DEFAULT_CONTEXT,
+    terms: int | None = None,
     task: Mapping[str, Any] | None = None,
     to: Sequence[str] = ("executorch",),
     progress: Progress = lambda stage, done, total: None,
@@ -79,6 +83,9 @@ def export_model(
         rounding: how weights become int4 (see ``quantise.quantise_program``).
         context: tokens of a text that the bundle can write, prompt and answer, as far as the model
             has positions; 0 leaves writing away.
+        terms: rank of the terms of the upper blocks that a device may learn to write by; 0 for
+            none. By default 8, and none in a bundle that does not write, or whose ``task`` is to
+            choose an answer, which learns by a readout.
         task: specification that the bundle holds.
         to: formats of the programs (``lower.programs.FORMATS``), which share all else.
 
@@ -115,7 +122,10 @@ def export_model(
     bounds = with_prefix(bounds, to, context, config)
     with _workplace(Path(output)) as work:
         progress("quantise", 0, 1)
-        program, surgery = prepare_program(loaded.model, mask, bounds)
+        if terms is None:
+            writes = context > 0 and (task is None or writes_text(task))
+            terms = DEFAULT_RANK if writes else 0
+        program, surgery = prepare_program(loaded.model, mask, bounds, terms)
         shelf = Shelf(work)
         for module in stored_modules(program):
             module.rest.shelf = shelf
@@ -128,16 +138,22 @@ def export_model(
         frame = make_frame(program, words, tokens, surgery.values, framing, passed)
         del passed
         entries, adapter = len(surgery.values), program.adapter_shape
+        if frame is None:
+            program.terms = None  # a device could not learn them
+        made = make_terms(program, tokens, surgery.values)
         give_back_freed()
-        example = example_inputs(bounds, entries, config.vocab_size, adapter)
+        shapes = program.terms_shapes
+        example = example_inputs(bounds, entries, config.vocab_size, adapter, shapes)
         writing = None
         if context and "executorch" in to:
             longest = min(context, getattr(config, "max_position_embeddings", context))
             writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
         programs, files = lower_to(to, program, example, bounds, work, writing, progress)
-        text_head = None
+        text_head = terms_info = None
+        held_in = next((work / name for name in HOLD_WEIGHTS if name in files), work)
+        if made is not None:
+            terms_info = made.placed(held_in)
         if frame is not None:
-            held_in = next(work / name for name in HOLD_WEIGHTS if name in files)
             text_head = TextHeadInfo(
                 frame.outputs.shape[1],
                 frame.inputs.shape[1],
@@ -177,6 +193,8 @@ def export_model(
                 adapter=Adapter(program.adapter_shape[0], tuple(program.tap.blocks)),
                 text_head=text_head,
                 text_frame=b"" if frame is None else frame.to_bytes(),
+                terms=terms_info,
+                terms_part=b"" if made is None else made.part.to_bytes(),
                 task=task,
             ),
         )

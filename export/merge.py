@@ -1,6 +1,6 @@
 """The way back: tuned sensitive values written into a checkpoint of transformers, an adapter of
 peft or a GGUF file. A text head or an answer head has no place in any of them; it lies beside a
-checkpoint (see ``load_merged``)."""
+checkpoint (see ``load_merged``), in whose matrices terms learned with a text head stand."""
 
 import json
 import os
@@ -23,8 +23,10 @@ from .gguf_file import GgufNames, write_tuned_gguf
 from .gguf_model import write_gguf_model
 from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
 from .model.adapter import is_adapter
+from .model.decoder_blocks import decoder_blocks
 from .model.load_model import LoadedModel, load_causal_lm, located
 from .peft_adapter import Moved, write_sparse_adapter
+from .program.low_rank_terms import NAMES
 from .quiet import quiet
 
 FORMS = ("hf", "peft", "gguf")
@@ -56,6 +58,17 @@ _EXAMPLES = {
 
 
 @dataclass(frozen=True)
+class TextHead:
+    """A text head of a run."""
+
+    adapter: NDArray[np.float32]
+    """float32 ``[D, S]``."""
+    terms: Sequence[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]] = ()
+    """What was learned below it: block, number of the matrix in ``low_rank_terms.NAMES``, and the
+    factors of its change."""
+
+
+@dataclass(frozen=True)
 class AnswerHead:
     """An answer head of a run."""
 
@@ -78,7 +91,7 @@ def merge_values(
     output: str | Path,
     *,
     to: str = "hf",
-    head: NDArray[np.float32] | AnswerHead | None = None,
+    head: TextHead | AnswerHead | None = None,
 ) -> dict[str, Any]:
     """Write ``values`` in their places of the model at ``source``.
 
@@ -92,9 +105,8 @@ def merge_values(
         output: folder or, of GGUF, file; appears whole or not at all, where nothing stands or an
             empty folder.
         to: one of ``FORMS``.
-        head: what was learned beside the values: of a text head the adapter, float32 ``[D, S]``,
-            or an answer head. It goes into a file of its own, with its loader and the checkpoint in
-            a folder ``load_merged.MODEL`` beside it.
+        head: what was learned beside the values. It goes into a file of its own, with its loader
+            and the checkpoint in a folder ``load_merged.MODEL`` beside it; terms go into that.
 
     Returns:
         ``dtype`` of the checkpoint, how many values ``changed`` in it, and the ``head``'s file or
@@ -192,15 +204,26 @@ def _move(model: Any, moved: dict[str, Moved]) -> None:
             flat[torch.from_numpy(one.places)] = torch.from_numpy(one.after).to(flat.dtype)
 
 
+def _add_terms(model: Any, head: TextHead) -> None:
+    """Put what terms change into the matrices that they stand beside."""
+    blocks: Any = decoder_blocks(model)
+    with torch.no_grad():
+        for block, slot, term, directions in head.terms:
+            weight = getattr(blocks[block].mlp, NAMES[slot]).weight
+            weight += torch.from_numpy(term @ directions).to(weight.dtype)
+
+
 def _write_checkpoint(
     place: Path,
     loaded: LoadedModel,
     moved: dict[str, Moved],
-    head: NDArray[np.float32] | AnswerHead | None,
+    head: TextHead | AnswerHead | None,
     bundle: Bundle,
 ) -> str | None:
     """Write model and head; returns the head's file."""
     _move(loaded.model, moved)
+    if isinstance(head, TextHead):
+        _add_terms(loaded.model, head)
     _save(loaded.tokenizer, loaded.model, place if head is None else place / MODEL)
     return None if head is None else _write_head(place, head, bundle)
 
@@ -216,7 +239,7 @@ def _save(tokenizer: Any, model: Any, folder: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def _write_head(folder: Path, head: NDArray[np.float32] | AnswerHead, bundle: Bundle) -> str:
+def _write_head(folder: Path, head: TextHead | AnswerHead, bundle: Bundle) -> str:
     """Write a head with its loader and a word on both; returns its file's name."""
     if isinstance(head, AnswerHead):
         name, array, file = "weights", head.weights, ANSWERS_FILE
@@ -229,7 +252,7 @@ def _write_head(folder: Path, head: NDArray[np.float32] | AnswerHead, bundle: Bu
             "prefix": head.prefix,
         }
     else:
-        name, array, file = "adapter", head, HEAD_FILE
+        name, array, file = "adapter", head.adapter, HEAD_FILE
         about = {"blocks": bundle.hidden_blocks}
     tensor = torch.from_numpy(np.array(array, np.float32, order="C"))
     told = json.dumps(about)

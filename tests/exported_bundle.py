@@ -16,6 +16,8 @@ ORIGIN = f"hf://org/tiny@{'0' * 40}"
 """Where its model is said to be from."""
 VOCABULARY = 300
 HIDDEN = 32
+TERMS = ((64, 8), (64, 8), (HIDDEN, 8))
+"""Shapes of the terms beside gate, up and down of its last block, the one that has some."""
 
 
 @functools.cache
@@ -73,7 +75,16 @@ def request(
 
 
 def arrays(batch: Batch, values: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Inputs of the program, in its order, the adapter last."""
+    """Inputs of the program, in its order: the adapter and the terms come last."""
+    adapter, terms = moved(batch, values)
+    return [batch.tokens, batch.positions, batch.candidates, values, adapter, *terms]
+
+
+def moved(
+    batch: Batch, values: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """An adapter and terms that matter, the same for requests of equal sizes."""
     generator = np.random.default_rng([*batch.tokens.shape, *values.shape])
-    adapter = np.float32(0.1) * generator.standard_normal((HIDDEN, 2 * HIDDEN), np.float32)
-    return [batch.tokens, batch.positions, batch.candidates, values, adapter]
+    shapes = ((HIDDEN, 2 * HIDDEN), *TERMS)
+    adapter, *terms = (generator.standard_normal(each, np.float32) / 10 for each in shapes)
+    return adapter, terms

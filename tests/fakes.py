@@ -7,13 +7,13 @@ from unittest.mock import Mock
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bounds, TextFrame
-from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.engines import Engine, Scores, Terms
 from seedtune.runtime.estimators import RunContext
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.part import PartKind
-from seedtune.runtime.scoring.text_head import TextHead, TokenGradient
+from seedtune.runtime.scoring.text_head import Observed, TextHead, TokenGradient
 from seedtune.runtime.scoring.text_part import TextHeads
 from seedtune.runtime.tasks import Batch, Encoded, Observation, Prediction, Task
 
@@ -89,18 +89,19 @@ class FakeText(TextHead):
         return weights.reshape(self.shape)
 
     def gradient(
-        self, weights: NDArray[np.float32], states: Any, words: Any, generic: Any, pull: float
+        self, weights: NDArray[np.float32], tokens: Observed, generic: Observed, pull: float
     ) -> TokenGradient:
-        both = np.concatenate([states, self.frame.states[generic].astype(np.float32)])
+        both = np.concatenate([tokens.states, generic.states])
         logits = both @ weights.reshape(self.shape).T @ WORDS.T
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        residual, count = p @ WORDS, len(states)
-        residual[:count] -= WORDS[words]
+        residual, count = p @ WORDS, len(tokens.words)
+        residual[:count] -= WORDS[tokens.words]
         residual[count:] -= WORDS.mean(axis=0)
-        residual[count:] *= np.float32(pull * count / max(1, len(generic)))
+        residual[count:] *= np.float32(pull * count / max(1, len(generic.words)))
         # Small: no loss of this kind must look like a jump beside those of the task's own.
-        logp = np.log(p[np.arange(count), words]).astype(np.float64) / 1000
-        return TokenGradient((residual.T @ both) / np.float32(count), logp)
+        logp = np.log(p[np.arange(count), tokens.words]).astype(np.float64) / 1000
+        gradient = (residual.T @ both).reshape(-1) / np.float32(count)
+        return TokenGradient(gradient, logp)
 
 
 class FakeEngine(Engine):
@@ -126,6 +127,9 @@ class FakeEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
         self.calls.append((batch.tokens.shape, len(values)))
         last = batch.tokens.reshape(-1)[batch.positions]

@@ -194,12 +194,12 @@ class NanEngine(Engine):
     def __init__(self, engine: Engine, when: Callable[[int], bool], *, probe: int | None = None):
         self._engine, self._when, self._probe = engine, when, probe
         self.entries, self.hidden_width = engine.entries, engine.hidden_width
-        self.adapter_shape = engine.adapter_shape
+        self.adapter_shape, self.terms_shapes = engine.adapter_shape, engine.terms_shapes
         self.calls = 0
 
-    def score(self, batch: Batch, values: NDArray[np.float32], *adapter: Any) -> Scores:
+    def score(self, batch: Batch, values: NDArray[np.float32], *more: Any, **how: Any) -> Scores:
         """As the engine's, with NaN in one probe or in all."""
-        scores = self._engine.score(batch, values, *adapter)
+        scores = self._engine.score(batch, values, *more, **how)
         self.calls += 1
         if self._when(self.calls):
             scores.logp[slice(None) if self._probe is None else self._probe] = np.nan

@@ -44,7 +44,7 @@ MANY = Bounds(probes=2, rows=8, length=32, positions=48, candidates=6)
 class WordEngine(HiddenEngine):
     """Scores follow from the row, the values and the candidates' own tokens, not their order."""
 
-    def score(self, batch, values):
+    def score(self, batch, values, **nothing):
         rows = batch.tokens.sum(axis=1)[batch.row_of].astype(np.float64)
         hints = np.cos(batch.candidates[None] + rows[None, :, None] + values[:, :1, None])
         logp = (hints + values[:, 1:2, None] * np.sin(batch.candidates)[None] - 4).astype(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Adapter, Bundle, TextFrame, TextHeadInfo, WordsPlace
-from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.engines import Engine, Scores, Terms
 from seedtune.runtime.engines.contract import check_request
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.word_table import WordTable
@@ -96,7 +96,11 @@ class TextEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
+        assert not terms and not inside
         check_request(self._bounds, batch, values, self.entries, adapter, self.adapter_shape)
         states = self._states[batch.tokens.reshape(-1)[batch.positions]]
         read = self._frame.read(states)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle, Program
-from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.engines import Engine, Scores, Terms
 from seedtune.runtime.engines.contract import check_request
 from seedtune.runtime.errors import EngineError
 from seedtune.runtime.tasks import Batch
@@ -56,6 +56,9 @@ class ToyEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
         if self._closed:
             raise EngineError("the program is closed")

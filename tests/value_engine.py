@@ -1,5 +1,7 @@
 """Toy programs for the tiny bundle that answer by text and values, so that a run has an outcome."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.engines import Engine, Scores
@@ -12,7 +14,7 @@ class ValueEngine(Engine):
 
     entries, hidden_width = 12, 0
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(self, batch: Batch, values: NDArray[np.float32], **nothing: Any) -> Scores:
         tokens = batch.tokens
         assert len(values) <= BOUNDS.probes and tokens.size <= BOUNDS.tokens
         rows = batch.positions // tokens.shape[1]
@@ -29,7 +31,7 @@ class HiddenEngine(ValueEngine):
     hidden_width = 8
     _bad = tiny_tokenizer().encode(" bad").ids[0]
 
-    def score(self, batch: Batch, values: NDArray[np.float32]) -> Scores:
+    def score(self, batch: Batch, values: NDArray[np.float32], **nothing: Any) -> Scores:
         seen = batch.tokens[batch.positions // batch.tokens.shape[1]]
         hidden = np.cos(seen.sum(axis=1)[:, None] * np.arange(1, 9)).astype(np.float32)
         hidden[:, 0] += 3 * (seen == self._bad).any(axis=1)

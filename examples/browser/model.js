@@ -31,6 +31,13 @@ export class Model {
     return this.tokenizer.encode(text).ids;
   }
 
+  /** Zeros for what a text head and terms of the blocks learn: this page only chooses answers. */
+  nothingLearned() {
+    const learned = this.session.inputMetadata.filter(({ name }) => /^(adapter|term_\d+)$/.test(name));
+    const zeros = ({ shape }) => new ort.Tensor("float32", new Float32Array(shape[0] * shape[1]), shape);
+    return Object.fromEntries(learned.map((each) => [each.name, zeros(each)]));
+  }
+
   /** Keys and values of no token in front, and none to be kept, where the program takes them. */
   noPrefix() {
     const blocks = this.session.inputMetadata.filter(({ name }) => name.startsWith("prefix_"));
@@ -68,13 +75,12 @@ export class Model {
     });
     const last = tokens.length - 1;
     if (tokens.length === 1) tokens.push(tokenizer.pad_id); // a program takes two and more
-    const { shape } = this.session.inputMetadata.find(({ name }) => name === "adapter");
     const { logp } = await this.session.run({
       tokens: whole(tokens, [1, tokens.length]),
       positions: whole([last], [1]),
       candidates: whole(candidates, [1, candidates.length]),
       values: new ort.Tensor("float32", values, [1, values.length]),
-      adapter: new ort.Tensor("float32", new Float32Array(shape[0] * shape[1]), shape),
+      ...this.nothingLearned(),
       ...this.noPrefix(),
     }, ["logp"]);
     const found = Array.from(logp.data);

@@ -89,7 +89,7 @@ def trace(
     Args:
         progress: called with (blocks reached, blocks in all).
     """
-    return _export(program, example, _score_axes(bounds), program.tap, progress)
+    return _export(program, example, _score_axes(program, bounds), program.tap, progress)
 
 
 def trace_behind(
@@ -103,8 +103,8 @@ def trace_behind(
     Args:
         example: of ``score``.
     """
-    axes = _score_axes(bounds)
-    axes["prefix"] = _prefix_axes(axes, program, _axis("L", bounds.prefix))
+    axes = _score_axes(program, bounds)
+    axes["more"] += _prefix_axes(axes, program, _axis("L", bounds.prefix))
     prefix = _example_prefix(example, program, min(23, bounds.prefix))
     return _export(program, (*example, *prefix), axes, program.tap, progress)
 
@@ -120,13 +120,22 @@ def trace_with_prefix(
     Args:
         example: of ``score``.
     """
-    axes = _score_axes(bounds)
+    axes = _score_axes(program.score, bounds)
     axes["kept"] = {0: _axis("Q", bounds.length, 0)}
     most = max(2, bounds.prefix)  # an example of one token would fix the axis
-    axes["prefix"] = _prefix_axes(axes, program.score, _axis("L", most, 0))
+    axes["more"] += _prefix_axes(axes, program.score, _axis("L", most, 0))
     prefix = _example_prefix(example, program.score, min(23, most))
-    given = (*example, torch.arange(min(7, bounds.length)), *prefix)
+    given = (*example[:5], torch.arange(min(7, bounds.length)), *example[5:], *prefix)
     return _export(program, given, axes, program.score.tap, progress)
+
+
+def input_name(traced: str, terms: int) -> str:
+    """What engines call an input of a traced program that takes so many terms."""
+    name, _, number = traced.rpartition("_")
+    if name != "more":
+        return traced
+    behind = int(number) - terms
+    return f"term_{number}" if behind < 0 else f"prefix_{behind}"
 
 
 def _prefix_axes(axes: dict[str, Any], program: ScoreProgram, tokens: Any) -> tuple[Any, ...]:
@@ -141,7 +150,7 @@ def _example_prefix(
     return [torch.zeros(shape) for shape in shapes]
 
 
-def _score_axes(bounds: Bounds) -> dict[str, Any]:
+def _score_axes(program: ScoreProgram, bounds: Bounds) -> dict[str, Any]:
     scored = _axis("N", bounds.positions)
     return {
         "tokens": {0: _axis("B", bounds.rows), 1: _axis("T", bounds.length, 2)},
@@ -149,6 +158,7 @@ def _score_axes(bounds: Bounds) -> dict[str, Any]:
         "candidates": {0: scored, 1: _axis("C", bounds.candidates)},
         "values": {0: _axis("P", bounds.probes)},
         "adapter": {},
+        "more": tuple({} for _ in program.terms_shapes),
     }
 
 
@@ -164,7 +174,10 @@ def trace_generate(
         "start": {},
         "columns": {},
         "adapter": {},
-        "cache": tuple({axis: slots} for _ in program.shapes for axis in (2, 1)),
+        "more": (
+            *({} for _ in program.score.terms_shapes),
+            *({axis: slots} for _ in program.shapes for axis in (2, 1)),
+        ),
     }
     return _export(program, example, dynamic, program.score.tap, progress)
 
@@ -183,6 +196,8 @@ def _export(
     program: Any, example: tuple[torch.Tensor, ...], dynamic: Any, tap: BlockTap, progress: Progress
 ) -> ExportedProgram:
     blocks = tap.all_blocks
+    if not dynamic.get("more", True):
+        del dynamic["more"]  # arguments that are not there have no axes
     hooks = [
         block.register_forward_pre_hook(lambda *_, done=done: progress(done, len(blocks)))
         for done, block in enumerate(blocks)

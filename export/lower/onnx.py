@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from onnx.defs import OpSchema, has, register_schema
 from seedtune.runtime.bundle import Program
+from seedtune.runtime.bundle.terms import SLOTS
 from torch.export import ExportedProgram
 
 from ..quantise.int4 import GROUP_SIZE
 from ..quiet import quiet
+from .lower import input_name
 from .stored_weights import Place, StoredWeights
 
 FORMAT = "onnx"
@@ -40,11 +42,13 @@ class OnnxProgram:
         traced: ExportedProgram,
         weights: StoredWeights,
         methods: Mapping[str, Mapping[str, Any]],
+        terms: int,
     ) -> None:
-        """Convert ``traced``; tensors go to ``weights``. ``methods`` are as in ``Program``."""
+        """Convert ``traced``; tensors go to ``weights``. ``methods`` are as in ``Program``, and
+        ``terms`` is how many it takes."""
         self._methods = methods
         with quiet():
-            self._model = _convert(traced)
+            self._model = _convert(traced, terms)
         self._stored = {}
         for name, value in self._model.graph.initializers.items():
             tensor = value.const_value
@@ -76,7 +80,7 @@ class OnnxProgram:
         return described, proto.SerializeToString(deterministic=True)
 
 
-def _convert(traced: ExportedProgram) -> Any:
+def _convert(traced: ExportedProgram, terms: int) -> Any:
     import onnxscript
     from onnxscript import opset21 as op
 
@@ -96,8 +100,10 @@ def _convert(traced: ExportedProgram) -> Any:
             accuracy_level=ACCURACY_LEVEL,
         )
 
-    names = [spec.arg.name for spec in traced.graph_signature.input_specs if _is_input(spec)]
+    specs = [spec for spec in traced.graph_signature.input_specs if _is_input(spec)]
+    names = [input_name(spec.arg.name, terms) for spec in specs]
     more = len(traced.graph_signature.output_specs) - 2
+    inside = 1 + terms // SLOTS if terms else 0
     converted = torch.onnx.export(
         traced,
         dynamo=True,
@@ -105,7 +111,12 @@ def _convert(traced: ExportedProgram) -> Any:
         verbose=False,
         custom_translation_table={torch.ops.seedtune.int4_linear.default: int4_linear},
         input_names=names,
-        output_names=["logp", "hidden", *(f"own_{number}" for number in range(more))],
+        output_names=[
+            "logp",
+            "hidden",
+            *(f"inside_{number}" for number in range(inside)),
+            *(f"own_{number}" for number in range(more - inside)),
+        ],
     )
     assert converted is not None
     return converted.model

@@ -123,21 +123,26 @@ def lower_to(
             exported = trace_with_prefix(whole, example, bounds, partial(progress, again))
         else:
             exported = trace(program, example, bounds, partial(progress, again))
-        weights = StoredWeights()
+        weights, terms = StoredWeights(), len(program.terms_shapes)
         made: list[tuple[str, Any]] = []
-        # A head for text reads them, and a program may hold its scales in another form.
-        for name, tensor in program.head.named_buffers():
-            weights.add(f"head.{name}", tensor)
+        # A head for text and terms read them, and a program may hold their scales in another form.
+        read = {"head": program.head}
+        if program.terms is not None:
+            matrices = program.terms.matrices()
+            read |= {f"terms.{n}": getattr(each, "dense", each) for n, each in enumerate(matrices)}
+        for owner, module in read.items():
+            for name, tensor in module.named_buffers():
+                weights.add(f"{owner}.{name}", tensor)
         for name in others:
             progress(name, 0, 1)
             if name == "onnx":
                 from . import onnx
 
-                made.append((onnx.FILE, onnx.OnnxProgram(exported, weights, own)))
+                made.append((onnx.FILE, onnx.OnnxProgram(exported, weights, own, terms)))
             else:
                 from . import torch_graph
 
-                graph = torch_graph.TorchProgram(exported, weights, own)
+                graph = torch_graph.TorchProgram(exported, weights, own, terms)
                 made.append((torch_graph.FILE, graph))
             progress(name, 1, 1)
         places = weights.placed(work / FILE if programs else None, work / WEIGHTS)

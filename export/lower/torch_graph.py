@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from .lower import input_name
 from .stored_weights import Place, StoredWeights
 
 FORMAT = "torch"
@@ -37,8 +38,10 @@ class TorchProgram:
         traced: ExportedProgram,
         weights: StoredWeights,
         methods: Mapping[str, Mapping[str, Any]],
+        terms: int,
     ) -> None:
-        """Read ``traced``; tensors go to ``weights``. ``methods`` are as in ``Program``.
+        """Read ``traced``; tensors go to ``weights``. ``methods`` are as in ``Program``, and
+        ``terms`` is how many it takes.
 
         Raises:
             ModelError: it has something that the form does not know.
@@ -54,6 +57,7 @@ class TorchProgram:
             if node.op == "placeholder":
                 spec = next(specs)
                 if spec.kind is InputKind.USER_INPUT:
+                    node._rename(input_name(node.name, terms))
                     self._inputs.append(_described(node))
                 elif node.users:
                     tensor = state.get(spec.target)

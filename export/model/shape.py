@@ -31,6 +31,7 @@ class ModelShape:
     head: int  # of its own; 0 where the head shares the embedding
     other: int  # norms, biases, position embeddings
     gguf: bool
+    upper_blocks: int = 0  # those that a program takes terms of
     tokenizer_bytes: int = 0  # of tokenizer.json; 0 where there is none yet
     tokenizer_pieces: int = 0  # its tokens and merges; 0 likewise
 
@@ -84,6 +85,7 @@ def read_shape(source: str | Path) -> ModelShape:
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error
+    from ..program.low_rank_terms import suited_blocks
     from .decoder_linears import decoder_linears
 
     linears = {
@@ -111,6 +113,7 @@ def read_shape(source: str | Path) -> ModelShape:
         head=own_head,
         other=total - weights - embedding.numel() - own_head,
         gguf=path.is_file(),
+        upper_blocks=len(suited_blocks(model)),
         **_tokenizer(path / "tokenizer.json"),
     )
 

@@ -62,6 +62,11 @@ class BlockTap:
         self.forget()
         return torch.cat(own, dim=-1)
 
+    def sizes(self, positions: torch.Tensor) -> torch.Tensor:
+        """What ``take`` multiplies the pass's own states by, ``[P, N, S / D]``."""
+        own = [self._seen[below].index_select(1, positions) for below in self.blocks]
+        return torch.cat([_scale(each) for each in own], dim=-1)
+
     def forget(self) -> None:
         """Drop what the last pass left."""
         self._seen.clear()
@@ -86,4 +91,8 @@ def shares_so_far(positions: torch.Tensor, rows: int, length: int) -> torch.Tens
 
 def unit_mean_square(hidden: torch.Tensor) -> torch.Tensor:
     """Vectors along the last axis, divided by their root mean square."""
-    return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6)
+    return hidden * _scale(hidden)
+
+
+def _scale(hidden: torch.Tensor) -> torch.Tensor:
+    return torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6)

@@ -1,6 +1,7 @@
 """The eager module of the method ``generate``: some tokens behind a cache of those before them in,
 the logits of the next one and what to append to the cache out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,9 @@ class GenerateBounds:
 
 
 class GenerateProgram(nn.Module):
-    """``generate(tokens [1, T], start [1], columns [1, F], adapter [D, S], cache)``.
+    """``generate(tokens [1, T], start [1], columns [1, F], adapter [D, S], terms, cache)``.
+
+    ``terms`` are those of ``score``, if it takes some.
 
     ``columns`` is what the method of this name makes of values, which a text needs once. ``cache``
     is, block by block, keys ``[KV, d, S]`` and values ``[KV, S, d]``, of which the first ``start``
@@ -59,10 +62,11 @@ class GenerateProgram(nn.Module):
         start: torch.Tensor,
         columns: torch.Tensor,
         adapter: torch.Tensor,
-        *cache: torch.Tensor,
+        *more: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
+        terms, cache = self.score.split(more)
         past = list(zip(cache[::2], cache[1::2], strict=True))
-        hidden, states, new = self._run(tokens, start, columns, past)
+        hidden, states, new = self._run(tokens, start, columns, terms, past)
         logits = self.score.logits(hidden, states, adapter)[0]
         return (logits, *(tensor for block in new for tensor in block))
 
@@ -76,8 +80,8 @@ class GenerateProgram(nn.Module):
             for kv_heads, width in self.shapes
             for shape in ((width, slots), (slots, width))
         ]
-        adapter = torch.zeros(self.score.adapter_shape)
-        return (tokens, torch.tensor([5]), self._no_columns(), adapter, *cache)
+        tuned = map(torch.zeros, (self.score.adapter_shape, *self.score.terms_shapes))
+        return (tokens, torch.tensor([5]), self._no_columns(), *tuned, *cache)
 
     def _no_columns(self) -> torch.Tensor:
         return torch.zeros(1, max(1, self.columns.size))  # a method takes no empty input
@@ -87,6 +91,7 @@ class GenerateProgram(nn.Module):
         tokens: torch.Tensor,
         start: torch.Tensor,
         columns: torch.Tensor,
+        terms: Sequence[torch.Tensor],
         past: list[Cache],
     ) -> tuple[torch.Tensor, torch.Tensor, list[Cache]]:
         """The last token's hidden state and tapped states, and each block's new keys and values."""
@@ -94,6 +99,8 @@ class GenerateProgram(nn.Module):
         length = tokens.shape[1]
         self.running.begin(length, start, past)
         score.probe_values.begin_scattered(columns)
+        if score.terms is not None:
+            score.terms.begin(terms)
         embedded = score.embedding(tokens.reshape(length))
         places = torch.arange(length)[None, :] + start[:, None]
         config: Any = score.backbone.config
@@ -109,5 +116,7 @@ class GenerateProgram(nn.Module):
         finally:
             config._attn_implementation = before
             score.probe_values.end()
+            if score.terms is not None:
+                score.terms.end()
             new = self.running.end()
         return hidden[:, -1:], states, new

@@ -8,10 +8,10 @@ from .score_program import ScoreProgram
 
 
 class PrefixProgram(nn.Module):
-    """``score(tokens, positions, candidates, values, adapter, kept [Q], prefix)``.
+    """``score(tokens, positions, candidates, values, adapter, kept [Q], terms, prefix)``.
 
-    ``prefix`` is as in ``ScoreProgram``; its L may be 0. Behind the results of ``score`` come the
-    pass's own keys and values at ``kept``, flat as ``positions`` are: block by block keys
+    ``terms`` and ``prefix`` are as in ``ScoreProgram``; L may be 0. Behind the results of ``score``
+    come the pass's own keys and values at ``kept``, flat as ``positions`` are: block by block keys
     ``[P, KV, d, Q]`` and values ``[P, KV, Q, d]``. Q may be 0, so that scoring keeps none.
 
     It shares every module with ``score``.
@@ -29,11 +29,11 @@ class PrefixProgram(nn.Module):
         values: torch.Tensor,
         adapter: torch.Tensor,
         kept: torch.Tensor,
-        *prefix: torch.Tensor,
+        *more: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         self.score.layout.keep(kept)
         try:
-            logp, hidden = self.score(tokens, positions, candidates, values, adapter, *prefix)
+            found = self.score(tokens, positions, candidates, values, adapter, *more)
         finally:
             own = self.score.layout.take()
-        return (logp, hidden, *own)
+        return (*found, *own)

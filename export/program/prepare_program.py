@@ -18,8 +18,10 @@ def prepare_program(
     model: Any,
     mask: Mapping[str, npt.NDArray[np.int64]],
     bounds: Bounds,
+    rank: int = 0,
 ) -> tuple[ScoreProgram, Surgery]:
-    """The float program with its sparse term, ready to be quantised; consumes ``model``."""
+    """The float program with its sparse term, ready to be quantised; consumes ``model``. ``rank``
+    is that of the terms that it takes, where the model suits them (see ``low_rank_terms``)."""
     if bounds.length > getattr(model.config, "max_position_embeddings", bounds.length):
         raise ModelError(
             f"length bound {bounds.length} exceeds the model's "
@@ -34,9 +36,9 @@ def prepare_program(
             raise ModelError(f"mask: {name} is not a linear layer of this model; profile it again")
     groups = input_groups(model, names, torch.zeros(1, 2, dtype=torch.int64))
     surgery = insert_sensitive_linears(model, mask, groups)
-    program = ScoreProgram(model, surgery.probe_values, bounds).eval()
+    program = ScoreProgram(model, surgery.probe_values, bounds, rank).eval()
     with torch.no_grad():  # also registers what tracing must find in place
-        vocabulary, adapter = model.config.vocab_size, program.adapter_shape
-        program(*example_inputs(bounds, len(surgery.values), vocabulary, adapter))
+        vocabulary, shapes = model.config.vocab_size, (program.adapter_shape, program.terms_shapes)
+        program(*example_inputs(bounds, len(surgery.values), vocabulary, *shapes))
     program.cache_shapes = tuple(program.layout.shapes)
     return program, surgery

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..model.stored_weight import held
 from .block_tap import BlockTap
+from .low_rank_terms import LowRankTerms
 from .row_attention import Prefix, RowLayout, install_row_attention
 from .sensitive_linear import ProbeValues
 
@@ -45,7 +46,8 @@ class QuantisedEmbedding(nn.Module):
 
 
 class ScoreProgram(nn.Module):
-    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K], adapter [D, S])``.
+    """``score(tokens [B, T], positions [N], candidates [N, C], values [P, K], adapter [D, S],
+    terms)``.
 
     Returns log-probabilities ``[P, N, C]`` and the tapped hidden states ``[P, N, W]`` (see
     ``block_tap``). Hidden states are gathered at ``positions`` (flat ``b * T + t``) before the
@@ -54,12 +56,19 @@ class ScoreProgram(nn.Module):
     What the head reads, ``h`` ``[D]``, is moved by ``adapter @ x``, with ``x`` ``[S]`` the first S
     of the position's tapped states: those of the token itself. Zeros leave it as it is, to the bit.
 
+    Where the model takes ``terms`` (see ``low_rank_terms``), it also returns what their gradient is
+    made of: 1 over the root mean square of each state that an adapter reads, ``[P, N, S / D]``, and
+    block by block the residual stream in front of the MLP, ``[P, N, D]``.
+
     With more arguments, block by block keys ``[P, KV, d, L]`` and values ``[P, KV, L, d]``, it is
     the method ``behind``: every row stands behind a prefix of L tokens that have these. Means of
     tapped states are of the row's own tokens.
     """
 
-    def __init__(self, model: Any, probe_values: ProbeValues, bounds: Bounds) -> None:
+    def __init__(
+        self, model: Any, probe_values: ProbeValues, bounds: Bounds, rank: int = 0
+    ) -> None:
+        """Args: rank: of the terms that the program takes where the model suits them; 0: none."""
         super().__init__()
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
@@ -75,6 +84,7 @@ class ScoreProgram(nn.Module):
         """``(KV, d)`` of each block's keys and values, once ``prepare_program`` has run it."""
         install_row_attention(model, self.layout, bounds.length, bounds.prefix)
         self.tap = BlockTap(model)
+        self.terms = LowRankTerms.of(model, rank)
         self.adapter_shape = (
             self.head.in_features,
             len(self.tap.blocks) * model.config.hidden_size,
@@ -90,30 +100,49 @@ class ScoreProgram(nn.Module):
         candidates: torch.Tensor,
         values: torch.Tensor,
         adapter: torch.Tensor | None = None,
-        *prefix: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        *more: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        terms, prefix = self.split(more)
         blocks = list(zip(prefix[::2], prefix[1::2], strict=True))
-        read, states = self.states(tokens, positions, values, blocks)
+        read, states, inside = self.states(tokens, positions, values, terms, blocks)
         logits = self.logits(read, states, adapter)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         scored, choices = candidates.shape
         chosen = log_probabilities.gather(
             2, candidates[None].expand(values.shape[0], scored, choices)
         )
-        return chosen, states
+        return chosen, states, *inside
+
+    def split(
+        self, more: Sequence[torch.Tensor]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """The terms, and what comes behind them."""
+        count = len(self.terms_shapes)
+        return more[:count], more[count:]
+
+    @property
+    def terms_shapes(self) -> list[tuple[int, int]]:
+        """Of the terms that it takes; none if it takes none."""
+        return [] if self.terms is None else self.terms.shapes
 
     def states(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
         values: torch.Tensor,
+        terms: Sequence[torch.Tensor] = (),
         prefix: Sequence[Prefix] = (),
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the head reads untouched at ``positions``, ``[P, N, D]``, and the tapped states."""
-        hidden = self._hidden(tokens, values, prefix)
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """What the head reads untouched at ``positions``, ``[P, N, D]``, the tapped states, and
+        what a gradient of terms is made of."""
+        hidden = self._hidden(tokens, values, terms, prefix, keep=True)
+        inside: list[torch.Tensor] = []
         with self.mean:
+            if self.terms is not None:
+                inside = [self.tap.sizes(positions), *self.terms.middles(positions)]
+                self.terms.end()
             states = self.tap.take(positions, *tokens.shape)
-        return hidden.index_select(1, positions), states
+        return hidden.index_select(1, positions), states, inside
 
     def own_states(
         self, tokens: torch.Tensor, values: torch.Tensor
@@ -125,7 +154,12 @@ class ScoreProgram(nn.Module):
             return hidden, self.tap.take_own(slice(None))
 
     def _hidden(
-        self, tokens: torch.Tensor, values: torch.Tensor, prefix: Sequence[Prefix] = ()
+        self,
+        tokens: torch.Tensor,
+        values: torch.Tensor,
+        terms: Sequence[torch.Tensor] = (),
+        prefix: Sequence[Prefix] = (),
+        keep: bool = False,
     ) -> torch.Tensor:
         """The last state of every token, ``[P, M, D]``; earlier ones are in ``tap``."""
         rows, length = tokens.shape
@@ -133,6 +167,8 @@ class ScoreProgram(nn.Module):
         packed = rows * length
         self.layout.begin(rows, length, prefix)
         self.probe_values.begin(values)
+        if self.terms is not None:
+            self.terms.begin(terms, keep)
         embedded = self.embedding(tokens.reshape(packed))
         places = torch.arange(length)
         if prefix:
@@ -200,7 +236,11 @@ class MeanAsLinear(TorchFunctionMode):
 
 
 def example_inputs(
-    bounds: Bounds, entries: int, vocab_size: int, adapter: tuple[int, int]
+    bounds: Bounds,
+    entries: int,
+    vocab_size: int,
+    adapter: tuple[int, int],
+    terms: Sequence[tuple[int, int]] = (),
 ) -> tuple[torch.Tensor, ...]:
     """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
     rows = min(3, bounds.rows)
@@ -219,4 +259,5 @@ def example_inputs(
         draw(vocab_size, scored, choices),
         torch.zeros(probes, entries),
         torch.zeros(adapter),
+        *map(torch.zeros, terms),
     )

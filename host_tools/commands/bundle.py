@@ -47,6 +47,7 @@ def _described(bundle: Bundle) -> dict[str, Any]:
         "hidden_width": bundle.hidden_width,
         "adapter": bundle.adapter_shape,
         "text_head": None if bundle.text_head is None else bundle.text_head.entries,
+        "terms": sum(out * rank for out, rank in bundle.terms_shapes) or None,
         "tokenizer": manifest["tokenizer"],
         "task": bundle.task,
         "parts": manifest["parts"],

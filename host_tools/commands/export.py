@@ -89,6 +89,15 @@ def export(
             "model's positions. 0: it only scores.",
         ),
     ] = 2048,
+    terms: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Rank of the terms of the upper blocks that a device may learn to write by; 0: "
+            "none. Default: 8, 0 with --context 0 or for a task of choosing.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: one a core.")
     ] = None,
@@ -154,6 +163,7 @@ def export(
             rounding=rounding,
             bounds=bounds,
             context=context,
+            terms=terms,
             task=spec,
             to=formats,
             progress=stages,

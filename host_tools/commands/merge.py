@@ -56,7 +56,7 @@ def merge(
         if head is not None:
             output.note(
                 f"{out}/load_merged.py loads the model with what was learned beside it; "
-                f"{out / MODEL} alone answers as untuned"
+                f"{out / MODEL} alone answers without it"
             )
         if opened.values.keeps_words:
             output.note("the memory of words has no part in it, and works with the bundle alone")
@@ -70,11 +70,15 @@ def _head_of(model: Model) -> Any:
         TuningError: it is for another task than the model's.
     """
     from seedtune.export.merge import AnswerHead as MergedHead
+    from seedtune.export.merge import TextHead
     from seedtune.runtime.scoring.answer_head import AnswerHead
+    from seedtune.runtime.scoring.text_part import TextPart
 
     part = model.values.part
+    if isinstance(part, TextPart):
+        return TextHead(part.inputs["adapter"], list(part.changes()))
     if not isinstance(part, AnswerHead):
-        return model.values.inputs.get("adapter")
+        return None
     head = part.for_task(model.task, model.engine)
     spec, task = dict(model.task_spec or {}), model.task
     return MergedHead(head.weights, head.share, spec, task.labels, len(task.prefix))

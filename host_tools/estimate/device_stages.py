@@ -23,6 +23,7 @@ from seedtune.runtime.estimators import (
 )
 from seedtune.runtime.scoring import answer_head, text_part
 from seedtune.runtime.scoring.answer_head import AnswerHeads
+from seedtune.runtime.scoring.block_terms import BlockTerms
 from seedtune.runtime.scoring.known_forwards import MOST_BYTES
 from seedtune.runtime.scoring.part import PartKind
 from seedtune.runtime.scoring.parts import restored
@@ -40,6 +41,7 @@ from .sizes import (
     Estimate,
     estimate_bundle,
     sensitive_entries,
+    terms_of,
     text_frame_bytes,
     text_shape,
     tokenizer_pieces,
@@ -155,11 +157,13 @@ def estimate_writing(
 
 
 def _pass_memory(shape: ModelShape) -> PassMemory:
+    info = terms_of(shape)
     return PassMemory.of(
         hidden=shape.hidden,
         widest=max(shape.hidden, shape.intermediate),
         vocabulary=shape.vocabulary,
         adapter=(shape.hidden, TAPPED * shape.hidden),
+        terms=info.shapes(shape.hidden) if info else (),
     )
 
 
@@ -176,7 +180,7 @@ def _opened(shape: ModelShape, engine: str, tokens: int) -> dict[str, int]:
         "packed matrices and head": bundle["int4 matrices"] + bundle["int4 head"],
         "float columns": bundle["float columns"],
         "embedding table": _table_pages(table, tokens),
-        "adapter": _pass_memory(shape).tables - table,
+        "adapter and terms": _pass_memory(shape).tables - table,
     }
 
 
@@ -193,10 +197,14 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     """What it holds of ``examples``, that choose between two answers if it learns from such."""
     # The program returns the last token's hidden state of two blocks and a mean of one.
     width = HIDDEN_STATES * shape.hidden
-    text = text_shape(shape.hidden)
+    text, info = text_shape(shape.hidden), terms_of(shape)
+    terms = None
+    if info is not None:
+        terms = BlockTerms(info, shape.hidden, (), _not_there, _not_there)
+    learned = TextHead(text, shape.vocabulary, _not_there, _not_there, terms)
     kinds: dict[str, PartKind] = {
         answer_head.KIND: AnswerHeads(),
-        text_part.KIND: TextHeads(TextHead(text, shape.vocabulary, _not_there, _not_there)),
+        text_part.KIND: TextHeads(learned),
     }
     context = RunContext(2, 2, width, examples, 1, writes=True, labels=("0", "1"), parts=kinds)
     part = restored(kinds, part_of(settings, context))
@@ -206,7 +214,8 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     if part.enters_program:
         bases = 4 * (TAPPED * shape.hidden * text[1] + shape.hidden * text[0])
         words = int(shape.vocabulary * shape.hidden * INT4_BYTES)
-        return held + text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK
+        below = terms.memory_bytes if terms else 0
+        return held + text_frame_bytes(shape.hidden) + bases + words + TEXT_WORK + below
     # An answer head keeps the state of one position of each held-out row: of all, at most.
     return held + min(MOST_BYTES, 4 * examples * (width + 1))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from seedtune.export.model.shape import ModelShape
 from seedtune.export.profile import DEFAULT_FRACTION
+from seedtune.runtime.bundle.terms import SLOTS, MatrixPlace, TermsInfo
 
 MB = 10**6
 INT4_BYTES = 0.5 + 2 / 32
@@ -18,6 +19,8 @@ COLUMN_SHARE = 0.004
 SmolLM2."""
 TAPPED, TEXT_ENTRIES, GENERIC_TOKENS = 2, 576 * 1152, 4096
 """Of a head for text: states that it reads, most of its weights, tokens of generic text."""
+TERMS_RANK = 8
+"""``program.low_rank_terms.DEFAULT_RANK``, without importing torch."""
 PIECE_KEPT, PIECE_HELD = 135, 350
 """Bytes of a tokenizer for each of its tokens and merges, once what reading it left behind is given
 back, as opening a program does, and before that. SmolLM2 (98 052 pieces): 17 and 33 MB, Gemma 3
@@ -98,8 +101,28 @@ def estimate_bundle(shape: ModelShape) -> Estimate:
         "program graph": len(shape.linears) * PROGRAM_OVERHEAD,
         "tokenizer": shape.tokenizer_bytes or PIECE_BYTES * tokenizer_pieces(shape),
         "frame of a text head": text_frame_bytes(shape.hidden),
+        "directions of terms": _directions_bytes(shape),
     }
     return Estimate("bundle", components, 0.0)
+
+
+def terms_of(shape: ModelShape) -> TermsInfo | None:
+    """Sizes of the terms that programs take by default."""
+    blocks = shape.upper_blocks
+    if not blocks:
+        return None
+    columns = round(COLUMN_SHARE * shape.hidden)
+    places = (MatrixPlace(0, 0, 0, columns),) * (SLOTS * blocks)
+    first = shape.blocks - blocks
+    return TermsInfo(first, blocks, TERMS_RANK, shape.intermediate, 1e-5, "", places)
+
+
+def _directions_bytes(shape: ModelShape) -> int:
+    info = terms_of(shape)
+    if info is None:
+        return 0
+    widths = info.rank * (shape.hidden + info.inner) + shape.hidden
+    return 4 * (info.blocks * widths + GENERIC_TOKENS)
 
 
 def text_shape(hidden: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: th
 tokenizer.json      a Hugging Face ``tokenizers`` file
 chat.json           the model's chat template (see ``chat``); only where it has one
 text.safetensors    what a head for text is learned in (see ``text_frame``), likewise
+terms.safetensors   what terms of the upper blocks are learned in (see ``terms``), likewise
 ==================  ===============================================================================
 
 ``manifest.layers`` lists the matrices in order, each owning ``values[offset : offset + count]``.
@@ -44,6 +45,7 @@ from .checked_file import Stamp, check_digest, check_file, check_size, open_chec
 from .manifest import (
     CHAT,
     MANIFEST,
+    TERMS,
     TEXT,
     TOKENIZER,
     VALUES,
@@ -56,6 +58,7 @@ from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
 from .program import Adapter, Bounds, Generation, Program
 from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
 from .pulled import local_bundle
+from .terms import TermsInfo, TermsPart, load_terms
 from .text_frame import TextFrame, load_text_frame
 from .text_head import TextHeadInfo
 
@@ -77,6 +80,8 @@ class Bundle:
     """What programs take to move what the head reads; None if they take nothing."""
     text_head: TextHeadInfo | None
     """What a text head is learned from; None if the bundle has nothing for it."""
+    terms: TermsInfo | None
+    """The low-rank terms that programs take; None if they take none."""
     layers: tuple[Layer, ...]
     values: NDArray[np.float16]
     """float16 ``[K]``, the exported sensitive weights, layer after layer."""
@@ -164,6 +169,24 @@ class Bundle:
             return load_text_frame(file, self.path / TEXT, self.text_head, self.adapter_shape)
 
     @property
+    def terms_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of each term that programs take; none if they take none."""
+        if self.terms is None or self.adapter is None:
+            return ()
+        return tuple(self.terms.shapes(self.adapter.width))
+
+    def terms_part(self) -> TermsPart:
+        """What terms are learned in, read anew, where ``terms`` says that it is there.
+
+        Raises:
+            BundleError: it is another file since the bundle was opened, or holds other tensors.
+        """
+        assert self.terms is not None and self.adapter is not None
+        sizes = self.terms, self.adapter.width, self.vocab_size
+        with self.checked(TERMS) as file:
+            return load_terms(file, self.path / TERMS, *sizes)
+
+    @property
     def program_path(self) -> Path:
         """The file of the first program."""
         return self.path / self.programs[0].files[0]
@@ -243,7 +266,7 @@ def open_folder(
     check_identity(manifest.sha256, sha256, folder)
     parts = manifest.parts
     files = {name for program in manifest.programs for name in program.files}
-    files |= {TEXT} & set(parts)
+    files |= {TEXT, TERMS} & set(parts)
     checked = counting(progress, manifest.bytes)
     stamps = {name: check_file(folder / name, parts[name], checked) for name in files}
     # Read once, so that what is parsed is what was hashed.
@@ -270,6 +293,7 @@ def open_folder(
         mean_blocks=manifest.mean_blocks,
         adapter=manifest.adapter,
         text_head=manifest.text_head,
+        terms=manifest.terms,
         layers=manifest.layers,
         values=values,
         indices=indices,

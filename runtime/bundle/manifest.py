@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 from ..errors import BundleError
 from ..schema import SHA256, ListOf, MapOf, Maybe, Real, Text, Whole, check, parse_json
 from .program import BEHIND, COLUMNS, GENERATE, LARGEST, METHOD, Adapter, Bounds, Program
+from .terms import MatrixPlace, TermsInfo, check_terms
 from .text_head import MOST_MOVED, WORDS_GROUP, TextHeadInfo, WordsPlace
 
 FORMAT = "seedtune-bundle"
-VERSION = 6
+VERSION = 7
 """The one that is written and read."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
@@ -23,9 +24,11 @@ CHAT = "chat.json"
 """May be missing: the model's chat template (see ``chat``)."""
 TEXT = "text.safetensors"
 """May be missing: what a head for text is learned in (see ``text_frame``)."""
+TERMS = "terms.safetensors"
+"""May be missing: what terms of the upper blocks are learned in (see ``terms``)."""
 
 _SIZE = Whole(1, LARGEST)
-_TAKEN = "|".join(map(re.escape, (MANIFEST, VALUES, TOKENIZER, CHAT, TEXT)))
+_TAKEN = "|".join(map(re.escape, (MANIFEST, VALUES, TOKENIZER, CHAT, TEXT, TERMS)))
 _PROGRAM_FILE = Text(
     rf"(?!({_TAKEN})$)[a-z][a-z0-9_-]{{0,63}}\.(pte|onnx|safetensors|json)", "a plain file name"
 )
@@ -54,6 +57,15 @@ _TEXT_HEAD = {
     "words": {"file": Text(), "codes": Whole(), "scales": Whole()},
     "softcap": Maybe(Real(1e-6, 1e6)),
 }
+_TERMS = {
+    "first": Whole(0, LARGEST),
+    "blocks": _SIZE,
+    "rank": Whole(1, 2**10),
+    "inner": _SIZE,
+    "eps": Real(0, 1),
+    "file": Text(),
+    "matrices": ListOf({field.name: Whole() for field in fields(MatrixPlace)}),
+}
 # See ``schema``. A field that is not listed is allowed, and ignored.
 _SCHEMA: dict[str, Any] = {
     "model": {
@@ -78,6 +90,7 @@ _SCHEMA: dict[str, Any] = {
     "mean_blocks": ListOf(int),
     "adapter": Maybe({"width": _SIZE, "blocks": ListOf(_SIZE)}),
     "text_head": Maybe(_TEXT_HEAD),
+    "terms": Maybe(_TERMS),
     "layers": ListOf({"name": Text(), "shape": ListOf(_SIZE), "offset": Whole(), "count": Whole()}),
     "tokenizer": {"sha256": str, "pad_id": int, "end_ids": ListOf(int), "vocab_size": int},
     "task": (dict, type(None)),
@@ -122,6 +135,7 @@ class Manifest:
     adapter: Adapter | None
     """What every program takes; None if they take none."""
     text_head: TextHeadInfo | None
+    terms: TermsInfo | None
     layers: tuple[Layer, ...]
     parts: Mapping[str, Part]
     vocabulary: int
@@ -219,6 +233,8 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
     named = {VALUES, TOKENIZER, *(name for program in programs for name in program.files)}
     if content.get("text_head") is not None:
         named |= {TEXT}
+    if content.get("terms") is not None:
+        named |= {TERMS}
     if set(parts) - {CHAT} != named:
         _refuse(f"parts are {sorted(parts)!r:.200}, must be {sorted(named)!r:.200}")
     if tokenizer["sha256"] != parts[TOKENIZER]["sha256"]:
@@ -256,6 +272,7 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
         mean_blocks=tuple(content["mean_blocks"]),
         adapter=adapter,
         text_head=_check_text_head(content, adapter, programs),
+        terms=_check_terms(content, adapter, programs),
         layers=layers,
         parts={name: Part(part["sha256"], part["bytes"]) for name, part in parts.items()},
         vocabulary=vocabulary,
@@ -311,6 +328,24 @@ def _check_text_head(
         if first + size > content["parts"][words.file]["bytes"]:
             _refuse(f"text_head.words lie outside {words.file}")
     return found
+
+
+def _check_terms(
+    content: dict[str, Any], adapter: Adapter | None, programs: tuple[Program, ...]
+) -> TermsInfo | None:
+    terms = content.get("terms")
+    if terms is None:
+        return None
+    if adapter is None or content.get("text_head") is None:
+        _refuse("terms need a text_head")
+    if not any(terms["file"] in program.files for program in programs):
+        _refuse(f"terms.file is {terms['file'][:80]!r}, not a program's")
+    try:
+        return check_terms(
+            terms, adapter.width, content["model"], content["parts"][terms["file"]]["bytes"]
+        )
+    except ValueError as error:
+        _refuse(str(error))
 
 
 def _check_layers(items: list[dict[str, Any]]) -> tuple[Layer, ...]:

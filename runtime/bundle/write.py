@@ -24,6 +24,7 @@ from .manifest import (
     CHAT,
     FORMAT,
     MANIFEST,
+    TERMS,
     TEXT,
     TOKENIZER,
     VALUES,
@@ -34,6 +35,7 @@ from .manifest import (
 from .parts import parse_tokenizer, vocabulary_of
 from .program import Adapter, Bounds, Program
 from .pulled import local_bundle
+from .terms import TermsInfo
 from .text_head import TextHeadInfo
 
 
@@ -73,6 +75,10 @@ class Contents:
     """What a text head is learned from; None if none can be."""
     text_frame: bytes = b""
     """The part that goes with it (see ``text_frame``)."""
+    terms: TermsInfo | None = None
+    """The low-rank terms that programs take."""
+    terms_part: bytes = b""
+    """The part that goes with them (see ``terms``)."""
     chat: ChatPart | None = None
     """The model's chat template."""
     task: Mapping[str, Any] | None = None
@@ -96,6 +102,8 @@ def write_bundle(folder: str | Path, contents: Contents) -> Bundle:
     parts = {**contents.files, VALUES: save_safetensors(tensors), TOKENIZER: tokenizer}
     if contents.text_head is not None:
         parts[TEXT] = contents.text_frame
+    if contents.terms is not None:
+        parts[TERMS] = contents.terms_part
     if contents.chat is not None:
         parts[CHAT] = contents.chat.to_bytes()
     manifest: dict[str, Any] = {
@@ -110,6 +118,7 @@ def write_bundle(folder: str | Path, contents: Contents) -> Bundle:
         "mean_blocks": list(contents.mean_blocks),
         "adapter": None if contents.adapter is None else asdict(contents.adapter),
         "text_head": None if contents.text_head is None else asdict(contents.text_head),
+        "terms": None if contents.terms is None else asdict(contents.terms),
         "layers": [asdict(layer) for layer in contents.layers],
         "tokenizer": {
             "sha256": hashlib.sha256(tokenizer).hexdigest(),
@@ -138,6 +147,8 @@ def write_bundle(folder: str | Path, contents: Contents) -> Bundle:
         bundle = open_folder(work)
         if bundle.text_head is not None:
             bundle.text_frame()
+        if bundle.terms is not None:
+            bundle.terms_part()
         sync_tree(work)
         check_bundle_folder(folder)  # minutes may have passed
         replace_folder(work, folder)

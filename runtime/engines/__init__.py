@@ -10,10 +10,19 @@ from typing import Literal, cast
 
 from ..bundle import Bundle, Program
 from ..errors import EngineError
-from .contract import Engine, EngineModule, EngineUnavailable, Scores, Text
+from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms, Text
 from .threads import check_threads, choose_threads
 
-__all__ = ["ENGINES", "Engine", "Scores", "Text", "engine_module", "engines_of", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Scores",
+    "Terms",
+    "Text",
+    "engine_module",
+    "engines_of",
+    "open_engine",
+]
 
 ENGINES = {
     "executorch-native": ".executorch_native",

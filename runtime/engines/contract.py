@@ -13,8 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
+from ..bundle.terms import SLOTS
 from ..errors import EngineError
 from ..tasks import Batch
+
+Terms = Sequence[NDArray[np.float32]]
+"""Of a program's ``terms_shapes``, all of them; or none, which stands for zeros."""
 
 
 class EngineUnavailable(EngineError):
@@ -31,6 +35,10 @@ class Scores:
     """float32 ``[P, N, W]``, states of the residual stream at the positions (see
     ``export.program.block_tap``); None if the program returns none. The same forward computes
     them, and handing them out costs a copy."""
+    inside: tuple[NDArray[np.float32], ...] = ()
+    """Where they were asked for, what a gradient of terms is made of (see
+    ``export.program.score_program``): float32 ``[P, N, S / D]``, then ``[P, N, D]`` of each block
+    that has terms."""
 
 
 class Text(Protocol):
@@ -71,6 +79,8 @@ class Engine(Protocol):
     """Width W of the hidden states; 0 if the program returns none."""
     adapter_shape: tuple[int, int] | None = None
     """``(D, S)`` of the adapter that the program takes; None if it takes none."""
+    terms_shapes: tuple[tuple[int, int], ...] = ()
+    """``(out, rank)`` of each low-rank term that the program takes; none if it takes none."""
     program: str = ""
     """Format and activations of the program, which a journal notes; set by ``open_engine``."""
 
@@ -79,21 +89,27 @@ class Engine(Protocol):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
         """Score the batch's positions under each row of ``values``.
 
         Args:
             batch: ``tokens``, ``positions``, ``candidates`` and ``prefix`` are read; every probe
-                sees the same. A prefix is read anew where it or ``values`` are others than in the
-                last call that had one.
+                sees the same. A prefix is read anew where it, ``values`` or ``terms`` are others
+                than in the last call that had one.
             values: float32 ``[P, K]``, one row of sensitive values per probe; may be a view.
             adapter: float32 ``[D, S]``, the same for every probe: at each position it moves what
                 the head reads, ``h`` ``[D]``, by ``adapter @ x`` with ``x`` the first S of the
                 position's hidden states. None, as zeros, leaves ``h`` as it is to the bit.
+            terms: float32 ``[out, rank]``, block by block beside gate, up and down of the upper
+                blocks (see ``bundle.terms``); likewise.
+            inside: whether to hand out ``Scores.inside``.
 
         Raises:
             EngineError: a shape lies outside the bounds that the program was exported with, the
-                program takes no adapter or no prefix, or it fails.
+                program takes no adapter, no terms or no prefix, or it fails.
         """
         ...
 
@@ -102,9 +118,14 @@ class Engine(Protocol):
         this process's own memory."""
         return None
 
-    def text(self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None) -> Text:
-        """An empty text, to be written under ``values`` float32 ``[K]`` and ``adapter``, as
-        ``score`` takes it.
+    def text(
+        self,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+    ) -> Text:
+        """An empty text, to be written under ``values`` float32 ``[K]``, ``adapter`` and ``terms``,
+        as ``score`` takes them.
 
         Raises:
             EngineError: the program only scores, the engine runs none that writes, or an argument
@@ -173,6 +194,7 @@ def check_writing(
     engine: Engine,
     values: NDArray[np.float32],
     adapter: NDArray[np.float32] | None,
+    terms: Terms,
 ) -> Generation:
     """What ``generate`` of a program takes; refuses arguments of ``Engine.text`` that it does not.
 
@@ -192,6 +214,7 @@ def check_writing(
         raise EngineError(f"values has {len(values)} entries, the program takes {engine.entries}")
     if adapter is not None:
         _check_adapter(adapter, engine.adapter_shape)
+    _check_terms(terms, engine.terms_shapes)
     return generation
 
 
@@ -201,10 +224,11 @@ def check_sizes(bundle: Bundle, file: str, engine: Engine) -> None:
         ("takes {} values", engine.entries, bundle.K),
         ("returns hidden states of width {}", engine.hidden_width, bundle.hidden_width),
         ("takes an adapter of shape {}", engine.adapter_shape, bundle.adapter_shape),
+        ("takes terms of shapes {:.200}", str(engine.terms_shapes), str(bundle.terms_shapes)),
     ):
         if found != wanted:
             raise EngineError(
-                f"{bundle.path / file}: {what.format(found)}, the bundle says {wanted}; "
+                f"{bundle.path / file}: {what.format(found)}, the bundle says {wanted!s:.200}; "
                 "export the bundle again"
             )
 
@@ -258,6 +282,15 @@ def check_request(
         _check_range("prefix", batch.prefix, None)
 
 
+def _check_terms(terms: Terms, shapes: tuple[tuple[int, int], ...]) -> None:
+    if len(terms) not in (0, len(shapes)):
+        raise EngineError(f"{len(terms)} terms are given, the program takes {len(shapes)}")
+    for number, (term, shape) in enumerate(zip(terms, shapes, strict=False)):
+        _check_array(f"terms[{number}]", term, np.float32, 2)
+        if term.shape != shape:
+            raise EngineError(f"terms[{number}] is {term.shape}, the program takes {shape}")
+
+
 def _check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) -> None:
     _check_array("adapter", adapter, np.float32, 2)
     if shape is None:
@@ -272,21 +305,53 @@ def checked_inputs(
     batch: Batch,
     values: NDArray[np.float32],
     adapter: NDArray[np.float32] | None,
-    no_adapter: NDArray[np.float32],
+    terms: Terms,
+    nothing: "Nothing",
 ) -> list[NDArray[np.generic]]:
     """What ``score`` of a program takes, in its order, from the arguments of ``Engine.score``.
 
     Args:
-        no_adapter: taken for none, zeros float32 ``[D, S]``, where the program takes an adapter.
+        nothing: taken for an adapter or terms that are not given.
 
     Raises:
         EngineError: as ``check_request``.
     """
     check_request(bounds, batch, values, engine.entries, adapter, engine.adapter_shape)
-    inputs: list[NDArray[np.generic]] = [batch.tokens, batch.positions, batch.candidates, values]
-    if engine.adapter_shape is not None:
-        inputs.append(no_adapter if adapter is None else adapter)
-    return inputs
+    _check_terms(terms, engine.terms_shapes)
+    return [batch.tokens, batch.positions, batch.candidates, values, *nothing.or_(adapter, terms)]
+
+
+def inside_shapes(engine: Engine, probes: int, positions: int) -> list[tuple[int, ...]]:
+    """Shapes of ``Scores.inside``; none where the program takes no terms."""
+    if engine.adapter_shape is None or not engine.terms_shapes:
+        return []
+    width, states = engine.adapter_shape
+    blocks = [(probes, positions, width)] * (len(engine.terms_shapes) // SLOTS)
+    return [(probes, positions, states // width), *blocks]
+
+
+class Nothing:
+    """Zeros that stand for an adapter and terms which are not given. All are views of one number,
+    so that they take no memory, and each is always the same array."""
+
+    def __init__(
+        self, adapter_shape: tuple[int, int] | None, terms_shapes: Sequence[tuple[int, int]]
+    ) -> None:
+        shapes = [*([] if adapter_shape is None else [adapter_shape]), *terms_shapes]
+        self._arrays = [np.broadcast_to(np.float32(0), shape) for shape in shapes]
+
+    def or_(self, adapter: NDArray[np.float32] | None, terms: Terms) -> list[NDArray[np.float32]]:
+        """What a program takes behind the values."""
+        found = list(self._arrays)
+        if adapter is not None:
+            found[0] = adapter
+        if terms:
+            found[1:] = terms
+        return found
+
+    def holds(self, array: object) -> bool:
+        """Whether that is one of the zeros."""
+        return any(array is each for each in self._arrays)
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.program import METHOD
 from ..errors import EngineError
-from .contract import Engine, EngineUnavailable
+from .contract import Engine, EngineUnavailable, Nothing
 from .executorch_engine import ExecutorchEngine
 
 FORMAT = "executorch"
@@ -46,6 +46,7 @@ def open(bundle: Bundle, program: Program, threads: int | None, memory_limit: in
             bundle.K,
             bundle.hidden_width,
             bundle.adapter_shape,
+            bundle.terms_shapes,
             threads,
             bundle.path / file,
             program.generation,
@@ -63,6 +64,7 @@ class ExecutorchBinding(ExecutorchEngine):
         entries: int,
         hidden: int,
         adapter: tuple[int, int] | None,
+        terms: tuple[tuple[int, int], ...],
         threads: int | None,
         shown: Path | None = None,
         generation: Generation | None = None,
@@ -74,6 +76,7 @@ class ExecutorchBinding(ExecutorchEngine):
             entries: K of its values.
             hidden: width of the hidden states that it returns; 0 for none.
             adapter: shape of the adapter that it takes; None for none.
+            terms: those of the terms that it takes.
             shown: its name in errors, if not ``program``.
             generation: what its ``generate`` takes, if it has one.
             vocabulary: tokens that it knows.
@@ -98,7 +101,8 @@ class ExecutorchBinding(ExecutorchEngine):
         self._bounds, self._shown = bounds, shown or program
         self._generation, self._vocabulary = generation, vocabulary
         self.entries, self.hidden_width, self.adapter_shape = entries, hidden, adapter
-        self._no_adapter = np.zeros(adapter or 0, np.float32)
+        self.terms_shapes = terms
+        self._nothing = Nothing(adapter, terms)
         self._lock = threading.Lock()
         try:
             self._program: Any = Runtime.get().load_program(

@@ -11,7 +11,15 @@ from ..bundle import Bounds, Generation
 from ..bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
 from ..tasks import Batch
 from .cached_text import CachedText
-from .contract import Engine, Scores, check_writing, checked_inputs
+from .contract import (
+    Engine,
+    Nothing,
+    Scores,
+    Terms,
+    check_writing,
+    checked_inputs,
+    inside_shapes,
+)
 from .read_prefix import ReadPrefix
 
 
@@ -25,8 +33,8 @@ class ExecutorchEngine(Engine):
     """What its ``generate`` takes, if it has one."""
     _vocabulary: int
     """Tokens that it tells apart."""
-    _no_adapter: NDArray[np.float32]
-    """Zeros, taken for none."""
+    _nothing: Nothing
+    """Taken for an adapter and terms that are not given."""
 
     def __init__(self) -> None:
         self._prefix: ReadPrefix[NDArray[np.float32]] = ReadPrefix()
@@ -61,27 +69,32 @@ class ExecutorchEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
         """See ``Engine``."""
-        inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
+        inputs = checked_inputs(self, self._bounds, batch, values, adapter, terms, self._nothing)
         shapes: list[tuple[int, ...]] = [(len(values), *batch.candidates.shape)]
         if self.hidden_width:
             shapes.append((len(values), len(batch.positions), self.hidden_width))
+        if inside:
+            shapes += inside_shapes(self, len(values), len(batch.positions))
         method = METHOD
         if len(batch.prefix):
             method = BEHIND
             inputs += self._prefix.blocks(
-                batch.prefix, values, lambda: self._read(batch.prefix, values)
+                batch.prefix, (values, *terms), lambda: self._read(batch.prefix, values, terms)
             )
-        logp, *hidden = self._run(method, inputs, shapes)
-        return Scores(logp, hidden[0] if hidden else None)
+        logp, *more = self._run(method, inputs, shapes)
+        return Scores(logp, more[0] if more else None, tuple(more[1:]))
 
     def _read(
-        self, tokens: NDArray[np.int64], values: NDArray[np.float32]
+        self, tokens: NDArray[np.int64], values: NDArray[np.float32], terms: Terms
     ) -> list[NDArray[np.float32]]:
         """The blocks of a prefix, written as a text under each row of ``values``."""
         self._load(BEHIND)
-        texts = [self.text(row) for row in values]
+        texts = [self.text(row, terms=terms) for row in values]
         for each in texts:
             each.bound = len(tokens)  # the cache then has that many places, all filled
             each.read(tokens.tolist())
@@ -91,16 +104,19 @@ class ExecutorchEngine(Engine):
         ]
 
     def text(
-        self, values: NDArray[np.float32], adapter: NDArray[np.float32] | None = None
+        self,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
     ) -> CachedText:
         """See ``Engine``."""
-        generation = check_writing(self._shown, self._generation, self, values, adapter)
+        generation = check_writing(self._shown, self._generation, self, values, adapter, terms)
         self._check_writing(generation)
         self._load(COLUMNS)
         # Scattered once, since it is the same for every token of a text.
         (scattered,) = self._run(COLUMNS, [values[None]], [(1, generation.columns)])
         self._load(GENERATE)
-        inputs = [scattered, self._no_adapter if adapter is None else adapter]
+        inputs = [scattered, *self._nothing.or_(adapter, terms)]
         return CachedText(
             lambda given, shapes: self._run(GENERATE, given, shapes),
             generation,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..bundle import Bundle, Generation, Program
 from ..bundle.program import METHOD
 from ..errors import EngineError
-from .contract import Engine, EngineUnavailable
+from .contract import Engine, EngineUnavailable, Nothing
 from .executorch_engine import ExecutorchEngine
 
 FORMAT = "executorch"
@@ -85,8 +85,9 @@ class JavaEngine(ExecutorchEngine):
         self.entries, self.hidden_width = bundle.K, bundle.hidden_width
         self.adapter_shape = bundle.adapter_shape
         self._generation, self._vocabulary = generation, bundle.vocab_size
-        self._no_adapter = np.zeros(self.adapter_shape or 0, np.float32)
-        self._zeros: Any = None
+        self.terms_shapes = bundle.terms_shapes
+        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
+        self._zeros: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._throwable: Any = java.jclass("java.lang.Throwable")
         try:
@@ -153,15 +154,15 @@ class JavaEngine(ExecutorchEngine):
                 raise self._failed("the program failed", error) from error
 
     def _given(self, array: NDArray[Any]) -> Any:
-        """A Java tensor with a copy of ``array`` (int64 or float32); that of no adapter is kept."""
-        if array is self._no_adapter and self._zeros is not None:
-            return self._zeros
+        """A Java tensor with a copy of ``array`` (int64 or float32); those of zeros are kept."""
+        if id(array) in self._zeros:
+            return self._zeros[id(array)]
         element = self._java.jlong if array.dtype == np.int64 else self._java.jfloat
         data = self._java.jarray(element)(np.ascontiguousarray(array).reshape(-1))
         shape = self._java.jarray(self._java.jlong)(np.array(array.shape, np.int64))
         tensor = self._values.from_(self._tensors.fromBlob(data, shape))
-        if array is self._no_adapter:
-            self._zeros = tensor
+        if self._nothing.holds(array):
+            self._zeros[id(array)] = tensor
         return tensor
 
     def _taken(self, output: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.program import GENERATE, METHOD
+from ..bundle.terms import SLOTS
 from ..errors import EngineError
-from .contract import Engine, check_sizes
+from .contract import Engine, Nothing, check_sizes
 from .executorch_engine import ExecutorchEngine
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
@@ -32,8 +33,8 @@ _BINDING = "executorch.extension.pybindings._C"
 _TYPES = {np.dtype(np.int64): 0, np.dtype(np.float32): 1}
 _INPUTS = (("tokens", "int64", 2), ("positions", "int64", 1), ("candidates", "int64", 2))
 _VALUES = ("values", "float32", 2)
-_ADAPTER = ("adapter", "float32", 2)
-"""Where the program takes one."""
+_ADAPTER, _TERM = ("adapter", "float32", 2), ("term", "float32", 2)
+"""Where the program takes them."""
 
 
 class _Tensor(ctypes.Structure):
@@ -228,10 +229,9 @@ class NativeEngine(ExecutorchEngine):
         self._shown = shown or program
         self._program = NativeProgram(program, threads=threads, shown=shown)
         described = self._program.describe(METHOD)
-        self.entries, self.hidden_width, self.adapter_shape = _check_program(
-            shown or program, described, bounds
-        )
-        self._no_adapter = np.zeros(self.adapter_shape or 0, np.float32)
+        found = _check_program(shown or program, described, bounds)
+        self.entries, self.hidden_width, self.adapter_shape, self.terms_shapes = found
+        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
         self._program.load(METHOD)
 
     @property
@@ -265,6 +265,7 @@ def _check_writing(path: Path, method: Method, generation: Generation, engine: E
         ("int64", (1,)),
         ("float32", (1, generation.columns)),
         ("float32", engine.adapter_shape or ()),
+        *(("float32", shape) for shape in engine.terms_shapes),
     ]
     outputs = []
     for heads, width in generation.cache:
@@ -282,18 +283,19 @@ def _check_writing(path: Path, method: Method, generation: Generation, engine: E
 
 def _check_program(
     path: Path, method: Method, bounds: Bounds
-) -> tuple[int, int, tuple[int, int] | None]:
+) -> tuple[int, int, tuple[int, int] | None, tuple[tuple[int, int], ...]]:
     """Compare a program with the bounds that its bundle declares.
 
     Returns:
-        K, the width of its hidden states (0: none) and the adapter's shape.
+        K, the width of its hidden states (0: none), the adapter's shape and those of the terms.
     """
-    adapted = len(method.inputs) > len(_INPUTS) + 1
-    wanted = [*_INPUTS, _VALUES, *([_ADAPTER] if adapted else [])]
+    tuned = method.inputs[len(_INPUTS) + 1 :]
+    wanted = [*_INPUTS, _VALUES, *([_ADAPTER] * bool(tuned)), *([_TERM] * len(tuned[1:]))]
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
     outputs = [(kind, len(shape)) for kind, shape in method.outputs]
-    if outputs not in ([("float32", 3)], [("float32", 3)] * 2):
+    inside = [("float32", 3)] * (1 + len(tuned[1:]) // SLOTS) if tuned[1:] else []
+    if outputs not in ([("float32", 3)], [("float32", 3)] * 2 + inside):
         raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
     least = (
         (bounds.rows, bounds.length),
@@ -306,11 +308,9 @@ def _check_program(
             raise EngineError(
                 f"{path}: takes {name} up to {shape}, the manifest's bounds need {needed}"
             )
-    hidden = method.outputs[1][1][2] if len(outputs) == 2 else 0
-    if not adapted:
-        return method.inputs[3][1][1], hidden, None
-    width, states = method.inputs[4][1]
-    return method.inputs[3][1][1], hidden, (width, states)
+    hidden = method.outputs[1][1][2] if len(outputs) >= 2 else 0
+    shapes = tuple((shape[0], shape[1]) for _, shape in tuned)
+    return method.inputs[3][1][1], hidden, shapes[0] if shapes else None, shapes[1:]
 
 
 def _tensor(array: NDArray[np.generic]) -> _Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..bundle import Bounds, Bundle, Generation
 from ..bundle.program import token_bytes
+from ..bundle.terms import SLOTS
 from ..errors import TuningError
 from ..tasks import Encoded
 from .read_prefix import PIECE
@@ -28,10 +29,11 @@ class PassMemory:
     token: int
     """For each token, padding included, and probe: activations."""
     position: int
-    """For each scored position and probe: its logits and their log-softmax."""
+    """For each scored position and probe: its logits and their log-softmax, and what terms are
+    learned from."""
     tables: int
-    """Token embeddings, pages of the program file that come in as tokens occur; and the adapter,
-    as the program keeps it and packs it."""
+    """Token embeddings, pages of the program file that come in as tokens occur; the adapter and
+    terms, as the program keeps and packs them."""
     prefix_token: int = 0
     """For each token of a prefix and probe: its keys and values."""
     prefix_pair: int = 0
@@ -47,17 +49,19 @@ class PassMemory:
         widest: int,
         vocabulary: int,
         adapter: tuple[int, int] | None,
+        terms: Sequence[tuple[int, int]] = (),
         cache: Sequence[tuple[int, int]] = (),
         prefix_piece: int = PIECE,
     ) -> "PassMemory":
         """From a model's widths: hidden state, widest matrix (either side), vocabulary; the shape
-        of the adapter that the program takes; and of a prefix ``(KV, d)`` of each block and the
-        tokens that are read in one pass."""
+        of the adapter and those of the terms that the program takes; and of a prefix ``(KV, d)``
+        of each block and the tokens that are read in one pass."""
         width, states = adapter or (0, 0)
+        tuned = width * states + sum(out * rank for out, rank in terms)
         return cls(
             token=round(4 * (WIDEST_SHARE * widest + HIDDEN_SHARE * hidden)),
-            position=2 * 4 * vocabulary,
-            tables=vocabulary * (hidden + 4) + 2 * 4 * width * states,
+            position=2 * 4 * (vocabulary + hidden * (len(terms) // SLOTS)),
+            tables=vocabulary * (hidden + 4) + 2 * 4 * tuned,
             prefix_token=token_bytes(cache),
             # Heads are as wide as those of the keys, and as wide as the hidden state together.
             prefix_pair=2 * 4 * -(-hidden // cache[0][1]) if cache else 0,
@@ -77,6 +81,7 @@ class PassMemory:
             widest=max(max(layer.shape) for layer in bundle.layers),
             vocabulary=model["vocab_size"],
             adapter=bundle.adapter_shape,
+            terms=bundle.terms_shapes,
             cache=bundle.prefix_cache,
             prefix_piece=max(pieces),
         )

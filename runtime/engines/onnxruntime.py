@@ -19,9 +19,19 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Program
 from ..bundle.program import block_shapes
+from ..bundle.terms import SLOTS
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
+from .contract import (
+    Engine,
+    EngineUnavailable,
+    Nothing,
+    Scores,
+    Terms,
+    check_sizes,
+    checked_inputs,
+    inside_shapes,
+)
 from .onnx_files import largest_size, tensor_files
 from .read_prefix import ReadInPieces
 from .threads import usable_cores
@@ -174,8 +184,12 @@ class OnnxEngine(Engine):
             self.close()
             raise EngineUnavailable(f"onnxruntime {version} could not start {provider}")
         blocks = range(2 * len(cache))
-        taken = {**_INPUTS, **({"kept": 1} if cache else {}), **{f"prefix_{n}": 4 for n in blocks}}
-        given = {**_OUTPUTS, **{f"own_{n}": 4 for n in blocks}}
+        terms = [f"term_{number}" for number in range(sum(map(_is_term, inputs)))]
+        taken = {**_INPUTS, **({"kept": 1} if cache else {}), **dict.fromkeys(terms, 2)}
+        taken |= {f"prefix_{n}": 4 for n in blocks}
+        count = 1 + len(terms) // SLOTS if terms else 0
+        given = {**_OUTPUTS, **{f"inside_{n}": 3 for n in range(count)}}
+        given |= {f"own_{n}": 4 for n in blocks}
         for what, found, wanted in (("takes", inputs, taken), ("returns", outputs, given)):
             if {name: len(shape) for name, shape in found.items()} != wanted:
                 self.close()
@@ -192,14 +206,16 @@ class OnnxEngine(Engine):
                     f"heads of {width}; export it again"
                 )
         width, states = inputs["adapter"]
-        sizes = inputs["values"][1], outputs["hidden"][2], width, states
+        shapes = [inputs[name] for name in terms]
+        fixed = [size for shape in shapes for size in shape]
+        sizes = inputs["values"][1], outputs["hidden"][2], width, states, *fixed
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             self.close()
             raise EngineError(f"{shown}: takes or returns no fixed sizes; export it again")
         self.entries, self.hidden_width = sizes[:2]
         self.adapter_shape = (width, states)
-        # Without memory: the sizes are still to be compared with the bundle's.
-        self._no_adapter = np.broadcast_to(np.float32(0), (width, states))
+        self.terms_shapes = tuple((shape[0], shape[1]) for shape in shapes)
+        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -212,27 +228,36 @@ class OnnxEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
         """See ``Engine``."""
-        inputs = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
-        blocks = self._prefix.blocks(batch.prefix, values, self._no_adapter)
-        logp, hidden, *_ = self._pass(inputs, np.empty(0, np.int64), blocks)
-        return Scores(logp, hidden)
+        inputs = checked_inputs(self, self._bounds, batch, values, adapter, terms, self._nothing)
+        blocks = self._prefix.blocks(batch.prefix, values, self._nothing.or_(None, terms))
+        logp, hidden, *more = self._pass(inputs, np.empty(0, np.int64), blocks, inside)
+        return Scores(logp, hidden, tuple(more[: len(more) - len(blocks)]))
 
     def _pass(
         self,
         inputs: list[NDArray[np.generic]],
         kept: NDArray[np.int64],
         blocks: list[NDArray[np.float32]],
+        inside: bool = False,
     ) -> list[NDArray[np.float32]]:
-        """Results of ``score`` behind ``blocks``, and the pass's own at positions ``kept``."""
-        given = dict(zip(_INPUTS, inputs, strict=True))
+        """Results of ``score`` behind ``blocks``, with those that terms are learned from if asked,
+        and the pass's own at positions ``kept``."""
+        names = (*_INPUTS, *(f"term_{number}" for number in range(len(self.terms_shapes))))
+        given = dict(zip(names, inputs, strict=True))
         if self._cache:
             given["kept"] = kept
             given |= {f"prefix_{number}": each for number, each in enumerate(blocks)}
         probes, positions, candidates = len(inputs[3]), len(inputs[1]), inputs[2]
         sizes: dict[str, tuple[int, ...]] = {"logp": (probes, *candidates.shape)}
         sizes["hidden"] = (probes, positions, self.hidden_width)
+        if inside:
+            for number, shape in enumerate(inside_shapes(self, probes, positions)):
+                sizes[f"inside_{number}"] = shape
         for number, shape in enumerate(block_shapes(self._cache, probes, len(kept))):
             sizes[f"own_{number}"] = shape
         with self._lock:
@@ -295,6 +320,10 @@ def _refuse_link(folder: Path, name: str) -> None:
             f"{folder / name}: is a link to {target}, and onnxruntime follows none out of the "
             f"bundle's folder; copy the bundle (cp -rL {folder} COPY)"
         )
+
+
+def _is_term(name: str) -> bool:
+    return name.startswith("term_")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Keys and values of what stands in front of every row, read once and kept as long as they serve.
 
-They depend on the tokens and on the sensitive values. Those of the last call are kept, so that a
-run of passes under the same rows of values reads them once: all passes of a step, and every step
-and evaluation of an estimator that leaves the sensitive values alone.
+They depend on the tokens, on the sensitive values and on terms. Those of the last call are kept, so
+that a run of passes under the same rows of values reads them once: all passes of a step, and every
+step and evaluation of an estimator that leaves the sensitive values and terms alone.
 """
 
 import threading
@@ -34,18 +34,19 @@ class ReadPrefix(Generic[Array]):
     def blocks(
         self,
         tokens: NDArray[np.int64],
-        values: NDArray[np.float32],
+        under: Sequence[NDArray[np.float32]],
         read: Callable[[], list[Array]],
     ) -> list[Array]:
         """The blocks of ``tokens``.
 
         Args:
             tokens: ``[L]``.
-            values: float32 ``[P, K]``.
+            under: values float32 ``[P, K]``, and terms.
             read: makes them, and may raise ``EngineError``.
         """
         digest = blake2b(tokens.tobytes() + b"/", digest_size=32)
-        digest.update(np.ascontiguousarray(values).data)
+        for each in under:
+            digest.update(np.ascontiguousarray(each).data)
         with self._lock:
             if digest.digest() != self._key:
                 self.forget()
@@ -86,22 +87,23 @@ class ReadInPieces(Generic[Array]):
         self,
         tokens: NDArray[np.int64],
         values: NDArray[np.float32],
-        adapter: NDArray[np.float32],
+        tuned: Sequence[NDArray[np.float32]],
     ) -> list[Array]:
         """The blocks of ``tokens``; those of none if there are none.
 
         Args:
-            adapter: any, since none of the blocks depends on it.
+            tuned: the adapter, which no block depends on, and the terms.
         """
         if not len(tokens):
-            return self._read(tokens, values, adapter)
-        return self._last.blocks(tokens, values, lambda: self._read(tokens, values, adapter))
+            return self._read(tokens, values, tuned)
+        under = (values, *tuned[1:])
+        return self._last.blocks(tokens, under, lambda: self._read(tokens, values, tuned))
 
     def _read(
         self,
         tokens: NDArray[np.int64],
         values: NDArray[np.float32],
-        adapter: NDArray[np.float32],
+        tuned: Sequence[NDArray[np.float32]],
     ) -> list[Array]:
         """Each piece behind those before it."""
         found = [self._empty(shape) for shape in block_shapes(self._cache, len(values), 0)]
@@ -109,8 +111,8 @@ class ReadInPieces(Generic[Array]):
         for first in range(0, len(tokens), self._step):
             piece = tokens[first : first + self._step]
             row = piece if len(piece) > 1 else piece.repeat(2)  # a program takes two and more
-            request = [row[None], none[0], none, values, adapter]
-            _, _, *own = self._run(request, np.arange(len(piece)), found)
+            request = [row[None], none[0], none, values, *tuned]
+            own = self._run(request, np.arange(len(piece)), found)[-len(found) :]
             for number, new in enumerate(own):
                 found[number] = self._join([found[number], new], 3 - number % 2)
         return found

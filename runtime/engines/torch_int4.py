@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from ..bundle import Bundle, Program
 from ..errors import EngineError
 from ..tasks import Batch
-from .contract import Engine, EngineUnavailable, Scores, check_sizes, checked_inputs
+from .contract import (
+    Engine,
+    EngineUnavailable,
+    Nothing,
+    Scores,
+    Terms,
+    check_sizes,
+    checked_inputs,
+)
 from .read_prefix import ReadInPieces
 
 FORMAT = "torch"
@@ -127,7 +135,14 @@ class TorchEngine(Engine):
             files = {name: opened.enter_context(bundle.checked(name)) for name in program.files}
             own = files.pop(program.files[0]).read_bytes()
             self._program: TorchProgram | None = TorchProgram(
-                own, files, self._device, dtype, self._shown, room, program.prefix_cache
+                own,
+                files,
+                self._device,
+                dtype,
+                self._shown,
+                room,
+                program.prefix_cache,
+                bundle.terms_shapes,
             )
         self._cache = program.prefix_cache
         empty = partial(torch.empty, device=self._device)
@@ -136,7 +151,8 @@ class TorchEngine(Engine):
         )
         self.entries, self.adapter_shape = self._program.entries, self._program.adapter_shape
         self.hidden_width = self._program.hidden_width
-        self._no_adapter = np.zeros(self.adapter_shape, np.float32)
+        self.terms_shapes = self._program.terms_shapes
+        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
 
     def memory(self) -> tuple[int, int] | None:
         """See ``Engine``; of the GPU where the program lies on one."""
@@ -158,9 +174,12 @@ class TorchEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
         """See ``Engine``."""
-        request = checked_inputs(self, self._bounds, batch, values, adapter, self._no_adapter)
+        request = checked_inputs(self, self._bounds, batch, values, adapter, terms, self._nothing)
         for name in ("tokens", "candidates", "prefix"):
             tokens = getattr(batch, name)
             # On a GPU an index outside ends the process's use of it.
@@ -168,15 +187,17 @@ class TorchEngine(Engine):
                 raise EngineError(
                     f"{name} holds {tokens.max()}, outside the vocabulary of {self._vocabulary}"
                 )
-        blocks = self._prefix.blocks(batch.prefix, values, self._no_adapter)
-        logp, hidden, *_ = self._pass(request, np.empty(0, np.int64), blocks)
-        return Scores(logp.cpu().numpy(), hidden.cpu().numpy())
+        blocks = self._prefix.blocks(batch.prefix, values, self._nothing.or_(None, terms))
+        logp, hidden, *more = self._pass(request, np.empty(0, np.int64), blocks)
+        asked = more[: len(more) - len(blocks)] if inside else []
+        found = (each.cpu().numpy() for each in asked)
+        return Scores(logp.cpu().numpy(), hidden.cpu().numpy(), tuple(found))
 
     def _pass(
         self, request: list[NDArray[np.generic]], kept: NDArray[np.int64], blocks: list[Any]
     ) -> list[Any]:
         """Results of ``score`` behind ``blocks``, and the pass's own at positions ``kept``."""
-        given = [*request, kept] if self._cache else request
+        given = [*request[:5], *([kept] if self._cache else []), *request[5:]]
         with self._lock:
             if self._program is None:
                 raise EngineError(f"{self._shown}: the program is closed")

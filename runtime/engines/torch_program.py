@@ -8,8 +8,8 @@ A program's JSON (``export.lower.torch_graph`` writes it)::
     tensors   name to [dtype, shape, file, offset]
     nodes     [name, operator, arguments, named arguments], in order
 
-Inputs and results are those of ``score``; of a program that reads a prefix, as
-``export.program.prefix_program`` says, ``kept`` and ``prefix_0`` and on, too.
+Inputs and results are those of ``score``, terms as ``term_0`` and on; of a program that reads a
+prefix, as ``export.program.prefix_program`` says, ``kept`` and ``prefix_0`` and on, too.
 
 An argument is a number, text, list or null as it stands, ``{"value": NAME}`` for what was named
 before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are those of
@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..bundle.terms import SLOTS
 from ..errors import EngineError
 from ..schema import ListOf, Whole, check, parse_json
 from .memory import MB
@@ -109,6 +110,7 @@ class TorchProgram:
         shown: Path,
         room: int | None = None,
         cache: Sequence[tuple[int, int]] = (),
+        terms: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Read ``program`` and map or load its weights.
 
@@ -118,13 +120,16 @@ class TorchProgram:
             shown: the program's name in errors.
             room: bytes that there are on a GPU.
             cache: ``(KV, d)`` of each block of a prefix, where it reads one.
+            terms: shapes of the low-rank terms that it takes.
 
         Raises:
             EngineError: it is of another version, names an operator that no export uses, does not
                 make sense, or its weights do not fit.
         """
         self.device, self._dtype, self._shown = device, dtype, shown
-        self._takes = {**_INPUTS, **_prefix_inputs(cache)}
+        self.terms_shapes = tuple(terms)
+        self._takes = {**_INPUTS, **_more_inputs(cache, terms)}
+        self._inside = 1 + len(terms) // SLOTS if terms else 0
         try:
             content = parse_json(program)
             check(content, _SCHEMA)
@@ -200,14 +205,19 @@ class TorchProgram:
                 if isinstance(each, torch.Tensor) and each.nbytes > _MOST_BYTES:
                     raise ValueError(f"{node.name} takes {each.nbytes} bytes for one row of text")
             values[node.name] = found
-        logp, hidden, *own = (values[name] for name in self._outputs)
+        logp, hidden, *more = (values[name] for name in self._outputs)
+        inside, own = more[: self._inside], more[self._inside :]
         if logp.shape != (1, 1, 1) or hidden.shape[:-1] != (1, 1) or hidden.dim() != 3:
             raise ValueError("it returns other shapes than a bundle's program")
         # One position is kept, behind a prefix of one token: they are alike.
         taken = [values[f"prefix_{number}"].shape for number in range(len(own))]
         if [each.shape for each in own] != taken:
             raise ValueError("it returns other keys and values than it takes")
-        if {each.dtype for each in (logp, hidden, *own)} != {torch.float32}:
+        width, states = self.adapter_shape
+        wanted = [states // width, *[width] * (self._inside - 1)]
+        if inside and [tuple(each.shape) for each in inside] != [(1, 1, size) for size in wanted]:
+            raise ValueError("it returns other states of blocks than terms are learned from")
+        if {each.dtype for each in (logp, hidden, *more)} != {torch.float32}:
             raise ValueError("it returns other numbers than float32")
         return int(hidden.shape[2])
 
@@ -253,7 +263,7 @@ class TorchProgram:
             known.add(name)
             made[name] = target
             nodes.append((name, function, tuple(read), kwargs))
-        count = 2 + sum(name.startswith("prefix_") for name in self._takes)
+        count = 2 + self._inside + sum(name.startswith("prefix_") for name in self._takes)
         if len(self._outputs) != count or not made.keys() >= {*self._outputs}:
             raise ValueError(f"an output is given by nothing, or there are not {count}")
         _check_sole_readers(nodes, self._outputs)
@@ -336,14 +346,17 @@ def _int4_linear_sizes(x: torch.Tensor, packed: torch.Tensor, scales: torch.Tens
     return x.new_empty((*x.shape[:-1], out))
 
 
-def _prefix_inputs(cache: Sequence[tuple[int, int]]) -> dict[str, _Shape]:
-    """What a program takes besides where it reads a prefix."""
+def _more_inputs(
+    cache: Sequence[tuple[int, int]], terms: Sequence[tuple[int, int]]
+) -> dict[str, _Shape]:
+    """What a program takes besides where it takes terms and reads a prefix."""
     blocks = [
         ("float32", (None, heads, *shape))
         for heads, width in cache
         for shape in ((width, None), (None, width))
     ]
     found: dict[str, _Shape] = {"kept": ("int64", (None,))} if cache else {}
+    found |= {f"term_{number}": ("float32", tuple(each)) for number, each in enumerate(terms)}
     return found | {f"prefix_{number}": each for number, each in enumerate(blocks)}
 
 

@@ -10,14 +10,19 @@ takes one forward of its batch, the gradient g of the weights M, and of g the si
     values = their running mean, each step keeping 0.95 of it, likewise without its bias
 
 (signSGD with momentum, arXiv 1802.04434; the mean in place of a falling rate, so that no end need
-be known). Half as many tokens of generic text pull towards the untouched head. With the option
-``remember`` the words of the batch join a memory behind the weights (see ``scoring.word_memory``).
+be known). Half as many tokens of generic text pull towards the untouched head. Where the bundle has
+terms of its upper blocks (option ``terms``), they are learned with it, five times as fast, by the
+head's gradient handed down (see ``scoring.block_terms``); the generic text then goes through the
+program at each step, since the terms move its states, too. With the option ``remember`` the words
+of the batch join a memory behind the weights (see ``scoring.word_memory``). Of rows that choose an
+answer by a word the loss is that among the words of the labels; they leave no words.
 
-The journal holds a bit a weight and step, 83 kB for SmolLM2, and 3 kB of words. Applying them is
+The journal holds a bit a number and step, 156 kB for SmolLM2, and 3 kB of words. Applying them is
 elementwise float32, so that every machine gets the same bits from a journal.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,16 @@ from ..errors import TuningError
 from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Description, Part
-from ..scoring.text_part import KIND, TextHeads, TextPart, describe, tokens_of
+from ..scoring.text_head import Observed
+from ..scoring.text_part import (
+    KIND,
+    TextHeads,
+    TextPart,
+    describe,
+    generic_tokens,
+    terms_entries,
+    tokens_of,
+)
 from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WHEN, WORDS, added, of_step, to_bytes
 from ..settings import Settings
@@ -40,6 +54,11 @@ PULL, PULL_SHARE = 12.0, 0.5
 """Weight of the divergence from the untouched model on generic text, and tokens of it over those of
 the batch. SmolLM2, one sender, after 50 steps: weight 6 gains 2 % more and moves the same part of
 other text by 1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``)."""
+TERM_PULL, TERM_RATE = 3.0, 5.0
+"""The pull where terms are learned, and their rate over the weights'."""
+LEAST_PULL = 32
+"""Tokens of generic text in a step at least, where terms are learned: rows that choose an answer
+have one scored token each."""
 LEAST_BATCH, STEPS_A_PASS = 4, 50
 """Few messages come in smaller batches: 200 messages of two people gained a quarter more in
 batches of 4 than of 16."""
@@ -50,6 +69,9 @@ class TextHeadOptions(Scheduled):
     """Of a run that learns to write."""
 
     lr: float = option(2e-4, f"{RATE}: about what a weight moves by in a step.", above=0)
+    terms: bool = option(
+        True, "Learn terms of the upper blocks, too, where the bundle has them.", fixed=True
+    )
     remember: bool = option(True, "Keep words of the rows beside the weights, as a memory.")
 
     memory = "remember"
@@ -59,12 +81,14 @@ class TextHeadOptions(Scheduled):
 class TextHeadEstimator:
     """One probe, which observes the tokens' states at the sensitive values as they are.
 
-    Its state is ``momentum`` and ``moving``, float32 ``[O * I]``, and ``decay``, float64 ``[2]``:
+    Its state is ``momentum`` and ``moving``, float32 ``[entries]``, and ``decay``, float64 ``[2]``:
     the products of 0.9 and of 0.95 over the steps so far; with a memory also ``WHEN``.
     """
 
     entries: int
-    """O * I."""
+    """Of the weights, O * I, and of the terms behind them."""
+    terms: int = 0
+    """Of the terms."""
     words: int = 0
     """Words that the memory holds; 0 where there is none."""
     remembers: bool = True
@@ -93,17 +117,25 @@ class TextHeadEstimator:
     def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
         """One look at the batch; the gradient is taken at the moving weights."""
         assert isinstance(values.part, TextPart)  # a run began with one
-        text = values.part.head
-        tokens = tokens_of(look, values.sensitive, text.frame.states.shape[1])
+        text, sensitive = values.part.head, values.sensitive
         moving = self.state.get("moving", np.zeros(self.entries, np.float32))
-        generic = _drawn(
-            round(PULL_SHARE * len(tokens.words)), len(text.frame.states), seed=seed, step=step
-        )
-        found = text.gradient(moving, tokens.states, tokens.words, generic, PULL)
+        width, drawn = text.frame.states.shape[1], partial(_drawn, seed=seed, step=step)
+        if self.terms and text.terms is not None:
+            terms, rows = text.terms.terms(moving[-self.terms :]), text.terms.part.tokens
+            tokens = tokens_of(look, sensitive, width, terms)
+            count = max(LEAST_PULL, round(PULL_SHARE * len(tokens.observed.words)))
+            picked = drawn(-(-count // rows.shape[1]), len(rows))
+            generic = generic_tokens(look, sensitive, text, terms, picked, count)
+        else:
+            tokens = tokens_of(look, sensitive, width)
+            count = round(PULL_SHARE * len(tokens.observed.words))
+            numbers = drawn(count, len(text.frame.states))
+            generic = Observed(text.frame.states[numbers].astype(np.float32), numbers)
+        found = text.gradient(moving, tokens.observed, generic, TERM_PULL if self.terms else PULL)
         losses = tokens.losses(found.logp)
         if not np.isfinite(found.gradient).all():
             return Measured(losses, np.full(1, np.nan, np.float16))
-        signs = np.packbits(found.gradient.reshape(-1) > 0)
+        signs = np.packbits(found.gradient > 0)
         if not self.words:
             return Measured(losses, signs)
         texts = tokens.texts if self.remembers else []
@@ -138,7 +170,9 @@ class TextHeadEstimator:
         sign *= np.float32(1 - MOMENTUM)
         momentum = self.state["momentum"] * np.float32(MOMENTUM)
         momentum += sign
-        moving = self.state["moving"] - momentum * np.float32(lr / (1 - decay[0]))
+        step_by = momentum * np.float32(lr / (1 - decay[0]))
+        step_by[self.entries - self.terms :] *= np.float32(TERM_RATE)
+        moving = self.state["moving"] - step_by
         part = moving - own
         part *= np.float32((1 - KEPT) / (1 - decay[1]))
         own += part
@@ -160,9 +194,10 @@ def _fit(options: TextHeadOptions, settings: Settings, context: RunContext) -> S
 
 
 def _part(options: TextHeadOptions, context: RunContext) -> Description:
-    if not context.writes:
+    if not context.writes and not context.labels:
         raise TuningError(
-            "estimator text-head needs a task of writing text; take another estimator"
+            "estimator text-head needs a task of writing text or of choosing by a word; take "
+            "another estimator"
         )
     kind = context.parts.get(KIND)
     if not isinstance(kind, TextHeads):
@@ -170,7 +205,9 @@ def _part(options: TextHeadOptions, context: RunContext) -> Description:
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    return describe(*kind.head.shape, WORDS if options.remember else 0)
+    terms = terms_entries(kind.head) if options.terms else 0
+    remembered = WORDS if options.remember and context.writes else 0
+    return describe(*kind.head.shape, remembered, terms)
 
 
 def _make(
@@ -178,20 +215,21 @@ def _make(
 ) -> TextHeadEstimator:
     if not isinstance(part, TextPart):
         raise ValueError("text-head needs a text head")
-    return TextHeadEstimator(len(part.weights), len(part.words), options.remember)
+    moved = len(part.weights)
+    return TextHeadEstimator(moved, moved - part.head.entries, len(part.words), options.remember)
 
 
 SPEC = EstimatorSpec(
     name="text-head",
-    summary="default to write: a linear map in front of the output head, by its own gradient, and "
-    "a memory of words",
+    summary="default to write: a linear map in front of the output head and low-rank terms of the "
+    "blocks below, by the head's own gradient, and a memory of words",
     options=TextHeadOptions,
     make=_make,
     steps=None,
     eval_every=25,
     guarded=False,
     holds_examples=True,
-    suits=lambda context: KIND in context.parts,
+    suits=lambda context: context.writes and KIND in context.parts,
     fit=_fit,
     part=_part,
 )

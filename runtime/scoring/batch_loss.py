@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds
-from ..engines import Engine, Scores
+from ..engines import Engine, Scores, Terms
 from ..tasks import Batch, Encoded, Task
 
 
@@ -68,11 +68,30 @@ class Look:
         examples = [self._examples[number] for number in numbers]
         return Look(self._engine, self.task, self._bounds, examples)
 
-    def forwards(self, values: NDArray[np.float32]) -> Iterator[Forward]:
-        """What the passes over the batch give under the sensitive values (float32 ``[K]``) alone:
-        scores of one probe, for parts that learn from hidden states."""
+    def forwards(
+        self, values: NDArray[np.float32], terms: Terms = (), *, inside: bool = False
+    ) -> Iterator[Forward]:
+        """What the passes over the batch give under the sensitive values (float32 ``[K]``) and
+        terms alone: scores of one probe, for parts that learn from hidden states.
+
+        Args:
+            terms, inside: see ``Engine.score``.
+        """
         for numbers, batch in passes(self.task, self._examples, self._bounds):
-            yield Forward(numbers, batch, self._engine.score(batch, values[None]))
+            scores = self._engine.score(batch, values[None], terms=terms, inside=inside)
+            yield Forward(numbers, batch, scores)
+
+    def others(
+        self, rows: Sequence[NDArray[np.int64]], values: NDArray[np.float32], terms: Terms
+    ) -> Iterator[Scores]:
+        """The same of the first tokens of other texts than the batch's, as many as the bounds
+        allow, one text after the other, each of two tokens and more."""
+        for row in rows:
+            tokens = row[None, : self._bounds.length]
+            places = np.arange(min(tokens.shape[1], self._bounds.positions))
+            none = np.zeros((len(places), 1), np.int64)
+            batch = Batch(tokens, places, none, np.zeros(1, np.int64))
+            yield self._engine.score(batch, values[None], terms=terms, inside=True)
 
 
 def passes(

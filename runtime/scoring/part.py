@@ -49,7 +49,7 @@ class Part(Protocol):
         ...
 
     @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
+    def inputs(self) -> Mapping[str, Any]:
         """What the program takes beside the sensitive values, by the names that ``Engine.score``
         and ``Engine.text`` have for it; nothing where forwards stay as they are."""
         ...

@@ -3,17 +3,20 @@
 ``h' = h + A x``: what the output head reads is moved by a linear map of the token's own tapped
 states, which the program takes as an input. Learned are the weights M ``[O, I]`` of
 ``A = size * Qg M Qx'`` (see ``bundle.text_frame``). Their gradient needs no backward pass: all of
-it lies behind the last hidden state. What a run keeps of one is a ``text_part``.
+it lies behind the last hidden state. Where the program takes terms of its upper blocks, these are
+learned behind M, by the same gradient handed down (see ``block_terms``). What a run keeps of one is
+a ``text_part``.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, TextFrame
+from .block_terms import BlockTerms, Inside
 from .word_memory import WordMemory
 from .word_table import TOKENS, WordTable
 
@@ -27,10 +30,29 @@ class TokenGradient(NamedTuple):
     """Of a batch's tokens, and of generic ones."""
 
     gradient: NDArray[np.float32]
-    """float32 ``[O, I]``: of the mean loss of the batch's tokens by M, and of the pull; right on
-    average (``RARE``)."""
+    """float32 ``[O * I]``, terms behind: of the mean loss of the batch's tokens, and of the pull;
+    right on average (``RARE``)."""
     logp: NDArray[np.float64]
-    """float64 ``[N]``: log-probability of each word said."""
+    """float64 ``[N, C]``: log-probability of the one word said, or of each candidate among them."""
+
+
+class Observed(NamedTuple):
+    """Tokens that a forward gave states of."""
+
+    states: NDArray[np.float32]
+    """float32 ``[N, S]``: what an adapter reads."""
+    words: NDArray[np.int64]
+    """int64 ``[N]``: what was said there, or which of the candidates is right; of generic text the
+    token's number in the frame."""
+    inside: Inside | None = None
+    """What terms are learned from, where they are."""
+    candidates: NDArray[np.int64] | None = None
+    """int64 ``[N, C]``: the words to choose between, where not all count."""
+
+    def part(self, tokens: slice) -> "Observed":
+        """Some of them, without what terms are learned from."""
+        candidates = None if self.candidates is None else self.candidates[tokens]
+        return Observed(self.states[tokens], self.words[tokens], candidates=candidates)
 
 
 class TextHead:
@@ -42,7 +64,10 @@ class TextHead:
         vocabulary: int,
         load_frame: Callable[[], TextFrame],
         load_words: Callable[[], WordTable],
+        terms: BlockTerms | None = None,
     ) -> None:
+        """Args: terms: what can be learned below it."""
+        self.terms = terms
         self.shape = shape
         """``(O, I)``."""
         self.entries = shape[0] * shape[1]
@@ -59,7 +84,8 @@ class TextHead:
         if info is None:
             return None
         shape = info.outputs, info.inputs
-        return cls(shape, bundle.vocab_size, bundle.text_frame, lambda: WordTable.of(bundle))
+        words = partial(WordTable.of, bundle)
+        return cls(shape, bundle.vocab_size, bundle.text_frame, words, BlockTerms.of(bundle))
 
     @cached_property
     def frame(self) -> TextFrame:
@@ -104,54 +130,80 @@ class TextHead:
     def gradient(
         self,
         weights: NDArray[np.float32],
-        states: NDArray[np.float32],
-        words: NDArray[np.int64],
-        generic: NDArray[np.int64],
+        tokens: Observed,
+        generic: Observed,
         pull: float,
     ) -> TokenGradient:
-        """Where the weights (float32 ``[O * I]``) are, of what these texts ask for.
+        """Where the weights (float32 ``[O * I]``, or terms behind) are, of what these texts ask
+        for.
 
         Args:
-            states: float32 ``[N, S]`` of the batch's scored tokens.
-            words: int64 ``[N]``, what was said there.
-            generic: numbers of the generic tokens that hold the head where it is.
+            tokens: the batch's scored tokens, and what was said there.
+            generic: those that hold the head where it is, by their numbers in the frame.
             pull: weight of their divergence from the untouched model, whose gradient by what the
                 head reads is ``W' (p - p_untouched)``.
         """
+        head, learned = weights[: self.entries], weights[self.entries :]
         gradient = np.zeros(self.shape, np.float32)
-        logp = np.empty(len(states), np.float64)
-        count = len(states)
-        for first in range(0, count + len(generic), TOKENS):
+        choices = 1 if tokens.candidates is None else tokens.candidates.shape[1]
+        logp = np.empty((len(tokens.words), choices), np.float64)
+        count, all_tokens = len(tokens.words), len(tokens.words) + len(generic.words)
+        upon = np.empty((all_tokens if len(learned) else 0, len(self.frame.inputs)), np.float32)
+        for first in range(0, all_tokens, TOKENS):
             said = slice(first, min(first + TOKENS, count))
-            held = generic[max(0, first - count) : max(0, first + TOKENS - count)]
+            held = slice(max(0, first - count), max(0, first + TOKENS - count))
             residual, along, logp[said] = self._part(
-                weights, states[said], words[said], held, pull * count / max(1, len(generic))
+                head,
+                tokens.part(said),
+                Observed(generic.states[held], generic.words[held]),
+                pull * count / max(1, len(generic.words)),
             )
             gradient += residual.T @ along
-        gradient /= np.float32(count)
-        return TokenGradient(gradient, logp)
+            if len(learned):
+                upon[first : first + TOKENS] = self._by_states(head, residual)
+        below = np.empty(0, np.float32)
+        if len(learned):
+            assert self.terms is not None and tokens.inside is not None and generic.inside
+            states = np.concatenate([tokens.states, generic.states])
+            inside = tokens.inside.followed_by(generic.inside)
+            below = self.terms.gradient(learned, inside, states, upon)
+        found = np.concatenate([gradient.reshape(-1), below])
+        found /= np.float32(count)
+        return TokenGradient(found, logp)
 
     def _part(
-        self,
-        weights: NDArray[np.float32],
-        states: NDArray[np.float32],
-        words: NDArray[np.int64],
-        generic: NDArray[np.int64],
-        pull: float,
+        self, weights: NDArray[np.float32], tokens: Observed, generic: Observed, pull: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
         """Of each token, generic ones last, the gradient by what the head reads along Qg, float32
         ``[N + G, O]``, and the state along Qx, float32 ``[N + G, I]``; of the words said their
         log-probabilities. The words' vectors are made once for all."""
-        count, frame = len(states), self.frame
-        both = np.concatenate([states, frame.states[generic].astype(np.float32)])
-        read, along = self._read(weights, both)
-        said = np.concatenate([words, np.zeros(len(generic), np.int64)])
-        mean, logp, slope = self.words.expected(read, said, RARE)
-        mean[:count] -= slope[:count, None] * self.words.vectors(words)
+        count, nothing = len(tokens.words), np.zeros(len(generic.words), np.int64)
+        read, along = self._read(weights, np.concatenate([tokens.states, generic.states]))
+        if tokens.candidates is None:
+            said = np.concatenate([tokens.words, nothing])
+            mean, all_logp, slope = self.words.expected(read, said, RARE)
+            mean[:count] -= slope[:count, None] * self.words.vectors(tokens.words)
+            logp = all_logp[:count, None]
+        else:
+            own, logp = self.words.between(read[:count], tokens.candidates, tokens.words)
+            mean = np.concatenate([own, self.words.expected(read[count:], nothing, RARE)[0]])
         residual = mean @ self._bases[1]
-        residual[count:] -= frame.expected[generic].astype(np.float32)
+        residual[count:] -= self.frame.expected[generic.words].astype(np.float32)
         residual[count:] *= np.float32(pull)
-        return residual, along, logp[:count]
+        return residual, along, logp
+
+    def _by_states(
+        self, weights: NDArray[np.float32], residual: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The gradient by the states, float32 ``[N, S]``, of that by what the head reads along
+        Qg: by what the adapter makes of them, and by the last one, which the head reads itself."""
+        inputs, outputs = self._bases
+        found = residual @ weights.reshape(self.shape) @ inputs.T
+        found *= self.frame.size
+        last = residual @ outputs.T
+        last *= self.frame.weight
+        found[:, -len(self.frame.weight) :] += last
+        return np.asarray(found, np.float32)
 
     def _read(
         self, weights: NDArray[np.float32], states: NDArray[np.float32]

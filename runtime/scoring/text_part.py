@@ -1,20 +1,21 @@
 """What a run learns of a text head: its weights and, behind them, a memory of words or none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..engines import Engine, Scores
+from ..engines import Engine, Scores, Terms
 from ..errors import TuningError
 from ..schema import Whole, check
 from ..tasks import Batch, Task
 from .batch_loss import Look
+from .block_terms import Inside
 from .part import Description
-from .text_head import TextHead
+from .text_head import Observed, TextHead
 from .word_memory import BEFORE, WORDS, Said, WordMemory
 
 KIND = "text-adapter"
@@ -26,17 +27,23 @@ class TextPart:
 
     head: TextHead
     own: NDArray[np.float32]
-    """float32 ``[O * I]``, or ``[O * I + WORDS]`` with a memory of words."""
+    """float32 ``[O * I]``; behind it what is learned of terms, and the memory of words, if any."""
+    deep: bool = False
+    """Whether it has terms of the blocks below."""
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """M, float32 ``[O * I]``, a view."""
-        return self.own[: self.head.entries]
+        """M, float32 ``[O * I]``, and the terms behind it: a view."""
+        return self.own[: self._moved]
 
     @property
     def words(self) -> NDArray[np.float32]:
         """float32 ``[WORDS]`` or ``[0]``."""
-        return self.own[self.head.entries :]
+        return self.own[self._moved :]
+
+    @property
+    def _moved(self) -> int:
+        return self.head.entries + (terms_entries(self.head) if self.deep else 0)
 
     @property
     def memory(self) -> WordMemory | None:
@@ -50,13 +57,14 @@ class TextPart:
     @property
     def description(self) -> Description:
         outputs, inputs = self.head.shape
-        return describe(outputs, inputs, len(self.words))
+        terms = terms_entries(self.head) if self.deep else 0
+        return describe(outputs, inputs, len(self.words), terms)
 
     def copy(self) -> Self:
         return replace(self, own=self.own.copy())
 
     def for_task(self, task: Task, engine: Engine) -> Self:
-        if not task.writes or engine.adapter_shape is None:
+        if not (task.writes or task.head_labels) or engine.adapter_shape is None:
             raise TuningError(
                 "the values hold a text head, which this task or this program has no place for: "
                 "give the bundle and the task that they were tuned with"
@@ -64,13 +72,22 @@ class TextPart:
         _ = self.memory  # says what is wrong with it
         return self
 
+    def changes(self) -> Iterator[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]]:
+        """Of its terms (see ``BlockTerms.changes``); nothing where it has none."""
+        if self.deep and self.head.terms is not None:
+            yield from self.head.terms.changes(self.weights[self.head.entries :])
+
     @property
     def enters_program(self) -> bool:
         return True
 
     @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return {"adapter": self.head.adapter(self.weights)}
+    def inputs(self) -> Mapping[str, Any]:
+        weights, entries = self.weights, self.head.entries
+        found: dict[str, Any] = {"adapter": self.head.adapter(weights[:entries])}
+        if self.deep and self.head.terms is not None:
+            found["terms"] = self.head.terms.terms(weights[entries:])
+        return found
 
     def changed(self, scores: Scores, batch: Batch) -> NDArray[np.float32]:
         memory = self.memory
@@ -90,7 +107,8 @@ class TextPart:
 
     @property
     def memory_bytes(self) -> int:
-        return self.head.memory_bytes
+        below = self.head.terms.memory_bytes if self.deep and self.head.terms else 0
+        return self.head.memory_bytes + below
 
 
 @dataclass(frozen=True)
@@ -106,68 +124,112 @@ class TextHeads:
         return None if head is None else cls(head)
 
     def fits(self, task: Task, engine: Engine) -> bool:
-        return task.writes and engine.adapter_shape is not None
+        return bool(task.writes or task.head_labels) and engine.adapter_shape is not None
 
     def restore(self, description: Description, own: NDArray[np.float32] | None = None) -> TextPart:
         size = Whole(1, 1 << 24)
         check(
             dict(description),
-            {"kind": str, "outputs": size, "inputs": size, "words": Whole(0, WORDS)},
+            {
+                "kind": str,
+                "outputs": size,
+                "inputs": size,
+                "words": Whole(0, WORDS),
+                "terms": Whole(0, 1 << 28),
+            },
         )
         shape, words = (description["outputs"], description["inputs"]), description["words"]
-        if shape != self.head.shape or words not in (0, WORDS):
-            raise ValueError(f"a text head of {shape} and {words} words, not {self.head.shape}")
-        count = self.head.entries + words
+        terms, there = description["terms"], terms_entries(self.head)
+        if shape != self.head.shape or words not in (0, WORDS) or terms not in (0, there):
+            raise ValueError(
+                f"a text head of {shape}, {words} words and {terms} numbers of terms, not "
+                f"{self.head.shape} and {there}"
+            )
+        count = self.head.entries + terms + words
         own = np.zeros(count, np.float32) if own is None else own
         if own.shape != (count,):
             raise ValueError(f"{own.size} numbers of a text head, not {count}")
-        return TextPart(self.head, own)
+        return TextPart(self.head, own, terms > 0)
 
 
-def describe(outputs: int, inputs: int, words: int) -> Description:
-    """A text head of O, I and a memory of so many words."""
-    return {"kind": KIND, "outputs": outputs, "inputs": inputs, "words": words}
+def describe(outputs: int, inputs: int, words: int, terms: int) -> Description:
+    """A text head of O, I, a memory of so many words and so many numbers of terms."""
+    return {"kind": KIND, "outputs": outputs, "inputs": inputs, "words": words, "terms": terms}
+
+
+def terms_entries(head: TextHead) -> int:
+    """Numbers of terms that can be learned below a text head; 0 where there are none."""
+    return 0 if head.terms is None else head.terms.entries
 
 
 class Tokens(NamedTuple):
     """Tokens of a batch."""
 
-    states: NDArray[np.float32]
-    """float32 ``[N, S]``: what an adapter reads."""
-    words: NDArray[np.int64]
-    """int64 ``[N]``: what was said."""
+    observed: Observed
     losses: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    """From log-probabilities of the words (``[N]``) the loss of each example, ``[1, examples]``."""
+    """From log-probabilities (``TokenGradient.logp``) the loss of each example, ``[1, examples]``.
+    """
     texts: list[Said]
     """The words by texts, with those in front of them."""
 
 
-def tokens_of(look: Look, values: NDArray[np.float32], width: int) -> Tokens:
-    """Every scored token of the batch under the sensitive values (float32 ``[K]``) alone: what a
-    text head learns from. For tasks that write, of one candidate a position.
+def tokens_of(look: Look, values: NDArray[np.float32], width: int, terms: Terms = ()) -> Tokens:
+    """Every scored token of the batch under the sensitive values (float32 ``[K]``) and terms alone:
+    what a text head learns from. For tasks that write, of one candidate a position, and those that
+    choose by a word at one position a row.
 
     Args:
         width: S, of the hidden states that an adapter reads.
+        terms: where they are learned, too.
     """
-    states, words, parts = [], [], []
+    states, words, choices, inside, parts = [], [], [], [], []
     texts: list[Said] = []
-    for numbers, batch, scores in look.forwards(values):
+    for numbers, batch, scores in look.forwards(values, terms, inside=len(terms) > 0):
         assert scores.hidden is not None
         states.append(scores.hidden[0, :, :width])
-        words.append(batch.candidates[:, 0])
+        words.append(batch.candidates[:, 0] if look.task.writes else batch.gold)
+        choices.append(batch.candidates)
+        inside.append(scores.inside)
         parts.append((numbers, batch))
-        texts += said_in(batch.whole)
+        texts += said_in(batch.whole) if look.task.writes else []
 
     def losses(logp: NDArray[np.float64]) -> NDArray[np.float64]:
         found = np.empty((1, look.examples), dtype=np.float64)
         first = 0
         for numbers, batch in parts:
-            own = logp[None, first : first + len(batch.positions), None]
+            own = logp[None, first : first + len(batch.positions)]
             found[:, numbers] = look.task.losses(own.astype(np.float32), batch)
             first += len(batch.positions)
         return found
 
-    return Tokens(np.concatenate(states), np.concatenate(words), losses, texts)
+    kept = Inside.of(inside) if len(terms) else None
+    candidates = None if look.task.writes else np.concatenate(choices)
+    observed = Observed(np.concatenate(states), np.concatenate(words), kept, candidates)
+    return Tokens(observed, losses, texts)
+
+
+def generic_tokens(
+    look: Look,
+    values: NDArray[np.float32],
+    head: TextHead,
+    terms: Terms,
+    rows: NDArray[np.int64],
+    count: int,
+) -> Observed:
+    """So many tokens of the generic text's ``rows`` under terms, from the start of each on."""
+    assert head.terms is not None
+    text = head.terms.part.tokens
+    length, width = text.shape[1], head.frame.states.shape[1]
+    texts, numbers, left = [], [], count
+    for row in rows:
+        texts.append(text[row, : max(2, left)].astype(np.int64))  # a program takes two and more
+        left -= length
+    found = list(look.others(texts, values, terms))
+    for row, scores in zip(rows, found, strict=True):
+        numbers.append(row * length + np.arange(scores.logp.shape[1]))
+    states = [each.hidden[0, :, :width] for each in found if each.hidden is not None]
+    inside = Inside.of([each.inside for each in found])
+    return Observed(np.concatenate(states), np.concatenate(numbers), inside)
 
 
 def said_in(batch: Batch) -> list[Said]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Values:
         return digest.hexdigest()
 
     @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
+    def inputs(self) -> Mapping[str, Any]:
         """What the program takes beside the sensitive values (see ``Part.inputs``)."""
         return {} if self.part is None else self.part.inputs
 

@@ -6,21 +6,18 @@ program's file as int4 codes; here it is mapped and made float32 in blocks of wo
 does not grow with the vocabulary.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle, WordsPlace
-from ..bundle.text_head import WORDS_GROUP
+from ..bundle import Bundle
+from .int4_matrix import WeightsFile, unpacked
 
 _BLOCK = 1 << 21
 """Weights that stand in float32 at once: 8 MB."""
 TOKENS = 512
 """Tokens whose logits for a block stand at once."""
-_HALVES = (np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=1) - 8).astype(np.float32)
-_PAIRS = _HALVES.view(np.uint64)[:, 0]
-"""The two codes of a byte, float32, as one number: taken a quarter faster than as two."""
 
 
 class WordTable:
@@ -31,14 +28,17 @@ class WordTable:
         codes: NDArray[np.uint8],
         scales: NDArray[np.uint16],
         softcap: float | None = None,
+        give_back: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             codes: uint8 ``[V, D / 2]``; see ``WordsPlace``.
             scales: bfloat16 as uint16 ``[V, D / 32]``.
             softcap: bound of the logits, ``cap * tanh(logit / cap)``.
+            give_back: called when a block of words was read; see ``WeightsFile``.
         """
         self._codes, self._scales, self._softcap = codes, scales, softcap
+        self._give_back = give_back
         self._block = max(1, _BLOCK // (2 * codes.shape[1]))
 
     @classmethod
@@ -50,17 +50,40 @@ class WordTable:
         """
         info = bundle.text_head
         assert info is not None and bundle.adapter is not None
-        with bundle.checked(info.words.file) as file:
-            mapped = _mapped(file, info.words, bundle.vocab_size, bundle.adapter.width)
-            return cls(*mapped, info.softcap)
+        shape = bundle.vocab_size, bundle.adapter.width
+        with bundle.checked(info.words.file) as path:
+            file = WeightsFile(path)
+        mapped = file.int4(info.words.codes, info.words.scales, shape)
+        return cls(*mapped, info.softcap, file.give_back)
 
     def vectors(self, words: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """float32 ``[N, D]``."""
-        codes, scales = self._codes[words], self._scales[words]
-        exact = (scales.astype(np.uint32) << 16).view(np.float32)
-        groups = np.take(_PAIRS, codes).view(np.float32).reshape(*exact.shape, WORDS_GROUP)
-        groups *= exact[:, :, None]
-        return groups.reshape(len(codes), 2 * self._codes.shape[1])
+        return unpacked(self._codes[words], self._scales[words])
+
+    def between(
+        self, read: NDArray[np.float32], words: NDArray[np.int64], right: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Of each token, from what the head reads, float32 ``[N, D]``, where only some words count.
+
+        Args:
+            words: int64 ``[N, C]``.
+            right: int64 ``[N]``, which of them is.
+
+        Returns:
+            the gradient of the right word's negative log-probability among them by what the head
+            reads, float32 ``[N, D]``, and the log-probability of each, float64 ``[N, C]``.
+        """
+        vectors = self.vectors(words.reshape(-1)).reshape(*words.shape, -1)
+        logits = np.einsum("nd,ncd->nc", read, vectors).astype(np.float64)
+        slope = np.ones_like(logits)
+        if self._softcap is not None:
+            moved = np.tanh(logits / self._softcap)
+            logits, slope = moved * self._softcap, 1 - np.square(moved)
+        logp = logits - np.logaddexp.reduce(logits, axis=1)[:, None]
+        residual = np.exp(logp)
+        residual[np.arange(len(read)), right] -= 1
+        found = np.einsum("nc,ncd->nd", (residual * slope).astype(np.float32), vectors)
+        return found, logp
 
     def expected(
         self, read: NDArray[np.float32], words: NDArray[np.int64], rare: float = 0.0
@@ -94,6 +117,7 @@ class WordTable:
         own, own_slope = np.zeros(count, np.float32), np.ones(count, np.float32)
         for first in range(0, len(self._codes), self._block):
             vectors = self.vectors(slice(first, first + self._block))
+            self._give_back()
             logits = read @ vectors.T
             slope = None
             if self._softcap is not None:
@@ -127,9 +151,8 @@ class WordTable:
     @property
     def memory_bytes(self) -> int:
         """What ``expected`` takes at its peak: a block, its codes as floats and the words drawn of
-        it; logits, their slopes and those drawn; and the mapped pages."""
-        mapped = self._codes.nbytes + self._scales.nbytes
-        return int(3 * 4 * _BLOCK + 4 * 4 * TOKENS * self._block + mapped)
+        it; logits, their slopes and those drawn; and the block's mapped pages."""
+        return int((3 * 4 + 1) * _BLOCK + 4 * 4 * TOKENS * self._block)
 
 
 def _draw(odds: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -143,14 +166,3 @@ def _draw(odds: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float
     ends = np.cumsum(chance, dtype=np.float64) + 0.5
     drawn = np.flatnonzero(np.floor(ends) > np.floor(ends - chance))
     return drawn, chance[drawn]
-
-
-def _mapped(
-    file: Path, place: WordsPlace, words: int, width: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Both arrays as they lie in the file, which may be at odd offsets."""
-    whole = np.memmap(file, np.uint8, "r")
-    codes, scales = place.sizes(words, width)
-    found = np.frombuffer(whole, np.uint8, codes, place.codes)
-    scale = np.frombuffer(whole, "<u2", scales // 2, place.scales)
-    return found.reshape(words, width // 2), scale.reshape(words, width // WORDS_GROUP)

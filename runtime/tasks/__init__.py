@@ -54,6 +54,7 @@ __all__ = [
     "task_for",
     "task_from_spec",
     "warn_of_examples",
+    "writes_text",
 ]
 
 _KINDS: dict[str, type[Task]] = {
@@ -182,6 +183,11 @@ def check_spec(spec: object) -> None:
                 continue
             raise DataError(f"task: field {name!r} of a {kind} task is missing")
         check(name, spec[name])
+
+
+def writes_text(spec: Mapping[str, Any]) -> bool:
+    """Whether a task of a checked specification is to write, not to choose."""
+    return _KINDS[spec["kind"]].writes
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -95,7 +95,7 @@ def test_program_follows_the_eager_int4_model(name, tmp_path):
     file = tmp_path / "program.pte"
     lower({"score": lambda: traced}, file)
     width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
-    engine = ExecutorchBinding(file, BOUNDS, entries, width, shape, None)
+    engine = ExecutorchBinding(file, BOUNDS, entries, width, shape, (), None)
 
     tokens, positions, candidates, rows = inputs(surgery.values, probes=3)
     rows[1] += 0.5 * torch.randn(entries, generator=torch.Generator().manual_seed(2))
@@ -142,7 +142,7 @@ FRONT = np.random.default_rng(5).integers(3, 96, 30)
 
 def written(form, traced, folder):
     weights = StoredWeights()
-    made = form(traced, weights, {"score": {}})
+    made = form(traced, weights, {"score": {}}, 0)
     places = weights.placed(None, folder / FILE)
     described, content = made.serialised(places)
     assert described.files[1:] == (FILE,)
@@ -199,11 +199,11 @@ def test_the_torch_program_is_the_eager_one(name, tmp_path):
         return run.run([*map(torch.as_tensor, [*asked, kept]), *before])
 
     prefix = ReadInPieces(program.cache_shapes, BOUNDS.length, torch.zeros, read, torch.cat)
-    rest = [each.numpy() for each in request[3:]]
-    empty = prefix.blocks(FRONT[:0], *rest)
+    values, adapter = (each.numpy() for each in request[3:])
+    empty = prefix.blocks(FRONT[:0], values, [adapter])
     for found, own in zip(run.run([*request, none, *empty]), wanted, strict=False):
         torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
-    blocks = prefix.blocks(FRONT, *rest)
+    blocks = prefix.blocks(FRONT, values, [adapter])
     found = run.run([*request, none, *blocks])[0]
     np.testing.assert_allclose(found.numpy(), of_whole(program, request), atol=1e-3)
     assert (wanted[0][1] - wanted[0][0]).abs().mean() > 0.05, "the values must matter"

@@ -147,7 +147,9 @@ def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama):
     passed = quantise_program(program, surgery, "gptq", TOKENS)
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     with torch.no_grad():
-        read, states = program.states(torch.from_numpy(TOKENS), torch.arange(TOKENS.size), values)
+        read, states, _ = program.states(
+            torch.from_numpy(TOKENS), torch.arange(TOKENS.size), values
+        )
     wanted = states[0, :, : program.adapter_shape[1]].numpy(), read[0].numpy()
     for found, whole in zip(passed, wanted, strict=True):
         np.testing.assert_allclose(found, whole, atol=1e-5)

@@ -18,7 +18,7 @@ from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
 from seedtune.runtime.errors import EngineError, ModelError
 from seedtune.runtime.scoring.batch_loss import Look
-from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_head import Observed, TextHead
 from seedtune.runtime.scoring.text_part import TextPart, tokens_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import encode_rows, task_for
@@ -92,9 +92,10 @@ def test_the_program_s_adapter_does_what_numpy_makes_of_it(bundle):
     weights = np.random.default_rng(0).standard_normal(text.entries, np.float32)
     look, batch = Look(engine, task, bundle.bounds, examples), task.collate(examples)
     tokens = tokens_of(look, values, bundle.adapter_shape[1])
+    none = Observed(tokens.observed.states[:0], np.zeros(0, np.int64))
     plain = look.losses(values[None])
     for own, moves in ((np.zeros_like(weights), False), (weights, True)):
-        found = text.gradient(own, tokens.states, tokens.words, np.zeros(0, np.int64), 0.0)
+        found = text.gradient(own, tokens.observed, none, 0.0)
         logp = Values(values, TextPart(text, own)).score(engine, batch)
         exact = task.losses(logp, batch)
         np.testing.assert_allclose(tokens.losses(found.logp), exact, atol=0.1)
@@ -130,7 +131,13 @@ def test_words_that_the_program_does_not_hold_are_missed(tmp_path):
 
 def test_a_binding_told_of_no_hidden_states_gives_none(bundle):
     with ExecutorchBinding(
-        bundle.program_path, bundle.bounds, bundle.K, 0, bundle.adapter_shape, None
+        bundle.program_path,
+        bundle.bounds,
+        bundle.K,
+        0,
+        bundle.adapter_shape,
+        bundle.terms_shapes,
+        None,
     ) as engine:
         assert engine.hidden_width == 0
         asked = request(bundle, rows=1, length=4, scored=1, choices=1, probes=1)

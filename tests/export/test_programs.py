@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from exported_bundle import arrays, request
+from exported_bundle import moved, request
 from safetensors.torch import load
 from seedtune.export.export import with_prefix
 from seedtune.export.lower import int4_operator, stored_weights
@@ -41,11 +41,14 @@ def test_all_programs_say_the_same_but_for_the_activations(reach, sizes):
     found, given = {}, asked(reach, sizes)
     for name in ("executorch-binding", "onnxruntime", "torch-int4:cpu"):
         with open_engine(reach, name=name) as engine:
-            found[name] = engine.score(*given, arrays(*given)[-1])
+            found[name] = engine.score(*given, *moved(*given), inside=True)
     native, onnx, eager = found.values()
     # Float32 twice; int8 activations are apart, as they are from the eager model.
     np.testing.assert_allclose(onnx.logp, eager.logp, atol=2e-5)
     np.testing.assert_allclose(onnx.hidden, eager.hidden, atol=2e-5)
+    for each, other, lowered in zip(onnx.inside, eager.inside, native.inside, strict=True):
+        np.testing.assert_allclose(each, other, atol=1e-4)
+        assert np.abs(lowered - each).mean() < 0.05 * np.abs(each).mean()
     assert np.abs(native.logp - onnx.logp).max() < 0.1
     assert np.abs(native.logp - onnx.logp).mean() < 0.02
 
@@ -104,9 +107,9 @@ def test_every_value_reaches_every_program(reach):
     for name in ("executorch-binding", "onnxruntime", "torch-int4:cpu"):
         with open_engine(reach, name=name) as engine:
             for layer in reach.layers:
-                moved = values.copy()
-                moved[1, layer.offset : layer.offset + layer.count] += 2.0
-                found = engine.score(batch, moved).logp
+                other = values.copy()
+                other[1, layer.offset : layer.offset + layer.count] += 2.0
+                found = engine.score(batch, other).logp
                 assert np.abs(found[1] - found[0]).max() > 1e-3, (name, layer.name)
 
 
@@ -182,8 +185,15 @@ def test_the_onnx_file_is_small_and_sound(reach):
     assert [each.name for each in model.graph.input][:4] == [
         "tokens", "positions", "candidates", "values",
     ]  # fmt: skip
-    own = [f"own_{number}" for number in range(4)]
-    assert [each.name for each in model.graph.output] == ["logp", "hidden", *own]
+    taken = [
+        "adapter",
+        "kept",
+        *(f"term_{n}" for n in range(3)),
+        *(f"prefix_{n}" for n in range(4)),
+    ]
+    assert [each.name for each in model.graph.input][4:] == taken
+    given = ["inside_0", "inside_1", *(f"own_{n}" for n in range(4))]
+    assert [each.name for each in model.graph.output] == ["logp", "hidden", *given]
 
 
 @pytest.fixture(scope="module")

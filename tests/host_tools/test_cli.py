@@ -92,11 +92,11 @@ class TestTune:
         class Interrupting(ValueEngine):
             calls = 0
 
-            def score(self, *arguments):
+            def score(self, *arguments, **how):
                 Interrupting.calls += 1
                 if Interrupting.calls == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
-                return super().score(*arguments)
+                return super().score(*arguments, **how)
 
         monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Interrupting(), raising=False)
         result = call("tune", bundle, tmp_path / "run", "--train", rows, "--steps", 50,
@@ -166,10 +166,10 @@ class TestReadout:
         calls = 0
 
         class Counting(HiddenEngine):
-            def score(self, *arguments):
+            def score(self, *arguments, **how):
                 nonlocal calls
                 calls += 1
-                return super().score(*arguments)
+                return super().score(*arguments, **how)
 
         monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Counting())
         told, counts = [], []

@@ -21,6 +21,7 @@ from seedtune.runtime import open_model
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.parts import kinds_of, restored
+from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values
 from tiny_model import CORPUS, write_tiny_llama
@@ -100,7 +101,7 @@ def headed(bundle, tmp_path_factory):
     file = tmp_path_factory.mktemp("headed") / "values.safetensors"
     outputs, inputs = bundle.text_head.outputs, bundle.text_head.inputs
     head = np.random.default_rng(1).standard_normal(outputs * inputs, np.float32) / 10
-    part = restored(kinds_of(bundle), text_part.describe(outputs, inputs, 0), head)
+    part = restored(kinds_of(bundle), text_part.describe(outputs, inputs, 0, 0), head)
     export_values(file, Values(bundle.values.astype(np.float32), part), bundle, step=3)
     return file
 
@@ -154,6 +155,48 @@ def test_a_merged_text_head_is_added_as_its_file_says(merged):
         begun = moved(tokens[:, :4], use_cache=True)
         rest = moved(tokens[:, 4:], past_key_values=begun.past_key_values)
         torch.testing.assert_close(rest.logits, wanted[:, 4:])
+
+
+def test_merged_terms_stand_in_the_matrices_that_they_were_learned_beside(bundle, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = TextHead.of(bundle)
+    assert text is not None and text.terms is not None
+    drawn = np.random.default_rng(2).standard_normal(text.terms.entries, np.float32) / 2
+    own = np.concatenate([np.zeros(text.entries, np.float32), drawn])
+    told = text_part.describe(*text.shape, 0, text.terms.entries)
+    values = Values(bundle.values.astype(np.float32), restored(kinds_of(bundle), told, own))
+    file, source = tmp_path / "values.safetensors", write_tiny_llama(tmp_path / "hf")
+    export_values(file, values, bundle, step=3)
+    good("merge", bundle.path, source, tmp_path / "out", "--values", file)
+
+    one, other = map(AutoModelForCausalLM.from_pretrained, (source, tmp_path / "out" / MODEL))
+    gate_up, down = text.terms.part.inputs[0], text.terms.part.inner[0]
+    terms = text.terms.terms(drawn)
+    wanted = {
+        f"model.layers.1.mlp.{name}_proj.weight": term @ directions
+        for name, term, directions in zip(
+            ("gate", "up", "down"), terms, (gate_up, gate_up, down), strict=True
+        )
+    }
+    for (name, plain), moved in zip(one.named_parameters(), other.parameters(), strict=True):
+        apart = (moved - plain).detach().numpy()
+        # Sensitive entries alone are rounded, to fp16.
+        np.testing.assert_allclose(apart, wanted.get(name, np.zeros(1)) + 0 * apart, atol=1e-3)
+    assert all(np.abs(each).max() > 0.05 for each in wanted.values())
+
+    halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in CORPUS]
+    rows = [{"text": text, "more": more[:12]} for text, more in halves]
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    change = mean_losses(load_merged(tmp_path / "out"), tokenizer, rows)
+    change -= mean_losses(one, tokenizer, rows)
+    with open_model(bundle, task=OWN_TOKENS) as model:
+        ours = [-model.evaluate([row]).loss for row in rows]
+        model.load(file)
+        ours = [model.evaluate([row]).loss + before for row, before in zip(rows, ours, strict=True)]
+    assert np.abs(change).max() > 0.1
+    # int4 and int8 lie between the two; what the terms change is larger.
+    assert np.abs(np.array(ours) - change).max() < np.abs(change).max() / 2
 
 
 def test_the_copied_loader_works_by_itself(merged):

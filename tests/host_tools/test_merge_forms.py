@@ -136,7 +136,7 @@ def test_what_has_no_place_is_refused_by_name(bundle, source, tuned, tmp_path):
     assert bundle.text_head is not None
     outputs, inputs = bundle.text_head.outputs, bundle.text_head.inputs
     weights = np.ones(outputs * inputs, np.float32)
-    part = restored(kinds_of(bundle), text_part.describe(outputs, inputs, 0), weights)
+    part = restored(kinds_of(bundle), text_part.describe(outputs, inputs, 0, 0), weights)
     headed = tmp_path / "headed.safetensors"
     export_values(headed, Values(bundle.values.astype(np.float32), part), bundle, step=3)
     out = tmp_path / "out"

@@ -23,9 +23,9 @@ def test_a_forward_budget_stops_and_evaluates(tmp_path, whole):
 
 def test_a_time_budget_stops(tmp_path):
     class Slow(FakeEngine):
-        def score(self, *arguments):
+        def score(self, *arguments, **how):
             time.sleep(0.02)
-            return super().score(*arguments)
+            return super().score(*arguments, **how)
 
     budget = Budget(seconds=0.2)
     with tuner(tmp_path, engine=Slow(K), budget=budget, eval_examples=None) as live:
@@ -57,9 +57,9 @@ def test_a_pause_is_no_active_time_not_even_in_an_evaluation(tmp_path, monkeypat
             now[0] += 1000
 
     class Slow(FakeEngine):
-        def score(self, *arguments):
+        def score(self, *arguments, **how):
             now[0] += 1
-            return super().score(*arguments)
+            return super().score(*arguments, **how)
 
     with tuner(tmp_path, control=Paused(), engine=Slow(K)) as live:
         next(iter(live))

@@ -38,7 +38,7 @@ class HashEngine(Engine):
     def __init__(self):
         self.calls = 0
 
-    def score(self, batch, values):
+    def score(self, batch, values, **nothing):
         self.calls += 1
         rows, length = batch.tokens.shape
         assert rows * length <= BOUNDS.tokens and 2 <= length <= BOUNDS.length
@@ -162,7 +162,7 @@ def test_examples_of_like_length_run_together():
     places = 0
 
     class Counting(HashEngine):
-        def score(self, batch, values):
+        def score(self, batch, values, **nothing):
             nonlocal places
             places += batch.tokens.size
             return super().score(batch, values)
@@ -186,7 +186,7 @@ def test_no_answer_from_scores_that_are_not_finite(kind, odd):
     own = encoded[5].tokens[-1]
 
     class Odd(HashEngine):
-        def score(self, batch, values):
+        def score(self, batch, values, **nothing):
             scores = super().score(batch, values)
             for place, row in enumerate(batch.row_of):
                 if np.array_equal(batch.tokens[row][: len(own)], own):

@@ -162,11 +162,11 @@ def test_metrics_are_advisory(tmp_path, whole):
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EngineError])
 def test_an_exception_from_the_engine_leaves_the_run_as_it_was(tmp_path, whole, interrupt):
     class Failing(FakeEngine):
-        def score(self, *arguments):
+        def score(self, *arguments, **how):
             if len(self.calls) == 9:
                 self.calls.append(((0,), 0))
                 raise interrupt("out of memory")
-            return super().score(*arguments)
+            return super().score(*arguments, **how)
 
     with tuner(tmp_path, engine=Failing(K)) as live:
         with pytest.raises(interrupt):

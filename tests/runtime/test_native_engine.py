@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiler import needs_compiler
-from exported_bundle import BOUNDS, arrays, request
+from exported_bundle import BOUNDS, TERMS, arrays, moved, request
 from faults import run_and_kill
 from seedtune.runtime.bundle import Bounds, open_bundle
 from seedtune.runtime.engines import executorch_native as native
@@ -41,9 +41,12 @@ from seedtune.runtime.tasks import Batch
 program, bounds, arguments, results, threads = sys.argv[1:]
 engine = NativeEngine(Path(program), Bounds(**json.loads(bounds)), threads=int(threads))
 with np.load(arguments) as file:
-    requests = [[file[f"{i}_{j}"] for j in range(5)] for i in range(len(file) // 5)]
-found = [engine.score(Batch(*request[:3], gold=None), *request[3:]) for request in requests]
-np.savez(results, *[each for scores in found for each in (scores.logp, scores.hidden)])
+    requests = [[file[f"{i}_{j}"] for j in range(8)] for i in range(len(file) // 8)]
+found = [
+    engine.score(Batch(*request[:3], gold=None), *request[3:5], request[5:], inside=True)
+    for request in requests
+]
+np.savez(results, *[each for s in found for each in (s.logp, s.hidden, *s.inside)])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "modules": sorted(sys.modules),
@@ -67,7 +70,8 @@ def own_cache(cache, monkeypatch):
 
 @pytest.fixture(scope="module")
 def binding_results(bundle):
-    """Log-probabilities and hidden states of executorch's Python binding for ``SIZES``."""
+    """What executorch's Python binding gives for ``SIZES``: log-probabilities, hidden states, and
+    what terms are learned from."""
     import torch
     from executorch.runtime import Runtime
 
@@ -100,7 +104,7 @@ def run_alone(bundle, folder, threads):
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     with np.load(results) as file:
-        found = [[file[f"arr_{2 * i + j}"] for j in range(2)] for i in range(len(SIZES))]
+        found = [[file[f"arr_{4 * i + j}"] for j in range(4)] for i in range(len(SIZES))]
     return found, json.loads(done.stdout)
 
 
@@ -110,7 +114,7 @@ def test_a_process_without_torch_gives_the_bits_of_executorchs_binding(
 ):
     results, process = run_alone(bundle, tmp_path, threads)
     for both in zip(results, binding_results, strict=True):
-        for ours, theirs in zip(*both, strict=True):  # log-probabilities, hidden states
+        for ours, theirs in zip(*both, strict=True):  # log-probabilities, hidden states, ...
             assert ours.dtype == np.float32
             assert np.isfinite(ours).all()
             np.testing.assert_array_equal(ours, theirs)
@@ -127,11 +131,13 @@ def test_beside_the_binding_in_one_process(bundle, binding_results):
     """Both share the libraries; a request leaves nothing behind for the next one."""
     engine = NativeEngine(bundle.program_path, bundle.bounds)
     for _ in range(2):
-        for size, (logp, hidden) in zip(SIZES, binding_results, strict=True):
+        for size, (logp, hidden, *inside) in zip(SIZES, binding_results, strict=True):
             batch, values = request(bundle, **size)
-            scores = engine.score(batch, values, arrays(batch, values)[-1])
+            scores = engine.score(batch, values, *moved(batch, values), inside=True)
             np.testing.assert_array_equal(scores.logp, logp)
             np.testing.assert_array_equal(scores.hidden, hidden)
+            for ours, theirs in zip(scores.inside, inside, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
     used = engine.threads
     engine.close()
     # The binding's method still uses the pool, which must stay as it is.
@@ -149,8 +155,10 @@ def test_a_program_describes_itself(bundle):
         ("int64", (48, 4)),
         ("float32", (2, bundle.K)),
         ("float32", (32, 32 * 2)),
+        *(("float32", shape) for shape in TERMS),
     )
-    assert method.outputs == (("float32", (2, 48, 4)), ("float32", (2, 48, bundle.hidden_width)))
+    sizes = (4, bundle.hidden_width, 2, 32)
+    assert method.outputs == tuple(("float32", (2, 48, size)) for size in sizes)
     assert method.planned_bytes > 0
     with pytest.raises(EngineError, match="method forward: "):
         program.describe("forward")
@@ -160,7 +168,7 @@ def test_a_program_describes_itself(bundle):
 
 def test_a_program_that_returns_something_else_is_refused(bundle):
     described = NativeProgram(bundle.program_path).describe("score")
-    for outputs in ((), described.outputs * 2, (("int64", (2, 48, 4)),)):
+    for outputs in ((), described.outputs[:2], described.outputs * 2, (("int64", (2, 48, 4)),)):
         odd = replace(described, outputs=outputs)
         with pytest.raises(EngineError, match="returns another type than a bundle's program"):
             native._check_program(bundle.program_path, odd, BOUNDS)
@@ -218,9 +226,10 @@ from seedtune.runtime.engines.executorch_native import NativeProgram
 from seedtune.runtime.errors import EngineError
 program = NativeProgram(Path(sys.argv[1]))
 from executorch.extension.pybindings import portable_lib
-(_, values), (_, adapter) = program.describe("score").inputs[3:]
+(_, values), *tuned = program.describe("score").inputs[3:]
 given = [np.full((2, 5), 10**6), np.array([4, 9]), np.array([[1, 2]] * 2)]
-given += [np.zeros((1, values[1]), np.float32), np.zeros(adapter, np.float32)]
+given += [np.zeros((1, values[1]), np.float32)]
+given += [np.zeros(shape, np.float32) for _, shape in tuned]
 for _ in range(2):
     print("asked", file=sys.stderr)
     try:

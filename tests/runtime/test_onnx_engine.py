@@ -250,6 +250,14 @@ class TestOpening:
         with pytest.raises(EngineError, match=r"odd.onnx: (takes or ret|.*cannot open)"):
             module.OnnxEngine(program, *opened, copy.bounds, 1, cache=copy.prefix_cache)
 
+    @pytest.mark.parametrize("name", ["inside_1", "inside_0", "term_0"])
+    def test_terms_of_other_names(self, copy, name):
+        other = name[:-1] + "9"
+        program = (copy.path / "program.onnx").read_bytes().replace(name.encode(), other.encode())
+        opened = self.files(copy)
+        with pytest.raises(EngineError, match=rf"odd.onnx: (takes|returns) .*{other}.*, not "):
+            module.OnnxEngine(program, *opened, copy.bounds, 1, cache=copy.prefix_cache)
+
     @pytest.mark.parametrize(
         ("name", "axis", "size", "told"),
         [
@@ -262,9 +270,11 @@ class TestOpening:
             ("prefix_1", 3, 9, r"odd.onnx: (takes prefix_1 of shape|.*cannot open)"),
             ("prefix_1", None, 0, r"odd.onnx: (takes tokens, .*, not tokens, |.*cannot open)"),
             ("kept", None, 0, r"odd.onnx: (takes tokens, .*, not tokens, |.*cannot open)"),
+            ("term_1", None, 0, r"odd.onnx: (takes tokens, .*, not tokens, |.*cannot open)"),
+            ("term_2", 1, 0, r"odd.onnx: (takes or returns no fixed sizes|.*cannot open)"),
         ],
     )
-    def test_a_prefix_of_other_sizes(self, copy, name, axis, size, told):
+    def test_a_prefix_or_terms_of_other_sizes(self, copy, name, axis, size, told):
         model = onnx.load_from_string((copy.path / "program.onnx").read_bytes())
         changed = next(each for each in model.graph.input if each.name == name)
         if axis is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from command_line import bad, good
-from exported_bundle import VOCABULARY, request
+from exported_bundle import VOCABULARY, moved, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime import open_model
@@ -116,12 +116,12 @@ def readings(monkeypatch):
     read: list[int] = []
     real = ReadPrefix.blocks
 
-    def noted(self, tokens, values, make):
+    def noted(self, tokens, under, make):
         def counted():
-            read.extend([len(tokens)] * len(values))
+            read.extend([len(tokens)] * len(under[0]))
             return make()
 
-        return real(self, tokens, values, counted)
+        return real(self, tokens, under, counted)
 
     monkeypatch.setattr(ReadPrefix, "blocks", noted)
     return read
@@ -146,6 +146,31 @@ def test_it_is_read_once_for_a_row_of_values(reach, name, monkeypatch):
         assert np.abs(again - wanted).max() < 0.05 < np.abs(again - first).max()
         engine.score(replace(batch, prefix=batch.prefix[1:]), values)
         assert read[4:] == [19, 19], "another prefix must be read"
+
+
+@pytest.mark.parametrize("name", ["executorch-native", *OTHERS])
+def test_terms_move_it_and_an_adapter_does_not(reach, name, monkeypatch):
+    read = readings(monkeypatch)
+    batch, values = asked(reach, 20)
+    adapter, terms = moved(batch, values)
+    other = [each[::-1].copy() for each in terms]
+    with open_engine(reach, name=name) as engine:
+        plain = engine.score(batch, values).logp
+        assert read == [20] * 2
+        for given in (terms, other, terms):
+            before = len(read)
+            found = engine.score(batch, values, adapter, given, inside=True)
+            assert read[before:] == [20, 20], "other terms must read it anew"
+            engine.score(batch, values, 2 * adapter, [each.copy() for each in given])
+            assert len(read) == before + 2, "another adapter read it again"
+            whole = engine.score(batch.whole, values, adapter, given, inside=True)
+            exact = name in OTHERS
+            assert np.abs(found.logp - whole.logp).max() < (1e-3 if exact else 0.1)
+            for each, wanted in zip(found.inside, whole.inside, strict=True):
+                apart = np.abs(each - wanted).max() / np.abs(wanted).max()
+                assert apart < (1e-4 if exact else 0.05)
+            assert np.abs(found.logp - plain).mean() > 0.1
+        np.testing.assert_array_equal(engine.score(batch, values).logp, plain)
 
 
 @pytest.mark.parametrize("name", ["executorch-native", *OTHERS])

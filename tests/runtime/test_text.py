@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from exported_bundle import VOCABULARY
+from exported_bundle import VOCABULARY, moved, request
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.cached_text import SLOTS
 from seedtune.runtime.errors import EngineError
@@ -29,7 +29,7 @@ def tokens_of(count, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
 
 
-def scored(engine, tokens, values):
+def scored(engine, tokens, values, *tuned):
     """Log-probabilities of some tokens behind ``tokens``, by ``score``."""
     batch = Batch(
         tokens=np.array([tokens]),
@@ -37,7 +37,7 @@ def scored(engine, tokens, values):
         candidates=np.arange(4)[None],
         gold=np.zeros(1, np.int64),
     )
-    return engine.score(batch, values[None]).logp[0, 0]
+    return engine.score(batch, values[None], *tuned).logp[0, 0]
 
 
 def first_four(logits):
@@ -54,6 +54,23 @@ def test_a_text_has_the_probabilities_that_score_gives(engine, bundle, seed):
         wanted = scored(engine, tokens[:last], values)
         # 8-bit activations round a little differently where sums are ordered differently
         assert np.abs(first_four(logits) - wanted).max() < 0.05
+
+
+def test_a_text_under_terms_has_the_probabilities_that_score_gives(engine, bundle):
+    values, tokens = values_of(bundle), tokens_of(30)
+    tuned = moved(*request(bundle, rows=1, length=30, scored=1, choices=1, probes=1))
+    zeros = [np.zeros_like(each) for each in tuned[1]]
+    text, unmoved = engine.text(values, *tuned), engine.text(values, tuned[0])
+    same = engine.text(values, tuned[0], zeros)
+    for first, last in ((0, 12), (12, 13), (13, 29), (29, 30)):
+        logits, plain = text.read(tokens[first:last]), unmoved.read(tokens[first:last])
+        np.testing.assert_array_equal(same.read(tokens[first:last]), plain)
+        wanted = scored(engine, tokens[:last], values, *tuned)
+        assert np.abs(first_four(logits) - wanted).max() < 0.1
+        assert np.abs(logits - plain).mean() > 0.1
+    for odd in (tuned[1][:2], [each.T for each in tuned[1]]):
+        with pytest.raises(EngineError, match="the program takes"):
+            engine.text(values, None, odd)
 
 
 def test_values_matter_and_texts_do_not_disturb_each_other(engine, bundle):
@@ -101,7 +118,8 @@ def test_a_long_prompt_is_read_in_chunks_and_fills_the_bound(engine, bundle):
 def test_both_engines_give_the_same_bits(engine, bundle):
     tokens, values = tokens_of(70), values_of(bundle, seed=1)
     with open_engine(bundle, name=ENGINES[1]) as binding:
-        one, other = engine.text(values), binding.text(values)
+        tuned = moved(*request(bundle, rows=1, length=30, scored=1, choices=1, probes=1))
+        one, other = engine.text(values, *tuned), binding.text(values, *tuned)
         for part in (tokens[:66], tokens[66:67], tokens[67:]):
             assert np.array_equal(one.read(part), other.read(part))
 

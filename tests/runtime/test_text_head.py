@@ -28,7 +28,7 @@ from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
 from seedtune.runtime.scoring.known_forwards import KnownForwards
-from seedtune.runtime.scoring.text_head import TextHead
+from seedtune.runtime.scoring.text_head import Observed, TextHead
 from seedtune.runtime.scoring.text_part import TextPart, tokens_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
@@ -58,6 +58,12 @@ def rows(count, seed=0):
     """Replies of someone of few words."""
     rng = random.Random(seed)
     return [{"before": rng.choice(SEEN), "reply": rng.choice(SAID)} for _ in range(count)]
+
+
+def generic(world, count):
+    """The first tokens of generic text."""
+    numbers = np.arange(count)
+    return Observed(world.text.frame.states[numbers].astype(np.float32), numbers)
 
 
 class World:
@@ -128,10 +134,9 @@ def whole(world, tmp_path_factory):
 class TestTheHead:
     def test_the_program_s_adapter_is_what_the_gradient_was_taken_at(self, world):
         weights = np.random.default_rng(0).standard_normal(world.text.entries, np.float32) / 10
-        tokens = world.tokens()
-        none = np.zeros(0, np.int64)
+        tokens, none = world.tokens(), generic(world, 0)
         for own in (np.zeros_like(weights), weights):
-            found = world.text.gradient(own, tokens.states, tokens.words, none, 1.0)
+            found = world.text.gradient(own, tokens.observed, none, 1.0)
             wanted = world.losses(world.values(own))
             np.testing.assert_allclose(tokens.losses(found.logp)[0], wanted, atol=1e-4)
         plain = world.losses(Values(world.start.values))
@@ -141,11 +146,11 @@ class TestTheHead:
     def test_its_gradient_is_that_of_loss_and_divergence(self, world, pull):
         rng, text = np.random.default_rng(1), world.text
         weights = rng.standard_normal(text.entries, np.float32) / 10
-        tokens, generic = world.tokens(), np.arange(40)
+        observed, held = world.tokens().observed, generic(world, 40)
 
         def objective(own):
-            loss = -text.gradient(own, tokens.states, tokens.words, generic, 1.0).logp.mean()
-            states = text.frame.states[generic].astype(np.float32)
+            loss = -text.gradient(own, observed, held, 1.0).logp.mean()
+            states = held.states
             words = text.words.vectors(slice(None)).astype(np.float64)
             logits = [
                 (text.frame.read(states) + states @ adapter.T) @ words.T
@@ -157,18 +162,19 @@ class TestTheHead:
             apart = (np.exp(before) * (before - moved)).sum(axis=1).mean()
             return float(loss + pull * apart)
 
-        gradient = text.gradient(weights, tokens.states, tokens.words, generic, pull).gradient
+        gradient = text.gradient(weights, observed, held, pull).gradient
         along = rng.standard_normal(text.entries, np.float32)
         above, below = (objective(weights + step * along) for step in (1e-3, -1e-3))
-        wanted = float((gradient.reshape(-1) * along).sum())
+        wanted = float((gradient * along).sum())
         assert (above - below) / 2e-3 == pytest.approx(wanted, rel=0.02)
 
     def test_many_tokens_are_as_few_at_a_time(self, world, monkeypatch):
         weights = np.random.default_rng(5).standard_normal(world.text.entries, np.float32) / 10
         tokens = world.tokens()
-        given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
+        given = (weights, tokens.observed, generic(world, 40), 6.0)
         whole = world.text.gradient(*given)
-        for at_once in (7, len(tokens.words), len(tokens.words) + 3):
+        count = len(tokens.observed.words)
+        for at_once in (7, count, count + 3):
             monkeypatch.setattr(text_head, "TOKENS", at_once)
             found = world.text.gradient(*given)
             np.testing.assert_allclose(found.gradient, whole.gradient, atol=1e-4)
@@ -177,7 +183,7 @@ class TestTheHead:
     def test_rare_words_are_drawn_for_a_gradient(self, world, monkeypatch):
         tokens = world.tokens()
         weights = np.zeros(world.text.entries, np.float32)
-        given = (weights, tokens.states, tokens.words, np.arange(40), 6.0)
+        given = (weights, tokens.observed, generic(world, 40), 6.0)
         whole = world.text.gradient(*given)
         monkeypatch.setattr(text_head, "RARE", 0.2)
         drawn = world.text.gradient(*given)
@@ -198,7 +204,9 @@ class TestTheHead:
 class TestTheStep:
     def test_its_rule_written_out(self):
         estimator, rng = TextHeadEstimator(5), np.random.default_rng(0)
-        part = TextPart(cast(TextHead, SimpleNamespace(entries=5)), np.zeros(5, np.float32))
+        part = TextPart(
+            cast(TextHead, SimpleNamespace(entries=5, terms=None)), np.zeros(5, np.float32)
+        )
         values = Values(np.zeros(3, np.float32), part)
         m, moving, mean = np.zeros(5), np.zeros(5), np.zeros(5)
         for step in range(1, 9):
@@ -301,7 +309,8 @@ class TestARun:
         step = world.text.entries // 8 + 3 * A_STEP
         assert journal.header.signs == 8 * step and journal.header.scalar_count == 0
         assert journal.header.part == {
-            "kind": "text-adapter", "outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS
+            "kind": "text-adapter", "outputs": OUTPUTS, "inputs": INPUTS, "words": WORDS,
+            "terms": 0,
         }  # fmt: skip
         assert journal.end < journal.header_end + 60 * (step + 12) + 200
         with pytest.raises(JournalError, match=r"single examples.*journal export --without-words"):
@@ -430,7 +439,7 @@ class TestARun:
 
         held = resident_bytes()
         assert held is not None and world.start.memory is not None
-        alone, whole = (TextHeadEstimator(world.text.entries, words) for words in (0, WORDS))
+        alone, whole = (TextHeadEstimator(world.text.entries, 0, words) for words in (0, WORDS))
         # The words thrice and their index, of 169 bytes a word where it is made.
         assert whole.memory_bytes(120) - alone.memory_bytes(120) > WORDS * (3 * 4 + 169)
         needed = whole.memory_bytes(120) + world.text.memory_bytes

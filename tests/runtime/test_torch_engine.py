@@ -32,7 +32,8 @@ def program(bundle, **changes):
         content["nodes"].insert(0, ["a", *first])
     files = {name: bundle.path / name for name in others}
     data, cache = json.dumps(content).encode(), bundle.prefix_cache
-    return TorchProgram(data, files, CPU, torch.float32, Path("p.json"), cache=cache)
+    terms = bundle.terms_shapes
+    return TorchProgram(data, files, CPU, torch.float32, Path("p.json"), None, cache, terms)
 
 
 def with_no_prefix(bundle):
@@ -134,6 +135,26 @@ class TestOpening:
             program(reach, **changes)
         assert str(error.value).startswith("p.json: ") and "\n" not in str(error.value)
 
+    def test_terms_of_other_sizes_or_results(self, reach):
+        content = json.loads((reach.path / "program.json").read_bytes())
+        for changes, told in (
+            ({1: ["term_1", "float32", [64, 9]]}, r"it takes term_1 of shape .64, 9"),
+            ({2: ["term_2", "float32", [None, 8]]}, r"it takes term_2 of shape"),
+            ({0: ["term_3", "float32", [64, 8]]}, "it takes other inputs than tokens, .* term_0,"),
+        ):
+            inputs = [*content["inputs"]]
+            first = [each[0] for each in inputs].index("term_0")
+            for number, each in changes.items():
+                inputs[first + number] = each
+            with pytest.raises(EngineError, match=told):
+                program(reach, inputs=inputs)
+        logp, hidden, sizes, middle, *own = content["outputs"]
+        for odd in ([middle, sizes], [sizes, sizes], [middle, middle]):
+            with pytest.raises(EngineError, match="other states of blocks than terms are learned"):
+                program(reach, outputs=[logp, hidden, *odd, *own])
+        with pytest.raises(EngineError, match="or there are not 8"):
+            program(reach, outputs=[logp, hidden, sizes, *own])
+
     def test_nothing_is_changed_that_something_else_reads(self, reach):
         """A weight is mapped from a file that must not be written: the process would end."""
         nodes = json.loads((reach.path / "program.json").read_bytes())["nodes"]
@@ -162,10 +183,10 @@ class TestOpening:
         own, *others = described.files
         files = {name: reach.path / name for name in others}
         data = (reach.path / own).read_bytes()
-        cache = reach.prefix_cache
-        TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need, cache)
+        takes = reach.prefix_cache, reach.terms_shapes
+        TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need, *takes)
         with pytest.raises(EngineError, match=r"exceed .* on the GPU; raise the memory limit"):
-            TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need - 1, cache)
+            TorchProgram(data, files, CPU, torch.float32, Path("p.json"), need - 1, *takes)
 
 
 class TestValues:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from seedtune.runtime.engines import Engine, Scores
+from seedtune.runtime.engines import Engine, Scores, Terms
 from seedtune.runtime.tasks import Batch
 
 Places = dict[str, NDArray[np.int64]]
@@ -48,9 +48,12 @@ class FloatEngine(Engine):
         batch: Batch,
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
     ) -> Scores:
-        """As ``Engine.score``, without an adapter; one forward a row of ``values``."""
-        assert adapter is None
+        """As ``Engine.score``, without an adapter or terms; one forward a row of ``values``."""
+        assert adapter is None and not terms and not inside
         tokens, positions, candidates = map(
             torch.from_numpy, (batch.tokens, batch.positions, batch.candidates)
         )

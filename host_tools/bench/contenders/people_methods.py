@@ -48,5 +48,7 @@ METHODS: dict[str, Method] = {
     "lora": Method("lora", "start-fp32", _LORA, _EPOCHS),
     "text-head": _tuned(),
     "text-head-alone": _tuned(remember=False),
+    "head-only": _tuned(terms=False),
+    "head-only-alone": _tuned(terms=False, remember=False),
     "per-example": _tuned(estimator="per-example", steps=100, eval_every=50),
 }

@@ -103,6 +103,8 @@ METHODS: dict[str, Method] = {
     "int4-two-point": _int4(_TWO_POINT),
     "int4-text-head": _int4(_TEXT_HEAD),
     "int4-text-head-alone": _int4({**_TEXT_HEAD, "remember": False}),
+    "int4-head-only": _int4({**_TEXT_HEAD, "terms": False}),
+    "int4-head-only-alone": _int4({**_TEXT_HEAD, "terms": False, "remember": False}),
     "lora": Method("lora", _LORA, _LORA_ON),
 }
 

@@ -22,6 +22,7 @@ AT = 400
 LONG = 1000
 SPARSE, MEZO, LORA = "int4-per-example", "mezo-fp32", "lora"
 TEXT, TEXT_ALONE, CHAT = "int4-text-head", "int4-text-head-alone", "chat"
+HEAD, HEAD_ALONE = "int4-head-only", "int4-head-only-alone"
 
 Device = dict[str, Any] | None
 
@@ -74,6 +75,12 @@ def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[
     }
 
 
+_TEXTS = {
+    "deep_text_gain_over_lora": TEXT_ALONE,
+    "deep_text_gain_with_memory_over_lora": TEXT,
+    "text_gain_over_lora": HEAD_ALONE,
+    "text_gain_with_memory_over_lora": HEAD,
+}
 _COSTS = {
     "mezo_fp32_over_step": "MeZO's step in float32 over a step",
     "lora_over_step": "LoRA's step in float32 over a step",
@@ -88,9 +95,10 @@ def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]
     Returns:
         ``sparse_forwards_to_mezo_400``: forwards by seeds alone to the mean SST-2 accuracy of MeZO
         on all weights in float32 after 400; ``sparse_accuracy_at_400``, ``mezo_accuracy_at_400``,
-        ``sparse_accuracy_at_1000`` (means over seeds); ``text_gain_over_lora``: fall of the log of
-        perplexity on the named chat by the head alone, over LoRA's, and as it runs by default,
-        ``text_gain_with_memory_over_lora``;
+        ``sparse_accuracy_at_1000`` (means over seeds); ``deep_text_gain_over_lora``: fall of the
+        log of perplexity on the named chat by the text head and the terms below it, over LoRA's,
+        and as it runs by default, ``deep_text_gain_with_memory_over_lora``; ``text_gain_over_lora``
+        and ``text_gain_with_memory_over_lora``, the same without terms;
         ``senders_helped``, ``senders_harmed`` and ``other_text_rise`` of the text head, with
         ``senders_messages`` and ``senders_people``, where most people were measured;
         ``step_over_mezo`` and ``peak_over_lora``. What is not known is null and stands in
@@ -108,14 +116,14 @@ def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]
         default=None,
     )
     mezo_at = mezo and _at(mezo, AT)
-    alone, whole, lora = (_gain(every.get((method, CHAT))) for method in (TEXT_ALONE, TEXT, LORA))
+    lora = _gain(every.get((LORA, CHAT)))
+    texts = {name: _gain(every.get((method, CHAT))) for name, method in _TEXTS.items()}
     found: dict[str, Any] = {
         "sparse_forwards_to_mezo_400": sparse and mezo_at and sparse.forwards_to(mezo_at),
         "sparse_accuracy_at_400": sparse and _at(sparse, AT),
         "mezo_accuracy_at_400": mezo_at,
         "sparse_accuracy_at_1000": (group := long.get((SPARSE, DECIDING))) and _at(group, LONG),
-        "text_gain_over_lora": alone / lora if alone and lora else None,
-        "text_gain_with_memory_over_lora": whole / lora if whole and lora else None,
+        **{name: gain / lora if gain and lora else None for name, gain in texts.items()},
         "senders_helped": text and text["helped"],
         "senders_harmed": text and text["harmed"],
         "other_text_rise": text and text["other_rise"]["mean"],
@@ -173,12 +181,12 @@ def _gain(group: Group | None) -> float | None:
 def _reason(name: str) -> str:
     quality = "seedtune bench quality --methods "
     known: dict[str, Callable[[], str]] = {
-        "text_gain_with_memory_over_lora": lambda: f"{quality}{TEXT},{LORA} --tasks {CHAT}",
-        "text_gain_over_lora": lambda: f"{quality}{TEXT_ALONE},{LORA} --tasks {CHAT}",
         "sparse_accuracy_at_1000": lambda: f"{quality}{SPARSE} --tasks sst2 --forwards {LONG}",
         "step_over_mezo": lambda: "seedtune bench device",
         "peak_over_lora": lambda: "seedtune bench device",
     }
     if name.startswith("senders_") or name == "other_text_rise":
         return "seedtune bench senders --methods start-int4,text-head"
+    if name in _TEXTS:
+        return f"{quality}{_TEXTS[name]},{LORA} --tasks {CHAT}"
     return known.get(name, lambda: f"{quality}{SPARSE},{MEZO} --tasks {DECIDING} --forwards {AT}")()

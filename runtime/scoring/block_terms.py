@@ -1,0 +1,271 @@
+"""Low-rank terms of the upper blocks, and their gradient from what a forward returns.
+
+Of a token's loss the gradient by the last block's output is known, since all that lies behind it
+is. It is handed down through the token's own MLPs and past their attention, whose input gets what
+its output gets. With W the matrices of a block, ``x`` what gate and up read,
+``y = silu(gate) * up``, and g ``[D]`` the gradient by the block's output:
+
+    inside  = W_down' g
+    by_up   = inside * silu(gate)
+    by_gate = inside * up * silu'(gate)
+    learned   beside down  g (A y)';   beside up  by_up (A x)';   beside gate  by_gate (A x)'
+    handed down   g + (what goes into the MLP's norm, by W_gate' by_gate + W_up' by_up)
+
+and W with its term everywhere. This is the backward pass of the MLPs alone, for the tokens that are
+scored: nothing crosses tokens, no graph is kept, and a block is done when the one above it is. A
+forward returns of each block what its norm reads; gate and up are computed from it anew, from the
+int4 codes where the program's file has them. (Skipped layers passed by identity: LCSB, arXiv
+2602.13073. Measured: ``host_tools/bench/results/depth.md``.)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, reduce
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..bundle.terms import SLOTS, TermsInfo, TermsPart
+from .int4_matrix import WeightsFile, unpacked
+
+Floats = NDArray[np.float32]
+
+
+class Matrix(NamedTuple):
+    """A matrix as a program's file holds it, mapped."""
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint16]
+    floats: Floats
+    """float32 ``[C, out]``: columns that are not int4."""
+    columns: NDArray[np.int32] = np.empty(0, np.int32)
+
+    def whole(self) -> Floats:
+        """float32 ``[out, in]``."""
+        found = unpacked(self.codes, self.scales)
+        found[:, self.columns] = self.floats.T
+        return found
+
+
+class Kept(NamedTuple):
+    """States of some tokens in half the bytes, each with a scale of its own: a state may have
+    numbers beyond what float16 holds."""
+
+    parts: NDArray[np.float16]
+    """float16 ``[N, D]``."""
+    scales: Floats
+    """float32 ``[N, 1]``."""
+
+    @classmethod
+    def of(cls, states: Floats) -> "Kept":
+        """Of float32 ``[N, D]``."""
+        scales = np.abs(states).max(axis=1, keepdims=True) + np.float32(1e-30)
+        return cls((states / scales).astype(np.float16), scales)
+
+    def whole(self) -> Floats:
+        """float32 ``[N, D]``."""
+        return self.parts.astype(np.float32) * self.scales
+
+
+class Inside(NamedTuple):
+    """What forwards gave of some tokens."""
+
+    sizes: Floats
+    """float32 ``[N, S / D]``: 1 over the root mean square of each state that an adapter reads."""
+    middles: list[Kept]
+    """Of each block, what its MLP's norm reads."""
+
+    def followed_by(self, other: "Inside") -> "Inside":
+        """These tokens, then others."""
+        middles = [
+            Kept(np.concatenate([one.parts, two.parts]), np.concatenate([one.scales, two.scales]))
+            for one, two in zip(self.middles, other.middles, strict=True)
+        ]
+        return Inside(np.concatenate([self.sizes, other.sizes]), middles)
+
+    @classmethod
+    def of(cls, passes: Sequence[Sequence[Floats]]) -> "Inside":
+        """Of ``Scores.inside`` of one probe, pass after pass."""
+        found = [cls(own[0][0], [Kept.of(each[0]) for each in own[1:]]) for own in passes]
+        return reduce(cls.followed_by, found)
+
+
+class BlockTerms:
+    """What can be learned of a bundle's blocks; the part and the matrices are read when they are
+    first needed."""
+
+    def __init__(
+        self,
+        info: TermsInfo,
+        width: int,
+        taps: Sequence[int],
+        load_part: Callable[[], TermsPart],
+        load_matrices: Callable[[], tuple[list[Matrix], Callable[[], None]]],
+    ) -> None:
+        """
+        Args:
+            width: D.
+            taps: how many blocks lie below each state that an adapter reads.
+            load_matrices: without the numbers of their columns; and what is to be called when a
+                block's were read (see ``WeightsFile.give_back``).
+        """
+        self.info = info
+        self.shapes = info.shapes(width)
+        """``(out, rank)`` of each term: block by block gate, up, down."""
+        self.entries = info.entries(width)
+        """Numbers that are learned."""
+        self._taps = taps
+        self._load_part, self._load_matrices = load_part, load_matrices
+        self._terms: tuple[Floats, list[Floats]] | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "BlockTerms | None":
+        """Of a bundle; None where its programs take no terms."""
+        info, adapter = bundle.terms, bundle.adapter
+        if info is None or adapter is None:
+            return None
+        width = adapter.width
+
+        def load() -> tuple[list[Matrix], Callable[[], None]]:
+            with bundle.checked(info.file) as path:
+                file = WeightsFile(path)
+            found = []
+            for number, place in enumerate(info.matrices):
+                last = number % SLOTS == SLOTS - 1
+                shape = (width, info.inner) if last else (info.inner, width)
+                codes = file.int4(place.codes, place.scales, shape)
+                found.append(Matrix(*codes, file.floats(place.floats, (place.columns, shape[0]))))
+            return found, file.give_back
+
+        return cls(info, width, adapter.blocks, bundle.terms_part, load)
+
+    @cached_property
+    def part(self) -> TermsPart:
+        """Read once."""
+        return self._load_part()
+
+    @cached_property
+    def _matrices(self) -> tuple[list[Matrix], Callable[[], None]]:
+        matrices, give_back = self._load_matrices()
+        ends = np.cumsum([place.columns for place in self.info.matrices])[:-1]
+        columns = np.split(self.part.columns, ends)
+        found = zip(matrices, columns, strict=True)
+        return [matrix._replace(columns=own) for matrix, own in found], give_back
+
+    def terms(self, learned: Floats) -> list[Floats]:
+        """What the program takes, of what is learned, float32 ``[entries]``; the last ones are
+        kept, since every pass of an evaluation asks for the same."""
+        if self._terms is None or not np.array_equal(self._terms[0], learned):
+            found, first = [], 0
+            for number, (out, rank) in enumerate(self.shapes):
+                own = learned[first : first + out * rank].reshape(out, rank)
+                found.append(own * self.part.scales[number // SLOTS, number % SLOTS])
+                first += out * rank
+            self._terms = learned.copy(), found
+        return self._terms[1]
+
+    def changes(self, learned: Floats) -> Iterator[tuple[int, int, Floats, Floats]]:
+        """What the terms add to the model's matrices: block, slot (of gate, up and down), and the
+        two factors of the change, float32 ``[out, rank]`` and ``[rank, in]``."""
+        for number, term in enumerate(self.terms(learned)):
+            block, slot = divmod(number, SLOTS)
+            directions = self.part.inner if slot == SLOTS - 1 else self.part.inputs
+            yield self.info.first + block, slot, term, directions[block]
+
+    def gradient(self, learned: Floats, inside: Inside, states: Floats, upon: Floats) -> Floats:
+        """Of a loss by what is learned, float32 ``[entries]``: summed over tokens.
+
+        Args:
+            states: float32 ``[N, S]``, the states that an adapter reads.
+            upon: float32 ``[N, S]``: the loss's gradient by these, of each token.
+        """
+        found = np.empty(self.entries, np.float32)
+        terms, width = self.terms(learned), self.part.norms.shape[1]
+        first, last = self.info.first, self.info.first + self.info.blocks
+        tapped = {
+            below: slice(number * width, (number + 1) * width)
+            for number, below in enumerate(self._taps)
+        }
+        g = np.zeros((len(states), width), np.float32)
+        end = self.entries
+        for block in range(last - 1, first - 1, -1):
+            if block + 1 in tapped:
+                own = tapped[block + 1]
+                size = inside.sizes[:, own.start // width, None]
+                g += unit_gradient(states[:, own], size, upon[:, own])
+            number = block - first
+            start = end - sum(out * rank for out, rank in self.shapes[:SLOTS])
+            g = self._through(number, terms, inside.middles[number].whole(), g, found[start:end])
+            end = start
+        return found
+
+    def _through(
+        self,
+        number: int,
+        terms: list[Floats],
+        state: Floats,
+        g: Floats,
+        found: Floats,
+    ) -> Floats:
+        """Through one block, from the gradient by its output to that by its input, float32
+        ``[N, D]``; what is learned beside it goes to ``found``. ``state`` is what its norm reads.
+        """
+        gate_term, up_term, down_term = terms[SLOTS * number : SLOTS * (number + 1)]
+        inputs, inner = self.part.inputs[number], self.part.inner[number]
+        gate_scale, up_scale, down_scale = self.part.scales[number]
+        matrices, give_back = self._matrices
+        gates, ups, downs = matrices[SLOTS * number : SLOTS * (number + 1)]
+        norm = self.part.norms[number]
+        size = 1 / np.sqrt(np.square(state).mean(axis=1, keepdims=True) + self.info.eps)
+        unit = state * size
+        x = unit * norm
+        read = x @ inputs.T
+        matrix = gates.whole()
+        matrix += gate_term @ inputs
+        gate = x @ matrix.T
+        with np.errstate(over="ignore"):  # far below zero it is 0
+            half = 1 / (1 + np.exp(-gate))
+        silu = gate * half
+        second = ups.whole()
+        second += up_term @ inputs
+        up = x @ second.T
+        third = downs.whole()
+        give_back()
+        third += down_term @ inner
+        back = g @ third
+        by_down = g.T @ ((silu * up) @ inner.T)
+        by_gate = back * up * (half * (1 + gate - silu))
+        by_up = back * silu
+        ends = np.cumsum([by_gate.shape[1], by_up.shape[1]]) * len(inputs)
+        own = np.split(found, ends)
+        own[0][:] = (by_gate.T @ read * gate_scale).reshape(-1)
+        own[1][:] = (by_up.T @ read * up_scale).reshape(-1)
+        own[2][:] = (by_down * down_scale).reshape(-1)
+        return g + unit_gradient(unit, size, (by_gate @ matrix + by_up @ second) * norm)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What learning and scoring hold: the part, the terms, and what ``gradient`` takes of a
+        batch's tokens and of one block, whose mapped pages are given back."""
+        info, width = self.info, self.shapes[-1][0]
+        part = 4 * info.blocks * (info.rank * (width + info.inner) + width)
+        weights = 3 * info.inner * width
+        a_token = 2 * info.blocks * width + 4 * (8 * info.inner + 8 * width)
+        return part + 3 * 4 * self.entries + 2 * 4 * weights + TOKENS * a_token
+
+
+TOKENS = 512
+"""Tokens of a step that memory is counted for."""
+
+
+def unit_gradient(unit: Floats, size: Floats, by_unit: Floats) -> Floats:
+    """By a state, of what is asked of it divided by its root mean square.
+
+    Args:
+        unit: float32 ``[N, D]``, the state so divided.
+        size: float32 ``[N, 1]``, 1 over that root mean square.
+        by_unit: float32 ``[N, D]``, the gradient by ``unit``.
+    """
+    along = (unit * by_unit).mean(axis=1, keepdims=True)
+    return np.asarray((by_unit - unit * along) * size, np.float32)
