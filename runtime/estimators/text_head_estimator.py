@@ -14,8 +14,7 @@ be known). Half as many tokens of generic text pull towards the untouched head. 
 terms of its upper blocks (option ``terms``), they are learned with it, five times as fast, by the
 head's gradient handed down (see ``scoring.block_terms``); the generic text then goes through the
 program at each step, since the terms move its states, too. With the option ``remember`` the words
-of the batch join a memory behind the weights (see ``scoring.word_memory``). Of rows that choose an
-answer by a word the loss is that among the words of the labels; they leave no words.
+of the batch join a memory behind the weights (see ``scoring.word_memory``).
 
 The journal holds a bit a number and step, 156 kB for SmolLM2, and 3 kB of words. Applying them is
 elementwise float32, so that every machine gets the same bits from a journal.
@@ -57,8 +56,7 @@ other text by 1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``
 TERM_PULL, TERM_RATE = 3.0, 5.0
 """The pull where terms are learned, and their rate over the weights'."""
 LEAST_PULL = 32
-"""Tokens of generic text in a step at least, where terms are learned: rows that choose an answer
-have one scored token each."""
+"""Tokens of generic text in a step at least, where terms are learned."""
 LEAST_BATCH, STEPS_A_PASS = 4, 50
 """Few messages come in smaller batches: 200 messages of two people gained a quarter more in
 batches of 4 than of 16."""
@@ -194,10 +192,9 @@ def _fit(options: TextHeadOptions, settings: Settings, context: RunContext) -> S
 
 
 def _part(options: TextHeadOptions, context: RunContext) -> Description:
-    if not context.writes and not context.labels:
+    if not context.writes:
         raise TuningError(
-            "estimator text-head needs a task of writing text or of choosing by a word; take "
-            "another estimator"
+            "estimator text-head needs a task of writing text; take another estimator"
         )
     kind = context.parts.get(KIND)
     if not isinstance(kind, TextHeads):
@@ -206,8 +203,7 @@ def _part(options: TextHeadOptions, context: RunContext) -> Description:
             "text; export the model again, or take another estimator"
         )
     terms = terms_entries(kind.head) if options.terms else 0
-    remembered = WORDS if options.remember and context.writes else 0
-    return describe(*kind.head.shape, remembered, terms)
+    return describe(*kind.head.shape, WORDS if options.remember else 0, terms)
 
 
 def _make(
@@ -229,7 +225,7 @@ SPEC = EstimatorSpec(
     eval_every=25,
     guarded=False,
     holds_examples=True,
-    suits=lambda context: context.writes and KIND in context.parts,
+    suits=lambda context: KIND in context.parts,
     fit=_fit,
     part=_part,
 )

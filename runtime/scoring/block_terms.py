@@ -117,6 +117,7 @@ class BlockTerms:
         """Numbers that are learned."""
         self._taps = taps
         self._load_part, self._load_matrices = load_part, load_matrices
+        self._give_back: Callable[[], None] = lambda: None
         self._terms: tuple[Floats, list[Floats]] | None = None
 
     @classmethod
@@ -146,12 +147,13 @@ class BlockTerms:
         return self._load_part()
 
     @cached_property
-    def _matrices(self) -> tuple[list[Matrix], Callable[[], None]]:
-        matrices, give_back = self._load_matrices()
+    def matrices(self) -> list[Matrix]:
+        """Block by block gate, up, down; mapped once."""
+        matrices, self._give_back = self._load_matrices()
         ends = np.cumsum([place.columns for place in self.info.matrices])[:-1]
         columns = np.split(self.part.columns, ends)
         found = zip(matrices, columns, strict=True)
-        return [matrix._replace(columns=own) for matrix, own in found], give_back
+        return [matrix._replace(columns=own) for matrix, own in found]
 
     def terms(self, learned: Floats) -> list[Floats]:
         """What the program takes, of what is learned, float32 ``[entries]``; the last ones are
@@ -214,8 +216,7 @@ class BlockTerms:
         gate_term, up_term, down_term = terms[SLOTS * number : SLOTS * (number + 1)]
         inputs, inner = self.part.inputs[number], self.part.inner[number]
         gate_scale, up_scale, down_scale = self.part.scales[number]
-        matrices, give_back = self._matrices
-        gates, ups, downs = matrices[SLOTS * number : SLOTS * (number + 1)]
+        gates, ups, downs = self.matrices[SLOTS * number : SLOTS * (number + 1)]
         norm = self.part.norms[number]
         size = 1 / np.sqrt(np.square(state).mean(axis=1, keepdims=True) + self.info.eps)
         unit = state * size
@@ -231,7 +232,7 @@ class BlockTerms:
         second += up_term @ inputs
         up = x @ second.T
         third = downs.whole()
-        give_back()
+        self._give_back()
         third += down_term @ inner
         back = g @ third
         by_down = g.T @ ((silu * up) @ inner.T)

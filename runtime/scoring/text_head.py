@@ -33,7 +33,7 @@ class TokenGradient(NamedTuple):
     """float32 ``[O * I]``, terms behind: of the mean loss of the batch's tokens, and of the pull;
     right on average (``RARE``)."""
     logp: NDArray[np.float64]
-    """float64 ``[N, C]``: log-probability of the one word said, or of each candidate among them."""
+    """float64 ``[N]``: log-probability of each word said."""
 
 
 class Observed(NamedTuple):
@@ -42,17 +42,9 @@ class Observed(NamedTuple):
     states: NDArray[np.float32]
     """float32 ``[N, S]``: what an adapter reads."""
     words: NDArray[np.int64]
-    """int64 ``[N]``: what was said there, or which of the candidates is right; of generic text the
-    token's number in the frame."""
+    """int64 ``[N]``: what was said there; of generic text the token's number in the frame."""
     inside: Inside | None = None
     """What terms are learned from, where they are."""
-    candidates: NDArray[np.int64] | None = None
-    """int64 ``[N, C]``: the words to choose between, where not all count."""
-
-    def part(self, tokens: slice) -> "Observed":
-        """Some of them, without what terms are learned from."""
-        candidates = None if self.candidates is None else self.candidates[tokens]
-        return Observed(self.states[tokens], self.words[tokens], candidates=candidates)
 
 
 class TextHead:
@@ -145,8 +137,7 @@ class TextHead:
         """
         head, learned = weights[: self.entries], weights[self.entries :]
         gradient = np.zeros(self.shape, np.float32)
-        choices = 1 if tokens.candidates is None else tokens.candidates.shape[1]
-        logp = np.empty((len(tokens.words), choices), np.float64)
+        logp = np.empty(len(tokens.words), np.float64)
         count, all_tokens = len(tokens.words), len(tokens.words) + len(generic.words)
         upon = np.empty((all_tokens if len(learned) else 0, len(self.frame.inputs)), np.float32)
         for first in range(0, all_tokens, TOKENS):
@@ -154,7 +145,7 @@ class TextHead:
             held = slice(max(0, first - count), max(0, first + TOKENS - count))
             residual, along, logp[said] = self._part(
                 head,
-                tokens.part(said),
+                Observed(tokens.states[said], tokens.words[said]),
                 Observed(generic.states[held], generic.words[held]),
                 pull * count / max(1, len(generic.words)),
             )
@@ -177,20 +168,15 @@ class TextHead:
         """Of each token, generic ones last, the gradient by what the head reads along Qg, float32
         ``[N + G, O]``, and the state along Qx, float32 ``[N + G, I]``; of the words said their
         log-probabilities. The words' vectors are made once for all."""
-        count, nothing = len(tokens.words), np.zeros(len(generic.words), np.int64)
+        count = len(tokens.words)
         read, along = self._read(weights, np.concatenate([tokens.states, generic.states]))
-        if tokens.candidates is None:
-            said = np.concatenate([tokens.words, nothing])
-            mean, all_logp, slope = self.words.expected(read, said, RARE)
-            mean[:count] -= slope[:count, None] * self.words.vectors(tokens.words)
-            logp = all_logp[:count, None]
-        else:
-            own, logp = self.words.between(read[:count], tokens.candidates, tokens.words)
-            mean = np.concatenate([own, self.words.expected(read[count:], nothing, RARE)[0]])
+        said = np.concatenate([tokens.words, np.zeros(len(generic.words), np.int64)])
+        mean, logp, slope = self.words.expected(read, said, RARE)
+        mean[:count] -= slope[:count, None] * self.words.vectors(tokens.words)
         residual = mean @ self._bases[1]
         residual[count:] -= self.frame.expected[generic.words].astype(np.float32)
         residual[count:] *= np.float32(pull)
-        return residual, along, logp
+        return residual, along, logp[:count]
 
     def _by_states(
         self, weights: NDArray[np.float32], residual: NDArray[np.float32]

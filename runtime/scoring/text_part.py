@@ -64,7 +64,7 @@ class TextPart:
         return replace(self, own=self.own.copy())
 
     def for_task(self, task: Task, engine: Engine) -> Self:
-        if not (task.writes or task.head_labels) or engine.adapter_shape is None:
+        if not task.writes or engine.adapter_shape is None:
             raise TuningError(
                 "the values hold a text head, which this task or this program has no place for: "
                 "give the bundle and the task that they were tuned with"
@@ -124,7 +124,7 @@ class TextHeads:
         return None if head is None else cls(head)
 
     def fits(self, task: Task, engine: Engine) -> bool:
-        return bool(task.writes or task.head_labels) and engine.adapter_shape is not None
+        return task.writes and engine.adapter_shape is not None
 
     def restore(self, description: Description, own: NDArray[np.float32] | None = None) -> TextPart:
         size = Whole(1, 1 << 24)
@@ -167,45 +167,40 @@ class Tokens(NamedTuple):
 
     observed: Observed
     losses: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    """From log-probabilities (``TokenGradient.logp``) the loss of each example, ``[1, examples]``.
-    """
+    """From log-probabilities of the words (``[N]``) the loss of each example, ``[1, examples]``."""
     texts: list[Said]
     """The words by texts, with those in front of them."""
 
 
 def tokens_of(look: Look, values: NDArray[np.float32], width: int, terms: Terms = ()) -> Tokens:
     """Every scored token of the batch under the sensitive values (float32 ``[K]``) and terms alone:
-    what a text head learns from. For tasks that write, of one candidate a position, and those that
-    choose by a word at one position a row.
+    what a text head learns from. For tasks that write, of one candidate a position.
 
     Args:
         width: S, of the hidden states that an adapter reads.
         terms: where they are learned, too.
     """
-    states, words, choices, inside, parts = [], [], [], [], []
+    states, words, inside, parts = [], [], [], []
     texts: list[Said] = []
     for numbers, batch, scores in look.forwards(values, terms, inside=len(terms) > 0):
         assert scores.hidden is not None
         states.append(scores.hidden[0, :, :width])
-        words.append(batch.candidates[:, 0] if look.task.writes else batch.gold)
-        choices.append(batch.candidates)
+        words.append(batch.candidates[:, 0])
         inside.append(scores.inside)
         parts.append((numbers, batch))
-        texts += said_in(batch.whole) if look.task.writes else []
+        texts += said_in(batch.whole)
 
     def losses(logp: NDArray[np.float64]) -> NDArray[np.float64]:
         found = np.empty((1, look.examples), dtype=np.float64)
         first = 0
         for numbers, batch in parts:
-            own = logp[None, first : first + len(batch.positions)]
+            own = logp[None, first : first + len(batch.positions), None]
             found[:, numbers] = look.task.losses(own.astype(np.float32), batch)
             first += len(batch.positions)
         return found
 
     kept = Inside.of(inside) if len(terms) else None
-    candidates = None if look.task.writes else np.concatenate(choices)
-    observed = Observed(np.concatenate(states), np.concatenate(words), kept, candidates)
-    return Tokens(observed, losses, texts)
+    return Tokens(Observed(np.concatenate(states), np.concatenate(words), kept), losses, texts)
 
 
 def generic_tokens(

@@ -60,31 +60,6 @@ class WordTable:
         """float32 ``[N, D]``."""
         return unpacked(self._codes[words], self._scales[words])
 
-    def between(
-        self, read: NDArray[np.float32], words: NDArray[np.int64], right: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Of each token, from what the head reads, float32 ``[N, D]``, where only some words count.
-
-        Args:
-            words: int64 ``[N, C]``.
-            right: int64 ``[N]``, which of them is.
-
-        Returns:
-            the gradient of the right word's negative log-probability among them by what the head
-            reads, float32 ``[N, D]``, and the log-probability of each, float64 ``[N, C]``.
-        """
-        vectors = self.vectors(words.reshape(-1)).reshape(*words.shape, -1)
-        logits = np.einsum("nd,ncd->nc", read, vectors).astype(np.float64)
-        slope = np.ones_like(logits)
-        if self._softcap is not None:
-            moved = np.tanh(logits / self._softcap)
-            logits, slope = moved * self._softcap, 1 - np.square(moved)
-        logp = logits - np.logaddexp.reduce(logits, axis=1)[:, None]
-        residual = np.exp(logp)
-        residual[np.arange(len(read)), right] -= 1
-        found = np.einsum("nc,ncd->nd", (residual * slope).astype(np.float32), vectors)
-        return found, logp
-
     def expected(
         self, read: NDArray[np.float32], words: NDArray[np.int64], rare: float = 0.0
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:

@@ -207,12 +207,12 @@ def test_matrices_are_found_without_executorch_s_program(tiny_llama, tmp_path, f
     ]
     bundle = exported(tiny_llama, tmp_path / "b", (form,))
     assert bundle.terms.file == "weights.safetensors" and opens(bundle)
-    for matrix, weight in zip(TextHead.of(bundle).terms._matrices, weights, strict=True):
+    for matrix, weight in zip(TextHead.of(bundle).terms.matrices, weights, strict=True):
         apart = np.abs(matrix.whole() - weight)
         # Codes are of 15 steps in a group; columns of sensitive entries are what they were.
         assert apart.mean() < 0.15 * np.abs(weight).mean()
         assert not apart[:, matrix.columns].any()
-    gate, up, down = (matrix.columns.tolist() for matrix in TextHead.of(bundle).terms._matrices)
+    gate, up, down = (matrix.columns.tolist() for matrix in TextHead.of(bundle).terms.matrices)
     assert (gate, up, down) == ([3, 6], [], [])
 
 

@@ -118,7 +118,7 @@ def test_numpy_makes_the_same_of_the_matrices_that_the_bundle_points_to(engine, 
     reads = part.inputs[0], part.inputs[0], part.inner[0]
     gate, up, down = (
         matrix.whole() + term @ along
-        for matrix, term, along in zip(below._matrices, terms, reads, strict=True)
+        for matrix, term, along in zip(below.matrices, terms, reads, strict=True)
     )
     middle = found.inside[1][0]
     x = middle / np.sqrt(np.square(middle).mean(axis=1, keepdims=True) + reach.terms.eps)
