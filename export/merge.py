@@ -24,9 +24,9 @@ from .gguf_model import write_gguf_model
 from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
 from .model.adapter import is_adapter
 from .model.decoder_blocks import decoder_blocks
+from .model.gated_blocks import NAMES
 from .model.load_model import LoadedModel, load_causal_lm, located
 from .peft_adapter import Moved, write_sparse_adapter
-from .program.low_rank_terms import NAMES
 from .quiet import quiet
 
 FORMS = ("hf", "peft", "gguf")
@@ -64,7 +64,7 @@ class TextHead:
     adapter: NDArray[np.float32]
     """float32 ``[D, S]``."""
     terms: Sequence[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]] = ()
-    """What was learned below it: block, number of the matrix in ``low_rank_terms.NAMES``, and the
+    """What was learned below it: block, number of the matrix in ``gated_blocks.NAMES``, and the
     factors of its change."""
 
 

@@ -85,8 +85,8 @@ def read_shape(source: str | Path) -> ModelShape:
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error
-    from ..program.low_rank_terms import suited_blocks
     from .decoder_linears import decoder_linears
+    from .gated_blocks import suited_blocks
 
     linears = {
         name: (linear.out_features, linear.in_features)

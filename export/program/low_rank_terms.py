@@ -17,12 +17,9 @@ import torch
 from torch import nn
 
 from ..model.decoder_blocks import decoder_blocks
+from ..model.gated_blocks import NAMES, norm_eps, suited_blocks
 
 DEFAULT_RANK = 8
-FROM = 1 / 3
-"""Blocks below this part of the model have none: of SmolLM2's 30 the lower ten add 5 % of LoRA's
-gain and half as much time (``host_tools/bench/results/depth.md``)."""
-NAMES = ("gate_proj", "up_proj", "down_proj")
 _SAMPLES = 2048
 """Tokens that directions are taken from."""
 _EXACT = 1e-3
@@ -159,7 +156,7 @@ class LowRankTerms(nn.Module):
     @property
     def eps(self) -> float:
         """Of the norms."""
-        return _eps(self._blocks[0][0]) or 0.0
+        return norm_eps(self._blocks[0][0]) or 0.0
 
     def _keep(self, number: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self._keeping:
@@ -177,30 +174,6 @@ class LowRankTerms(nn.Module):
         return output + nn.functional.linear(self._along[key], self._given[3 * number + slot])
 
 
-def suited_blocks(model: Any) -> list[Any]:
-    """A model's upper blocks; none where these are not built as the rule takes them: an MLP of silu
-    and gate behind a root mean square norm, added to the residual stream."""
-    blocks = decoder_blocks(model)
-    upper = list(blocks[round(len(blocks) * FROM) :])
-    plain = getattr(model.config, "hidden_act", None) in ("silu", "swish")
-    return upper if plain and all(map(_fits, upper)) else []
-
-
-def _fits(block: Any) -> bool:
-    mlp = getattr(block, "mlp", None)
-    norm = getattr(block, "post_attention_layernorm", None)
-    if mlp is None or norm is None or getattr(block, "post_feedforward_layernorm", None):
-        return False
-    matrices = [getattr(mlp, name, None) for name in NAMES]
-    biased = [getattr(getattr(each, "dense", each), "bias", None) is not None for each in matrices]
-    return None not in matrices and not any(biased) and _eps(block) is not None
-
-
-def _eps(block: Any) -> float | None:
-    found: float | None = getattr(block.post_attention_layernorm, "variance_epsilon", None)
-    return found
-
-
 def _width(matrix: Any) -> int:
     width: int = getattr(matrix, "dense", matrix).in_features
     return width
@@ -209,7 +182,7 @@ def _width(matrix: Any) -> int:
 def _as_taken(block: Any, seen: dict[str, torch.Tensor]) -> bool:
     """Whether a block computed what ``block_terms`` differentiates."""
     middle, norm = seen["middle"], block.post_attention_layernorm.weight
-    scale = torch.rsqrt(middle.square().mean(-1, keepdim=True) + (_eps(block) or 0.0))
+    scale = torch.rsqrt(middle.square().mean(-1, keepdim=True) + (norm_eps(block) or 0.0))
     gate = seen["gate_proj"]
     pairs = (
         (seen["gate_proj in"], middle * scale * norm),

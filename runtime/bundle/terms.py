@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
+from .tensors import check_tensors, read_tensors
 from .text_head import WORDS_GROUP
 
 SLOTS = 3
@@ -101,31 +101,14 @@ def load_terms(path: Path, shown: Path, info: TermsInfo, width: int, vocabulary:
     Raises:
         BundleError: not such a file, or of other sizes than ``info`` says.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            if set(file.keys()) != set(_AXES):
-                raise BundleError(
-                    f"{shown}: must hold {sorted(_AXES)}, holds {sorted(file.keys())}"
-                )
-            tensors = {name: file.get_tensor(name) for name in _AXES}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise BundleError(f"{shown}: not a safetensors file ({error})") from error
+    tensors = read_tensors(path, shown, _AXES)
     sizes = {"L": info.blocks, "r": info.rank, "D": width, "F": info.inner, "3": SLOTS}
     sizes["C"] = sum(place.columns for place in info.matrices)
     rows = tensors["tokens"].shape
     if len(rows) != 2 or rows[0] < 1 or rows[1] < 2:
         raise BundleError(f"{shown}: tokens are {list(rows)}, must be rows of two and more")
     sizes["R"], sizes["T"] = rows
-    for name, (dtype, axes) in _AXES.items():
-        tensor, shape = tensors[name], tuple(sizes[axis] for axis in axes)
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise BundleError(
-                f"{shown}: {name} is {tensor.dtype} {list(tensor.shape)}, must be "
-                f"{np.dtype(dtype).name} {list(shape)}"
-            )
-        if not bool(np.isfinite(tensor).all()):
-            raise BundleError(f"{shown}: {name} holds numbers that are not finite")
-        tensor.setflags(write=False)
+    check_tensors(shown, tensors, _AXES, sizes)
     _check_numbers(shown, "tokens", tensors["tokens"], vocabulary)
     first = 0
     for number, place in enumerate(info.matrices):

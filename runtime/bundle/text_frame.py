@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
+from .tensors import check_tensors, read_tensors
 from .text_head import TextHeadInfo
 
 _AXES = {
@@ -87,29 +87,12 @@ def load_text_frame(
     Raises:
         BundleError: not such a file, or of other sizes than ``info`` and the ``adapter`` say.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            if set(file.keys()) != set(_AXES):
-                raise BundleError(
-                    f"{shown}: must hold {sorted(_AXES)}, holds {sorted(file.keys())}"
-                )
-            tensors = {name: file.get_tensor(name) for name in _AXES}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise BundleError(f"{shown}: not a safetensors file ({error})") from error
+    tensors = read_tensors(path, shown, _AXES)
     sizes = {"D": adapter[0], "S": adapter[1], "I": info.inputs, "O": info.outputs}
     sizes["G"] = len(tensors["states"]) if tensors["states"].ndim else 0
     if not 1 <= sizes["G"] <= _MOST_GENERIC:
         raise BundleError(f"{shown}: holds states of {sizes['G']} tokens")
-    for name, (dtype, axes) in _AXES.items():
-        tensor, shape = tensors[name], tuple(sizes[axis] for axis in axes)
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise BundleError(
-                f"{shown}: {name} is {tensor.dtype} {list(tensor.shape)}, must be "
-                f"{np.dtype(dtype).name} {list(shape)}"
-            )
-        if not bool(np.isfinite(tensor).all()):
-            raise BundleError(f"{shown}: {name} holds numbers that are not finite")
-        tensor.setflags(write=False)
+    check_tensors(shown, tensors, _AXES, sizes)
     if not float(tensors["size"]) > 0:
         raise BundleError(f"{shown}: size is {float(tensors['size'])}, must be above 0")
     return TextFrame(**tensors)

@@ -6,6 +6,7 @@ library, and only inside functions: ``inspect`` asks engines whether they are av
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -331,27 +332,27 @@ def inside_shapes(engine: Engine, probes: int, positions: int) -> list[tuple[int
 
 
 class Nothing:
-    """Zeros that stand for an adapter and terms which are not given. All are views of one number,
-    so that they take no memory, and each is always the same array."""
+    """Zeros that stand for an adapter and terms which are not given, made when they are first
+    needed: a program may say any sizes before they are compared with the bundle's."""
 
     def __init__(
         self, adapter_shape: tuple[int, int] | None, terms_shapes: Sequence[tuple[int, int]]
     ) -> None:
-        shapes = [*([] if adapter_shape is None else [adapter_shape]), *terms_shapes]
-        self._arrays = [np.broadcast_to(np.float32(0), shape) for shape in shapes]
+        self._shapes = [*([] if adapter_shape is None else [adapter_shape]), *terms_shapes]
+
+    @cached_property
+    def arrays(self) -> list[NDArray[np.float32]]:
+        """Always the same ones. Nobody writes into them, so that they take no memory."""
+        return [np.zeros(shape, np.float32) for shape in self._shapes]
 
     def or_(self, adapter: NDArray[np.float32] | None, terms: Terms) -> list[NDArray[np.float32]]:
         """What a program takes behind the values."""
-        found = list(self._arrays)
+        found = list(self.arrays)
         if adapter is not None:
             found[0] = adapter
         if terms:
             found[1:] = terms
         return found
-
-    def holds(self, array: object) -> bool:
-        """Whether that is one of the zeros."""
-        return any(array is each for each in self._arrays)
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:

@@ -161,7 +161,7 @@ class JavaEngine(ExecutorchEngine):
         data = self._java.jarray(element)(np.ascontiguousarray(array).reshape(-1))
         shape = self._java.jarray(self._java.jlong)(np.array(array.shape, np.int64))
         tensor = self._values.from_(self._tensors.fromBlob(data, shape))
-        if self._nothing.holds(array):
+        if any(array is each for each in self._nothing.arrays):
             self._zeros[id(array)] = tensor
         return tensor
 

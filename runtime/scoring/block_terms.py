@@ -30,6 +30,10 @@ from ..bundle.terms import SLOTS, TermsInfo, TermsPart
 from .int4_matrix import WeightsFile, unpacked
 
 Floats = NDArray[np.float32]
+TOKENS = 512
+"""Tokens of a step that memory is counted for."""
+AT_ONCE = 128
+"""Tokens that go through a block at once, for what is between its matrices."""
 
 
 class Matrix(NamedTuple):
@@ -213,37 +217,36 @@ class BlockTerms:
         """Through one block, from the gradient by its output to that by its input, float32
         ``[N, D]``; what is learned beside it goes to ``found``. ``state`` is what its norm reads.
         """
-        gate_term, up_term, down_term = terms[SLOTS * number : SLOTS * (number + 1)]
+        own = slice(SLOTS * number, SLOTS * (number + 1))
         inputs, inner = self.part.inputs[number], self.part.inner[number]
-        gate_scale, up_scale, down_scale = self.part.scales[number]
-        gates, ups, downs = self.matrices[SLOTS * number : SLOTS * (number + 1)]
-        norm = self.part.norms[number]
-        size = 1 / np.sqrt(np.square(state).mean(axis=1, keepdims=True) + self.info.eps)
-        unit = state * size
-        x = unit * norm
-        read = x @ inputs.T
-        matrix = gates.whole()
-        matrix += gate_term @ inputs
-        gate = x @ matrix.T
-        with np.errstate(over="ignore"):  # far below zero it is 0
-            half = 1 / (1 + np.exp(-gate))
-        silu = gate * half
-        second = ups.whole()
-        second += up_term @ inputs
-        up = x @ second.T
-        third = downs.whole()
+        matrices = [matrix.whole() for matrix in self.matrices[own]]
         self._give_back()
-        third += down_term @ inner
-        back = g @ third
-        by_down = g.T @ ((silu * up) @ inner.T)
-        by_gate = back * up * (half * (1 + gate - silu))
-        by_up = back * silu
-        ends = np.cumsum([by_gate.shape[1], by_up.shape[1]]) * len(inputs)
-        own = np.split(found, ends)
-        own[0][:] = (by_gate.T @ read * gate_scale).reshape(-1)
-        own[1][:] = (by_up.T @ read * up_scale).reshape(-1)
-        own[2][:] = (by_down * down_scale).reshape(-1)
-        return g + unit_gradient(unit, size, (by_gate @ matrix + by_up @ second) * norm)
+        for matrix, term, along in zip(matrices, terms[own], (inputs, inputs, inner), strict=True):
+            matrix += term @ along
+        gates, ups, downs = matrices
+        norm, handed = self.part.norms[number], np.empty_like(g)
+        sums = [np.zeros(shape, np.float32) for shape in self.shapes[own]]
+        for first in range(0, len(g), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            size = 1 / np.sqrt(np.square(state[some]).mean(axis=1, keepdims=True) + self.info.eps)
+            unit = state[some] * size
+            x = unit * norm
+            gate, up = x @ gates.T, x @ ups.T
+            with np.errstate(over="ignore"):  # far below zero it is 0
+                half = 1 / (1 + np.exp(-gate))
+            silu = gate * half
+            inside = g[some] @ downs
+            by_up = inside * silu
+            by_gate = inside * up * (half * (1 + gate - silu))
+            read = x @ inputs.T
+            sums[0] += by_gate.T @ read
+            sums[1] += by_up.T @ read
+            sums[2] += g[some].T @ ((silu * up) @ inner.T)
+            by_unit = (by_gate @ gates + by_up @ ups) * norm
+            handed[some] = g[some] + unit_gradient(unit, size, by_unit)
+        scaled = zip(sums, self.part.scales[number], strict=True)
+        found[:] = np.concatenate([(each * scale).reshape(-1) for each, scale in scaled])
+        return handed
 
     @property
     def memory_bytes(self) -> int:
@@ -252,12 +255,9 @@ class BlockTerms:
         info, width = self.info, self.shapes[-1][0]
         part = 4 * info.blocks * (info.rank * (width + info.inner) + width)
         weights = 3 * info.inner * width
-        a_token = 2 * info.blocks * width + 4 * (8 * info.inner + 8 * width)
-        return part + 3 * 4 * self.entries + 2 * 4 * weights + TOKENS * a_token
-
-
-TOKENS = 512
-"""Tokens of a step that memory is counted for."""
+        kept = TOKENS * (2 * info.blocks * width + 4 * 4 * width)
+        passing = AT_ONCE * 4 * (8 * info.inner + 6 * width)
+        return part + 3 * 4 * self.entries + 4 * weights + kept + passing
 
 
 def unit_gradient(unit: Floats, size: Floats, by_unit: Floats) -> Floats:

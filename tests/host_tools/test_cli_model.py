@@ -10,6 +10,7 @@ from seedtune.export import export as exporting
 from seedtune.export.lower import programs
 from seedtune.export.model import load_model as loading
 from seedtune.export.profile.profile_file import load_profile
+from seedtune.export.text import make_terms
 from seedtune.host_tools.commands import export as commands
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, WordsPlace, open_bundle
 from tiny_bundle import TASK
@@ -129,6 +130,7 @@ def not_lowered(monkeypatch):
         programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
     )
     monkeypatch.setattr(exporting, "find_words", lambda file, *words: WordsPlace(file.name, 0, 0))
+    monkeypatch.setattr(make_terms, "_find", lambda file, *matrix: 0)
 
 
 @pytest.mark.usefixtures("not_lowered")
