@@ -30,7 +30,8 @@ def test_the_committed_results_give_the_figures(capsys):
         "sparse_accuracy_at_1000": 0.7678, "text_gain_over_lora": 0.7506,
         "text_gain_with_memory_over_lora": 0.8354, "deep_text_gain_over_lora": 0.9751,
         "deep_text_gain_with_memory_over_lora": 1.0138, "senders_helped": 12,
-        "senders_harmed": 0, "other_text_rise": 0.0022, "step_over_mezo": 0.12, "peak_over_lora": 0.0837,
+        "senders_harmed": 0, "other_text_rise": 0.0022,
+        "step_over_mezo": 0.12, "peak_over_lora": 0.0837,
     }  # fmt: skip
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
     from rich.console import Console
