@@ -150,10 +150,9 @@ def export_model(
             writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
         programs, files = lower_to(to, program, example, bounds, work, writing, progress)
         text_head = terms_info = None
-        held_in = next((work / name for name in HOLD_WEIGHTS if name in files), work)
-        if made is not None:
-            terms_info = made.placed(held_in)
         if frame is not None:
+            held_in = next(work / name for name in HOLD_WEIGHTS if name in files)
+            terms_info = None if made is None else made.placed(held_in)
             text_head = TextHeadInfo(
                 frame.outputs.shape[1],
                 frame.inputs.shape[1],

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from onnx.defs import OpSchema, has, register_schema
 from seedtune.runtime.bundle import Program
-from seedtune.runtime.bundle.terms import SLOTS
+from seedtune.runtime.bundle.terms import inside_count
 from torch.export import ExportedProgram
 
 from ..quantise.int4 import GROUP_SIZE
@@ -103,7 +103,7 @@ def _convert(traced: ExportedProgram, terms: int) -> Any:
     specs = [spec for spec in traced.graph_signature.input_specs if _is_input(spec)]
     names = [input_name(spec.arg.name, terms) for spec in specs]
     more = len(traced.graph_signature.output_specs) - 2
-    inside = 1 + terms // SLOTS if terms else 0
+    inside = inside_count(terms)
     converted = torch.onnx.export(
         traced,
         dynamo=True,

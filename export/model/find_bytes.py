@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from seedtune.runtime.errors import ModelError
 
 from .mapped_pages import forget_bytes
 
@@ -36,6 +37,19 @@ def find_bytes(wanted: npt.NDArray[np.uint8], file: Path, start: int = 0) -> Ite
             if _equal(held[begin + at : begin + at + wanted.size], wanted):
                 yield begin + at
             at = content.find(needle, at + 1)
+
+
+def placed_bytes(wanted: npt.NDArray[np.uint8], file: Path, what: str, start: int = 0) -> int:
+    """The first of these places; ``what`` names the weights in errors.
+
+    Raises:
+        ModelError: ``file`` does not hold them.
+        OSError: it cannot be read.
+    """
+    found = next(find_bytes(wanted, file, start), None)
+    if found is None:
+        raise ModelError(f"{file.name}: does not hold {what} as they were rounded")
+    return found
 
 
 def _equal(there: npt.NDArray[np.uint8], wanted: npt.NDArray[np.uint8]) -> bool:

@@ -1,7 +1,7 @@
 """Makes the part of a bundle that terms of the upper blocks are learned in
 (``runtime.bundle.terms``), and says where the matrices beside them lie in a program's file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from seedtune.runtime.bundle.terms import MatrixPlace, TermsInfo, TermsPart
-from seedtune.runtime.errors import ModelError
 
-from ..model.find_bytes import find_bytes, tensor_bytes
+from ..model.find_bytes import placed_bytes, tensor_bytes
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import SensitiveLinear
 from ..quantise.int4 import packed_weight
@@ -26,11 +25,8 @@ class Terms:
     """The part, and the matrices whose places are still to be found."""
 
     part: TermsPart
-    first: int
-    blocks: int
-    rank: int
-    inner: int
-    eps: float
+    info: TermsInfo
+    """Without file and places."""
     matrices: list["_Matrix"]
 
     def placed(self, file: Path) -> TermsInfo:
@@ -45,11 +41,12 @@ class Terms:
             found = [0, 0, 0]
             for kind, tensor in enumerate((matrix.codes, matrix.scales, matrix.floats)):
                 if tensor is not None:
-                    near[kind] = found[kind] = _find(file, tensor, near[kind])
+                    wanted = tensor_bytes(tensor)
+                    near[kind] = placed_bytes(wanted, file, "a block's weights", near[kind])
+                    found[kind] = near[kind]
             found[2] += 4 * matrix.skipped
             places.append(MatrixPlace(found[0], found[1], found[2], len(matrix.columns)))
-        sizes = self.first, self.blocks, self.rank, self.inner, self.eps
-        return TermsInfo(*sizes, file.name, tuple(places))
+        return replace(self.info, file=file.name, matrices=tuple(places))
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,8 @@ def make_terms(
         columns=np.concatenate([each.columns for each in matrices]),
         tokens=kept.astype(np.int32),
     )
-    sizes = terms.first, terms.count, terms.rank, terms.inner, terms.eps
-    return Terms(part, *sizes, matrices)
+    info = TermsInfo(terms.first, terms.count, terms.rank, terms.inner, terms.eps, "", ())
+    return Terms(part, info, matrices)
 
 
 def _matrix(module: Any) -> _Matrix:
@@ -103,10 +100,3 @@ def _matrix(module: Any) -> _Matrix:
     columns = module.columns.index.numpy().astype(np.int32)
     skipped = sum(block.sizes[:slot])
     return _Matrix(*packed_weight(module.dense), block.base, skipped, columns)
-
-
-def _find(file: Path, tensor: torch.Tensor, near: int) -> int:
-    found = next(find_bytes(tensor_bytes(tensor), file, near), None)
-    if found is None:
-        raise ModelError(f"{file.name}: does not hold a block's weights as they were rounded")
-    return found

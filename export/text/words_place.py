@@ -2,16 +2,14 @@
 there: kept once, whatever kind of head the model has."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from seedtune.runtime.bundle import WordsPlace
-from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from ..model.find_bytes import find_bytes
+from ..model.find_bytes import placed_bytes
 from ..quantise.int4 import packed_weight
 
 
@@ -32,13 +30,6 @@ def find_words(
     Raises:
         ModelError: they do not.
     """
-    return WordsPlace(file.name, _find(file, codes), _find(file, scales))
-
-
-def _find(file: Path, wanted: npt.NDArray[Any]) -> int:
-    found = next(find_bytes(wanted.reshape(-1).view(np.uint8), file), None)
-    if found is None:
-        raise ModelError(
-            f"{file.name}: does not hold the output head's weights as they were rounded"
-        )
-    return found
+    what = "the output head's weights"
+    flat = (each.reshape(-1).view(np.uint8) for each in (codes, scales))
+    return WordsPlace(file.name, *(placed_bytes(each, file, what) for each in flat))

@@ -63,14 +63,20 @@ class TermsInfo:
     matrices: tuple[MatrixPlace, ...]
     """Block by block gate, up and down."""
 
-    def shapes(self, width: int) -> list[tuple[int, int]]:
-        """``(out, r)`` of each B in a model of this width, in the order of ``matrices``."""
-        out = self.inner, self.inner, width
-        return [(size, self.rank) for _ in range(self.blocks) for size in out]
+    def matrix_shapes(self, width: int) -> list[tuple[int, int]]:
+        """``(out, in)`` of each of ``matrices`` in a model of width D."""
+        up, down = (self.inner, width), (width, self.inner)
+        return [up, up, down] * self.blocks
 
-    def entries(self, width: int) -> int:
-        """Numbers that are learned."""
-        return self.blocks * self.rank * (2 * self.inner + width)
+    def shapes(self, width: int) -> list[tuple[int, int]]:
+        """``(out, r)`` of each B, in the order of ``matrices``."""
+        return [(out, self.rank) for out, _ in self.matrix_shapes(width)]
+
+
+def inside_count(terms: int) -> int:
+    """Results that a program has beside log-probabilities and hidden states where it takes so many
+    terms: sizes, and one of each block (see ``export.program.score_program``)."""
+    return 1 + terms // SLOTS if terms else 0
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,9 @@ def load_terms(path: Path, shown: Path, info: TermsInfo, width: int, vocabulary:
     check_tensors(shown, tensors, _AXES, sizes)
     _check_numbers(shown, "tokens", tensors["tokens"], vocabulary)
     first = 0
-    for number, place in enumerate(info.matrices):
-        width_in = info.inner if number % SLOTS == 2 else width
+    for place, (_, wide) in zip(info.matrices, info.matrix_shapes(width), strict=True):
         own = tensors["columns"][first : first + place.columns]
-        _check_numbers(shown, "columns", own, width_in)
+        _check_numbers(shown, "columns", own, wide)
         first += place.columns
     return TermsPart(**tensors)
 
@@ -149,8 +154,8 @@ def check_terms(
         raise ValueError(f"terms.matrices has {len(places)} places for {info.blocks} blocks")
     if width % WORDS_GROUP or info.inner % WORDS_GROUP:
         raise ValueError(f"terms: {width} or {info.inner} is no multiple of {WORDS_GROUP}")
-    for number, place in enumerate(places):
-        out, wide = (width, info.inner) if number % SLOTS == 2 else (info.inner, width)
+    shapes = info.matrix_shapes(width)
+    for number, (place, (out, wide)) in enumerate(zip(places, shapes, strict=True)):
         ends = (
             place.codes + out * wide // 2,
             place.scales + 2 * out * (wide // WORDS_GROUP),

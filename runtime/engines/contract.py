@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
-from ..bundle.terms import SLOTS
+from ..bundle.terms import inside_count
 from ..errors import EngineError
 from ..tasks import Batch
 
@@ -324,11 +324,11 @@ def checked_inputs(
 
 def inside_shapes(engine: Engine, probes: int, positions: int) -> list[tuple[int, ...]]:
     """Shapes of ``Scores.inside``; none where the program takes no terms."""
-    if engine.adapter_shape is None or not engine.terms_shapes:
+    count = inside_count(len(engine.terms_shapes))
+    if engine.adapter_shape is None or not count:
         return []
     width, states = engine.adapter_shape
-    blocks = [(probes, positions, width)] * (len(engine.terms_shapes) // SLOTS)
-    return [(probes, positions, states // width), *blocks]
+    return [(probes, positions, states // width), *[(probes, positions, width)] * (count - 1)]
 
 
 class Nothing:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.program import GENERATE, METHOD
-from ..bundle.terms import SLOTS
+from ..bundle.terms import inside_count
 from ..errors import EngineError
 from .contract import Engine, Nothing, check_sizes
 from .executorch_engine import ExecutorchEngine
@@ -294,7 +294,7 @@ def _check_program(
     if [(kind, len(shape)) for kind, shape in method.inputs] != [each[1:] for each in wanted]:
         raise EngineError(f"{path}: method {METHOD} takes other inputs than a bundle's program")
     outputs = [(kind, len(shape)) for kind, shape in method.outputs]
-    inside = [("float32", 3)] * (1 + len(tuned[1:]) // SLOTS) if tuned[1:] else []
+    inside = [("float32", 3)] * inside_count(len(tuned[1:]))
     if outputs not in ([("float32", 3)], [("float32", 3)] * 2 + inside):
         raise EngineError(f"{path}: method {METHOD} returns another type than a bundle's program")
     least = (

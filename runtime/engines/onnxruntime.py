@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds, Bundle, Program
 from ..bundle.program import block_shapes
-from ..bundle.terms import SLOTS
+from ..bundle.terms import inside_count
 from ..errors import EngineError
 from ..tasks import Batch
 from .contract import (
@@ -187,8 +187,7 @@ class OnnxEngine(Engine):
         terms = [f"term_{number}" for number in range(sum(map(_is_term, inputs)))]
         taken = {**_INPUTS, **({"kept": 1} if cache else {}), **dict.fromkeys(terms, 2)}
         taken |= {f"prefix_{n}": 4 for n in blocks}
-        count = 1 + len(terms) // SLOTS if terms else 0
-        given = {**_OUTPUTS, **{f"inside_{n}": 3 for n in range(count)}}
+        given = {**_OUTPUTS, **{f"inside_{n}": 3 for n in range(inside_count(len(terms)))}}
         given |= {f"own_{n}": 4 for n in blocks}
         for what, found, wanted in (("takes", inputs, taken), ("returns", outputs, given)):
             if {name: len(shape) for name, shape in found.items()} != wanted:

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..bundle.terms import SLOTS
+from ..bundle.terms import inside_count
 from ..errors import EngineError
 from ..schema import ListOf, Whole, check, parse_json
 from .memory import MB
@@ -129,7 +129,7 @@ class TorchProgram:
         self.device, self._dtype, self._shown = device, dtype, shown
         self.terms_shapes = tuple(terms)
         self._takes = {**_INPUTS, **_more_inputs(cache, terms)}
-        self._inside = 1 + len(terms) // SLOTS if terms else 0
+        self._inside = inside_count(len(terms))
         try:
             content = parse_json(program)
             check(content, _SCHEMA)

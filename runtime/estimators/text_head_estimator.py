@@ -37,8 +37,8 @@ from ..scoring.text_part import (
     TextHeads,
     TextPart,
     describe,
+    entries_of,
     generic_tokens,
-    terms_entries,
     tokens_of,
 )
 from ..scoring.values import Values
@@ -202,7 +202,7 @@ def _part(options: TextHeadOptions, context: RunContext) -> Description:
             "estimator text-head needs a program that takes an adapter, and states of generic "
             "text; export the model again, or take another estimator"
         )
-    terms = terms_entries(kind.head) if options.terms else 0
+    terms = entries_of(kind.head.terms) if options.terms else 0
     return describe(*kind.head.shape, WORDS if options.remember else 0, terms)
 
 

@@ -117,7 +117,7 @@ class BlockTerms:
         self.info = info
         self.shapes = info.shapes(width)
         """``(out, rank)`` of each term: block by block gate, up, down."""
-        self.entries = info.entries(width)
+        self.entries = sum(out * rank for out, rank in self.shapes)
         """Numbers that are learned."""
         self._taps = taps
         self._load_part, self._load_matrices = load_part, load_matrices
@@ -136,9 +136,7 @@ class BlockTerms:
             with bundle.checked(info.file) as path:
                 file = WeightsFile(path)
             found = []
-            for number, place in enumerate(info.matrices):
-                last = number % SLOTS == SLOTS - 1
-                shape = (width, info.inner) if last else (info.inner, width)
+            for place, shape in zip(info.matrices, info.matrix_shapes(width), strict=True):
                 codes = file.int4(place.codes, place.scales, shape)
                 found.append(Matrix(*codes, file.floats(place.floats, (place.columns, shape[0]))))
             return found, file.give_back

@@ -13,7 +13,7 @@ from ..errors import TuningError
 from ..schema import Whole, check
 from ..tasks import Batch, Task
 from .batch_loss import Look
-from .block_terms import Inside
+from .block_terms import BlockTerms, Inside
 from .part import Description
 from .text_head import Observed, TextHead
 from .word_memory import BEFORE, WORDS, Said, WordMemory
@@ -42,8 +42,13 @@ class TextPart:
         return self.own[self._moved :]
 
     @property
+    def terms(self) -> BlockTerms | None:
+        """What is learned below the head; None where nothing is."""
+        return self.head.terms if self.deep else None
+
+    @property
     def _moved(self) -> int:
-        return self.head.entries + (terms_entries(self.head) if self.deep else 0)
+        return self.head.entries + entries_of(self.terms)
 
     @property
     def memory(self) -> WordMemory | None:
@@ -57,8 +62,7 @@ class TextPart:
     @property
     def description(self) -> Description:
         outputs, inputs = self.head.shape
-        terms = terms_entries(self.head) if self.deep else 0
-        return describe(outputs, inputs, len(self.words), terms)
+        return describe(outputs, inputs, len(self.words), entries_of(self.terms))
 
     def copy(self) -> Self:
         return replace(self, own=self.own.copy())
@@ -74,8 +78,8 @@ class TextPart:
 
     def changes(self) -> Iterator[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]]:
         """Of its terms (see ``BlockTerms.changes``); nothing where it has none."""
-        if self.deep and self.head.terms is not None:
-            yield from self.head.terms.changes(self.weights[self.head.entries :])
+        if self.terms is not None:
+            yield from self.terms.changes(self.weights[self.head.entries :])
 
     @property
     def enters_program(self) -> bool:
@@ -85,8 +89,8 @@ class TextPart:
     def inputs(self) -> Mapping[str, Any]:
         weights, entries = self.weights, self.head.entries
         found: dict[str, Any] = {"adapter": self.head.adapter(weights[:entries])}
-        if self.deep and self.head.terms is not None:
-            found["terms"] = self.head.terms.terms(weights[entries:])
+        if self.terms is not None:
+            found["terms"] = self.terms.terms(weights[entries:])
         return found
 
     def changed(self, scores: Scores, batch: Batch) -> NDArray[np.float32]:
@@ -107,7 +111,7 @@ class TextPart:
 
     @property
     def memory_bytes(self) -> int:
-        below = self.head.terms.memory_bytes if self.deep and self.head.terms else 0
+        below = 0 if self.terms is None else self.terms.memory_bytes
         return self.head.memory_bytes + below
 
 
@@ -139,7 +143,7 @@ class TextHeads:
             },
         )
         shape, words = (description["outputs"], description["inputs"]), description["words"]
-        terms, there = description["terms"], terms_entries(self.head)
+        terms, there = description["terms"], entries_of(self.head.terms)
         if shape != self.head.shape or words not in (0, WORDS) or terms not in (0, there):
             raise ValueError(
                 f"a text head of {shape}, {words} words and {terms} numbers of terms, not "
@@ -157,9 +161,9 @@ def describe(outputs: int, inputs: int, words: int, terms: int) -> Description:
     return {"kind": KIND, "outputs": outputs, "inputs": inputs, "words": words, "terms": terms}
 
 
-def terms_entries(head: TextHead) -> int:
-    """Numbers of terms that can be learned below a text head; 0 where there are none."""
-    return 0 if head.terms is None else head.terms.entries
+def entries_of(terms: BlockTerms | None) -> int:
+    """Numbers that are learned of terms; 0 where there are none."""
+    return 0 if terms is None else terms.entries
 
 
 class Tokens(NamedTuple):

@@ -1,5 +1,7 @@
 """Terms of the upper blocks: what a program adds, and the gradient that a device works out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.text.make_frame import make_frame
 from seedtune.export.text.make_terms import make_terms
 from seedtune.export.text.words_place import packed_words
-from seedtune.runtime.bundle.terms import MatrixPlace, TermsInfo
+from seedtune.runtime.bundle.terms import MatrixPlace
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.block_terms import BlockTerms, Inside, Kept, Matrix
 from seedtune.runtime.scoring.text_head import Observed, TextHead
@@ -44,10 +46,9 @@ class Learner:
         self.in_float()
         frame = make_frame(self.program, words, ROWS, self.values)
         places = [MatrixPlace(0, 0, 0, len(matrix.columns)) for matrix in made.matrices]
-        sizes = made.first, made.blocks, made.rank, made.inner, made.eps
         width = self.program.adapter_shape[0]
         self.terms = BlockTerms(
-            TermsInfo(*sizes, "program.pte", tuple(places)),
+            replace(made.info, matrices=tuple(places)),
             width,
             self.program.tap.blocks,
             lambda: made.part,

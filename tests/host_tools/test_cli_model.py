@@ -130,7 +130,7 @@ def not_lowered(monkeypatch):
         programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
     )
     monkeypatch.setattr(exporting, "find_words", lambda file, *words: WordsPlace(file.name, 0, 0))
-    monkeypatch.setattr(make_terms, "_find", lambda file, *matrix: 0)
+    monkeypatch.setattr(make_terms, "placed_bytes", lambda wanted, file, *rest: 0)
 
 
 @pytest.mark.usefixtures("not_lowered")
