@@ -48,6 +48,8 @@ def tiny(name: str, blocks: int = 2) -> Any:
     torch.manual_seed(0)
     suffix = "TextConfig" if name == "Gemma3" else "Config"
     sizes = {**ARCHITECTURES[name], "num_hidden_layers": blocks}
+    if "layer_types" in sizes:
+        sizes["layer_types"] = (blocks * sizes["layer_types"])[:blocks]
     config = getattr(transformers, name + suffix)(**sizes)
     model = getattr(transformers, name + "ForCausalLM")(config).eval()
     for parameter in model.parameters():

@@ -2,7 +2,7 @@
 
 import { canonicalJson, floatTensors, parseJson, sha256 } from "./files.js";
 
-const VERSION = 7;
+const VERSION = 8;
 
 /**
  * Open a bundle and check every file that the page uses.

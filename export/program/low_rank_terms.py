@@ -17,26 +17,35 @@ import torch
 from torch import nn
 
 from ..model.decoder_blocks import decoder_blocks
-from ..model.gated_blocks import NAMES, norm_eps, suited_blocks
+from ..model.gated_blocks import (
+    NAMES,
+    activation,
+    mlp_norms,
+    norm_eps,
+    norm_weight,
+    suited_blocks,
+)
 
 DEFAULT_RANK = 8
 _SAMPLES = 2048
 """Tokens that directions are taken from."""
 _EXACT = 1e-3
 """How far an MLP may lie from the form that the rule takes, as a share of what it gives."""
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": nn.functional.silu,
+    "gelu-tanh": partial(nn.functional.gelu, approximate="tanh"),
+}
 
 
 class LowRankTerms(nn.Module):
     """The terms of all blocks, added by hooks while a pass has them."""
 
-    def __init__(self, blocks: Sequence[Any], first: int, rank: int) -> None:
+    def __init__(self, blocks: Sequence[Any], first: int, rank: int, activation: str) -> None:
         """Hook ``blocks``, the upper ones of a decoder, below which there are ``first``."""
         super().__init__()
-        self.first, self.rank, self.count = first, rank, len(blocks)
-        self.width, self.inner = (
-            blocks[0].post_attention_layernorm.weight.shape[0],
-            _width(blocks[0].mlp.down_proj),
-        )
+        self.first, self.rank, self.count, self.activation = first, rank, len(blocks), activation
+        self.width = mlp_norms(blocks[0])[0].weight.shape[0]
+        self.inner = _width(blocks[0].mlp.down_proj)
         self._blocks = [list(blocks)]  # in a list: they are another module's
         self._given: Sequence[torch.Tensor] = ()
         self._keeping = False
@@ -45,7 +54,7 @@ class LowRankTerms(nn.Module):
         for number, block in enumerate(blocks):
             self.register_buffer(f"inputs_{number}", torch.zeros(rank, self.width))
             self.register_buffer(f"inner_{number}", torch.zeros(rank, self.inner))
-            block.post_attention_layernorm.register_forward_pre_hook(partial(self._keep, number))
+            mlp_norms(block)[0].register_forward_pre_hook(partial(self._keep, number))
             for slot, name in enumerate(NAMES):
                 getattr(block.mlp, name).register_forward_hook(partial(self._add, number, slot))
 
@@ -55,7 +64,8 @@ class LowRankTerms(nn.Module):
         blocks = suited_blocks(model) if rank else []
         if not blocks:
             return None
-        return cls(blocks, len(decoder_blocks(model)) - len(blocks), rank)
+        below = len(decoder_blocks(model)) - len(blocks)
+        return cls(blocks, below, rank, activation(model.config) or "")
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -107,7 +117,7 @@ class LowRankTerms(nn.Module):
         def ended(block: Any, args: Any, output: Any) -> None:
             nonlocal odd
             keep("out", output[0] if isinstance(output, tuple) else output)
-            odd = odd or not _as_taken(block, seen)
+            odd = odd or not _as_taken(block, seen, self.activation)
             scales = []
             for name, out in (("inputs", NAMES[:2]), ("inner", NAMES[2:])):
                 read = seen[f"{out[0]} in"]
@@ -124,7 +134,7 @@ class LowRankTerms(nn.Module):
                 matrix = getattr(block.mlp, name)
                 handles.append(matrix.register_forward_hook(partial(note, name)))
             handles.append(
-                block.post_attention_layernorm.register_forward_pre_hook(
+                mlp_norms(block)[0].register_forward_pre_hook(
                     lambda module, args: keep("middle", args[0])
                 )
             )
@@ -138,15 +148,13 @@ class LowRankTerms(nn.Module):
 
     def part(self) -> dict[str, npt.NDArray[np.float32]]:
         """What a device needs of it: ``inputs`` float32 ``[L, rank, D]``, ``inner``
-        ``[L, rank, F]`` and the norms' weights ``norms`` ``[L, D]``."""
+        ``[L, rank, F]`` and the norms' weights ``norms`` ``[L, N, D]``."""
         blocks = self._blocks[0]
         numbers = range(self.count)
         return {
             "inputs": torch.stack([getattr(self, f"inputs_{n}") for n in numbers]).numpy(),
             "inner": torch.stack([getattr(self, f"inner_{n}") for n in numbers]).numpy(),
-            "norms": torch.stack(
-                [each.post_attention_layernorm.weight.detach().float() for each in blocks]
-            ).numpy(),
+            "norms": np.stack([np.stack(list(map(norm_weight, mlp_norms(b)))) for b in blocks]),
         }
 
     def matrices(self) -> list[Any]:
@@ -154,9 +162,9 @@ class LowRankTerms(nn.Module):
         return [getattr(block.mlp, name) for block in self._blocks[0] for name in NAMES]
 
     @property
-    def eps(self) -> float:
-        """Of the norms."""
-        return norm_eps(self._blocks[0][0]) or 0.0
+    def norms(self) -> list[Any]:
+        """Of the first block's MLP."""
+        return mlp_norms(self._blocks[0][0])
 
     def _keep(self, number: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self._keeping:
@@ -179,17 +187,23 @@ def _width(matrix: Any) -> int:
     return width
 
 
-def _as_taken(block: Any, seen: dict[str, torch.Tensor]) -> bool:
+def _as_taken(block: Any, seen: dict[str, torch.Tensor], activation: str) -> bool:
     """Whether a block computed what ``block_terms`` differentiates."""
-    middle, norm = seen["middle"], block.post_attention_layernorm.weight
-    scale = torch.rsqrt(middle.square().mean(-1, keepdim=True) + (norm_eps(block) or 0.0))
-    gate = seen["gate_proj"]
+    front, *behind = mlp_norms(block)
+    middle, given = seen["middle"], seen["down_proj"]
+    for norm in behind:
+        given = _normed(norm, given)
     pairs = (
-        (seen["gate_proj in"], middle * scale * norm),
-        (seen["down_proj in"], nn.functional.silu(gate) * seen["up_proj"]),
-        (seen["out"], middle + seen["down_proj"]),
+        (seen["gate_proj in"], _normed(front, middle)),
+        (seen["down_proj in"], _ACTIVATIONS[activation](seen["gate_proj"]) * seen["up_proj"]),
+        (seen["out"], middle + given),
     )
     return all(bool((a - b).norm() <= _EXACT * (1e-6 + a.norm())) for a, b in pairs)
+
+
+def _normed(norm: Any, state: torch.Tensor) -> torch.Tensor:
+    scale = torch.rsqrt(state.square().mean(-1, keepdim=True) + (norm_eps(norm) or 0.0))
+    return state * scale * torch.from_numpy(norm_weight(norm))
 
 
 def _directions(read: torch.Tensor, rank: int) -> torch.Tensor:

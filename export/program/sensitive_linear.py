@@ -180,6 +180,7 @@ class SensitiveLinear(nn.Module):
 
     def __init__(
         self,
+        layer: str,
         dense: nn.Linear,
         columns: SharedColumns,
         block: BlockScatter,
@@ -187,6 +188,8 @@ class SensitiveLinear(nn.Module):
         probe_values: ProbeValues,
     ) -> None:
         super().__init__()
+        self.layer = layer
+        """Its name in the model."""
         self.dense = dense
         self.columns = columns
         self.block = block
@@ -287,7 +290,8 @@ def insert_sensitive_linears(
         for slot, name in enumerate(block_names):
             dense = linears[name]
             put_zeros_(dense, (slice(None), shared[name].index))
-            _replace(model, name, SensitiveLinear(dense, shared[name], block, slot, probe_values))
+            own = SensitiveLinear(name, dense, shared[name], block, slot, probe_values)
+            _replace(model, name, own)
         compact_size += flat_size
     total = sum(sizes[name][0] * sizes[name][1] for name in mask)
     return Surgery(

@@ -11,6 +11,7 @@ import torch
 from seedtune.runtime.bundle.terms import MatrixPlace, TermsInfo, TermsPart
 
 from ..model.find_bytes import placed_bytes, tensor_bytes
+from ..model.gated_blocks import norm_eps
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import SensitiveLinear
 from ..quantise.int4 import packed_weight
@@ -45,7 +46,9 @@ class Terms:
                     near[kind] = placed_bytes(wanted, file, "a block's weights", near[kind])
                     found[kind] = near[kind]
             found[2] += 4 * matrix.skipped
-            places.append(MatrixPlace(found[0], found[1], found[2], len(matrix.columns)))
+            places.append(
+                MatrixPlace(found[0], found[1], found[2], len(matrix.columns), matrix.layer)
+            )
         return replace(self.info, file=file.name, matrices=tuple(places))
 
 
@@ -58,6 +61,8 @@ class _Matrix:
     skipped: int
     """Numbers of ``floats`` in front of the matrix's own."""
     columns: npt.NDArray[np.int32]
+    layer: str
+    """Its name in the model; empty where it has no sensitive values."""
 
 
 def make_terms(
@@ -89,14 +94,17 @@ def make_terms(
         columns=np.concatenate([each.columns for each in matrices]),
         tokens=kept.astype(np.int32),
     )
-    info = TermsInfo(terms.first, terms.count, terms.rank, terms.inner, terms.eps, "", ())
+    sizes = terms.first, terms.count, terms.rank, terms.inner
+    eps = norm_eps(terms.norms[0]) or 0.0
+    info = TermsInfo(*sizes, eps, len(terms.norms), terms.activation, "", ())
     return Terms(part, info, matrices)
 
 
 def _matrix(module: Any) -> _Matrix:
     if not isinstance(module, SensitiveLinear):
-        return _Matrix(*packed_weight(module), None, 0, np.empty(0, np.int32))
+        return _Matrix(*packed_weight(module), None, 0, np.empty(0, np.int32), "")
     block, slot = module.block, module.slot
     columns = module.columns.index.numpy().astype(np.int32)
     skipped = sum(block.sizes[:slot])
-    return _Matrix(*packed_weight(module.dense), block.base, skipped, columns)
+    packed = packed_weight(module.dense)
+    return _Matrix(*packed, block.base, skipped, columns, module.layer)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
+import numpy as np
 from seedtune.export.model.shape import ModelShape
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import ENGINES, engine_module
@@ -20,6 +22,7 @@ from seedtune.runtime.estimators import (
     part_of,
     settings_of,
     shape_of,
+    spec_of,
 )
 from seedtune.runtime.scoring import answer_head, text_part
 from seedtune.runtime.scoring.answer_head import AnswerHeads
@@ -29,6 +32,7 @@ from seedtune.runtime.scoring.part import PartKind
 from seedtune.runtime.scoring.parts import restored
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextHeads
+from seedtune.runtime.scoring.word_table import WordTable
 from seedtune.runtime.settings import Settings
 
 from .sizes import (
@@ -200,15 +204,28 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     text, info = text_shape(shape.hidden), terms_of(shape)
     terms = None
     if info is not None:
-        terms = BlockTerms(info, shape.hidden, (), _not_there, _not_there)
-    learned = TextHead(text, shape.vocabulary, _not_there, _not_there, terms)
+        terms = BlockTerms(info, shape.hidden, (), _not_there, _not_there, _not_there)
+    learned = TextHead(text, shape.vocabulary, _not_there, partial(_words, shape), terms)
     kinds: dict[str, PartKind] = {
         answer_head.KIND: AnswerHeads(),
         text_part.KIND: TextHeads(learned),
     }
-    context = RunContext(2, 2, width, examples, 1, writes=True, labels=("0", "1"), parts=kinds)
+    context = RunContext(
+        answers=2,
+        head_rows=2,
+        hidden_width=width,
+        examples=examples,
+        entries=1,
+        writes=True,
+        labels=("0", "1"),
+        parts=kinds,
+        kinds=kinds,
+        blocks=np.sort(np.arange(sensitive_entries(shape)) % shape.blocks),
+        block_count=shape.blocks,
+    )
     part = restored(kinds, part_of(settings, context))
     held = make_estimator(settings, shape_of(settings, context), part).memory_bytes(examples)
+    held += spec_of(settings.estimator).holds(context)
     if part is None:
         return held
     if part.enters_program:
@@ -220,5 +237,12 @@ def _estimator_bytes(shape: ModelShape, settings: Settings, examples: int) -> in
     return held + min(MOST_BYTES, 4 * examples * (width + 1))
 
 
-def _not_there() -> NoReturn:
+def _words(shape: ModelShape) -> WordTable:
+    """Of the right sizes, which take no memory."""
+    codes = np.broadcast_to(np.zeros(1, np.uint8), (shape.vocabulary, shape.hidden // 2))
+    scales = np.broadcast_to(np.zeros(1, np.uint16), (shape.vocabulary, shape.hidden // 32))
+    return WordTable(codes, scales)
+
+
+def _not_there(*given: object) -> NoReturn:
     raise AssertionError("of a bundle that is not made yet, sizes alone count")

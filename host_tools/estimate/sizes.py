@@ -112,9 +112,9 @@ def terms_of(shape: ModelShape) -> TermsInfo | None:
     if not blocks:
         return None
     columns = round(COLUMN_SHARE * shape.hidden)
-    places = (MatrixPlace(0, 0, 0, columns),) * (SLOTS * blocks)
+    places = (MatrixPlace(0, 0, 0, columns, ""),) * (SLOTS * blocks)
     first = shape.blocks - blocks
-    return TermsInfo(first, blocks, TERMS_RANK, shape.intermediate, 1e-5, "", places)
+    return TermsInfo(first, blocks, TERMS_RANK, shape.intermediate, 1e-5, 1, "silu", "", places)
 
 
 def _directions_bytes(shape: ModelShape) -> int:

@@ -15,7 +15,7 @@ from .terms import MatrixPlace, TermsInfo, check_terms
 from .text_head import MOST_MOVED, WORDS_GROUP, TextHeadInfo, WordsPlace
 
 FORMAT = "seedtune-bundle"
-VERSION = 7
+VERSION = 8
 """The one that is written and read."""
 MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
@@ -63,8 +63,12 @@ _TERMS = {
     "rank": Whole(1, 2**10),
     "inner": _SIZE,
     "eps": Real(0, 1),
+    "norms": Whole(1, 2),
+    "activation": Text(),
     "file": Text(),
-    "matrices": ListOf({field.name: Whole() for field in fields(MatrixPlace)}),
+    "matrices": ListOf(
+        {each.name: str if each.name == "layer" else Whole() for each in fields(MatrixPlace)}
+    ),
 }
 # See ``schema``. A field that is not listed is allowed, and ignored.
 _SCHEMA: dict[str, Any] = {
@@ -341,9 +345,9 @@ def _check_terms(
     if not any(terms["file"] in program.files for program in programs):
         _refuse(f"terms.file is {terms['file'][:80]!r}, not a program's")
     try:
-        return check_terms(
-            terms, adapter.width, content["model"], content["parts"][terms["file"]]["bytes"]
-        )
+        layers = {each["name"]: tuple(each["shape"]) for each in content["layers"]}
+        size = content["parts"][terms["file"]]["bytes"]
+        return check_terms(terms, adapter.width, content["model"], layers, size)
     except ValueError as error:
         _refuse(str(error))
 

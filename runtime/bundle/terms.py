@@ -20,10 +20,12 @@ from .text_head import WORDS_GROUP
 
 SLOTS = 3
 """Matrices of a block: gate, up, down."""
+ACTIVATIONS = ("silu", "gelu-tanh")
+"""Of the gate. The second is GELU as tanh comes near it (arXiv 1606.08415)."""
 _AXES = {
     "inputs": (np.float32, "LrD"),
     "inner": (np.float32, "LrF"),
-    "norms": (np.float32, "LD"),
+    "norms": (np.float32, "LND"),
     "scales": (np.float32, "L3r"),
     "columns": (np.int32, "C"),
     "tokens": (np.int32, "RT"),
@@ -43,6 +45,8 @@ class MatrixPlace:
     """Offset of float32 ``[C, out]``: the columns that are not int4."""
     columns: int
     """C of these; 0 where all are int4."""
+    layer: str
+    """Its name among the bundle's ``layers``; empty where it has no sensitive values."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,11 @@ class TermsInfo:
     inner: int
     """F, width between the matrices of an MLP."""
     eps: float
-    """Of the norm in front of each."""
+    """Of the norms."""
+    norms: int
+    """N: 1, a norm in front of each MLP; 2, another behind it."""
+    activation: str
+    """One of ``ACTIVATIONS``."""
     file: str
     matrices: tuple[MatrixPlace, ...]
     """Block by block gate, up and down."""
@@ -88,7 +96,7 @@ class TermsPart:
     inner: NDArray[np.float32]
     """float32 ``[L, r, F]``: A of down."""
     norms: NDArray[np.float32]
-    """float32 ``[L, D]``: weights of the norm in front of each MLP."""
+    """float32 ``[L, N, D]``: weights of the norm in front of each MLP, and of one behind it."""
     scales: NDArray[np.float32]
     """float32 ``[L, 3, r]``: what 1 stands for in a learned number."""
     columns: NDArray[np.int32]
@@ -109,6 +117,7 @@ def load_terms(path: Path, shown: Path, info: TermsInfo, width: int, vocabulary:
     """
     tensors = read_tensors(path, shown, _AXES)
     sizes = {"L": info.blocks, "r": info.rank, "D": width, "F": info.inner, "3": SLOTS}
+    sizes["N"] = info.norms
     sizes["C"] = sum(place.columns for place in info.matrices)
     rows = tensors["tokens"].shape
     if len(rows) != 2 or rows[0] < 1 or rows[1] < 2:
@@ -130,13 +139,18 @@ def _check_numbers(shown: Path, name: str, numbers: NDArray[Any], end: int) -> N
 
 
 def check_terms(
-    content: Mapping[str, Any], width: int, model: Mapping[str, Any], file_bytes: int
+    content: Mapping[str, Any],
+    width: int,
+    model: Mapping[str, Any],
+    layers: Mapping[str, tuple[int, int]],
+    file_bytes: int,
 ) -> TermsInfo:
     """From the manifest's ``terms``.
 
     Args:
         width: D.
         model: the manifest's.
+        layers: ``(out, in)`` of each that has sensitive values.
         file_bytes: of the file that holds the matrices.
 
     Raises:
@@ -150,6 +164,9 @@ def check_terms(
             f"terms of {info.blocks} blocks above {info.first} do not end at the model's "
             f"{model['layers']}"
         )
+    if info.activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"terms.activation is {info.activation[:80]!r}, must be one of {known}")
     if len(places) != SLOTS * info.blocks:
         raise ValueError(f"terms.matrices has {len(places)} places for {info.blocks} blocks")
     if width % WORDS_GROUP or info.inner % WORDS_GROUP:
@@ -163,4 +180,8 @@ def check_terms(
         )
         if max(ends) > file_bytes or place.columns > wide:
             raise ValueError(f"terms.matrices[{number}] lies outside {info.file[:80]!r}")
+        if place.layer and layers.get(place.layer) != (out, wide):
+            raise ValueError(
+                f"terms.matrices[{number}]: {place.layer[:80]!r} is no layer of [{out}, {wide}]"
+            )
     return info

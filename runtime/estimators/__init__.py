@@ -11,7 +11,7 @@ from ..errors import TuningError
 from ..options import Option, options_of
 from ..scoring.part import Description, Part
 from ..settings import Settings
-from . import per_example, readout, text_head_estimator, two_point
+from . import mlp_gradient, per_example, readout, text_head_estimator, two_point
 from .estimator import Estimator, Measured
 from .spec import EstimatorSpec, RunContext, Shape
 
@@ -36,7 +36,7 @@ __all__ = [
 
 ESTIMATORS: dict[str, EstimatorSpec[Any]] = {
     module.SPEC.name: module.SPEC
-    for module in (readout, text_head_estimator, per_example, two_point)
+    for module in (readout, text_head_estimator, per_example, mlp_gradient, two_point)
 }
 """By name. The first that suits a run is its default."""
 

@@ -40,6 +40,8 @@ class RunContext:
     """Of the rows of an answer head; none where one row serves all answers."""
     parts: Mapping[str, PartKind] = field(default_factory=dict)
     """Kinds of parts that can be learned there, by name."""
+    kinds: Mapping[str, PartKind] = field(default_factory=dict)
+    """Those that the bundle has something for, whatever the task."""
     blocks: NDArray[np.int64] | None = None
     """int64 ``[K]``, decoder block of each value, ascending; None where it is not known."""
     block_count: int = 0
@@ -78,5 +80,7 @@ class EstimatorSpec(Generic[Own]):
     """Settings as such a run can have them. TuningError: it cannot run there."""
     shape: Callable[[Own, RunContext], Shape] | None = None
     """What it fixes for a run; None: nothing. TuningError: it cannot run there."""
+    holds: Callable[[RunContext], int] = lambda context: 0
+    """Bytes of the model that its looks hold, beside a pass."""
     part: Callable[[Own, RunContext], Description] | None = None
     """The part that it moves beside the sensitive values, likewise; None: it moves those alone."""

@@ -1,6 +1,6 @@
 """One batch, looked at under rows of values, in engine calls that the bounds allow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds
 from ..engines import Engine, Scores, Terms
 from ..tasks import Batch, Encoded, Task
+from .part import PartKind
 
 
 class Forward(NamedTuple):
@@ -28,13 +29,19 @@ class Look:
     """
 
     def __init__(
-        self, engine: Engine, task: Task, bounds: Bounds, examples: Sequence[Encoded]
+        self,
+        engine: Engine,
+        task: Task,
+        bounds: Bounds,
+        examples: Sequence[Encoded],
+        kinds: Mapping[str, PartKind] | None = None,
     ) -> None:
         """
         Args:
             bounds: of a pass, which may be smaller than the program's.
+            kinds: what the model's gradients are made of, as ``Start`` has it.
         """
-        self.task = task
+        self.task, self.kinds = task, kinds or {}
         self._engine, self._bounds, self._examples = engine, bounds, examples
 
     @property
@@ -66,7 +73,7 @@ class Look:
     def part(self, numbers: Sequence[int]) -> "Look":
         """A look at some of the batch's examples."""
         examples = [self._examples[number] for number in numbers]
-        return Look(self._engine, self.task, self._bounds, examples)
+        return Look(self._engine, self.task, self._bounds, examples, self.kinds)
 
     def forwards(
         self, values: NDArray[np.float32], terms: Terms = (), *, inside: bool = False

@@ -3,13 +3,16 @@
 Of a token's loss the gradient by the last block's output is known, since all that lies behind it
 is. It is handed down through the token's own MLPs and past their attention, whose input gets what
 its output gets. With W the matrices of a block, ``x`` what gate and up read,
-``y = silu(gate) * up``, and g ``[D]`` the gradient by the block's output:
+``y = act(gate) * up``, and g ``[D]`` the gradient by what down gives (that by the block's output,
+through a norm where one lies between):
 
     inside  = W_down' g
-    by_up   = inside * silu(gate)
-    by_gate = inside * up * silu'(gate)
+    by_up   = inside * act(gate)
+    by_gate = inside * up * act'(gate)
     learned   beside down  g (A y)';   beside up  by_up (A x)';   beside gate  by_gate (A x)'
-    handed down   g + (what goes into the MLP's norm, by W_gate' by_gate + W_up' by_up)
+              in down, up and gate themselves  g y',  by_up x',  by_gate x'
+    handed down   that by the output + (what goes into the MLP's norm, by W_gate' by_gate
+                  + W_up' by_up)
 
 and W with its term everywhere. This is the backward pass of the MLPs alone, for the tokens that are
 scored: nothing crosses tokens, no graph is kept, and a block is done when the one above it is. A
@@ -18,7 +21,7 @@ int4 codes where the program's file has them. (Skipped layers passed by identity
 2602.13073. Measured: ``host_tools/bench/results/depth.md``.)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property, reduce
 from typing import NamedTuple
 
@@ -50,6 +53,16 @@ class Matrix(NamedTuple):
         found = unpacked(self.codes, self.scales)
         found[:, self.columns] = self.floats.T
         return found
+
+
+class ValuesPlace(NamedTuple):
+    """Where a matrix has sensitive values."""
+
+    own: slice
+    """Of all values."""
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    """Counted among the matrix's columns that are not int4."""
 
 
 class Kept(NamedTuple):
@@ -106,10 +119,12 @@ class BlockTerms:
         taps: Sequence[int],
         load_part: Callable[[], TermsPart],
         load_matrices: Callable[[], tuple[list[Matrix], Callable[[], None]]],
+        sensitive: Callable[[str], tuple[slice, NDArray[np.int64]]],
     ) -> None:
         """
         Args:
             width: D.
+            sensitive: which of all values, and their flat places, a layer has.
             taps: how many blocks lie below each state that an adapter reads.
             load_matrices: without the numbers of their columns; and what is to be called when a
                 block's were read (see ``WeightsFile.give_back``).
@@ -121,6 +136,7 @@ class BlockTerms:
         """Numbers that are learned."""
         self._taps = taps
         self._load_part, self._load_matrices = load_part, load_matrices
+        self._sensitive = sensitive
         self._give_back: Callable[[], None] = lambda: None
         self._terms: tuple[Floats, list[Floats]] | None = None
 
@@ -141,7 +157,12 @@ class BlockTerms:
                 found.append(Matrix(*codes, file.floats(place.floats, (place.columns, shape[0]))))
             return found, file.give_back
 
-        return cls(info, width, adapter.blocks, bundle.terms_part, load)
+        def sensitive(name: str) -> tuple[slice, NDArray[np.int64]]:
+            layer = next(each for each in bundle.layers if each.name == name)
+            own = slice(layer.offset, layer.offset + layer.count)
+            return own, np.asarray(bundle.indices[own], np.int64)
+
+        return cls(info, width, adapter.blocks, bundle.terms_part, load, sensitive)
 
     @cached_property
     def part(self) -> TermsPart:
@@ -156,6 +177,19 @@ class BlockTerms:
         columns = np.split(self.part.columns, ends)
         found = zip(matrices, columns, strict=True)
         return [matrix._replace(columns=own) for matrix, own in found]
+
+    @cached_property
+    def values(self) -> list[ValuesPlace | None]:
+        """Of each matrix; None where it has none."""
+        found: list[ValuesPlace | None] = []
+        for matrix, place in zip(self.matrices, self.info.matrices, strict=True):
+            if not place.layer:
+                found.append(None)
+                continue
+            own, flat = self._sensitive(place.layer)
+            rows, columns = np.divmod(flat, 2 * matrix.codes.shape[1])
+            found.append(ValuesPlace(own, rows, np.searchsorted(matrix.columns, columns)))
+        return found
 
     def terms(self, learned: Floats) -> list[Floats]:
         """What the program takes, of what is learned, float32 ``[entries]``; the last ones are
@@ -184,67 +218,97 @@ class BlockTerms:
             states: float32 ``[N, S]``, the states that an adapter reads.
             upon: float32 ``[N, S]``: the loss's gradient by these, of each token.
         """
-        found = np.empty(self.entries, np.float32)
-        terms, width = self.terms(learned), self.part.norms.shape[1]
+        found = np.zeros(self.entries, np.float32)
+        ends = np.cumsum([out * rank for out, rank in self.shapes])
+        along = self.part.inputs, self.part.inputs, self.part.inner
+        down = self._handed_down(0, self.terms(learned), None, inside, states, upon)
+        for number, by, read in down:
+            block, slot = divmod(number, SLOTS)
+            own = by.T @ (read @ along[slot][block].T) * self.part.scales[block, slot]
+            found[ends[number] - own.size : ends[number]] += own.reshape(-1)
+        return found
+
+    def values_gradient(
+        self, block: int, values: Floats, inside: Inside, states: Floats, upon: Floats
+    ) -> Floats:
+        """The same by the sensitive values, float32 ``[K]``, where they are, down to the model's
+        ``block``; 0 for those below it and of other matrices. Of a forward without terms."""
+        found = np.zeros(len(values), np.float32)
+        least = max(0, block - self.info.first)
+        for number, by, read in self._handed_down(least, [], values, inside, states, upon):
+            place = self.values[number]
+            if place is not None:
+                whole = by.T @ read[:, self.matrices[number].columns]
+                found[place.own] += whole[place.rows, place.columns]
+        return found
+
+    def _handed_down(
+        self,
+        least: int,
+        terms: list[Floats],
+        values: Floats | None,
+        inside: Inside,
+        states: Floats,
+        upon: Floats,
+    ) -> Iterator[tuple[int, Floats, Floats]]:
+        """Of some tokens at a time, block by block from the last to number ``least``: a matrix's
+        number, the gradient by what it gives, float32 ``[N, out]``, and what it reads, ``[N, in]``.
+        """
+        width = self.part.norms.shape[-1]
         first, last = self.info.first, self.info.first + self.info.blocks
         tapped = {
             below: slice(number * width, (number + 1) * width)
             for number, below in enumerate(self._taps)
         }
         g = np.zeros((len(states), width), np.float32)
-        end = self.entries
-        for block in range(last - 1, first - 1, -1):
+        for block in range(last - 1, first + least - 1, -1):
             if block + 1 in tapped:
                 own = tapped[block + 1]
                 size = inside.sizes[:, own.start // width, None]
                 g += unit_gradient(states[:, own], size, upon[:, own])
-            number = block - first
-            start = end - sum(out * rank for out, rank in self.shapes[:SLOTS])
-            g = self._through(number, terms, inside.middles[number].whole(), g, found[start:end])
-            end = start
-        return found
+            state = inside.middles[block - first].whole()
+            g = yield from self._through(block - first, terms, values, state, g)
 
     def _through(
-        self,
-        number: int,
-        terms: list[Floats],
-        state: Floats,
-        g: Floats,
-        found: Floats,
-    ) -> Floats:
+        self, number: int, terms: list[Floats], values: Floats | None, state: Floats, g: Floats
+    ) -> Generator[tuple[int, Floats, Floats], None, Floats]:
         """Through one block, from the gradient by its output to that by its input, float32
-        ``[N, D]``; what is learned beside it goes to ``found``. ``state`` is what its norm reads.
-        """
-        own = slice(SLOTS * number, SLOTS * (number + 1))
-        inputs, inner = self.part.inputs[number], self.part.inner[number]
-        matrices = [matrix.whole() for matrix in self.matrices[own]]
+        ``[N, D]``. ``state`` is what its norm reads."""
+        numbers = range(SLOTS * number, SLOTS * (number + 1))
+        gates, ups, downs = (self._moved(each, terms, values) for each in numbers)
         self._give_back()
-        for matrix, term, along in zip(matrices, terms[own], (inputs, inputs, inner), strict=True):
-            matrix += term @ along
-        gates, ups, downs = matrices
-        norm, handed = self.part.norms[number], np.empty_like(g)
-        sums = [np.zeros(shape, np.float32) for shape in self.shapes[own]]
+        norm, *behind = self.part.norms[number]
+        handed, eps = np.empty_like(g), self.info.eps
         for first in range(0, len(g), AT_ONCE):
             some = slice(first, first + AT_ONCE)
-            size = 1 / np.sqrt(np.square(state[some]).mean(axis=1, keepdims=True) + self.info.eps)
-            unit = state[some] * size
+            unit, size = unit_of(state[some], eps)
             x = unit * norm
             gate, up = x @ gates.T, x @ ups.T
-            with np.errstate(over="ignore"):  # far below zero it is 0
-                half = 1 / (1 + np.exp(-gate))
-            silu = gate * half
-            inside = g[some] @ downs
-            by_up = inside * silu
-            by_gate = inside * up * (half * (1 + gate - silu))
-            read = x @ inputs.T
-            sums[0] += by_gate.T @ read
-            sums[1] += by_up.T @ read
-            sums[2] += g[some].T @ ((silu * up) @ inner.T)
+            activated, slope = ACTIVATED[self.info.activation](gate)
+            y, by_down = activated * up, g[some]
+            for weight in behind:
+                by_down = unit_gradient(*unit_of(y @ downs.T, eps), by_down * weight)
+            inside = by_down @ downs
+            by_up = inside * activated
+            by_gate = inside * up * slope
+            yield from zip(numbers, (by_gate, by_up, by_down), (x, x, y), strict=True)
             by_unit = (by_gate @ gates + by_up @ ups) * norm
             handed[some] = g[some] + unit_gradient(unit, size, by_unit)
-        scaled = zip(sums, self.part.scales[number], strict=True)
-        found[:] = np.concatenate([(each * scale).reshape(-1) for each, scale in scaled])
         return handed
+
+    def _moved(self, number: int, terms: list[Floats], values: Floats | None) -> Floats:
+        """A matrix with its term, or its sensitive values where they are."""
+        matrix = self.matrices[number]
+        place = None if values is None else self.values[number]
+        if values is not None and place is not None:
+            floats = matrix.floats.copy()
+            floats[place.columns, place.rows] = values[place.own]
+            matrix = matrix._replace(floats=floats)
+        found = matrix.whole()
+        if terms:
+            block, slot = divmod(number, SLOTS)
+            found += terms[number] @ (self.part.inner if slot == 2 else self.part.inputs)[block]
+        return found
 
     @property
     def memory_bytes(self) -> int:
@@ -256,6 +320,35 @@ class BlockTerms:
         kept = TOKENS * (2 * info.blocks * width + 4 * 4 * width)
         passing = AT_ONCE * 4 * (8 * info.inner + 6 * width)
         return part + 3 * 4 * self.entries + 4 * weights + kept + passing
+
+
+def unit_of(state: Floats, eps: float) -> tuple[Floats, Floats]:
+    """A state float32 ``[N, D]`` divided by its root mean square, and 1 over that ``[N, 1]``."""
+    size = 1 / np.sqrt(np.square(state).mean(axis=1, keepdims=True) + eps)
+    return state * size, size
+
+
+def _silu(gate: Floats) -> tuple[Floats, Floats]:
+    with np.errstate(over="ignore"):  # far below zero it is 0
+        half = 1 / (1 + np.exp(-gate))
+    found = gate * half
+    return found, half * (1 + gate - found)
+
+
+def _gelu_tanh(gate: Floats) -> tuple[Floats, Floats]:
+    root, cubed = np.float32((2 / np.pi) ** 0.5), np.float32(0.044715)
+    square = np.square(gate)
+    share = np.tanh(root * gate * (1 + cubed * square))
+    half = (1 + share) / 2
+    slope = half + gate * (1 - share * share) * root * (1 + 3 * cubed * square) / 2
+    return np.asarray(gate * half, np.float32), np.asarray(slope, np.float32)
+
+
+ACTIVATED: dict[str, Callable[[Floats], tuple[Floats, Floats]]] = {
+    "silu": _silu,
+    "gelu-tanh": _gelu_tanh,
+}
+"""Of a gate, what it becomes, and the slope of that."""
 
 
 def unit_gradient(unit: Floats, size: Floats, by_unit: Floats) -> Floats:

@@ -79,6 +79,11 @@ class TextHead:
         words = partial(WordTable.of, bundle)
         return cls(shape, bundle.vocab_size, bundle.text_frame, words, BlockTerms.of(bundle))
 
+    @property
+    def width(self) -> int:
+        """S, of the states that it reads."""
+        return len(self.frame.inputs)
+
     @cached_property
     def frame(self) -> TextFrame:
         """Read once."""
@@ -161,6 +166,21 @@ class TextHead:
         found = np.concatenate([gradient.reshape(-1), below])
         found /= np.float32(count)
         return TokenGradient(found, logp)
+
+    def by_states(
+        self,
+        states: NDArray[np.float32],
+        words: NDArray[np.int64],
+        by_logp: NDArray[np.float64],
+    ) -> NDArray[np.float32]:
+        """Without a head: from a loss's gradient by the log-probabilities of ``words`` (int64 and
+        float64 ``[N, C]``) that by the states, float32 ``[N, S]``, of which only the last counts.
+        """
+        found = np.zeros_like(states)
+        last = found[:, -len(self.frame.weight) :]
+        last += self.words.gradient(self.frame.read(states), words, by_logp, RARE)
+        last *= self.frame.weight
+        return found
 
     def _part(
         self, weights: NDArray[np.float32], tokens: Observed, generic: Observed, pull: float

@@ -16,6 +16,7 @@ from .int4_matrix import WeightsFile, unpacked
 
 _BLOCK = 1 << 21
 """Weights that stand in float32 at once: 8 MB."""
+_CANCELLED = 1e-6
 TOKENS = 512
 """Tokens whose logits for a block stand at once."""
 
@@ -122,6 +123,30 @@ class WordTable:
         mean /= total[:, None]
         logp = own.astype(np.float64) - top - np.log(total.astype(np.float64))
         return mean, logp, own_slope
+
+    def gradient(
+        self,
+        read: NDArray[np.float32],
+        words: NDArray[np.int64],
+        by_logp: NDArray[np.float64],
+        rare: float,
+    ) -> NDArray[np.float32]:
+        """By what the head reads (float32 ``[N, D]``), float32 ``[N, D]``, of a loss whose gradient
+        by the log-probabilities of ``words`` (int64 ``[N, C]``) is ``by_logp`` (``[N, C]``).
+
+        Args:
+            rare: as in ``expected``.
+        """
+        vectors = self.vectors(words.reshape(-1)).reshape(*words.shape, -1)
+        weights = by_logp.astype(np.float32)
+        if self._softcap is not None:
+            logits = np.einsum("nd,ncd->nc", read, vectors)
+            weights = weights * (1 - np.square(np.tanh(logits / np.float32(self._softcap))))
+        found = np.einsum("nc,ncd->nd", weights, vectors)
+        total = by_logp.sum(axis=1, keepdims=True).astype(np.float32)
+        if np.abs(total).max() > _CANCELLED:  # else what all words share cancels
+            found -= total * self.expected(read, words[:, 0], rare)[0]
+        return np.asarray(found, np.float32)
 
     @property
     def memory_bytes(self) -> int:

@@ -45,6 +45,21 @@ class Choosing(Task):
         gold = np.take_along_axis(scores, batch.gold[None, :, None], axis=2)[:, :, 0]
         return np.asarray(np.logaddexp.reduce(scores, axis=2) - gold)
 
+    def slopes(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        shares = self._shares(logp, batch)
+        shares[np.arange(batch.examples), batch.gold] -= 1
+        return self._by_logp(shares, batch)
+
+    @abstractmethod
+    def _by_logp(self, by_scores: NDArray[np.float64], batch: Batch) -> NDArray[np.float64]:
+        """From a gradient by ``_scores`` of one probe, float64 ``[examples, A]``, that by its
+        log-probabilities, float64 ``[N, C]``."""
+
+    def _shares(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        """Probability of each answer, float64 ``[examples, A]``, from one probe's ``[N, C]``."""
+        scores = self._scores(logp[None], batch)[0]
+        return np.asarray(np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None]))
+
     def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         right = self.chosen(logp, batch) == batch.gold
         return np.stack([right, np.ones(batch.examples)], axis=1).astype(np.float64)
@@ -55,14 +70,12 @@ class Choosing(Task):
         return np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
 
     def predict(self, logp: NDArray[np.float32], batch: Batch) -> list[Prediction]:
-        scores = self._scores(logp[None], batch)[0]
-        shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
         return [
             Prediction(
                 self.labels[int(row.argmax())],
                 {label: float(share) for label, share in zip(self.labels, row, strict=True)},
             )
-            for row in shares
+            for row in self._shares(logp, batch)
         ]
 
     def _gold(self, row: Mapping[str, Any], where: str, labelled: bool) -> int:

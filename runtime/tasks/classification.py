@@ -89,6 +89,9 @@ class Classification(Choosing):
     def _scores(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         return logp.astype(np.float64)
 
+    def _by_logp(self, by_scores: NDArray[np.float64], batch: Batch) -> NDArray[np.float64]:
+        return by_scores
+
     def _demonstration(self, row: Mapping[str, Any], where: str) -> str:
         word = self._words[self._gold(row, where, True)]
         return f"{self.template.render(self.template.fields_of(row, where))}{word}\n"

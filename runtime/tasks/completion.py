@@ -24,6 +24,10 @@ class TokenLoss(Task):
         sums = np.stack([self._totals(probe, batch) for probe in logp])
         return np.asarray(sums[:, :, 0] / sums[:, :, 1])
 
+    def slopes(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        tokens = self._totals(logp, batch)[:, 1]
+        return np.asarray(-1 / tokens[batch.row_of, None])
+
     def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         return self._totals(logp, batch)
 

@@ -80,6 +80,10 @@ class MultipleChoice(Choosing):
         )
         return (sums / count).reshape(len(logp), batch.examples, self.answers)
 
+    def _by_logp(self, by_scores: NDArray[np.float64], batch: Batch) -> NDArray[np.float64]:
+        count = np.bincount(batch.row_of, minlength=len(batch.tokens))
+        return np.asarray((by_scores.reshape(-1) / count)[batch.row_of, None])
+
 
 def _joined(prompt: str, choice: str) -> str:
     """The choice with a space before it, unless prompt or choice bring one."""

@@ -197,6 +197,11 @@ class Task(ABC):
         """Losses float64 ``[P, examples]`` from log-probabilities float32 ``[P, N, C]``."""
 
     @abstractmethod
+    def slopes(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        """Gradient of the sum of one probe's losses by its log-probabilities, float64 ``[N, C]``
+        from float32 ``[N, C]``."""
+
+    @abstractmethod
     def metric(self, logp: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         """What each example adds to the metric, from one probe's ``[N, C]``.
 

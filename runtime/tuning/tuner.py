@@ -21,7 +21,15 @@ import numpy as np
 from ..engines import Engine
 from ..engines.memory import fit_passes
 from ..errors import TuningError, warn
-from ..estimators import Estimator, RunContext, complete, make_estimator, part_of, shape_of
+from ..estimators import (
+    Estimator,
+    RunContext,
+    complete,
+    make_estimator,
+    part_of,
+    shape_of,
+    spec_of,
+)
 from ..estimators.rates import Perturbing
 from ..journal import format as journal
 from ..journal.history import PROGRAM, History, rounded
@@ -180,7 +188,8 @@ class Tuner:
                     f"{run.writer.path}: forgot the words of its texts and keeps none of these "
                     f"({options.memory}=True, --{options.memory}: as it did before)"
                 )
-            self._fit_passes(run.state.estimator, run.state.values)
+            state = run.state
+            self._fit_passes(state.history.settings, state.estimator, state.values)
         except TuningError:
             run.close()
             raise
@@ -211,13 +220,15 @@ class Tuner:
             parts={
                 name: kind for name, kind in start.kinds.items() if kind.fits(task, self._engine)
             },
+            kinds=start.kinds,
             blocks=start.blocks,
             block_count=start.block_count,
         )
 
-    def _fit_passes(self, estimator: Estimator, values: Values) -> None:
+    def _fit_passes(self, settings: Settings, estimator: Estimator, values: Values) -> None:
         """Cut passes to the memory that the estimator and the part of its values leave."""
         part = 0 if values.part is None else values.part.memory_bytes
+        part += spec_of(settings.estimator).holds(self.context)
         if _forwards_stay(values):
             part += known_bytes(self._engine, self._eval)
         self._bounds = self._start.bounds
@@ -233,7 +244,7 @@ class Tuner:
             )
 
     def _look(self, examples: Sequence[Encoded]) -> Look:
-        return Look(self._engine, self._task, self._bounds, examples)
+        return Look(self._engine, self._task, self._bounds, examples, self._start.kinds)
 
     def _new_header(
         self, asked: Mapping[str, Any], task_spec: Mapping[str, Any] | None
@@ -246,7 +257,7 @@ class Tuner:
         part = part_of(settings, self.context)
         begun = self._start.tuned_from(part)
         estimator = make_estimator(settings, shape, begun.part)
-        self._fit_passes(estimator, begun)
+        self._fit_passes(settings, estimator, begun)
         if isinstance(own, Perturbing) and own.eps == "auto":
             self.loss_noise = measure_loss_noise(
                 self._look(self._batch(settings, 0)).mean_losses,

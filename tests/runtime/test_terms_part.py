@@ -13,9 +13,9 @@ from text_bundle import WIDTH, WORDS, packed, text_parts, write_text_bundle
 from tiny_bundle import with_task
 
 RANK, INNER = 4, 64
-GATE = MatrixPlace(codes=1, scales=3, floats=5, columns=3)
-DOWN = MatrixPlace(codes=7, scales=9, floats=11, columns=1)
-INFO = TermsInfo(1, 1, RANK, INNER, 1e-5, "program.pte", (GATE, GATE, DOWN))
+GATE = MatrixPlace(codes=1, scales=3, floats=5, columns=3, layer="")
+DOWN = MatrixPlace(codes=7, scales=9, floats=11, columns=1, layer="")
+INFO = TermsInfo(1, 1, RANK, INNER, 1e-5, 1, "silu", "program.pte", (GATE, GATE, DOWN))
 """Places like any others, as far as sizes go: the bundle's program is only bytes."""
 PROGRAM = len(text_parts()["files"]["program.pte"])
 
@@ -25,7 +25,7 @@ def part(**changes):
     tensors = {
         "inputs": rng.standard_normal((1, RANK, WIDTH), np.float32),
         "inner": rng.standard_normal((1, RANK, INNER), np.float32),
-        "norms": rng.standard_normal((1, WIDTH), np.float32),
+        "norms": rng.standard_normal((1, 1, WIDTH), np.float32),
         "scales": rng.uniform(1, 2, (1, 3, RANK)).astype(np.float32),
         "columns": np.array([0, 9, WIDTH - 1, 0, 9, WIDTH - 1, INNER - 1], np.int32),
         "tokens": rng.integers(0, WORDS, (5, 6), np.int32),
@@ -61,7 +61,7 @@ def test_matrices_are_read_where_they_are_said_to_lie(tmp_path):
         floats = rng.standard_normal((len(own), out), np.float32)
         parts = [codes.tobytes(), scales.tobytes(), floats.tobytes()]
         starts = len(content) + np.cumsum([0, *map(len, parts)])[:3]
-        places.append(MatrixPlace(*starts.tolist(), len(own)))
+        places.append(MatrixPlace(*starts.tolist(), len(own), ""))
         content += b"".join(parts) + b"!"
         halves = np.stack([codes & 15, codes >> 4], axis=2).reshape(out, wide).astype(int) - 8
         exact = (scales.astype(np.uint32) << 16).view(np.float32)
@@ -102,8 +102,12 @@ def test_a_damaged_part_is_refused_when_the_bundle_opens(tmp_path):
         ),
         ("inputs", np.zeros((1, RANK, WIDTH), np.float64), "is float64"),
         ("inner", np.zeros((1, RANK, WIDTH), np.float32), r"is .*\[1, 4, 32\], must be .*, 64\]"),
-        ("norms", np.zeros((2, WIDTH), np.float32), r"is float32 \[2, 32\], must be .*\[1, 32\]"),
-        ("norms", np.full((1, WIDTH), np.inf, np.float32), "holds numbers that are not finite"),
+        (
+            "norms",
+            np.zeros((1, 2, WIDTH), np.float32),
+            r"is .*\[1, 2, 32\], must be .*\[1, 1, 32\]",
+        ),
+        ("norms", np.full((1, 1, WIDTH), np.inf, np.float32), "holds numbers that are not finite"),
         ("scales", np.full((1, 3, RANK), np.nan, np.float32), "holds numbers that are not finite"),
         ("scales", np.zeros((1, 2, RANK), np.float32), r"is .*, must be float32 \[1, 3, 4\]"),
         ("columns", np.zeros(6, np.int32), r"is int32 \[6\], must be int32 \[7\]"),
@@ -145,6 +149,8 @@ def test_what_is_no_such_part_is_refused(tmp_path):
         ({"rank": 0}, r"terms\.rank"),
         ({"rank": 2**11}, r"terms\.rank"),
         ({"eps": -1e-6}, r"terms\.eps"),
+        ({"norms": 3}, r"terms\.norms"),
+        ({"activation": "relu"}, r"terms\.activation"),
         ({"file": "values.safetensors"}, r"terms\.file is 'values.safetensors', not a program's"),
         ({"file": "manifest.json"}, r"terms\.file is 'manifest.json', not a program's"),
     ],
@@ -164,6 +170,7 @@ def test_what_the_manifest_says_of_them_is_checked(tmp_path, change, message):
         (2, {"columns": INNER + 1}, r"terms\.matrices\[2\] lies outside"),
         (0, {"codes": -1}, r"terms\.matrices"),
         (0, {"columns": 2.0}, r"terms\.matrices"),
+        (2, {"layer": "somewhere"}, r"terms\.matrices\[2\]: 'somewhere' is no layer of \[32, 64\]"),
     ],
 )
 def test_a_matrix_that_is_not_in_the_file_is_refused(tmp_path, place, change, message):

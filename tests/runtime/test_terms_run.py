@@ -1,13 +1,13 @@
 """A run that learns terms of the upper blocks, on the exported tiny model: that it learns by them,
 what it keeps, and that it ends on the same values whatever is done with it."""
 
-import random
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from every_operation import check_every_operation
+from film_rows import film_rows
 from seedtune.runtime import open_model
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import JournalError, TuningError
@@ -26,20 +26,7 @@ from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 
 SPEC = {"kind": "completion", "template": "{text}", "completion_field": "said"}
-ABOUT = ("rain", "a cat", "a town", "the sea", "a mat", "numbers", "good", "bad")
-MANNERS = ("humour", "patience", "love", "rage", "care", "words")
 SETTINGS = {"lr": 0.003, "steps": 40, "batch_size": 8, "eval_every": 20, "remember": False}
-
-
-def rows(count, seed=0):
-    """What is said follows from two words."""
-    rng, found = random.Random(seed), []
-    for _ in range(count):
-        about, manner = rng.choice(ABOUT), rng.choice(MANNERS)
-        good = (ABOUT.index(about) + MANNERS.index(manner)) % 2
-        said = f" It was {'great' if good else 'terrible'}."
-        found.append({"text": f"A film about {about}, {manner}.", "said": said})
-    return found
 
 
 class World:
@@ -48,8 +35,8 @@ class World:
     def __init__(self, bundle):
         self.bundle, self.engine = bundle, open_engine(bundle, 1)
         self.start, self.task = Start.of(bundle), task_for(bundle, SPEC)
-        self.train = encode_rows(self.task, rows(64))
-        self.held_out = encode_rows(self.task, rows(16, seed=1))
+        self.train = encode_rows(self.task, film_rows(64))
+        self.held_out = encode_rows(self.task, film_rows(16, seed=1))
 
     @property
     def text(self):
@@ -248,10 +235,10 @@ class TestARun:
         with open_model(world.bundle, task=SPEC) as model:
             prompt = "A film about rain, love."
             written = ["".join(model.generate(prompt, max_tokens=6))]
-            before = model.evaluate(rows(16, seed=1)).loss
+            before = model.evaluate(film_rows(16, seed=1)).loss
             model.load(tmp_path / "v")
-            assert model.evaluate(rows(16, seed=1)).loss == pytest.approx(world.loss(whole[2]))
-            assert model.evaluate(rows(16, seed=1)).loss < before
+            assert model.evaluate(film_rows(16, seed=1)).loss == pytest.approx(world.loss(whole[2]))
+            assert model.evaluate(film_rows(16, seed=1)).loss < before
             written.append("".join(model.generate(prompt, max_tokens=6)))
             assert written[0] != written[1]
             model.load(whole[0])
