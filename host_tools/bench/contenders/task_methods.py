@@ -63,6 +63,13 @@ _LORA: dict[str, Any] = {
 """Rate and rank of SST-2 in the paper's table 9."""
 _LORA_ON = {"chat": {"steps": 100, "eval_at": [0, 5, 10, 15, 20, 25, 50]}}
 """1 600 messages."""
+_GRADIENT: dict[str, Any] = {
+    **_FORWARDS,
+    "estimator": "mlp-gradient",
+    "eval_every": 100,
+    "lr": "auto",
+    "schedule": "linear",
+}
 _READOUT: dict[str, Any] = {
     **_TUNER,
     "estimator": "readout",
@@ -100,6 +107,7 @@ METHODS: dict[str, Method] = {
     "int4-readout": _int4(_READOUT),
     "int4-readout-shown": _int4({**_READOUT, "demonstrations": "auto"}),
     "int4-per-example": _int4({**_TUNER, "estimator": "per-example", "lr": "auto", "eps": "auto"}),
+    "int4-mlp-gradient": _int4(_GRADIENT),
     "int4-two-point": _int4(_TWO_POINT),
     "int4-text-head": _int4(_TEXT_HEAD),
     "int4-text-head-alone": _int4({**_TEXT_HEAD, "remember": False}),

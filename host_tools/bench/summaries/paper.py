@@ -20,6 +20,10 @@ FORWARDS = 200
 AT = 400
 """Forwards of the comparison with all weights, where MeZO's rate was chosen."""
 LONG = 1000
+SHORT = 60
+WHOLE = f"{DECIDING}, 872 rows"
+PLAIN = ("int4-readout", "int4-mlp-gradient")
+"""What learns to choose from the plain prompt; the second by the sensitive values alone."""
 SPARSE, MEZO, LORA = "int4-per-example", "mezo-fp32", "lora"
 TEXT, TEXT_ALONE, CHAT = "int4-text-head", "int4-text-head-alone", "chat"
 HEAD, HEAD_ALONE = "int4-head-only", "int4-head-only-alone"
@@ -31,8 +35,9 @@ def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[
     """The paper's claims, a list of rows each.
 
     Returns:
-        ``masks``, ``bits`` and ``text``: ``what``, ``method``, ``seeds``, ``forwards``,
-        ``accuracy`` (mean and deviation) on the deciding task; ``cost``: ``what`` and ``figure``.
+        ``masks``, ``bits`` and ``text``: ``what``, ``method``, ``test_rows``, ``seeds``,
+        ``forwards``, ``accuracy`` (mean and deviation) on the deciding task, all of its test rows
+        where it was judged on them; ``cost``: ``what`` and ``figure``.
         What was not run is left out.
     """
     # A rate falls to the end of its run: the shorter the run, the further it is at a point.
@@ -45,12 +50,13 @@ def claims_of(rows: Rows, device: Device, forwards: int) -> dict[str, list[dict[
     def lines(methods: dict[str, str]) -> list[dict[str, Any]]:
         found = []
         for method, what in methods.items():
-            group = groups.get((method, DECIDING))
+            group = groups.get((method, WHOLE)) or groups.get((method, DECIDING))
             if group is not None and forwards in group.curve:
                 found.append(
                     {
                         "what": what,
                         "method": method,
+                        "test_rows": group.rows[0]["settings"]["test_rows"],
                         "seeds": len(group.rows),
                         "forwards": forwards,
                         "accuracy": group.curve[forwards],
@@ -95,7 +101,10 @@ def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]
     Returns:
         ``sparse_forwards_to_mezo_400``: forwards by seeds alone to the mean SST-2 accuracy of MeZO
         on all weights in float32 after 400; ``sparse_accuracy_at_400``, ``mezo_accuracy_at_400``,
-        ``sparse_accuracy_at_1000`` (means over seeds); ``deep_text_gain_over_lora``: fall of the
+        ``sparse_accuracy_at_1000`` (means over seeds); ``values_accuracy_at_60`` and
+        ``values_accuracy_at_400``, by the sensitive values along a gradient, and
+        ``sst2_points_over_lora``, the best of ours from the plain prompt less LoRA, on all of its
+        test rows; ``deep_text_gain_over_lora``: fall of the
         log of perplexity on the named chat by the text head and the terms below it, over LoRA's,
         and as it runs by default, ``deep_text_gain_with_memory_over_lora``; ``text_gain_over_lora``
         and ``text_gain_with_memory_over_lora``, the same without terms;
@@ -123,6 +132,8 @@ def summarise_paper(rows: Rows, senders: Rows, device: Device) -> dict[str, Any]
         "sparse_accuracy_at_400": sparse and _at(sparse, AT),
         "mezo_accuracy_at_400": mezo_at,
         "sparse_accuracy_at_1000": (group := long.get((SPARSE, DECIDING))) and _at(group, LONG),
+        **{f"values_accuracy_at_{at}": _after(rows, PLAIN[1], at) for at in (SHORT, AT)},
+        "sst2_points_over_lora": _points_over_lora(every),
         **{name: gain / lora if gain and lora else None for name, gain in texts.items()},
         "senders_helped": text and text["helped"],
         "senders_harmed": text and text["harmed"],
@@ -147,12 +158,12 @@ _CLAIMS = {
 def show_paper(summary: dict[str, Any]) -> RenderableType:
     """For people: one line a row of a claim, and the headline figures."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("claim", "row", "forwards", "seeds", "accuracy or ratio"):
+    for heading in ("claim", "row", "forwards", "test rows", "seeds", "accuracy or ratio"):
         table.add_column(heading)
     for name, title in _CLAIMS.items():
         for line in summary["claims"][name]:
             if "figure" in line:
-                table.add_row(title, line["what"], "", "", f"{line['figure']:.2f}")
+                table.add_row(title, line["what"], "", "", "", f"{line['figure']:.2f}")
                 continue
             accuracy = {key: 100 * value for key, value in line["accuracy"].items()}
             spread = f" ± {accuracy['deviation']:.1f}" if line["seeds"] > 1 else ""
@@ -160,6 +171,7 @@ def show_paper(summary: dict[str, Any]) -> RenderableType:
                 title,
                 line["what"],
                 str(line["forwards"]),
+                str(line["test_rows"]),
                 str(line["seeds"]),
                 f"{accuracy['mean']:.1f}{spread} %",
             )
@@ -171,6 +183,23 @@ def show_paper(summary: dict[str, Any]) -> RenderableType:
 def _at(group: Group, forwards: int) -> float | None:
     point = group.curve.get(forwards)
     return None if point is None else point["mean"]
+
+
+def _after(rows: Rows, method: str, forwards: int) -> float | None:
+    """Accuracy on all test rows at the end of runs of so many forwards."""
+    groups = chosen_groups(
+        row for row in rows.values() if row["settings"].get("forwards") == forwards
+    )
+    group = groups.get((method, WHOLE))
+    return None if group is None else _at(group, forwards)
+
+
+def _points_over_lora(groups: dict[tuple[str, str], Group]) -> float | None:
+    ours = [group for method in PLAIN if (group := groups.get((method, WHOLE))) is not None]
+    lora = groups.get((LORA, WHOLE))
+    if not ours or lora is None:
+        return None
+    return 100 * (max(group.last["mean"] for group in ours) - lora.last["mean"])
 
 
 def _gain(group: Group | None) -> float | None:
@@ -187,6 +216,12 @@ def _reason(name: str) -> str:
     }
     if name.startswith("senders_") or name == "other_text_rise":
         return "seedtune bench senders --methods start-int4,text-head"
+    if name.startswith("values_"):
+        at = name.rpartition("_")[2]
+        return f"{quality}{PLAIN[1]} --tasks {DECIDING} --forwards {at} --test-rows 872"
+    if name == "sst2_points_over_lora":
+        methods = ",".join((*PLAIN, LORA))
+        return f"{quality}{methods} --tasks {DECIDING} --test-rows 872"
     if name in _TEXTS:
         return f"{quality}{_TEXTS[name]},{LORA} --tasks {CHAT}"
     return known.get(name, lambda: f"{quality}{SPARSE},{MEZO} --tasks {DECIDING} --forwards {AT}")()
