@@ -307,7 +307,8 @@ class BlockTerms:
         found = matrix.whole()
         if terms:
             block, slot = divmod(number, SLOTS)
-            found += terms[number] @ (self.part.inner if slot == 2 else self.part.inputs)[block]
+            directions = self.part.inner if slot == SLOTS - 1 else self.part.inputs
+            found += terms[number] @ directions[block]
         return found
 
     @property
@@ -315,7 +316,7 @@ class BlockTerms:
         """What learning and scoring hold: the part, the terms, and what ``gradient`` takes of a
         batch's tokens and of one block, whose mapped pages are given back."""
         info, width = self.info, self.shapes[-1][0]
-        part = 4 * info.blocks * (info.rank * (width + info.inner) + width)
+        part = 4 * info.blocks * (info.rank * (width + info.inner) + info.norms * width)
         weights = 3 * info.inner * width
         kept = TOKENS * (2 * info.blocks * width + 4 * 4 * width)
         passing = AT_ONCE * 4 * (8 * info.inner + 6 * width)
@@ -331,8 +332,8 @@ def unit_of(state: Floats, eps: float) -> tuple[Floats, Floats]:
 def _silu(gate: Floats) -> tuple[Floats, Floats]:
     with np.errstate(over="ignore"):  # far below zero it is 0
         half = 1 / (1 + np.exp(-gate))
-    found = gate * half
-    return found, half * (1 + gate - found)
+    found = np.asarray(gate * half, np.float32)
+    return found, np.asarray(half * (1 + gate - found), np.float32)
 
 
 def _gelu_tanh(gate: Floats) -> tuple[Floats, Floats]:
