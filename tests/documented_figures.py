@@ -27,7 +27,7 @@ from seedtune.host_tools.bench.summaries.senders import summarise_senders
 COMMENT = re.compile(r"<!-- ([\w-]+(?:/[^:]+)?): (.*?) -->")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?!\w)")
 _UNIT = re.compile(r"\*([\de-]+)$")
-_LENGTHS = (200, 400, 1000)
+_LENGTHS = (60, 200, 400, 1000)
 """Forwards of runs that a table of their own may be made of: ``METHOD, 400 forwards``."""
 
 

@@ -10,9 +10,10 @@ batch, as float16 holds it:
     s = 0.99 s + 0.01 g^2
     value = value - lr (m / (1 - 0.9^n)) / sqrt(s / (1 - 0.99^n))
 
-Values of other matrices and of blocks below the terms stay. What attention would hand on is
-missing, so a long way at a high rate leads astray (``host_tools/bench/results/depth.md``): the rate
-falls to 0, and a longer run takes a lower one.
+A task of writing has generic text beside each batch, whose divergence from the untouched model is
+added to the loss. Values of other matrices and of lower blocks stay. What attention would hand on
+is missing, so a long way at a high rate leads astray (``host_tools/bench/results/depth.md``): the
+rate falls to 0.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.block_terms import BlockTerms, Inside
 from ..scoring.part import Part
-from ..scoring.text_part import KIND, TextHeads
+from ..scoring.text_part import KIND, TextHeads, generic_beside
 from ..scoring.values import Values
 from ..settings import Settings
 from .estimator import Measured
@@ -34,6 +35,8 @@ from .rates import RATE, Schedule, Scheduled
 from .spec import EstimatorSpec, RunContext, Shape
 
 MOMENTUM, SQUARE = 0.9, 0.99
+PULL = 3.0
+"""Weight of the divergence from the untouched model, as where terms are learned."""
 FROM = 2 / 3
 """Values below this depth stay. SST-2, 400 held-out rows after 60 steps: 84.5 % from block 20 of 30
 on, 81.5 from block 10: the few values there are and the worse gradient lead astray."""
@@ -89,7 +92,16 @@ class MlpGradient:
             states.append(scores.hidden[0, :, : head.width])
             upon.append(head.by_states(states[-1], batch.candidates, by_logp))
             insides.append(scores.inside)
-        seen = Inside.of(insides), np.concatenate(states), np.concatenate(upon)
+        inside = Inside.of(insides)
+        if look.task.writes:
+            beside = look, sensitive, head, (), sum(map(len, states))
+            generic = generic_beside(*beside, seed=seed, step=step)
+            assert generic.inside is not None
+            inside = inside.followed_by(generic.inside)
+            states.append(generic.states)
+            weight = np.float32(PULL * look.examples / len(generic.words))
+            upon.append(weight * head.pull_by_states(generic))
+        seen = inside, np.concatenate(states), np.concatenate(upon)
         found = kind.head.terms.values_gradient(self.block, sensitive, *seen)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = (found[self.first : self.last] / look.examples).astype(np.float16)

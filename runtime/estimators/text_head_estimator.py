@@ -21,7 +21,6 @@ elementwise float32, so that every machine gets the same bits from a journal.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,11 +33,13 @@ from ..scoring.part import Description, Part
 from ..scoring.text_head import Observed
 from ..scoring.text_part import (
     KIND,
+    PULL_SHARE,
     TextHeads,
     TextPart,
     describe,
+    drawn_numbers,
     entries_of,
-    generic_tokens,
+    generic_beside,
     tokens_of,
 )
 from ..scoring.values import Values
@@ -49,14 +50,12 @@ from .rates import RATE, Scheduled
 from .spec import EstimatorSpec, RunContext, Shape
 
 MOMENTUM, KEPT = 0.9, 0.95
-PULL, PULL_SHARE = 12.0, 0.5
-"""Weight of the divergence from the untouched model on generic text, and tokens of it over those of
-the batch. SmolLM2, one sender, after 50 steps: weight 6 gains 2 % more and moves the same part of
-other text by 1.1 % in place of 0.7 % (``host_tools/bench/results/text_head.md``)."""
+PULL = 12.0
+"""Weight of the divergence from the untouched model on generic text. SmolLM2, one sender, after 50
+steps: weight 6 gains 2 % more and moves the same part of other text by 1.1 % in place of 0.7 %
+(``host_tools/bench/results/text_head.md``)."""
 TERM_PULL, TERM_RATE = 3.0, 5.0
 """The pull where terms are learned, and their rate over the weights'."""
-LEAST_PULL = 32
-"""Tokens of generic text in a step at least, where terms are learned."""
 LEAST_BATCH, STEPS_A_PASS = 4, 50
 """Few messages come in smaller batches: 200 messages of two people gained a quarter more in
 batches of 4 than of 16."""
@@ -117,17 +116,15 @@ class TextHeadEstimator:
         assert isinstance(values.part, TextPart)  # a run began with one
         text, sensitive = values.part.head, values.sensitive
         moving = self.state.get("moving", np.zeros(self.entries, np.float32))
-        width, drawn = text.frame.states.shape[1], partial(_drawn, seed=seed, step=step)
         if self.terms and text.terms is not None:
-            terms, rows = text.terms.terms(moving[-self.terms :]), text.terms.part.tokens
-            tokens = tokens_of(look, sensitive, width, terms)
-            count = max(LEAST_PULL, round(PULL_SHARE * len(tokens.observed.words)))
-            picked = drawn(-(-count // rows.shape[1]), len(rows))
-            generic = generic_tokens(look, sensitive, text, terms, picked, count)
+            terms = text.terms.terms(moving[-self.terms :])
+            tokens = tokens_of(look, sensitive, text.width, terms)
+            beside = look, sensitive, text, terms, len(tokens.observed.words)
+            generic = generic_beside(*beside, seed=seed, step=step)
         else:
-            tokens = tokens_of(look, sensitive, width)
+            tokens = tokens_of(look, sensitive, text.width)
             count = round(PULL_SHARE * len(tokens.observed.words))
-            numbers = drawn(count, len(text.frame.states))
+            numbers = drawn_numbers(count, len(text.frame.states), seed=seed, step=step)
             generic = Observed(text.frame.states[numbers].astype(np.float32), numbers)
         found = text.gradient(moving, tokens.observed, generic, TERM_PULL if self.terms else PULL)
         losses = tokens.losses(found.logp)
@@ -175,12 +172,6 @@ class TextHeadEstimator:
         part *= np.float32((1 - KEPT) / (1 - decay[1]))
         own += part
         self.state.update(momentum=momentum, moving=moving, decay=decay)
-
-
-def _drawn(count: int, tokens: int, *, seed: int, step: int) -> NDArray[np.int64]:
-    """Numbers of generic tokens, int64 ``[count]``, the same on every platform."""
-    words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(max(1, count))
-    return np.asarray(words % np.uint64(tokens)).astype(np.int64)
 
 
 def _fit(options: TextHeadOptions, settings: Settings, context: RunContext) -> Settings:

@@ -176,10 +176,22 @@ class TextHead:
         """Without a head: from a loss's gradient by the log-probabilities of ``words`` (int64 and
         float64 ``[N, C]``) that by the states, float32 ``[N, S]``, of which only the last counts.
         """
+        return self._by_last(
+            states, self.words.gradient(self.frame.read(states), words, by_logp, RARE)
+        )
+
+    def pull_by_states(self, generic: Observed) -> NDArray[np.float32]:
+        """Likewise of generic tokens' divergence from the untouched model (see ``gradient``)."""
+        mean, _, _ = self.words.expected(self.frame.read(generic.states), 0 * generic.words, RARE)
+        outputs = self._bases[1]
+        residual = mean @ outputs - self.frame.expected[generic.words].astype(np.float32)
+        return self._by_last(generic.states, np.asarray(residual @ outputs.T, np.float32))
+
+    def _by_last(
+        self, states: NDArray[np.float32], by_read: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         found = np.zeros_like(states)
-        last = found[:, -len(self.frame.weight) :]
-        last += self.words.gradient(self.frame.read(states), words, by_logp, RARE)
-        last *= self.frame.weight
+        found[:, -len(self.frame.weight) :] = by_read * self.frame.weight
         return found
 
     def _part(

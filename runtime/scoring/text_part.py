@@ -19,6 +19,10 @@ from .text_head import Observed, TextHead
 from .word_memory import BEFORE, WORDS, Said, WordMemory
 
 KIND = "text-adapter"
+PULL_SHARE = 0.5
+"""Tokens of generic text in a step over those of the batch."""
+LEAST_PULL = 32
+"""These at least, where they go through the program."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +211,31 @@ def tokens_of(look: Look, values: NDArray[np.float32], width: int, terms: Terms 
     return Tokens(Observed(np.concatenate(states), np.concatenate(words), kept), losses, texts)
 
 
+def drawn_numbers(count: int, most: int, *, seed: int, step: int) -> NDArray[np.int64]:
+    """Of generic tokens or rows, below ``most``, int64 ``[count]``: the same on every platform."""
+    found = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(max(1, count))
+    return np.asarray(found % np.uint64(most)).astype(np.int64)
+
+
+def generic_beside(
+    look: Look,
+    values: NDArray[np.float32],
+    head: TextHead,
+    terms: Terms,
+    tokens: int,
+    *,
+    seed: int,
+    step: int,
+) -> Observed:
+    """The generic tokens of a step beside so many of its batch, under the sensitive values (float32
+    ``[K]``) and terms."""
+    assert head.terms is not None
+    rows, length = head.terms.part.tokens.shape
+    count = max(LEAST_PULL, round(PULL_SHARE * tokens))
+    picked = drawn_numbers(-(-count // length), rows, seed=seed, step=step)
+    return generic_tokens(look, values, head, terms, picked, count)
+
+
 def generic_tokens(
     look: Look,
     values: NDArray[np.float32],
@@ -218,7 +247,7 @@ def generic_tokens(
     """So many tokens of the generic text's ``rows`` under terms, from the start of each on."""
     assert head.terms is not None
     text = head.terms.part.tokens
-    length, width = text.shape[1], head.frame.states.shape[1]
+    length, width = text.shape[1], head.width
     texts, numbers, left = [], [], count
     for row in rows:
         texts.append(text[row, : max(2, left)].astype(np.int64))  # a program takes two and more

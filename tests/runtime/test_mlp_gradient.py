@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import JournalError, TuningError
+from seedtune.runtime.estimators import mlp_gradient
 from seedtune.runtime.estimators.mlp_gradient import MlpGradient
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.scoring.text_part import KIND, generic_tokens
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
@@ -84,6 +86,30 @@ def test_a_short_step_along_it_gains_as_much_as_it_says(world, tmp_path):
     along[estimator.first :] = size * gradient
     down, up = look.mean_losses(start.sensitive + np.stack([-along, along]))
     assert (up - down) / 2 == pytest.approx(0.02, rel=0.3)
+
+
+def test_writing_has_a_pull_that_holds_other_text(world, tmp_path, monkeypatch):
+    """The same steps move generic text further without it."""
+    task = task_for(world.bundle, SAID)
+    rows = encode_rows(task, [{"text": row["text"], "said": row["said"]} for row in film_rows(64)])
+    head = world.start.kinds[KIND].head
+    apart = []
+    for pull in (0.0, 30.0):
+        monkeypatch.setattr(mlp_gradient, "PULL", pull)
+        settings = {**SETTINGS, "steps": 8}
+        with Tuner(
+            world.engine, world.start, task, rows, folder=tmp_path / str(pull), settings=settings
+        ) as live:
+            reports = list(live)
+            look = Look(world.engine, task, world.bundle.bounds, rows[:4], world.start.kinds)
+            picked = np.arange(8)
+            states = [
+                generic_tokens(look, values, head, (), picked, 200).states
+                for values in (world.start.values, live.values.sensitive)
+            ]
+        assert reports[-1].loss < reports[0].loss
+        apart.append(np.square(states[1] - states[0]).mean())
+    assert apart[1] < 0.8 * apart[0]
 
 
 def test_every_operation_ends_on_the_same_values(world, tmp_path):

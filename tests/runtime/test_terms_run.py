@@ -16,6 +16,7 @@ from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.text_part import TextPart, generic_tokens
@@ -175,7 +176,7 @@ class TestGenericText:
             drawn.append(rows.tolist())
             return found
 
-        monkeypatch.setattr(text_head_estimator, "generic_tokens", noted)
+        monkeypatch.setattr(text_part, "generic_tokens", noted)
         run(world, tmp_path / "a", steps=6)
         first, drawn[:] = [*drawn], []
         assert len(first) == 6 and len({str(each) for each in first}) > 3
