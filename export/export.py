@@ -83,7 +83,7 @@ def export_model(
         rounding: how weights become int4 (see ``quantise.quantise_program``).
         context: tokens of a text that the bundle can write, prompt and answer, as far as the model
             has positions; 0 leaves writing away.
-        terms: rank of the terms of the upper blocks that a device may learn to write by; 0 for
+        terms: rank of the terms of the upper blocks that a device may learn by; 0 for
             none. By default 8, and none in a bundle that does not write, or whose ``task`` is to
             choose an answer, which learns by a readout.
         task: specification that the bundle holds.

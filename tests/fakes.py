@@ -85,7 +85,7 @@ class FakeText(TextHead):
 
     memory_bytes = 0
     _states = np.random.default_rng(4).standard_normal((32, 6))
-    frame = cast(TextFrame, SimpleNamespace(states=_states))
+    frame = cast(TextFrame, SimpleNamespace(states=_states, inputs=_states.T))
 
     def __init__(self) -> None:
         super().__init__((4, 6), VOCABULARY, Mock(), Mock())

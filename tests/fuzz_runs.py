@@ -13,7 +13,6 @@ from fakes import FakeEngine, FakeTask, fake_examples, fake_start
 from fuzz_odd import EQUAL, SOUND, Case, damage, odd_json, odd_tensors, own_file
 from journal_bytes import encoded
 from safetensors.numpy import load
-from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import Journal, read_journal
 from seedtune.runtime.journal.format import (
     Change,
@@ -34,13 +33,13 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.tuning.tuner import Tuner
-from tiny_run import rates
+from tiny_run import CARRIED, rates
 
 
 def run_kinds(folder: Path) -> dict[str, Case]:
     """Journals whose checksums hold, as an attacker writes them, and shared ones on a bad line."""
     start, ran, snapshots = fake_start(24), [], []
-    for name in ESTIMATORS:
+    for name in CARRIED:
         journal = _run(folder / "runs" / name, name, 4)
         ran.append((journal.header, [placed.record for placed in journal.records]))
         _run(folder / "long" / name, name, GUARD_WINDOW + 6)

@@ -26,6 +26,10 @@ SETTINGS = {
 }
 
 
+CARRIED = [name for name in ESTIMATORS if name != "mlp-gradient"]
+"""What the fake model carries: it has no blocks to hand a gradient down through."""
+
+
 def suited(estimator: str, settings: dict[str, Any] = SETTINGS, **more: Any) -> dict[str, Any]:
     """``settings`` for another estimator, without the options that it does not have."""
     known = {*options_of(Settings), *options_of(ESTIMATORS[estimator].options)}

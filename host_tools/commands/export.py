@@ -94,7 +94,7 @@ def export(
         typer.Option(
             min=0,
             max=64,
-            help="Rank of the terms of the upper blocks that a device may learn to write by; 0: "
+            help="Rank of the terms of the upper blocks that a device may learn by; 0: "
             "none. Default: 8, 0 with --context 0 or for a task of choosing.",
         ),
     ] = None,

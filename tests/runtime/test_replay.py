@@ -13,7 +13,6 @@ from fakes import LostTask, fake_examples, fake_start
 from faults import damaged
 from journal_bytes import header
 from seedtune.runtime.errors import JournalError, SeedtuneError
-from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import Evaluation, Step
 from seedtune.runtime.journal.operations import branch, rewind, share
@@ -21,7 +20,7 @@ from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.scoring.values import Values
-from tiny_run import suited, tuner
+from tiny_run import CARRIED, suited, tuner
 
 K = 64
 START = fake_start(K)
@@ -59,7 +58,7 @@ def hashes(done):
     return [replay(done[0], START, until=step).sha256 for step in range(151)]
 
 
-@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "text-head"])
+@pytest.mark.parametrize("estimator", [name for name in CARRIED if name != "text-head"])
 def test_every_operation_keeps_values_and_state(tmp_path, estimator):
     settings, train = suited(estimator, SETTINGS, lr=0.05, groups=3), TRAIN
     if estimator == "readout":  # one pass at most

@@ -14,7 +14,7 @@ from seedtune.runtime.journal.start import Start
 from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tuning.budget import Budget, Control
-from tiny_run import SETTINGS, START, TRAIN, K, rates, run, suited, tuner
+from tiny_run import CARRIED, SETTINGS, START, TRAIN, K, rates, run, suited, tuner
 
 
 def test_it_learns_and_reports(tmp_path):
@@ -46,7 +46,7 @@ def test_all_seeds_of_a_step_take_one_pass_as_far_as_the_program_has_room(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "estimator", [name for name in ESTIMATORS if name not in ("readout", "text-head")]
+    "estimator", [name for name in CARRIED if name not in ("readout", "text-head")]
 )
 @pytest.mark.parametrize("probes", [1, 3, 16])
 def test_probes_beyond_the_bounds_take_several_passes_with_the_same_result(
@@ -97,7 +97,7 @@ def test_best_values_are_those_of_the_best_step_after_resuming_too(tmp_path):
         assert list(again) == []
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", CARRIED)
 def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
     asked = {"estimator": estimator, "batch_size": 8, "steps": 4, **rates(estimator)}
     run(tmp_path, settings=asked)
@@ -107,7 +107,7 @@ def test_what_was_left_open_resumes_as_it_began(tmp_path, estimator):
             assert live.history.changes == [] and list(live) == []
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", CARRIED)
 def test_another_estimator_is_refused_whatever_it_would_need(tmp_path, estimator):
     run(tmp_path, settings=suited(estimator, steps=1))
     for other in set(ESTIMATORS) - {estimator}:
