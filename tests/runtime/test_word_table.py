@@ -109,3 +109,28 @@ def test_words_drawn_are_few_and_always_the_same(monkeypatch):
         table.expected(read, said, 1e-9)[0], table.expected(read, said)[0]
     )
     assert drawn[2:] == [50]
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("cancels", [True, False])
+def test_gradient_of_a_loss_of_several_words(softcap, cancels):
+    """Against differences of the whole softmax; where its shares cancel and where they do not."""
+    table, rng = WordTable(*packed(50, 96), softcap), np.random.default_rng(2)
+    read, words = rng.standard_normal((4, 96), np.float32), rng.integers(0, 50, (4, 3))
+    by_logp = rng.standard_normal((4, 3))
+    if cancels:
+        by_logp -= by_logp.mean(axis=1, keepdims=True)
+    vectors = plain(*packed(50, 96))
+
+    def loss(at):
+        logits = at.astype(np.float64) @ vectors.T
+        if softcap:
+            logits = softcap * np.tanh(logits / softcap)
+        logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return (by_logp * np.take_along_axis(logp, words, axis=1)).sum()
+
+    along = rng.standard_normal((4, 96))
+    slope = (loss(read + 1e-4 * along) - loss(read - 1e-4 * along)) / 2e-4
+    found = table.gradient(read, words, by_logp, 0.0)
+    assert found.dtype == np.float32
+    assert (found * along).sum() == pytest.approx(slope, rel=1e-3)
