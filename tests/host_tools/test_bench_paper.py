@@ -28,7 +28,8 @@ def test_the_committed_results_give_the_figures(capsys):
     wanted = {
         "mezo_accuracy_at_400": 0.6944, "sparse_accuracy_at_400": 0.76,
         "sparse_accuracy_at_1000": 0.7678, "values_accuracy_at_60": 0.7963,
-        "values_accuracy_at_400": 0.8016, "sst2_points_over_lora": -2.2171, "text_gain_over_lora": 0.7506,
+        "values_accuracy_at_400": 0.8016, "sst2_points_over_lora": -2.2171,
+        "text_gain_over_lora": 0.7506,
         "text_gain_with_memory_over_lora": 0.8354, "deep_text_gain_over_lora": 0.9751,
         "deep_text_gain_with_memory_over_lora": 1.0138, "senders_helped": 12,
         "senders_harmed": 0, "other_text_rise": 0.0022,
