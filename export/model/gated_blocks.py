@@ -40,9 +40,9 @@ def mlp_norms(block: Any) -> list[Any]:
     return [getattr(block, "pre_feedforward_layernorm", None), behind]
 
 
-def norm_eps(norm: Any) -> float | None:
-    """Of a root mean square norm; None of others."""
-    found: float | None = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+def norm_eps(norm: Any) -> float:
+    """Of a root mean square norm, under the one or the other of its names."""
+    found: float = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     return found
 
 
@@ -50,12 +50,16 @@ def norm_weight(norm: Any) -> npt.NDArray[np.float32]:
     """What it multiplies by, float32 ``[D]``, which some models keep less 1."""
     with torch.no_grad():
         found = norm(torch.ones(1, 1, *norm.weight.shape))[0, 0]
-    return np.asarray(found.float().numpy() * np.float32((1 + (norm_eps(norm) or 0.0)) ** 0.5))
+    return np.asarray(found.float().numpy() * np.float32((1 + norm_eps(norm)) ** 0.5))
 
 
 def _fits(block: Any) -> bool:
     mlp = getattr(block, "mlp", None)
     matrices = [getattr(mlp, name, None) for name in NAMES]
     biased = [getattr(getattr(each, "dense", each), "bias", None) is not None for each in matrices]
-    known = all(norm_eps(norm) is not None for norm in mlp_norms(block))
-    return None not in matrices and not any(biased) and known
+    return None not in matrices and not any(biased) and all(map(_of_mean_square, mlp_norms(block)))
+
+
+def _of_mean_square(norm: Any) -> bool:
+    named = hasattr(norm, "variance_epsilon") or hasattr(norm, "eps")
+    return named and not isinstance(norm, torch.nn.LayerNorm)

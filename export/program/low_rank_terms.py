@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from seedtune.runtime.scoring.block_terms import ACTIVATED, unit_of
 from torch import nn
 
 from ..model.decoder_blocks import decoder_blocks
@@ -31,10 +32,6 @@ _SAMPLES = 2048
 """Tokens that directions are taken from."""
 _EXACT = 1e-3
 """How far an MLP may lie from the form that the rule takes, as a share of what it gives."""
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": nn.functional.silu,
-    "gelu-tanh": partial(nn.functional.gelu, approximate="tanh"),
-}
 
 
 class LowRankTerms(nn.Module):
@@ -162,9 +159,9 @@ class LowRankTerms(nn.Module):
         return [getattr(block.mlp, name) for block in self._blocks[0] for name in NAMES]
 
     @property
-    def norms(self) -> list[Any]:
-        """Of the first block's MLP."""
-        return mlp_norms(self._blocks[0][0])
+    def eps(self) -> float:
+        """Of the norms."""
+        return norm_eps(mlp_norms(self._blocks[0][0])[0])
 
     def _keep(self, number: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self._keeping:
@@ -189,21 +186,22 @@ def _width(matrix: Any) -> int:
 
 def _as_taken(block: Any, seen: dict[str, torch.Tensor], activation: str) -> bool:
     """Whether a block computed what ``block_terms`` differentiates."""
+    own = {name: tensor.numpy() for name, tensor in seen.items()}
+
+    def normed(norm: Any, state: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return unit_of(state, norm_eps(norm))[0] * norm_weight(norm)
+
     front, *behind = mlp_norms(block)
-    middle, given = seen["middle"], seen["down_proj"]
+    given = own["down_proj"]
     for norm in behind:
-        given = _normed(norm, given)
+        given = normed(norm, given)
     pairs = (
-        (seen["gate_proj in"], _normed(front, middle)),
-        (seen["down_proj in"], _ACTIVATIONS[activation](seen["gate_proj"]) * seen["up_proj"]),
-        (seen["out"], middle + given),
+        (own["gate_proj in"], normed(front, own["middle"])),
+        (own["down_proj in"], ACTIVATED[activation](own["gate_proj"])[0] * own["up_proj"]),
+        (own["out"], own["middle"] + given),
     )
-    return all(bool((a - b).norm() <= _EXACT * (1e-6 + a.norm())) for a, b in pairs)
-
-
-def _normed(norm: Any, state: torch.Tensor) -> torch.Tensor:
-    scale = torch.rsqrt(state.square().mean(-1, keepdim=True) + (norm_eps(norm) or 0.0))
-    return state * scale * torch.from_numpy(norm_weight(norm))
+    apart = ((np.linalg.norm(a - b), np.linalg.norm(a)) for a, b in pairs)
+    return all(bool(off <= _EXACT * (1e-6 + size)) for off, size in apart)
 
 
 def _directions(read: torch.Tensor, rank: int) -> torch.Tensor:

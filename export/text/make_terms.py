@@ -11,7 +11,6 @@ import torch
 from seedtune.runtime.bundle.terms import MatrixPlace, TermsInfo, TermsPart
 
 from ..model.find_bytes import placed_bytes, tensor_bytes
-from ..model.gated_blocks import norm_eps
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import SensitiveLinear
 from ..quantise.int4 import packed_weight
@@ -95,8 +94,8 @@ def make_terms(
         tokens=kept.astype(np.int32),
     )
     sizes = terms.first, terms.count, terms.rank, terms.inner
-    eps = norm_eps(terms.norms[0]) or 0.0
-    info = TermsInfo(*sizes, eps, len(terms.norms), terms.activation, "", ())
+    norms = part.norms.shape[1]
+    info = TermsInfo(*sizes, terms.eps, norms, terms.activation, "", ())
     return Terms(part, info, matrices)
 
 

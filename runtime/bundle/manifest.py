@@ -67,7 +67,7 @@ _TERMS = {
     "activation": Text(),
     "file": Text(),
     "matrices": ListOf(
-        {each.name: str if each.name == "layer" else Whole() for each in fields(MatrixPlace)}
+        {each.name: str if each.type is str else Whole() for each in fields(MatrixPlace)}
     ),
 }
 # See ``schema``. A field that is not listed is allowed, and ignored.

@@ -16,6 +16,7 @@ is missing, so a long way at a high rate leads astray (``host_tools/bench/result
 rate falls to 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,8 @@ from ..errors import TuningError
 from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.block_terms import BlockTerms, Inside
-from ..scoring.part import Part
+from ..scoring.part import Part, PartKind
+from ..scoring.text_head import TextHead
 from ..scoring.text_part import KIND, TextHeads, generic_beside
 from ..scoring.values import Values
 from ..settings import Settings
@@ -80,9 +82,9 @@ class MlpGradient:
         return 4 * (6 * self.scalar_count + self.last)
 
     def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
-        kind = look.kinds[KIND]
-        assert isinstance(kind, TextHeads) and kind.head.terms is not None  # a run began with them
-        head, sensitive = kind.head, values.sensitive
+        reached = _reached(look.kinds)
+        assert reached is not None  # a run began with them
+        (head, terms), sensitive = reached, values.sensitive
         losses = np.empty((1, look.examples))
         states, upon, insides = [], [], []
         for numbers, batch, scores in look.forwards(sensitive, inside=True):
@@ -102,7 +104,7 @@ class MlpGradient:
             weight = np.float32(PULL * look.examples / len(generic.words))
             upon.append(weight * head.pull_by_states(generic))
         seen = inside, np.concatenate(states), np.concatenate(upon)
-        found = kind.head.terms.values_gradient(self.block, sensitive, *seen)
+        found = terms.values_gradient(self.block, sensitive, *seen)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = (found[self.first : self.last] / look.examples).astype(np.float16)
         return Measured(losses, mean)
@@ -136,17 +138,18 @@ class MlpGradient:
         self.state.update(mean=mean, square=square, decay=decay)
 
 
-def _terms(context: RunContext) -> BlockTerms | None:
-    kind = context.kinds.get(KIND)
-    return kind.head.terms if isinstance(kind, TextHeads) else None
+def _reached(kinds: Mapping[str, PartKind]) -> tuple[TextHead, BlockTerms] | None:
+    """The head that the gradient begins with and the blocks that it reaches, where there are both."""
+    kind = kinds.get(KIND)
+    if not isinstance(kind, TextHeads) or kind.head.terms is None:
+        return None
+    return kind.head, kind.head.terms
 
 
 def _holds(context: RunContext) -> int:
     """Of the blocks and, where more than the answers' words count, of all words."""
-    kind, terms = context.kinds.get(KIND), _terms(context)
-    if terms is None or not isinstance(kind, TextHeads):
-        return 0
-    return terms.memory_bytes + kind.head.words.memory_bytes
+    reached = _reached(context.kinds)
+    return 0 if reached is None else reached[1].memory_bytes + reached[0].words.memory_bytes
 
 
 def _fit(options: MlpGradientOptions, settings: Settings, context: RunContext) -> Settings:
@@ -156,9 +159,9 @@ def _fit(options: MlpGradientOptions, settings: Settings, context: RunContext) -
 
 def _shape(options: MlpGradientOptions, context: RunContext) -> Shape:
     """The values of the upper blocks, which lie behind those of all others."""
-    terms, blocks = _terms(context), context.blocks
-    block = 0 if terms is None else max(terms.info.first, round(FROM * context.block_count))
-    if terms is None or blocks is None or blocks[-1] < block:
+    reached, blocks = _reached(context.kinds), context.blocks
+    block = 0 if reached is None else max(reached[1].info.first, round(FROM * context.block_count))
+    if reached is None or blocks is None or blocks[-1] < block:
         raise TuningError(
             "estimator mlp-gradient needs a program that returns what goes through its upper "
             "blocks, and values there: export with --terms 8, or take another estimator"

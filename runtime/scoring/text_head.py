@@ -176,23 +176,17 @@ class TextHead:
         """Without a head: from a loss's gradient by the log-probabilities of ``words`` (int64 and
         float64 ``[N, C]``) that by the states, float32 ``[N, S]``, of which only the last counts.
         """
-        return self._by_last(
-            states, self.words.gradient(self.frame.read(states), words, by_logp, RARE)
-        )
+        found = np.zeros_like(states)
+        by_read = self.words.gradient(self.frame.read(states), words, by_logp, RARE)
+        found[:, -len(self.frame.weight) :] = by_read * self.frame.weight
+        return found
 
     def pull_by_states(self, generic: Observed) -> NDArray[np.float32]:
         """Likewise of generic tokens' divergence from the untouched model (see ``gradient``)."""
-        mean, _, _ = self.words.expected(self.frame.read(generic.states), 0 * generic.words, RARE)
-        outputs = self._bases[1]
-        residual = mean @ outputs - self.frame.expected[generic.words].astype(np.float32)
-        return self._by_last(generic.states, np.asarray(residual @ outputs.T, np.float32))
-
-    def _by_last(
-        self, states: NDArray[np.float32], by_read: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        found = np.zeros_like(states)
-        found[:, -len(self.frame.weight) :] = by_read * self.frame.weight
-        return found
+        untouched = np.zeros(self.entries, np.float32)
+        none = Observed(generic.states[:0], generic.words[:0])
+        residual, _, _ = self._part(untouched, none, generic, 1.0)
+        return self._by_states(untouched, residual)
 
     def _part(
         self, weights: NDArray[np.float32], tokens: Observed, generic: Observed, pull: float

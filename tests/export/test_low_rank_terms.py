@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from architectures import BOUNDS, some_mask, tiny
+from seedtune.export.model.gated_blocks import suited_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.text.make_frame import make_frame
 from seedtune.export.text.make_terms import make_terms
 from seedtune.export.text.words_place import packed_words
-from seedtune.runtime.bundle.terms import MatrixPlace
+from seedtune.runtime.bundle.terms import ACTIVATIONS, MatrixPlace
 from seedtune.runtime.scoring import text_head
-from seedtune.runtime.scoring.block_terms import BlockTerms, Inside, Kept, Matrix
+from seedtune.runtime.scoring.block_terms import ACTIVATED, BlockTerms, Inside, Kept, Matrix
 from seedtune.runtime.scoring.text_head import Observed, TextHead
 from seedtune.runtime.scoring.word_table import WordTable
 
@@ -212,6 +213,18 @@ def test_the_pull_is_the_gradient_of_divergence_from_the_untouched_model(monkeyp
         for part in (slice(0, size[0]), slice(size[0], None)):
             assert apart(found[part], exact[part]) < 0.02
             assert apart(plain[part], exact[part]) > 0.1, "the pull must matter"
+
+
+def test_a_norm_about_the_mean_does_not_suit():
+    """A shape is asked before any text goes through."""
+    model = tiny("Llama", blocks=3)
+    assert len(suited_blocks(model)) == 2
+    model.model.layers[2].post_attention_layernorm = torch.nn.LayerNorm(64)
+    assert suited_blocks(model) == []
+
+
+def test_every_gate_that_a_part_may_name_can_be_learned_through():
+    assert tuple(ACTIVATED) == ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", ["OPT", "Phi3"])

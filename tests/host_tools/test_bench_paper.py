@@ -15,6 +15,14 @@ def test_what_is_not_known_names_its_command(tmp_path):
     assert found["missing"]["sparse_accuracy_at_400"] == (
         "seedtune bench quality --methods int4-per-example,mezo-fp32 --tasks sst2 --forwards 400"
     )
+    assert found["missing"]["values_accuracy_at_60"] == (
+        "seedtune bench quality --methods int4-mlp-gradient --tasks sst2 --forwards 60 "
+        "--test-rows 872"
+    )
+    assert found["missing"]["sst2_points_over_lora"] == (
+        "seedtune bench quality --methods int4-readout,int4-mlp-gradient,lora --tasks sst2 "
+        "--test-rows 872"
+    )
     assert found["missing"]["senders_harmed"].startswith("seedtune bench senders --methods ")
     assert not list(tmp_path.iterdir())
 

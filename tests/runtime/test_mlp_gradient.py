@@ -1,23 +1,22 @@
 """The sensitive values by the gradient through the upper blocks' MLPs, on the tiny model."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from every_operation import check_every_operation
-from film_rows import film_rows
+from film_run import World, film_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import mlp_gradient
 from seedtune.runtime.estimators.mlp_gradient import MlpGradient
+from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import share
-from seedtune.runtime.journal.start import Start
-from seedtune.runtime.scoring.batch_loss import Look
-from seedtune.runtime.scoring.text_part import KIND, generic_tokens
+from seedtune.runtime.scoring.text_part import generic_tokens
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import encode_rows, task_for
+from seedtune.runtime.tuning import tuner
 from seedtune.runtime.tuning.tuner import Tuner
 
 SPEC = {
@@ -34,49 +33,34 @@ def labelled(count, seed=0):
     ]
 
 
-class World:
-    def __init__(self, bundle):
-        self.bundle, self.engine = bundle, open_engine(bundle, 1)
-        self.start, self.task = Start.of(bundle), task_for(bundle, SPEC)
-        self.train = encode_rows(self.task, labelled(64))
-        self.held_out = encode_rows(self.task, labelled(16, seed=1))
-
-    def tuner(self, folder, **changes):
-        given = {"train": self.train, "eval_examples": self.held_out, "settings": SETTINGS}
-        return Tuner(self.engine, self.start, self.task, folder=folder, **{**given, **changes})
-
-    def look(self, examples):
-        bounds = self.bundle.bounds
-        return Look(self.engine, self.task, bounds, examples, self.start.kinds)
-
-
 @pytest.fixture(scope="module")
 def world(bundle):
-    found = World(bundle)
+    found = World(bundle, SPEC, labelled(64), labelled(16, seed=1), SETTINGS)
     with found.engine:
         yield found
 
 
-def run(world, folder, **settings):
-    with world.tuner(folder, settings={**SETTINGS, **settings}) as live:
-        list(live)
-        return live.history, live.values.copy(), live._run.state.estimator
+@pytest.fixture(scope="module")
+def estimator(world):
+    """As a run of the two blocks has it: it moves the values of the second."""
+    blocks = world.start.blocks
+    return MlpGradient(1, int(np.searchsorted(blocks, 1)), len(blocks))
 
 
-def test_it_learns_by_values_of_the_upper_block_alone(world, tmp_path):
-    history, values, estimator = run(world, tmp_path / "run")
+def test_it_learns_by_values_of_the_upper_block_alone(world, tmp_path, estimator):
+    history, values = world.run(tmp_path / "run")
+    assert read_journal(tmp_path / "run").header.scalar_count == estimator.scalar_count
     first, last = history.evaluations[0].loss, history.evaluations[-1].loss
     assert last < first - 0.001
     moved = values.sensitive != world.start.values
     assert values.part is None
     assert moved[estimator.first :].any() and not moved[: estimator.first].any()
-    assert (world.start.blocks[estimator.first :] == 1).all()
+    assert (world.start.blocks[estimator.first :] == 1).all() and estimator.first > 0
 
 
-def test_a_short_step_along_it_gains_as_much_as_it_says(world, tmp_path):
+def test_a_short_step_along_it_gains_as_much_as_it_says(world, estimator):
     """What attention would hand on is missing, and int8 inputs round: most of it, not all."""
-    _, _, estimator = run(world, tmp_path / "run", steps=1)
-    look = world.look(world.train[:32])
+    look = world.look(32)
     start = Values(world.start.values.copy())
     measured = estimator.measure(look, start, seed=0, step=0, eps=1.0)
     gradient = measured.scalars.astype(np.float64)
@@ -92,19 +76,15 @@ def test_writing_has_a_pull_that_holds_other_text(world, tmp_path, monkeypatch):
     """The same steps move generic text further without it."""
     task = task_for(world.bundle, SAID)
     rows = encode_rows(task, [{"text": row["text"], "said": row["said"]} for row in film_rows(64)])
-    head = world.start.kinds[KIND].head
-    apart = []
+    head, apart = world.text, []
     for pull in (0.0, 30.0):
         monkeypatch.setattr(mlp_gradient, "PULL", pull)
         settings = {**SETTINGS, "steps": 8}
-        with Tuner(
-            world.engine, world.start, task, rows, folder=tmp_path / str(pull), settings=settings
-        ) as live:
+        given = {"task": task, "train": rows, "eval_examples": None, "settings": settings}
+        with world.tuner(tmp_path / str(pull), **given) as live:
             reports = list(live)
-            look = Look(world.engine, task, world.bundle.bounds, rows[:4], world.start.kinds)
-            picked = np.arange(8)
             states = [
-                generic_tokens(look, values, head, (), picked, 200).states
+                generic_tokens(world.look(), values, head, (), np.arange(8), 200).states
                 for values in (world.start.values, live.values.sensitive)
             ]
         assert reports[-1].loss < reports[0].loss
@@ -117,22 +97,32 @@ def test_every_operation_ends_on_the_same_values(world, tmp_path):
 
 
 def test_its_journal_may_not_be_shared(world, tmp_path):
-    run(world, tmp_path / "run", steps=2)
+    world.run(tmp_path / "run", steps=2)
     with pytest.raises(JournalError, match="single examples"):
         share(tmp_path / "run", tmp_path / "sent", world.start)
 
 
-def test_it_is_refused_where_no_gradient_comes_down(world):
-    start = world.start
+def test_it_is_refused_where_no_gradient_comes_down(world, tmp_path):
+    start = replace(world.start, kinds={})
     with pytest.raises(TuningError, match="export with --terms 8"):
-        Tuner(
-            world.engine,
-            SimpleNamespace(**{**vars(start), "kinds": {}, "tuned_from": start.tuned_from}),
-            world.task,
-            world.train,
-            folder="nowhere",
-            settings=SETTINGS,
-        )
+        Tuner(world.engine, start, world.task, world.train, folder=tmp_path, settings=SETTINGS)
+
+
+def test_memory_of_the_blocks_is_left_to_it(world, tmp_path, monkeypatch):
+    """Passes are cut to what it, its state and the rows known leave; seeds alone need no blocks."""
+    left, real = {}, tuner.fit_passes
+    for name in ("mlp-gradient", "two-point"):
+
+        def noted(*given, name=name, **more):
+            left[name] = more["reserve"]
+            return real(*given, **more)
+
+        monkeypatch.setattr(tuner, "fit_passes", noted)
+        settings = {"estimator": name, "steps": 1, "batch_size": 8}
+        with world.tuner(tmp_path / name, settings=settings):
+            pass
+    held = world.text.terms.memory_bytes + world.text.words.memory_bytes
+    assert left["mlp-gradient"] - left["two-point"] >= held
 
 
 def test_a_step_is_adams():

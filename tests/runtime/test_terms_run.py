@@ -2,84 +2,40 @@
 what it keeps, and that it ends on the same values whatever is done with it."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from every_operation import check_every_operation
-from film_rows import film_rows
+from film_run import World, film_rows
 from seedtune.runtime import open_model
-from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import text_head_estimator
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import share
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.batch_loss import Look
-from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.text_part import TextPart, generic_tokens
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.scoring.word_memory import WORDS
-from seedtune.runtime.tasks import encode_rows, task_for
-from seedtune.runtime.tuning.tuner import Tuner
 
 SPEC = {"kind": "completion", "template": "{text}", "completion_field": "said"}
 SETTINGS = {"lr": 0.003, "steps": 40, "batch_size": 8, "eval_every": 20, "remember": False}
 
 
-class World:
-    """The bundle, its engine, its task and examples."""
-
-    def __init__(self, bundle):
-        self.bundle, self.engine = bundle, open_engine(bundle, 1)
-        self.start, self.task = Start.of(bundle), task_for(bundle, SPEC)
-        self.train = encode_rows(self.task, film_rows(64))
-        self.held_out = encode_rows(self.task, film_rows(16, seed=1))
-
-    @property
-    def text(self):
-        return self.start.kinds["text-adapter"].head
-
-    def tuner(self, folder, **changes):
-        arguments: dict[str, Any] = {
-            "engine": self.engine,
-            "start": self.start,
-            "task": self.task,
-            "train": self.train,
-            "eval_examples": self.held_out,
-            "settings": SETTINGS,
-            **changes,
-        }
-        return Tuner(folder=folder, **arguments)
-
-    def loss(self, values):
-        return evaluate(self.engine, self.task, self.held_out, values, self.bundle.bounds).loss
-
-    def look(self, count=8):
-        return Look(self.engine, self.task, self.bundle.bounds, self.train[:count])
-
-
 @pytest.fixture(scope="module")
 def world(bundle):
-    found = World(bundle)
+    found = World(bundle, SPEC, film_rows(64), film_rows(16, seed=1), SETTINGS)
     with found.engine:
         yield found
-
-
-def run(world, folder, **settings):
-    with world.tuner(folder, settings={**SETTINGS, **settings}) as live:
-        list(live)
-        return live.history, live.values
 
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
     """A run that nothing interrupted: its folder, history and values."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, *run(world, folder)
+    return folder, *world.run(folder)
 
 
 class TestLearning:
@@ -87,7 +43,7 @@ class TestLearning:
         _, history, values = whole
         assert history.settings.estimator == "text-head"
         first, last = history.evaluations[0].loss, history.evaluations[-1].loss
-        alone, head = run(world, tmp_path / "run", terms=False)
+        alone, head = world.run(tmp_path / "run", terms=False)
         assert last < alone.evaluations[-1].loss - 0.5 < first - 1.0
         assert len(head.part.own) == world.text.entries
         assert len(values.part.own) == world.text.entries + world.text.terms.entries
@@ -107,7 +63,7 @@ class TestLearning:
         assert world.loss(nothing) == world.loss(Values(world.start.values))
 
     def test_with_a_memory_of_words_the_terms_are_the_same(self, world, tmp_path, whole):
-        _, values = run(world, tmp_path / "run", remember=True)
+        _, values = world.run(tmp_path / "run", remember=True)
         np.testing.assert_array_equal(values.part.weights, whole[2].part.weights)
         assert len(values.part.words) == WORDS and values.part.words.any()
         assert world.loss(values) < world.loss(whole[2])
@@ -177,14 +133,14 @@ class TestGenericText:
             return found
 
         monkeypatch.setattr(text_part, "generic_tokens", noted)
-        run(world, tmp_path / "a", steps=6)
+        world.run(tmp_path / "a", steps=6)
         first, drawn[:] = [*drawn], []
         assert len(first) == 6 and len({str(each) for each in first}) > 3
-        run(world, tmp_path / "b", steps=2)
-        run(world, tmp_path / "b", steps=6)  # resumed
+        world.run(tmp_path / "b", steps=2)
+        world.run(tmp_path / "b", steps=6)  # resumed
         assert drawn == first
         drawn.clear()
-        run(world, tmp_path / "c", steps=6, seed=9)
+        world.run(tmp_path / "c", steps=6, seed=9)
         assert drawn != first
 
     def test_without_terms_none_goes_through_the_program(self, world, tmp_path, monkeypatch):
@@ -195,10 +151,10 @@ class TestGenericText:
             return real(self, batch, values, adapter, terms, inside=inside)
 
         monkeypatch.setattr(type(world.engine), "score", noted)
-        run(world, tmp_path / "a", steps=3, terms=False)
+        world.run(tmp_path / "a", steps=3, terms=False)
         assert set(asked) == {(0, False)}
         asked.clear()
-        run(world, tmp_path / "b", steps=3)
+        world.run(tmp_path / "b", steps=3)
         assert {(3, True), (3, False)} <= set(asked), "to learn and to evaluate"
 
 
@@ -221,11 +177,11 @@ class TestARun:
 
     @pytest.mark.parametrize("terms", [True, False])
     def test_whether_it_has_terms_stands_from_its_first_step_on(self, world, tmp_path, terms):
-        run(world, tmp_path, steps=2, terms=terms)
+        world.run(tmp_path, steps=2, terms=terms)
         for allowed in (False, True):
             with pytest.raises(TuningError, match="terms"):
                 world.tuner(tmp_path, settings={"terms": not terms}, allow_changes=allowed)
-        history, values = run(world, tmp_path, steps=3, terms=terms)
+        history, values = world.run(tmp_path, steps=3, terms=terms)
         assert history.steps == 3 and values.part.deep == terms
 
     def test_its_values_go_through_a_file_and_answer_the_same(self, world, tmp_path, whole):
