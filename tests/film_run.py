@@ -1,4 +1,4 @@
-"""A run on the exported tiny model: rows whose answer follows from two words, and what learns them."""
+"""A run on the exported tiny model: rows whose answer follows from two words, and its world."""
 
 import random
 

@@ -139,7 +139,7 @@ class MlpGradient:
 
 
 def _reached(kinds: Mapping[str, PartKind]) -> tuple[TextHead, BlockTerms] | None:
-    """The head that the gradient begins with and the blocks that it reaches, where there are both."""
+    """The head that the gradient begins with and the blocks that it reaches; None without both."""
     kind = kinds.get(KIND)
     if not isinstance(kind, TextHeads) or kind.head.terms is None:
         return None
