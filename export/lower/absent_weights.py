@@ -15,6 +15,7 @@ import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
@@ -31,7 +32,6 @@ from torch import nn
 
 from ..model.mapped_pages import forget
 from ..model.stored_weight import standing_in
-from ..patched import patched
 from ..quantise.int4 import GROUP_SIZE, int4_weight, packed_weight
 from .constants_in_place import InPlace
 
@@ -92,8 +92,8 @@ class AbsentWeights:
             )
 
         with (
-            patched(NodeVisitor, "get_serialized_buffer_index", write_codes),
-            patched(NodeVisitor, "get_quant_params", write_scales),
+            patch.object(NodeVisitor, "get_serialized_buffer_index", write_codes),
+            patch.object(NodeVisitor, "get_quant_params", write_scales),
         ):
             yield
 

@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch._subclasses import fake_impls
 from torch.utils import _pytree as pytree
-
-from ..patched import patched
 
 
 @contextlib.contextmanager
@@ -45,9 +44,9 @@ def known_sizes() -> Iterator[None]:
     torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
     value = torch_pass_base.ProxyValue  # type: ignore[attr-defined]
     with (
-        patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
+        patch.object(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
         # torch's only pass here turns views into copies: from there on all strides are in order.
-        patched(torchs, "_fx", keeping(torchs._fx, value, True)),
+        patch.object(torchs, "_fx", keeping(torchs._fx, value, True)),
     ):
         yield
 

@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from seedtune.runtime.bundle import Bounds
@@ -48,7 +49,6 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 
 from ..model.mapped_pages import give_back_freed
-from ..patched import patched
 from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
 from ..program.prefix_program import PrefixProgram
@@ -342,7 +342,7 @@ def _counted(report: Callable[[int], None]) -> Iterator[None]:
             report(count)
         return run(self, node)
 
-    with patched(Interpreter, "run_node", counted):
+    with patch.object(Interpreter, "run_node", counted):
         yield
 
 
@@ -357,7 +357,7 @@ def _no_code() -> Iterator[None]:
             self._in_spec = self._graph._codegen.pytree_info.in_spec
             self._out_spec = self._graph._codegen.pytree_info.out_spec
 
-    with patched(GraphModule, "recompile", specs_only):
+    with patch.object(GraphModule, "recompile", specs_only):
         yield
 
 
@@ -383,8 +383,8 @@ def _one_sort() -> Iterator[None]:
         return partition(module, result, *rest)
 
     with (
-        patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
-        patched(backend_api, "_create_partitions_in_graph_module", counted),
+        patch.object(backend_api, "create_submodule_from_nodes", cut_unsorted),
+        patch.object(backend_api, "_create_partitions_in_graph_module", counted),
     ):
         yield
 
@@ -399,7 +399,7 @@ def _few_passes() -> Iterator[None]:
         plain(self, *args, **kwargs)
         self.passes = [step for step in self.passes if step.__name__ in _PASSES]
 
-    with patched(XNNPACKPassManager, "__init__", chosen):
+    with patch.object(XNNPACKPassManager, "__init__", chosen):
         yield
 
 
@@ -425,10 +425,10 @@ def _scales_in_names() -> Iterator[None]:
             digest.update(more)
             return digest
 
-        with patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
+        with patch.object(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
             return plain(self, *args, **kwargs)
 
-    with patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
+    with patch.object(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
         yield
 
 
@@ -467,9 +467,9 @@ def _static_delegates(progress: Callable[[float], None]) -> Iterator[None]:
         return program
 
     with (
-        patched(BackendDetails, "copy_exported_program_for_preprocess", classmethod(not_yet)),
-        patched(XnnpackBackend, "preprocess", staticmethod(one)),
-        patched(backend_api, "lower_all_submodules_to_backend", counted),
+        patch.object(BackendDetails, "copy_exported_program_for_preprocess", classmethod(not_yet)),
+        patch.object(XnnpackBackend, "preprocess", staticmethod(one)),
+        patch.object(backend_api, "lower_all_submodules_to_backend", counted),
     ):
         yield
 

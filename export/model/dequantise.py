@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from seedtune.runtime.errors import ModelError
 
-from ..patched import patched
 from ..quiet import quiet
 from .mapped_pages import forget_bytes
 from .tensor_file import Kind, TensorFile
@@ -142,9 +142,9 @@ def _kept_in(file: Path) -> Iterator[None]:
 
     try:
         with (
-            patched(GgufHfQuantizer, "get_state_dict", tensors),
-            patched(core_model_loading, "set_param_for_module", keep),
-            patched(core_model_loading, "spawn_materialize", when_asked),
+            patch.object(GgufHfQuantizer, "get_state_dict", tensors),
+            patch.object(core_model_loading, "set_param_for_module", keep),
+            patch.object(core_model_loading, "spawn_materialize", when_asked),
         ):
             yield
     finally:
