@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from seedtune.runtime.errors import ModelError
 
-from ..quiet import quiet
+from ..quiet import first_line, quiet
 from .mapped_pages import forget_bytes
 from .tensor_file import Kind, TensorFile
 
@@ -48,8 +48,7 @@ def dequantise(file: Path, folder: Path) -> None:
                 file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
-            told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            raise ModelError(f"{file}: cannot be dequantised: {told}") from error
+            raise ModelError(f"{file}: cannot be dequantised: {first_line(error)}") from error
         model, info = found
         missing = sorted(info["missing_keys"])
         if missing:
