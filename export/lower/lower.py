@@ -51,8 +51,7 @@ from torch.fx.graph import _PyTreeCodeGen
 from ..model.mapped_pages import give_back_freed
 from ..program.block_tap import BlockTap
 from ..program.generate_program import GenerateProgram
-from ..program.prefix_program import PrefixProgram
-from ..program.score_program import ScoreProgram
+from ..program.score_program import PrefixProgram, ScoreProgram
 from ..quiet import quiet
 from .known_sizes import known_quantisation, known_sizes
 from .plan_memory import lowest_place

@@ -14,8 +14,7 @@ from seedtune.runtime.errors import ModelError
 from ..model.mapped_pages import give_back_freed
 from ..model.stored_weight import stored_modules
 from ..program.generate_program import GenerateProgram
-from ..program.prefix_program import PrefixProgram
-from ..program.score_program import ScoreProgram
+from ..program.score_program import PrefixProgram, ScoreProgram
 from ..quiet import quiet
 from .lower import (
     lower,

@@ -9,7 +9,7 @@ import torch
 from seedtune.runtime.bundle import WordsPlace
 from torch import nn
 
-from ..model.find_bytes import placed_bytes
+from ..model.tensor_file import placed_bytes
 from ..quantise.int4 import packed_weight
 
 

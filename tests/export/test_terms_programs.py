@@ -13,9 +13,8 @@ from seedtune.export.lower import torch_graph as torch_form
 from seedtune.export.lower.int4_operator import through_int4_operator_
 from seedtune.export.lower.lower import lower, trace, trace_with_prefix
 from seedtune.export.lower.stored_weights import FILE, StoredWeights
-from seedtune.export.program.prefix_program import PrefixProgram
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs
+from seedtune.export.program.score_program import PrefixProgram, example_inputs
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.text.make_terms import make_terms
 from seedtune.runtime.bundle import Bounds, open_bundle
