@@ -17,10 +17,10 @@ from seedtune.runtime.hub import Place, place_of
 from ..quiet import first_line, quiet
 from .adapter import CONFIG, base_of, is_adapter, merged_folder
 from .dequantise import dequantise
-from .keep_stored import keep_stored, stored_dtype
 from .kept_model import kept_model
 from .mapped_pages import forget
 from .model_hash import check_config, model_sha256
+from .stored_weight import keep_stored, stored_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -16,15 +16,16 @@ from safetensors.torch import load_file
 from seedtune.export.export import export_model
 from seedtune.export.model import stored_weight
 from seedtune.export.model.decoder_linears import decoder_linears
-from seedtune.export.model.keep_stored import keep_stored, stored_dtype
 from seedtune.export.model.load_model import load_causal_lm
 from seedtune.export.model.stored_weight import (
     Shelf,
     Stored,
     held,
+    keep_stored,
     keep_stored_,
     put_zeros_,
     standing_in,
+    stored_dtype,
     stored_modules,
 )
 from seedtune.export.profile.fisher import compute_profile
