@@ -36,10 +36,9 @@ from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import load_profile
-from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
+from .program.generate_program import DEFAULT_CONTEXT
 from .program.low_rank_terms import DEFAULT_RANK
 from .program.prepare_program import prepare_program
-from .program.score_program import example_inputs
 from .quantise import DEFAULT_ROUNDING, check_rounding
 from .quantise.int4 import DESCRIPTION
 from .quantise.quantise_program import quantise_program
@@ -137,18 +136,12 @@ def export_model(
         framing = partial(progress, "text")
         frame = make_frame(program, words, tokens, surgery.values, framing, passed)
         del passed
-        entries, adapter = len(surgery.values), program.adapter_shape
         if frame is None:
             program.terms = None  # a device could not learn them
         made = make_terms(program, tokens, surgery.values)
         give_back_freed()
-        shapes = program.terms_shapes
-        example = example_inputs(bounds, entries, config.vocab_size, adapter, shapes)
-        writing = None
-        if context and "executorch" in to:
-            longest = min(context, getattr(config, "max_position_embeddings", context))
-            writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
-        programs, files = lower_to(to, program, example, bounds, work, writing, progress)
+        longest = min(context, getattr(config, "max_position_embeddings", context))
+        programs, files = lower_to(to, program, work, longest, progress)
         text_head = terms_info = None
         if frame is not None:
             held_in = next(work / name for name in HOLD_WEIGHTS if name in files)

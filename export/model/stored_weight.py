@@ -128,13 +128,18 @@ def _stored(kind: type) -> type:
     return type(f"Stored{kind.__name__}", (Stored, kind), {})
 
 
-def keep_stored_(module: nn.Module) -> None:
-    """Make a linear layer or an embedding one whose weight is made when it is read."""
-    stored = module.weight.data
-    assert isinstance(stored, torch.Tensor)
-    del module.weight
-    module.rest = Rest(stored)  # type: ignore[assignment]
-    module.__class__ = _stored(type(module))  # type: ignore[arg-type]  # a type has a hash
+def keep_stored_(module: nn.Module) -> Rest:
+    """Make a linear layer or an embedding one whose weight is made when it is read, if it is not
+    one already; what it is made from."""
+    if not isinstance(module, Stored):
+        stored = module.weight.data
+        assert isinstance(stored, torch.Tensor)
+        del module.weight
+        module.rest = Rest(stored)  # type: ignore[assignment]
+        module.__class__ = _stored(type(module))  # type: ignore[arg-type]  # a type has a hash
+    rest: Any = module.rest
+    assert isinstance(rest, Rest)
+    return rest
 
 
 def stored_dtype(files: Sequence[Path]) -> torch.dtype:
@@ -175,12 +180,7 @@ def keep_stored(model: Any) -> Any:
 
 def put_zeros_(linear: nn.Linear, index: tuple[Any, ...]) -> None:
     """Make the entries at ``index`` zero, in no file and in no tensor that others may hold."""
-    if isinstance(linear, Stored):
-        linear.rest.zeros = index
-        return
-    weight = linear.weight.data.clone()
-    weight[index] = 0.0
-    linear.weight = nn.Parameter(weight, requires_grad=False)
+    keep_stored_(linear).zeros = index
 
 
 def stored_modules(program: nn.Module) -> Iterator[Any]:

@@ -17,7 +17,7 @@ def packed_words(
     head: nn.Linear,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
     """Codes uint8 ``[V, D / 2]`` and scales, bfloat16 as uint16 ``[V, D / 32]``, of a linear that
-    was rounded to int4 (see ``packed_int4``)."""
+    was rounded to int4 (see ``packed_weight``)."""
     codes, scales = packed_weight(head)
     return codes.numpy(), scales.view(torch.int16).numpy().view(np.uint16)
 

@@ -74,7 +74,7 @@ class Learner:
         for module in self.program.modules():
             if isinstance(module, torch.nn.Linear):
                 weight = module.weight.dequantize()
-                module.weight = torch.nn.Parameter(weight, requires_grad=False)
+                module.rest.held = torch.nn.Parameter(weight, requires_grad=False)
 
     def forward(self, tokens, positions, candidates, adapter, terms, values=None):
         given = torch.from_numpy(self.values.astype(np.float32)) if values is None else values
