@@ -25,7 +25,6 @@ from seedtune.runtime.bundle import (
 )
 from seedtune.runtime.errors import BundleError, ModelError
 from seedtune.runtime.files import workplace
-from seedtune.runtime.scoring.word_table import WordTable
 from seedtune.runtime.tasks import writes_text
 
 from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
@@ -42,9 +41,8 @@ from .program.prepare_program import prepare_program
 from .quantise import DEFAULT_ROUNDING, check_rounding
 from .quantise.int4 import DESCRIPTION
 from .quantise.quantise_program import quantise_program
-from .text.make_frame import make_frame
+from .text.make_frame import find_words, make_frame, packed_words
 from .text.make_terms import make_terms
-from .text.words_place import find_words, packed_words
 
 Tokens = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -132,9 +130,8 @@ def export_model(
         passed = quantise_program(program, surgery, rounding, tokens, quantising)
         progress("text", 0, 1)
         codes, scales = packed_words(program.head)
-        words = WordTable(codes, scales, program.softcap)
         framing = partial(progress, "text")
-        frame = make_frame(program, words, tokens, surgery.values, framing, passed)
+        frame = make_frame(program, tokens, surgery.values, framing, passed)
         del passed
         if frame is None:
             program.terms = None  # a device could not learn them

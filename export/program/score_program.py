@@ -1,8 +1,7 @@
 """The eager module whose export is the program: tokens and values in, log-probabilities and hidden
 states out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -269,15 +268,6 @@ class MeanAsLinear(TorchFunctionMode):
             if dim in (-1, [-1], (-1,)) and kwargs.get("keepdim") and not rest:
                 return nn.functional.linear(args[0], self._weight(args[0].shape[-1]))
         return func(*args, **kwargs)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within ``with mode``: operations are not looked at, which takes microseconds of each."""
-        super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            super().__enter__()  # type: ignore[no-untyped-call]
 
     def _weight(self, width: int) -> torch.Tensor:
         owner, name = self._owner[0], f"mean_of_{width}"
