@@ -9,6 +9,7 @@ from pathlib import Path
 from .downloads import RehearsalError, fetch, kept
 
 _TARGET = "17"
+_NO_JAVA = "the Kotlin compiler needs Java: apt-get install default-jre-headless"
 
 
 def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Path:
@@ -37,7 +38,7 @@ def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Pat
 
     def make(folder: Path, work: Path) -> None:
         if shutil.which("java") is None:
-            raise RehearsalError("the Kotlin compiler needs: apt-get install default-jre-headless")
+            raise RehearsalError(_NO_JAVA)
         command = [
             "java", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp",
             ":".join(map(str, compiler.glob("*.jar"))),

@@ -2,11 +2,13 @@
 
 import re
 import tomllib
+import zipfile
 from xml.etree import ElementTree
 
 import pytest
 from jvm_scripts import DEMO
 from rehearsal import packaging
+from rehearsal.downloads import RehearsalError
 from rehearsal.phone import APP, KOTLIN, PURE
 
 ROOT = DEMO.parent
@@ -29,7 +31,7 @@ def kotlin_files():
 @pytest.mark.android
 @needs_tools
 class TestPackage:
-    """What Gradle would call, called by hand."""
+    """What Gradle would call, called by hand; Python is not in it."""
 
     @pytest.fixture(scope="class")
     def folder(self, on_jvm, tmp_path_factory):
@@ -49,10 +51,44 @@ class TestPackage:
         annotations = fetch("kotlin") / "annotations-13.0.jar"
         return compile_kotlin([KOTLIN], [android_signatures(), linked.parent / "own", annotations])
 
-    def test_all_of_it_compiles_and_becomes_dex(self, classes, folder):
-        own = list(classes.rglob("org/seedtune/**/*.class"))
-        assert len(own) > 20
-        assert packaging.dex(classes, folder).read_bytes().startswith(b"dex\n")
+    @pytest.fixture(scope="class")
+    def code(self, classes, folder):
+        return packaging.dex(classes, folder)
+
+    @pytest.fixture(scope="class")
+    def apk(self, linked, code, folder):
+        return packaging.package(linked, code, folder)
+
+    def test_all_of_it_compiles_and_becomes_dex(self, classes, code):
+        found = packaging.dex_classes(code)
+        own = {
+            str(file.relative_to(classes).with_suffix(""))
+            for file in classes.rglob("org/seedtune/**/*.class")
+        }
+        assert len(own) > 20 and own <= found
+        assert "org/pytorch/executorch/Module" in found
+
+    def test_it_holds_what_a_phone_looks_for(self, apk):
+        with zipfile.ZipFile(apk) as archive:
+            names = set(archive.namelist())
+        wanted = {"AndroidManifest.xml", "classes.dex", "resources.arsc"}
+        wanted |= {
+            f"lib/{abi}/lib{name}.so"
+            for abi in ("arm64-v8a", "x86_64")
+            for name in ("executorch", "fbjni", "c++_shared")
+        }
+        assert wanted <= names
+        asked = {each.rpartition(".")[2] for each in packaging.permissions(apk)}
+        assert asked == ASKED
+
+    def test_its_signature_verifies_and_an_altered_one_does_not(self, apk, tmp_path):
+        assert {"v2", "v3"} <= packaging.verify(apk)
+        data = bytearray(apk.read_bytes())
+        data[len(data) // 2] ^= 1
+        altered = tmp_path / "altered.apk"
+        altered.write_bytes(data)
+        with pytest.raises(RehearsalError, match="apksigner"):
+            packaging.verify(altered)
 
 
 def test_pure_files_import_nothing_of_android():
