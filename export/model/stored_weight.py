@@ -162,7 +162,7 @@ def keep_stored(model: Any) -> Any:
     """
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
+    with init_empty_weights(include_buffers=False):
         found = type(model)(model.config).requires_grad_(False)
     found.generation_config = model.generation_config
     found.load_state_dict(model.state_dict(), assign=True, strict=False)
