@@ -320,8 +320,7 @@ def _say(json: bool, journal: Journal) -> None:
 def that_matter(history: History) -> dict[str, Any]:
     """The estimator's options and, of the settings that every run has, those that somebody chose,
     the seed and the batch size."""
-    from seedtune.runtime.options import options_of
-    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.settings import Settings, options_of
 
     every = options_of(Settings)
     return {

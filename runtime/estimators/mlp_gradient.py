@@ -24,16 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.block_terms import BlockTerms, Inside
 from ..scoring.part import Part, PartKind
 from ..scoring.text_head import TextHead
 from ..scoring.text_part import KIND, TextHeads, generic_beside
 from ..scoring.values import Values
-from ..settings import Settings
+from ..settings import RATE, Schedule, Scheduled, Settings, option
 from .estimator import Measured
-from .rates import RATE, Schedule, Scheduled
 from .spec import EstimatorSpec, RunContext, Shape
 
 MOMENTUM, SQUARE = 0.9, 0.99

@@ -28,14 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
-from ..settings import Settings
+from ..settings import RATE, SIZE, Perturbing, Schedule, Settings, option
 from .estimator import Measured
 from .noise import add_noise, perturb
-from .rates import RATE, SIZE, Perturbing, Schedule
 from .spec import EstimatorSpec, RunContext, Shape
 
 MIDDLE = 8 / 30, 20 / 30

@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Description, Part
 from ..scoring.text_head import Observed
@@ -44,9 +43,8 @@ from ..scoring.text_part import (
 )
 from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WHEN, WORDS, added, of_step, to_bytes
-from ..settings import Settings
+from ..settings import RATE, Scheduled, Settings, option
 from .estimator import Measured
-from .rates import RATE, Scheduled
 from .spec import EstimatorSpec, RunContext, Shape
 
 MOMENTUM, KEPT = 0.9, 0.95

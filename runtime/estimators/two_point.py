@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
-from ..settings import Settings
+from ..settings import RATE, Perturbing, Settings, option
 from .estimator import Measured
 from .noise import MAX_PROBE, add_noise, perturb
-from .rates import RATE, Perturbing
 from .spec import EstimatorSpec, Shape
 
 

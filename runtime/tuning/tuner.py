@@ -30,7 +30,6 @@ from ..estimators import (
     shape_of,
     spec_of,
 )
-from ..estimators.rates import Perturbing
 from ..journal import format as journal
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
@@ -40,7 +39,7 @@ from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
 from ..scoring.known_forwards import KnownForwards, known_bytes
 from ..scoring.values import Values
-from ..settings import Settings
+from ..settings import Perturbing, Settings
 from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
 from .budget import Budget, Control

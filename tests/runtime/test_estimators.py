@@ -17,9 +17,8 @@ from seedtune.runtime.estimators import (
     stored_settings,
 )
 from seedtune.runtime.estimators.two_point import TwoPoint
-from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 
 KEY = {"seed": 11, "step": 4}
 K = 64

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from seedtune.runtime import engines
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
-from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.options import option
+from seedtune.runtime.settings import Perturbing, option
 from tiny_bundle import write_tiny_bundle
 from tiny_run import START, run, tuner
 from value_engine import ValueEngine

@@ -11,15 +11,14 @@ from fakes import FakeEngine, fake_start
 from numpy.typing import NDArray
 from seedtune.runtime.errors import BundleError, JournalError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
-from seedtune.runtime.estimators.rates import Scheduled
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import forget
-from seedtune.runtime.options import option
 from seedtune.runtime.scoring import parts
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
+from seedtune.runtime.settings import Scheduled, option
 from tiny_bundle import write_tiny_bundle
 from tiny_run import HELD_OUT, START, TASK, K, run, tuner
 
