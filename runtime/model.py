@@ -16,10 +16,10 @@ from .errors import DataError, TuningError, warn
 from .files import check_output
 from .journal.file import Journal
 from .journal.remembered import Remembered, chosen, remembered
-from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
 from .journal.snapshots import forget
 from .journal.start import Start
+from .journal.state import replay
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
 from .scoring.values import Values

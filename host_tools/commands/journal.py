@@ -60,7 +60,7 @@ def verify(
 ) -> None:
     """Check every record, replay the steps and compare with the hashes recorded on the way."""
     from seedtune.runtime.journal.file import read_journal
-    from seedtune.runtime.journal.replay import replay
+    from seedtune.runtime.journal.state import replay
 
     found = read_journal(journal, until=step)
     done = replay(found, _start(bundle), until=step)
@@ -129,9 +129,9 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.files import check_output
-    from seedtune.runtime.journal.replay import replay
     from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.journal.state import replay
     from seedtune.runtime.scoring.values_file import export_values
 
     check_output_of(journal, output, own=VALUES_FILE)

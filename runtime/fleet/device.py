@@ -17,15 +17,14 @@ from ..estimators.private_fit import mean_gradient
 from ..estimators.ridge_logistic import Examples, choose, cross_entropy, fit, scores
 from ..journal.format import MAGIC
 from ..journal.history import standard_error
-from ..journal.replay import replay
 from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
+from ..journal.state import replay
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe, observe
-from ..scoring.batch_loss import Look
+from ..scoring.batch_loss import Look, batch_indices
 from ..scoring.values import Values
 from ..tasks import Encoded, Rows
-from ..tuning.batches import batch_indices
 from .messages import Answer, Question, identity, packed, unpacked
 from .release import noise_of, released
 from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS

@@ -10,11 +10,33 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import JournalError, SeedtuneError
 from ..estimators import EstimatorSpec, changed, spec_of, stored_settings
-from .format import Change, End, Evaluation, Header, Note, Record, Reference, Signs, Skip, Step
+from .format import (
+    SKIP_REASONS,
+    Change,
+    End,
+    Evaluation,
+    Header,
+    Note,
+    Record,
+    Reference,
+    Signs,
+    Skip,
+    Step,
+)
 
+NOT_FINITE, LOSS_JUMP, RUNAWAY = 1, 2, 3
+MAX_SKIPS = 10
+"""Skipped steps in a row after which the run stops."""
+_ADVICE = {
+    NOT_FINITE: "the program returns losses that are not numbers: check the data with "
+    "'seedtune evaluate', or rewind to an earlier step and lower lr",
+    LOSS_JUMP: "the loss is far above its start: rewind to the best step and lower lr",
+    RUNAWAY: "the steps explode: rewind to the best step and lower lr",
+}
 GUARD_WINDOW = 64
 """Steps whose scalars the runaway guard remembers."""
 SCALAR_JUMP = 10.0
@@ -187,6 +209,38 @@ class History:
             return None
         mean = sum(known) / len(known)
         return SCALAR_JUMP * math.sqrt(mean) if mean > 0 else None
+
+    def judge(self, losses: NDArray[np.float64], scalars: NDArray[Any]) -> Skip | None:
+        """Why the next step must leave the values alone, or None.
+
+        Args:
+            losses: float64 ``[P]``, of its probes; a skip where one is not finite, or their mean
+                jumps.
+            scalars: float16 ``[S]``, a skip beyond float16 or far beyond those of recent steps; or
+                signs, which cannot be.
+        """
+        if not np.isfinite(losses).all():
+            return Skip(NOT_FINITE)
+        limit = self.loss_limit
+        # Where the step is the remedy, the batch that surprised the estimator would teach nothing.
+        mends = self.spec.mends_bad_losses
+        if not mends and limit is not None and float(losses.mean()) > limit:
+            return Skip(LOSS_JUMP)
+        if not np.isfinite(scalars).all():
+            return Skip(RUNAWAY)
+        limit = self.scalar_limit
+        if limit is not None and math.sqrt(mean_square(map(float, scalars))) > limit:
+            return Skip(RUNAWAY)
+        return None
+
+    def giving_up(self, skip: Skip) -> str | None:
+        """Why the run has to stop after this skipped step, with advice; None while it may go on."""
+        if self.skips_in_row < MAX_SKIPS:
+            return None
+        return (
+            f"{self.skips_in_row} steps in a row were skipped up to step {self.steps} "
+            f"({SKIP_REASONS[skip.reason]}); {_ADVICE[skip.reason]}"
+        )
 
 
 def mean_square(scalars: Iterable[float]) -> float:

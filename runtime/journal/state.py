@@ -1,4 +1,5 @@
-"""The state that a journal's records add up to: history, values, best values, estimator.
+"""The state that a journal's records add up to: history, values, best values, estimator; and
+replay, from a journal and the bundle that it belongs to back to the values, to the bit.
 
 One state machine: the live loop feeds it each record that it has written, a replay the records that
 it reads. So what is in memory is always what a replay of the file gives.
@@ -17,7 +18,7 @@ from safetensors.numpy import load as load_safetensors
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, make_estimator
 from ..scoring.values import Values
-from .file import Journal
+from .file import Journal, read_journal
 from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
@@ -208,3 +209,26 @@ def need_step(journal: Journal, step: int, last: int) -> None:
     if not first <= step <= last:
         held = f"starts at step {first}" if step < first else f"ends at step {last}"
         raise JournalError(f"{journal.path}: step {step} cannot be reached; it {held}")
+
+
+def replay(source: Journal | Path | str, start: Start, *, until: int | None = None) -> RunState:
+    """Apply a journal's steps to the starting values.
+
+    Args:
+        source: a journal as read, or a run folder or journal file to read.
+        start: the values and identity of the bundle that the run began from.
+        until: number of steps to stop after; all by default.
+
+    Returns:
+        the state that its records leave.
+
+    Raises:
+        JournalError: damaged, of another bundle, too short for ``until``, or the values differ
+            from a hash that the journal recorded.
+    """
+    journal = source if isinstance(source, Journal) else read_journal(source, until=until)
+    state = RunState(journal.path, journal.header, start)
+    if until is not None:
+        need_step(journal, until, history_of(journal, until=until).steps)
+    state.take(journal, until=until)
+    return state

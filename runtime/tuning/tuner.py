@@ -35,15 +35,13 @@ from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
 from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
-from ..scoring.batch_loss import Look
+from ..scoring.batch_loss import Look, batch_indices
 from ..scoring.evaluation import Evaluation, evaluate
 from ..scoring.known_forwards import KnownForwards, known_bytes
 from ..scoring.values import Values
 from ..settings import Perturbing, Settings
 from ..tasks import Encoded, Task, need_labels
-from .batches import batch_indices
 from .budget import Budget, Control
-from .guards import giving_up, judge_losses, judge_scalars
 from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
 
@@ -359,8 +357,7 @@ class Tuner:
         )
         losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
-        skip = judge_losses(losses, history)
-        skip = skip or judge_scalars(scalars, history)
+        skip = history.judge(losses, scalars)
         if skip is None and history.loss_limit is None:
             self._run.commit(journal.Reference(rounded(mean)))
         signs = scalars.dtype == np.uint8
@@ -376,7 +373,7 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
-        advice = skip and giving_up(skip, history)
+        advice = skip and history.giving_up(skip)
         if advice:
             self._run.end(advice)
             self.stop_reason = advice

@@ -17,7 +17,7 @@ from seedtune.runtime import engines
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.settings import Perturbing, option
 from tiny_bundle import write_tiny_bundle
 from tiny_run import START, run, tuner

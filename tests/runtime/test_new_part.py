@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from seedtune.runtime.errors import BundleError, JournalError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import forget
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring import parts
 from seedtune.runtime.scoring.evaluation import evaluate
 from seedtune.runtime.scoring.values import Values

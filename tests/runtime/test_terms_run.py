@@ -12,7 +12,7 @@ from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import text_head_estimator
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import share
-from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.text_part import TextPart, generic_tokens

@@ -19,11 +19,10 @@ from seedtune.runtime.estimators.text_head_estimator import (
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Note
 from seedtune.runtime.journal.operations import branch, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import forget
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.journal.state import history_of
+from seedtune.runtime.journal.state import history_of, replay
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict

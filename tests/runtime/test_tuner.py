@@ -9,8 +9,8 @@ from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.metrics import read_metrics
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.settings import options_of
 from seedtune.runtime.tuning.budget import Budget, Control
