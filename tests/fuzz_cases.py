@@ -20,7 +20,7 @@ from safetensors.numpy import load
 from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
-from seedtune.runtime.bundle.text_frame import load_text_frame
+from seedtune.runtime.bundle.text_head import load_text_frame
 from seedtune.runtime.journal.format import (
     MAGIC,
     VERSION,

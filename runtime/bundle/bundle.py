@@ -10,8 +10,8 @@ program.pte, ...    programs, each the whole model for one kind of engine, with 
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
-chat.json           the model's chat template (see ``chat``); only where it has one
-text.safetensors    what a head for text is learned in (see ``text_frame``), likewise
+chat.json           the model's chat template (see ``parts``); only where it has one
+text.safetensors    what a head for text is learned in (see ``text_head``), likewise
 terms.safetensors   what terms of the upper blocks are learned in (see ``terms``), likewise
 ==================  ===============================================================================
 
@@ -39,9 +39,19 @@ from tokenizers import Tokenizer
 
 from ..errors import BundleError
 from ..files import clean_up
-from .archive import unpack_archive
-from .chat import ChatPart, parse_chat
-from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
+from .archive import local_bundle, unpack_archive
+from .checked_file import (
+    Progress,
+    ProgressFailed,
+    Stamp,
+    check_digest,
+    check_file,
+    check_size,
+    counting,
+    hash_pieces,
+    open_checked,
+    part_of,
+)
 from .manifest import (
     CHAT,
     MANIFEST,
@@ -54,13 +64,10 @@ from .manifest import (
     check_identity,
     parse_manifest,
 )
-from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
+from .parts import ChatPart, parse_chat, parse_tokenizer, parse_values, read_part, vocabulary_of
 from .program import Adapter, Bounds, Generation, Program
-from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
-from .pulled import local_bundle
 from .terms import TermsInfo, TermsPart, load_terms
-from .text_frame import TextFrame, load_text_frame
-from .text_head import TextHeadInfo
+from .text_head import TextFrame, TextHeadInfo, load_text_frame
 
 
 @dataclass(frozen=True)

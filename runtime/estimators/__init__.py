@@ -11,8 +11,7 @@ from ..errors import TuningError
 from ..scoring.part import Description, Part
 from ..settings import Option, Settings, options_of
 from . import mlp_gradient, per_example, readout, text_head_estimator, two_point
-from .estimator import Estimator, Measured
-from .spec import EstimatorSpec, RunContext, Shape
+from .estimator import Estimator, EstimatorSpec, Measured, RunContext, Shape
 
 __all__ = [
     "ESTIMATORS",

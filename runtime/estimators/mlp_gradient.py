@@ -31,8 +31,7 @@ from ..scoring.text_head import TextHead
 from ..scoring.text_part import KIND, TextHeads, generic_beside
 from ..scoring.values import Values
 from ..settings import RATE, Schedule, Scheduled, Settings, option
-from .estimator import Measured
-from .spec import EstimatorSpec, RunContext, Shape
+from .estimator import EstimatorSpec, Measured, RunContext, Shape
 
 MOMENTUM, SQUARE = 0.9, 0.99
 PULL = 3.0

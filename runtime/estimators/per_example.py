@@ -32,9 +32,8 @@ from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
 from ..settings import RATE, SIZE, Perturbing, Schedule, Settings, option
-from .estimator import Measured
+from .estimator import EstimatorSpec, Measured, RunContext, Shape
 from .noise import add_noise, perturb
-from .spec import EstimatorSpec, RunContext, Shape
 
 MIDDLE = 8 / 30, 20 / 30
 """Depths between which noise moves the values."""

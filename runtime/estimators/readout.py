@@ -21,9 +21,8 @@ from ..scoring.part import Description, Part
 from ..scoring.values import Values
 from ..settings import Options, Settings
 from ..tasks import Observation
-from .estimator import Measured
+from .estimator import EstimatorSpec, Measured, RunContext, Shape
 from .ridge_logistic import SHARES, Choice, Examples, choose, fit
-from .spec import EstimatorSpec, RunContext, Shape
 
 _GROWTH, _SETTLED = 1.3, 1000
 """Ridge and share are chosen again whenever there are 1.3 times as many examples, until there are

@@ -44,8 +44,7 @@ from ..scoring.text_part import (
 from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WHEN, WORDS, added, of_step, to_bytes
 from ..settings import RATE, Scheduled, Settings, option
-from .estimator import Measured
-from .spec import EstimatorSpec, RunContext, Shape
+from .estimator import EstimatorSpec, Measured, RunContext, Shape
 
 MOMENTUM, KEPT = 0.9, 0.95
 PULL = 12.0

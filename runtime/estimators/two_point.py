@@ -21,9 +21,8 @@ from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
 from ..settings import RATE, Perturbing, Settings, option
-from .estimator import Measured
+from .estimator import EstimatorSpec, Measured, Shape
 from .noise import MAX_PROBE, add_noise, perturb
-from .spec import EstimatorSpec, Shape
 
 
 @dataclass(frozen=True)

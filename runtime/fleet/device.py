@@ -25,8 +25,7 @@ from ..scoring.answer_head import AnswerHead, AnswerHeads, describe, observe
 from ..scoring.batch_loss import Look, batch_indices
 from ..scoring.values import Values
 from ..tasks import Encoded, Rows
-from .messages import Answer, Question, identity, packed, unpacked
-from .release import noise_of, released
+from .messages import Answer, Question, identity, noise_of, packed, released, unpacked
 from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS
 
 

@@ -18,8 +18,7 @@ from ..journal.format import FORGOTTEN, Header, Skip, Step
 from ..journal.start import Start
 from ..model import Model
 from ..tuning.live_run import LiveRun
-from .messages import Answer, Question, unpacked
-from .release import Release
+from .messages import Answer, Question, Release, unpacked
 
 
 class SharedSteps:

@@ -37,8 +37,7 @@ from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
 from ..scoring.batch_loss import Look, batch_indices
 from ..scoring.evaluation import Evaluation, evaluate
-from ..scoring.known_forwards import KnownForwards, known_bytes
-from ..scoring.values import Values
+from ..scoring.values import KnownForwards, Values, known_bytes
 from ..settings import Perturbing, Settings
 from ..tasks import Encoded, Task, need_labels
 from .budget import Budget, Control

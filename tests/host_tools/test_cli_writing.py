@@ -210,7 +210,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 from seedtune.host_tools.cli import main
-from seedtune.runtime.engines.cached_text import CachedText
+from seedtune.runtime.engines.executorch_engine import CachedText
 read, log = CachedText.read, Path(sys.argv.pop(1))
 def slowly(self, tokens):
     with log.open("a") as file:
