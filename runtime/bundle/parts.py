@@ -1,5 +1,5 @@
-"""The parts of a bundle besides its program: values, places, tokenizer and chat template, parsed and
-checked."""
+"""The parts of a bundle besides its program: values, places, tokenizer and chat template, parsed
+and checked."""
 
 import json
 import re

@@ -10,7 +10,8 @@ from typing import Literal, cast
 
 from ..bundle import Bundle, Program
 from ..errors import EngineError
-from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms, Text
+from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms
+from .text import Text
 from .threads import check_threads, choose_threads
 
 __all__ = [

@@ -17,6 +17,7 @@ from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.terms import inside_count
 from ..errors import EngineError
 from ..tasks import Batch
+from .text import Text
 
 Terms = Sequence[NDArray[np.float32]]
 """Of a program's ``terms_shapes``, all of them; or none, which stands for zeros."""
@@ -40,35 +41,6 @@ class Scores:
     """Where they were asked for, what a gradient of terms is made of (see
     ``export.program.score_program``): float32 ``[P, N, S / D]``, then ``[P, N, D]`` of each block
     that has terms."""
-
-
-class Text(Protocol):
-    """A text as a program reads and writes it, under one row of values."""
-
-    bound: int
-    """Tokens that it may have."""
-    length: int
-    """Tokens read so far."""
-
-    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Append ``tokens``.
-
-        Returns:
-            Logits float32 ``[V]`` of the token that comes next. The array is the caller's.
-
-        Raises:
-            EngineError: no token, one outside the vocabulary, more than ``bound`` in all, logits
-                that are not finite, or the program fails.
-        """
-        ...
-
-    def rewind(self, length: int) -> None:
-        """Forget all tokens but the first ``length``.
-
-        Raises:
-            EngineError: there are fewer.
-        """
-        ...
 
 
 class Engine(Protocol):

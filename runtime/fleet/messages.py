@@ -1,5 +1,5 @@
-"""What travels: mappings of text, numbers and bytes; arrays as little-endian bytes. Where there is a
-guarantee, a device's numbers are cut to a length, with noise of its own.
+"""What travels: mappings of text, numbers and bytes; arrays as little-endian bytes. Where there is
+a guarantee, a device's numbers are cut to a length, with noise of its own.
 
 Each device adds Gaussian noise whose deviation is ``noise * clip``, so that what it is protected by
 hangs neither on the server nor on other devices. The sum over K devices has the root of K times

@@ -1,5 +1,5 @@
-"""A journal cut to a snapshot of the values, to replay it faster, or to forget what it kept; and what
-a run's memory of words holds, told by text, and which of it is to be forgotten."""
+"""A journal cut to a snapshot of the values, to replay it faster, or to forget what it kept; and
+what a run's memory of words holds, told by text, and which of it is to be forgotten."""
 
 import hashlib
 import math
