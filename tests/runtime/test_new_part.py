@@ -1,6 +1,5 @@
 """A kind of part is a file and a line: a toy one tunes, resumes, compacts, is kept and left out."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from seedtune.runtime.journal.snapshots import forget
 from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring import parts
 from seedtune.runtime.scoring.evaluation import evaluate
+from seedtune.runtime.scoring.part import Part
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.settings import Scheduled, option
@@ -26,14 +26,11 @@ KIND = "candidate-bias"
 
 
 @dataclass(frozen=True, eq=False)
-class Bias:
+class Bias(Part):
     """Adds a number to the scores of each candidate. The last two of its four keep words."""
 
     own: NDArray[np.float32]
     description = {"kind": KIND}  # noqa: RUF012
-    enters_program = writes = False
-    memory_bytes = 0
-    inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def copy(self):
         return replace(self, own=self.own.copy())
@@ -43,9 +40,6 @@ class Bias:
 
     def changed(self, scores, batch):
         return scores.logp + self.own[:2]
-
-    def mixed_next(self, logits, tokens):
-        return logits
 
     @property
     def words(self):
