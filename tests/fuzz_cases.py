@@ -154,7 +154,7 @@ def _files(folder: Path) -> dict[str, Case]:
         what, bad = damage(whole, rng)
 
         def read() -> str:
-            same = parse_manifest(bad, folder).content == json.loads(whole)
+            same = parse_manifest(bad, folder).manifest == json.loads(whole)
             return EQUAL if same else "different"
 
         return what, read
