@@ -19,7 +19,7 @@ from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.program import GENERATE, METHOD
 from ..bundle.terms import inside_count
 from ..errors import EngineError
-from .contract import Engine, Nothing, check_sizes
+from .contract import Engine, check_sizes
 from .executorch_engine import ExecutorchEngine
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
@@ -231,7 +231,6 @@ class NativeEngine(ExecutorchEngine):
         described = self._program.describe(METHOD)
         found = _check_program(shown or program, described, bounds)
         self.entries, self.hidden_width, self.adapter_shape, self.terms_shapes = found
-        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
         self._program.load(METHOD)
 
     @property
