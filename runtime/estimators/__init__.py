@@ -11,7 +11,7 @@ from ..errors import TuningError
 from ..scoring.part import Description, Part
 from ..settings import Option, Settings, options_of
 from . import mlp_gradient, per_example, readout, text_head_estimator, two_point
-from .estimator import Estimator, EstimatorSpec, Measured, RunContext, Shape
+from .estimator import Estimator, EstimatorSpec, Measured, RunContext, Shape, StepContext
 
 __all__ = [
     "ESTIMATORS",
@@ -20,6 +20,7 @@ __all__ = [
     "Measured",
     "RunContext",
     "Shape",
+    "StepContext",
     "changed",
     "complete",
     "fit",

@@ -33,6 +33,18 @@ class Measured(NamedTuple):
     cannot hold a number; or signs, eight a byte, uint8."""
 
 
+class StepContext(NamedTuple):
+    """What a step has to go by, beside its batch and the values."""
+
+    seed: int
+    """Of the run's noise."""
+    step: int
+    """Its number, from 0."""
+    eps: float = 0.0
+    """Size of a perturbation; 0 where there is none."""
+    lr: float = 0.0
+
+
 class Estimator(Protocol):
     """One way to turn losses into an update."""
 
@@ -60,20 +72,13 @@ class Estimator(Protocol):
         """What it takes at its peak besides the rows of a pass, to learn from ``examples``."""
         ...
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
-        """Look at the batch of step ``step`` from ``values``."""
+    def measure(self, look: Look, values: Values, at: StepContext) -> Measured:
+        """Look at the batch of the step from ``values``; ``lr`` plays no part."""
         ...
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[Any],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
-        """Move ``values``, the part among them, in place, by what the journal stored."""
+    def apply(self, values: Values, scalars: NDArray[Any], at: StepContext) -> None:
+        """Move ``values``, the part among them, in place, by what the journal stored; ``eps`` plays
+        no part."""
         ...
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import JournalError, SeedtuneError
-from ..estimators import EstimatorSpec, changed, spec_of, stored_settings
+from ..estimators import EstimatorSpec, StepContext, changed, spec_of, stored_settings
 from .format import (
     SKIP_REASONS,
     Change,
@@ -144,6 +144,12 @@ class History:
     def _need_chosen(self) -> None:
         """See that nothing is open that a run measures or chooses when it starts."""
         _ = self.settings.learning_rate(0), self.settings.options.perturbation
+
+    @property
+    def next_step(self) -> StepContext:
+        """What the next step has to go by."""
+        its, step = self.settings, self.steps
+        return StepContext(its.seed, step, its.options.perturbation, its.learning_rate(step))
 
     @property
     def best(self) -> Evaluated | None:

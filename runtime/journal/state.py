@@ -89,11 +89,9 @@ class RunState:
         self.estimator.state.update(state)
 
     def _apply(self, stored: NDArray[Any]) -> None:
-        settings, step = self.history.settings, self.history.steps
-        key = {"seed": settings.seed, "step": step}
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
-                self.estimator.apply(self.values, stored, lr=settings.learning_rate(step), **key)
+                self.estimator.apply(self.values, stored, self.history.next_step)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             if not self._from_snapshot:
                 raise

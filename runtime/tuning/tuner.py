@@ -345,15 +345,9 @@ class Tuner:
     def step(self) -> StepReport:
         """One step, and the evaluation that is due after it."""
         began = time.monotonic()
-        history, settings = self.history, self.history.settings
-        number = history.steps
-        measured = self._run.state.estimator.measure(
-            self._look(self._batch(settings, number)),
-            self.values,
-            seed=settings.seed,
-            step=number,
-            eps=settings.options.perturbation,
-        )
+        history, at = self.history, self.history.next_step
+        look = self._look(self._batch(history.settings, at.step))
+        measured = self._run.state.estimator.measure(look, self.values, at)
         losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
         skip = history.judge(losses, scalars)
@@ -382,7 +376,7 @@ class Tuner:
             losses=tuple(float(loss) for loss in losses),
             loss=mean,
             scalars=exact,
-            lr=settings.learning_rate(number),
+            lr=at.lr,
             seconds=seconds,
             forwards=self.forwards,
             skipped=skip and journal.SKIP_REASONS[skip.reason],

@@ -67,7 +67,7 @@ class Counting:
     def memory_bytes(self, examples):
         return 0
 
-    def measure(self, look, values, *, seed, step, eps):
+    def measure(self, look, values, at):
         losses, gold, words = np.empty((1, look.examples)), [], 0
         for numbers, batch, scores in look.forwards(values.sensitive):
             assert values.part is not None
@@ -77,11 +77,11 @@ class Counting:
         shares = np.bincount(gold, minlength=2) / len(gold)
         return Measured(losses, np.append(shares - 0.5, words).astype(np.float16))
 
-    def apply(self, values, scalars, *, seed, step, lr):
+    def apply(self, values, scalars, at):
         assert values.part is not None
-        values.part.own[:2] += np.float32(lr) * scalars[:2].astype(np.float32)
+        values.part.own[:2] += np.float32(at.lr) * scalars[:2].astype(np.float32)
         values.part.own[2:] = float(scalars[2])
-        values.sensitive[step % K] += np.float32(1e-3)
+        values.sensitive[at.step % K] += np.float32(1e-3)
 
 
 @dataclass(frozen=True)
