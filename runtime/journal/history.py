@@ -81,7 +81,9 @@ class History:
                 self.reference = header.snapshot["reference"]
             rows = header.metric.get("rows")
             self._rows = None if rows is None else int(rows)
-            self._best: Evaluated | None = None
+            self.best: Evaluated | None = None
+            """The best evaluation (see ``_beats``), the earliest of equals; None if nothing finite
+            was evaluated."""
             self._least = math.inf
             """Lowest cost (see ``_cost``) so far."""
             self._regular: tuple[float, float] | None = None
@@ -152,12 +154,6 @@ class History:
         return StepContext(its.seed, step, its.options.perturbation, its.learning_rate(step))
 
     @property
-    def best(self) -> Evaluated | None:
-        """The best evaluation (see ``_beats``), the earliest of equals; None if nothing finite was
-        evaluated."""
-        return self._best
-
-    @property
     def loss_limit(self) -> float | None:
         """Batch loss above which a step is skipped; None before there is anything to judge by."""
         first, last = self._regular or (self.reference, self.reference)
@@ -171,8 +167,8 @@ class History:
             return
         if math.isfinite(item.metric):
             self._least = min(self._least, self._cost(item))
-            if self._best is None or self._beats(item, self._best):
-                self._best = item
+            if self.best is None or self._beats(item, self.best):
+                self.best = item
         # Only evaluations that every run of these settings makes: one that an app asked for, or
         # that a budget ended with, must not make this run skip what another would not.
         if item.step % (self.settings.eval_every or self.settings.resolved_steps) == 0:
@@ -202,7 +198,7 @@ class History:
 
     def _take_all(self) -> None:
         """Begin again, where settings have changed by which evaluations count for the guard."""
-        self._best, self._least, self._regular = None, math.inf, None
+        self.best, self._least, self._regular = None, math.inf, None
         for item in self.evaluations:
             self._take(item)
 

@@ -38,14 +38,18 @@ class RunState:
         """
         self.path, self.header = path, header
         self.history = History(header, str(path))
-        check_binding(header, start, str(path))
-        begun = begun_values(header, start, str(path))
-        self.estimator = estimator_of(header, self.history, begun, str(path))
-        """In the state that the steps so far left it in."""
-        self.values, self._best, state = _first_values(path, header, begun)
+        if header.bundle_sha256 != start.bundle_sha256:
+            raise JournalError(
+                f"{path}: belongs to bundle {header.bundle_sha256[:12]}..., "
+                f"not {start.bundle_sha256[:12]}..."
+            )
+        self.values = self._begun(start)
         """Live."""
-        self.estimator.state.update(state)
-        self._from_snapshot = header.snapshot is not None
+        self.estimator = self._fresh_estimator()
+        """In the state that the steps so far left it in."""
+        self._best = self.values.copy()
+        if header.snapshot is not None:
+            self._take_snapshot(header.snapshot)
 
     def advance(self, record: Record) -> None:
         """Let history and values follow the next record.
@@ -68,7 +72,9 @@ class RunState:
             )
         self.history.add(record)
         if isinstance(record, Change):
-            self._follow_settings()
+            state = self.estimator.state
+            self.estimator = self._fresh_estimator()
+            self.estimator.state.update(state)
         if isinstance(record, Evaluation) and self.best is self.history.evaluations[-1]:
             self._best = self.values.copy()
 
@@ -83,17 +89,12 @@ class RunState:
                 break
             self.advance(placed.record)
 
-    def _follow_settings(self) -> None:
-        state = self.estimator.state
-        self.estimator = estimator_of(self.header, self.history, self.values, str(self.path))
-        self.estimator.state.update(state)
-
     def _apply(self, stored: NDArray[Any]) -> None:
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
                 self.estimator.apply(self.values, stored, self.history.next_step)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            if not self._from_snapshot:
+            if self.header.snapshot is None:
                 raise
             raise JournalError(
                 f"{self.path}: the estimator's state in its snapshot makes no sense ({error}); "
@@ -115,64 +116,50 @@ class RunState:
         """Hash of ``values``."""
         return self.values.sha256
 
+    def _begun(self, start: Start) -> Values:
+        """What the run's first step moved."""
+        header, name = self.header, self.path
+        try:
+            values = start.tuned_from(header.part)
+        except ValueError as error:
+            raise JournalError(f"{name}: header does not make sense: {error}") from None
+        if header.entries != values.entries:
+            raise JournalError(f"{name}: has {header.entries} values, the bundle {values.entries}")
+        if header.values_sha256 != values.sha256:
+            raise JournalError(f"{name}: the bundle's values are not those of the run's start")
+        return values
 
-def begun_values(header: Header, start: Start, name: str) -> Values:
-    """What the run's first step moved; ``name`` is what errors call its journal."""
-    try:
-        values = start.tuned_from(header.part)
-    except ValueError as error:
-        raise JournalError(f"{name}: header does not make sense: {error}") from None
-    if header.entries != values.entries:
-        raise JournalError(f"{name}: has {header.entries} values, the bundle {values.entries}")
-    if header.values_sha256 != values.sha256:
-        raise JournalError(f"{name}: the bundle's values are not those of the run's start")
-    return values
+    def _fresh_estimator(self) -> Estimator:
+        """One that moves such values, with the settings now in force."""
+        header = self.header
+        try:
+            made = make_estimator(self.history.settings, header.shape, self.values.part)
+        except (TuningError, ValueError) as error:
+            raise JournalError(f"{self.path}: header does not make sense: {error}") from None
+        if (made.scalar_count, made.signs) != (header.scalar_count, header.signs):
+            held = f"{header.signs} signs" if header.signs else f"{header.scalar_count} scalars"
+            kind = header.settings["estimator"]
+            raise JournalError(f"{self.path}: {held} a step do not fit {kind}")
+        return made
 
-
-def estimator_of(header: Header, history: History, values: Values, name: str) -> Estimator:
-    """A fresh estimator of the run that moves such values, with the settings now in force."""
-    kind = header.settings["estimator"]
-    try:
-        estimator = make_estimator(history.settings, header.shape, values.part)
-    except (TuningError, ValueError) as error:
-        raise JournalError(f"{name}: header does not make sense: {error}") from None
-    if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
-        signs, scalars = header.signs, header.scalar_count
-        held = f"{signs} signs" if signs else f"{scalars} scalars"
-        raise JournalError(f"{name}: {held} a step do not fit {kind}")
-    return estimator
-
-
-def check_binding(header: Header, start: Start, name: str) -> None:
-    """Refuse a journal of another bundle."""
-    if header.bundle_sha256 != start.bundle_sha256:
-        raise JournalError(
-            f"{name}: belongs to bundle {header.bundle_sha256[:12]}..., "
-            f"not {start.bundle_sha256[:12]}..."
+    def _take_snapshot(self, snapshot: Mapping[str, Any]) -> None:
+        """Begin with the values, the best until then, and the estimator's state of a snapshot."""
+        file, begun = self.path.parent / Path(str(self.header.snapshot_file)).name, self.values
+        try:
+            data = file.read_bytes()
+            if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
+                raise JournalError(f"{file}: is not the snapshot that {self.path} was cut at")
+            tensors = load_safetensors(data)
+            self.values = _stored(tensors, "values", begun)
+            self._best = _stored(tensors, "best", begun) if "best" in tensors else begun
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise JournalError(
+                f"{file}: snapshot of {self.path} cannot be read ({error})"
+            ) from None
+        prefix = "state."
+        self.estimator.state.update(
+            {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
         )
-
-
-def _first_values(
-    path: Path, header: Header, begun: Values
-) -> tuple[Values, Values, dict[str, NDArray[Any]]]:
-    """The values that the first record applies to, the best until then, and the estimator's
-    state."""
-    snapshot = header.snapshot
-    if snapshot is None:
-        return begun, begun.copy(), {}
-    file = path.parent / Path(str(header.snapshot_file)).name
-    try:
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
-            raise JournalError(f"{file}: is not the snapshot that {path} was cut at")
-        tensors = load_safetensors(data)
-        values = _stored(tensors, "values", begun)
-        best = _stored(tensors, "best", begun) if "best" in tensors else begun
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise JournalError(f"{file}: snapshot of {path} cannot be read ({error})") from None
-    prefix = "state."
-    state = {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
-    return values, best, state
 
 
 def tensors_of(values: Values, name: str) -> dict[str, NDArray[Any]]:
