@@ -43,8 +43,7 @@ from .tasks.field_checks import check_text
 from .tasks.rows import Row
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
-from .tuning.live_run import Tuned
-from .tuning.tuner import Tuner
+from .tuning.tuner import Tuned, Tuner
 from .writing import Manner, TokenLogprob, Writer, Writing
 from .writing.likelihood import of_given
 

@@ -16,8 +16,8 @@ from ..estimators import make_estimator, settings_of, spec_of
 from ..estimators.estimator import Averaging
 from ..journal.format import FORGOTTEN, Header, Skip, Step
 from ..journal.start import Start
+from ..journal.state import LiveRun
 from ..model import Model
-from ..tuning.live_run import LiveRun
 from .messages import Answer, Question, Release, unpacked
 
 

@@ -1,5 +1,5 @@
-"""The state that a journal's records add up to: history, values, best values, estimator; and
-replay, from a journal and the bundle that it belongs to back to the values, to the bit.
+"""The state that a journal's records add up to: history, values, best values, estimator; replay,
+from a journal and the bundle that it belongs to back to the values, to the bit; and a live run.
 
 One state machine: the live loop feeds it each record that it has written, a replay the records that
 it reads. So what is in memory is always what a replay of the file gives.
@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_safetensors
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, make_estimator
 from ..scoring.values import Values
-from .file import Journal, read_journal
+from .file import Journal, JournalWriter, read_journal
 from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
@@ -217,3 +217,60 @@ def replay(source: Journal | Path | str, start: Start, *, until: int | None = No
         need_step(journal, until, history_of(journal, until=until).steps)
     state.take(journal, until=until)
     return state
+
+
+class LiveRun:
+    """A run in progress: its journal and the state that goes with it. Made by ``begin`` or
+    ``open``; holds the run's lock until closed.
+
+    Every change goes through ``commit``: the record is written, then the state follows.
+    """
+
+    def __init__(self, writer: JournalWriter, state: RunState) -> None:
+        self.writer, self.state = writer, state
+        self._broken = False
+
+    @classmethod
+    def begin(cls, folder: Path, header: Header, start: Start) -> "LiveRun":
+        """Start a run in a folder that has none."""
+        state = RunState(folder, header, start)
+        writer = JournalWriter.create(folder, header)
+        state.path = writer.path
+        return cls(writer, state)
+
+    @classmethod
+    def open(cls, folder: Path, start: Start) -> "LiveRun":
+        """Go on with a run; a torn tail is cut and the values are replayed.
+
+        Raises:
+            JournalError: damaged, in use, or of another bundle.
+        """
+        writer, journal = JournalWriter.open(folder)
+        try:
+            return cls(writer, replay(journal, start))
+        except BaseException:
+            writer.close()
+            raise
+
+    def commit(self, record: Record) -> None:
+        """Write a record, then let the state follow.
+
+        Raises:
+            JournalError: it could not be written; nothing changed, and the run takes no more.
+        """
+        if self._broken:
+            raise JournalError(f"{self.writer.path}: interrupted while recording; open it again")
+        self._broken = True  # an interrupt from here to the end leaves memory behind the file
+        self.writer.append(record)
+        self.state.advance(record)
+        self._broken = False
+        self.writer.sync_if_due()
+
+    def end(self, reason: str) -> None:
+        """Record why the loop ends, with the hash of the values, and sync."""
+        self.commit(End(bytes.fromhex(self.state.sha256)[:16], reason))
+        self.writer.sync()
+
+    def close(self) -> None:
+        """Sync and release the run. Calling it again does nothing."""
+        self.writer.close()
