@@ -21,8 +21,7 @@ from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.metrics import MetricsLog, cut_metrics
 from seedtune.runtime.journal.run_folder import METRICS_FILE, OUTCOME_FILE
-from seedtune.runtime.options import options_of
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 from seedtune.runtime.tasks import encode_rows, task_for
 
 _TYPED = [

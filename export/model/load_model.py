@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from seedtune.runtime.bundle.chat import ChatPart
-from seedtune.runtime.bundle.parts import vocabulary_of
+from seedtune.runtime.bundle.parts import ChatPart, vocabulary_of
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.hub import Place, place_of
 

@@ -1,4 +1,4 @@
-"""Makes the part of a bundle that a head for text is learned in (``runtime.bundle.text_frame``).
+"""Makes the part of a bundle that a head for text is learned in (``runtime.bundle.text_head``).
 
 Calibration text goes through the rounded program once. Its states and the gradient that the head
 gives on it have second moments, whose eigenvectors become the bases; the final norm is read off
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from seedtune.runtime.bundle import TextFrame, WordsPlace
-from seedtune.runtime.bundle.text_frame import about_mean
+from seedtune.runtime.bundle.text_head import about_mean
 from seedtune.runtime.scoring.word_table import WordTable
 from torch import nn
 

@@ -26,7 +26,7 @@ from seedtune.runtime.files import default_cache
 from seedtune.runtime.fleet import examples_of
 from seedtune.runtime.fleet.device import pack_examples, unpack_examples
 from seedtune.runtime.fleet.heads import ROUNDS, SHARE
-from seedtune.runtime.fleet.release import released
+from seedtune.runtime.fleet.messages import released
 from seedtune.runtime.model import open_model
 
 from ..data.named_tasks import load_task

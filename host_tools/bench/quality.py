@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import settings_of
 

@@ -106,7 +106,7 @@ def export(
 ) -> None:
     """Quantise a model to int4, lower it for one or more engines and write a bundle."""
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
 
     output = Output(json)
     given = {

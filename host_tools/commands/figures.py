@@ -12,8 +12,7 @@ from seedtune.runtime.errors import warn
 from .output import fields_table, printable
 
 if TYPE_CHECKING:
-    from seedtune.runtime.scoring.confusion import Confusion
-    from seedtune.runtime.scoring.evaluation import Evaluation
+    from seedtune.runtime.scoring.evaluation import Confusion, Evaluation
 
 
 def figures_of(found: Evaluation, metric: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def checked_bundle(path: Path, output: Output) -> Bundle:
 def downloaded(bundle: Path, sha256: str | None = None) -> Path:
     """Where a bundle lies here; of one on the hub the client shows how far its download is, which
     it cannot while a bar of ours stands."""
-    from seedtune.runtime.bundle.pulled import local_bundle
+    from seedtune.runtime.bundle.archive import local_bundle
 
     return local_bundle(bundle, sha256)
 

@@ -19,7 +19,7 @@ from .output import Output, fields_table
 if TYPE_CHECKING:
     from seedtune.runtime.journal.file import Journal
     from seedtune.runtime.journal.history import Evaluated, History
-    from seedtune.runtime.journal.remembered import Remembered
+    from seedtune.runtime.journal.snapshots import Remembered
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(
@@ -60,7 +60,7 @@ def verify(
 ) -> None:
     """Check every record, replay the steps and compare with the hashes recorded on the way."""
     from seedtune.runtime.journal.file import read_journal
-    from seedtune.runtime.journal.replay import replay
+    from seedtune.runtime.journal.state import replay
 
     found = read_journal(journal, until=step)
     done = replay(found, _start(bundle), until=step)
@@ -129,9 +129,9 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.files import check_output
-    from seedtune.runtime.journal.replay import replay
     from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.journal.state import replay
     from seedtune.runtime.scoring.values_file import export_values
 
     check_output_of(journal, output, own=VALUES_FILE)
@@ -320,8 +320,7 @@ def _say(json: bool, journal: Journal) -> None:
 def that_matter(history: History) -> dict[str, Any]:
     """The estimator's options and, of the settings that every run has, those that somebody chose,
     the seed and the batch size."""
-    from seedtune.runtime.options import options_of
-    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.settings import Settings, options_of
 
     every = options_of(Settings)
     return {

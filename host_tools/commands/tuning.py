@@ -198,7 +198,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
 
     output = Output(json)
     chosen = ChosenTask.of(task)
@@ -249,7 +249,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Answer rows or one text. Without --json, one JSON object a line."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
     from seedtune.runtime.tasks.rows import Row
 
     output = Output(json)

@@ -6,11 +6,13 @@
 import importlib
 import warnings
 from collections.abc import Iterator
-from typing import Literal, cast
+from functools import partial
+from typing import Any, Literal, cast
 
 from ..bundle import Bundle, Program
 from ..errors import EngineError
-from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms, Text
+from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms
+from .text import Text
 from .threads import check_threads, choose_threads
 
 __all__ = [
@@ -61,12 +63,12 @@ def open_engine(
     for engine, module, program in engines_of(bundle, name):
         try:
             device = _device(engine, module)
-            count = (
-                choose_threads(bundle, engine, module, program, memory_limit, device)
-                if threads == "auto"
-                else threads
-            )
-            opened = module.open(bundle, program, count, memory_limit, **device)
+            opening: Any = module.open  # mypy would take the device for threads
+            opens = partial(opening, bundle, program, memory_limit=memory_limit, **device)
+            count = None if threads == "auto" else threads
+            if threads == "auto" and module.can_change_threads():
+                count = choose_threads(bundle, engine, opens, memory_limit)
+            opened = opens(count)
         except EngineUnavailable as error:
             reasons.append(f"{engine}: {error}")
             continue

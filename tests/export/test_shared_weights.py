@@ -6,7 +6,7 @@ import torch
 from seedtune.export.lower.lower import lower
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.engines.executorch_native import NativeProgram
-from seedtune.runtime.engines.system_memory import resident_bytes
+from seedtune.runtime.engines.memory import resident_bytes
 from torch import nn
 from torch.export import export
 

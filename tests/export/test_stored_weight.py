@@ -260,7 +260,7 @@ from seedtune.export.export import export_model
 from seedtune.export.model.load_model import load_causal_lm
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 source, out, stage = sys.argv[1:]
 tokens = np.random.default_rng(0).integers(3, 256, (2, 16))
 loaded = load_causal_lm(source, "stored")

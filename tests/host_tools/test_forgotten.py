@@ -17,11 +17,10 @@ from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal import run_folder
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, rewind
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import OUTCOME_FILE, REPORT_FILE, VALUES_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.journal.state import history_of
+from seedtune.runtime.journal.state import history_of, replay
 from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.tasks.rows import Row
 from text_bundle import SPEC, TextEngine, write_text_bundle

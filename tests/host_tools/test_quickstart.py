@@ -16,7 +16,7 @@ from seedtune.host_tools.prepare.prepare import Prepared
 from seedtune.runtime import engines
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import history_of
+from seedtune.runtime.journal.state import history_of
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(

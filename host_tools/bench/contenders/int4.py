@@ -9,7 +9,7 @@ from typing import Any
 
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.values import Values

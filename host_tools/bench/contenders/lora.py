@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from seedtune.export.model.load_model import load_causal_lm
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.tasks import Encoded, encode_rows
 
 from ...data.named_tasks import TaskData

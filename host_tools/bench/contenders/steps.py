@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.estimators import make_estimator, settings_of
+from seedtune.runtime.estimators import StepContext, make_estimator, settings_of
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Encoded, task_for
@@ -42,10 +42,11 @@ def two_point_step(bundle: Bundle, rows: int, length: int) -> Step:
     look = Look(engine, task, bundle.bounds, examples)
     estimator = make_estimator(settings_of({"estimator": "two-point"}))
     values = Values(bundle.values.astype(np.float32))
+    at = StepContext(seed=0, step=0, eps=1e-2, lr=1e-9)
 
     def step() -> None:
-        _, scalars = estimator.measure(look, values, seed=0, step=0, eps=1e-2)
-        estimator.apply(values, scalars, seed=0, step=0, lr=1e-9)
+        _, scalars = estimator.measure(look, values, at)
+        estimator.apply(values, scalars, at)
 
     return step
 

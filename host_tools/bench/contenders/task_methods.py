@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seedtune.runtime.estimators import settings_of, spec_of
-from seedtune.runtime.options import options_of
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 
 
 @dataclass(frozen=True)
