@@ -15,7 +15,7 @@ from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.journal.run_folder import VALUES_FILE
 from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.evaluation import evaluate
-from seedtune.runtime.scoring.values import KnownForwards
+from seedtune.runtime.scoring.known_forwards import KnownForwards
 
 from .commands.follow import Follower
 from .data.fetch import fetch

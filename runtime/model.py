@@ -15,8 +15,9 @@ from .engines.memory import PassMemory, fit_passes, fit_text
 from .errors import DataError, TuningError, warn
 from .files import check_output
 from .journal.file import Journal
+from .journal.remembered import Remembered, chosen, remembered
 from .journal.run_folder import VALUES_FILE
-from .journal.snapshots import Remembered, chosen, forget, remembered
+from .journal.snapshots import forget
 from .journal.start import Start
 from .journal.state import replay
 from .scoring import evaluation

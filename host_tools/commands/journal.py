@@ -19,7 +19,7 @@ from .output import Output, fields_table
 if TYPE_CHECKING:
     from seedtune.runtime.journal.file import Journal
     from seedtune.runtime.journal.history import Evaluated, History
-    from seedtune.runtime.journal.snapshots import Remembered
+    from seedtune.runtime.journal.remembered import Remembered
     from seedtune.runtime.journal.start import Start
 
 app = typer.Typer(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
     from seedtune.runtime.model import Model
     from seedtune.runtime.scoring.evaluation import Evaluation
-    from seedtune.runtime.scoring.values import KnownForwards
+    from seedtune.runtime.scoring.known_forwards import KnownForwards
     from seedtune.runtime.tasks import OnLong, Prediction
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
@@ -138,7 +138,7 @@ def _passes(
     as they were and there is room, what keeps their forwards: one then serves before and after."""
     from seedtune.runtime.engines.memory import PassMemory, fit_passes
     from seedtune.runtime.errors import TuningError
-    from seedtune.runtime.scoring.values import KnownForwards, known_bytes
+    from seedtune.runtime.scoring.known_forwards import KnownForwards, known_bytes
 
     fit = partial(
         fit_passes,

@@ -27,11 +27,11 @@ from seedtune.runtime.estimators import (
 from seedtune.runtime.scoring import answer_head, text_part
 from seedtune.runtime.scoring.answer_head import AnswerHeads
 from seedtune.runtime.scoring.block_terms import BlockTerms
+from seedtune.runtime.scoring.known_forwards import MOST_BYTES
 from seedtune.runtime.scoring.part import PartKind
 from seedtune.runtime.scoring.parts import restored
 from seedtune.runtime.scoring.text_head import TextHead
 from seedtune.runtime.scoring.text_part import TextHeads
-from seedtune.runtime.scoring.values import MOST_BYTES
 from seedtune.runtime.scoring.word_table import WordTable
 from seedtune.runtime.settings import Settings
 

@@ -6,9 +6,9 @@ the way to the disk.
 """
 
 from .bundle import Bundle, open_bundle
-from .checked_file import Progress
 from .manifest import Layer
 from .program import DEFAULT_BOUNDS, Adapter, Bounds, Generation, Program
+from .progress import Progress
 from .text_head import TextFrame, TextHeadInfo, WordsPlace
 from .write import Contents, pack_bundle, write_bundle
 

@@ -13,9 +13,9 @@ from typing import IO
 from ..errors import BundleError
 from ..files import clean_up, default_cache, replace_folder, replacing, sync_tree, workplace
 from ..hub import place_of
-from .checked_file import CHUNK, Progress, ProgressFailed, counting, hash_pieces
 from .manifest import MANIFEST, Manifest, check_identity, parse_manifest
 from .parts import read_part
+from .progress import CHUNK, Progress, ProgressFailed, counting, hash_pieces
 
 _LARGEST_MANIFEST = 1 << 24
 

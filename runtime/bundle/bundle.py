@@ -40,18 +40,7 @@ from tokenizers import Tokenizer
 from ..errors import BundleError
 from ..files import clean_up
 from .archive import local_bundle, unpack_archive
-from .checked_file import (
-    Progress,
-    ProgressFailed,
-    Stamp,
-    check_digest,
-    check_file,
-    check_size,
-    counting,
-    hash_pieces,
-    open_checked,
-    part_of,
-)
+from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
 from .manifest import (
     CHAT,
     MANIFEST,
@@ -66,6 +55,7 @@ from .manifest import (
 )
 from .parts import ChatPart, parse_chat, parse_tokenizer, parse_values, read_part, vocabulary_of
 from .program import Generation, Program
+from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
 from .terms import TermsPart, load_terms
 from .text_head import TextFrame, load_text_frame
 

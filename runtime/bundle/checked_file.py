@@ -3,79 +3,19 @@
 An engine maps a program by its name, perhaps long after the bundle was checked. Whether the
 file is still the one that was hashed shows in what the system says of it: a change of one byte, or
 another file of that name, leaves a trace there. Where there is one, the file is hashed again.
-Nothing here can notice what is written into a file while it is mapped. Whoever waits for the check
-hears how far it is.
+Nothing here can notice what is written into a file while it is mapped.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from ..errors import BundleError
 from .manifest import Part
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes checked so far and how many there are."""
-CHUNK = 1 << 20
-"""Bytes that are checked from one call to the next, at most."""
-
-
-class ProgressFailed(Exception):
-    """Carries what a callback raised past all that would take it for a damaged file."""
-
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
-def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """What to call with the bytes of each piece once it is checked; ``progress`` hears their sum.
-
-    It hears of 0 bytes at once, so that it can show what is waited for.
-    """
-    done = 0
-
-    def checked(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            try:
-                progress(done, total)
-            except Exception as error:
-                raise ProgressFailed(error) from error
-
-    checked(0)
-    return checked
-
-
-def hash_pieces(
-    stream: IO[bytes], checked: Callable[[int], None], copy: IO[bytes] | None = None
-) -> str:
-    """SHA-256 (hex) of all that ``stream`` holds, which also goes into ``copy``.
-
-    Args:
-        checked: called with the bytes of each piece, of ``CHUNK`` at most, once it is hashed.
-    """
-    digest = hashlib.sha256()
-    while piece := stream.read(CHUNK):
-        digest.update(piece)
-        if copy is not None:
-            copy.write(piece)
-        checked(len(piece))
-    return digest.hexdigest()
-
-
-def part_of(progress: Progress | None, which: int, parts: int) -> Progress | None:
-    """For pass number ``which`` of ``parts`` over the same bytes."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(which * total + done, parts * total)
-
+from .progress import hash_pieces
 
 Stamp = tuple[int, ...]
 """Device, number, size, and times of the last change, of a file."""

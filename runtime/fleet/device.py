@@ -22,9 +22,10 @@ from ..journal.start import Start
 from ..journal.state import replay
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe, observe
-from ..scoring.batch_loss import Look, batch_indices
+from ..scoring.batch_loss import Look
 from ..scoring.values import Values
 from ..tasks import Encoded, Rows
+from ..tuning.batches import batch_indices
 from .messages import Answer, Question, identity, noise_of, packed, released, unpacked
 from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS
 

@@ -28,7 +28,8 @@ from .format import (
     decode_header,
     decode_records,
 )
-from .run_folder import JOURNAL_FILE, RunLock, tidy_if_possible
+from .lock import RunLock
+from .run_folder import JOURNAL_FILE, tidy_if_possible
 
 SYNC_SECONDS = 1.0
 """No record stays off the disk (``fsync``) for longer, while steps keep their pace. Closing,

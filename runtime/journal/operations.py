@@ -12,8 +12,9 @@ from ..errors import JournalError
 from ..hub import local_file
 from .file import Journal, JournalWriter, read_journal, replace_journal_file, write_journal
 from .format import Change, End, Note, Record, Reference
+from .lock import locked
 from .metrics import cut_metrics
-from .run_folder import JOURNAL_FILE, check_output_of, locked, remove_derived, tidy_if_possible
+from .run_folder import JOURNAL_FILE, check_output_of, remove_derived, tidy_if_possible
 from .start import Start
 from .state import RunState, history_of, need_step, replay
 

@@ -12,7 +12,8 @@ from ..engines import Engine
 from ..errors import DataError, EngineError
 from ..tasks import Batch, Encoded, Prediction, Task, need_labels
 from .batch_loss import passes
-from .values import KnownForwards, Values
+from .known_forwards import KnownForwards
+from .values import Values
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,13 @@ from ..journal.metrics import MetricsLog
 from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
 from ..journal.state import LiveRun
-from ..scoring.batch_loss import Look, batch_indices
+from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
-from ..scoring.values import KnownForwards, Values, known_bytes
+from ..scoring.known_forwards import KnownForwards, known_bytes
+from ..scoring.values import Values
 from ..settings import Perturbing, Settings
 from ..tasks import Encoded, Task, need_labels
+from .batches import batch_indices
 from .budget import Budget, Control
 from .loss_noise import LossNoise, measure_loss_noise
 from .resume import examples_sha256, resume

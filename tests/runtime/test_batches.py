@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from seedtune.runtime.scoring.batch_loss import batch_indices
+from seedtune.runtime.tuning.batches import batch_indices
 
 LENGTHS = np.random.default_rng(0).integers(3, 100, size=1003)
 

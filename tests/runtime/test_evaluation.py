@@ -10,7 +10,8 @@ from seedtune.runtime.errors import DataError, EngineError
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.scoring.batch_loss import split_batch
 from seedtune.runtime.scoring.evaluation import evaluate, predict
-from seedtune.runtime.scoring.values import KnownForwards, Values
+from seedtune.runtime.scoring.known_forwards import KnownForwards
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import encode_rows, task_from_spec
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer
 

@@ -21,7 +21,8 @@ from seedtune.runtime.fleet import (
 from seedtune.runtime.journal.operations import receive, share
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.journal.state import replay
-from seedtune.runtime.scoring.batch_loss import Look, batch_indices
+from seedtune.runtime.scoring.batch_loss import Look
+from seedtune.runtime.tuning.batches import batch_indices
 
 TASK = {
     "kind": "classification",

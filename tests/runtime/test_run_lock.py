@@ -12,8 +12,9 @@ import pytest
 from faults import run_and_kill
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.format import Note
+from seedtune.runtime.journal.lock import RunLock
 from seedtune.runtime.journal.operations import branch, rewind
-from seedtune.runtime.journal.run_folder import JOURNAL_FILE, LOCK_FILE, METRICS_FILE, RunLock
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE, LOCK_FILE, METRICS_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.state import replay
 from tiny_run import START, run, tuner
@@ -172,7 +173,7 @@ def test_without_fcntl_the_lock_holds_between_processes_and_dies_with_one(tmp_pa
     script = """
 from pathlib import Path
 from seedtune.runtime.errors import JournalError
-from seedtune.runtime.journal.run_folder import RunLock
+from seedtune.runtime.journal.lock import RunLock
 try:
     RunLock(Path(sys.argv[1]))
 except JournalError as error:

@@ -26,9 +26,10 @@ from seedtune.runtime.journal.state import history_of, replay
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
+from seedtune.runtime.scoring.known_forwards import KnownForwards
 from seedtune.runtime.scoring.text_head import Observed, TextHead
 from seedtune.runtime.scoring.text_part import TextPart, tokens_of
-from seedtune.runtime.scoring.values import KnownForwards, Values
+from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
 from seedtune.runtime.scoring.word_memory import A_STEP, WORDS
 from seedtune.runtime.scoring.word_table import WordTable

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds
-from seedtune.runtime.scoring.batch_loss import batch_indices
 from seedtune.runtime.scoring.evaluation import Evaluation, evaluate
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Batch, Encoded, Task
+from seedtune.runtime.tuning.batches import batch_indices
 from tokenizers import Tokenizer
 
 from ...data.calibration import load_calibration
