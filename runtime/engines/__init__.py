@@ -68,7 +68,7 @@ def open_engine(
             count = None if threads == "auto" else threads
             if threads == "auto" and module.can_change_threads():
                 count = choose_threads(bundle, engine, opens, memory_limit)
-            opened = opens(count)
+            opened: Engine = opens(count)
         except EngineUnavailable as error:
             reasons.append(f"{engine}: {error}")
             continue
