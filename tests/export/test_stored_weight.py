@@ -131,7 +131,8 @@ class TestArchitectures:
         codes = []
         for model in self.both(name):
             program, surgery = prepare_program(model, some_mask(model), BOUNDS)
-            shelf = Shelf(tmp_path)
+            (folder := tmp_path / str(len(codes))).mkdir()
+            shelf = Shelf(folder)
             for module in stored_modules(program):
                 module.rest.shelf = shelf
             quantise_program(program, surgery, rounding, TOKENS)
