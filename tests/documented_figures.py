@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedtune.host_tools.bench.measuring.results_files import RESULTS
-from seedtune.host_tools.bench.summaries.paper import summarise_paper
-from seedtune.host_tools.bench.summaries.quality import Group, chosen_groups, summarise_quality
-from seedtune.host_tools.bench.summaries.rows import read_rows
-from seedtune.host_tools.bench.summaries.senders import FILE as SENDERS
-from seedtune.host_tools.bench.summaries.senders import summarise_senders
+from seedtune.host_tools.bench.measuring.quality_table import (
+    Group,
+    chosen_groups,
+    summarise_quality,
+)
+from seedtune.host_tools.bench.measuring.results_files import RESULTS, read_rows
+from seedtune.host_tools.bench.paper import summarise_paper
+from seedtune.host_tools.bench.senders import FILE as SENDERS
+from seedtune.host_tools.bench.senders import summarise_senders
 
 COMMENT = re.compile(r"<!-- ([\w-]+(?:/[^:]+)?): (.*?) -->")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?!\w)")

@@ -1,25 +1,46 @@
-"""One tuning run for a benchmark."""
+"""What contenders share: one tuning run, the perplexity of a text, and a stopwatch."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from seedtune.runtime.bundle import Bounds, Bundle
+import numpy as np
+from numpy.typing import NDArray
+from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Engine
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.scoring.batch_loss import passes
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.tasks import Encoded, Task, encode_rows, task_from_spec
+from seedtune.runtime.tasks import Batch, Encoded, Task, encode_rows, task_from_spec
 from seedtune.runtime.tuning.tuner import Tuner
 from tokenizers import Tokenizer
 
 from ...data.named_tasks import TaskData
 from .results_files import say
 
-Progress = Callable[[str], None]
+Score = Callable[[Batch], NDArray[np.float32]]
+"""Log-probabilities float32 ``[1, N, C]`` of a batch's candidates, whoever computes them."""
+
+
+class Stopwatch:
+    """Runs since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """``seconds`` and ``cpu_seconds`` of all threads of the process: on a machine that does
+        other work they tell more."""
+        return {
+            "seconds": time.perf_counter() - self._began[0],
+            "cpu_seconds": time.process_time() - self._began[1],
+        }
 
 
 def encode(
@@ -40,7 +61,6 @@ def tune(
     train: Sequence[Encoded],
     test: Sequence[Encoded],
     settings: dict[str, Any],
-    progress: Progress = say,
 ) -> tuple[dict[str, Any], Values]:
     """Tune on encoded examples.
 
@@ -58,7 +78,7 @@ def tune(
     ):
         for report in tuner:
             if report.evaluation is not None:
-                progress(
+                say(
                     f"step {report.step}: loss {report.evaluation.loss:.4f}, "
                     f"{task.metric_name} {report.evaluation.metric:.4f}"
                 )
@@ -83,18 +103,30 @@ def tune(
     return found, last
 
 
-def described(bundle: Bundle) -> dict[str, Any]:
-    """What a figure's row says of the bundle that it was measured on."""
-    return {
-        "mask": bundle.manifest["mask"],
-        "quantisation": bundle.manifest["quantisation"],
-        "bundle_sha256": bundle.sha256,
-    }
+def perplexity(score: Score, batches: Iterable[Batch]) -> float:
+    """Over all positions of ``batches``, whose first candidates are the tokens that came."""
+    total, count = 0.0, 0
+    for batch in batches:
+        total -= float(score(batch)[0, :, 0].sum(dtype=np.float64))
+        count += len(batch.positions)
+    return math.exp(total / count)
 
 
-def mean_and_deviation(numbers: Sequence[float]) -> dict[str, float]:
-    """Mean and sample standard deviation (0 for a single number)."""
-    return {
-        "mean": statistics.fmean(numbers),
-        "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
-    }
+def message_batches(task: Task, examples: Sequence[Encoded], bounds: Bounds) -> Iterator[Batch]:
+    """Batches of messages, their own tokens to be scored."""
+    for _, batch in passes(task, examples, bounds):
+        yield batch
+
+
+def text_batches(text: NDArray[np.int64], bounds: Bounds) -> Iterator[Batch]:
+    """``text`` int64 ``[n, length]``, as many rows at a time as the bounds allow, with the next
+    tokens for candidates."""
+    length = text.shape[1]
+    if length > bounds.length or length - 1 > bounds.positions:
+        raise ValueError(f"sequences of {length} tokens exceed {bounds}")
+    rows = min(bounds.rows, bounds.positions // (length - 1))
+    for first in range(0, len(text), rows):
+        part = text[first : first + rows]
+        places = np.arange(part.size).reshape(part.shape)[:, :-1]
+        gold = np.zeros(len(part), np.int64)
+        yield Batch(part, places.reshape(-1), part[:, 1:].reshape(-1, 1), gold)
