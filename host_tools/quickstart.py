@@ -20,7 +20,7 @@ from seedtune.runtime.scoring.known_forwards import KnownForwards
 from .commands.follow import Follower
 from .data.fetch import fetch
 from .data.named_tasks import load_task, split
-from .prepare.prepare import Prepared, prepare
+from .prepare import Prepared, prepare
 from .reports.picture import draw_runs
 
 if TYPE_CHECKING:
