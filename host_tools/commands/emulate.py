@@ -67,8 +67,8 @@ def emulate(
     """
     from ..emulate.host import need_packages
     from ..emulate.machine import Machine
-    from ..emulate.packages import packages_of
     from ..emulate.rehearsal import plan, rehearse
+    from ..emulate.system import packages_of
     from ..this_machine import machine
 
     output = Output(json)
