@@ -21,7 +21,7 @@ from .commands.follow import Follower
 from .data.fetch import fetch
 from .data.named_tasks import load_task, split
 from .prepare import Prepared, prepare
-from .reports.picture import draw_runs
+from .reports.svg_chart import draw_runs
 
 if TYPE_CHECKING:
     from .commands.output import Output

@@ -50,7 +50,7 @@ def outcome_of(
     from seedtune.runtime.journal.metrics import read_metrics
     from seedtune.runtime.journal.run_folder import VALUES_FILE
 
-    from ..reports.curve import duration, read_curve, seconds_of_as_many_again
+    from ..reports.curves import duration, read_curve, seconds_of_as_many_again
 
     history, tuned, metric = tuner.history, tuner.tuned(), model.task.metric_name
     file = tuner.folder / VALUES_FILE
