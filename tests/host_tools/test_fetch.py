@@ -191,6 +191,7 @@ def test_every_resource_is_pinned():
         assert len(entry.sha256) == 64
     files = [entry.filename for entry in RESOURCES.values()]
     assert len(set(files)) == len(files)
+    assert RESOURCES["boolq-train"].filename == "boolq-train.jsonl.gz"
     assert RESOURCES["smollm2-135m"].filename == "smollm2-135m.gguf"
     assert RESOURCES["gemma3-270m"].filename == "gemma3-270m.gguf"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from seedtune.runtime.errors import DataError
 
-from ...data.named_tasks import Row, chat_replies
+from ...data.datasets import Row, chat_replies
 
 SENDERS = {
     "afe2b8b4-deb6-4f94-849b-8cc59a6140bd": "capitals, no full stops, 'Ya', long asides; a student",
@@ -50,7 +50,7 @@ SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Person:
-    """One person's messages, each row (see ``chat_replies``) after those before it."""
+    """One person's messages, each row (see ``datasets.chat_replies``) after those before it."""
 
     train: list[Row]
     held_out: list[Row]

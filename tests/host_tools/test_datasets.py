@@ -1,10 +1,12 @@
+import gzip
 import json
 from collections import Counter
 
 import pyarrow as pa
 import pytest
-from seedtune.host_tools.data import named_tasks
-from seedtune.host_tools.data.named_tasks import balanced, load_task, normalised, split
+from seedtune.host_tools.data import datasets
+from seedtune.host_tools.data.datasets import normalised
+from seedtune.host_tools.data.named_tasks import balanced, load_task, split
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import task_from_spec
@@ -14,7 +16,7 @@ from tokenizers import Tokenizer
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Stands in for fetch(): each name is a file that the test writes."""
-    monkeypatch.setattr(named_tasks, "fetch", lambda name: tmp_path / name)
+    monkeypatch.setattr(datasets, "fetch", lambda name: tmp_path / name)
     return tmp_path
 
 
@@ -34,7 +36,7 @@ def test_sms_messages_swallowed_by_an_open_quote_are_recovered(files):
         "4,1,after\n",
         newline="",
     )
-    assert [(row["label"], row["text"]) for row in named_tasks.sms_messages()] == [
+    assert [(row["label"], row["text"]) for row in datasets.sms_messages()] == [
         ("ham", "plain message"),
         ("ham", "quoted, with comma"),
         ("spam", "first line\nsecond line of the same"),
@@ -57,24 +59,67 @@ def test_movie_sentences_lose_test_sentences_and_near_neutral_ones(files):
         newline="",
     )
     write_arrow(files / "sst2", [{"sentence": "it 's a charming journey . ", "label": 1}])
-    assert named_tasks.movie_sentiment() == [
+    assert datasets.movie_sentiment() == [
         {"text": "Just good enough", "label": "1"},
         {"text": "Just bad enough", "label": "0"},
         {"text": "Dreadful", "label": "0"},
     ]
-    assert named_tasks.sst2_validation() == [{"text": "it 's a charming journey .", "label": "1"}]
+    assert datasets.sst2_validation() == [{"text": "it 's a charming journey .", "label": "1"}]
 
 
 def test_movie_file_of_another_shape_names_the_row(files):
     (files / "movie-reviews").write_text("id\tsentiment\ttext\n1\tnot a number\ttext\n")
     with pytest.raises(DataError, match=r"movie-reviews:2: expected id, score and text"):
-        named_tasks.movie_sentences()
+        datasets.movie_sentences()
 
 
 def test_damaged_arrow_file(files):
     (files / "sst2").write_bytes(b"nonsense that is no Arrow stream")
     with pytest.raises(DataError, match="not an Arrow stream"):
-        named_tasks.sst2_validation()
+        datasets.sst2_validation()
+
+
+def test_boolq_train_has_one_row_per_question_and_no_title(files):
+    query = "Title -- Some -- text.\nWith two lines.\nQuestion: is it so?\nAnswer:"
+    document = {"query": query, "choices": ["yes", "no"], "gold": 1}
+    lines = [{"doc": document, "idx": 0}, {"doc": document, "idx": 1}]
+    (files / "boolq-train").write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    expected = {
+        "passage": "Some -- text.\nWith two lines.",
+        "question": "Is it so?",
+        "label": "0",
+    }
+    assert datasets.boolq_train() == [expected]
+    write_arrow(
+        files / "boolq", [{"question": "is it so", "answer": True, "passage": expected["passage"]}]
+    )
+    assert datasets.boolq_validation() == [{**expected, "label": "1"}]
+
+
+def test_copa_prompt_joins_premise_and_choice(files):
+    write_arrow(
+        files / "copa",
+        [
+            {
+                "premise": "The man turned on the faucet. ",
+                "choice1": "The toilet filled.",
+                "choice2": "I got wet.",
+                "question": "effect",
+                "label": 1,
+            },
+            {
+                "premise": "He left.",
+                "choice1": "It was late.",
+                "choice2": "Is it?",
+                "question": "cause",
+                "label": 0,
+            },
+        ],
+    )
+    first, second = datasets.copa_validation()
+    assert first["prompt"] == "The man turned on the faucet so"
+    assert (first["choice1"], first["choice2"]) == ("the toilet filled.", "I got wet.")
+    assert second["prompt"] == "He left because"
 
 
 def said(sender, *texts):
@@ -98,7 +143,7 @@ def test_chat_replies_are_turns_of_one_sender_in_order_of_time(files):
         "b": {"messages": earlier, "start": "2018-05"},
     }
     (files / "chitchat").write_text(json.dumps(chats))
-    assert named_tasks.chat_replies("me") == [
+    assert datasets.chat_replies("me") == [
         {"before": "well?", "reply": "no", "chat": 0},
         {"before": "and you?", "reply": "fine\nthanks", "chat": 1},
     ]
@@ -107,7 +152,7 @@ def test_chat_replies_are_turns_of_one_sender_in_order_of_time(files):
 def test_chats_of_another_shape_are_named(files):
     (files / "chitchat").write_text('{"a": {"messages": []}}')
     with pytest.raises(DataError, match=r"chitchat: not chats of turns"):
-        named_tasks.chat_replies()
+        datasets.chat_replies()
 
 
 def test_balanced_keeps_the_rarest_label_whole_and_the_order():
@@ -142,21 +187,19 @@ def test_unknown_task_lists_the_known():
 
 @pytest.mark.slow
 def test_published_counts():
-    movies = named_tasks.movie_sentences()
+    movies = datasets.movie_sentences()
     assert len(movies) == 10_605
-    tested = {normalised(row["text"]) for row in named_tasks.sst2_validation()}
+    tested = {normalised(row["text"]) for row in datasets.sst2_validation()}
     known = {normalised(row["text"]) for row in movies}
-    overlap = sum(normalised(row["text"]) in known for row in named_tasks.sst2_validation())
+    overlap = sum(normalised(row["text"]) in known for row in datasets.sst2_validation())
     assert overlap == 732
-    train = named_tasks.movie_sentiment()
+    train = datasets.movie_sentiment()
     assert Counter(row["label"] for row in train) == {"1": 4_622, "0": 4_731}
     assert not {normalised(row["text"]) for row in train} & tested
     shown = {normalised(row["text"]) for row in load_task("sst2-shown").spec["demonstrations"]}
     assert len(shown) == 2 and not shown & (known | tested)
-    assert Counter(row["label"] for row in named_tasks.sms_messages()) == {
-        "ham": 4_827,
-        "spam": 747,
-    }
+    assert Counter(row["label"] for row in datasets.sms_messages()) == {"ham": 4_827, "spam": 747}
+    assert len(datasets.boolq_train()) == 9_427
 
 
 @pytest.mark.slow
@@ -175,7 +218,13 @@ def test_chat_splits_by_time_without_repeats(smollm2):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "train", "test"),
-    [("sst2", 9353, 872), ("sms-spam", 1138, 272)],
+    [
+        ("sst2", 9353, 872),
+        ("sms-spam", 1138, 272),
+        ("boolq", 9427, 3270),
+        ("cb", 28, 28),
+        ("copa", 50, 50),
+    ],
 )
 def test_named_task_fits_the_model(name, train, test, smollm2):
     data = load_task(name)
