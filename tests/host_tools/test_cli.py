@@ -271,17 +271,17 @@ class TestJournal:
 
 class TestBench:
     def test_names(self, monkeypatch):
-        from seedtune.host_tools.bench import paper
+        from seedtune.host_tools.bench import guessing
 
-        assert "paper" in good("bench", "list")["benchmarks"]
-        monkeypatch.setattr(paper, "bench_paper", lambda: {"measured": True})
-        assert good("bench", "paper") == {"measured": True}
+        assert "guessing" in good("bench", "list")["benchmarks"]
+        monkeypatch.setattr(guessing, "bench_guessing", lambda: {"measured": True})
+        assert good("bench", "guessing") == {"measured": True}
         result = call("bench", "speed")
         assert result.exit_code == 2
         assert "unknown benchmark 'speed'" in result.stderr
-        result = call("bench", "paper", "--output", "x")
+        result = call("bench", "guessing", "--output", "x")
         assert result.exit_code == 2
-        assert "paper takes no --output" in result.stderr
+        assert "guessing takes no --output" in result.stderr
 
     def test_without_a_checkout(self, monkeypatch):
         monkeypatch.delattr(host_tools, "bench", raising=False)
