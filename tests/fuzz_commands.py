@@ -15,8 +15,8 @@ from kill_run import ROWS
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.inputs import ChosenTask, memory_bytes
 from seedtune.host_tools.commands.journal import that_matter
+from seedtune.host_tools.reports.curves import run_curves
 from seedtune.host_tools.reports.page import write_page
-from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.metrics import MetricsLog, cut_metrics

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -168,14 +167,11 @@ def words(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
     output = Output(json)
     with open_model(checked_bundle(bundle, output)) as model:
         found = model.remembered(run)
+    sums = {"texts": len(found), "words": sum(each.words for each in found)}
+    remembered = [each._asdict() for each in found]
+    lines = {str(number): _told(each) for number, each in enumerate(found, start=1)}
     output.result(
-        {
-            "run": str(run),
-            "texts": len(found),
-            "words": sum(each.words for each in found),
-            "remembered": [each._asdict() for each in found],
-        },
-        words_table(found),
+        {"run": str(run), **sums, "remembered": remembered}, fields_table({**sums, **lines})
     )
 
 
@@ -267,18 +263,8 @@ def time_of(text: str) -> float:
         ) from None
 
 
-def words_table(found: Sequence[Remembered]) -> Any:
-    """A line for each text: its words, when it was learned, and itself."""
-    return fields_table(
-        {
-            "texts": len(found),
-            "words": sum(each.words for each in found),
-            **{f"{number}": _told(each) for number, each in enumerate(found, start=1)},
-        }
-    )
-
-
 def _told(each: Remembered) -> str:
+    """When a text was learned, its words, and itself."""
     when = "" if each.learned is None else f"{datetime.fromtimestamp(each.learned):%Y-%m-%d %H:%M}"
     return "  ".join(filter(None, [when, f"{each.words} words", " ".join(each.text.split())]))
 

@@ -9,7 +9,7 @@ import typer
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import check_output
 
-from .early_checks import check_file
+from .export import check_file
 from .inputs import model_source
 from .options import Base, Json, Source
 from .output import Output

@@ -10,8 +10,8 @@ import pytest
 from faults import killed_at_call
 from seedtune.host_tools.commands.held_out import HeldOut
 from seedtune.host_tools.commands.outcome import outcome_of
+from seedtune.host_tools.reports.curves import run_curves
 from seedtune.host_tools.reports.page import write_page
-from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.runtime import open_model
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal import run_folder
