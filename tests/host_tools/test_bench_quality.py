@@ -191,7 +191,7 @@ def test_forwards_become_steps():
 def test_a_cells_settings_are_all_that_it_depends_on(monkeypatch):
     def settings(data=DATA, forwards=100, test_rows=300):
         monkeypatch.setattr(quality, "load_task", lambda name: data)
-        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None)
+        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None, quality.MODEL)
 
     one = settings()
     assert one == settings()

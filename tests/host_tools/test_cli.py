@@ -18,7 +18,7 @@ from seedtune.host_tools.data import datasets
 from seedtune.runtime import engines
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import End, Note
-from seedtune.runtime.scoring import values
+from seedtune.runtime.scoring import known_forwards
 from tiny_bundle import TASK, write_tiny_bundle
 from value_engine import HiddenEngine, ValueEngine
 
@@ -174,7 +174,7 @@ class TestReadout:
         monkeypatch.setattr(engines, "open_engine", lambda *_, **__: Counting())
         told, counts = [], []
         for name, needed in (("kept", 0), ("full", 1 << 60)):
-            monkeypatch.setattr(values, "known_bytes", lambda *_, needed=needed: needed)
+            monkeypatch.setattr(known_forwards, "known_bytes", lambda *_, needed=needed: needed)
             calls = 0
             found = good(
                 "tune", learned, tmp_path / name, "--train", rows, "--data", rows,
