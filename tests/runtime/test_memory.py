@@ -14,7 +14,7 @@ from seedtune.runtime.engines.memory import MB, PassMemory, fit_passes
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators.readout import MEMORY, Readout
 from seedtune.runtime.scoring.batch_loss import split_batch
-from seedtune.runtime.scoring.values import known_bytes
+from seedtune.runtime.scoring.known_forwards import known_bytes
 from seedtune.runtime.tasks import Encoded
 from tiny_run import HELD_OUT, START, K, tuner
 
