@@ -5,9 +5,8 @@
 
 import importlib
 import warnings
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterator
+from typing import Literal, cast
 
 from ..bundle import Bundle, Program
 from ..errors import EngineError
@@ -63,12 +62,11 @@ def open_engine(
     for engine, module, program in engines_of(bundle, name):
         try:
             device = _device(engine, module)
-            opening: Any = module.open  # mypy would take the device for threads
-            opens = partial(opening, bundle, program, memory_limit=memory_limit, **device)
+            opens = _opener(module, bundle, program, memory_limit, device)
             count = None if threads == "auto" else threads
             if threads == "auto" and module.can_change_threads():
                 count = choose_threads(bundle, engine, opens, memory_limit)
-            opened: Engine = opens(count)
+            opened = opens(count)
         except EngineUnavailable as error:
             reasons.append(f"{engine}: {error}")
             continue
@@ -77,6 +75,17 @@ def open_engine(
             warnings.warn(f"falling back on {engine} ({'; '.join(reasons)})", stacklevel=2)
         return opened
     raise EngineError(f"no engine runs {bundle.path} here: {'; '.join(reasons)}")
+
+
+def _opener(
+    module: EngineModule,
+    bundle: Bundle,
+    program: Program,
+    memory_limit: int | None,
+    device: dict[str, str],
+) -> Callable[[int | None], Engine]:
+    """Opens with so many threads, None for the engine's own number."""
+    return lambda threads: module.open(bundle, program, threads, memory_limit, **device)
 
 
 def engine_module(name: str) -> EngineModule:
