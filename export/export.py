@@ -25,7 +25,6 @@ from seedtune.runtime.bundle import (
 )
 from seedtune.runtime.errors import BundleError, ModelError
 from seedtune.runtime.files import workplace
-from seedtune.runtime.scoring.word_table import WordTable
 from seedtune.runtime.tasks import writes_text
 
 from .lower.programs import HOLD_WEIGHTS, check_formats, lower_to
@@ -36,16 +35,14 @@ from .profile import DEFAULT_FRACTION, DEFAULT_MASK
 from .profile.kept_profile import kept_profile
 from .profile.masks import Mask, build_mask, mask_method
 from .profile.profile_file import load_profile
-from .program.generate_program import DEFAULT_CONTEXT, GenerateBounds, GenerateProgram
+from .program.generate_program import DEFAULT_CONTEXT
 from .program.low_rank_terms import DEFAULT_RANK
 from .program.prepare_program import prepare_program
-from .program.score_program import example_inputs
 from .quantise import DEFAULT_ROUNDING, check_rounding
 from .quantise.int4 import DESCRIPTION
 from .quantise.quantise_program import quantise_program
-from .text.make_frame import make_frame
+from .text.make_frame import find_words, make_frame, packed_words
 from .text.make_terms import make_terms
-from .text.words_place import find_words, packed_words
 
 Tokens = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -133,22 +130,15 @@ def export_model(
         passed = quantise_program(program, surgery, rounding, tokens, quantising)
         progress("text", 0, 1)
         codes, scales = packed_words(program.head)
-        words = WordTable(codes, scales, program.softcap)
         framing = partial(progress, "text")
-        frame = make_frame(program, words, tokens, surgery.values, framing, passed)
+        frame = make_frame(program, tokens, surgery.values, framing, passed)
         del passed
-        entries, adapter = len(surgery.values), program.adapter_shape
         if frame is None:
             program.terms = None  # a device could not learn them
         made = make_terms(program, tokens, surgery.values)
         give_back_freed()
-        shapes = program.terms_shapes
-        example = example_inputs(bounds, entries, config.vocab_size, adapter, shapes)
-        writing = None
-        if context and "executorch" in to:
-            longest = min(context, getattr(config, "max_position_embeddings", context))
-            writing = GenerateProgram(program, entries, GenerateBounds.of(longest)).eval()
-        programs, files = lower_to(to, program, example, bounds, work, writing, progress)
+        longest = min(context, getattr(config, "max_position_embeddings", context))
+        programs, files = lower_to(to, program, work, longest, progress)
         text_head = terms_info = None
         if frame is not None:
             held_in = next(work / name for name in HOLD_WEIGHTS if name in files)

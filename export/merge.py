@@ -25,7 +25,7 @@ from .load_merged import ANSWERS_FILE, FORMAT, HEAD_FILE, MODEL, content_sha256
 from .model.adapter import is_adapter
 from .model.decoder_blocks import decoder_blocks
 from .model.gated_blocks import NAMES
-from .model.load_model import LoadedModel, load_causal_lm, located
+from .model.load_model import load_causal_lm, located
 from .peft_adapter import Moved, write_sparse_adapter
 from .quiet import quiet
 
@@ -139,19 +139,24 @@ def merge_values(
     if to != "hf" and not moved:
         raise ModelError(f"{output}: nothing to write: the values are those of {source}")
     file = None
+    model, tokenizer = loaded.model, loaded.tokenizer
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with workplace(output) as work, quiet():
             place = work / "merged"
             if to == "hf":
-                file = _write_checkpoint(place, loaded, moved, head, bundle)
+                _move(model, moved)
+                if isinstance(head, TextHead):
+                    _add_terms(model, head)
+                _save(model, tokenizer, place if head is None else place / MODEL)
+                file = None if head is None else _write_head(place, head, bundle)
             elif to == "peft":
                 base = str(path.resolve()) if origin is None else origin.repository
                 write_sparse_adapter(place, moved, base)
             elif path.suffix.lower() == ".gguf":
-                write_tuned_gguf(place, path, moved, GgufNames(loaded.model.config))
+                write_tuned_gguf(place, path, moved, GgufNames(model.config))
             else:
-                _move(loaded.model, moved)
+                _move(model, moved)
                 write_gguf_model(place, loaded, work / "tokenizer")
             if place.is_dir():
                 sync_tree(place)
@@ -162,7 +167,7 @@ def merge_values(
     except OSError as error:
         raise ModelError(f"{output}: cannot be written: {error.strerror or error}") from error
     return {
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "changed": sum(len(one.places) for one in moved.values()),
         "head": None if file is None else str(output / file),
     }
@@ -213,22 +218,7 @@ def _add_terms(model: Any, head: TextHead) -> None:
             weight += torch.from_numpy(term @ directions).to(weight.dtype)
 
 
-def _write_checkpoint(
-    place: Path,
-    loaded: LoadedModel,
-    moved: dict[str, Moved],
-    head: TextHead | AnswerHead | None,
-    bundle: Bundle,
-) -> str | None:
-    """Write model and head; returns the head's file."""
-    _move(loaded.model, moved)
-    if isinstance(head, TextHead):
-        _add_terms(loaded.model, head)
-    _save(loaded.tokenizer, loaded.model, place if head is None else place / MODEL)
-    return None if head is None else _write_head(place, head, bundle)
-
-
-def _save(tokenizer: Any, model: Any, folder: Path) -> None:
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """OSError: it cannot be written, whichever exception of their own the libraries make of it."""
     try:
         model.save_pretrained(folder)

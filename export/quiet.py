@@ -1,4 +1,4 @@
-"""Keeps the chatter of the model libraries off the terminal."""
+"""Keeps the chatter of the model libraries off the terminal, and what they raise short."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or else its type, as a part of a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

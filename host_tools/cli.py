@@ -27,6 +27,7 @@ from .commands import (
     bundle,
     emulate,
     estimate,
+    evaluate,
     export,
     fetch,
     journal,
@@ -36,7 +37,7 @@ from .commands import (
     quickstart,
     report,
     serve,
-    tuning,
+    tune,
     writing,
 )
 from .commands.output import printable
@@ -127,9 +128,9 @@ app.command()(export.export)
 app.command()(bundle.inspect)
 app.command()(bundle.pack)
 app.command()(estimate.estimate)
-app.command(cls=WithSettings)(tuning.tune)
-app.command()(tuning.evaluate)
-app.command()(tuning.predict)
+app.command(cls=WithSettings)(tune.tune)
+app.command()(evaluate.evaluate)
+app.command()(evaluate.predict)
 app.command()(report.report)
 app.command()(merge.merge)
 app.command()(push.push)

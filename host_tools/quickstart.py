@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.journal.run_folder import VALUES_FILE
 from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.evaluation import evaluate
@@ -20,15 +20,13 @@ from seedtune.runtime.scoring.known_forwards import KnownForwards
 from .commands.follow import Follower
 from .data.fetch import fetch
 from .data.named_tasks import load_task, split
-from .prepare.prepare import Prepared, prepare
-from .reports.picture import draw_runs
+from .prepare import Prepared, prepare
+from .reports.svg_chart import draw_runs
 
 if TYPE_CHECKING:
     from .commands.output import Output
 
 MODEL = "smollm2-135m"
-DEFAULT_TASK = "sst2"
-DEFAULT_STEPS = 120
 RUNS: dict[str, dict[str, Any]] = {
     "readout": {"estimator": "readout", "eval_every": 30},
     "sparse": {"estimator": "per-example", "eval_every": 25},
@@ -46,12 +44,12 @@ The test sentences choose nothing."""
 
 def run_quickstart(
     *,
+    task: str,
+    steps: int,
     folder: Path,
     seed: int,
     threads: int | None,
     output: Output,
-    task: str = DEFAULT_TASK,
-    steps: int = DEFAULT_STEPS,
 ) -> dict[str, Any]:
     """Run all of it in ``folder`` and return the figures; a second call resumes what is there.
 

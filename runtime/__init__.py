@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .tasks import Prediction
     from .tuning.budget import Budget, Control
-    from .tuning.live_run import Tuned
-    from .tuning.tuner import StepReport, Tuner
+    from .tuning.tuner import StepReport, Tuned, Tuner
 
 __all__ = [
     "Budget",
@@ -65,7 +64,7 @@ _HOMES = {
     "Prediction": "tasks",
     "Settings": "settings",
     "StepReport": "tuning.tuner",
-    "Tuned": "tuning.live_run",
+    "Tuned": "tuning.tuner",
     "Tuner": "tuning.tuner",
     "open_model": "model",
 }

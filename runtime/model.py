@@ -16,10 +16,10 @@ from .errors import DataError, TuningError, warn
 from .files import check_output
 from .journal.file import Journal
 from .journal.remembered import Remembered, chosen, remembered
-from .journal.replay import replay
 from .journal.run_folder import VALUES_FILE
 from .journal.snapshots import forget
 from .journal.start import Start
+from .journal.state import replay
 from .scoring import evaluation
 from .scoring.evaluation import Evaluation
 from .scoring.values import Values
@@ -44,8 +44,7 @@ from .tasks.field_checks import check_text
 from .tasks.rows import Row
 from .tasks.tokenising import tokenise, watched
 from .tuning.budget import Budget, Control
-from .tuning.live_run import Tuned
-from .tuning.tuner import Tuner
+from .tuning.tuner import Tuned, Tuner
 from .writing import Manner, TokenLogprob, Writer, Writing
 from .writing.likelihood import of_given
 
@@ -78,7 +77,7 @@ class Model:
         self._spec = bundle.task if task_spec is None else dict(task_spec)
         self._on_long: OnLong = on_long
         self._opening: dict[str, Any] = {"name": engine, "threads": threads}
-        self._memory_limit = memory_limit
+        self._memory, self._memory_limit = PassMemory.of_bundle(bundle), memory_limit
         self._task: Task | None = None
         self._engine: Engine | None = None
 
@@ -320,17 +319,12 @@ class Model:
 
     def _passes(self, examples: Sequence[Encoded]) -> Bounds:
         """The program's bounds, cut to the memory that is left."""
+        bounds = self.bundle.bounds
         if not examples:  # refused where they are used
-            return self.bundle.bounds
-        memory, now = PassMemory.of_bundle(self.bundle), self.engine.memory()
-        return fit_passes(
-            self.bundle.bounds,
-            memory,
-            examples,
-            prefix=len(self.task.prefix),
-            limit=self._memory_limit,
-            now=now,
-        )
+            return bounds
+        prefix, now = len(self.task.prefix), self.engine.memory()
+        limit = self._memory_limit
+        return fit_passes(bounds, self._memory, examples, prefix=prefix, limit=limit, now=now)
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> Prediction: ...
@@ -427,8 +421,7 @@ class Model:
         bound = text.bound
         generation = self.bundle.generation
         if generation is not None:
-            memory = PassMemory.of_bundle(self.bundle)
-            bound = fit_text(generation, memory, limit=self._memory_limit)
+            bound = fit_text(generation, self._memory, limit=self._memory_limit)
         return Writer(text, self.bundle.tokenizer(), self.bundle.end_ids, bound, part)
 
     def logprobs(

@@ -12,8 +12,8 @@ from typing import Any
 
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seedtune.host_tools.commands.run_settings import said
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.options import Option, options_of
+from seedtune.runtime.settings import Option, options_of
 
 ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,9 +9,9 @@ import pytest
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import branch, receive, rewind, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.tuning.tuner import Tuner
 
 

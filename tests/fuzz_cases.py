@@ -20,7 +20,7 @@ from safetensors.numpy import load
 from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.bundle.manifest import manifest_digest, parse_manifest
-from seedtune.runtime.bundle.text_frame import load_text_frame
+from seedtune.runtime.bundle.text_head import load_text_frame
 from seedtune.runtime.journal.format import (
     MAGIC,
     VERSION,
@@ -154,7 +154,7 @@ def _files(folder: Path) -> dict[str, Case]:
         what, bad = damage(whole, rng)
 
         def read() -> str:
-            same = parse_manifest(bad, folder).content == json.loads(whole)
+            same = parse_manifest(bad, folder).manifest == json.loads(whole)
             return EQUAL if same else "different"
 
         return what, read

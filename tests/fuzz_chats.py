@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzz_odd import SOUND, Case, odd_json
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.chat import ChatPart, parse_chat
+from seedtune.runtime.bundle.parts import ChatPart, parse_chat
 from seedtune.runtime.tasks import encode_rows, task_from_spec
 from seedtune.runtime.tasks.chat_template import ChatTemplate, checked_messages
 from seedtune.runtime.tasks.tokenising import watched

@@ -15,14 +15,13 @@ from kill_run import ROWS
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.inputs import ChosenTask, memory_bytes
 from seedtune.host_tools.commands.journal import that_matter
+from seedtune.host_tools.reports.curves import run_curves
 from seedtune.host_tools.reports.page import write_page
-from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.estimators import ESTIMATORS, settings_of
 from seedtune.runtime.journal.metrics import MetricsLog, cut_metrics
 from seedtune.runtime.journal.run_folder import METRICS_FILE, OUTCOME_FILE
-from seedtune.runtime.options import options_of
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 from seedtune.runtime.tasks import encode_rows, task_for
 
 _TYPED = [

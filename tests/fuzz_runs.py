@@ -29,9 +29,9 @@ from seedtune.runtime.journal.format import (
 )
 from seedtune.runtime.journal.history import GUARD_WINDOW
 from seedtune.runtime.journal.operations import receive, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_run import CARRIED, rates
 

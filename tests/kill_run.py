@@ -23,8 +23,8 @@ from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneWarning
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.tasks import encode_rows, task_for
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_bundle import TASK

@@ -18,8 +18,8 @@ pytest.importorskip("starlette", reason="needs the extra 'serve'")
 pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
 
 from seedtune.host_tools.commands.serve import server_of
+from seedtune.host_tools.serve.answering import Models
 from seedtune.host_tools.serve.app import Limits, make_app
-from seedtune.host_tools.serve.models import Models
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from seedtune.host_tools.data.fetch import fetch
-from seedtune.host_tools.prepare.prepare import prepare
+from seedtune.host_tools.prepare import prepare
 from seedtune.host_tools.quickstart import MODEL, WRITTEN
 from seedtune.runtime.bundle import Bundle, open_bundle
 

@@ -20,8 +20,8 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.engines import Scores
 from seedtune.runtime.journal import format as journal_format
 from seedtune.runtime.journal.operations import branch, receive, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.answer_head import AnswerHead
 from seedtune.runtime.tasks import classification
 from tiny_bundle import tiny_tokenizer, write_tiny_bundle

@@ -10,7 +10,7 @@ import pytest
 from doc_pages import python_of
 from seedtune.runtime import engines, open_model
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import history_of
+from seedtune.runtime.journal.state import history_of
 from tiny_bundle import write_tiny_bundle
 from value_engine import ValueEngine
 

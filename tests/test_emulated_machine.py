@@ -16,9 +16,8 @@ from command_line import bad, good
 from kill_run import ROWS, WRITING
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
-from seedtune.host_tools.emulate.packages import packages_of
 from seedtune.host_tools.emulate.rehearsal import TOKENS
-from seedtune.host_tools.emulate.sysroot import prepare_sysroot
+from seedtune.host_tools.emulate.system import packages_of, prepare_sysroot
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.scoring.values import Values
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.options import options_of
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "export", "host_tools")

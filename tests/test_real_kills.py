@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import smollm2
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 
 
 @pytest.mark.timeout(1500)

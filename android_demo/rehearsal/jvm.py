@@ -18,7 +18,7 @@ def classpath() -> list[str]:
     """ExecuTorch's classes and what they stand on, without an app's.
 
     Raises:
-        DownloadError, ShimError, KotlinError: something cannot be had here.
+        DownloadError, RehearsalError: something cannot be had here.
     """
     jars = [fetch("executorch") / "executorch.jar", fetch("fbjni-java") / "fbjni.jar"]
     stdlib = fetch("kotlin") / "kotlin-stdlib.jar"

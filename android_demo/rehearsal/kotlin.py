@@ -6,16 +6,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import default_cache, replace_folder, workplace
-
-from .downloads import fetch
+from .downloads import RehearsalError, fetch, kept
 
 _TARGET = "17"
-
-
-class KotlinError(SeedtuneError):
-    """The sources do not compile, or there is no Java."""
+_NO_JAVA = "the Kotlin compiler needs Java: apt-get install default-jre-headless"
 
 
 def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Path:
@@ -26,7 +20,7 @@ def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Pat
         against: jars, class folders, and folders of Java sources that only say signatures.
 
     Raises:
-        KotlinError: with the first line that the compiler says.
+        RehearsalError: there is no Java, or with the lines that the compiler says.
         DownloadError: see ``downloads.fetch``.
     """
     compiler = fetch("kotlin")
@@ -39,20 +33,17 @@ def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Pat
     digest = hashlib.sha256(repr((compiler.name, _TARGET, [a.name for a in against])).encode())
     for file in [*files, *signatures]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    target = default_cache() / "android" / f"classes-{digest.hexdigest()[:16]}"
-    if target.is_dir():
-        return target
-    if shutil.which("java") is None:
-        raise KotlinError("the Kotlin compiler needs Java: apt-get install default-jre-headless")
     java = [str(file) for file in against if file.is_dir() and any(file.rglob("*.java"))]
     path = [str(file) for file in against if str(file) not in java]
-    with workplace(target) as work:
+
+    def make(folder: Path, work: Path) -> None:
+        if shutil.which("java") is None:
+            raise RehearsalError(_NO_JAVA)
         command = [
             "java", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp",
             ":".join(map(str, compiler.glob("*.jar"))),
             "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
-            "-no-stdlib", "-no-reflect", "-jvm-target", _TARGET, "-Werror",
-            "-d", str(work / "classes"),
+            "-no-stdlib", "-no-reflect", "-jvm-target", _TARGET, "-Werror", "-d", str(folder),
             "-cp", ":".join([str(compiler / "kotlin-stdlib.jar"), *path]), *map(str, files), *java,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
@@ -60,6 +51,8 @@ def compile_kotlin(sources: Sequence[Path], against: Sequence[Path] = ()) -> Pat
             lines = [
                 each for each in done.stderr.splitlines() if "error:" in each or "warning:" in each
             ]
-            raise KotlinError("\n".join(lines[:20]) or done.stderr[:500] or "the compiler failed")
-        replace_folder(work / "classes", target)
-    return target
+            raise RehearsalError(
+                "\n".join(lines[:20]) or done.stderr[:500] or "the compiler failed"
+            )
+
+    return kept(f"classes-{digest.hexdigest()[:16]}", make)

@@ -4,17 +4,13 @@ It lacks Python, which Chaquopy's plug-in brings, so it is no app to install. It
 parts become what Android takes, by the tools that Gradle calls.
 """
 
-import os
 import shutil
-import subprocess
 import zipfile
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from seedtune.runtime.errors import SeedtuneError
-
-from .downloads import fetch
+from .downloads import fetch, run
 
 APP = Path(__file__).parents[1] / "app/src/main"
 PACKAGE = "org.seedtune.demo"
@@ -23,10 +19,7 @@ _ANDROID = "http://schemas.android.com/apk/res/android"
 _TOOLS = "http://schemas.android.com/tools"
 _FOLDERS = {"x86_64": "x86_64", "arm64": "arm64-v8a"}
 _PASSWORD = "pass:android"
-
-
-class PackagingError(SeedtuneError):
-    """A tool refuses its part; its first line."""
+_run = partial(run, strict=True)
 
 
 def missing() -> list[str]:
@@ -112,7 +105,7 @@ def verify(apk: Path) -> set[str]:
     """Schemes by which its signature holds, such as ``v2``.
 
     Raises:
-        PackagingError: it does not hold.
+        RehearsalError: it does not hold.
     """
     _run("zipalign", "-c", "-p", "4", apk)
     said = _run("apksigner", "verify", "--verbose", "--min-sdk-version", "26", apk)
@@ -124,13 +117,3 @@ def permissions(apk: Path) -> set[str]:
     """What it asks for."""
     lines = _run("aapt2", "dump", "permissions", apk).splitlines()
     return {line.split("'")[1] for line in lines if line.startswith("uses-permission")}
-
-
-def _run(*command: object) -> str:
-    given: Sequence[str] = [str(part) for part in command]
-    environment = {**os.environ, "JAVA_TOOL_OPTIONS": ""}
-    done = subprocess.run(given, capture_output=True, text=True, errors="replace", env=environment)
-    if done.returncode or "warn" in done.stderr.lower():
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
-        raise PackagingError(f"{given[0]}: {said[0][:400]}")
-    return done.stdout

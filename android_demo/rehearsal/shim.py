@@ -12,14 +12,10 @@ JVM loads all in one group, in which the first library's serve all, as on Androi
 import hashlib
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Literal
 
-from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import default_cache, replace_folder, workplace
-
-from .downloads import fetch
+from .downloads import RehearsalError, fetch, kept, run
 
 Machine = Literal["x86_64", "arm64"]
 
@@ -38,10 +34,6 @@ _COMPILER: dict[Machine, str] = {"x86_64": "gcc", "arm64": "aarch64-linux-gnu-gc
 _FLAGS = ["-shared", "-fPIC", "-O2", "-w"]
 
 
-class ShimError(SeedtuneError):
-    """This machine cannot build the shim."""
-
-
 def library_folder(machine: Machine) -> Path:
     """Folder in the cache with Android's three libraries and the system's, built if needed.
 
@@ -49,32 +41,25 @@ def library_folder(machine: Machine) -> Path:
 
     Raises:
         DownloadError: see ``downloads.fetch``.
-        ShimError: there is no compiler, or it fails.
+        RehearsalError: there is no compiler, or it fails.
     """
     libraries = [fetch("executorch"), fetch("fbjni")]
-    sources = sorted(_SOURCES.iterdir())
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for file in sources:
+    digest = hashlib.sha256(repr([folder.name for folder in libraries]).encode())
+    for file in (Path(__file__), *sorted(_SOURCES.iterdir())):
         digest.update(file.read_bytes())
-    parts = [str(folder.name) for folder in libraries]
-    key = hashlib.sha256(repr((digest.hexdigest(), parts)).encode()).hexdigest()[:16]
-    target = default_cache() / "android" / f"shim-{machine}-{key}"
-    if target.is_dir():
-        return target
     compiler = _COMPILER[machine]
-    for command in (compiler, "nm"):
-        if shutil.which(command) is None:
-            package = "g++" if machine == "x86_64" else "g++-aarch64-linux-gnu"
-            raise ShimError(f"the shim needs {command}: apt-get install {package}")
-    with workplace(target) as work:
-        built = work / "libraries"
-        built.mkdir()
+
+    def make(built: Path, work: Path) -> None:
+        for command in (compiler, "nm"):
+            if shutil.which(command) is None:
+                package = "g++" if machine == "x86_64" else "g++-aarch64-linux-gnu"
+                raise RehearsalError(f"the shim needs {command}: apt-get install {package}")
         for folder in libraries:
             for file in (folder / machine).iterdir():
                 shutil.copy(file, built)
         _build(compiler, machine, built, work)
-        replace_folder(built, target)
-    return target
+
+    return kept(f"shim-{machine}-{digest.hexdigest()[:16]}", make)
 
 
 def _build(compiler: str, machine: Machine, built: Path, work: Path) -> None:
@@ -111,21 +96,14 @@ def _build(compiler: str, machine: Machine, built: Path, work: Path) -> None:
     }  # fmt: skip
     (built / "libexecutorch_jni.so").symlink_to(ANDROID[-1])  # what it is called inside
     for name, arguments in sources.items():
-        command = [compiler, *_FLAGS, "-o", str(built / name), f"-Wl,-soname,{name}", *arguments]
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True)
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason"])[0]
-            raise ShimError(f"the shim's {name} cannot be built: {said}")
+        run(compiler, *_FLAGS, "-o", built / name, f"-Wl,-soname,{name}", *arguments, cwd=work)
 
 
 def _needed(libraries: list[Path]) -> dict[str, str]:
     """Symbols of bionic that the libraries need, each with its version."""
     found: dict[str, str] = {}
     for library in libraries:
-        command = ["nm", "-D", "--undefined-only", str(library)]
-        for line in subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.splitlines():
+        for line in run("nm", "-D", "--undefined-only", library).splitlines():
             name, at, version = line.split()[-1].partition("@")
             if at and version.strip("@").startswith("LIBC"):
                 found[name] = version.strip("@")

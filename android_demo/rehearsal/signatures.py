@@ -11,9 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from seedtune.runtime.files import default_cache, replace_folder, workplace
-
-from .downloads import fetch
+from .downloads import fetch, kept
 
 _PACKAGES = [
     "android",
@@ -68,12 +66,9 @@ def android_signatures() -> Path:
     key = hashlib.sha256(Path(__file__).read_bytes())
     for file in sorted(_HAND_WRITTEN.rglob("*.java")):
         key.update(file.read_bytes())
-    target = default_cache() / "android" / f"signatures-{key.hexdigest()[:16]}"
-    if target.is_dir():
-        return target
-    with workplace(target) as work:
-        java = work / "java"
-        shutil.copytree(_HAND_WRITTEN, java)
+
+    def make(java: Path, work: Path) -> None:
+        shutil.copytree(_HAND_WRITTEN, java, dirs_exist_ok=True)
         classes = [each for package in _PACKAGES for each in _classes(stubs, package)]
         interfaces = set(_INTERFACES)
         for package, node in classes:
@@ -83,8 +78,8 @@ def android_signatures() -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             text = "\n".join(_lines(node, package, interfaces, nested=False))
             (folder / f"{node.name}.java").write_text(f"package {package};\n{text}\n")
-        replace_folder(java, target)
-    return target
+
+    return kept(f"signatures-{key.hexdigest()[:16]}", make)
 
 
 def _classes(stubs: Path, package: str) -> Iterator[tuple[str, ast.ClassDef]]:

@@ -1,5 +1,5 @@
 // From a bundle's values and a run's journal to the tuned values, the same bits as
-// runtime/journal/replay.py gives.
+// runtime/journal/state.py gives.
 
 import { floatTensors, sha256 } from "./files.js";
 import { addNoise } from "./noise.js";

@@ -8,13 +8,11 @@ where they are into the program's file.
 """
 
 import contextlib
-import functools
 import hashlib
-import inspect
 import mmap
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
@@ -30,8 +28,7 @@ from executorch.backends.xnnpack.utils.xnnpack_constants import UINT64_MAX
 from torch import nn
 
 from ..model.mapped_pages import forget
-from ..model.stored_weight import standing_in
-from ..patched import patched
+from ..model.stored_weight import standing_in, stored_modules
 from ..quantise.int4 import GROUP_SIZE, int4_weight, packed_weight
 from .constants_in_place import InPlace
 
@@ -39,87 +36,84 @@ _STEP = 64
 """Bytes from one tensor's address to the next one's."""
 
 
-class AbsentWeights:
-    """The packed weights of linears, found by the addresses that stand in for them."""
+@contextlib.contextmanager
+def absent_weights(program: nn.Module) -> Iterator[None]:
+    """Inside, the int4 linears of ``program`` have weights without memory, to be traced with, and
+    XNNPACK's visitors write the packed ones where they meet them."""
+    linears = list(stored_modules(program))
+    largest = max((each.out_features * each.in_features for each in linears), default=0)
+    # Tensors overlap: there is nothing in them, and so no system refuses the room.
+    nowhere = mmap.mmap(-1, largest + 3 * _STEP * len(linears) + 1)
+    places = iter(range(0, 3 * _STEP * len(linears), _STEP))
+    packed: dict[int, tuple[str, _Bytes, _Bytes]] = {}
+    weights: dict[nn.Module, nn.Parameter] = {}
 
-    def __init__(self, linears: Iterable[nn.Linear]) -> None:
-        """Of linears whose int4 weight is kept packed (see ``stored_weight``)."""
-        own = list(linears)
-        largest = max((each.out_features * each.in_features for each in own), default=0)
-        # Tensors overlap: there is nothing in them, and so no system refuses the room.
-        self._nowhere = mmap.mmap(-1, largest + 3 * _STEP * len(own) + 1)
-        self._taken = 0
-        self._packed: dict[int, tuple[_Bytes, _Bytes, str]] = {}
-        self._weights: dict[nn.Module, nn.Parameter] = {}
-        for linear in own:
-            out, width = linear.out_features, linear.in_features
-            codes = self._address(torch.int8, out, width)
-            scales = self._address(torch.float32, out, width // GROUP_SIZE)
-            zeros = self._address(torch.int8, out, width // GROUP_SIZE)
-            self._packed[codes.data_ptr()] = _packed(linear)
-            self._weights[linear] = int4_weight(codes, scales, zeros)
-
-    def standing_in(self) -> AbstractContextManager[None]:
-        """Inside, the linears have weights without memory, to be traced with."""
-        return standing_in(self._weights)
-
-    @contextlib.contextmanager
-    def written(self) -> Iterator[None]:
-        """Inside, XNNPACK's visitors write the packed weights."""
-        data, params = NodeVisitor.get_serialized_buffer_index, NodeVisitor.get_quant_params
-
-        @functools.wraps(data)
-        def write_codes(visitor: Any, *args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(data).bind(visitor, *args, **kwargs).arguments
-            found = self._of(visitor, given.get("quant_params"))
-            if found is None:
-                return data(visitor, *args, **kwargs)
-            codes, _, name = found
-            return _add(visitor, given["xnn_graph"], name, codes)
-
-        def write_scales(visitor: Any, quant: Any, graph: Any, *args: Any) -> Any:
-            found = self._of(visitor, quant)
-            if found is None:
-                return params(visitor, quant, graph, *args)
-            _, scales, _ = found
-            place = _add(visitor, graph, f"scale_{scales.sha256().hex()}", scales)
-            return PerChannelGroupQuant(
-                scale=[],
-                channel_dim=quant.axis,
-                group_size=quant.group_size,
-                scale_buffer_idx=place,
-                num_scales=quant.scale.numel(),
-            )
-
-        with (
-            patched(NodeVisitor, "get_serialized_buffer_index", write_codes),
-            patched(NodeVisitor, "get_quant_params", write_scales),
-        ):
-            yield
-
-    def _address(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    def absent(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         count = torch.Size(shape).numel()
-        found = torch.frombuffer(self._nowhere, dtype=dtype, count=count, offset=self._taken)
-        self._taken += _STEP
-        return found.view(shape)
+        flat = torch.frombuffer(nowhere, dtype=dtype, count=count, offset=next(places))
+        return flat.view(shape)
 
-    def _of(self, visitor: Any, quant: Any) -> "tuple[_Bytes, _Bytes, str] | None":
-        if not self._packed or quant is None or not quant.per_channel_group:
+    for linear in linears:
+        out, width = linear.out_features, linear.in_features
+        codes = absent(torch.int8, out, width)
+        scales = absent(torch.float32, out, width // GROUP_SIZE)
+        zeros = absent(torch.int8, out, width // GROUP_SIZE)
+        packed[codes.data_ptr()] = _packed(linear)
+        weights[linear] = int4_weight(codes, scales, zeros)
+
+    def of(visitor: Any, quant: Any) -> tuple[str, _Bytes, _Bytes] | None:
+        if quant is None or not quant.per_channel_group:
             return None
         weight = get_param_tensor(visitor.exported_program, quant.q_input)
         assert weight is not None
-        return self._packed[weight.data_ptr()]
+        return packed[weight.data_ptr()]
+
+    write, describe = NodeVisitor.get_serialized_buffer_index, NodeVisitor.get_quant_params
+
+    def write_codes(visitor: Any, tensor: Any, graph: Any, *rest: Any) -> Any:
+        _, _, _, quant, *_ = rest
+        found = of(visitor, quant)
+        if found is None:
+            return write(visitor, tensor, graph, *rest)
+        name, codes, _ = found
+        return _add(visitor, graph, name, codes)
+
+    def write_scales(visitor: Any, quant: Any, graph: Any, *rest: Any) -> Any:
+        found = of(visitor, quant)
+        if found is None:
+            return describe(visitor, quant, graph, *rest)
+        _, _, scales = found
+        place = _add(visitor, graph, f"scale_{scales.sha256().hex()}", scales)
+        return PerChannelGroupQuant(
+            scale=[],
+            channel_dim=quant.axis,
+            group_size=quant.group_size,
+            scale_buffer_idx=place,
+            num_scales=quant.scale.numel(),
+        )
+
+    with (
+        standing_in(weights),
+        patch.object(NodeVisitor, "get_serialized_buffer_index", write_codes),
+        patch.object(NodeVisitor, "get_quant_params", write_scales),
+    ):
+        yield
 
 
-def _packed(linear: nn.Linear) -> "tuple[_Bytes, _Bytes, str]":
-    """Codes, scales and the name in the file: see ``_scales_in_names`` in ``lower``."""
+def _packed(linear: nn.Linear) -> "tuple[str, _Bytes, _Bytes]":
+    """A weight's name in the file, codes and scales.
+
+    executorch names it after the codes alone, and XNNPACK's cache of packed weights, which methods
+    share, goes by that name: of two weights with equal codes it would give the second the first's
+    scales.
+    """
     codes, scales = (_Bytes(each) for each in packed_weight(linear))
     digest = hashlib.sha256(codes.content.data)
     codes.digest = digest.digest()
     digest.update(scales.tensor.to(torch.float32).numpy().data)
     for each in (codes, scales):
         forget(each.tensor)
-    return codes, scales, digest.hexdigest()
+    return digest.hexdigest(), codes, scales
 
 
 def _add(visitor: Any, graph: Any, name: str, data: "_Bytes") -> int:

@@ -12,13 +12,12 @@ import hashlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 from executorch.exir._serialize._cord import FileBackedData
 from executorch.exir.emit import _emitter
-
-from ..patched import patched
 
 
 class InPlace(FileBackedData):  # type: ignore[misc]
@@ -63,12 +62,8 @@ def constants_in_place() -> Iterator[None]:
     def sha256(data: Any) -> Any:
         return hashlib.sha256(data.content.data if isinstance(data, InPlace) else data)
 
-    _emitter.bytes = bytes  # a module's own name goes before the built-in one
-    try:
-        with (
-            patched(_emitter, "bytes", kept),
-            patched(_emitter, "hashlib", SimpleNamespace(sha256=sha256)),
-        ):
-            yield
-    finally:
-        del _emitter.bytes
+    with (
+        patch.object(_emitter, "bytes", kept, create=True),  # a module's own name goes first
+        patch.object(_emitter, "hashlib", SimpleNamespace(sha256=sha256)),
+    ):
+        yield

@@ -46,15 +46,14 @@ class Int4Linear(nn.Module):
         packed, scales = packed_weight(linear)
         out = len(packed)
         packed = packed.reshape(out, -1, GROUP_SIZE // 2)
-        self.parts = len(range(0, out, PART)) if out > WIDE else 1
-        rows = PART if self.parts > 1 else out
-        for part in range(self.parts):
+        rows = PART if out > WIDE else out
+        parts = list(zip(packed.split(rows), scales.split(rows), strict=True))
+        self.parts = len(parts)
+        for part, own in enumerate(parts):
             # Names whose order is that of the parts: files then hold them one after another.
-            for name, tensor in (("packed", packed), ("scales", scales)):
-                own = tensor
-                if self.parts > 1:
-                    own = tensor[part * rows : (part + 1) * rows].clone()
-                self.register_buffer(f"{name}_{part:03}", own)
+            for name, tensor in zip(("packed", "scales"), own, strict=True):
+                whole = tensor if self.parts == 1 else tensor.clone()
+                self.register_buffer(f"{name}_{part:03}", whole)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,5 +71,4 @@ def through_int4_operator_(program: nn.Module) -> None:
     """Replace, in place, every quantised ``nn.Linear`` of ``program``."""
     for name, module in list(program.named_modules()):
         if isinstance(module, nn.Linear):
-            parent, _, leaf = name.rpartition(".")
-            setattr(program.get_submodule(parent), leaf, Int4Linear(module))
+            program.set_submodule(name, Int4Linear(module))

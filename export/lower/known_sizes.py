@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch._subclasses import fake_impls
 from torch.utils import _pytree as pytree
-
-from ..patched import patched
 
 
 @contextlib.contextmanager
@@ -45,9 +44,9 @@ def known_sizes() -> Iterator[None]:
     torchs = torch_pass_base._ExportPassBaseDeprecatedDoNotUse
     value = torch_pass_base.ProxyValue  # type: ignore[attr-defined]
     with (
-        patched(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
+        patch.object(ours, "_fx", keeping(ours._fx, pass_base.ProxyValue, False)),
         # torch's only pass here turns views into copies: from there on all strides are in order.
-        patched(torchs, "_fx", keeping(torchs._fx, value, True)),
+        patch.object(torchs, "_fx", keeping(torchs._fx, value, True)),
     ):
         yield
 
@@ -72,11 +71,23 @@ def known_quantisation() -> Iterator[None]:
     """
     from torchao.quantization import quant_primitives  # noqa: F401  has them registered
 
+    def of_each_token(mode: Any, operator: Any, x: torch.Tensor, *asked: Any, **named: Any) -> Any:
+        with mode:
+            scales = x.new_empty(x.shape[:-1])
+            return scales, torch.empty_like(scales, dtype=torch.int8)
+
+    def alike(dtype: torch.dtype) -> Any:
+        def given(mode: Any, operator: Any, x: torch.Tensor, *asked: Any, **named: Any) -> Any:
+            with mode:
+                return torch.empty_like(x, dtype=dtype)
+
+        return given
+
     operators = torch.ops.torchao
     rules = {
-        operators.choose_qparams_affine.default: _parameters,
-        operators.quantize_affine.default: _quantised,
-        operators.dequantize_affine.default: _dequantised,
+        operators.choose_qparams_affine.default: of_each_token,
+        operators.quantize_affine.default: alike(torch.int8),
+        operators.dequantize_affine.default: alike(torch.float32),
     }
     known = fake_impls.op_implementations_dict
     known.update(rules)
@@ -85,64 +96,3 @@ def known_quantisation() -> Iterator[None]:
     finally:
         for operator in rules:
             known.pop(operator, None)  # torch may have done so
-
-
-def _parameters(
-    mode: Any,
-    operator: Any,
-    input: torch.Tensor,
-    mapping_type: str,
-    block_size: list[int],
-    target_dtype: torch.dtype,
-    quant_min: float | None = None,
-    quant_max: float | None = None,
-    eps: float | None = None,
-    scale_dtype: torch.dtype | None = None,
-    zero_point_dtype: torch.dtype | None = None,
-    keepdim: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A scale and a zero point for each block of ``input``."""
-    sizes: list[int] = []
-    for size, block in zip(input.shape, block_size, strict=True):
-        if isinstance(block, int) and block == 1:
-            sizes.append(size)
-        elif block != size:
-            sizes.append(size // block)
-        elif keepdim:
-            sizes.append(1)
-    if zero_point_dtype is None and mapping_type == "ASYMMETRIC":
-        zero_point_dtype = torch.int32
-    with mode:
-        scales = input.new_empty(sizes, dtype=scale_dtype)
-        return scales, input.new_empty(sizes, dtype=zero_point_dtype)
-
-
-def _quantised(
-    mode: Any,
-    operator: Any,
-    input: torch.Tensor,
-    block_size: list[int],
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
-    output_dtype: torch.dtype,
-    *bounds: Any,
-    **named_bounds: Any,
-) -> torch.Tensor:
-    with mode:
-        return torch.empty_like(input, dtype=output_dtype)
-
-
-def _dequantised(
-    mode: Any,
-    operator: Any,
-    input: torch.Tensor,
-    block_size: list[int],
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
-    input_dtype: torch.dtype,
-    quant_min: float | None = None,
-    quant_max: float | None = None,
-    output_dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    with mode:
-        return torch.empty_like(input, dtype=output_dtype)

@@ -1,4 +1,4 @@
-"""From the eager program to an ExecuTorch file, in time and memory that people have.
+"""From traced methods to an ExecuTorch file, in time and memory that people have.
 
 Lowered the plain way (``to_edge_transform_and_lower``), SmolLM2 with dynamic rows, length and
 probes takes over 15 minutes. What costs, and what is done about it here:
@@ -30,37 +30,40 @@ The patches reach into executorch 1.5 and hold for the duration of ``lower`` onl
 
 import contextlib
 import copy
-import functools
 import gc
-import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.program import BEHIND, GENERATE, block_shapes
+from executorch.backends.xnnpack._passes import XNNPACKPassManager
+from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
+from executorch.exir import (
+    EdgeCompileConfig,
+    EdgeProgramManager,
+    ExecutorchBackendConfig,
+    to_edge,
+)
+from executorch.exir.backend import backend_api
+from executorch.exir.backend.backend_details import BackendDetails
+from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
+from executorch.exir.passes import MemoryPlanningPass
+from seedtune.runtime.bundle.program import BEHIND, GENERATE
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.export import Dim, ExportedProgram, export
+from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
 
 from ..model.mapped_pages import give_back_freed
-from ..patched import patched
-from ..program.block_tap import BlockTap
-from ..program.generate_program import GenerateProgram
-from ..program.prefix_program import PrefixProgram
-from ..program.score_program import ScoreProgram
 from ..quiet import quiet
+from .absent_weights import absent_weights
+from .constants_in_place import constants_in_place
 from .known_sizes import known_quantisation, known_sizes
+from .level_partitioner import LevelPartitioner
 from .plan_memory import lowest_place
 
-if TYPE_CHECKING:
-    from .absent_weights import AbsentWeights
-
-Progress = Callable[[int, int], None]
 _EDGE = 0.7
 """Share of a method's time that the edge dialect takes."""
 _EDGE_RUNS = 9
@@ -78,177 +81,35 @@ _PASSES = {
 }
 
 
-def trace(
-    program: ScoreProgram,
-    example: tuple[torch.Tensor, ...],
-    bounds: Bounds,
-    progress: Progress = lambda done, total: None,
-) -> ExportedProgram:
-    """Export ``score`` with every axis dynamic up to its bound (one bounded by 1 is static).
-
-    Args:
-        progress: called with (blocks reached, blocks in all).
-    """
-    return _export(program, example, _score_axes(program, bounds), program.tap, progress)
-
-
-def trace_behind(
-    program: ScoreProgram,
-    example: tuple[torch.Tensor, ...],
-    bounds: Bounds,
-    progress: Progress = lambda done, total: None,
-) -> ExportedProgram:
-    """Export ``behind``: ``score`` of rows behind a prefix of any length in ``bounds``.
-
-    Args:
-        example: of ``score``.
-    """
-    axes = _score_axes(program, bounds)
-    axes["more"] += _prefix_axes(axes, program, _axis("L", bounds.prefix))
-    prefix = _example_prefix(example, program, min(23, bounds.prefix))
-    return _export(program, (*example, *prefix), axes, program.tap, progress)
-
-
-def trace_with_prefix(
-    program: PrefixProgram,
-    example: tuple[torch.Tensor, ...],
-    bounds: Bounds,
-    progress: Progress = lambda done, total: None,
-) -> ExportedProgram:
-    """Export the one graph that scores and reads a prefix: of any length in ``bounds``, or none.
-
-    Args:
-        example: of ``score``.
-    """
-    axes = _score_axes(program.score, bounds)
-    axes["kept"] = {0: _axis("Q", bounds.length, 0)}
-    most = max(2, bounds.prefix)  # an example of one token would fix the axis
-    axes["more"] += _prefix_axes(axes, program.score, _axis("L", most, 0))
-    prefix = _example_prefix(example, program.score, min(23, most))
-    given = (*example[:5], torch.arange(min(7, bounds.length)), *example[5:], *prefix)
-    return _export(program, given, axes, program.score.tap, progress)
-
-
-def input_name(traced: str, terms: int) -> str:
-    """What engines call an input of a traced program that takes so many terms."""
-    name, _, number = traced.rpartition("_")
-    if name != "more":
-        return traced
-    behind = int(number) - terms
-    return f"term_{number}" if behind < 0 else f"prefix_{behind}"
-
-
-def _prefix_axes(axes: dict[str, Any], program: ScoreProgram, tokens: Any) -> tuple[Any, ...]:
-    probes = axes["values"][0]
-    return tuple({0: probes, axis: tokens} for _ in program.cache_shapes for axis in (3, 2))
-
-
-def _example_prefix(
-    example: tuple[torch.Tensor, ...], program: ScoreProgram, tokens: int
-) -> list[torch.Tensor]:
-    shapes = block_shapes(program.cache_shapes, len(example[3]), tokens)
-    return [torch.zeros(shape) for shape in shapes]
-
-
-def _score_axes(program: ScoreProgram, bounds: Bounds) -> dict[str, Any]:
-    scored = _axis("N", bounds.positions)
-    return {
-        "tokens": {0: _axis("B", bounds.rows), 1: _axis("T", bounds.length, 2)},
-        "positions": {0: scored},
-        "candidates": {0: scored, 1: _axis("C", bounds.candidates)},
-        "values": {0: _axis("P", bounds.probes)},
-        "adapter": {},
-        "more": tuple({} for _ in program.terms_shapes),
-    }
-
-
-def trace_generate(
-    program: GenerateProgram,
-    example: tuple[torch.Tensor, ...],
-    progress: Progress = lambda done, total: None,
-) -> ExportedProgram:
-    """Export ``generate`` for any number of new tokens and places of the cache in its bounds."""
-    slots = _axis("S", program.bounds.context)
-    dynamic = {
-        "tokens": {1: _axis("T", program.bounds.chunk)},
-        "start": {},
-        "columns": {},
-        "adapter": {},
-        "more": (
-            *({} for _ in program.score.terms_shapes),
-            *({axis: slots} for _ in program.shapes for axis in (2, 1)),
-        ),
-    }
-    return _export(program, example, dynamic, program.score.tap, progress)
-
-
-def trace_columns(program: GenerateProgram) -> ExportedProgram:
-    """Export the method that makes ``columns`` of values."""
-    with torch.no_grad(), quiet():
-        return export(program.columns, (torch.zeros(1, program.entries),), strict=False)
-
-
-def _axis(name: str, most: int, least: int = 1) -> Any:
-    return Dim(name, min=least, max=most) if most > least else None
-
-
-def _export(
-    program: Any, example: tuple[torch.Tensor, ...], dynamic: Any, tap: BlockTap, progress: Progress
-) -> ExportedProgram:
-    blocks = tap.all_blocks
-    if not dynamic.get("more", True):
-        del dynamic["more"]  # arguments that are not there have no axes
-    hooks = [
-        block.register_forward_pre_hook(lambda *_, done=done: progress(done, len(blocks)))
-        for done, block in enumerate(blocks)
-    ]
-    try:
-        with torch.no_grad(), quiet(), known_quantisation():
-            return export(program, example, dynamic_shapes=dynamic, strict=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def lower(
+    program: nn.Module,
     traces: Mapping[str, Callable[[], ExportedProgram]],
     file: Path,
-    absent: "AbsentWeights | None" = None,
-    progress: Progress = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Lower methods to one ExecuTorch program whose matrix products run in XNNPACK.
 
     Constants of equal bytes are stored once, so methods of one model share its weights.
 
     Args:
+        program: has the int4 linears of all methods.
         traces: methods by name, each traced when its turn comes: graphs are large. The inputs of
             those that take keys and values stay where the caller has them, since these are large;
             those of others are copied into the plan.
         file: to write.
-        absent: the weights that methods were traced without.
         progress: called with (percent done, 100).
 
     Raises:
         OSError: ``file`` cannot be written.
     """
-    with quiet():
-        from executorch.exir import (
-            EdgeCompileConfig,
-            EdgeProgramManager,
-            ExecutorchBackendConfig,
-        )
-        from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
-        from executorch.exir.passes import MemoryPlanningPass
-
-        from .constants_in_place import constants_in_place
-
-        delegated: dict[str, ExportedProgram] = {}
+    delegated: dict[str, ExportedProgram] = {}
+    with quiet(), absent_weights(program):
         for name, trace_it in traces.items():
 
             def share(done: float, before: int = len(delegated)) -> None:
                 progress(int(95 * (before + done) / len(traces)), 100)
 
-            delegated[name] = _delegated(name, trace_it(), absent, share)
+            delegated[name] = _delegated(name, trace_it(), share)
             gc.collect()  # a graph's nodes refer to each other
             give_back_freed()
         planning = {
@@ -269,16 +130,9 @@ def lower(
 
 
 def _delegated(
-    name: str,
-    traced: ExportedProgram,
-    absent: "AbsentWeights | None",
-    progress: Callable[[float], None],
+    name: str, traced: ExportedProgram, progress: Callable[[float], None]
 ) -> ExportedProgram:
     """One method in the edge dialect, its products given to XNNPACK."""
-    from executorch.exir import EdgeCompileConfig, to_edge
-
-    from .level_partitioner import LevelPartitioner
-
     runs = _EDGE_RUNS * len(traced.graph.nodes)
     with (
         known_sizes(),
@@ -293,12 +147,7 @@ def _delegated(
         )
     del traced
     gc.collect()
-    delegating = (known_sizes(), _no_code(), _one_sort(), _few_passes(), _scales_in_names())
-    with contextlib.ExitStack() as patches, _static_delegates(progress):
-        for patch in delegating:
-            patches.enter_context(patch)
-        if absent is not None:
-            patches.enter_context(absent.written())
+    with known_sizes(), _no_code(), _one_sort(), _few_passes(), _static_delegates(progress):
         found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
     _sink_early_work(found.graph_module.graph)
     return found
@@ -342,7 +191,7 @@ def _counted(report: Callable[[int], None]) -> Iterator[None]:
             report(count)
         return run(self, node)
 
-    with patched(Interpreter, "run_node", counted):
+    with patch.object(Interpreter, "run_node", counted):
         yield
 
 
@@ -357,15 +206,13 @@ def _no_code() -> Iterator[None]:
             self._in_spec = self._graph._codegen.pytree_info.in_spec
             self._out_spec = self._graph._codegen.pytree_info.out_spec
 
-    with patched(GraphModule, "recompile", specs_only):
+    with patch.object(GraphModule, "recompile", specs_only):
         yield
 
 
 @contextlib.contextmanager
 def _one_sort() -> Iterator[None]:
     """Sort the graph after the last delegate is cut out of it instead of after each."""
-    from executorch.exir.backend import backend_api
-
     cut, partition = (
         backend_api.create_submodule_from_nodes,
         backend_api._create_partitions_in_graph_module,
@@ -383,52 +230,21 @@ def _one_sort() -> Iterator[None]:
         return partition(module, result, *rest)
 
     with (
-        patched(backend_api, "create_submodule_from_nodes", cut_unsorted),
-        patched(backend_api, "_create_partitions_in_graph_module", counted),
+        patch.object(backend_api, "create_submodule_from_nodes", cut_unsorted),
+        patch.object(backend_api, "_create_partitions_in_graph_module", counted),
     ):
         yield
 
 
 @contextlib.contextmanager
 def _few_passes() -> Iterator[None]:
-    from executorch.backends.xnnpack._passes import XNNPACKPassManager
-
     plain = XNNPACKPassManager.__init__
 
     def chosen(self: Any, *args: Any, **kwargs: Any) -> None:
         plain(self, *args, **kwargs)
         self.passes = [step for step in self.passes if step.__name__ in _PASSES]
 
-    with patched(XNNPACKPassManager, "__init__", chosen):
-        yield
-
-
-@contextlib.contextmanager
-def _scales_in_names() -> Iterator[None]:
-    """Name a weight in the file after its codes and its scales.
-
-    executorch names it after the codes, and XNNPACK's cache of packed weights, which methods share,
-    goes by that name: of two weights with equal codes it would give the second the first's scales.
-    """
-    from executorch.backends.xnnpack.operators import node_visitor
-
-    plain = node_visitor.NodeVisitor.get_serialized_buffer_index
-
-    @functools.wraps(plain)
-    def named(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = inspect.signature(plain).bind(self, *args, **kwargs).arguments
-        scale = getattr(bound.get("quant_params"), "scale", None)
-        more = scale.numpy().tobytes() if isinstance(scale, torch.Tensor) else b""
-
-        def sha256(data: bytes) -> Any:
-            digest = hashlib.sha256(data)
-            digest.update(more)
-            return digest
-
-        with patched(node_visitor, "hashlib", SimpleNamespace(sha256=sha256)):
-            return plain(self, *args, **kwargs)
-
-    with patched(node_visitor.NodeVisitor, "get_serialized_buffer_index", named):
+    with patch.object(XNNPACKPassManager, "__init__", chosen):
         yield
 
 
@@ -438,10 +254,6 @@ def _static_delegates(progress: Callable[[float], None]) -> Iterator[None]:
 
     Each is copied when its turn comes, and its weights are not: executorch copies all at first.
     """
-    from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
-    from executorch.exir.backend import backend_api
-    from executorch.exir.backend.backend_details import BackendDetails
-
     preprocess, lower_all = XnnpackBackend.preprocess, backend_api.lower_all_submodules_to_backend
     done, total = 0, 0
 
@@ -467,9 +279,9 @@ def _static_delegates(progress: Callable[[float], None]) -> Iterator[None]:
         return program
 
     with (
-        patched(BackendDetails, "copy_exported_program_for_preprocess", classmethod(not_yet)),
-        patched(XnnpackBackend, "preprocess", staticmethod(one)),
-        patched(backend_api, "lower_all_submodules_to_backend", counted),
+        patch.object(BackendDetails, "copy_exported_program_for_preprocess", classmethod(not_yet)),
+        patch.object(XnnpackBackend, "preprocess", staticmethod(one)),
+        patch.object(backend_api, "lower_all_submodules_to_backend", counted),
     ):
         yield
 

@@ -16,11 +16,12 @@ from onnx.defs import OpSchema, has, register_schema
 from seedtune.runtime.bundle import Program
 from seedtune.runtime.bundle.terms import inside_count
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from ..quantise.int4 import GROUP_SIZE
 from ..quiet import quiet
-from .lower import input_name
 from .stored_weights import Place, StoredWeights
+from .trace import input_name
 
 FORMAT = "onnx"
 FILE = "program.onnx"
@@ -100,8 +101,11 @@ def _convert(traced: ExportedProgram, terms: int) -> Any:
             accuracy_level=ACCURACY_LEVEL,
         )
 
-    specs = [spec for spec in traced.graph_signature.input_specs if _is_input(spec)]
-    names = [input_name(spec.arg.name, terms) for spec in specs]
+    names = [
+        input_name(spec.arg.name, terms)
+        for spec in traced.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
     more = len(traced.graph_signature.output_specs) - 2
     inside = inside_count(terms)
     converted = torch.onnx.export(
@@ -120,10 +124,6 @@ def _convert(traced: ExportedProgram, terms: int) -> Any:
     )
     assert converted is not None
     return converted.model
-
-
-def _is_input(spec: Any) -> bool:
-    return spec.kind is torch.export.graph_signature.InputKind.USER_INPUT
 
 
 def _register_schema() -> None:

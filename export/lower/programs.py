@@ -6,27 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from seedtune.runtime.bundle import Bounds, Program
+from seedtune.runtime.bundle import Program
 from seedtune.runtime.bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
 from seedtune.runtime.errors import ModelError
 
 from ..model.mapped_pages import give_back_freed
-from ..model.stored_weight import stored_modules
 from ..program.generate_program import GenerateProgram
-from ..program.prefix_program import PrefixProgram
-from ..program.score_program import ScoreProgram
+from ..program.score_program import PrefixProgram, ScoreProgram
 from ..quiet import quiet
-from .lower import (
-    lower,
-    trace,
-    trace_behind,
-    trace_columns,
-    trace_generate,
-    trace_with_prefix,
-)
 from .stored_weights import FILE as WEIGHTS
 from .stored_weights import StoredWeights
+from .trace import trace, trace_behind, trace_columns, trace_generate, trace_with_prefix
 
 FORMATS = ("executorch", "onnx", "torch")
 """Formats of programs, in the order in which they are made."""
@@ -62,19 +52,16 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 def lower_to(
     formats: Sequence[str],
     program: ScoreProgram,
-    example: tuple[torch.Tensor, ...],
-    bounds: Bounds,
     work: Path,
-    writing: GenerateProgram | None = None,
+    context: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[list[Program], dict[str, bytes | Path]]:
     """The programs of ``formats`` and the files that they name; changes ``program``.
 
     Args:
         program: quantised.
-        example: inputs inside ``bounds`` (see ``example_inputs``).
         work: folder for files that are too large for memory.
-        writing: adds methods to ExecuTorch's program besides ``score``.
+        context: tokens of a text that ExecuTorch's program can write; 0: none.
 
     Raises:
         ModelError: a program cannot take a form.
@@ -85,28 +72,24 @@ def lower_to(
     cache = {"cache": [list(shape) for shape in program.cache_shapes]}
     if "executorch" in formats:
         with quiet():
-            from .absent_weights import AbsentWeights
+            from .lower import lower
 
-        absent = AbsentWeights(stored_modules(program))
         methods: dict[str, dict[str, Any]] = {METHOD: {}}
-        tracing = partial(progress, "trace")
-        traces = {METHOD: lambda: trace(program, example, bounds, tracing)}
-        if writing is not None:
-            vocabulary = program.embedding.weight.shape[0]
-            traces[GENERATE] = lambda: trace_generate(writing, writing.example(vocabulary))
+        traces = {METHOD: lambda: trace(program, partial(progress, "trace"))}
+        if context:
+            writing = GenerateProgram(program, context).eval()
+            traces[GENERATE] = lambda: trace_generate(writing)
             traces[COLUMNS], methods[COLUMNS] = lambda: trace_columns(writing), {}
-            if bounds.prefix:
-                traces[BEHIND] = lambda: trace_behind(program, example, bounds)
-                methods[BEHIND] = cache
+            if program.bounds.prefix:
+                traces[BEHIND], methods[BEHIND] = lambda: trace_behind(program), cache
             methods[GENERATE] = {
                 "columns": writing.columns.size,
-                "chunk": writing.bounds.chunk,
-                "context": writing.bounds.context,
+                "chunk": writing.chunk,
+                "context": context,
                 **cache,
             }
+        lower(program, traces, work / FILE, partial(progress, "lower"))
         files[FILE] = work / FILE
-        with absent.standing_in():
-            lower(traces, work / FILE, absent, partial(progress, "lower"))
         programs.append(Program("executorch", (FILE,), "int8 per token", methods))
         gc.collect()  # a graph's nodes refer to each other
         give_back_freed()
@@ -115,14 +98,13 @@ def lower_to(
         from .int4_operator import through_int4_operator_
 
         through_int4_operator_(program)
-        again = "trace again" if programs else "trace"
+        tracing = partial(progress, "trace again" if programs else "trace")
         own: dict[str, dict[str, Any]] = {METHOD: {}}
-        if bounds.prefix:
+        if program.bounds.prefix:
             own[BEHIND] = cache
-            whole = PrefixProgram(program)
-            exported = trace_with_prefix(whole, example, bounds, partial(progress, again))
+            exported = trace_with_prefix(PrefixProgram(program), tracing)
         else:
-            exported = trace(program, example, bounds, partial(progress, again))
+            exported = trace(program, tracing)
         weights, terms = StoredWeights(), len(program.terms_shapes)
         made: list[tuple[str, Any]] = []
         # A head for text and terms read them, and a program may hold their scales in another form.

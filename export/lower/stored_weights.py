@@ -5,14 +5,14 @@ bytes. The rest goes into one safetensors file.
 """
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ..model.find_bytes import find_bytes, tensor_bytes
 from ..model.mapped_pages import forget
-from ..model.tensor_file import Kind, TensorFile
+from ..model.tensor_file import Kind, TensorFile, find_bytes, tensor_bytes
 
 FILE = "weights.safetensors"
 _LEAST = 4096
@@ -75,7 +75,7 @@ class StoredWeights:
         if not left:
             return places
         kinds = {name: Kind(each.dtype, tuple(each.shape)) for name, each in left.items()}
-        with TensorFile(file, kinds) as written:
+        with closing(TensorFile(file, kinds)) as written:
             for name, tensor in left.items():
                 written.write(name, tensor_bytes(tensor))
                 forget(tensor)

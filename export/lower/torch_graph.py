@@ -20,8 +20,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from .lower import input_name
 from .stored_weights import Place, StoredWeights
+from .trace import input_name
 
 FORMAT = "torch"
 FILE = "program.json"

@@ -8,7 +8,7 @@ from typing import Any
 from seedtune.runtime.errors import DownloadError, ModelError
 from seedtune.runtime.schema import parse_json
 
-from ..quiet import quiet
+from ..quiet import first_line, quiet
 from .kept_model import kept_model
 
 CONFIG = "adapter_config.json"
@@ -69,8 +69,8 @@ def merged_folder(folder: Path, base: str, load: Callable[[str], Any]) -> Path:
                 adapted = PeftModel.from_pretrained(below.model, folder)
                 model = adapted.merge_and_unload(safe_merge=True)
             except Exception as error:  # peft raises many kinds; all mean "does not fit"
-                told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-                raise ModelError(f"{folder}: cannot be merged into {base}: {told}") from error
+                told = f"{folder}: cannot be merged into {base}: {first_line(error)}"
+                raise ModelError(told) from error
             model.save_pretrained(made)
             below.tokenizer.save_pretrained(made)
 

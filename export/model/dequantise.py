@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from seedtune.runtime.errors import ModelError
 
-from ..patched import patched
-from ..quiet import quiet
+from ..quiet import first_line, quiet
 from .mapped_pages import forget_bytes
 from .tensor_file import Kind, TensorFile
 
@@ -48,8 +48,7 @@ def dequantise(file: Path, folder: Path) -> None:
                 file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
-            told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            raise ModelError(f"{file}: cannot be dequantised: {told}") from error
+            raise ModelError(f"{file}: cannot be dequantised: {first_line(error)}") from error
         model, info = found
         missing = sorted(info["missing_keys"])
         if missing:
@@ -142,9 +141,9 @@ def _kept_in(file: Path) -> Iterator[None]:
 
     try:
         with (
-            patched(GgufHfQuantizer, "get_state_dict", tensors),
-            patched(core_model_loading, "set_param_for_module", keep),
-            patched(core_model_loading, "spawn_materialize", when_asked),
+            patch.object(GgufHfQuantizer, "get_state_dict", tensors),
+            patch.object(core_model_loading, "set_param_for_module", keep),
+            patch.object(core_model_loading, "spawn_materialize", when_asked),
         ):
             yield
     finally:

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from seedtune.runtime.bundle.chat import ChatPart
-from seedtune.runtime.bundle.parts import vocabulary_of
+from seedtune.runtime.bundle.parts import ChatPart, vocabulary_of
 from seedtune.runtime.errors import ModelError
 from seedtune.runtime.hub import Place, place_of
 
-from ..quiet import quiet
+from ..quiet import first_line, quiet
 from .adapter import CONFIG, base_of, is_adapter, merged_folder
 from .dequantise import dequantise
-from .keep_stored import keep_stored, stored_dtype
 from .kept_model import kept_model
 from .mapped_pages import forget
 from .model_hash import check_config, model_sha256
+from .stored_weight import keep_stored, stored_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -99,7 +98,7 @@ def load_causal_lm(
     """
     path, place = located(source)
     if place is None:
-        return _load(path, _name_of_folder(path), dtype, base)
+        return _load(path, path.resolve().name, dtype, base)
     return replace(_load(path, place.repository, dtype, base), origin=str(place))
 
 
@@ -164,13 +163,13 @@ def _load_folder(folder: Path, name: str, dtype: Dtype) -> LoadedModel:
             )
             model, info = found
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
-            raise ModelError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
+            raise ModelError(f"{folder}: cannot be loaded: {first_line(error)}") from error
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
-            raise ModelError(f"{folder}: tokenizer unusable: {_first_line(error)}") from error
+            raise ModelError(f"{folder}: tokenizer unusable: {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers would fill these with random numbers and only log a warning.
@@ -233,12 +232,3 @@ def _dequantised_folder(file: Path) -> Path:
     return kept_model(
         f"gguf-{digest[:32]}", f"the dequantised {file.name}", lambda made: dequantise(file, made)
     )
-
-
-def _name_of_folder(folder: Path) -> str:
-    return folder.resolve().name
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

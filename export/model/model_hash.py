@@ -37,7 +37,27 @@ def check_config(config: Any, source: str | Path) -> None:
 def model_sha256(files: list[Path], config: Any) -> str:
     """SHA-256 (hex) over the tensors in ``files`` and what of ``config`` the model computes by."""
     digest = hashlib.sha256()
-    _add_weights(digest, files)
+    entries: list[tuple[str, str, list[int], Path, int, int]] = []
+    for file in files:
+        if file.suffix != ".safetensors":
+            with file.open("rb") as source:
+                digest.update(hashlib.file_digest(source, "sha256").digest())
+            continue
+        header, first = read_header(file)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            entries.append((name, entry["dtype"], entry["shape"], file, first + begin, end - begin))
+    # By name, and without the headers: it does not depend on sharding.
+    for name, dtype, shape, file, offset, length in sorted(entries, key=lambda entry: entry[0]):
+        digest.update(json.dumps([name, dtype, shape]).encode())
+        with file.open("rb") as source:
+            source.seek(offset)
+            while length > 0:
+                block = source.read(min(length, 1 << 20))
+                if not block:
+                    raise ModelError(f"{file}: truncated at tensor {name}")
+                digest.update(block)
+                length -= len(block)
     digest.update(json.dumps(_function(config), sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -60,27 +80,3 @@ def _with_part(content: dict[str, Any]) -> dict[str, Any]:
         for name, value in content.items()
         if name not in _NO_PART and "dropout" not in name
     }
-
-
-def _add_weights(digest: Any, files: list[Path]) -> None:
-    """The stored tensors; bare safetensors headers make it independent of sharding."""
-    entries: list[tuple[str, str, list[int], Path, int, int]] = []
-    for file in files:
-        if file.suffix != ".safetensors":
-            with file.open("rb") as source:
-                digest.update(hashlib.file_digest(source, "sha256").digest())
-            continue
-        header, first = read_header(file)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            entries.append((name, entry["dtype"], entry["shape"], file, first + begin, end - begin))
-    for name, dtype, shape, file, offset, length in sorted(entries, key=lambda entry: entry[0]):
-        digest.update(json.dumps([name, dtype, shape]).encode())
-        with file.open("rb") as source:
-            source.seek(offset)
-            while length > 0:
-                block = source.read(min(length, 1 << 20))
-                if not block:
-                    raise ModelError(f"{file}: truncated at tensor {name}")
-                digest.update(block)
-                length -= len(block)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from seedtune.runtime.errors import ModelError
 
-from ..quiet import quiet
+from ..quiet import first_line, quiet
+from .decoder_linears import decoder_linears
+from .gated_blocks import suited_blocks
 from .load_model import located
 from .model_hash import check_config
 
@@ -49,12 +51,6 @@ class ModelShape:
         return max(rows * columns for rows, columns in self.linears.values())
 
 
-def _cache_width(text: Any) -> int:
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * text.num_hidden_layers * heads * width)
-
-
 def read_shape(source: str | Path) -> ModelShape:
     """Reads the shape of a Hugging Face folder, a ``.gguf`` file or a model on the hub.
 
@@ -68,7 +64,6 @@ def read_shape(source: str | Path) -> ModelShape:
     path, place = located(source, weights=False)
     with quiet():
         try:
-            import torch
             from transformers import AutoConfig, AutoModelForCausalLM
 
             if path.is_file():
@@ -83,11 +78,8 @@ def read_shape(source: str | Path) -> ModelShape:
         except ModelError:
             raise
         except Exception as error:  # transformers raises many kinds; all mean "cannot be read"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise ModelError(f"{source}: cannot read the shape of the model: {reason}") from error
-    from .decoder_linears import decoder_linears
-    from .gated_blocks import suited_blocks
-
+            told = f"{source}: cannot read the shape of the model: {first_line(error)}"
+            raise ModelError(told) from error
     linears = {
         name: (linear.out_features, linear.in_features)
         for name, linear in decoder_linears(model).items()
@@ -97,6 +89,8 @@ def read_shape(source: str | Path) -> ModelShape:
     own_head = 0 if head is None or head.weight is embedding else head.weight.numel()
     total = sum(parameter.numel() for parameter in model.parameters())
     text = config.get_text_config()
+    kept = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     weights = sum(rows * columns for rows, columns in linears.values())
     return ModelShape(
         name=path.stem if path.is_file() or place is None else place.repository,
@@ -106,7 +100,7 @@ def read_shape(source: str | Path) -> ModelShape:
         # The widest input of a matrix is the inner width of the feed-forward block.
         intermediate=max(columns for _, columns in linears.values()),
         heads=text.num_attention_heads,
-        cache_width=_cache_width(text),
+        cache_width=2 * text.num_hidden_layers * kept * width,
         vocabulary=text.vocab_size,
         linears=linears,
         embedding=embedding.numel(),

@@ -9,7 +9,7 @@ To all others such a module is the ``nn.Linear`` or ``nn.Embedding`` that it was
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from .mapped_pages import forget
+from .tensor_file import read_header
 
+_FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PIECE = 1 << 24
 """Weights."""
 
@@ -126,23 +128,59 @@ def _stored(kind: type) -> type:
     return type(f"Stored{kind.__name__}", (Stored, kind), {})
 
 
-def keep_stored_(module: nn.Module) -> None:
-    """Make a linear layer or an embedding one whose weight is made when it is read."""
-    stored = module.weight.data
-    assert isinstance(stored, torch.Tensor)
-    del module.weight
-    module.rest = Rest(stored)  # type: ignore[assignment]
-    module.__class__ = _stored(type(module))  # type: ignore[arg-type]  # a type has a hash
+def keep_stored_(module: nn.Module) -> Rest:
+    """Make a linear layer or an embedding one whose weight is made when it is read, if it is not
+    one already; what it is made from."""
+    if not isinstance(module, Stored):
+        stored = module.weight.data
+        assert isinstance(stored, torch.Tensor)
+        del module.weight
+        module.rest = Rest(stored)  # type: ignore[assignment]
+        module.__class__ = _stored(type(module))  # type: ignore[arg-type]  # a type has a hash
+    rest: Any = module.rest
+    assert isinstance(rest, Rest)
+    return rest
+
+
+def stored_dtype(files: Sequence[Path]) -> torch.dtype:
+    """The number format of all tensors in safetensors ``files``; float32 if there are several, or
+    where a file has another form, since then tensors are not mapped as they are."""
+    found = set()
+    for file in files:
+        if file.suffix != ".safetensors":
+            return torch.float32
+        found |= {entry["dtype"] for entry in read_header(file)[0].values()}
+    return _FORMATS.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+
+
+def keep_stored(model: Any) -> Any:
+    """The transformers model ``model`` once more, with the same weights, of any float format: those
+    of linear layers and of the embedding are made float32 at each use, the others are float32.
+
+    It is built anew since what is derived from a configuration, as rotary frequencies are, was
+    rounded to the format of ``model``.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        found = type(model)(model.config).requires_grad_(False)
+    found.generation_config = model.generation_config
+    found.load_state_dict(model.state_dict(), assign=True, strict=False)
+    found.tie_weights()
+    table = found.get_input_embeddings()
+    for module in list(found.modules()):
+        if isinstance(module, nn.Linear) or module is table:
+            keep_stored_(module)
+    for tensor in (*found.parameters(), *found.buffers()):
+        if tensor.is_floating_point():
+            # A copy, since one norm in use would keep all of its file mapped.
+            tensor.data = tensor.data.to(torch.float32, copy=True)
+    return found
 
 
 def put_zeros_(linear: nn.Linear, index: tuple[Any, ...]) -> None:
     """Make the entries at ``index`` zero, in no file and in no tensor that others may hold."""
-    if isinstance(linear, Stored):
-        linear.rest.zeros = index
-        return
-    weight = linear.weight.data.clone()
-    weight[index] = 0.0
-    linear.weight = nn.Parameter(weight, requires_grad=False)
+    keep_stored_(linear).zeros = index
 
 
 def stored_modules(program: nn.Module) -> Iterator[Any]:

@@ -62,7 +62,8 @@ def kept_profile(
                     progress=progress,
                 )
                 os.replace(work / file.name, file)
-            for old in sorted(folder.glob("*.safetensors"), key=_used, reverse=True)[KEPT:]:
+            files = sorted(folder.glob("*.safetensors"), key=lambda each: each.stat().st_mtime)
+            for old in files[:-KEPT]:
                 old.unlink()
     except OSError as error:
         raise ModelError(f"{file}: cannot be written: {error.strerror or error}") from error
@@ -76,7 +77,3 @@ def _kept(file: Path, model_sha256: str) -> Profile | None:
             os.utime(file)
             return kept
     return None
-
-
-def _used(file: Path) -> float:
-    return file.stat().st_mtime

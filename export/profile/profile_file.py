@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def writing_profile(
     }
     kinds = {f"{name}.fisher": Kind(torch.float32, shape) for name, shape in shapes.items()}
     try:
-        with replacing(file) as partial, TensorFile(partial, kinds, metadata) as sink:
+        with replacing(file) as partial, closing(TensorFile(partial, kinds, metadata)) as sink:
 
             def write(name: str, layer: LayerProfile) -> None:
                 sink.write(f"{name}.fisher", layer.fisher)

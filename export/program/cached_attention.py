@@ -28,30 +28,15 @@ Cache = tuple[torch.Tensor, torch.Tensor]
 
 
 class CachedPass:
-    """What attention needs of the running pass over ``[1, T]`` tokens, and the cache it leaves."""
+    """What attention needs of a pass over ``[1, T]`` tokens, and the cache that it leaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int, start: torch.Tensor, past: list[Cache]) -> None:
+        """Of ``length`` tokens behind ``start`` (int64 ``[1]``) others, whose keys and values fill
+        the first places of ``past``."""
         self.new: list[Cache] = []
         """Of the pass's own tokens, block by block: ``[KV, T, d]`` both, as the caller appends."""
-        self._past: list[Cache] = []
-        self._start: torch.Tensor | None = None
-        self._length: int = 0
+        self.past, self._start, self._length = past, start, length
         self._masks: dict[tuple[int | None, int], torch.Tensor] = {}
-
-    def begin(self, length: int, start: torch.Tensor | None, past: list[Cache]) -> None:
-        """Start a pass over ``length`` tokens behind ``start`` (int64 ``[1]``) others, whose keys
-        and values fill the first places of ``past``; without one, where none is to be seen."""
-        self.new, self._past, self._start, self._length = [], past, start, length
-        self._masks.clear()
-
-    def end(self) -> list[Cache]:
-        """The new keys and values; forgets the pass."""
-        new = self.new
-        self.begin(0, None, [])
-        return new
-
-    def past(self, block: int) -> Cache | None:
-        return self._past[block] if self._past else None
 
     def mask(self, window: int | None, groups: int) -> torch.Tensor:
         """Additive mask float32 ``[1, groups * T, S + T]``."""
@@ -62,20 +47,19 @@ class CachedPass:
             blocked = distance < 0
             if window is not None:
                 blocked = blocked | (distance >= window)
-            if self._past:
-                assert self._start is not None
-                slots = torch.arange(self._past[0][1].shape[1])[None, :]
-                hidden = (slots >= self._start[:, None]).expand(self._length, -1)
-                if window is not None:
-                    hidden = hidden | (place[:, None] + self._start[:, None] - slots >= window)
-                blocked = torch.cat([hidden, blocked], dim=1)
+            slots = torch.arange(self.past[0][1].shape[1])[None, :]
+            hidden = (slots >= self._start[:, None]).expand(self._length, -1)
+            if window is not None:
+                hidden = hidden | (place[:, None] + self._start[:, None] - slots >= window)
+            blocked = torch.cat([hidden, blocked], dim=1)
             mask = torch.where(blocked, BLOCKED, 0.0).to(torch.float32)[None]
             self._masks[key] = mask.repeat(1, groups, 1) if groups > 1 else mask
         return self._masks[key]
 
 
 def install_cached_attention(running: CachedPass, longest: int) -> None:
-    """Register attention under ``NAME`` for a model whose ``config._attn_implementation`` is that.
+    """Register attention of a pass under ``NAME``, for a model whose
+    ``config._attn_implementation`` is that.
 
     Args:
         longest: bound of the tokens before and in a pass; a window of so many cuts nothing.
@@ -103,19 +87,15 @@ def install_cached_attention(running: CachedPass, longest: int) -> None:
         query = contiguous(query * scaling).view(kv_heads, groups * length, width)
         key = contiguous(key).view(kv_heads, length, width)
         value = contiguous(value).view(kv_heads, length, width)
-        past = running.past(len(running.new))
+        keys, values = running.past[len(running.new)]
         running.new.append((key, value))
         now = torch.bmm(query, contiguous(key, 0, 2, 1))
         mask = running.mask(sliding_window, groups)
-        if past is None:
-            output = torch.bmm(torch.softmax(now + mask, dim=-1), value)
-        else:
-            keys, values = past
-            scores = torch.cat([torch.bmm(query, keys), now], dim=2)
-            weights = torch.softmax(scores + mask, dim=-1)
-            slots = values.shape[1]
-            output = torch.bmm(weights[:, :, :slots], values)
-            output = output + torch.bmm(weights[:, :, slots:], value)
+        scores = torch.cat([torch.bmm(query, keys), now], dim=2)
+        weights = torch.softmax(scores + mask, dim=-1)
+        slots = values.shape[1]
+        output = torch.bmm(weights[:, :, :slots], values)
+        output = output + torch.bmm(weights[:, :, slots:], value)
         output = output.view(-1).view(1, heads, length, width)
         return contiguous(output, 0, 2, 1, 3), None
 

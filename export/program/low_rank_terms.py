@@ -42,7 +42,8 @@ class LowRankTerms(nn.Module):
         super().__init__()
         self.first, self.rank, self.count, self.activation = first, rank, len(blocks), activation
         self.width = mlp_norms(blocks[0])[0].weight.shape[0]
-        self.inner = _width(blocks[0].mlp.down_proj)
+        down = blocks[0].mlp.down_proj
+        self.inner = getattr(down, "dense", down).in_features
         self._blocks = [list(blocks)]  # in a list: they are another module's
         self._given: Sequence[torch.Tensor] = ()
         self._keeping = False
@@ -177,11 +178,6 @@ class LowRankTerms(nn.Module):
             directions = getattr(self, f"{'inner' if slot == 2 else 'inputs'}_{number}")
             self._along = {key: nn.functional.linear(args[0], directions)}
         return output + nn.functional.linear(self._along[key], self._given[3 * number + slot])
-
-
-def _width(matrix: Any) -> int:
-    width: int = getattr(matrix, "dense", matrix).in_features
-    return width
 
 
 def _as_taken(block: Any, seen: dict[str, torch.Tensor], activation: str) -> bool:

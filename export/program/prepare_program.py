@@ -10,7 +10,7 @@ from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
 from torch import nn
 
-from .score_program import ScoreProgram, example_inputs
+from .score_program import ScoreProgram
 from .sensitive_linear import Surgery, input_groups, insert_sensitive_linears
 
 
@@ -36,9 +36,8 @@ def prepare_program(
             raise ModelError(f"mask: {name} is not a linear layer of this model; profile it again")
     groups = input_groups(model, names, torch.zeros(1, 2, dtype=torch.int64))
     surgery = insert_sensitive_linears(model, mask, groups)
-    program = ScoreProgram(model, surgery.probe_values, bounds, rank).eval()
+    program = ScoreProgram(model, surgery, bounds, rank).eval()
     with torch.no_grad():  # also registers what tracing must find in place
-        vocabulary, shapes = model.config.vocab_size, (program.adapter_shape, program.terms_shapes)
-        program(*example_inputs(bounds, len(surgery.values), vocabulary, *shapes))
+        program(*program.example())
     program.cache_shapes = tuple(program.layout.shapes)
     return program, surgery

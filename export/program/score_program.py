@@ -1,8 +1,7 @@
 """The eager module whose export is the program: tokens and values in, log-probabilities and hidden
 states out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ..model.stored_weight import held
 from .block_tap import BlockTap
 from .low_rank_terms import LowRankTerms
 from .row_attention import Prefix, RowLayout, install_row_attention
-from .sensitive_linear import ProbeValues
+from .sensitive_linear import Surgery
 
 
 class QuantisedEmbedding(nn.Module):
@@ -65,11 +64,10 @@ class ScoreProgram(nn.Module):
     tapped states are of the row's own tokens.
     """
 
-    def __init__(
-        self, model: Any, probe_values: ProbeValues, bounds: Bounds, rank: int = 0
-    ) -> None:
+    def __init__(self, model: Any, surgery: Surgery, bounds: Bounds, rank: int = 0) -> None:
         """Args: rank: of the terms that the program takes where the model suits them; 0: none."""
         super().__init__()
+        self.bounds, self.entries = bounds, len(surgery.values)
         if model.get_output_embeddings() is None:
             raise ModelError(f"{type(model).__name__} has no language-modelling head")
         self.embedding = QuantisedEmbedding(model.get_input_embeddings())
@@ -78,7 +76,7 @@ class ScoreProgram(nn.Module):
         # The program alone holds it from here on, so that its float weight goes when it is int4.
         model.set_output_embeddings(nn.Identity())
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
-        self.probe_values = probe_values
+        self.probe_values = surgery.probe_values
         self.layout = RowLayout()
         self.cache_shapes: tuple[tuple[int, int], ...] = ()
         """``(KV, d)`` of each block's keys and values, once ``prepare_program`` has run it."""
@@ -119,6 +117,26 @@ class ScoreProgram(nn.Module):
         """The terms, and what comes behind them."""
         count = len(self.terms_shapes)
         return more[:count], more[count:]
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """Inputs inside the bounds whose sizes differ, so that tracing confuses no two of them."""
+        bounds = self.bounds
+        rows, length = min(3, bounds.rows), min(20, bounds.length)
+        scored, choices = min(4, bounds.positions), min(5, bounds.candidates)
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(high: int, *shape: int) -> torch.Tensor:
+            return torch.randint(0, high, shape, generator=generator)
+
+        vocabulary = len(self.embedding.weight)
+        return (
+            draw(vocabulary, rows, length),
+            draw(rows * length, scored),
+            draw(vocabulary, scored, choices),
+            torch.zeros(min(2, bounds.probes), self.entries),
+            torch.zeros(self.adapter_shape),
+            *map(torch.zeros, self.terms_shapes),
+        )
 
     @property
     def terms_shapes(self) -> list[tuple[int, int]]:
@@ -198,6 +216,39 @@ class ScoreProgram(nn.Module):
         return logits
 
 
+class PrefixProgram(nn.Module):
+    """``score(tokens, positions, candidates, values, adapter, kept [Q], terms, prefix)``, for
+    engines that read a prefix with the same graph.
+
+    ``terms`` and ``prefix`` are as in ``ScoreProgram``; L may be 0. Behind the results of ``score``
+    come the pass's own keys and values at ``kept``, flat as ``positions`` are: block by block keys
+    ``[P, KV, d, Q]`` and values ``[P, KV, Q, d]``. Q may be 0, so that scoring keeps none.
+
+    It shares every module with ``score``.
+    """
+
+    def __init__(self, score: ScoreProgram) -> None:
+        super().__init__()
+        self.score = score
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        candidates: torch.Tensor,
+        values: torch.Tensor,
+        adapter: torch.Tensor,
+        kept: torch.Tensor,
+        *more: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        self.score.layout.keep(kept)
+        try:
+            found = self.score(tokens, positions, candidates, values, adapter, *more)
+        finally:
+            own = self.score.layout.take()
+        return (*found, *own)
+
+
 class MeanAsLinear(TorchFunctionMode):
     """Writes the mean over the last axis, as RMS norms take it, as a product with 1/n.
 
@@ -218,46 +269,9 @@ class MeanAsLinear(TorchFunctionMode):
                 return nn.functional.linear(args[0], self._weight(args[0].shape[-1]))
         return func(*args, **kwargs)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within ``with mode``: operations are not looked at, which takes microseconds of each."""
-        super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            super().__enter__()  # type: ignore[no-untyped-call]
-
     def _weight(self, width: int) -> torch.Tensor:
         owner, name = self._owner[0], f"mean_of_{width}"
         if not hasattr(owner, name):  # in the eager pass that export_program runs before tracing
             owner.register_buffer(name, torch.full((1, width), 1.0 / width))
         weight: torch.Tensor = getattr(owner, name)
         return weight
-
-
-def example_inputs(
-    bounds: Bounds,
-    entries: int,
-    vocab_size: int,
-    adapter: tuple[int, int],
-    terms: Sequence[tuple[int, int]] = (),
-) -> tuple[torch.Tensor, ...]:
-    """Inputs inside ``bounds`` whose sizes differ, so that tracing confuses no two of them."""
-    rows = min(3, bounds.rows)
-    length = min(20, bounds.length)
-    probes = min(2, bounds.probes)
-    scored = min(4, bounds.positions)
-    choices = min(5, bounds.candidates)
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(0, high, shape, generator=generator)
-
-    return (
-        draw(vocab_size, rows, length),
-        draw(rows * length, scored),
-        draw(vocab_size, scored, choices),
-        torch.zeros(probes, entries),
-        torch.zeros(adapter),
-        *map(torch.zeros, terms),
-    )

@@ -52,15 +52,13 @@ class ProbeValues:
         self._compact: dict[int, tuple[torch.Tensor, ...]] = {}
         self._inputs: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
-    def begin(self, values: torch.Tensor) -> None:
-        """Start a forward pass with ``values`` float32 ``[P, K]``."""
+    def begin(
+        self, values: torch.Tensor | None = None, scattered: torch.Tensor | None = None
+    ) -> None:
+        """Start a forward pass with ``values`` float32 ``[P, K]``, or with what ``Columns`` made of
+        them, float32 ``[P, F]``."""
         self.end()
-        self.values = values
-
-    def begin_scattered(self, scattered: torch.Tensor) -> None:
-        """Start a forward pass with what ``Columns`` made of values, float32 ``[P, F]``."""
-        self.end()
-        self.scattered = scattered
+        self.values, self.scattered = values, scattered
 
     def end(self) -> None:
         """Drop every tensor of the pass."""
@@ -166,7 +164,7 @@ class Columns(nn.Module):
         found.sort(key=lambda block: block.place)
         self.blocks: Iterable[BlockScatter] = nn.ModuleList(found)  # type: ignore[assignment]
         self.size = sum(sum(block.sizes) for block in found)
-        """F; 0 where there is no sensitive matrix."""
+        """F."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return torch.cat([block.flat(values) for block in self.blocks], dim=1)
@@ -291,7 +289,7 @@ def insert_sensitive_linears(
             dense = linears[name]
             put_zeros_(dense, (slice(None), shared[name].index))
             own = SensitiveLinear(name, dense, shared[name], block, slot, probe_values)
-            _replace(model, name, own)
+            model.set_submodule(name, own)
         compact_size += flat_size
     total = sum(sizes[name][0] * sizes[name][1] for name in mask)
     return Surgery(
@@ -334,8 +332,3 @@ def _blocks(names: list[str]) -> list[list[str]]:
         number = re.search(r"\.(\d+)\.", name)
         blocks.setdefault(number.group(1) if number else "", []).append(name)
     return list(blocks.values())
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)

@@ -5,7 +5,6 @@ XNNPACK runs natively (``qd8-f32-qb4w``).
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from seedtune.runtime.errors import ModelError
 from torch import nn
 
 from ..model.mapped_pages import give_back_freed
-from ..model.stored_weight import Stored
+from ..model.stored_weight import keep_stored_
 from ..quiet import quiet
 
 GROUP_SIZE = 32
@@ -59,9 +58,6 @@ def quantise_linears_(
 ) -> None:
     """Quantise, in place, every ``nn.Linear``, each weight to the nearest step of its group.
 
-    In blocks of rows, which round by themselves: torchao makes float copies of what it is given,
-    and a head of 170 million weights would stand there three times.
-
     Args:
         progress: called with (linears rounded, linears in all).
 
@@ -70,35 +66,27 @@ def quantise_linears_(
     """
     check_widths(program)
     linears = {name: each for name, each in program.named_modules() if isinstance(each, nn.Linear)}
+    for done, (name, module) in enumerate(linears.items()):
+        give_int4_(module, *_to_nearest(name, module.weight))
+        progress(done + 1, len(linears))
+
+
+def _to_nearest(name: str, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integers and scales of ``weight``, as ``int4_weight`` takes them.
+
+    In blocks of rows, which round by themselves: torchao makes float copies of what it is given,
+    and a head of 170 million weights would stand there three times.
+    """
     with quiet():
-        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
-        from torchao.quantization.granularity import PerGroup
+        from torchao.quantization import IntxUnpackedToInt8Tensor
 
-        config = Int8DynamicActivationIntxWeightConfig(
-            weight_dtype=_INT4, weight_granularity=PerGroup(GROUP_SIZE)
-        )
-        for done, (name, module) in enumerate(linears.items()):
-            rounded = _to_nearest(name, module.weight, partial(quantize_, config=config))
-            give_int4_(module, *rounded)
-            progress(done + 1, len(linears))
-
-
-def _to_nearest(
-    name: str, weight: torch.Tensor, quantise: Callable[[nn.Module], None]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Integers and scales of ``weight``, rounded by torchao's ``quantise``."""
     check_finite(name, weight)
     integers = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
     for first in range(0, len(weight), BLOCK_ROWS):
         rows = slice(first, first + BLOCK_ROWS)
-        part = nn.Linear(weight.shape[1], len(weight[rows]), bias=False, device="meta")
-        part.weight = nn.Parameter(weight[rows], requires_grad=False)
-        quantise(part)
-        rounded: Any = part.weight
-        del part.weight  # torchao has its module refer to itself: it would go when it is found
+        rounded = IntxUnpackedToInt8Tensor.from_hp(weight[rows].detach(), (1, GROUP_SIZE), _INT4)
         integers[rows], scales[rows] = rounded.qdata, rounded.scale
-        del rounded
     return integers, scales
 
 
@@ -135,36 +123,24 @@ def int4_weight(
     return nn.Parameter(weight, requires_grad=False)
 
 
-def packed_int4(weight: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes uint8 ``[out, in / 2]``, the first of two in the lower half, 8 for zero, and scales
-    bfloat16 ``[out, in / GROUP_SIZE]`` of a quantised weight: as XNNPACK and ONNX Runtime's
-    MatMulNBits take them. GPTQ's scales are exact in this form."""
-    codes = (weight.qdata + 8).view(torch.uint8)
-    scales = weight.scale.view(len(codes), -1).to(torch.bfloat16)
-    return codes[:, ::2] | codes[:, 1::2] << 4, scales
-
-
-def unpacked_int4(codes: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
-    """The quantised weight that ``packed_int4`` made ``codes`` and ``scales`` of."""
-    integers = torch.stack([codes & 15, codes >> 4], dim=-1).view(len(codes), -1)
-    return int4_weight(integers.view(torch.int8) - 8, scales.to(torch.float32))
-
-
 def packed_weight(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-    """``packed_int4`` of a linear's weight, without packing it again where it is kept so."""
-    if isinstance(linear, Stored) and linear.rest.make is unpacked_int4:
-        codes, scales = linear.rest.tensors
-        return codes, scales
-    return packed_int4(linear.weight)
+    """What is kept of a quantised linear's weight: codes uint8 ``[out, in / 2]``, the first of two
+    in the lower half, 8 for zero, and scales bfloat16 ``[out, in / GROUP_SIZE]``, as XNNPACK and
+    ONNX Runtime's MatMulNBits take them. GPTQ's scales are exact in this form."""
+    codes, scales = keep_stored_(linear).tensors
+    return codes, scales
 
 
 def give_int4_(linear: nn.Linear, integers: torch.Tensor, scales: torch.Tensor) -> None:
-    """Make them (see ``int4_weight``) the weight of ``linear``, which keeps them packed if it is
-    one of those that keep a weight small while nobody reads it."""
-    weight = int4_weight(integers, scales)
-    if isinstance(linear, Stored):
-        linear.rest.becomes(unpacked_int4, *packed_int4(weight))
-        # Else the C library keeps some 10 MB a matrix of 7 billion weights: 2.4 GB in the end.
-        give_back_freed()
-    else:
-        linear.weight = weight
+    """Make them (see ``int4_weight``) the weight of ``linear``, which keeps them packed."""
+    codes = (integers + 8).view(torch.uint8)
+    packed = codes[:, ::2] | codes[:, 1::2] << 4, scales.to(torch.bfloat16)
+    keep_stored_(linear).becomes(_unpacked, *packed)
+    # Else the C library keeps some 10 MB a matrix of 7 billion weights: 2.4 GB in the end.
+    give_back_freed()
+
+
+def _unpacked(codes: torch.Tensor, scales: torch.Tensor) -> nn.Parameter:
+    """The quantised weight that is kept as ``codes`` and ``scales``."""
+    integers = torch.stack([codes & 15, codes >> 4], dim=-1).view(len(codes), -1)
+    return int4_weight(integers.view(torch.int8) - 8, scales.to(torch.float32))

@@ -1,4 +1,4 @@
-"""Makes the part of a bundle that a head for text is learned in (``runtime.bundle.text_frame``).
+"""Makes the part of a bundle that a head for text is learned in (``runtime.bundle.text_head``).
 
 Calibration text goes through the rounded program once. Its states and the gradient that the head
 gives on it have second moments, whose eigenvectors become the bases; the final norm is read off
@@ -6,16 +6,20 @@ what goes into it and what comes out, whatever its kind.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from seedtune.runtime.bundle import TextFrame
-from seedtune.runtime.bundle.text_frame import about_mean
+from seedtune.runtime.bundle import TextFrame, WordsPlace
+from seedtune.runtime.bundle.text_head import about_mean
 from seedtune.runtime.scoring.word_table import WordTable
+from torch import nn
 
+from ..model.tensor_file import placed_bytes
 from ..program.score_program import ScoreProgram
-from ..quantise.calibrated_pass import Passed
+from ..quantise.int4 import packed_weight
+from ..quantise.quantise_program import Passed
 
 Floats = npt.NDArray[np.float32]
 ENTRIES = 576 * 1152
@@ -35,7 +39,6 @@ _EXACT = 0.02
 @torch.no_grad()
 def make_frame(
     program: ScoreProgram,
-    words: WordTable,
     tokens: npt.NDArray[np.int64],
     values: npt.NDArray[np.float16],
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -44,7 +47,6 @@ def make_frame(
     """From the rounded program and calibration text, int64 ``[n, length]``.
 
     Args:
-        words: of the program's head.
         values: the sensitive values, float16 ``[K]``.
         passed: what the program makes of the text, where that is known already.
         progress: called with (steps done, of all).
@@ -57,14 +59,17 @@ def make_frame(
     blocks = np.array_split(np.arange(rows.size), -(-rows.size // _BLOCK))
     stages = len(passes) + len(blocks)
     parts = [tuple(each[: rows.size] for each in passed)] if passed else []
+    given = torch.from_numpy(values.astype(np.float32))[None]
     for part in passes:
-        parts.append(_forward(program, part, values))
+        head_reads, adapter_reads = program.own_states(torch.from_numpy(part), given)
+        parts.append((adapter_reads[0].numpy(), head_reads[0].numpy()))
         progress(len(parts), stages)
     states, read = (np.concatenate(each) for each in zip(*parts, strict=True))
     found = read_norm(states[:, -read.shape[1] :], read)
     if found is None:
         return None
     weight, shift = found
+    words = WordTable(*packed_words(program.head), program.softcap)
     said = np.concatenate([rows[:, 1:], rows[:, :1]], axis=1).reshape(-1)
     means = []
     for block in blocks:
@@ -83,15 +88,6 @@ def make_frame(
     )
     expected = (mean @ outputs.astype(np.float32)).astype(np.float16)
     return TextFrame(weight, shift, size, inputs, outputs, states.astype(np.float16), expected)
-
-
-def _forward(
-    program: ScoreProgram, rows: npt.NDArray[np.int64], values: npt.NDArray[np.float16]
-) -> tuple[Floats, Floats]:
-    """For every token the states that an adapter reads, ``[G, S]``, and what the head reads."""
-    given = torch.from_numpy(values.astype(np.float32))[None]
-    read, states = program.own_states(torch.from_numpy(rows), given)
-    return states[0].numpy(), read[0].numpy()
 
 
 def read_norm(last: Floats, read: Floats) -> tuple[Floats, Floats] | None:
@@ -124,3 +120,24 @@ def _axes(samples: Floats) -> npt.NDArray[np.float64]:
     vectors = wide.T @ mixed[:, kept]
     scaled: npt.NDArray[np.float64] = vectors / np.sqrt(np.maximum(values[kept], 1e-300))
     return scaled[:, ::-1]
+
+
+def packed_words(head: nn.Linear) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
+    """Codes uint8 ``[V, D / 2]`` and scales, bfloat16 as uint16 ``[V, D / 32]``, of a linear that
+    was rounded to int4 (see ``packed_weight``)."""
+    codes, scales = packed_weight(head)
+    return codes.numpy(), scales.view(torch.int16).numpy().view(np.uint16)
+
+
+def find_words(
+    file: Path, codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint16]
+) -> WordsPlace:
+    """Where both arrays lie in the program's ``file``, so that a device can read them there: kept
+    once, whatever kind of head the model has.
+
+    Raises:
+        ModelError: they do not.
+    """
+    what = "the output head's weights"
+    flat = (each.reshape(-1).view(np.uint8) for each in (codes, scales))
+    return WordsPlace(file.name, *(placed_bytes(each, file, what) for each in flat))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from seedtune.runtime.bundle.terms import MatrixPlace, TermsInfo, TermsPart
 
-from ..model.find_bytes import placed_bytes, tensor_bytes
+from ..model.tensor_file import placed_bytes, tensor_bytes
 from ..program.score_program import ScoreProgram
 from ..program.sensitive_linear import SensitiveLinear
 from ..quantise.int4 import packed_weight

@@ -26,14 +26,15 @@ from seedtune.runtime.files import default_cache
 from seedtune.runtime.fleet import examples_of
 from seedtune.runtime.fleet.device import pack_examples, unpack_examples
 from seedtune.runtime.fleet.heads import ROUNDS, SHARE
-from seedtune.runtime.fleet.release import released
+from seedtune.runtime.fleet.messages import released
 from seedtune.runtime.model import open_model
 
+from ..commands.output import Output
 from ..data.named_tasks import load_task
-from .measuring.default_bundle import default_bundle
+from ..quickstart import MODEL, prepare_model
 from .measuring.results_files import RESULTS, say, write_figures
 
-MODEL, TASK = "smollm2-135m", "sst2"
+TASK = "sst2"
 ROWS = 1600
 DELTA = 1e-5
 NOISES = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -48,39 +49,13 @@ def bench_fleet(
     *, bundle: Path | None = None, threads: int | None = None, results: Path = RESULTS
 ) -> dict[str, Any]:
     """See ``uneven``, ``privacy`` and ``guesses``."""
-    opened = open_bundle(bundle or default_bundle(MODEL))
+    opened = open_bundle(bundle) if bundle else prepare_model(Output(False))[1].bundle
     train, test = _states(opened, threads)
     figures: dict[str, Any] = {"model": MODEL, "task": TASK, "train_rows": ROWS}
     figures["uneven"] = uneven(train, test)
     figures["privacy"] = privacy(train, test)
     figures["guessing"] = {str(rows): guesses(train, rows) for rows in GUESSED}
     return write_figures("fleet", figures, results)
-
-
-def show_fleet(figures: dict[str, Any]) -> str:
-    """Three tables."""
-    its = figures["uneven"]
-    lines = [
-        f"six uneven devices: fleet {its['fleet']:.4f}, central {its['central']:.4f}, alone "
-        f"{its['alone']:.4f}; {its['distance']:.0e} from one fit to all rows",
-        "devices  noise  epsilon: results, server  accuracy",
-        *(
-            f"{devices:>7}  {noise:>5}  {row['results'] or float('inf'):>16.3g}  "
-            f"{row['server'] or float('inf'):>6.3g}  {row['accuracy']:.4f}"
-            for devices, found in figures["privacy"].items()
-            for noise, row in found.items()
-        ),
-        f"rows of a device: median rank of its texts among {CANDIDATES}, by noise",
-        *(
-            f"{rows:>4}: "
-            + "; ".join(
-                f"{noise}: alone {its['alone']:.0f}, together {its['together']:.0f}"
-                for noise, its in found.items()
-            )
-            for rows, found in figures["guessing"].items()
-        ),
-    ]
-    return "\n".join(lines)
 
 
 def accuracy(test: Examples, weights: NDArray[np.float32]) -> float:

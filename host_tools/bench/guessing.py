@@ -22,15 +22,15 @@ from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.tasks import Encoded
 
+from ..commands.output import Output
+from ..data.fetch import fetch
 from ..data.named_tasks import load_task
-from .contenders.float_engine import FloatEngine, Places
-from .contenders.float_task import FloatTask
-from .contenders.mask_places import mask_of
-from .contenders.task_loss import task_losses
-from .measuring.default_bundle import default_bundle, model_source
+from ..quickstart import MODEL, prepare_model
+from .contenders.float_task import FloatEngine, FloatTask, Places, task_losses
+from .contenders.sparse_fp32 import places_of
 from .measuring.results_files import RESULTS, say, write_figures
 
-MODEL, TASK = "smollm2-135m", "sst2"
+TASK = "sst2"
 CANDIDATES, TRAINING = 1000, 64
 BATCHES, SEEN = (1, 4, 16, 64), (1, 4, 16)
 _DRAWN = 3 * CANDIDATES
@@ -57,8 +57,9 @@ def bench_guessing(
     data = load_task(TASK)
     data = replace(data, train=data.train[:_DRAWN], test=data.test[:1])
     settings = {"batch_size": 1, "length": 128, "test_rows": 1}
-    cell = FloatTask.of(model_source(MODEL), data, settings)
-    places = mask_of(open_bundle(bundle or default_bundle(MODEL)))
+    cell = FloatTask.of(str(fetch(MODEL)), data, settings)
+    own = prepare_model(Output(False))[1].bundle if bundle is None else open_bundle(bundle)
+    places = places_of("sensitive", cell, own, {})
     texts = {example.tokens.tobytes(): example for example in cell.train}
     gradients = example_gradients(cell, places, list(texts.values())[:CANDIDATES])
     slopes = slopes_along_noise(gradients, TRAINING * max(SEEN))

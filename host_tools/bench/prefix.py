@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.model import Model, open_model
 
 from ..data.named_tasks import load_task
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, say, write_figures
-from .measuring.timing import in_turns
+from .measuring.runs import in_turns
 
 COUNTS = (2, 8, 16, 32)
 ROWS = 16

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.bundle import open_bundle
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import settings_of
 
+from ..commands.output import Output
+from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
-from ..quickstart import MODEL
+from ..quickstart import MODEL, prepare_model
 from ..this_machine import machine
 from .contenders.task_methods import METHODS, tuner_settings
-from .measuring.default_bundle import default_bundle, model_source
 from .measuring.process import call_function
-from .measuring.results_files import RESULTS, say
-from .measuring.tuning_run import Progress
-from .summaries.quality import TEST_ROWS, show_quality, summarise_quality
-from .summaries.rows import merge_rows, read_rows, row_key
+from .measuring.quality_table import TEST_ROWS, show_quality, summarise_quality
+from .measuring.results_files import RESULTS, merge_rows, read_rows, row_key, say
 
 __all__ = ["bench_quality", "show_quality"]
 
@@ -57,18 +56,17 @@ def bench_quality(
     threads: int | None = None,
     results: Path = RESULTS,
     summary: bool = False,
-    progress: Progress = say,
 ) -> dict[str, Any]:
     """Fill in the cells asked for, those of the first seed first, and summarise all results.
 
     Args:
         forwards: of every method that learns by forwards alone.
         test_rows: to judge on, the first so many; of another number the summary keeps a task apart.
-        bundle: exported program and mask; by default the quickstart's.
+        bundle: exported program and mask of ``model``; by default the quickstart's.
         summary: compute nothing, read the committed results.
 
     Returns:
-        See ``summaries.quality.summarise_quality``.
+        See ``quality_table.summarise_quality``.
 
     Raises:
         SeedtuneError: an unknown method or task, or what a cell raises.
@@ -79,16 +77,18 @@ def bench_quality(
         for name in names:
             if name not in known:
                 raise SeedtuneError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    if bundle is None and any(METHODS[name].bundle for name in methods):
+        bundle = prepare_model(Output(False))[1].bundle.path
     for task in tasks:
         for seed in seeds:
             for name in methods:
-                program = (bundle or default_bundle(model)) if METHODS[name].bundle else None
+                program = bundle if METHODS[name].bundle else None
                 settings = _settings(name, task, forwards, test_rows, program, model)
                 key = row_key(name, task, seed, settings)
                 if key not in read_rows(results):
                     row = call_function(_work, name, task, seed, settings, program, threads)
                     merge_rows({key: row}, results)
-                    progress(f"{key}: {row['curve'][-1]}")
+                    say(f"{key}: {row['curve'][-1]}")
     return summarise_quality(read_rows(results))
 
 
@@ -128,7 +128,7 @@ def _work(
     bundle: Path | None,
     threads: int | None,
 ) -> dict[str, Any]:
-    method, data, source = METHODS[name], load_task(task), model_source(settings["model"])
+    method, data, source = METHODS[name], load_task(task), str(fetch(settings["model"]))
     run = import_module(f"{__package__}.contenders.{method.module}").run_on_task
     whole = {**settings, "seed": seed, "threads": threads, "source": source, "bundle": bundle}
     found: dict[str, Any] = {}
@@ -142,11 +142,11 @@ def _work(
         cell = FloatTask.of(source, data, whole)
         before = cell.generic_perplexity()
         found["metric"] = cell.task.metric_name
-        found |= run(cell, whole, say)
+        found |= run(cell, whole)
         if before is not None:
             found["generic_perplexity"] = {"before": before, "after": cell.generic_perplexity()}
     else:
-        found |= run(data, whole, say)
+        found |= run(data, whole)
     if "estimator" in settings:
         found["tuner_settings"] = settings_of(tuner_settings(whole)).to_dict()
     return {

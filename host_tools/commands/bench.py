@@ -102,9 +102,6 @@ def bench(
         return
     if name not in known:
         raise typer.BadParameter(f"unknown benchmark {name!r}; known: {', '.join(known)}")
-    with _numpy_on(threads):
-        module = import_module(f"{benchmarks.__name__}.{name}")
-    run, show = getattr(module, f"bench_{name}"), getattr(module, f"show_{name}", None)
     given: dict[str, Any] = {
         "methods": _names(methods),
         "tasks": _names(tasks),
@@ -119,9 +116,11 @@ def bench(
         "results": results,
     }
     asked = {option: value for option, value in given.items() if value is not None}
-    for option in sorted(set(asked) - set(signature(run).parameters)):
-        option = {"results": "output"}.get(option, option.replace("_", "-"))
-        raise typer.BadParameter(f"benchmark {name} takes no --{option}")
     with _numpy_on(threads):
+        module = import_module(f"{benchmarks.__name__}.{name}")
+        run, show = getattr(module, f"bench_{name}"), getattr(module, f"show_{name}", None)
+        for option in sorted(set(asked) - set(signature(run).parameters)):
+            option = {"results": "output"}.get(option, option.replace("_", "-"))
+            raise typer.BadParameter(f"benchmark {name} takes no --{option}")
         figures = run(**asked)
     output.result(figures, show(figures) if show and not json else None)

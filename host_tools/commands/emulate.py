@@ -67,8 +67,8 @@ def emulate(
     """
     from ..emulate.host import need_packages
     from ..emulate.machine import Machine
-    from ..emulate.packages import packages_of
     from ..emulate.rehearsal import plan, rehearse
+    from ..emulate.system import packages_of
     from ..this_machine import machine
 
     output = Output(json)
@@ -77,19 +77,10 @@ def emulate(
         packages_of(wheel)
     opened = _bundle(bundle, output)
     spec, rows = _rows(opened, train, task)
-    settings = {
-        "estimator": estimator,
-        "steps": steps,
-        "batch_size": batch_size,
-        "eval_every": 0,
-    }
-    job = plan(
-        opened,
-        spec,
-        rows,
-        length=length,
-        settings={name: value for name, value in settings.items() if value is not None},
-    )
+    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "eval_every": 0}
+    if estimator is not None:
+        settings["estimator"] = estimator
+    job = plan(opened, spec, rows, length=length, settings=settings)
     device = Machine(output.note, wheel)
     output.note(f"tuning on the device, with a kill after step {job.kill_after}")
     if opened.generation is None:

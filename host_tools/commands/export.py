@@ -1,22 +1,30 @@
-"""``seedtune export``."""
+"""``seedtune export``.
+
+What it would otherwise find wrong only at its end is refused before minutes of work.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from seedtune.export.profile import DEFAULT_FRACTION, DEFAULT_MASK
 from seedtune.export.quantise import DEFAULT_ROUNDING
+from seedtune.runtime.errors import SeedtuneError
 
-from .early_checks import check_file, check_target, check_task
 from .inputs import ChosenTask, model_source
 from .options import Base, Fraction, Json, MaskName, Rounding, Source
 from .output import Output
+
+if TYPE_CHECKING:
+    from seedtune.export.model.load_model import LoadedModel
+    from seedtune.runtime.bundle import Bounds
 
 
 def export(
@@ -106,7 +114,7 @@ def export(
 ) -> None:
     """Quantise a model to int4, lower it for one or more engines and write a bundle."""
     from seedtune.runtime.bundle import DEFAULT_BOUNDS
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
 
     output = Output(json)
     given = {
@@ -121,7 +129,7 @@ def export(
         DEFAULT_BOUNDS, **{name: size for name, size in given.items() if size is not None}
     )
     spec = None if task is None else ChosenTask.of(task, None).spec
-    (check_file if bundle.suffix == ".seedtune" else check_target)(bundle)
+    (check_file if bundle.suffix == ".seedtune" else _check_target)(bundle)
     with output.waiting("loading the libraries"):
         import torch
         from seedtune.export.export import export_model, with_prefix
@@ -144,7 +152,7 @@ def export(
     with output.waiting("loading the model"):  # a GGUF file is dequantised at first
         loaded = load_causal_lm(source, "stored", base=base)
     if spec is not None:
-        check_task(spec, loaded, with_prefix(bounds, formats, context, loaded.model.config))
+        _check_task(spec, loaded, with_prefix(bounds, formats, context, loaded.model.config))
     read = {name: amount[name] for name in ("sequences", "length")}
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:
@@ -194,3 +202,51 @@ def _written_to(bundle: Path) -> Iterator[Path]:
         folder = work / "bundle"
         yield folder
         pack_bundle(folder, bundle)
+
+
+def check_file(file: Path) -> None:
+    """See that ``file`` can be written.
+
+    Raises:
+        SeedtuneError: its folder is missing or not writable, or it is a folder itself.
+    """
+    _check_parent(file)
+    if file.is_dir():
+        raise SeedtuneError(f"{file}: is a folder; choose another name for the file")
+
+
+def _check_target(folder: Path) -> None:
+    """See that a bundle can be written to ``folder``, as ``write_bundle`` will.
+
+    Raises:
+        SeedtuneError: its parent is missing or not writable, or it holds something else.
+    """
+    from seedtune.runtime.bundle.write import check_bundle_folder
+
+    _check_parent(folder)
+    check_bundle_folder(folder)
+
+
+def _check_task(spec: Mapping[str, Any], model: LoadedModel, bounds: Bounds) -> None:
+    """See that the bundle of ``model`` can have the task ``spec``.
+
+    Raises:
+        DataError: the specification is wrong, or its prompt leaves no room for any text.
+    """
+    from seedtune.runtime.tasks import task_from_spec
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(model.tokenizer_json.decode())
+    tokenizer.no_truncation()  # as the bundle's will be
+    tokenizer.no_padding()
+    task = task_from_spec(
+        spec, tokenizer, bounds, 0, on_long="truncate", chat=model.chat, ends=model.end_ids
+    )
+    task.encode(task.shortest_row(), "the shortest text")
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise SeedtuneError(f"{path.parent}: no such folder; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise SeedtuneError(f"{path.parent}: not writable; choose another folder")

@@ -30,7 +30,7 @@ class Follower:
             held_out: number of held-out examples, for the word that comes before their long first
                 evaluation.
         """
-        from seedtune.runtime.engines.system_memory import resident_bytes
+        from seedtune.runtime.engines.memory import resident_bytes
 
         output, history = self._output, tuner.history
         first, total = history.steps, history.settings.resolved_steps

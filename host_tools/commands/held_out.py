@@ -73,7 +73,7 @@ def in_two(run: Path, rows: Sequence[Row], examples: Sequence[Encoded]) -> HeldO
 
     A run that chose by all of them, as one from Python does, goes on to.
     """
-    from seedtune.runtime.tuning.live_run import examples_sha256
+    from seedtune.runtime.tuning.resume import examples_sha256
 
     if len(examples) < 2 or _chosen_by(run) == examples_sha256(examples):
         return HeldOut(list(examples), [], [])

@@ -23,18 +23,11 @@ if TYPE_CHECKING:
 def checked_bundle(path: Path, output: Output) -> Bundle:
     """A bundle, opened while whoever waits sees how far its check is."""
     from seedtune.runtime.bundle import open_bundle
+    from seedtune.runtime.bundle.archive import local_bundle
 
-    local = downloaded(path)
+    local = local_bundle(path)  # of one on the hub its client shows how far the download is
     with output.checking() as progress:
         return open_bundle(local, progress=progress)
-
-
-def downloaded(bundle: Path, sha256: str | None = None) -> Path:
-    """Where a bundle lies here; of one on the hub the client shows how far its download is, which
-    it cannot while a bar of ours stands."""
-    from seedtune.runtime.bundle.pulled import local_bundle
-
-    return local_bundle(bundle, sha256)
 
 
 def checked_model(
@@ -51,10 +44,11 @@ def checked_model(
         threads, memory_limit: as the options give them.
         asked: as of ``open_model``, which checks it.
     """
+    from seedtune.runtime.bundle.archive import local_bundle
     from seedtune.runtime.model import open_model
 
     limit = memory_bytes(memory_limit)
-    local = downloaded(bundle, asked.get("sha256"))
+    local = local_bundle(bundle, asked.get("sha256"))  # before a bar of ours: its client shows one
     with output.checking() as progress:
         return open_model(
             local, progress=progress, threads=threads or "auto", memory_limit=limit, **asked

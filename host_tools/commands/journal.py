@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,7 +59,7 @@ def verify(
 ) -> None:
     """Check every record, replay the steps and compare with the hashes recorded on the way."""
     from seedtune.runtime.journal.file import read_journal
-    from seedtune.runtime.journal.replay import replay
+    from seedtune.runtime.journal.state import replay
 
     found = read_journal(journal, until=step)
     done = replay(found, _start(bundle), until=step)
@@ -129,9 +128,9 @@ def export(
 ) -> None:
     """Write tuned values as float16 safetensors, laid out as in the bundle."""
     from seedtune.runtime.files import check_output
-    from seedtune.runtime.journal.replay import replay
     from seedtune.runtime.journal.run_folder import VALUES_FILE, check_output_of
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.journal.state import replay
     from seedtune.runtime.scoring.values_file import export_values
 
     check_output_of(journal, output, own=VALUES_FILE)
@@ -168,14 +167,11 @@ def words(run: RunPath, bundle: BundlePath, json: Json = False) -> None:
     output = Output(json)
     with open_model(checked_bundle(bundle, output)) as model:
         found = model.remembered(run)
+    sums = {"texts": len(found), "words": sum(each.words for each in found)}
+    remembered = [each._asdict() for each in found]
+    lines = {str(number): _told(each) for number, each in enumerate(found, start=1)}
     output.result(
-        {
-            "run": str(run),
-            "texts": len(found),
-            "words": sum(each.words for each in found),
-            "remembered": [each._asdict() for each in found],
-        },
-        words_table(found),
+        {"run": str(run), **sums, "remembered": remembered}, fields_table({**sums, **lines})
     )
 
 
@@ -267,18 +263,8 @@ def time_of(text: str) -> float:
         ) from None
 
 
-def words_table(found: Sequence[Remembered]) -> Any:
-    """A line for each text: its words, when it was learned, and itself."""
-    return fields_table(
-        {
-            "texts": len(found),
-            "words": sum(each.words for each in found),
-            **{f"{number}": _told(each) for number, each in enumerate(found, start=1)},
-        }
-    )
-
-
 def _told(each: Remembered) -> str:
+    """When a text was learned, its words, and itself."""
     when = "" if each.learned is None else f"{datetime.fromtimestamp(each.learned):%Y-%m-%d %H:%M}"
     return "  ".join(filter(None, [when, f"{each.words} words", " ".join(each.text.split())]))
 
@@ -320,8 +306,7 @@ def _say(json: bool, journal: Journal) -> None:
 def that_matter(history: History) -> dict[str, Any]:
     """The estimator's options and, of the settings that every run has, those that somebody chose,
     the seed and the batch size."""
-    from seedtune.runtime.options import options_of
-    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.settings import Settings, options_of
 
     every = options_of(Settings)
     return {

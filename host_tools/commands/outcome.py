@@ -1,31 +1,32 @@
-"""What ``tune`` says at the end: how good the run is on rows that chose nothing, and what the curve
-says. The same goes into the run folder, for ``seedtune report``."""
+"""What ``tune`` says at the end: how good the run is on rows that chose nothing, what it writes,
+what the curve says. The same goes into the run folder, for ``seedtune report``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .figures import answers_of, figures_of
+from .evaluate import answers_of, figures_of
 from .held_out import HeldOut
 from .inputs import spaced
-from .samples import samples_of
 
 if TYPE_CHECKING:
     from seedtune.runtime.bundle import Bounds
     from seedtune.runtime.model import Model
     from seedtune.runtime.scoring.evaluation import Evaluation
     from seedtune.runtime.scoring.known_forwards import KnownForwards
-    from seedtune.runtime.tasks import OnLong, Prediction
+    from seedtune.runtime.scoring.values import Values
+    from seedtune.runtime.tasks import Encoded, OnLong, Prediction
     from seedtune.runtime.tasks.rows import Row
     from seedtune.runtime.tuning.tuner import Tuner
 
 SHOWN_ROWS = 20
 """Held-out rows whose answers before and after are kept for the report."""
+_SAMPLES, _TOKENS = 4, 32
+"""Prompts that are gone on from, and tokens of each text: some seconds at the end of a run."""
 
 
 def outcome_of(
@@ -46,30 +47,36 @@ def outcome_of(
     Raises:
         TuningError: the run folder or the values file gives another model than the judged one.
     """
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
     from seedtune.runtime.journal.metrics import read_metrics
     from seedtune.runtime.journal.run_folder import VALUES_FILE
 
-    from ..reports.curve import duration, read_curve, seconds_of_as_many_again
+    from ..reports.curves import duration, read_curve, seconds_of_as_many_again
+    from ..reports.outcome_file import write_outcome
 
     history, tuned, metric = tuner.history, tuner.tuned(), model.task.metric_name
     file = tuner.folder / VALUES_FILE
     before_values = model.values
     model.load(tuned)
     model.save(file)
-    before, after = _chosen_by(tuner, metric), _best(tuner, metric)
+    # As the choosing rows saw the start and what ships.
+    start = next((item for item in history.evaluations if item.step == 0), None)
+    before = None if start is None else {"loss": start.loss, metric: start.metric}
+    after: dict[str, Any] | None = None
+    if tuned.metric is not None:
+        after = {"step": tuned.step, "loss": tuned.loss, metric: tuned.metric}
     rows: list[dict[str, Any]] = []
     answers: dict[str, Any] = {}
     samples: list[dict[str, str]] = []
     judged = bool(held_out.judging) and tuner.control.stop_reason is None
     if judged:
         passes = _passes(model, held_out, memory_limit)
-        start, best, rows = _judged(model, held_out, before_values, *passes, progress)
-        before, after = figures_of(start, metric), figures_of(best, metric)
+        first, best, rows = _judged(model, held_out, before_values, *passes, progress)
+        before, after = figures_of(first, metric), figures_of(best, metric)
         _judged_again(tuner.folder, model, held_out, best, *passes, on_long)
         after = {"step": tuned.step, **after}
         answers = answers_of(best)
-        samples = samples_of(model, held_out.judging, before_values)
+        samples = _samples(model, held_out.judging, before_values)
     lines = read_metrics(tuner.folder, steps=history.steps)
     curve = read_curve(history, [line for line in lines if line["kind"] == "step"])
     again = seconds_of_as_many_again(history, lines)
@@ -95,14 +102,17 @@ def outcome_of(
         "peak_rss_bytes": peak_resident_bytes(),
     }
     kept = {
-        "bundle": _bundle(model),
+        "bundle": {
+            "sha256": model.bundle.sha256,
+            "model": model.bundle.manifest["model"]["name"],
+        },
         "rows": rows,
         "samples": samples,
         "remembered": [],
     }
     if tuned.values.keeps_words:
         kept["remembered"] = [each._asdict() for each in model.remembered(tuner.folder)]
-    _write(tuner.folder, {**result, **kept})
+    write_outcome(tuner.folder, {**result, **kept})
     return result
 
 
@@ -116,19 +126,6 @@ def _how_to_go_on(tuner: Tuner) -> str:
     if longer.resolved_steps <= history.settings.resolved_steps:
         return ", with twice as many training rows: each row is used once"
     return f" (--steps {longer.resolved_steps})"
-
-
-def _chosen_by(tuner: Tuner, metric: str) -> dict[str, Any] | None:
-    """The start as the choosing rows saw it."""
-    start = next((item for item in tuner.history.evaluations if item.step == 0), None)
-    return None if start is None else {"loss": start.loss, metric: start.metric}
-
-
-def _best(tuner: Tuner, metric: str) -> dict[str, Any] | None:
-    tuned = tuner.tuned()
-    if tuned.metric is None:
-        return None
-    return {"step": tuned.step, "loss": tuned.loss, metric: tuned.metric}
 
 
 def _passes(
@@ -242,21 +239,40 @@ def _rows(
     ]
 
 
-def _bundle(model: Model) -> dict[str, Any]:
-    return {"sha256": model.bundle.sha256, "model": model.bundle.manifest["model"]["name"]}
+def _samples(model: Model, examples: list[Encoded], before: Values) -> list[dict[str, str]]:
+    """Prompt, the text that is really behind it, and what the model writes there under ``before``
+    and under the values in use; nothing where it cannot write here, or its task writes nothing."""
+    from seedtune.runtime.errors import EngineError, TuningError
 
-
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    """It holds texts of rows: for the owner's eyes alone, like the journal beside it."""
-    from seedtune.runtime.errors import JournalError
-    from seedtune.runtime.files import replace_file
-    from seedtune.runtime.journal.run_folder import OUTCOME_FILE
-
-    from .output import plain
-
-    file = folder / OUTCOME_FILE
+    if not model.task.writes or not examples:
+        return []
+    chosen = spaced(examples, _SAMPLES)
+    prompts = [each.tokens[0, : each.positions[0, 1] + 1].tolist() for each in chosen]
+    after = model.values
     try:
-        text = json.dumps(plain(content), ensure_ascii=False, indent=1)
-        replace_file(file, text.encode("utf-8", "replace"), private=True)
-    except OSError as error:
-        raise JournalError(f"{file}: cannot be written ({error.strerror})") from error
+        model.values = before
+        first = _written(model, prompts)
+        model.values = after
+        second = _written(model, prompts)
+    except (EngineError, TuningError):  # the program only scores, or there is no memory for a text
+        return []
+    finally:
+        model.values = after
+    decode = model.bundle.tokenizer().decode
+    return [
+        {
+            "prompt": decode(prompt),
+            "right": decode(each.candidates[:, 0].tolist()),
+            "before": one,
+            "after": other,
+        }
+        for prompt, each, one, other in zip(prompts, chosen, first, second, strict=True)
+    ]
+
+
+def _written(model: Model, prompts: list[list[int]]) -> list[str]:
+    from seedtune.runtime.writing import Manner
+
+    writer = model.writer()
+    manner = Manner(_TOKENS, stop=() if model.task.ends else ("\n",))
+    return ["".join(writer.write(prompt, manner)) for prompt in prompts]

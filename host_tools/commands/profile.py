@@ -9,7 +9,7 @@ import typer
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import check_output
 
-from .early_checks import check_file
+from .export import check_file
 from .inputs import model_source
 from .options import Base, Json, Source
 from .output import Output
@@ -39,7 +39,7 @@ def profile(
 
     'export' does so itself; a profile of its own is for other text, or made on a GPU.
     """
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
 
     output = Output(json)
     if dtype not in ("float32", "bfloat16"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,10 +12,8 @@ from .output import Output
 
 
 def quickstart(
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Named classification task.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; more go on improving.")] = None,
+    task: Annotated[str, typer.Option(metavar="NAME", help="Named classification task.")] = "sst2",
+    steps: Annotated[int, typer.Option(min=1, help="Steps; more go on improving.")] = 120,
     seed: Annotated[int, typer.Option(help="Of noise and data order.")] = 0,
     folder: Annotated[
         Path, typer.Option(help="Where profile, bundle and run go; reused the next time.")
@@ -27,9 +25,9 @@ def quickstart(
     from ..quickstart import MODEL, run_quickstart
 
     output = Output(json)
-    asked: dict[str, Any] = {"task": task, "steps": steps}
-    given = {name: value for name, value in asked.items() if value}
-    found = run_quickstart(folder=folder, seed=seed, threads=threads, output=output, **given)
+    found = run_quickstart(
+        task=task, steps=steps, seed=seed, folder=folder, threads=threads, output=output
+    )
     output.result(found)
     bundle, run = found["bundle"], found["run"]
     output.note(

@@ -24,8 +24,8 @@ def report(
     """
     from seedtune.runtime.journal.run_folder import REPORT_FILE, check_output_of
 
+    from ..reports.curves import run_curves
     from ..reports.page import write_page
-    from ..reports.run_curves import run_curves
     from .journal import that_matter
 
     file = page or run / REPORT_FILE

@@ -14,7 +14,7 @@ import typer.main
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from seedtune.runtime.options import Option
+    from seedtune.runtime.settings import Option
 
 ESTIMATORS_OWN = "Options of the estimators"
 
@@ -42,8 +42,7 @@ class WithSettings(TyperCommand):
 def _known() -> dict[str, list[tuple[str, Option]]]:
     """Each setting by name, with the estimators that have it (all: an empty name)."""
     from seedtune.runtime.estimators import ESTIMATORS
-    from seedtune.runtime.options import options_of
-    from seedtune.runtime.settings import Settings
+    from seedtune.runtime.settings import Settings, options_of
 
     found = {name: [("", one)] for name, one in options_of(Settings).items()}
     for spec in ESTIMATORS.values():

@@ -66,8 +66,8 @@ def serve(
     Ctrl-C or SIGTERM end it.
     """
     try:
+        from ..serve.answering import Models
         from ..serve.app import Limits, make_app
-        from ..serve.models import Models
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise

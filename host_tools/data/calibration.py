@@ -27,7 +27,6 @@ class Calibration:
     profile: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64]
     sha256: str
-    name: str
 
 
 def load_calibration(
@@ -73,8 +72,7 @@ def load_calibration(
             ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
             stream += [*ids, *_separator(tokenizer)]
         slices.append(np.array(stream[: wanted * length], np.int64).reshape(wanted, length))
-    name = "wikipedia-passages" if text is None else path.name
-    return Calibration(slices[0], slices[1], used.hexdigest(), name)
+    return Calibration(slices[0], slices[1], used.hexdigest())
 
 
 def read_documents(path: Path) -> list[str]:

@@ -12,12 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .followed import follow_command
-from .host import CPU, EmulatorError, Progress, need_packages, quiet
-from .initramfs import pack_initramfs
-from .kernel import MODULES, prepare_kernel
-from .packages import build_engine, device_packages, packages_of
-from .sysroot import PYTHON, bytecode_folder, prepare_sysroot
+from .host import CPU, EmulatorError, Progress, follow_command, need_packages, quiet
+from .system import (
+    MODULES,
+    PYTHON,
+    build_engine,
+    bytecode_folder,
+    device_packages,
+    pack_initramfs,
+    packages_of,
+    prepare_kernel,
+    prepare_sysroot,
+)
 
 PYTHON_PATH = f"/usr/bin/python{PYTHON}"
 """Python inside the guest."""

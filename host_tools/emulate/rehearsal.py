@@ -22,9 +22,8 @@ import numpy as np
 from seedtune.runtime.bundle import Bundle
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import branch
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.journal.state import RunState
+from seedtune.runtime.journal.state import RunState, replay
 from seedtune.runtime.model import Model
 from seedtune.runtime.tasks import Encoded
 from seedtune.runtime.tasks.rows import Row

@@ -49,7 +49,7 @@ def tune(
             be done before it comes.
     """
     began = time.monotonic()
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
 
     with (
         open_short(bundle_path, job["task"], job["length"]) as model,
@@ -76,7 +76,7 @@ def tune(
 def write(bundle_path: Path, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Open the tuned model, as an app does after a restart, and let it go on from the prompt."""
     began = time.monotonic()
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
     from seedtune.runtime.writing import Manner
 
     with open_short(bundle_path, job["task"], job["length"]) as model:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from seedtune.runtime.errors import JournalError, warn
+from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.file import Journal
 from seedtune.runtime.journal.history import History
 from seedtune.runtime.journal.metrics import LATEST
 from seedtune.runtime.journal.run_folder import OUTCOME_FILE
 from seedtune.runtime.schema import SHA256, ListOf, MapOf, Maybe, Real, Whole, check, parse_json
+
+from ..commands.output import plain
 
 _FIGURES = MapOf(Maybe((int, float)))
 _SAID = {"answer": Maybe(str), "scores": _FIGURES}
@@ -58,3 +62,17 @@ def read_outcome(run: Path, journal: Journal, history: History) -> dict[str, Any
         warn(f"{file}: is of step {of[1]}, the run of step {history.steps}; tune again to see it")
         return {}
     return outcome
+
+
+def write_outcome(run: Path, content: dict[str, Any]) -> None:
+    """Keep it; it holds texts of rows: for the owner's eyes alone, like the journal beside it.
+
+    Raises:
+        JournalError: the file cannot be written.
+    """
+    file = run / OUTCOME_FILE
+    try:
+        text = json.dumps(plain(content), ensure_ascii=False, indent=1)
+        replace_file(file, text.encode("utf-8", "replace"), private=True)
+    except OSError as error:
+        raise JournalError(f"{file}: cannot be written ({error.strerror})") from error

@@ -12,8 +12,7 @@ from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.files import replace_file
 from seedtune.runtime.journal.metrics import read_metrics
 
-from .curve import read_curve
-from .run_curves import ACROSS, LOSS_TITLE, Curves, metric_title
+from .curves import ACROSS, LOSS_TITLE, Curves, metric_title, read_curve
 from .svg_chart import TEXT_STYLE, Line, chart
 
 _STYLE = """

@@ -6,6 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from seedtune.runtime.errors import SeedtuneError
+from seedtune.runtime.files import replace_file
+
+from .curves import ACROSS, LOSS_TITLE, Point, metric_title, run_curves
 
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
@@ -13,6 +19,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
 _TITLE = 28
 """Height of a chart's title in a picture."""
 TEXT_STYLE = "svg text { font: 12px system-ui, sans-serif; fill: #444 }"
+_COLOURS = ("#1f77b4", "#d9730d")
+"""Of two runs."""
 _MOST_POINTS = 400
 """Most points of a line: more cannot be told apart."""
 
@@ -77,18 +85,41 @@ def chart(lines: Sequence[Line], across: str, said: Callable[[float], str]) -> s
     return "\n".join([*parts, "</svg>"])
 
 
-def picture(charts: Mapping[str, str]) -> str:
-    """Charts by their titles, one below the other, as a file of its own."""
+def draw_runs(runs: Mapping[str, Path], file: Path) -> None:
+    """Draw the held-out evaluations of two run folders, by name, into one SVG, for a reader who
+    knows none of this project's words.
+
+    Raises:
+        JournalError: a run is damaged or missing.
+        SeedtuneError: the picture cannot be written.
+    """
+    found = {name: run_curves(run) for name, run in runs.items()}
+    one = next(iter(found.values()))
+
+    def drawn(value: Callable[[Point], float], said: Callable[[float], str]) -> str:
+        lines = [
+            Line(name, [(each.forwards, value(each)) for each in curves.evaluated], colour)
+            for (name, curves), colour in zip(found.items(), _COLOURS, strict=True)
+        ]
+        return chart(lines, ACROSS, said)
+
+    charts = {
+        LOSS_TITLE: drawn(lambda each: each.loss, lambda value: f"{value:.3g}"),
+        metric_title(one.metric, one.higher_is_better): drawn(lambda each: each.metric, one.said),
+    }
     height = _TITLE + _HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height * len(charts)}">',
         f'<style>{TEXT_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>',
     ]
-    for place, (title, drawn) in enumerate(charts.items()):
+    for place, (title, each) in enumerate(charts.items()):
         parts.append(f'<g transform="translate(0 {place * height})">')
         parts.append(f'<text x="8" y="20" style="font-size: 15px">{escape(title)}</text>')
-        parts.append(f'<g transform="translate(0 {_TITLE})">{drawn}</g></g>')
-    return "\n".join([*parts, "</svg>\n"])
+        parts.append(f'<g transform="translate(0 {_TITLE})">{each}</g></g>')
+    try:
+        replace_file(file, "\n".join([*parts, "</svg>\n"]).encode())
+    except OSError as error:
+        raise SeedtuneError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:

@@ -23,8 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import fields, forms
-from .answering import answer, predict
-from .models import Models
+from .answering import Models, answer, predict
 from .refusal import Refusal
 from .worker import Worker
 

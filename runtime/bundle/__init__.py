@@ -9,8 +9,7 @@ from .bundle import Bundle, open_bundle
 from .manifest import Layer
 from .program import DEFAULT_BOUNDS, Adapter, Bounds, Generation, Program
 from .progress import Progress
-from .text_frame import TextFrame
-from .text_head import TextHeadInfo, WordsPlace
+from .text_head import TextFrame, TextHeadInfo, WordsPlace
 from .write import Contents, pack_bundle, write_bundle
 
 __all__ = [

@@ -10,8 +10,8 @@ program.pte, ...    programs, each the whole model for one kind of engine, with 
 values.safetensors  ``values`` float16 ``[K]`` and ``indices`` int64 ``[K]``: the sensitive
                     weights and the flat row-major (``out * in``) place of each in its own matrix
 tokenizer.json      a Hugging Face ``tokenizers`` file
-chat.json           the model's chat template (see ``chat``); only where it has one
-text.safetensors    what a head for text is learned in (see ``text_frame``), likewise
+chat.json           the model's chat template (see ``parts``); only where it has one
+text.safetensors    what a head for text is learned in (see ``text_head``), likewise
 terms.safetensors   what terms of the upper blocks are learned in (see ``terms``), likewise
 ==================  ===============================================================================
 
@@ -39,8 +39,7 @@ from tokenizers import Tokenizer
 
 from ..errors import BundleError
 from ..files import clean_up
-from .archive import unpack_archive
-from .chat import ChatPart, parse_chat
+from .archive import local_bundle, unpack_archive
 from .checked_file import Stamp, check_digest, check_file, check_size, open_checked
 from .manifest import (
     CHAT,
@@ -49,50 +48,31 @@ from .manifest import (
     TEXT,
     TOKENIZER,
     VALUES,
-    Layer,
+    Manifest,
     Part,
     check_identity,
     parse_manifest,
 )
-from .parts import parse_tokenizer, parse_values, read_part, vocabulary_of
-from .program import Adapter, Bounds, Generation, Program
+from .parts import ChatPart, parse_chat, parse_tokenizer, parse_values, read_part, vocabulary_of
+from .program import Generation, Program
 from .progress import Progress, ProgressFailed, counting, hash_pieces, part_of
-from .pulled import local_bundle
-from .terms import TermsInfo, TermsPart, load_terms
-from .text_frame import TextFrame, load_text_frame
-from .text_head import TextHeadInfo
+from .terms import TermsPart, load_terms
+from .text_head import TextFrame, load_text_frame
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """An opened and checked bundle. ``values`` and ``indices`` are read-only arrays."""
+class Bundle(Manifest):
+    """An opened bundle: its manifest, and the parts, checked against it. ``values`` and ``indices``
+    are read-only arrays."""
 
     path: Path
-    manifest: Mapping[str, Any]
-    """As it stands; what programs are scored by has fields here."""
-    programs: tuple[Program, ...]
-    bounds: Bounds
-    hidden_blocks: tuple[int, ...]
-    """Decoder blocks below each hidden state that programs return; none if they return none."""
-    mean_blocks: tuple[int, ...]
-    """The same of those that are means over the row so far, which come last."""
-    adapter: Adapter | None
-    """What programs take to move what the head reads; None if they take nothing."""
-    text_head: TextHeadInfo | None
-    """What a text head is learned from; None if the bundle has nothing for it."""
-    terms: TermsInfo | None
-    """The low-rank terms that programs take; None if they take none."""
-    layers: tuple[Layer, ...]
     values: NDArray[np.float16]
     """float16 ``[K]``, the exported sensitive weights, layer after layer."""
     indices: NDArray[np.int64]
     """int64 ``[K]``, the flat row-major place of each value in its own matrix."""
-    sha256: str
-    """Hash of the canonical manifest, so of every part: the bundle's identity."""
     chat: ChatPart | None
     """The model's chat template, where it has one."""
     _tokenizer: Tokenizer
-    _parts: Mapping[str, Part]
     _stamps: Mapping[str, Stamp | None] = field(compare=False)
     """How to recognise each file later that is not read at once."""
 
@@ -201,7 +181,7 @@ class Bundle:
         Raises:
             BundleError: (entering) there is another file since the bundle was opened.
         """
-        return open_checked(self.path / name, self._parts[name], self._stamps.get(name))
+        return open_checked(self.path / name, self.parts[name], self._stamps.get(name))
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, without any truncation or padding that its file may switch on."""
@@ -273,34 +253,24 @@ def open_folder(
     data = {name: _read(folder / name, parts[name], checked) for name in parts if name not in files}
     values, indices = parse_values(data[VALUES], folder / VALUES, manifest.layers)
     tokenizer = parse_tokenizer(data[TOKENIZER], folder / TOKENIZER)
-    vocabulary = vocabulary_of(tokenizer)
-    if vocabulary != manifest.tokenizer_vocabulary:
+    content, vocabulary = manifest.manifest, vocabulary_of(tokenizer)
+    said, most = content["tokenizer"]["vocab_size"], content["model"]["vocab_size"]
+    if vocabulary != said:
         raise BundleError(
-            f"{folder / TOKENIZER}: has {vocabulary} tokens, the manifest says "
-            f"{manifest.tokenizer_vocabulary}"
+            f"{folder / TOKENIZER}: has {vocabulary} tokens, the manifest says {said}"
         )
-    if vocabulary > manifest.vocabulary:
+    if vocabulary > most:
         raise BundleError(
-            f"{folder / TOKENIZER}: has {vocabulary} tokens, the model only {manifest.vocabulary}; "
+            f"{folder / TOKENIZER}: has {vocabulary} tokens, the model only {most}; "
             "it is another model's tokenizer"
         )
     return Bundle(
+        **vars(manifest),
         path=folder,
-        manifest=manifest.content,
-        programs=manifest.programs,
-        bounds=manifest.bounds,
-        hidden_blocks=manifest.hidden_blocks,
-        mean_blocks=manifest.mean_blocks,
-        adapter=manifest.adapter,
-        text_head=manifest.text_head,
-        terms=manifest.terms,
-        layers=manifest.layers,
         values=values,
         indices=indices,
-        sha256=manifest.sha256,
         chat=None if CHAT not in data else parse_chat(data[CHAT], folder / CHAT),
         _tokenizer=tokenizer,
-        _parts=parts,
         _stamps=stamps,
     )
 

@@ -21,9 +21,9 @@ MANIFEST = "manifest.json"
 VALUES = "values.safetensors"
 TOKENIZER = "tokenizer.json"
 CHAT = "chat.json"
-"""May be missing: the model's chat template (see ``chat``)."""
+"""May be missing: the model's chat template (see ``parts``)."""
 TEXT = "text.safetensors"
-"""May be missing: what a head for text is learned in (see ``text_frame``)."""
+"""May be missing: what a head for text is learned in (see ``text_head``)."""
 TERMS = "terms.safetensors"
 """May be missing: what terms of the upper blocks are learned in (see ``terms``)."""
 
@@ -126,24 +126,25 @@ class Part:
 class Manifest:
     """A manifest that is consistent in itself; the parts are still to be checked against it."""
 
-    content: Mapping[str, Any]
-    """As it was read."""
+    manifest: Mapping[str, Any]
+    """As it stands; what programs are scored by has fields here."""
     sha256: str
+    """Hash of the canonical manifest, so of every part: the bundle's identity."""
     programs: tuple[Program, ...]
     bounds: Bounds
     """Bounds of every program."""
     hidden_blocks: tuple[int, ...]
-    """Decoder blocks below each hidden state that ``score`` returns, of whatever program."""
+    """Decoder blocks below each hidden state that programs return; none if they return none."""
     mean_blocks: tuple[int, ...]
     """The same of those that are means over the row so far, which come last."""
     adapter: Adapter | None
-    """What every program takes; None if they take none."""
+    """What programs take to move what the head reads; None if they take nothing."""
     text_head: TextHeadInfo | None
+    """What a text head is learned from; None if the bundle has nothing for it."""
     terms: TermsInfo | None
+    """The low-rank terms that programs take; None if they take none."""
     layers: tuple[Layer, ...]
     parts: Mapping[str, Part]
-    vocabulary: int
-    tokenizer_vocabulary: int
 
     @property
     def bytes(self) -> int:
@@ -268,7 +269,7 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
     if not 0 < content["mask"]["fraction"] <= 1:
         _refuse(f"mask.fraction is {content['mask']['fraction']}, must lie in (0, 1]")
     return Manifest(
-        content=content,
+        manifest=content,
         sha256=digest,
         programs=programs,
         bounds=bounds,
@@ -279,8 +280,6 @@ def _check_meaning(content: dict[str, Any], digest: str) -> Manifest:
         terms=_check_terms(content, adapter, programs),
         layers=layers,
         parts={name: Part(part["sha256"], part["bytes"]) for name, part in parts.items()},
-        vocabulary=vocabulary,
-        tokenizer_vocabulary=tokenizer["vocab_size"],
     )
 
 

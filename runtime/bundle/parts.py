@@ -1,8 +1,10 @@
-"""The parts of a bundle besides its program: values, places and tokenizer, parsed and checked."""
+"""The parts of a bundle besides its program: values, places, tokenizer and chat template, parsed
+and checked."""
 
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from safetensors.numpy import load as load_safetensors
 from tokenizers import Tokenizer
 
 from ..errors import BundleError
+from ..schema import MapOf, check, parse_json
 from .manifest import Layer
 
 
@@ -112,3 +115,35 @@ def read_part(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class ChatPart:
+    """The model's chat template: a JSON object of these two fields. Not compiled yet; see
+    ``tasks.chat_template``."""
+
+    template: str
+    special_tokens: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """The part."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()
+
+
+def parse_chat(data: bytes, file: Path) -> ChatPart:
+    """Read the part.
+
+    Raises:
+        BundleError: too large, no JSON, or a field is missing or no text.
+    """
+    if len(data) > _LARGEST:
+        raise BundleError(f"{file}: has {len(data)} bytes, at most {_LARGEST} are read")
+    try:
+        content = parse_json(data)
+        check(content, {"template": str, "special_tokens": MapOf(str)})
+    except ValueError as error:
+        raise BundleError(f"{file}: {error}") from error
+    return ChatPart(content["template"], content["special_tokens"])

@@ -1,6 +1,25 @@
-"""What a bundle says of a head for text that can be learned with it (see ``text_frame``)."""
+"""A head for text that can be learned with a bundle: what the manifest says of it, and what it is
+learned in, the part ``text.safetensors``, made from generic text.
 
-from dataclasses import dataclass
+A head learned on the device moves what the output head reads by a linear map of hidden states:
+``h' = h + A x``, with ``x`` ``[S]`` the token's own tapped states and ``h`` ``[D]``. It is learned
+as ``A = size * Qg M Qx'`` in the eigenbases of generic text, of the states (Qx) and of the head's
+gradient (Qg): signs of a gradient mean more along those than along the model's own axes. The part
+also holds states of generic text and what the untouched head makes of them, which keep the head
+from moving where the user's texts do not ask for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_safetensors
+
+from ..errors import BundleError
 
 WORDS_GROUP = 32
 """Codes of the output head's int4 weights that share a scale."""
@@ -40,3 +59,122 @@ class TextHeadInfo:
     def entries(self) -> int:
         """Numbers that are learned."""
         return self.outputs * self.inputs
+
+
+Axes = Mapping[str, tuple[type, str]]
+"""Type and axes of each tensor, a letter an axis."""
+
+
+def read_tensors(path: Path, shown: Path, axes: Axes) -> dict[str, NDArray[Any]]:
+    """The tensors of these names; ``shown`` names the file in errors.
+
+    Raises:
+        BundleError: not such a file.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            if set(file.keys()) != set(axes):
+                raise BundleError(f"{shown}: must hold {sorted(axes)}, holds {sorted(file.keys())}")
+            return {name: file.get_tensor(name) for name in axes}
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{shown}: not a safetensors file ({error})") from error
+
+
+def check_tensors(
+    shown: Path, tensors: Mapping[str, NDArray[Any]], axes: Axes, sizes: Mapping[str, int]
+) -> None:
+    """See that each has its type, the ``sizes`` of its axes and finite numbers alone. From here on
+    they are read-only.
+
+    Raises:
+        BundleError: one has not; names it.
+    """
+    for name, (dtype, letters) in axes.items():
+        tensor, shape = tensors[name], tuple(sizes[letter] for letter in letters)
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise BundleError(
+                f"{shown}: {name} is {tensor.dtype} {list(tensor.shape)}, must be "
+                f"{np.dtype(dtype).name} {list(shape)}"
+            )
+        if not bool(np.isfinite(tensor).all()):
+            raise BundleError(f"{shown}: {name} holds numbers that are not finite")
+        tensor.setflags(write=False)
+
+
+_AXES = {
+    "weight": (np.float32, "D"),
+    "shift": (np.float32, "D"),
+    "size": (np.float32, ""),
+    "inputs": (np.float16, "SI"),
+    "outputs": (np.float16, "DO"),
+    "states": (np.float16, "GS"),
+    "expected": (np.float16, "GO"),
+}
+"""Type and axes of each tensor."""
+_MOST_GENERIC = 1 << 16
+
+
+@dataclass(frozen=True)
+class TextFrame:
+    """Tensors of the part. The last block's state is the last D of S."""
+
+    weight: NDArray[np.float32]
+    """float32 ``[D]``: of the final norm, as far as it stands behind the unit vector."""
+    shift: NDArray[np.float32]
+    """float32 ``[D]``, the same; where it is not all zero, the unit vector is that about its mean
+    (a layer norm), else about zero (a root mean square norm)."""
+    size: NDArray[np.float32]
+    """float32 ``[]``: root mean square of what the head reads."""
+    inputs: NDArray[np.float16]
+    """float16 ``[S, I]``: Qx."""
+    outputs: NDArray[np.float16]
+    """float16 ``[D, O]``: Qg."""
+    states: NDArray[np.float16]
+    """float16 ``[G, S]``: of tokens of generic text."""
+    expected: NDArray[np.float16]
+    """float16 ``[G, O]``: under the untouched head the mean word vector of each, times Qg."""
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        return save_safetensors({f.name: getattr(self, f.name) for f in fields(self)})
+
+    def read(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the head reads untouched, float32 ``[N, D]``, from states float32 ``[N, S]``."""
+        last = states[:, -len(self.weight) :]
+        if self.shift.any():
+            last = about_mean(last)
+        return last * self.weight + self.shift
+
+    @property
+    def scales(self) -> NDArray[np.float32]:
+        """float32 ``[S]``: what states are multiplied by to be learned from, so that the last one
+        counts as the head reads it."""
+        scales = np.ones(len(self.inputs), np.float32)
+        scales[-len(self.weight) :] = self.weight / self.size
+        return scales
+
+
+def about_mean(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each of ``[N, D]`` less its mean, with root mean square 1."""
+    apart = np.asarray(vectors - vectors.mean(axis=1, keepdims=True), np.float32)
+    apart /= np.sqrt(np.square(apart).mean(axis=1, keepdims=True))
+    return apart
+
+
+def load_text_frame(
+    path: Path, shown: Path, info: TextHeadInfo, adapter: tuple[int, int]
+) -> TextFrame:
+    """Read the part from ``path``; ``shown`` names it in errors.
+
+    Raises:
+        BundleError: not such a file, or of other sizes than ``info`` and the ``adapter`` say.
+    """
+    tensors = read_tensors(path, shown, _AXES)
+    sizes = {"D": adapter[0], "S": adapter[1], "I": info.inputs, "O": info.outputs}
+    sizes["G"] = len(tensors["states"]) if tensors["states"].ndim else 0
+    if not 1 <= sizes["G"] <= _MOST_GENERIC:
+        raise BundleError(f"{shown}: holds states of {sizes['G']} tokens")
+    check_tensors(shown, tensors, _AXES, sizes)
+    if not float(tensors["size"]) > 0:
+        raise BundleError(f"{shown}: size is {float(tensors['size'])}, must be above 0")
+    return TextFrame(**tensors)

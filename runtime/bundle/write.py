@@ -17,9 +17,8 @@ from safetensors.numpy import save as save_safetensors
 from ..errors import BundleError
 from ..files import check_output, replace_folder, sync_tree, workplace
 from ..schema import parse_json
-from .archive import pack_archive
+from .archive import local_bundle, pack_archive
 from .bundle import Bundle, open_folder
-from .chat import ChatPart
 from .manifest import (
     CHAT,
     FORMAT,
@@ -32,9 +31,8 @@ from .manifest import (
     Layer,
     manifest_digest,
 )
-from .parts import parse_tokenizer, vocabulary_of
+from .parts import ChatPart, parse_tokenizer, vocabulary_of
 from .program import Adapter, Bounds, Program
-from .pulled import local_bundle
 from .terms import TermsInfo
 from .text_head import TextHeadInfo
 
@@ -74,7 +72,7 @@ class Contents:
     text_head: TextHeadInfo | None = None
     """What a text head is learned from; None if none can be."""
     text_frame: bytes = b""
-    """The part that goes with it (see ``text_frame``)."""
+    """The part that goes with it (see ``text_head``)."""
     terms: TermsInfo | None = None
     """The low-rank terms that programs take."""
     terms_part: bytes = b""

@@ -5,12 +5,13 @@
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, cast
 
 from ..bundle import Bundle, Program
 from ..errors import EngineError
-from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms, Text
+from .contract import Engine, EngineModule, EngineUnavailable, Scores, Terms
+from .text import Text
 from .threads import check_threads, choose_threads
 
 __all__ = [
@@ -61,12 +62,11 @@ def open_engine(
     for engine, module, program in engines_of(bundle, name):
         try:
             device = _device(engine, module)
-            count = (
-                choose_threads(bundle, engine, module, program, memory_limit, device)
-                if threads == "auto"
-                else threads
-            )
-            opened = module.open(bundle, program, count, memory_limit, **device)
+            opens = _opener(module, bundle, program, memory_limit, device)
+            count = None if threads == "auto" else threads
+            if threads == "auto" and module.can_change_threads():
+                count = choose_threads(bundle, engine, opens, memory_limit)
+            opened = opens(count)
         except EngineUnavailable as error:
             reasons.append(f"{engine}: {error}")
             continue
@@ -75,6 +75,17 @@ def open_engine(
             warnings.warn(f"falling back on {engine} ({'; '.join(reasons)})", stacklevel=2)
         return opened
     raise EngineError(f"no engine runs {bundle.path} here: {'; '.join(reasons)}")
+
+
+def _opener(
+    module: EngineModule,
+    bundle: Bundle,
+    program: Program,
+    memory_limit: int | None,
+    device: dict[str, str],
+) -> Callable[[int | None], Engine]:
+    """Opens with so many threads, None for the engine's own number."""
+    return lambda threads: module.open(bundle, program, threads, memory_limit, **device)
 
 
 def engine_module(name: str) -> EngineModule:

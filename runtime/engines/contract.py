@@ -4,19 +4,20 @@ An engine is one module of this folder and one line in ``engines.ENGINES``. It a
 library, and only inside functions: ``inspect`` asks engines whether they are available.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bounds, Bundle, Generation, Program
+from ..bundle import Bounds, Bundle, Program
 from ..bundle.terms import inside_count
 from ..errors import EngineError
 from ..tasks import Batch
+from .text import Text
 
 Terms = Sequence[NDArray[np.float32]]
 """Of a program's ``terms_shapes``, all of them; or none, which stands for zeros."""
@@ -42,36 +43,7 @@ class Scores:
     that has terms."""
 
 
-class Text(Protocol):
-    """A text as a program reads and writes it, under one row of values."""
-
-    bound: int
-    """Tokens that it may have."""
-    length: int
-    """Tokens read so far."""
-
-    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Append ``tokens``.
-
-        Returns:
-            Logits float32 ``[V]`` of the token that comes next. The array is the caller's.
-
-        Raises:
-            EngineError: no token, one outside the vocabulary, more than ``bound`` in all, logits
-                that are not finite, or the program fails.
-        """
-        ...
-
-    def rewind(self, length: int) -> None:
-        """Forget all tokens but the first ``length``.
-
-        Raises:
-            EngineError: there are fewer.
-        """
-        ...
-
-
-class Engine(Protocol):
+class Engine(ABC):
     """An open program. A call from another thread waits for the one before."""
 
     entries: int
@@ -85,6 +57,7 @@ class Engine(Protocol):
     program: str = ""
     """Format and activations of the program, which a journal notes; set by ``open_engine``."""
 
+    @abstractmethod
     def score(
         self,
         batch: Batch,
@@ -112,7 +85,6 @@ class Engine(Protocol):
             EngineError: a shape lies outside the bounds that the program was exported with, the
                 program takes no adapter, no terms or no prefix, or it fails.
         """
-        ...
 
     def memory(self) -> tuple[int, int] | None:
         """Bytes held, and bytes that could still be had, where activations lie; None if that is
@@ -137,7 +109,7 @@ class Engine(Protocol):
             "the engine open (no --engine), or export the bundle for executorch, too"
         )
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # one may have nothing to free
         """Free the program, once a call in another thread has ended. Safe to repeat; all other
         methods, those of a ``Text`` included, raise ``EngineError`` afterwards."""
 
@@ -146,6 +118,51 @@ class Engine(Protocol):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _inputs(
+        self,
+        bounds: Bounds,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None,
+        terms: Terms,
+    ) -> list[NDArray[np.generic]]:
+        """What ``score`` of a program takes, in its order, from the arguments of ``score``.
+
+        Raises:
+            EngineError: as ``check_request``.
+        """
+        check_request(bounds, batch, values, self.entries, adapter, self.adapter_shape)
+        check_terms(terms, self.terms_shapes)
+        own = self._tuned(adapter, terms)
+        return [batch.tokens, batch.positions, batch.candidates, values, *own]
+
+    def _tuned(
+        self, adapter: NDArray[np.float32] | None, terms: Terms
+    ) -> list[NDArray[np.float32]]:
+        """What a program takes behind the values, zeros for what is not given."""
+        found = list(self._zeros)
+        if adapter is not None:
+            found[0] = adapter
+        if terms:
+            found[1:] = terms
+        return found
+
+    @cached_property
+    def _zeros(self) -> list[NDArray[np.float32]]:
+        """They stand for an adapter and terms that are not given, and are made when they are first
+        needed: a program may say any sizes before they are compared with the bundle's. Nobody
+        writes into them, so that they take no memory."""
+        adapter = [] if self.adapter_shape is None else [self.adapter_shape]
+        return [np.zeros(shape, np.float32) for shape in (*adapter, *self.terms_shapes)]
+
+    def _inside_shapes(self, probes: int, positions: int) -> list[tuple[int, ...]]:
+        """Shapes of ``Scores.inside``; none where the program takes no terms."""
+        count = inside_count(len(self.terms_shapes))
+        if self.adapter_shape is None or not count:
+            return []
+        width, states = self.adapter_shape
+        return [(probes, positions, states // width), *[(probes, positions, width)] * (count - 1)]
 
 
 class EngineModule(Protocol):
@@ -189,36 +206,6 @@ class EngineModule(Protocol):
         ...
 
 
-def check_writing(
-    shown: Path,
-    generation: Generation | None,
-    engine: Engine,
-    values: NDArray[np.float32],
-    adapter: NDArray[np.float32] | None,
-    terms: Terms,
-) -> Generation:
-    """What ``generate`` of a program takes; refuses arguments of ``Engine.text`` that it does not.
-
-    Args:
-        shown: the program's name in errors.
-
-    Raises:
-        EngineError: the program only scores, or an argument is of another type or shape.
-    """
-    if generation is None:
-        raise EngineError(
-            f"{shown}: only scores and cannot write text, as it was exported with --context 0; "
-            "'seedtune export MODEL NEW_BUNDLE' makes one that writes"
-        )
-    _check_array("values", values, np.float32, 1)
-    if values.shape != (engine.entries,):
-        raise EngineError(f"values has {len(values)} entries, the program takes {engine.entries}")
-    if adapter is not None:
-        _check_adapter(adapter, engine.adapter_shape)
-    _check_terms(terms, engine.terms_shapes)
-    return generation
-
-
 def check_sizes(bundle: Bundle, file: str, engine: Engine) -> None:
     """Refuse a program that takes or returns other sizes than its bundle says."""
     for what, found, wanted in (
@@ -255,12 +242,12 @@ def check_request(
         EngineError: a type, rank, size or index is wrong.
     """
     tokens, positions, candidates = batch.tokens, batch.positions, batch.candidates
-    _check_array("tokens", tokens, np.int64, 2)
-    _check_array("positions", positions, np.int64, 1)
-    _check_array("candidates", candidates, np.int64, 2)
-    _check_array("values", values, np.float32, 2)
+    check_array("tokens", tokens, np.int64, 2)
+    check_array("positions", positions, np.int64, 1)
+    check_array("candidates", candidates, np.int64, 2)
+    check_array("values", values, np.float32, 2)
     if adapter is not None:
-        _check_adapter(adapter, adapter_shape)
+        check_adapter(adapter, adapter_shape)
 
     rows, length = tokens.shape
     scored, choices = candidates.shape
@@ -269,7 +256,7 @@ def check_request(
     _check_size("positions", positions.shape[0], 1, bounds.positions, "{} positions are given")
     _check_size("candidates", choices, 1, bounds.candidates, "candidates has {} columns")
     _check_size("probes", values.shape[0], 1, bounds.probes, "values has {} rows")
-    _check_array("prefix", batch.prefix, np.int64, 1)
+    check_array("prefix", batch.prefix, np.int64, 1)
     _check_size("prefix", len(batch.prefix), 0, bounds.prefix, "a prefix of {} tokens is given")
     if scored != positions.shape[0]:
         raise EngineError(f"candidates has {scored} rows for {positions.shape[0]} positions")
@@ -283,79 +270,24 @@ def check_request(
         _check_range("prefix", batch.prefix, None)
 
 
-def _check_terms(terms: Terms, shapes: tuple[tuple[int, int], ...]) -> None:
+def check_terms(terms: Terms, shapes: tuple[tuple[int, int], ...]) -> None:
     if len(terms) not in (0, len(shapes)):
         raise EngineError(f"{len(terms)} terms are given, the program takes {len(shapes)}")
     for number, (term, shape) in enumerate(zip(terms, shapes, strict=False)):
-        _check_array(f"terms[{number}]", term, np.float32, 2)
+        check_array(f"terms[{number}]", term, np.float32, 2)
         if term.shape != shape:
             raise EngineError(f"terms[{number}] is {term.shape}, the program takes {shape}")
 
 
-def _check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) -> None:
-    _check_array("adapter", adapter, np.float32, 2)
+def check_adapter(adapter: NDArray[np.float32], shape: tuple[int, int] | None) -> None:
+    check_array("adapter", adapter, np.float32, 2)
     if shape is None:
         raise EngineError("the program takes no adapter; export the bundle again")
     if adapter.shape != shape:
         raise EngineError(f"adapter is {adapter.shape}, the program takes {shape}")
 
 
-def checked_inputs(
-    engine: Engine,
-    bounds: Bounds,
-    batch: Batch,
-    values: NDArray[np.float32],
-    adapter: NDArray[np.float32] | None,
-    terms: Terms,
-    nothing: "Nothing",
-) -> list[NDArray[np.generic]]:
-    """What ``score`` of a program takes, in its order, from the arguments of ``Engine.score``.
-
-    Args:
-        nothing: taken for an adapter or terms that are not given.
-
-    Raises:
-        EngineError: as ``check_request``.
-    """
-    check_request(bounds, batch, values, engine.entries, adapter, engine.adapter_shape)
-    _check_terms(terms, engine.terms_shapes)
-    return [batch.tokens, batch.positions, batch.candidates, values, *nothing.or_(adapter, terms)]
-
-
-def inside_shapes(engine: Engine, probes: int, positions: int) -> list[tuple[int, ...]]:
-    """Shapes of ``Scores.inside``; none where the program takes no terms."""
-    count = inside_count(len(engine.terms_shapes))
-    if engine.adapter_shape is None or not count:
-        return []
-    width, states = engine.adapter_shape
-    return [(probes, positions, states // width), *[(probes, positions, width)] * (count - 1)]
-
-
-class Nothing:
-    """Zeros that stand for an adapter and terms which are not given, made when they are first
-    needed: a program may say any sizes before they are compared with the bundle's."""
-
-    def __init__(
-        self, adapter_shape: tuple[int, int] | None, terms_shapes: Sequence[tuple[int, int]]
-    ) -> None:
-        self._shapes = [*([] if adapter_shape is None else [adapter_shape]), *terms_shapes]
-
-    @cached_property
-    def arrays(self) -> list[NDArray[np.float32]]:
-        """Always the same ones. Nobody writes into them, so that they take no memory."""
-        return [np.zeros(shape, np.float32) for shape in self._shapes]
-
-    def or_(self, adapter: NDArray[np.float32] | None, terms: Terms) -> list[NDArray[np.float32]]:
-        """What a program takes behind the values."""
-        found = list(self.arrays)
-        if adapter is not None:
-            found[0] = adapter
-        if terms:
-            found[1:] = terms
-        return found
-
-
-def _check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:
+def check_array(name: str, array: NDArray[np.generic], dtype: type, rank: int) -> None:
     if array.dtype != dtype:
         raise EngineError(f"{name} is {array.dtype}, must be {np.dtype(dtype)}")
     if array.ndim != rank:

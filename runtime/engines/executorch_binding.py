@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.program import METHOD
 from ..errors import EngineError
-from .contract import Engine, EngineUnavailable, Nothing
+from .contract import Engine, EngineUnavailable
 from .executorch_engine import ExecutorchEngine
 
 FORMAT = "executorch"
@@ -102,7 +102,6 @@ class ExecutorchBinding(ExecutorchEngine):
         self._generation, self._vocabulary = generation, vocabulary
         self.entries, self.hidden_width, self.adapter_shape = entries, hidden, adapter
         self.terms_shapes = terms
-        self._nothing = Nothing(adapter, terms)
         self._lock = threading.Lock()
         try:
             self._program: Any = Runtime.get().load_program(

@@ -9,18 +9,11 @@ from numpy.typing import NDArray
 
 from ..bundle import Bounds, Generation
 from ..bundle.program import BEHIND, COLUMNS, GENERATE, METHOD
+from ..errors import EngineError
 from ..tasks import Batch
-from .cached_text import CachedText
-from .contract import (
-    Engine,
-    Nothing,
-    Scores,
-    Terms,
-    check_writing,
-    checked_inputs,
-    inside_shapes,
-)
+from .contract import Engine, Scores, Terms, check_adapter, check_array, check_terms
 from .read_prefix import ReadPrefix
+from .text import Text
 
 
 class ExecutorchEngine(Engine):
@@ -33,8 +26,6 @@ class ExecutorchEngine(Engine):
     """What its ``generate`` takes, if it has one."""
     _vocabulary: int
     """Tokens that it tells apart."""
-    _nothing: Nothing
-    """Taken for an adapter and terms that are not given."""
 
     def __init__(self) -> None:
         self._prefix: ReadPrefix[NDArray[np.float32]] = ReadPrefix()
@@ -74,12 +65,12 @@ class ExecutorchEngine(Engine):
         inside: bool = False,
     ) -> Scores:
         """See ``Engine``."""
-        inputs = checked_inputs(self, self._bounds, batch, values, adapter, terms, self._nothing)
+        inputs = self._inputs(self._bounds, batch, values, adapter, terms)
         shapes: list[tuple[int, ...]] = [(len(values), *batch.candidates.shape)]
         if self.hidden_width:
             shapes.append((len(values), len(batch.positions), self.hidden_width))
         if inside:
-            shapes += inside_shapes(self, len(values), len(batch.positions))
+            shapes += self._inside_shapes(len(values), len(batch.positions))
         method = METHOD
         if len(batch.prefix):
             method = BEHIND
@@ -108,16 +99,27 @@ class ExecutorchEngine(Engine):
         values: NDArray[np.float32],
         adapter: NDArray[np.float32] | None = None,
         terms: Terms = (),
-    ) -> CachedText:
+    ) -> Text:
         """See ``Engine``."""
-        generation = check_writing(self._shown, self._generation, self, values, adapter, terms)
+        generation = self._generation
+        if generation is None:
+            raise EngineError(
+                f"{self._shown}: only scores and cannot write text, as it was exported with "
+                "--context 0; 'seedtune export MODEL NEW_BUNDLE' makes one that writes"
+            )
+        check_array("values", values, np.float32, 1)
+        if values.shape != (self.entries,):
+            raise EngineError(f"values has {len(values)} entries, the program takes {self.entries}")
+        if adapter is not None:
+            check_adapter(adapter, self.adapter_shape)
+        check_terms(terms, self.terms_shapes)
         self._check_writing(generation)
         self._load(COLUMNS)
         # Scattered once, since it is the same for every token of a text.
         (scattered,) = self._run(COLUMNS, [values[None]], [(1, generation.columns)])
         self._load(GENERATE)
-        inputs = [scattered, *self._nothing.or_(adapter, terms)]
-        return CachedText(
+        inputs = [scattered, *self._tuned(adapter, terms)]
+        return Text(
             lambda given, shapes: self._run(GENERATE, given, shapes),
             generation,
             self._vocabulary,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..bundle import Bundle, Generation, Program
 from ..bundle.program import METHOD
 from ..errors import EngineError
-from .contract import Engine, EngineUnavailable, Nothing
+from .contract import Engine, EngineUnavailable
 from .executorch_engine import ExecutorchEngine
 
 FORMAT = "executorch"
@@ -86,8 +86,7 @@ class JavaEngine(ExecutorchEngine):
         self.adapter_shape = bundle.adapter_shape
         self._generation, self._vocabulary = generation, bundle.vocab_size
         self.terms_shapes = bundle.terms_shapes
-        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
-        self._zeros: dict[int, Any] = {}
+        self._given_zeros: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._throwable: Any = java.jclass("java.lang.Throwable")
         try:
@@ -155,14 +154,14 @@ class JavaEngine(ExecutorchEngine):
 
     def _given(self, array: NDArray[Any]) -> Any:
         """A Java tensor with a copy of ``array`` (int64 or float32); those of zeros are kept."""
-        if id(array) in self._zeros:
-            return self._zeros[id(array)]
+        if id(array) in self._given_zeros:
+            return self._given_zeros[id(array)]
         element = self._java.jlong if array.dtype == np.int64 else self._java.jfloat
         data = self._java.jarray(element)(np.ascontiguousarray(array).reshape(-1))
         shape = self._java.jarray(self._java.jlong)(np.array(array.shape, np.int64))
         tensor = self._values.from_(self._tensors.fromBlob(data, shape))
-        if any(array is each for each in self._nothing.arrays):
-            self._zeros[id(array)] = tensor
+        if any(array is each for each in self._zeros):
+            self._given_zeros[id(array)] = tensor
         return tensor
 
     def _taken(self, output: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:

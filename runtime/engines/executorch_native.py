@@ -19,7 +19,7 @@ from ..bundle import Bounds, Bundle, Generation, Program
 from ..bundle.program import GENERATE, METHOD
 from ..bundle.terms import inside_count
 from ..errors import EngineError
-from .contract import Engine, Nothing, check_sizes
+from .contract import Engine, check_sizes
 from .executorch_engine import ExecutorchEngine
 from .executorch_native_build import cannot_load, load_library
 from .threads import usable_cores
@@ -231,7 +231,6 @@ class NativeEngine(ExecutorchEngine):
         described = self._program.describe(METHOD)
         found = _check_program(shown or program, described, bounds)
         self.entries, self.hidden_width, self.adapter_shape, self.terms_shapes = found
-        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
         self._program.load(METHOD)
 
     @property
@@ -253,32 +252,26 @@ class NativeEngine(ExecutorchEngine):
         return self._program.run(method, inputs, *shapes)
 
     def _check_writing(self, generation: Generation) -> None:
-        described = self._program.describe(GENERATE)
-        self._vocabulary = _check_writing(self._shown, described, generation, self)
-
-
-def _check_writing(path: Path, method: Method, generation: Generation, engine: Engine) -> int:
-    """Compare ``generate`` with what the manifest says of it; return the vocabulary."""
-    slots = generation.context
-    inputs: list[tuple[str, tuple[int, ...]]] = [
-        ("int64", (1, generation.chunk)),
-        ("int64", (1,)),
-        ("float32", (1, generation.columns)),
-        ("float32", engine.adapter_shape or ()),
-        *(("float32", shape) for shape in engine.terms_shapes),
-    ]
-    outputs = []
-    for heads, width in generation.cache:
-        inputs += [("float32", (heads, width, slots)), ("float32", (heads, slots, width))]
-        outputs += [("float32", (heads, generation.chunk, width))] * 2
-    logits, *new = method.outputs or (("other", (1, 1)),)
-    sizes = (list(method.inputs), new, logits[0], logits[1][:-1])
-    if sizes != (inputs, outputs, "float32", (1,)):
-        raise EngineError(
-            f"{path}: method {GENERATE} takes or returns other sizes than its bundle says; export "
-            "the bundle again"
-        )
-    return logits[1][1]
+        method, slots = self._program.describe(GENERATE), generation.context
+        inputs: list[tuple[str, tuple[int, ...]]] = [
+            ("int64", (1, generation.chunk)),
+            ("int64", (1,)),
+            ("float32", (1, generation.columns)),
+            ("float32", self.adapter_shape or ()),
+            *(("float32", shape) for shape in self.terms_shapes),
+        ]
+        outputs = []
+        for heads, width in generation.cache:
+            inputs += [("float32", (heads, width, slots)), ("float32", (heads, slots, width))]
+            outputs += [("float32", (heads, generation.chunk, width))] * 2
+        logits, *new = method.outputs or (("other", (1, 1)),)
+        sizes = (list(method.inputs), new, logits[0], logits[1][:-1])
+        if sizes != (inputs, outputs, "float32", (1,)):
+            raise EngineError(
+                f"{self._shown}: method {GENERATE} takes or returns other sizes than its bundle "
+                "says; export the bundle again"
+            )
+        self._vocabulary = logits[1][1]
 
 
 def _check_program(

@@ -25,12 +25,9 @@ from ..tasks import Batch
 from .contract import (
     Engine,
     EngineUnavailable,
-    Nothing,
     Scores,
     Terms,
     check_sizes,
-    checked_inputs,
-    inside_shapes,
 )
 from .onnx_files import largest_size, tensor_files
 from .read_prefix import ReadInPieces
@@ -214,7 +211,6 @@ class OnnxEngine(Engine):
         self.entries, self.hidden_width = sizes[:2]
         self.adapter_shape = (width, states)
         self.terms_shapes = tuple((shape[0], shape[1]) for shape in shapes)
-        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -232,8 +228,8 @@ class OnnxEngine(Engine):
         inside: bool = False,
     ) -> Scores:
         """See ``Engine``."""
-        inputs = checked_inputs(self, self._bounds, batch, values, adapter, terms, self._nothing)
-        blocks = self._prefix.blocks(batch.prefix, values, self._nothing.or_(None, terms))
+        inputs = self._inputs(self._bounds, batch, values, adapter, terms)
+        blocks = self._prefix.blocks(batch.prefix, values, self._tuned(None, terms))
         logp, hidden, *more = self._pass(inputs, np.empty(0, np.int64), blocks, inside)
         return Scores(logp, hidden, tuple(more[: len(more) - len(blocks)]))
 
@@ -255,7 +251,7 @@ class OnnxEngine(Engine):
         sizes: dict[str, tuple[int, ...]] = {"logp": (probes, *candidates.shape)}
         sizes["hidden"] = (probes, positions, self.hidden_width)
         if inside:
-            for number, shape in enumerate(inside_shapes(self, probes, positions)):
+            for number, shape in enumerate(self._inside_shapes(probes, positions)):
                 sizes[f"inside_{number}"] = shape
         for number, shape in enumerate(block_shapes(self._cache, probes, len(kept))):
             sizes[f"own_{number}"] = shape

@@ -8,18 +8,17 @@ the cores.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, Program
+from ..bundle import Bundle
 from ..errors import EngineError, TuningError
 from ..files import default_cache
 from ..tasks import Batch, Encoded
-from .contract import EngineModule
+from .contract import Engine
 from .memory import PassMemory, fit_passes
 
 WORTH = 0.97
@@ -30,29 +29,19 @@ _MANY = 64
 
 
 def choose_threads(
-    bundle: Bundle,
-    name: str,
-    module: EngineModule,
-    program: Program,
-    memory_limit: int | None,
-    device: Mapping[str, str] = MappingProxyType({}),
-) -> int | None:
+    bundle: Bundle, name: str, opened: Callable[[int], Engine], memory_limit: int | None
+) -> int:
     """The thread count with the fastest pass: measured the first time, then remembered.
 
     Args:
-        name: of the engine, whose module is ``module``.
+        name: of the engine.
+        opened: opens the program with so many threads, of an engine that can change them now.
         memory_limit: bytes that this process may hold. Where not even a small pass fits, nothing
             is measured and one thread is the answer.
-        device: as ``EngineModule.open`` takes it.
-
-    Returns:
-        None where the engine cannot change it now, so that its own number stands.
 
     Raises:
         EngineError: the program cannot be opened.
     """
-    if not module.can_change_threads():
-        return None
     cores = usable_cores()
     file = (
         default_cache() / "threads" / f"{bundle.sha256[:16]}-{name.replace(':', '-')}-{cores}.json"
@@ -62,8 +51,7 @@ def choose_threads(
         return known
     try:
         seconds = {
-            count: _pass_seconds(bundle, module, program, count, memory_limit, device)
-            for count in candidates(cores)
+            count: _pass_seconds(bundle, opened(count), memory_limit) for count in candidates(cores)
         }
     except TuningError:
         return 1
@@ -120,14 +108,7 @@ def _read(file: Path, cores: int) -> int | None:
     return threads if type(threads) is int and 1 <= threads <= cores else None
 
 
-def _pass_seconds(
-    bundle: Bundle,
-    module: EngineModule,
-    program: Program,
-    threads: int,
-    memory_limit: int | None,
-    device: Mapping[str, str],
-) -> float:
+def _pass_seconds(bundle: Bundle, engine: Engine, memory_limit: int | None) -> float:
     """The least of some passes as the loop makes them: short rows, all probes that fit.
 
     Raises:
@@ -136,7 +117,7 @@ def _pass_seconds(
     length = min(32, bundle.bounds.length)
     last = np.array([[0, length - 1]])
     row = Encoded(np.zeros((1, length), np.int64), last, np.zeros((1, 1), np.int64), gold=0)
-    with module.open(bundle, program, threads, memory_limit, **device) as engine:
+    with engine:
         memory = PassMemory.of_bundle(bundle)
         passes = fit_passes(bundle.bounds, memory, [row], limit=memory_limit, now=engine.memory())
         rows = min(passes.tokens // length, passes.positions)

@@ -24,11 +24,9 @@ from ..tasks import Batch
 from .contract import (
     Engine,
     EngineUnavailable,
-    Nothing,
     Scores,
     Terms,
     check_sizes,
-    checked_inputs,
 )
 from .read_prefix import ReadInPieces
 
@@ -152,7 +150,6 @@ class TorchEngine(Engine):
         self.entries, self.adapter_shape = self._program.entries, self._program.adapter_shape
         self.hidden_width = self._program.hidden_width
         self.terms_shapes = self._program.terms_shapes
-        self._nothing = Nothing(self.adapter_shape, self.terms_shapes)
 
     def memory(self) -> tuple[int, int] | None:
         """See ``Engine``; of the GPU where the program lies on one."""
@@ -179,7 +176,7 @@ class TorchEngine(Engine):
         inside: bool = False,
     ) -> Scores:
         """See ``Engine``."""
-        request = checked_inputs(self, self._bounds, batch, values, adapter, terms, self._nothing)
+        request = self._inputs(self._bounds, batch, values, adapter, terms)
         for name in ("tokens", "candidates", "prefix"):
             tokens = getattr(batch, name)
             # On a GPU an index outside ends the process's use of it.
@@ -187,7 +184,7 @@ class TorchEngine(Engine):
                 raise EngineError(
                     f"{name} holds {tokens.max()}, outside the vocabulary of {self._vocabulary}"
                 )
-        blocks = self._prefix.blocks(batch.prefix, values, self._nothing.or_(None, terms))
+        blocks = self._prefix.blocks(batch.prefix, values, self._tuned(None, terms))
         logp, hidden, *more = self._pass(request, np.empty(0, np.int64), blocks)
         asked = more[: len(more) - len(blocks)] if inside else []
         found = (each.cpu().numpy() for each in asked)

@@ -9,7 +9,7 @@ A program's JSON (``export.lower.torch_graph`` writes it)::
     nodes     [name, operator, arguments, named arguments], in order
 
 Inputs and results are those of ``score``, terms as ``term_0`` and on; of a program that reads a
-prefix, as ``export.program.prefix_program`` says, ``kept`` and ``prefix_0`` and on, too.
+prefix, as ``export.program.score_program`` says, ``kept`` and ``prefix_0`` and on, too.
 
 An argument is a number, text, list or null as it stands, ``{"value": NAME}`` for what was named
 before, or ``{"dtype"|"memory_format"|"device"|"float": ..}``. Operators are those of

@@ -8,12 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import TuningError
-from ..options import Option, options_of
 from ..scoring.part import Description, Part
-from ..settings import Settings
+from ..settings import Option, Settings, options_of
 from . import mlp_gradient, per_example, readout, text_head_estimator, two_point
-from .estimator import Estimator, Measured
-from .spec import EstimatorSpec, RunContext, Shape
+from .estimator import Estimator, EstimatorSpec, Measured, RunContext, Shape, StepContext
 
 __all__ = [
     "ESTIMATORS",
@@ -22,6 +20,7 @@ __all__ = [
     "Measured",
     "RunContext",
     "Shape",
+    "StepContext",
     "changed",
     "complete",
     "fit",

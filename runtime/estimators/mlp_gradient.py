@@ -24,17 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.block_terms import BlockTerms, Inside
 from ..scoring.part import Part, PartKind
 from ..scoring.text_head import TextHead
 from ..scoring.text_part import KIND, TextHeads, generic_beside
 from ..scoring.values import Values
-from ..settings import Settings
-from .estimator import Measured
-from .rates import RATE, Schedule, Scheduled
-from .spec import EstimatorSpec, RunContext, Shape
+from ..settings import RATE, Schedule, Scheduled, Settings, option
+from .estimator import EstimatorSpec, Measured, RunContext, Shape, StepContext
 
 MOMENTUM, SQUARE = 0.9, 0.99
 PULL = 3.0
@@ -81,7 +78,7 @@ class MlpGradient:
         """Its state, the gradient by all values, and four arrays while a step is applied."""
         return 4 * (6 * self.scalar_count + self.last)
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look: Look, values: Values, at: StepContext) -> Measured:
         reached = _reached(look.kinds)
         assert reached is not None  # a run began with them
         (head, terms), sensitive = reached, values.sensitive
@@ -97,7 +94,7 @@ class MlpGradient:
         inside = Inside.of(insides)
         if look.task.writes:
             beside = look, sensitive, head, (), sum(map(len, states))
-            generic = generic_beside(*beside, seed=seed, step=step)
+            generic = generic_beside(*beside, seed=at.seed, step=at.step)
             assert generic.inside is not None
             inside = inside.followed_by(generic.inside)
             states.append(generic.states)
@@ -109,15 +106,7 @@ class MlpGradient:
             mean = (found[self.first : self.last] / look.examples).astype(np.float16)
         return Measured(losses, mean)
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[np.float16],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
+    def apply(self, values: Values, scalars: NDArray[np.float16], at: StepContext) -> None:
         """Additions, products, quotients and roots of float32 one by one, whose bits are the same
         everywhere."""
         gradient = scalars.astype(np.float32)
@@ -133,7 +122,7 @@ class MlpGradient:
         root = np.sqrt(square)
         root[root == 0] = np.inf  # never moved
         step_by = mean / root
-        step_by *= np.float32(lr * (1 - decay[1]) ** 0.5 / (1 - decay[0]))
+        step_by *= np.float32(at.lr * (1 - decay[1]) ** 0.5 / (1 - decay[0]))
         values.sensitive[self.first : self.last] -= step_by
         self.state.update(mean=mean, square=square, decay=decay)
 

@@ -28,15 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
-from ..settings import Settings
-from .estimator import Measured
+from ..settings import RATE, SIZE, Perturbing, Schedule, Settings, option
+from .estimator import EstimatorSpec, Measured, RunContext, Shape, StepContext
 from .noise import add_noise, perturb
-from .rates import RATE, SIZE, Perturbing, Schedule
-from .spec import EstimatorSpec, RunContext, Shape
 
 MIDDLE = 8 / 30, 20 / 30
 """Depths between which noise moves the values."""
@@ -99,16 +96,16 @@ class PerExample:
         """int64 ``[batch]``, the group of each example; consecutive ones share it."""
         return np.arange(self.batch_size) * self.groups // self.batch_size
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look: Look, values: Values, at: StepContext) -> Measured:
         losses = np.empty((2, self.batch_size), dtype=np.float64)
         rows = np.repeat(values.sensitive[None], 2, axis=0)
         moved, pair = values.sensitive[self.first : self.last], rows[:, self.first : self.last]
         groups = self._group_of_each()
         for group in range(self.groups):
-            perturb(moved, pair, (eps, -eps), seed=seed, step=step, probe=group)
+            perturb(moved, pair, (at.eps, -at.eps), seed=at.seed, step=at.step, probe=group)
             numbers = np.flatnonzero(groups == group).tolist()
             losses[:, numbers] = look.part(numbers).losses(rows)
-        return Measured(losses, self.scalars(losses, eps=eps))
+        return Measured(losses, self.scalars(losses, eps=at.eps))
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
         """The projected gradients, float16 ``[G]``, from losses float64 ``[2, batch]``."""
@@ -118,15 +115,7 @@ class PerExample:
             means = sums / np.bincount(groups, minlength=self.groups)
             return np.asarray(means / (2.0 * eps), dtype=np.float16)
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[np.float16],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
+    def apply(self, values: Values, scalars: NDArray[np.float16], at: StepContext) -> None:
         """``v += float32(-lr s_g / (G sqrt(r))) * z_g`` for each group in turn."""
         square = 0.0
         for scalar in scalars:  # in order and in double precision: the same bits everywhere
@@ -137,11 +126,11 @@ class PerExample:
         self.state["mean_square"] = np.array([square])
         if square == 0.0:
             return
-        rate = -lr / (len(scalars) * math.sqrt(square))
+        rate = -at.lr / (len(scalars) * math.sqrt(square))
         moved = values.sensitive[self.first : self.last]
         for probe, scalar in enumerate(scalars):
             scale = rate * float(scalar)
-            add_noise(moved, scale, seed=seed, step=step, probe=probe)
+            add_noise(moved, scale, seed=at.seed, step=at.step, probe=probe)
 
 
 def _fit(options: PerExampleOptions, settings: Settings, context: RunContext) -> Settings:

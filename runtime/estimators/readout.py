@@ -21,9 +21,8 @@ from ..scoring.part import Description, Part
 from ..scoring.values import Values
 from ..settings import Options, Settings
 from ..tasks import Observation
-from .estimator import Measured
+from .estimator import EstimatorSpec, Measured, RunContext, Shape, StepContext
 from .ridge_logistic import SHARES, Choice, Examples, choose, fit
-from .spec import EstimatorSpec, RunContext, Shape
 
 _GROWTH, _SETTLED = 1.3, 1000
 """Ridge and share are chosen again whenever there are 1.3 times as many examples, until there are
@@ -84,7 +83,7 @@ class Readout:
         they are, standardised, and in part for the ridge."""
         return 16 * min(examples, MEMORY) * self._parts * self.width
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look: Look, values: Values, at: StepContext) -> Measured:
         """One look at the values as they are; nothing is perturbed."""
         assert values.part is not None  # a run began with one
         losses, seen = observe(look, values)
@@ -112,19 +111,11 @@ class Readout:
         ridge = np.float16(min(choice.ridge, _NO_READOUT))
         return np.concatenate([[ridge], move, batch.reshape(-1)])
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[np.float16],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
+    def apply(self, values: Values, scalars: NDArray[np.float16], at: StepContext) -> None:
         """Move the head's weights, and take the examples in."""
         assert values.part is not None
         entries = self._entries
-        values.part.own[:] += np.float32(lr) * scalars[1 : 1 + entries].astype(np.float32)
+        values.part.own[:] += np.float32(at.lr) * scalars[1 : 1 + entries].astype(np.float32)
         known = self._with(scalars[1 + entries :].reshape(self.batch_size, -1))
         ridge = float(scalars[0])
         count = len(known["gold"])

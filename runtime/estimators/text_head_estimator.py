@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TuningError
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Description, Part
 from ..scoring.text_head import Observed
@@ -44,10 +43,8 @@ from ..scoring.text_part import (
 )
 from ..scoring.values import Values
 from ..scoring.word_memory import A_STEP, INDEX_BYTES, WHEN, WORDS, added, of_step, to_bytes
-from ..settings import Settings
-from .estimator import Measured
-from .rates import RATE, Scheduled
-from .spec import EstimatorSpec, RunContext, Shape
+from ..settings import RATE, Scheduled, Settings, option
+from .estimator import EstimatorSpec, Measured, RunContext, Shape, StepContext
 
 MOMENTUM, KEPT = 0.9, 0.95
 PULL = 12.0
@@ -111,7 +108,7 @@ class TextHeadEstimator:
         takes stands with the look."""
         return 4 * 9 * self.entries + (4 * 8 + INDEX_BYTES) * self.words
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look: Look, values: Values, at: StepContext) -> Measured:
         """One look at the batch; the gradient is taken at the moving weights."""
         assert isinstance(values.part, TextPart)  # a run began with one
         text, sensitive = values.part.head, values.sensitive
@@ -120,11 +117,11 @@ class TextHeadEstimator:
             terms = text.terms.terms(moving[-self.terms :])
             tokens = tokens_of(look, sensitive, text.width, terms)
             beside = look, sensitive, text, terms, len(tokens.observed.words)
-            generic = generic_beside(*beside, seed=seed, step=step)
+            generic = generic_beside(*beside, seed=at.seed, step=at.step)
         else:
             tokens = tokens_of(look, sensitive, text.width)
             count = round(PULL_SHARE * len(tokens.observed.words))
-            numbers = drawn_numbers(count, len(text.frame.states), seed=seed, step=step)
+            numbers = drawn_numbers(count, len(text.frame.states), seed=at.seed, step=at.step)
             generic = Observed(text.frame.states[numbers].astype(np.float32), numbers)
         found = text.gradient(moving, tokens.observed, generic, TERM_PULL if self.terms else PULL)
         losses = tokens.losses(found.logp)
@@ -136,15 +133,7 @@ class TextHeadEstimator:
         texts = tokens.texts if self.remembers else []
         return Measured(losses, np.concatenate([signs, to_bytes(texts)]))
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[np.uint8],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
+    def apply(self, values: Values, scalars: NDArray[np.uint8], at: StepContext) -> None:
         """Move the weights and take the words in. Multiplications and additions of float32 one by
         one, whose bits are the same everywhere."""
         assert isinstance(values.part, TextPart)
@@ -153,7 +142,7 @@ class TextHeadEstimator:
             kept, new = values.part.words, of_step(scalars[self._packed :])
             kept[:] = added(kept, new)
             when = self.state.get(WHEN, np.zeros(self.words, np.int32))
-            self.state[WHEN] = added(when, np.full(len(new), step + 1, np.int32))
+            self.state[WHEN] = added(when, np.full(len(new), at.step + 1, np.int32))
         if "moving" not in self.state:
             zeros = np.zeros(self.entries, np.float32)
             self.state.update(momentum=zeros, moving=zeros.copy(), decay=np.ones(2))
@@ -165,7 +154,7 @@ class TextHeadEstimator:
         sign *= np.float32(1 - MOMENTUM)
         momentum = self.state["momentum"] * np.float32(MOMENTUM)
         momentum += sign
-        step_by = momentum * np.float32(lr / (1 - decay[0]))
+        step_by = momentum * np.float32(at.lr / (1 - decay[0]))
         step_by[self.entries - self.terms :] *= np.float32(TERM_RATE)
         moving = self.state["moving"] - step_by
         part = moving - own

@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..options import option
 from ..scoring.batch_loss import Look
 from ..scoring.part import Part
 from ..scoring.values import Values
-from ..settings import Settings
-from .estimator import Measured
+from ..settings import RATE, Perturbing, Settings, option
+from .estimator import EstimatorSpec, Measured, Shape, StepContext
 from .noise import MAX_PROBE, add_noise, perturb
-from .rates import RATE, Perturbing
-from .spec import EstimatorSpec, Shape
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class TwoPoint:
     def memory_bytes(self, examples: int) -> int:
         return 0
 
-    def measure(self, look: Look, values: Values, *, seed: int, step: int, eps: float) -> Measured:
+    def measure(self, look: Look, values: Values, at: StepContext) -> Measured:
         """Losses of all probes, with no more of them in memory than a pass takes."""
         shape = min(look.at_once, self.probes), len(values.sensitive)
         if self._room.shape != shape:  # kept: the pages of new room cost as much as the noise
@@ -76,19 +73,16 @@ class TwoPoint:
         parts = []
         for first in range(0, self.probes, len(self._room)):
             group = self._room[: self.probes - first]
-            self.perturb(values.sensitive, group, seed=seed, step=step, eps=eps, first=first)
+            self.perturb(values.sensitive, group, at, first)
             parts.append(look.losses(group))
         losses = np.concatenate(parts)
-        return Measured(losses, self.scalars(losses, eps=eps))
+        return Measured(losses, self.scalars(losses, eps=at.eps))
 
     def perturb(
         self,
         values: NDArray[np.float32],
         rows: NDArray[np.float32],
-        *,
-        seed: int,
-        step: int,
-        eps: float,
+        at: StepContext,
         first: int = 0,
     ) -> None:
         """Write ``v + eps z_0``, ``v - eps z_0``, ``v + eps z_1``, ... from row ``first`` on.
@@ -101,8 +95,8 @@ class TwoPoint:
         while done < len(rows):
             probe, minus = divmod(first + done, 2)
             room = rows[done : done + 2 - minus]
-            scales = (eps, -eps)[minus : minus + len(room)]
-            perturb(values, room, scales, seed=seed, step=step, probe=probe)
+            scales = (at.eps, -at.eps)[minus : minus + len(room)]
+            perturb(values, room, scales, seed=at.seed, step=at.step, probe=probe)
             done += len(room)
 
     def scalars(self, losses: NDArray[np.float64], *, eps: float) -> NDArray[np.float16]:
@@ -116,22 +110,14 @@ class TwoPoint:
         losses = losses.mean(axis=1)
         return np.asarray((losses[0::2] - losses[1::2]) / (2.0 * eps))
 
-    def apply(
-        self,
-        values: Values,
-        scalars: NDArray[np.float16],
-        *,
-        seed: int,
-        step: int,
-        lr: float,
-    ) -> None:
+    def apply(self, values: Values, scalars: NDArray[np.float16], at: StepContext) -> None:
         """``v += float32(-lr * scalar_i / q) * z_i`` for each seed in turn.
 
         The coefficient is a float64 product, rounded once.
         """
         for probe, scalar in enumerate(scalars):
-            coefficient = -lr * float(scalar) / len(scalars)
-            add_noise(values.sensitive, coefficient, seed=seed, step=step, probe=probe)
+            coefficient = -at.lr * float(scalar) / len(scalars)
+            add_noise(values.sensitive, coefficient, seed=at.seed, step=at.step, probe=probe)
 
 
 def _make(

@@ -17,17 +17,16 @@ from ..estimators.private_fit import mean_gradient
 from ..estimators.ridge_logistic import Examples, choose, cross_entropy, fit, scores
 from ..journal.format import MAGIC
 from ..journal.history import standard_error
-from ..journal.replay import replay
 from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
+from ..journal.state import replay
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe, observe
 from ..scoring.batch_loss import Look
 from ..scoring.values import Values
 from ..tasks import Encoded, Rows
 from ..tuning.batches import batch_indices
-from .messages import Answer, Question, identity, packed, unpacked
-from .release import noise_of, released
+from .messages import Answer, Question, identity, noise_of, packed, released, unpacked
 from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS
 
 
@@ -160,7 +159,7 @@ class Device:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / JOURNAL_FILE).write_bytes(question["journal"])
             done = replay(folder, Start.of(model.bundle))
-        estimator, settings, step = done.estimator, done.history.settings, done.history.steps
+        estimator, settings, at = done.estimator, done.history.settings, done.history.next_step
         if not isinstance(estimator, Averaging):
             raise ValueError(f"steps of {settings.estimator}")
         if len(examples) < settings.batch_size:
@@ -169,7 +168,7 @@ class Device:
                 f"{len(examples)}"
             )
         chosen = batch_indices(
-            step,
+            at.step,
             seed=settings.seed,
             lengths=np.array([each.length for each in examples]),
             batch_size=settings.batch_size,
@@ -177,9 +176,8 @@ class Device:
         )
         batch = [examples[number] for number in chosen]
         look = Look(model.engine, model.task, model.bundle.bounds, batch)
-        eps = settings.options.perturbation
-        losses = estimator.measure(look, done.values, seed=settings.seed, step=step, eps=eps).losses
-        slopes = released(estimator.slopes(losses, eps=eps), question)
+        losses = estimator.measure(look, done.values, at).losses
+        slopes = released(estimator.slopes(losses, eps=at.eps), question)
         return {"rows": len(examples), "sha256": done.sha256, "slopes": packed(slopes)}
 
     def _judge(self, question: Question) -> Answer:

@@ -11,8 +11,7 @@ from ..estimators.pooled_fit import DIRECTIONS, PooledFit, Sent, Summary
 from ..estimators.private_fit import PrivateFit, Reference
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe
-from .messages import Answer, Question, packed, unpacked
-from .release import Release
+from .messages import Answer, Question, Release, packed, unpacked
 
 ROUNDS = 10
 """Points of the pooled fit, one a round."""

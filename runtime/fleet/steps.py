@@ -16,10 +16,9 @@ from ..estimators import make_estimator, settings_of, spec_of
 from ..estimators.estimator import Averaging
 from ..journal.format import FORGOTTEN, Header, Skip, Step
 from ..journal.start import Start
+from ..journal.state import LiveRun
 from ..model import Model
-from ..tuning.live_run import LiveRun
-from .messages import Answer, Question, unpacked
-from .release import Release
+from .messages import Answer, Question, Release, unpacked
 
 
 class SharedSteps:

@@ -10,11 +10,33 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import JournalError, SeedtuneError
-from ..estimators import EstimatorSpec, changed, spec_of, stored_settings
-from .format import Change, End, Evaluation, Header, Note, Record, Reference, Signs, Skip, Step
+from ..estimators import EstimatorSpec, StepContext, changed, spec_of, stored_settings
+from .format import (
+    SKIP_REASONS,
+    Change,
+    End,
+    Evaluation,
+    Header,
+    Note,
+    Record,
+    Reference,
+    Signs,
+    Skip,
+    Step,
+)
 
+NOT_FINITE, LOSS_JUMP, RUNAWAY = 1, 2, 3
+MAX_SKIPS = 10
+"""Skipped steps in a row after which the run stops."""
+_ADVICE = {
+    NOT_FINITE: "the program returns losses that are not numbers: check the data with "
+    "'seedtune evaluate', or rewind to an earlier step and lower lr",
+    LOSS_JUMP: "the loss is far above its start: rewind to the best step and lower lr",
+    RUNAWAY: "the steps explode: rewind to the best step and lower lr",
+}
 GUARD_WINDOW = 64
 """Steps whose scalars the runaway guard remembers."""
 SCALAR_JUMP = 10.0
@@ -59,7 +81,9 @@ class History:
                 self.reference = header.snapshot["reference"]
             rows = header.metric.get("rows")
             self._rows = None if rows is None else int(rows)
-            self._best: Evaluated | None = None
+            self.best: Evaluated | None = None
+            """The best evaluation (see ``_beats``), the earliest of equals; None if nothing finite
+            was evaluated."""
             self._least = math.inf
             """Lowest cost (see ``_cost``) so far."""
             self._regular: tuple[float, float] | None = None
@@ -124,10 +148,10 @@ class History:
         _ = self.settings.learning_rate(0), self.settings.options.perturbation
 
     @property
-    def best(self) -> Evaluated | None:
-        """The best evaluation (see ``_beats``), the earliest of equals; None if nothing finite was
-        evaluated."""
-        return self._best
+    def next_step(self) -> StepContext:
+        """What the next step has to go by."""
+        its, step = self.settings, self.steps
+        return StepContext(its.seed, step, its.options.perturbation, its.learning_rate(step))
 
     @property
     def loss_limit(self) -> float | None:
@@ -143,8 +167,8 @@ class History:
             return
         if math.isfinite(item.metric):
             self._least = min(self._least, self._cost(item))
-            if self._best is None or self._beats(item, self._best):
-                self._best = item
+            if self.best is None or self._beats(item, self.best):
+                self.best = item
         # Only evaluations that every run of these settings makes: one that an app asked for, or
         # that a budget ended with, must not make this run skip what another would not.
         if item.step % (self.settings.eval_every or self.settings.resolved_steps) == 0:
@@ -174,7 +198,7 @@ class History:
 
     def _take_all(self) -> None:
         """Begin again, where settings have changed by which evaluations count for the guard."""
-        self._best, self._least, self._regular = None, math.inf, None
+        self.best, self._least, self._regular = None, math.inf, None
         for item in self.evaluations:
             self._take(item)
 
@@ -187,6 +211,38 @@ class History:
             return None
         mean = sum(known) / len(known)
         return SCALAR_JUMP * math.sqrt(mean) if mean > 0 else None
+
+    def judge(self, losses: NDArray[np.float64], scalars: NDArray[Any]) -> Skip | None:
+        """Why the next step must leave the values alone, or None.
+
+        Args:
+            losses: float64 ``[P]``, of its probes; a skip where one is not finite, or their mean
+                jumps.
+            scalars: float16 ``[S]``, a skip beyond float16 or far beyond those of recent steps; or
+                signs, which cannot be.
+        """
+        if not np.isfinite(losses).all():
+            return Skip(NOT_FINITE)
+        limit = self.loss_limit
+        # Where the step is the remedy, the batch that surprised the estimator would teach nothing.
+        mends = self.spec.mends_bad_losses
+        if not mends and limit is not None and float(losses.mean()) > limit:
+            return Skip(LOSS_JUMP)
+        if not np.isfinite(scalars).all():
+            return Skip(RUNAWAY)
+        limit = self.scalar_limit
+        if limit is not None and math.sqrt(mean_square(map(float, scalars))) > limit:
+            return Skip(RUNAWAY)
+        return None
+
+    def giving_up(self, skip: Skip) -> str | None:
+        """Why the run has to stop after this skipped step, with advice; None while it may go on."""
+        if self.skips_in_row < MAX_SKIPS:
+            return None
+        return (
+            f"{self.skips_in_row} steps in a row were skipped up to step {self.steps} "
+            f"({SKIP_REASONS[skip.reason]}); {_ADVICE[skip.reason]}"
+        )
 
 
 def mean_square(scalars: Iterable[float]) -> float:

@@ -14,10 +14,9 @@ from .file import Journal, JournalWriter, read_journal, replace_journal_file, wr
 from .format import Change, End, Note, Record, Reference
 from .lock import locked
 from .metrics import cut_metrics
-from .replay import replay
 from .run_folder import JOURNAL_FILE, check_output_of, remove_derived, tidy_if_possible
 from .start import Start
-from .state import RunState, history_of, need_step
+from .state import RunState, history_of, need_step, replay
 
 _CLOSED = re.compile(r"shared, (\d{1,15}) records before")
 

@@ -18,10 +18,9 @@ from .format import FORGOTTEN, Header, Record
 from .history import GUARD_WINDOW, PROGRAM, Evaluated
 from .lock import locked
 from .remembered import when_of
-from .replay import replay
 from .run_folder import remove_derived, snapshot_name, tidy, tidy_if_possible
 from .start import Start
-from .state import RunState, history_of, tensors_of
+from .state import RunState, history_of, replay, tensors_of
 
 Tensors = dict[str, NDArray[Any]]
 

@@ -1,4 +1,5 @@
-"""The state that a journal's records add up to: history, values, best values, estimator.
+"""The state that a journal's records add up to: history, values, best values, estimator; replay,
+from a journal and the bundle that it belongs to back to the values, to the bit; and a live run.
 
 One state machine: the live loop feeds it each record that it has written, a replay the records that
 it reads. So what is in memory is always what a replay of the file gives.
@@ -17,7 +18,7 @@ from safetensors.numpy import load as load_safetensors
 from ..errors import JournalError, TuningError
 from ..estimators import Estimator, make_estimator
 from ..scoring.values import Values
-from .file import Journal
+from .file import Journal, JournalWriter, read_journal
 from .format import Change, End, Evaluation, Header, Record, Signs, Step
 from .history import Evaluated, History
 from .start import Start
@@ -37,14 +38,18 @@ class RunState:
         """
         self.path, self.header = path, header
         self.history = History(header, str(path))
-        check_binding(header, start, str(path))
-        begun = begun_values(header, start, str(path))
-        self.estimator = estimator_of(header, self.history, begun, str(path))
-        """In the state that the steps so far left it in."""
-        self.values, self._best, state = _first_values(path, header, begun)
+        if header.bundle_sha256 != start.bundle_sha256:
+            raise JournalError(
+                f"{path}: belongs to bundle {header.bundle_sha256[:12]}..., "
+                f"not {start.bundle_sha256[:12]}..."
+            )
+        self.values = self._begun(start)
         """Live."""
-        self.estimator.state.update(state)
-        self._from_snapshot = header.snapshot is not None
+        self.estimator = self._fresh_estimator()
+        """In the state that the steps so far left it in."""
+        self._best = self.values.copy()
+        if header.snapshot is not None:
+            self._take_snapshot(header.snapshot)
 
     def advance(self, record: Record) -> None:
         """Let history and values follow the next record.
@@ -67,7 +72,9 @@ class RunState:
             )
         self.history.add(record)
         if isinstance(record, Change):
-            self._follow_settings()
+            state = self.estimator.state
+            self.estimator = self._fresh_estimator()
+            self.estimator.state.update(state)
         if isinstance(record, Evaluation) and self.best is self.history.evaluations[-1]:
             self._best = self.values.copy()
 
@@ -82,19 +89,12 @@ class RunState:
                 break
             self.advance(placed.record)
 
-    def _follow_settings(self) -> None:
-        state = self.estimator.state
-        self.estimator = estimator_of(self.header, self.history, self.values, str(self.path))
-        self.estimator.state.update(state)
-
     def _apply(self, stored: NDArray[Any]) -> None:
-        settings, step = self.history.settings, self.history.steps
-        key = {"seed": settings.seed, "step": step}
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what a crafted journal leads to
-                self.estimator.apply(self.values, stored, lr=settings.learning_rate(step), **key)
+                self.estimator.apply(self.values, stored, self.history.next_step)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            if not self._from_snapshot:
+            if self.header.snapshot is None:
                 raise
             raise JournalError(
                 f"{self.path}: the estimator's state in its snapshot makes no sense ({error}); "
@@ -116,64 +116,50 @@ class RunState:
         """Hash of ``values``."""
         return self.values.sha256
 
+    def _begun(self, start: Start) -> Values:
+        """What the run's first step moved."""
+        header, name = self.header, self.path
+        try:
+            values = start.tuned_from(header.part)
+        except ValueError as error:
+            raise JournalError(f"{name}: header does not make sense: {error}") from None
+        if header.entries != values.entries:
+            raise JournalError(f"{name}: has {header.entries} values, the bundle {values.entries}")
+        if header.values_sha256 != values.sha256:
+            raise JournalError(f"{name}: the bundle's values are not those of the run's start")
+        return values
 
-def begun_values(header: Header, start: Start, name: str) -> Values:
-    """What the run's first step moved; ``name`` is what errors call its journal."""
-    try:
-        values = start.tuned_from(header.part)
-    except ValueError as error:
-        raise JournalError(f"{name}: header does not make sense: {error}") from None
-    if header.entries != values.entries:
-        raise JournalError(f"{name}: has {header.entries} values, the bundle {values.entries}")
-    if header.values_sha256 != values.sha256:
-        raise JournalError(f"{name}: the bundle's values are not those of the run's start")
-    return values
+    def _fresh_estimator(self) -> Estimator:
+        """One that moves such values, with the settings now in force."""
+        header = self.header
+        try:
+            made = make_estimator(self.history.settings, header.shape, self.values.part)
+        except (TuningError, ValueError) as error:
+            raise JournalError(f"{self.path}: header does not make sense: {error}") from None
+        if (made.scalar_count, made.signs) != (header.scalar_count, header.signs):
+            held = f"{header.signs} signs" if header.signs else f"{header.scalar_count} scalars"
+            kind = header.settings["estimator"]
+            raise JournalError(f"{self.path}: {held} a step do not fit {kind}")
+        return made
 
-
-def estimator_of(header: Header, history: History, values: Values, name: str) -> Estimator:
-    """A fresh estimator of the run that moves such values, with the settings now in force."""
-    kind = header.settings["estimator"]
-    try:
-        estimator = make_estimator(history.settings, header.shape, values.part)
-    except (TuningError, ValueError) as error:
-        raise JournalError(f"{name}: header does not make sense: {error}") from None
-    if (estimator.scalar_count, estimator.signs) != (header.scalar_count, header.signs):
-        signs, scalars = header.signs, header.scalar_count
-        held = f"{signs} signs" if signs else f"{scalars} scalars"
-        raise JournalError(f"{name}: {held} a step do not fit {kind}")
-    return estimator
-
-
-def check_binding(header: Header, start: Start, name: str) -> None:
-    """Refuse a journal of another bundle."""
-    if header.bundle_sha256 != start.bundle_sha256:
-        raise JournalError(
-            f"{name}: belongs to bundle {header.bundle_sha256[:12]}..., "
-            f"not {start.bundle_sha256[:12]}..."
+    def _take_snapshot(self, snapshot: Mapping[str, Any]) -> None:
+        """Begin with the values, the best until then, and the estimator's state of a snapshot."""
+        file, begun = self.path.parent / Path(str(self.header.snapshot_file)).name, self.values
+        try:
+            data = file.read_bytes()
+            if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
+                raise JournalError(f"{file}: is not the snapshot that {self.path} was cut at")
+            tensors = load_safetensors(data)
+            self.values = _stored(tensors, "values", begun)
+            self._best = _stored(tensors, "best", begun) if "best" in tensors else begun
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise JournalError(
+                f"{file}: snapshot of {self.path} cannot be read ({error})"
+            ) from None
+        prefix = "state."
+        self.estimator.state.update(
+            {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
         )
-
-
-def _first_values(
-    path: Path, header: Header, begun: Values
-) -> tuple[Values, Values, dict[str, NDArray[Any]]]:
-    """The values that the first record applies to, the best until then, and the estimator's
-    state."""
-    snapshot = header.snapshot
-    if snapshot is None:
-        return begun, begun.copy(), {}
-    file = path.parent / Path(str(header.snapshot_file)).name
-    try:
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != snapshot["sha256"]:
-            raise JournalError(f"{file}: is not the snapshot that {path} was cut at")
-        tensors = load_safetensors(data)
-        values = _stored(tensors, "values", begun)
-        best = _stored(tensors, "best", begun) if "best" in tensors else begun
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise JournalError(f"{file}: snapshot of {path} cannot be read ({error})") from None
-    prefix = "state."
-    state = {n.removeprefix(prefix): t.copy() for n, t in tensors.items() if n.startswith(prefix)}
-    return values, best, state
 
 
 def tensors_of(values: Values, name: str) -> dict[str, NDArray[Any]]:
@@ -208,3 +194,83 @@ def need_step(journal: Journal, step: int, last: int) -> None:
     if not first <= step <= last:
         held = f"starts at step {first}" if step < first else f"ends at step {last}"
         raise JournalError(f"{journal.path}: step {step} cannot be reached; it {held}")
+
+
+def replay(source: Journal | Path | str, start: Start, *, until: int | None = None) -> RunState:
+    """Apply a journal's steps to the starting values.
+
+    Args:
+        source: a journal as read, or a run folder or journal file to read.
+        start: the values and identity of the bundle that the run began from.
+        until: number of steps to stop after; all by default.
+
+    Returns:
+        the state that its records leave.
+
+    Raises:
+        JournalError: damaged, of another bundle, too short for ``until``, or the values differ
+            from a hash that the journal recorded.
+    """
+    journal = source if isinstance(source, Journal) else read_journal(source, until=until)
+    state = RunState(journal.path, journal.header, start)
+    if until is not None:
+        need_step(journal, until, history_of(journal, until=until).steps)
+    state.take(journal, until=until)
+    return state
+
+
+class LiveRun:
+    """A run in progress: its journal and the state that goes with it. Made by ``begin`` or
+    ``open``; holds the run's lock until closed.
+
+    Every change goes through ``commit``: the record is written, then the state follows.
+    """
+
+    def __init__(self, writer: JournalWriter, state: RunState) -> None:
+        self.writer, self.state = writer, state
+        self._broken = False
+
+    @classmethod
+    def begin(cls, folder: Path, header: Header, start: Start) -> "LiveRun":
+        """Start a run in a folder that has none."""
+        state = RunState(folder, header, start)
+        writer = JournalWriter.create(folder, header)
+        state.path = writer.path
+        return cls(writer, state)
+
+    @classmethod
+    def open(cls, folder: Path, start: Start) -> "LiveRun":
+        """Go on with a run; a torn tail is cut and the values are replayed.
+
+        Raises:
+            JournalError: damaged, in use, or of another bundle.
+        """
+        writer, journal = JournalWriter.open(folder)
+        try:
+            return cls(writer, replay(journal, start))
+        except BaseException:
+            writer.close()
+            raise
+
+    def commit(self, record: Record) -> None:
+        """Write a record, then let the state follow.
+
+        Raises:
+            JournalError: it could not be written; nothing changed, and the run takes no more.
+        """
+        if self._broken:
+            raise JournalError(f"{self.writer.path}: interrupted while recording; open it again")
+        self._broken = True  # an interrupt from here to the end leaves memory behind the file
+        self.writer.append(record)
+        self.state.advance(record)
+        self._broken = False
+        self.writer.sync_if_due()
+
+    def end(self, reason: str) -> None:
+        """Record why the loop ends, with the hash of the values, and sync."""
+        self.commit(End(bytes.fromhex(self.state.sha256)[:16], reason))
+        self.writer.sync()
+
+    def close(self) -> None:
+        """Sync and release the run. Calling it again does nothing."""
+        self.writer.close()

@@ -12,7 +12,7 @@ The weights are float32 ``[R, D + 1]``: R rows are the task's, one a label, or o
 One more number is that share less 1, so that zeros are no head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -25,7 +25,7 @@ from ..errors import EngineError, TuningError
 from ..schema import ListOf, Whole, check
 from ..tasks import Batch, Observation, Task
 from .batch_loss import Look
-from .part import Description
+from .part import Description, Part
 from .values import Values
 
 KIND = "answer-head"
@@ -34,7 +34,7 @@ _LARGEST = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
-class AnswerHead:
+class AnswerHead(Part):
     """The part (see ``Part``)."""
 
     labels: tuple[str, ...]
@@ -88,14 +88,6 @@ class AnswerHead:
         rows = self.weights[[self.labels.index(label) for label in labels]]
         return replace(self, labels=labels, own=np.append(rows.reshape(-1), self.own[-1]))
 
-    @property
-    def enters_program(self) -> bool:
-        return False
-
-    @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return {}
-
     def changed(self, scores: Scores, batch: Batch) -> NDArray[np.float32]:
         return self.added(scores.logp, seen_in(scores))
 
@@ -103,21 +95,6 @@ class AnswerHead:
         """The share of ``logp`` ``[P, N, C]``, and the head's part from ``seen``
         ``[P, N, D + 1]``."""
         return np.asarray((1 + self.own[-1]) * logp + seen @ self.weights.T)
-
-    @property
-    def writes(self) -> bool:
-        return False
-
-    def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
-        return logits
-
-    @property
-    def words(self) -> NDArray[np.float32]:
-        return self.own[:0]
-
-    @property
-    def memory_bytes(self) -> int:
-        return 0
 
 
 class AnswerHeads:

@@ -2,7 +2,7 @@
 
 ``h' = h + A x``: what the output head reads is moved by a linear map of the token's own tapped
 states, which the program takes as an input. Learned are the weights M ``[O, I]`` of
-``A = size * Qg M Qx'`` (see ``bundle.text_frame``). Their gradient needs no backward pass: all of
+``A = size * Qg M Qx'`` (see ``bundle.text_head``). Their gradient needs no backward pass: all of
 it lies behind the last hidden state. Where the program takes terms of its upper blocks, these are
 learned behind M, by the same gradient handed down (see ``block_terms``). What a run keeps of one is
 a ``text_part``.

@@ -14,7 +14,7 @@ from ..schema import Whole, check
 from ..tasks import Batch, Task
 from .batch_loss import Look
 from .block_terms import BlockTerms, Inside
-from .part import Description
+from .part import Description, Part
 from .text_head import Observed, TextHead
 from .word_memory import BEFORE, WORDS, Said, WordMemory
 
@@ -26,7 +26,7 @@ LEAST_PULL = 32
 
 
 @dataclass(frozen=True, eq=False)
-class TextPart:
+class TextPart(Part):
     """The part (see ``Part``)."""
 
     head: TextHead
@@ -34,6 +34,7 @@ class TextPart:
     """float32 ``[O * I]``; behind it what is learned of terms, and the memory of words, if any."""
     deep: bool = False
     """Whether it has terms of the blocks below."""
+    enters_program = writes = True
 
     @property
     def weights(self) -> NDArray[np.float32]:
@@ -86,10 +87,6 @@ class TextPart:
             yield from self.terms.changes(self.weights[self.head.entries :])
 
     @property
-    def enters_program(self) -> bool:
-        return True
-
-    @property
     def inputs(self) -> Mapping[str, Any]:
         weights, entries = self.weights, self.head.entries
         found: dict[str, Any] = {"adapter": self.head.adapter(weights[:entries])}
@@ -104,10 +101,6 @@ class TextPart:
         whole = batch.whole
         logp = memory.mixed(scores.logp[0], whole.tokens, whole.positions, whole.candidates)
         return logp[None]
-
-    @property
-    def writes(self) -> bool:
-        return True
 
     def mixed_next(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
         memory = self.memory

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from tokenizers import Tokenizer
 
 from ..bundle import Bounds, Bundle
-from ..bundle.chat import ChatPart
+from ..bundle.parts import ChatPart
 from ..errors import DataError
 from ..hub import local_file
 from .chat import Chat

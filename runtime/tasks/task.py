@@ -323,10 +323,7 @@ class Task(ABC):
             np.array(candidates, dtype=np.int64),
             gold,
         )
-        return self._check_size(example, where)
-
-    def _check_size(self, example: Encoded, where: str) -> Encoded:
-        """Refuse an example that alone exceeds the tokens, positions or candidates of a pass."""
+        # One that alone exceeds the tokens, positions or candidates of a pass is refused.
         for name, count, bound in (
             ("rows", example.tokens.size, self._bounds.tokens),
             ("positions", len(example.positions), self._bounds.positions),

@@ -1,1 +1,1 @@
-"""The loop: a tuner, its state, its guards, and how it chooses step size and perturbation."""
+"""The loop: a tuner, when it stops, and how it chooses its perturbation."""

@@ -30,23 +30,22 @@ from ..estimators import (
     shape_of,
     spec_of,
 )
-from ..estimators.rates import Perturbing
 from ..journal import format as journal
 from ..journal.history import PROGRAM, History, rounded
 from ..journal.metrics import MetricsLog
 from ..journal.run_folder import JOURNAL_FILE
 from ..journal.start import Start
+from ..journal.state import LiveRun
 from ..scoring.batch_loss import Look
 from ..scoring.evaluation import Evaluation, evaluate
 from ..scoring.known_forwards import KnownForwards, known_bytes
 from ..scoring.values import Values
-from ..settings import Settings
+from ..settings import Perturbing, Settings
 from ..tasks import Encoded, Task, need_labels
 from .batches import batch_indices
 from .budget import Budget, Control
-from .guards import giving_up, judge_losses, judge_scalars
-from .live_run import LiveRun, Tuned, examples_sha256
 from .loss_noise import LossNoise, measure_loss_noise
+from .resume import examples_sha256, resume
 
 _log = logging.getLogger("seedtune")
 """How a run goes: its beginning, evaluations and end as INFO, each step as DEBUG."""
@@ -82,6 +81,20 @@ class StepReport:
         if self.evaluation is not None:
             told += f", {self.evaluation}"
         return f"{told}, {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The state to ship."""
+
+    values: Values = field(repr=False)
+    step: int
+    """Steps behind it; 0 is the start."""
+    loss: float | None
+    """Held-out loss, None if nothing was evaluated."""
+    metric: float | None
+    message: str
+    """One sentence for the user, which says so if the run did not beat its start."""
 
 
 class Tuner:
@@ -171,7 +184,7 @@ class Tuner:
             "train_sha256": examples_sha256(self._train),
             "eval_sha256": examples_sha256(self._eval),
         }
-        run = LiveRun.resume(
+        run = resume(
             self.folder,
             self._start,
             asked=settings or {},
@@ -324,7 +337,17 @@ class Tuner:
         left = self.stop_reason is None and self.control.stop_reason is None
         if (left or self._no_wait) and self._unjudged:
             self._evaluate_unless_stopped()
-        return self._run.tuned()
+        history, best, values = self.history, self.history.best, self._run.state.best_values
+        if best is None:
+            message = f"the values after step {history.steps} ship; none was evaluated"
+            return Tuned(values, history.steps, None, None, message)
+        if best.step == 0:
+            message = f"no evaluated step up to {history.steps} beat the start: the start ships"
+        else:
+            message = f"step {best.step} of {history.steps} is the best evaluated one and ships"
+        if history.evaluations[-1].step < history.steps:
+            message += f"; step {history.steps}, the last, was not evaluated"
+        return Tuned(values, best.step, best.loss, best.metric, message)
 
     def __iter__(self) -> Iterator[StepReport]:
         """Run steps until the run, the budget or the control ends; ``stop_reason`` says which.
@@ -349,19 +372,12 @@ class Tuner:
     def step(self) -> StepReport:
         """One step, and the evaluation that is due after it."""
         began = time.monotonic()
-        history, settings = self.history, self.history.settings
-        number = history.steps
-        measured = self._run.state.estimator.measure(
-            self._look(self._batch(settings, number)),
-            self.values,
-            seed=settings.seed,
-            step=number,
-            eps=settings.options.perturbation,
-        )
+        history, at = self.history, self.history.next_step
+        look = self._look(self._batch(history.settings, at.step))
+        measured = self._run.state.estimator.measure(look, self.values, at)
         losses, scalars = measured.losses.mean(axis=1), measured.scalars
         mean = float(losses.mean())
-        skip = judge_losses(losses, history)
-        skip = skip or judge_scalars(scalars, history)
+        skip = history.judge(losses, scalars)
         if skip is None and history.loss_limit is None:
             self._run.commit(journal.Reference(rounded(mean)))
         signs = scalars.dtype == np.uint8
@@ -377,7 +393,7 @@ class Tuner:
             skipped=skip and journal.SKIP_REASONS[skip.reason],
             seconds=seconds,
         )
-        advice = skip and giving_up(skip, history)
+        advice = skip and history.giving_up(skip)
         if advice:
             self._run.end(advice)
             self.stop_reason = advice
@@ -387,7 +403,7 @@ class Tuner:
             losses=tuple(float(loss) for loss in losses),
             loss=mean,
             scalars=exact,
-            lr=settings.learning_rate(number),
+            lr=at.lr,
             seconds=seconds,
             forwards=self.forwards,
             skipped=skip and journal.SKIP_REASONS[skip.reason],

@@ -8,10 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from seedtune.host_tools.emulate.cached_folder import cached_folder
-from seedtune.host_tools.emulate.debian import download_debs
-from seedtune.host_tools.emulate.host import run_command
-from seedtune.host_tools.emulate.sysroot import PYTHON
+from seedtune.host_tools.emulate.host import cached_folder, download_debs, run_command
+from seedtune.host_tools.emulate.system import PYTHON
 
 _JAVA = "openjdk-21-jre-headless"
 

@@ -15,12 +15,12 @@ sys.path.insert(0, str(DEMO))
 def on_jvm():
     """Skips where the packages cannot be had, and says why."""
     from rehearsal import jvm, shim
-    from rehearsal.kotlin import KotlinError
+    from rehearsal.downloads import RehearsalError
     from seedtune.runtime.errors import DownloadError
 
     try:
         jvm.classpath()
         shim.library_folder("x86_64")
-    except (DownloadError, shim.ShimError, KotlinError) as error:
+    except (DownloadError, RehearsalError) as error:
         pytest.skip(str(error))
     return run_script

@@ -53,8 +53,8 @@ def bad(answer: str) -> str:
 
 def hash_of(phone: Phone, kind: str) -> str:
     """Of the journal's steps: the values after the last one."""
-    from seedtune.runtime.journal.replay import replay
     from seedtune.runtime.journal.start import Start
+    from seedtune.runtime.journal.state import replay
 
     return replay(phone.app._run_folder(kind), Start.of(phone.app._opened())).sha256
 

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from jvm_scripts import DEMO
 from rehearsal import packaging
+from rehearsal.downloads import RehearsalError
 from rehearsal.phone import APP, KOTLIN, PURE
 
 ROOT = DEMO.parent
@@ -86,7 +87,7 @@ class TestPackage:
         data[len(data) // 2] ^= 1
         altered = tmp_path / "altered.apk"
         altered.write_bytes(data)
-        with pytest.raises(packaging.PackagingError, match="apksigner"):
+        with pytest.raises(RehearsalError, match="apksigner"):
             packaging.verify(altered)
 
 

@@ -10,8 +10,8 @@ from jvm_scripts import DEMO
 from seedtune.host_tools.emulate.host import EmulatorError, missing_packages
 from seedtune.host_tools.emulate.machine import PYTHON_PATH, Machine
 from seedtune.runtime.files import default_cache
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 
 MISSING = missing_packages()
 pytestmark = [

@@ -12,12 +12,12 @@ from block_states import block_states, mean_so_far
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
 from seedtune.export.lower.int4_operator import through_int4_operator_
-from seedtune.export.lower.lower import lower, trace, trace_with_prefix
+from seedtune.export.lower.lower import lower
 from seedtune.export.lower.stored_weights import FILE, StoredWeights
+from seedtune.export.lower.trace import trace, trace_with_prefix
 from seedtune.export.program.block_tap import tapped_blocks
-from seedtune.export.program.prefix_program import PrefixProgram
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs
+from seedtune.export.program.score_program import PrefixProgram
 from seedtune.export.program.sensitive_linear import SensitiveLinear
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding
@@ -91,9 +91,8 @@ def test_program_follows_the_eager_int4_model(name, tmp_path):
     quantise_linears_(program)
     entries = len(surgery.values)
     shape = program.adapter_shape
-    traced = trace(program, example_inputs(BOUNDS, entries, 96, shape), BOUNDS)
     file = tmp_path / "program.pte"
-    lower({"score": lambda: traced}, file)
+    lower(program, {"score": lambda: trace(program)}, file)
     width = 64 * len(program.tap.blocks + program.tap.mean_blocks)
     engine = ExecutorchBinding(file, BOUNDS, entries, width, shape, (), None)
 
@@ -159,8 +158,7 @@ def other_form(model):
     generator = torch.Generator().manual_seed(2)
     rows[1] += 0.5 * torch.randn(len(surgery.values), generator=generator)
     adapter = 0.1 * torch.randn(program.adapter_shape, generator=generator)
-    example = example_inputs(BOUNDS, len(surgery.values), 96, program.adapter_shape)
-    traced = trace_with_prefix(PrefixProgram(program), example, WITH_PREFIX)
+    traced = trace_with_prefix(PrefixProgram(program))
     return program, traced, (*request, rows, adapter)
 
 

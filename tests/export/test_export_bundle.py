@@ -11,8 +11,7 @@ from seedtune.export.profile.fisher import compute_profile
 from seedtune.export.program.block_tap import tapped_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.program.sensitive_linear import SensitiveLinear, input_groups
-from seedtune.export.text.make_frame import read_norm
-from seedtune.export.text.words_place import find_words
+from seedtune.export.text.make_frame import find_words, read_norm
 from seedtune.runtime.bundle import Bounds, WordsPlace, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.engines.executorch_binding import ExecutorchBinding

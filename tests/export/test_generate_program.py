@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
-from seedtune.export.lower.lower import lower, trace_columns, trace_generate
-from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
+from seedtune.export.lower.lower import lower
+from seedtune.export.lower.trace import trace_columns, trace_generate
+from seedtune.export.program.generate_program import GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.engines.executorch_native import NativeProgram
 
-WRITING = GenerateBounds(8, 32)
 PARTS = (7, 1, 1, 8, 1, 4)
 """A text of 22 tokens in passes; the window of 8 cuts inside the cache and inside a pass."""
 
@@ -19,7 +19,7 @@ PARTS = (7, 1, 1, 8, 1, 4)
 def prepared(model):
     program, surgery = prepare_program(model, some_mask(model), BOUNDS)
     values = torch.from_numpy(surgery.values.astype(np.float32))[None]
-    return program, GenerateProgram(program, values.shape[1], WRITING).eval(), values
+    return program, GenerateProgram(program, context=32, chunk=8).eval(), values
 
 
 def text():
@@ -61,7 +61,7 @@ def test_generate_follows_the_model_itself(name):
     with torch.no_grad():
         wanted = tiny(name)(input_ids=text(), use_cache=False).logits[0].numpy()
     score, program, values = prepared(tiny(name))
-    found = written(eagerly(program, values, torch.zeros(score.adapter_shape)), program.shapes)
+    found = written(eagerly(program, values, torch.zeros(score.adapter_shape)), score.cache_shapes)
     ends = np.cumsum(PARTS) - 1
     for logits, end in zip(found, ends, strict=True):
         # fp16 values and the int8 embedding are the only differences
@@ -78,21 +78,23 @@ def test_lowered_generate_follows_the_eager_one(name, tmp_path):
     adapter = 0.05 * torch.randn(score.adapter_shape, generator=generator)
     file = tmp_path / "program.pte"
     traces = {
-        "generate": lambda: trace_generate(program, program.example(96)),
+        "generate": lambda: trace_generate(program),
         "columns": lambda: trace_columns(program),
     }
-    lower(traces, file)
+    lower(score, traces, file)
     lowered = NativeProgram(file)
     (columns,) = lowered.run("columns", [values.numpy()], (1, program.columns.size))
 
     def run(tokens, start, cache):
         inputs = [tokens, start, columns, adapter.numpy(), *cache]
-        sizes = [(heads, tokens.shape[1], width) for heads, width in program.shapes for _ in "kv"]
+        sizes = [
+            (heads, tokens.shape[1], width) for heads, width in score.cache_shapes for _ in "kv"
+        ]
         return list(lowered.run("generate", inputs, (1, 96), *sizes))
 
-    wanted = written(eagerly(program, values, adapter), program.shapes)
-    plain = written(eagerly(program, values, torch.zeros_like(adapter)), program.shapes)
-    found = written(run, program.shapes)
+    wanted = written(eagerly(program, values, adapter), score.cache_shapes)
+    plain = written(eagerly(program, values, torch.zeros_like(adapter)), score.cache_shapes)
+    found = written(run, score.cache_shapes)
     lowered.close()
     for logits, eager, unmoved in zip(found, wanted, plain, strict=True):
         assert np.abs(logits - eager).mean() < 0.05

@@ -9,9 +9,8 @@ from architectures import BOUNDS, some_mask, tiny
 from seedtune.export.model.gated_blocks import suited_blocks
 from seedtune.export.program.prepare_program import prepare_program
 from seedtune.export.quantise.int4 import quantise_linears_
-from seedtune.export.text.make_frame import make_frame
+from seedtune.export.text.make_frame import make_frame, packed_words
 from seedtune.export.text.make_terms import make_terms
-from seedtune.export.text.words_place import packed_words
 from seedtune.runtime.bundle.terms import ACTIVATIONS, MatrixPlace
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.block_terms import ACTIVATED, BlockTerms, Inside, Kept, Matrix
@@ -45,7 +44,7 @@ class Learner:
         words = WordTable(codes, scales)
         made = make_terms(self.program, ROWS, self.values)
         self.in_float()
-        frame = make_frame(self.program, words, ROWS, self.values)
+        frame = make_frame(self.program, ROWS, self.values)
         places = [MatrixPlace(0, 0, 0, len(each.columns), each.layer) for each in made.matrices]
         layers = {name: (first, count) for name, _, first, count in surgery.layers}
 
@@ -74,7 +73,7 @@ class Learner:
         for module in self.program.modules():
             if isinstance(module, torch.nn.Linear):
                 weight = module.weight.dequantize()
-                module.weight = torch.nn.Parameter(weight, requires_grad=False)
+                module.rest.held = torch.nn.Parameter(weight, requires_grad=False)
 
     def forward(self, tokens, positions, candidates, adapter, terms, values=None):
         given = torch.from_numpy(self.values.astype(np.float32)) if values is None else values

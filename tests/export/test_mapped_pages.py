@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from seedtune.export.model.find_bytes import find_bytes
 from seedtune.export.model.mapped_pages import forget
-from seedtune.runtime.engines.system_memory import peak_resident_bytes, resident_bytes
+from seedtune.export.model.tensor_file import find_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes, resident_bytes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs madvise")
 MB = 1 << 20

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, BOUNDS, LOWERED, some_mask, tiny, tiny_to_lower
-from seedtune.export.lower.lower import lower, trace_behind
-from seedtune.export.program.generate_program import GenerateBounds, GenerateProgram
+from seedtune.export.lower.lower import lower
+from seedtune.export.lower.trace import trace_behind
+from seedtune.export.program.generate_program import GenerateProgram
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.engines.executorch_native import NativeProgram
 
@@ -41,7 +41,7 @@ def read(generate, probes):
     """The prefix's keys and values under each of ``probes``, in one pass of ``generate``."""
     empty = [
         torch.zeros(heads, *shape)
-        for heads, width in generate.shapes
+        for heads, width in generate.score.cache_shapes
         for shape in ((width, 1), (1, width))
     ]
     found = []
@@ -54,7 +54,7 @@ def read(generate, probes):
 
 def prepared(model, quantised=False, bounds=BOUNDS):
     program, surgery = prepare_program(model, some_mask(model), bounds)
-    generate = GenerateProgram(program, len(surgery.values), GenerateBounds(16, 32)).eval()
+    generate = GenerateProgram(program, context=32, chunk=16).eval()
     if quantised:
         quantise_linears_(program)
     return program, generate, inputs(program, surgery.values)
@@ -94,14 +94,13 @@ def test_a_window_that_cuts_no_row_may_cut_the_prefix():
 # Llama's is in the bundle that the engines' tests read.
 @pytest.mark.parametrize("name", LOWERED[1:])
 def test_lowered_it_follows_the_eager_one(name, tmp_path):
-    score, generate, given = prepared(tiny_to_lower(name), quantised=True)
     bounds = replace(BOUNDS, prefix=20)
+    score, generate, given = prepared(tiny_to_lower(name), quantised=True, bounds=bounds)
     with torch.no_grad():
         prefix = read(generate, given[3])
         wanted = [each.numpy() for each in score(*given, *prefix)]
-    example = example_inputs(bounds, given[3].shape[1], 96, score.adapter_shape)
     file = tmp_path / "program.pte"
-    lower({"behind": lambda: trace_behind(score, example, bounds)}, file)
+    lower(score, {"behind": lambda: trace_behind(score)}, file)
     lowered = NativeProgram(file)
     arrays = [each.numpy() for each in (*given, *prefix)]
     found = lowered.run("behind", arrays, *(each.shape for each in wanted))

@@ -6,7 +6,7 @@ import torch
 from seedtune.export.lower.lower import lower
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.runtime.engines.executorch_native import NativeProgram
-from seedtune.runtime.engines.system_memory import resident_bytes
+from seedtune.runtime.engines.memory import resident_bytes
 from torch import nn
 from torch.export import export
 
@@ -27,6 +27,14 @@ def method(linear, more):
     return lambda: export(Sum(linear, more), (torch.ones(1, linear.in_features),))
 
 
+def lowered(file, *methods):
+    """A program of these methods, each a linear and what is added to its product."""
+    traces = {
+        name: method(*each) for name, each in zip(("score", "generate"), methods, strict=False)
+    }
+    lower(nn.ModuleList(linear for linear, _ in methods), traces, file)
+
+
 def int4(width, scale=1.0):
     torch.manual_seed(0)
     linear = nn.Linear(width, width, bias=False).requires_grad_(False)
@@ -38,8 +46,8 @@ def int4(width, scale=1.0):
 def test_a_second_method_costs_no_second_weights(tmp_path):
     linear = int4(WIDTH)
     file, alone = tmp_path / "program.pte", tmp_path / "alone.pte"
-    lower({"score": method(linear, 0.0)}, alone)
-    lower({"score": method(linear, 0.0), "generate": method(linear, 1.0)}, file)
+    lowered(alone, (linear, 0.0))
+    lowered(file, (linear, 0.0), (linear, 1.0))
     one, both = alone.stat().st_size, file.stat().st_size
     assert one > WEIGHTS and both - one < 0.01 * WEIGHTS
     program = NativeProgram(file)
@@ -58,9 +66,8 @@ def test_a_second_method_costs_no_second_weights(tmp_path):
 
 @pytest.mark.parametrize("scale", [2.0, 0.25])
 def test_equal_codes_of_other_scales_are_another_weight(tmp_path, scale):
-    methods = {"score": method(int4(64), 0.0), "generate": method(int4(64, scale), 0.0)}
     file = tmp_path / "program.pte"
-    lower(methods, file)
+    lowered(file, (int4(64), 0.0), (int4(64, scale), 0.0))
     program = NativeProgram(file)
     x = np.random.default_rng(0).standard_normal((1, 64), np.float32)
     (one,) = program.run("score", [x], (1, 64))

@@ -11,11 +11,11 @@ from seedtune.export import export
 from seedtune.export.lower import onnx as onnx_form
 from seedtune.export.lower import torch_graph as torch_form
 from seedtune.export.lower.int4_operator import through_int4_operator_
-from seedtune.export.lower.lower import lower, trace, trace_with_prefix
+from seedtune.export.lower.lower import lower
 from seedtune.export.lower.stored_weights import FILE, StoredWeights
-from seedtune.export.program.prefix_program import PrefixProgram
+from seedtune.export.lower.trace import trace, trace_with_prefix
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs
+from seedtune.export.program.score_program import PrefixProgram
 from seedtune.export.quantise.int4 import quantise_linears_
 from seedtune.export.text.make_terms import make_terms
 from seedtune.runtime.bundle import Bounds, open_bundle
@@ -65,8 +65,6 @@ class World:
         tokens, positions, candidates, *rest = self.request
         whole = torch.cat([torch.from_numpy(FRONT)[None].expand(3, -1), tokens], dim=1)
         at = positions // 7 * whole.shape[1] + len(FRONT) + positions % 7
-        sizes = program.adapter_shape, program.terms_shapes
-        self.example = example_inputs(WITH_PREFIX, len(surgery.values), 96, *sizes)
         with torch.no_grad():
             self.wanted = program(*self.request)
             self.behind = program(whole, at, candidates, *rest)
@@ -74,7 +72,7 @@ class World:
 
     @cached_property
     def traced(self):
-        return trace_with_prefix(PrefixProgram(self.program), self.example, WITH_PREFIX)
+        return trace_with_prefix(PrefixProgram(self.program))
 
     def written(self, form):
         """The file of one of the other forms."""
@@ -144,8 +142,8 @@ def test_the_onnx_program_is_the_eager_one(world):
 def test_executorch_s_program_follows_the_eager_one(tmp_path):
     """Behind a prefix, the bundle of the engines' tests does."""
     world = World(tmp_path, exact=False)
-    traces = {"score": lambda: trace(world.program, world.example, WITH_PREFIX)}
-    lower(traces, tmp_path / "program.pte")
+    traces = {"score": lambda: trace(world.program)}
+    lower(world.program, traces, tmp_path / "program.pte")
     lowered = NativeProgram(tmp_path / "program.pte")
     given = [each.numpy() for each in world.request]
     shapes = [each.shape for each in world.wanted]

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from compiler import needs_compiler
-from seedtune.host_tools.bench.contenders import device_process, steps
-from seedtune.host_tools.bench.contenders.steps import two_point_step
+from seedtune.host_tools.bench import device
+from seedtune.host_tools.bench.contenders import device_process
 from seedtune.host_tools.bench.measuring.process import run_module
 from tiny_bundle import TASK
 
@@ -24,9 +24,9 @@ def test_a_measured_process_tunes_without_torch(bundle, tmp_path):
 
 
 def test_a_step_moves_nothing_but_its_own_copy(bundle, monkeypatch):
-    monkeypatch.setattr(steps, "_CORES", "auto")  # other tests fix how many the process has
+    monkeypatch.setattr(device, "_CORES", "auto")  # other tests fix how many the process has
     before = bundle.values.copy()
-    step = two_point_step(bundle, 3, 8)
+    step = device.two_point_step(bundle, 3, 8)
     step()
     step()
     assert (bundle.values == before).all()

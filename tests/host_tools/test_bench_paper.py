@@ -4,8 +4,7 @@ import json
 
 import pytest
 from seedtune.host_tools.bench.measuring.results_files import RESULTS
-from seedtune.host_tools.bench.paper import bench_paper
-from seedtune.host_tools.bench.summaries.paper import show_paper
+from seedtune.host_tools.bench.paper import bench_paper, show_paper
 
 
 def test_what_is_not_known_names_its_command(tmp_path):

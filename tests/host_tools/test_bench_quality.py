@@ -9,14 +9,16 @@ import pytest
 from command_line import good
 from seedtune.host_tools.bench import quality
 from seedtune.host_tools.bench.contenders import lora, mezo, sparse_fp32
-from seedtune.host_tools.bench.contenders.float_engine import FloatEngine
-from seedtune.host_tools.bench.contenders.float_task import FloatTask
-from seedtune.host_tools.bench.contenders.mask_places import answered, random_places
-from seedtune.host_tools.bench.contenders.task_loss import task_losses
+from seedtune.host_tools.bench.contenders.float_task import FloatEngine, FloatTask, task_losses
+from seedtune.host_tools.bench.contenders.sparse_fp32 import answered, random_places
 from seedtune.host_tools.bench.contenders.task_methods import METHODS, tuner_settings
-from seedtune.host_tools.bench.measuring.results_files import RESULTS
-from seedtune.host_tools.bench.summaries.quality import chosen_groups, summarise_quality
-from seedtune.host_tools.bench.summaries.rows import merge_rows, read_rows, row_key
+from seedtune.host_tools.bench.measuring.quality_table import chosen_groups, summarise_quality
+from seedtune.host_tools.bench.measuring.results_files import (
+    RESULTS,
+    merge_rows,
+    read_rows,
+    row_key,
+)
 from seedtune.host_tools.data.named_tasks import TaskData
 from seedtune.runtime.bundle import Layer
 from seedtune.runtime.estimators.noise import add_noise
@@ -61,10 +63,6 @@ SETTINGS = {
     "lr": 1e-4, "eps": 1e-3, "steps": 12, "rank": 4, "alpha": 8, "threads": 1,
     "estimator": "two-point", "schedule": "constant",
 }  # fmt: skip
-
-
-def silent(line):
-    pass
 
 
 @pytest.fixture
@@ -117,10 +115,10 @@ def test_mezo_perturbs_every_weight_and_puts_them_back(toy):
 
 
 def test_mezo_lowers_the_loss(toy):
-    found = mezo.run_on_task(toy(), SETTINGS, silent)
+    found = mezo.run_on_task(toy(), SETTINGS)
     assert [at["forwards"] for at in found["curve"]] == [0, 20, 40]
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.01
-    shorter = mezo.run_on_task(toy(), SETTINGS | {"forwards": 20}, silent)
+    shorter = mezo.run_on_task(toy(), SETTINGS | {"forwards": 20})
     assert shorter["curve"] == found["curve"][:2] and shorter["step_seconds"] > 0
 
 
@@ -139,7 +137,7 @@ def test_the_differentiable_loss_is_the_tasks(toy, data):
 def test_lora_lowers_the_loss_and_leaves_the_base_weights(toy):
     cell = toy()
     base = {name: each.clone() for name, each in cell.model.named_parameters()}
-    found = lora.run_on_task(cell, SETTINGS | {"eval_at": [0, 6], "lr": 1e-2}, silent)
+    found = lora.run_on_task(cell, SETTINGS | {"eval_at": [0, 6], "lr": 1e-2})
     assert [at["forwards"] for at in found["curve"]] == [0, 18, 36]
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"] - 0.1
     assert found["step_seconds"] > 0
@@ -160,7 +158,7 @@ def test_the_sparse_baseline_moves_its_entries_alone(toy, tmp_path, mask):
     )
     before = mezo.all_weights(cell.model).copy()
     settings = SETTINGS | {"mask": mask, "bundle": bundle.path, "lr": 1e-2, "eps": 1e-2}
-    found = sparse_fp32.run_on_task(cell, settings, silent)
+    found = sparse_fp32.run_on_task(cell, settings)
     assert [at["forwards"] for at in found["curve"]] == [0, 20, 40]
     changed = np.count_nonzero(mezo.all_weights(cell.model) != before)
     assert changed == 12
@@ -193,7 +191,7 @@ def test_forwards_become_steps():
 def test_a_cells_settings_are_all_that_it_depends_on(monkeypatch):
     def settings(data=DATA, forwards=100, test_rows=300):
         monkeypatch.setattr(quality, "load_task", lambda name: data)
-        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None, "folder")
+        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None, quality.MODEL)
 
     one = settings()
     assert one == settings()
@@ -211,13 +209,12 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
         return function(*arguments)
 
     monkeypatch.setattr(quality, "call_function", in_this_process)
+    monkeypatch.setattr(quality, "fetch", lambda name: tiny_llama_folder)
     asked = {
         "methods": ("mezo-fp32",),
         "tasks": ("sst2",),
         "forwards": 200,
-        "model": str(tiny_llama_folder),
         "results": tmp_path / "results",
-        "progress": silent,
     }
     found = quality.bench_quality(**asked, seeds=(0,))
     assert set(found["tasks"]["sst2"]) == {"mezo-fp32"}
@@ -228,7 +225,7 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
     quality.bench_quality(**asked, seeds=(0,))
     assert len(runs) == 2
     row = next(iter(read_rows(tmp_path / "results").values()))
-    assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
+    assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == "smollm2-135m"
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
 
 

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from seedtune.host_tools.bench.measuring.perplexity import perplexity, text_batches
 from seedtune.host_tools.bench.measuring.results_files import RESULTS, machine, write_figures
+from seedtune.host_tools.bench.measuring.runs import perplexity, text_batches
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import SeedtuneError
 

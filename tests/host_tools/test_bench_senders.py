@@ -9,22 +9,17 @@ from seedtune.host_tools.bench.contenders import int4, lora
 from seedtune.host_tools.bench.contenders import people as data
 from seedtune.host_tools.bench.contenders.float_task import FloatTask
 from seedtune.host_tools.bench.contenders.people import (
+    METHODS,
     SENDERS,
     Person,
     load_person,
     sender_of,
 )
-from seedtune.host_tools.bench.contenders.people_methods import METHODS
-from seedtune.host_tools.bench.senders import bench_senders
-from seedtune.host_tools.bench.summaries.senders import summarise_senders
+from seedtune.host_tools.bench.senders import bench_senders, summarise_senders
 from seedtune.runtime.errors import DataError, SeedtuneError
 
 WORDS = ("the cat sat", "it was great", "on the mat", "a small town")
 ROWS = [{"before": WORDS[n % 3], "reply": WORDS[(n + 1) % 4]} for n in range(24)]
-
-
-def silent(line):
-    pass
 
 
 def test_the_split_is_in_time_and_the_gate_is_apart(monkeypatch):
@@ -57,7 +52,7 @@ def test_the_programs_methods_tell_the_same_things(bundle, method):
     }  # fmt: skip
     if method == "per-example":
         settings["tuner"] = {**settings["tuner"], "steps": 2, "eval_every": 2}
-    found = int4.run_on_person(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings, silent)
+    found = int4.run_on_person(Person(ROWS[:12], ROWS[12:18], ROWS[18:]), settings)
     assert found["other"]["perplexity"] > 1 and found["test"]["perplexity"] > 1
     assert ("seconds" in found) == METHODS[method].learns
     if method.startswith("text-head"):
@@ -73,8 +68,8 @@ def test_lora_ships_the_epoch_that_held_out_messages_choose(tiny_llama_folder, m
         "source": str(tiny_llama_folder), "length": 24, "messages": 50, "seed": 0, "lr": 2e-2,
         "rank": 4, "alpha": 8, "epochs": 2,
     }  # fmt: skip
-    start = lora.run_on_person(person, settings | {"messages": 0}, silent)
-    found = lora.run_on_person(person, settings, silent)
+    start = lora.run_on_person(person, settings | {"messages": 0})
+    found = lora.run_on_person(person, settings)
     assert found["epochs"] > 0 and found["test"]["perplexity"] < start["test"]["perplexity"]
     assert found["seconds"] > 0 and found["peak_rss_bytes"] > 0
     tests = []
@@ -82,7 +77,7 @@ def test_lora_ships_the_epoch_that_held_out_messages_choose(tiny_llama_folder, m
     # them is not the same on every processor.
     for shipped, given in enumerate(([3.0, 4.0, 5.0], [3.0, 2.0, 2.5], [3.0, 2.0, 1.0])):
         monkeypatch.setattr(lora, "_perplexity", lambda *_, given=given: given.pop(0))
-        found = lora.run_on_person(person, settings, silent)
+        found = lora.run_on_person(person, settings)
         assert found["epochs"] == shipped and given == []
         tests.append(found["test"])
     assert tests[0] == start["test"] and tests[0] != tests[1] != tests[2]
@@ -127,10 +122,11 @@ def test_a_finished_cell_is_not_run_again(bundle, exported_folder, tmp_path, mon
     sender = next(iter(SENDERS))
     rows = [{"before": "hello", "reply": WORDS[n % 4], "chat": n} for n in range(140)]
     monkeypatch.setattr(data, "chat_replies", lambda sender: rows)
-    monkeypatch.setattr(senders, "_other_text", lambda model: np.arange(32).reshape(2, 16))
+    monkeypatch.setattr(senders, "_other_text", lambda: np.arange(32).reshape(2, 16))
+    monkeypatch.setattr(senders, "fetch", lambda name: exported_folder / "hf")
     given = {
         "senders": (sender[:8],), "messages": (50,), "bundle": bundle.path, "threads": 1,
-        "model": str(exported_folder / "hf"), "results": tmp_path, "progress": silent,
+        "results": tmp_path,
     }  # fmt: skip
     asked = {"methods": ("start-int4", "text-head"), **given}
     found = bench_senders(**asked)

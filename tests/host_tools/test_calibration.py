@@ -28,7 +28,6 @@ def test_documents_are_joined_by_end_of_text_and_cut_to_length(text):
     assert found.profile.tolist() == [[*b"abcd"], [0, *b"efg"]]
     # The held-out slice begins with a document of its own.
     assert found.held_out.tolist() == [[*b"ijkl"]]
-    assert found.name == "text.txt"
 
 
 def test_no_held_out_slice(text):

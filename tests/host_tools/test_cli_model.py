@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 from command_line import bad, call, good
 from seedtune.export import export as exporting
-from seedtune.export.lower import programs
+from seedtune.export.lower import lower as lowering
 from seedtune.export.model import load_model as loading
 from seedtune.export.profile.profile_file import load_profile
 from seedtune.export.text import make_terms
@@ -127,7 +127,7 @@ def test_bad_tasks_are_refused_before_the_work(tmp_path, model, monkeypatch, fie
 def not_lowered(monkeypatch):
     """What is not about the program takes a second, not a minute."""
     monkeypatch.setattr(
-        programs, "lower", lambda traced, file, *_: file.write_bytes(bytes(1 << 20))
+        lowering, "lower", lambda program, traces, file, *_: file.write_bytes(bytes(1 << 20))
     )
     monkeypatch.setattr(exporting, "find_words", lambda file, *words: WordsPlace(file.name, 0, 0))
     monkeypatch.setattr(make_terms, "placed_bytes", lambda wanted, file, *rest: 0)

@@ -210,14 +210,14 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 from seedtune.host_tools.cli import main
-from seedtune.runtime.engines.cached_text import CachedText
-read, log = CachedText.read, Path(sys.argv.pop(1))
+from seedtune.runtime.engines.text import Text
+read, log = Text.read, Path(sys.argv.pop(1))
 def slowly(self, tokens):
     with log.open("a") as file:
         file.write("read\\n")
     time.sleep(0.05)
     return read(self, tokens)
-CachedText.read = slowly
+Text.read = slowly
 main()
 """
 """The command line, where a token takes long enough to be interrupted, and is counted in a file."""

@@ -10,9 +10,7 @@ import pytest
 from command_line import bad
 from compiler import needs_compiler
 from seedtune.host_tools.emulate import host, machine
-from seedtune.host_tools.emulate.cached_folder import cached_folder
-from seedtune.host_tools.emulate.followed import follow_command
-from seedtune.host_tools.emulate.host import EmulatorError
+from seedtune.host_tools.emulate.host import EmulatorError, cached_folder, follow_command
 from seedtune.host_tools.emulate.rehearsal import (
     _SCRIPT,
     TOKENS,

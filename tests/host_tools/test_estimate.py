@@ -214,7 +214,7 @@ from seedtune.export.model.load_model import load_causal_lm
 from seedtune.export.profile.fisher import compute_profile
 from seedtune.host_tools.data.calibration import load_calibration
 from seedtune.host_tools.data.fetch import fetch
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 length = int(sys.argv[1])
 loaded = load_causal_lm(fetch("smollm2-135m"), "stored")
 text = load_calibration(loaded.tokenizer, sequences=2, length=length, held_out=1)

@@ -10,18 +10,17 @@ import pytest
 from faults import killed_at_call
 from seedtune.host_tools.commands.held_out import HeldOut
 from seedtune.host_tools.commands.outcome import outcome_of
+from seedtune.host_tools.reports.curves import run_curves
 from seedtune.host_tools.reports.page import write_page
-from seedtune.host_tools.reports.run_curves import run_curves
 from seedtune.runtime import open_model
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal import run_folder
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.operations import branch, rewind
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import OUTCOME_FILE, REPORT_FILE, VALUES_FILE
 from seedtune.runtime.journal.snapshots import compact
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.journal.state import history_of
+from seedtune.runtime.journal.state import history_of, replay
 from seedtune.runtime.scoring.values_file import load_values
 from seedtune.runtime.tasks.rows import Row
 from text_bundle import SPEC, TextEngine, write_text_bundle

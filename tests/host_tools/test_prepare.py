@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from seedtune.host_tools.prepare import prepare as module
+from seedtune.host_tools import prepare as module
 
 
 def test_the_key_follows_the_models_files(tmp_path):
@@ -27,7 +27,7 @@ def test_of_processes_that_prepare_the_same_one_works_and_a_killed_one_is_follow
 ):
     code = (
         "import sys; from pathlib import Path\n"
-        "from seedtune.host_tools.prepare.prepare import prepare\n"
+        "from seedtune.host_tools.prepare import prepare\n"
         "if __name__ == '__main__':\n"
         "    say = lambda stage, done, total: print(stage, flush=True)\n"
         "    print(prepare(sys.argv[1], Path(sys.argv[2]), progress=say, to=['torch']).reused)\n"

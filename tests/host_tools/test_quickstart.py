@@ -12,11 +12,11 @@ from seedtune.host_tools import quickstart as module
 from seedtune.host_tools.cli import app
 from seedtune.host_tools.commands.output import Output
 from seedtune.host_tools.data.named_tasks import TaskData
-from seedtune.host_tools.prepare.prepare import Prepared
+from seedtune.host_tools.prepare import Prepared
 from seedtune.runtime import engines
 from seedtune.runtime.engines import Engine, Scores
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import history_of
+from seedtune.runtime.journal.state import history_of
 from tiny_bundle import TASK, write_tiny_bundle
 
 DATA = TaskData(

@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 from command_line import bad, call, good
-from seedtune.host_tools.reports.picture import draw_runs
-from seedtune.host_tools.reports.svg_chart import Line, chart
+from seedtune.host_tools.reports.svg_chart import Line, chart, draw_runs
 from seedtune.runtime import engines
 from seedtune.runtime.errors import SeedtuneError
 from tiny_bundle import write_tiny_bundle

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 from command_line import WORDS, bad, call, good
 from journal_bytes import header
-from seedtune.host_tools.reports.curve import duration, read_curve, seconds_of_as_many_again
+from seedtune.host_tools.reports.curves import duration, read_curve, seconds_of_as_many_again
 from seedtune.runtime import engines, open_model
 from seedtune.runtime.journal.format import Evaluation, Step
 from seedtune.runtime.journal.history import History

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from command_line import bad, call, good
-from seedtune.host_tools.commands import condition
-from seedtune.host_tools.commands.condition import Condition
+from seedtune.host_tools.commands import tune as module
+from seedtune.host_tools.commands.tune import why_rest
 from seedtune.runtime import engines
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.tuning import budget
@@ -55,10 +55,10 @@ def test_a_command_that_cannot_be_run_is_an_error(tune):
 
 
 def test_what_is_said_of_a_command(monkeypatch):
-    assert Condition("exit 0").why_rest() is None
-    assert Condition("exit 4").why_rest() == "exit 4 exits with 4"
-    assert Condition("echo busy >&2; false").why_rest() == "busy"
-    monkeypatch.setattr(condition, "_LONGEST", 0.1)
-    assert Condition("sleep 5").why_rest() == "sleep 5 takes more than 0.1 s"
+    assert why_rest("exit 0") is None
+    assert why_rest("exit 4") == "exit 4 exits with 4"
+    assert why_rest("echo busy >&2; false") == "busy"
+    monkeypatch.setattr(module, "_LONGEST", 0.1)
+    assert why_rest("sleep 5") == "sleep 5 takes more than 0.1 s"
     with pytest.raises(TuningError, match="cannot be run"):
-        Condition("/").why_rest()
+        why_rest("/")

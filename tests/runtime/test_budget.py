@@ -7,7 +7,7 @@ import time
 
 import pytest
 from fakes import FakeEngine
-from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.tuning import tuner as module
 from seedtune.runtime.tuning.budget import Budget, Control, signals
 from tiny_run import START, K, run, tuner

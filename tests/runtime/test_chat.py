@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seedtune.runtime.bundle import Bounds
-from seedtune.runtime.bundle.chat import ChatPart
+from seedtune.runtime.bundle.parts import ChatPart
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import check_spec, task_from_spec
 from seedtune.runtime.tasks.chat_template import ChatTemplate, checked_messages

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from seedtune.runtime.scoring.confusion import Confusion
+from seedtune.runtime.scoring.evaluation import Confusion
 
 RIGHT = np.array([2, 2, 2, 2, 2, 0, 0, 1])
 

@@ -11,15 +11,15 @@ from seedtune.runtime.errors import TuningError
 from seedtune.runtime.estimators import (
     ESTIMATORS,
     RunContext,
+    StepContext,
     complete,
     make_estimator,
     settings_of,
     stored_settings,
 )
 from seedtune.runtime.estimators.two_point import TwoPoint
-from seedtune.runtime.options import options_of
 from seedtune.runtime.scoring.values import Values
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 
 KEY = {"seed": 11, "step": 4}
 K = 64
@@ -43,7 +43,7 @@ def test_two_point_is_algorithm_1_of_mezo():
     slope = rng.standard_normal(1001)
     estimator = made()
     rows = np.empty((estimator.probes, 1001), dtype=np.float32)
-    estimator.perturb(values, rows, eps=0.01, **KEY)
+    estimator.perturb(values, rows, StepContext(eps=0.01, **KEY))
     z = noise_vector(1001, **KEY)
     assert (rows[0] == values + np.float32(0.01) * z).all()
     assert (rows[1] == values - np.float32(0.01) * z).all()
@@ -51,7 +51,7 @@ def test_two_point_is_algorithm_1_of_mezo():
     assert scalars.dtype == np.float16 and scalars.shape == (estimator.scalar_count,)
     assert np.isclose(float(scalars[0]), slope @ z, rtol=2e-3)  # half an ulp of float16 and eps's
     before = values.copy()
-    estimator.apply(Values(values), scalars, lr=0.05, **KEY)
+    estimator.apply(Values(values), scalars, StepContext(lr=0.05, **KEY))
     assert (values == before + np.float32(-0.05 * float(scalars[0])) * z).all()
 
 
@@ -60,11 +60,11 @@ def test_rows_are_the_same_however_they_are_grouped(seeds, at_once, step):
     estimator = made(seeds=seeds)
     values = np.linspace(-1, 1, 70, dtype=np.float32)
     whole = np.empty((estimator.probes, 70), dtype=np.float32)
-    key = {"seed": 8, "step": step, "eps": 0.03}
-    estimator.perturb(values, whole, **key)
+    at = StepContext(8, step, 0.03)
+    estimator.perturb(values, whole, at)
     for first in range(0, estimator.probes, at_once):
         rows = np.full_like(whole[first : first + at_once], np.nan)
-        estimator.perturb(values, rows, first=first, **key)
+        estimator.perturb(values, rows, at, first)
         assert (rows == whole[first : first + at_once]).all()
     assert len(np.unique(whole, axis=0)) == estimator.probes
 
@@ -80,12 +80,12 @@ def test_estimates_are_unbiased_on_a_quadratic():
     rows = np.empty((estimator.probes, 12), dtype=np.float32)
     found = []
     for step in range(4000):
-        estimator.perturb(values, rows, seed=0, step=step, eps=0.05)
+        estimator.perturb(values, rows, StepContext(0, step, 0.05))
         exact = rows.astype(np.float64)
         losses = 0.5 * np.einsum("pk,kl,pl->p", exact, curvature, exact) + exact @ slope
         moved = np.zeros(12, dtype=np.float32)
         scalars = estimator.scalars(alone(losses), eps=0.05)
-        estimator.apply(Values(moved), scalars, seed=0, step=step, lr=1.0)
+        estimator.apply(Values(moved), scalars, StepContext(0, step, lr=1.0))
         found.append(-moved)
     error = np.mean(found, axis=0) - (curvature @ values + slope)
     deviation = np.std(found, axis=0) / np.sqrt(len(found))

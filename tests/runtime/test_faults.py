@@ -15,8 +15,8 @@ from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Note
 from seedtune.runtime.journal.metrics import read_metrics
 from seedtune.runtime.journal.operations import branch
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE, METRICS_FILE
+from seedtune.runtime.journal.state import replay
 from tiny_run import START, K, run, tuner
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from seedtune.runtime import TuningError, open_model
-from seedtune.runtime.estimators import make_estimator
+from seedtune.runtime.estimators import StepContext, make_estimator
 from seedtune.runtime.estimators.pooled_fit import PooledFit, Sent, losses_and_gradients, summarise
 from seedtune.runtime.fleet import (
     Device,
@@ -19,8 +19,8 @@ from seedtune.runtime.fleet import (
     identity,
 )
 from seedtune.runtime.journal.operations import receive, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tuning.batches import batch_indices
 
@@ -285,8 +285,8 @@ def test_seeds_lead_all_to_the_same_values(model, devices, tmp_path):
             )
             union += [rows[place] for place in chosen]
         look = Look(model.engine, model.task, model.bundle.bounds, union)
-        measured = estimator.measure(look, values, seed=0, step=step, eps=1e-2)
-        estimator.apply(values, measured.scalars, seed=0, step=step, lr=1e-3)
+        at = StepContext(0, step, eps=1e-2, lr=1e-3)
+        estimator.apply(values, estimator.measure(look, values, at).scalars, at)
     assert values.sha256 == wanted
 
 

@@ -12,8 +12,8 @@ from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.file import write_journal
 from seedtune.runtime.journal.format import Change, Evaluation, Record, Reference, Step
 from seedtune.runtime.journal.history import Evaluated, History
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import compact
+from seedtune.runtime.journal.state import replay
 from tiny_run import START, run
 
 

@@ -7,7 +7,7 @@ from faults import NanEngine
 from seedtune.runtime.errors import TuningError
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Skip
-from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.tuning.budget import Budget
 from tiny_run import ENGINE, HELD_OUT, START, run, tuner
 

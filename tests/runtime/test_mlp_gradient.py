@@ -9,7 +9,7 @@ from film_run import World, film_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import mlp_gradient
+from seedtune.runtime.estimators import StepContext, mlp_gradient
 from seedtune.runtime.estimators.mlp_gradient import MlpGradient
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import share
@@ -62,7 +62,7 @@ def test_a_short_step_along_it_gains_as_much_as_it_says(world, estimator):
     """What attention would hand on is missing, and int8 inputs round: most of it, not all."""
     look = world.look(32)
     start = Values(world.start.values.copy())
-    measured = estimator.measure(look, start, seed=0, step=0, eps=1.0)
+    measured = estimator.measure(look, start, StepContext(0, 0))
     gradient = measured.scalars.astype(np.float64)
     np.testing.assert_allclose(measured.losses, look.losses(start.sensitive[None]))
     along = np.zeros_like(start.sensitive)
@@ -136,7 +136,7 @@ def test_a_step_is_adams():
     for step in range(20):
         gradient = generator.normal(size=4).astype(np.float16)
         gradient[3] = 0  # a value that nothing reaches stays
-        own.apply(values, gradient, seed=0, step=step, lr=0.01)
+        own.apply(values, gradient, StepContext(0, step, lr=0.01))
         free.grad = torch.from_numpy(gradient.astype(np.float32))
         adam.step()
     np.testing.assert_allclose(values.sensitive[2:5], free.detach().numpy()[:3], rtol=1e-4)

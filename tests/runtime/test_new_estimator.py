@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from seedtune.runtime import engines
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
-from seedtune.runtime.estimators.rates import Perturbing
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.options import option
+from seedtune.runtime.journal.state import replay
+from seedtune.runtime.settings import Perturbing, option
 from tiny_bundle import write_tiny_bundle
 from tiny_run import START, run, tuner
 from value_engine import ValueEngine
@@ -53,18 +52,18 @@ class InTurn:
     def memory_bytes(self, examples):
         return 0
 
-    def measure(self, look, values, *, seed, step, eps):
+    def measure(self, look, values, at):
         rows = np.stack([values.sensitive, values.sensitive])
-        rows[:, step % self.entries] += np.array([eps, -eps], np.float32)
+        rows[:, at.step % self.entries] += np.array([at.eps, -at.eps], np.float32)
         losses = look.losses(rows)
         above, below = losses.mean(axis=1)
-        return Measured(losses, np.array([(above - below) / (2 * eps)], np.float16))
+        return Measured(losses, np.array([(above - below) / (2 * at.eps)], np.float16))
 
-    def apply(self, values, scalars, *, seed, step, lr):
-        entry = step % self.entries
+    def apply(self, values, scalars, at):
+        entry = at.step % self.entries
         last = self.state.setdefault("last", np.zeros_like(values.sensitive))
         last[entry] *= np.float32(self.repeat)
-        last[entry] -= np.float32(lr * float(scalars[0]))
+        last[entry] -= np.float32(at.lr * float(scalars[0]))
         values.sensitive[entry] += last[entry]
 
 

@@ -1,6 +1,5 @@
 """A kind of part is a file and a line: a toy one tunes, resumes, compacts, is kept and left out."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,15 +10,15 @@ from fakes import FakeEngine, fake_start
 from numpy.typing import NDArray
 from seedtune.runtime.errors import BundleError, JournalError
 from seedtune.runtime.estimators import ESTIMATORS, EstimatorSpec, Measured
-from seedtune.runtime.estimators.rates import Scheduled
 from seedtune.runtime.journal.file import read_journal
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.snapshots import forget
-from seedtune.runtime.options import option
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring import parts
 from seedtune.runtime.scoring.evaluation import evaluate
+from seedtune.runtime.scoring.part import Part
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.scoring.values_file import export_values, load_values
+from seedtune.runtime.settings import Scheduled, option
 from tiny_bundle import write_tiny_bundle
 from tiny_run import HELD_OUT, START, TASK, K, run, tuner
 
@@ -27,14 +26,11 @@ KIND = "candidate-bias"
 
 
 @dataclass(frozen=True, eq=False)
-class Bias:
+class Bias(Part):
     """Adds a number to the scores of each candidate. The last two of its four keep words."""
 
     own: NDArray[np.float32]
     description = {"kind": KIND}  # noqa: RUF012
-    enters_program = writes = False
-    memory_bytes = 0
-    inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def copy(self):
         return replace(self, own=self.own.copy())
@@ -44,9 +40,6 @@ class Bias:
 
     def changed(self, scores, batch):
         return scores.logp + self.own[:2]
-
-    def mixed_next(self, logits, tokens):
-        return logits
 
     @property
     def words(self):
@@ -74,7 +67,7 @@ class Counting:
     def memory_bytes(self, examples):
         return 0
 
-    def measure(self, look, values, *, seed, step, eps):
+    def measure(self, look, values, at):
         losses, gold, words = np.empty((1, look.examples)), [], 0
         for numbers, batch, scores in look.forwards(values.sensitive):
             assert values.part is not None
@@ -84,11 +77,11 @@ class Counting:
         shares = np.bincount(gold, minlength=2) / len(gold)
         return Measured(losses, np.append(shares - 0.5, words).astype(np.float16))
 
-    def apply(self, values, scalars, *, seed, step, lr):
+    def apply(self, values, scalars, at):
         assert values.part is not None
-        values.part.own[:2] += np.float32(lr) * scalars[:2].astype(np.float32)
+        values.part.own[:2] += np.float32(at.lr) * scalars[:2].astype(np.float32)
         values.part.own[2:] = float(scalars[2])
-        values.sensitive[step % K] += np.float32(1e-3)
+        values.sensitive[at.step % K] += np.float32(1e-3)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from fakes import BOUNDS, fake_context, noise_vector
 from seedtune.runtime.bundle import Layer
 from seedtune.runtime.errors import TuningError
-from seedtune.runtime.estimators import complete, make_estimator
+from seedtune.runtime.estimators import StepContext, complete, make_estimator
 from seedtune.runtime.estimators.per_example import KEPT, SPEC, PerExample, PerExampleOptions
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.values import Values
@@ -30,7 +30,7 @@ def made(groups, batch=16, first=0, last=K):
 def test_each_group_is_measured_along_its_own_noise(groups):
     """Against the losses of its examples alone, perturbed by hand; the rest of the values stay."""
     estimator = made(groups, first=10, last=50)
-    measured = estimator.measure(look(), Values(START.values), eps=EPS, **KEY)
+    measured = estimator.measure(look(), Values(START.values), StepContext(eps=EPS, **KEY))
     assert measured.losses.shape == (2, 16) and measured.scalars.shape == (groups,)
     for group in range(groups):
         numbers = [n for n in range(16) if n * groups // 16 == group]
@@ -51,7 +51,7 @@ def test_a_step_moves_by_lr_whatever_the_scale_of_the_loss():
         estimator, values = made(4, first=8, last=60), START.values.copy()
         for step, scalars in enumerate(([1, -2, 3, 0.5], [0.25, 0.5, -1, 2])):
             stored = np.float16(scale) * np.array(scalars, np.float16)
-            estimator.apply(Values(values), stored, seed=1, step=step, lr=0.1)
+            estimator.apply(Values(values), stored, StepContext(1, step, lr=0.1))
         assert (values[:8] == START.values[:8]).all() and (values[60:] == START.values[60:]).all()
         ends.append(values)
     assert (ends[0] == ends[1]).all()
@@ -63,7 +63,7 @@ def test_a_step_moves_by_lr_whatever_the_scale_of_the_loss():
 
 def test_nothing_moves_where_no_loss_reacts():
     values = START.values.copy()
-    made(4).apply(Values(values), np.zeros(4, np.float16), seed=1, step=0, lr=0.1)
+    made(4).apply(Values(values), np.zeros(4, np.float16), StepContext(1, 0, lr=0.1))
     assert (values == START.values).all()
 
 
@@ -80,7 +80,7 @@ def test_it_tells_more_of_the_gradient_than_shared_noise_for_the_same_forwards()
         total = np.zeros(K)
         for step in range(40):
             values = Values(START.values)
-            scalars = made(groups).measure(look(), values, seed=3, step=step, eps=EPS).scalars
+            scalars = made(groups).measure(look(), values, StepContext(3, step, EPS)).scalars
             for group, scalar in enumerate(scalars):
                 total += float(scalar) * noise_vector(K, seed=3, step=step, probe=group)
         found[groups] = total @ slope / np.linalg.norm(total) / np.linalg.norm(slope)

@@ -20,8 +20,8 @@ from seedtune.runtime.estimators.ridge_logistic import SHARES, Examples, fit
 from seedtune.runtime.estimators.text_head_estimator import TextHeadOptions
 from seedtune.runtime.estimators.two_point import TwoPointOptions
 from seedtune.runtime.journal.file import JournalWriter, read_journal
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.answer_head import AnswerHead, observe
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict

@@ -16,9 +16,9 @@ from seedtune.runtime.errors import JournalError, SeedtuneError
 from seedtune.runtime.journal.file import JournalWriter, read_journal
 from seedtune.runtime.journal.format import Evaluation, Step
 from seedtune.runtime.journal.operations import branch, rewind, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import compact
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.values import Values
 from tiny_run import CARRIED, suited, tuner
 

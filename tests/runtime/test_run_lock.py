@@ -12,11 +12,11 @@ import pytest
 from faults import run_and_kill
 from seedtune.runtime.errors import JournalError
 from seedtune.runtime.journal.format import Note
-from seedtune.runtime.journal.lock import LOCK_FILE, RunLock
+from seedtune.runtime.journal.lock import RunLock
 from seedtune.runtime.journal.operations import branch, rewind
-from seedtune.runtime.journal.replay import replay
-from seedtune.runtime.journal.run_folder import JOURNAL_FILE, METRICS_FILE
+from seedtune.runtime.journal.run_folder import JOURNAL_FILE, LOCK_FILE, METRICS_FILE
 from seedtune.runtime.journal.snapshots import compact
+from seedtune.runtime.journal.state import replay
 from tiny_run import START, run, tuner
 
 

@@ -8,8 +8,8 @@ from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.file import read_journal, write_journal
 from seedtune.runtime.journal.format import End, Note, Step
 from seedtune.runtime.journal.operations import receive, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.tuning.tuner import Tuner
 from tiny_run import rates

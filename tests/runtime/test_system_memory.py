@@ -3,12 +3,8 @@
 import sys
 
 import pytest
-from seedtune.runtime.engines import system_memory
-from seedtune.runtime.engines.system_memory import (
-    available_bytes,
-    peak_resident_bytes,
-    resident_bytes,
-)
+from seedtune.runtime.engines import memory
+from seedtune.runtime.engines.memory import available_bytes, peak_resident_bytes, resident_bytes
 
 MB = 10**6
 
@@ -27,7 +23,7 @@ def groups(root, files):
 
 def left(root, own):
     (root / "own").write_text(own)
-    return list(system_memory._left_in_groups(root, root / "own"))
+    return list(memory._left_in_groups(root, root / "own"))
 
 
 def test_the_second_layout_counts_every_level(tmp_path):
@@ -60,4 +56,4 @@ def test_the_first_layout_and_a_path_of_the_host(tmp_path):
 
 
 def test_no_groups_at_all(tmp_path):
-    assert list(system_memory._left_in_groups(tmp_path, tmp_path / "none")) == []
+    assert list(memory._left_in_groups(tmp_path, tmp_path / "none")) == []

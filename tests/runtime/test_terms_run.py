@@ -9,10 +9,10 @@ from every_operation import check_every_operation
 from film_run import World, film_rows
 from seedtune.runtime import open_model
 from seedtune.runtime.errors import JournalError, TuningError
-from seedtune.runtime.estimators import text_head_estimator
+from seedtune.runtime.estimators import StepContext, text_head_estimator
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.operations import share
-from seedtune.runtime.journal.replay import replay
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring import text_part
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.text_part import TextPart, generic_tokens
@@ -75,8 +75,8 @@ class TestLearning:
         )
         own = np.zeros(estimator.entries, np.float32)
         values = Values(world.start.values, TextPart(world.text, own, deep=True))
-        found = estimator.measure(world.look(), values, seed=0, step=0, eps=1.0)
-        estimator.apply(values, found.scalars, seed=0, step=0, lr=0.25)
+        found = estimator.measure(world.look(), values, StepContext(0, 0))
+        estimator.apply(values, found.scalars, StepContext(0, 0, lr=0.25))
         weights, terms = np.split(np.abs(own), [world.text.entries])
         np.testing.assert_allclose(weights, 0.25, rtol=1e-5)
         np.testing.assert_allclose(terms, 1.25, rtol=1e-5)
@@ -87,7 +87,7 @@ class TestLearning:
         estimator.state["moving"] = np.zeros(entries, np.float32)
         estimator.state["moving"][-terms:] = 1e30
         with np.errstate(all="ignore"):
-            found = estimator.measure(world.look(), whole[2], seed=0, step=0, eps=1.0)
+            found = estimator.measure(world.look(), whole[2], StepContext(0, 0))
         assert found.scalars.dtype == np.float16 and np.isnan(found.scalars).all()
 
 

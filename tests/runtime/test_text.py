@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from exported_bundle import VOCABULARY, moved, request
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.engines.cached_text import SLOTS
+from seedtune.runtime.engines.text import SLOTS
 from seedtune.runtime.errors import EngineError
 from seedtune.runtime.tasks import Batch
 from toy_engine import ToyEngine

@@ -10,7 +10,7 @@ import pytest
 from every_operation import check_every_operation
 from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.errors import BundleError, JournalError, SeedtuneWarning, TuningError
-from seedtune.runtime.estimators import RunContext, complete
+from seedtune.runtime.estimators import RunContext, StepContext, complete
 from seedtune.runtime.estimators.text_head_estimator import (
     KEPT,
     MOMENTUM,
@@ -19,11 +19,10 @@ from seedtune.runtime.estimators.text_head_estimator import (
 from seedtune.runtime.journal.file import read_journal
 from seedtune.runtime.journal.format import Note
 from seedtune.runtime.journal.operations import branch, share
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.run_folder import JOURNAL_FILE
 from seedtune.runtime.journal.snapshots import forget
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.journal.state import history_of
+from seedtune.runtime.journal.state import history_of, replay
 from seedtune.runtime.scoring import text_head
 from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.evaluation import evaluate, predict
@@ -211,7 +210,7 @@ class TestTheStep:
         m, moving, mean = np.zeros(5), np.zeros(5), np.zeros(5)
         for step in range(1, 9):
             signs = rng.integers(0, 2, 5)
-            estimator.apply(values, np.packbits(signs), seed=0, step=step - 1, lr=0.25)
+            estimator.apply(values, np.packbits(signs), StepContext(0, step - 1, lr=0.25))
             m = MOMENTUM * m + (1 - MOMENTUM) * (2 * signs - 1)
             moving = moving - 0.25 * m / (1 - MOMENTUM**step)
             mean = mean + (moving - mean) * (1 - KEPT) / (1 - KEPT**step)
@@ -224,7 +223,7 @@ class TestTheStep:
         estimator.state["moving"] = np.full(world.text.entries, np.inf, np.float32)
         values = world.values(np.zeros(world.text.entries, np.float32))
         with np.errstate(invalid="ignore"):
-            found = estimator.measure(world.look(), values, seed=0, step=0, eps=1.0)
+            found = estimator.measure(world.look(), values, StepContext(0, 0))
         assert found.scalars.dtype == np.float16 and np.isnan(found.scalars).all()
 
     @pytest.mark.parametrize(
@@ -435,7 +434,7 @@ class TestARun:
 
     def test_what_it_will_take_is_left_free(self, world, tmp_path):
         """Passes must fit beside the words, the frame and the weights."""
-        from seedtune.runtime.engines.system_memory import resident_bytes
+        from seedtune.runtime.engines.memory import resident_bytes
 
         held = resident_bytes()
         assert held is not None and world.start.memory is not None

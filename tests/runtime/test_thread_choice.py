@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from compiler import needs_compiler
@@ -27,12 +25,11 @@ def test_measured_once(bundle, tmp_path, monkeypatch):
     asked = []
 
     def measured(*request):
-        asked.append(request[3])
-        return times[request[3]]
+        asked.append(request[1])
+        return times[request[1]]
 
-    def choose(name, changeable=True):
-        module: Any = SimpleNamespace(can_change_threads=lambda: changeable)
-        return choose_threads(bundle, name, module, bundle.programs[0], None)
+    def choose(name):
+        return choose_threads(bundle, name, lambda count: count, None)
 
     monkeypatch.setattr(thread_choice, "_pass_seconds", measured)
     assert choose("a") == choose("a") == 2
@@ -42,7 +39,6 @@ def test_measured_once(bundle, tmp_path, monkeypatch):
     assert choose("a") == 2
     assert asked == [1, 2, 3] * 2
     assert choose("b") == 2 and asked == [1, 2, 3] * 3  # another engine may want another count
-    assert choose("a", changeable=False) is None
 
 
 @needs_compiler
@@ -54,7 +50,7 @@ def test_measured_once(bundle, tmp_path, monkeypatch):
         "assert open_engine(bundle).threads == choose(); assert (cache / 'threads').exists()",
         # The pool stays as it is while a program is open, and is free when it is closed.
         """with open_engine(bundle, 3):
-    assert choose() is None and open_engine(bundle).threads == 3
+    assert not module.can_change_threads() and open_engine(bundle).threads == 3
 assert choose() in (1, 2)""",
     ],
     ids=["nothing fits", "opens", "beside another"],
@@ -68,6 +64,7 @@ def test_on_a_real_program(case, bundle, tmp_path):
 
 _SETUP = """
 import os, sys
+from functools import partial
 from pathlib import Path
 from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines import engines_of, open_engine, threads
@@ -75,5 +72,7 @@ bundle, cache = open_bundle(sys.argv[1]), Path(sys.argv[2])
 threads.default_cache = lambda: cache
 os.sched_getaffinity = lambda pid: {0, 1}
 (name, module, program), *_ = engines_of(bundle)
-choose = lambda limit=None: threads.choose_threads(bundle, name, module, program, limit)
+def choose(limit=None):
+    opened = partial(module.open, bundle, program, memory_limit=limit)
+    return threads.choose_threads(bundle, name, opened, limit)
 """

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from seedtune.runtime import open_model
-from seedtune.runtime.bundle.chat import ChatPart
+from seedtune.runtime.bundle.parts import ChatPart
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.tasks import encode_rows, task_from_spec, tokenising
 from tiny_bundle import BOUNDS, TASK, tiny_tokenizer, write_tiny_bundle

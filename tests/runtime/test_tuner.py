@@ -9,10 +9,10 @@ from fakes import BOUNDS, FakeEngine, FakeTask, LostTask, fake_start
 from seedtune.runtime.errors import JournalError, TuningError
 from seedtune.runtime.estimators import ESTIMATORS
 from seedtune.runtime.journal.metrics import read_metrics
-from seedtune.runtime.journal.replay import replay
 from seedtune.runtime.journal.start import Start
-from seedtune.runtime.options import options_of
+from seedtune.runtime.journal.state import replay
 from seedtune.runtime.scoring.values import Values
+from seedtune.runtime.settings import options_of
 from seedtune.runtime.tuning.budget import Budget, Control
 from tiny_run import CARRIED, SETTINGS, START, TRAIN, K, rates, run, suited, tuner
 

@@ -8,7 +8,7 @@ from seedtune.runtime.engines import Text
 from seedtune.runtime.errors import DataError
 from seedtune.runtime.writing import Manner, Writer
 from seedtune.runtime.writing.choose import GROWTH, LONGEST, choose, without_repeats
-from seedtune.runtime.writing.pieces import Pieces
+from seedtune.runtime.writing.write import Pieces
 from tiny_bundle import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -17,7 +17,7 @@ from typing import Any
 
 def main(what: str, path: str, rows: int, length: int, steps: int, task: str) -> dict[str, Any]:
     """``peak_rss_bytes``, whether ``torch`` came in and, of the loop, ``longest_row``."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
+    from seedtune.runtime.engines.memory import peak_resident_bytes
 
     found: dict[str, Any] = {}
     if what == "tune":

@@ -1,4 +1,5 @@
-"""A named task on the float32 model: the same prompts, rows and losses as on the device."""
+"""A named task on the float32 model in PyTorch: the same prompts, rows and losses as on the device,
+and what scores them there."""
 
 from __future__ import annotations
 
@@ -7,19 +8,91 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, Bounds
+from seedtune.runtime.engines import Engine, Scores, Terms
 from seedtune.runtime.scoring.evaluation import Evaluation, evaluate
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Batch, Encoded, Task
 from seedtune.runtime.tuning.batches import batch_indices
 from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..measuring.perplexity import perplexity, text_batches
-from ..measuring.tuning_run import encode
-from .float_engine import FloatEngine
+from ..measuring.runs import encode, perplexity, text_batches
+
+Places = dict[str, NDArray[np.int64]]
+"""Flat indices of weights by the name of their linear layer."""
+
+
+class FloatEngine(Engine):
+    """``Engine`` over a transformers causal model as it stands, in the model's own dtype.
+
+    Only the hidden states that are asked for go through the head. Rows are padded on the right, and
+    attention is causal, so that no mask is needed.
+
+    Args:
+        model: its weights are overwritten at ``places`` by every call.
+        places: where ``values`` stand in the model, in this order; without it, K is 0 and the
+            model is scored as it is.
+    """
+
+    hidden_width = 0
+
+    def __init__(self, model: Any, places: Places | None = None) -> None:
+        self._body = model.base_model
+        self._head = model.get_output_embeddings()
+        self._places = [
+            (model.get_submodule(name).weight.detach().view(-1), torch.tensor(flat))
+            for name, flat in (places or {}).items()
+        ]
+        self.entries = sum(len(flat) for _, flat in self._places)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """float32 ``[K]``, a copy of the model's weights at ``places``."""
+        parts = [weight[flat].numpy() for weight, flat in self._places]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+    def score(
+        self,
+        batch: Batch,
+        values: NDArray[np.float32],
+        adapter: NDArray[np.float32] | None = None,
+        terms: Terms = (),
+        *,
+        inside: bool = False,
+    ) -> Scores:
+        """As ``Engine.score``, without an adapter or terms; one forward a row of ``values``."""
+        assert adapter is None and not terms and not inside
+        tokens, positions, candidates = map(
+            torch.from_numpy, (batch.tokens, batch.positions, batch.candidates)
+        )
+        logp = []
+        with torch.inference_mode():
+            for row in values:
+                self.put(row)
+                logp.append(self.log_probabilities(tokens, positions, candidates).numpy())
+        return Scores(np.stack(logp), None)
+
+    def log_probabilities(
+        self, tokens: torch.Tensor, positions: torch.Tensor, candidates: torch.Tensor
+    ) -> torch.Tensor:
+        """``[N, C]`` under the weights as they are; may be differentiated."""
+        hidden = self._body(tokens, use_cache=False).last_hidden_state.flatten(0, 1)
+        return torch.log_softmax(self._head(hidden[positions]), dim=-1).gather(1, candidates)
+
+    def close(self) -> None:
+        """The model is the caller's."""
+
+    def put(self, row: NDArray[np.float32]) -> None:
+        """Set the model's weights at ``places`` to ``row`` (float32 ``[K]``)."""
+        first = 0
+        for weight, flat in self._places:
+            weight[flat] = torch.from_numpy(row[first : first + len(flat)])
+            first += len(flat)
 
 
 @dataclass
@@ -77,5 +150,36 @@ class FloatTask:
 
 
 def point(forwards: int, found: Evaluation) -> dict[str, Any]:
-    """One point of a curve, in the form of ``tuning_run.tune``."""
+    """One point of a curve, in the form of ``runs.tune``."""
     return {"forwards": forwards, "loss": found.loss, "accuracy": found.metric}
+
+
+def task_losses(task: Task, logp: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """What ``task.losses`` computes for one probe.
+
+    Args:
+        logp: log-probabilities ``[N, C]`` of the batch's candidates.
+
+    Returns:
+        ``[examples]``.
+    """
+    rows = torch.from_numpy(batch.row_of)
+    sums = torch.zeros(len(batch.tokens), logp.shape[1]).index_add(0, rows, logp)
+    means = sums / torch.bincount(rows, minlength=len(sums))[:, None]
+    if not task.answers:
+        return -means[:, 0]
+    # An answer has a column of its example's one row, or a row of its own.
+    scores = means.view(batch.examples, task.answers)
+    return cross_entropy(scores, torch.from_numpy(batch.gold), reduction="none")
+
+
+def random_tokens(rows: int, length: int, vocabulary: int) -> torch.Tensor:
+    """The batch of a timed step, int64 ``[rows, length]``: all rows equally long."""
+    return torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (rows, length)))
+
+
+def last_token_loss(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """The loss of a transformers causal model, by the last position of each row alone: no contender
+    of ``bench device`` skips the output head's other positions less than another."""
+    hidden = model.model(tokens, use_cache=False).last_hidden_state[:, -1]
+    return -torch.log_softmax(model.lm_head(hidden), dim=-1)[:, 1].mean()

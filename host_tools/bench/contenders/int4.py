@@ -9,7 +9,7 @@ from typing import Any
 
 from seedtune.runtime.bundle import DEFAULT_BOUNDS, open_bundle
 from seedtune.runtime.engines import open_engine
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.journal.start import Start
 from seedtune.runtime.model import open_model
 from seedtune.runtime.scoring.values import Values
@@ -17,18 +17,17 @@ from seedtune.runtime.tasks import encode_rows, task_for
 
 from ...data.calibration import load_calibration
 from ...data.named_tasks import TaskData
-from ..measuring.perplexity import message_batches, perplexity, text_batches
-from ..measuring.timing import Stopwatch
-from ..measuring.tuning_run import Progress, described, encode, tune
+from ..measuring.results_files import say
+from ..measuring.runs import Stopwatch, encode, message_batches, perplexity, text_batches, tune
 from .people import SPEC, Person
 from .task_methods import tuner_settings
 
 
-def run_on_task(data: TaskData, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_on_task(data: TaskData, settings: dict[str, Any]) -> dict[str, Any]:
     """Run the tuner.
 
     Returns:
-        As ``tuning_run.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
+        As ``runs.tune``, and ``metric``; of a completion task also ``generic_perplexity``,
         of text that has nothing to do with the task, ``before`` and ``after`` the last step.
     """
     bundle = open_bundle(settings["bundle"])
@@ -41,9 +40,14 @@ def run_on_task(data: TaskData, settings: dict[str, Any], progress: Progress) ->
         data, bundle.tokenizer(), bounds, bundle.pad_id, settings["test_rows"]
     )
     engine, start = open_engine(bundle, settings["threads"] or "auto"), Start.of(bundle)
-    found, last = tune(engine, start, task, train, test, tuner_settings(settings), progress)
-    found |= described(bundle)
-    found |= {"metric": task.metric_name, "peak_rss_bytes": peak_resident_bytes()}
+    found, last = tune(engine, start, task, train, test, tuner_settings(settings))
+    found |= {
+        "mask": bundle.manifest["mask"],
+        "quantisation": bundle.manifest["quantisation"],
+        "bundle_sha256": bundle.sha256,
+        "metric": task.metric_name,
+        "peak_rss_bytes": peak_resident_bytes(),
+    }
     if task.metric_name == "perplexity":
         # The host's tokenizer comes with the float model; its memory is not the method's.
         from seedtune.export.model.load_model import load_causal_lm
@@ -57,7 +61,7 @@ def run_on_task(data: TaskData, settings: dict[str, Any], progress: Progress) ->
     return found
 
 
-def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_on_person(person: Person, settings: dict[str, Any]) -> dict[str, Any]:
     """Tune by the public interface, as an app would do it; what is not in ``settings["tuner"]`` is
     left to its defaults. With ``messages`` 0 the program is judged untouched.
 
@@ -77,9 +81,9 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
     ):
         for report in tuner:
             if report.evaluation is not None:
-                progress(f"step {report.step}: {report.evaluation.loss:.4f} on held-out messages")
+                say(f"step {report.step}: {report.evaluation.loss:.4f} on held-out messages")
         tuned = tuner.tuned()
-    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
+    spent = {**watch.read(), "peak_rss_bytes": peak_resident_bytes()}
     return {**_judged(settings, person, tuned.values), **spent, "step": tuned.step}
 
 

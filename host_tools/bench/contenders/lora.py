@@ -16,18 +16,14 @@ from typing import Any
 
 import torch
 from seedtune.export.model.load_model import load_causal_lm
-from seedtune.runtime.engines.system_memory import peak_resident_bytes
+from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.tasks import Encoded, encode_rows
 
 from ...data.named_tasks import TaskData
-from ..measuring.perplexity import message_batches
-from ..measuring.timing import Stopwatch
-from ..measuring.tuning_run import Progress
-from .float_engine import FloatEngine
-from .float_task import FloatTask, point
+from ..measuring.results_files import say
+from ..measuring.runs import Stopwatch, message_batches
+from .float_task import FloatEngine, FloatTask, last_token_loss, point, random_tokens, task_losses
 from .people import SPEC, Person, batch_size
-from .steps import last_token_loss, random_tokens
-from .task_loss import task_losses
 
 FORWARDS_A_STEP = 3
 """A backward pass costs about two forwards."""
@@ -76,11 +72,11 @@ def _trained(model: Any) -> list[torch.nn.Parameter]:
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
-def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_on_task(cell: FloatTask, settings: dict[str, Any]) -> dict[str, Any]:
     """Tune for ``settings["steps"]`` steps, evaluate before those of ``eval_at`` and at the end.
 
     Returns:
-        ``curve`` (as of ``tuning_run.tune``) and ``step_seconds`` (median).
+        ``curve`` (as of ``runs.tune``) and ``step_seconds`` (median).
     """
     adapter = Adapter(cell, settings)
     curve: list[dict[str, Any]] = []
@@ -90,7 +86,7 @@ def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -
         adapter.model.eval()
         found = point(FORWARDS_A_STEP * len(seconds), cell.evaluate(adapter.engine))
         curve.append(found)
-        progress(f"{found}")
+        say(f"{found}")
         adapter.model.train()
 
     for step in range(settings["steps"]):
@@ -103,7 +99,7 @@ def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -
     return {"curve": curve, "step_seconds": statistics.median(seconds)}
 
 
-def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_on_person(person: Person, settings: dict[str, Any]) -> dict[str, Any]:
     """Tune for some epochs; held-out messages choose the epoch that ships, or the start.
 
     Returns:
@@ -131,10 +127,10 @@ def run_on_person(person: Person, settings: dict[str, Any], progress: Progress) 
                 adapter.step(step)
         adapter.model.eval()
         loss = math.log(_perplexity(cell, held_out))
-        progress(f"epoch {done}: {loss:.4f} on held-out messages")
+        say(f"epoch {done}: {loss:.4f} on held-out messages")
         if loss < best:
             best, shipped, kept = loss, done, [weight.detach().clone() for weight in weights]
-    spent = {**watch.read()._asdict(), "peak_rss_bytes": peak_resident_bytes()}
+    spent = {**watch.read(), "peak_rss_bytes": peak_resident_bytes()}
     with torch.no_grad():
         for weight, value in zip(weights, kept, strict=True):
             weight.copy_(value)
@@ -159,7 +155,7 @@ def _perplexity(cell: FloatTask, examples: list[Encoded]) -> float:
 
 
 def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:
-    """A step of rank 8 on random tokens (see ``steps``)."""
+    """A step of rank 8 on random tokens."""
     loaded = load_causal_lm(model).model
     tokens = random_tokens(rows, length, loaded.config.vocab_size)
     tuned, optimiser = _adapted(loaded, 8, 16, 1e-9)

@@ -20,10 +20,8 @@ from seedtune.export.model.load_model import load_causal_lm
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.scoring.batch_loss import Look
 
-from ..measuring.tuning_run import Progress
-from .float_engine import FloatEngine
-from .float_task import FloatTask, point
-from .steps import last_token_loss, random_tokens
+from ..measuring.results_files import say
+from .float_task import FloatEngine, FloatTask, last_token_loss, point, random_tokens
 
 
 def all_weights(model: Any) -> NDArray[np.float32]:
@@ -44,11 +42,11 @@ def move(weights: NDArray[np.float32], scalar: float, settings: dict[str, Any], 
     add_noise(weights, scale, seed=settings["seed"], step=step)
 
 
-def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_on_task(cell: FloatTask, settings: dict[str, Any]) -> dict[str, Any]:
     """Run ``settings["forwards"]`` forwards at a constant learning rate.
 
     Returns:
-        ``curve`` (see ``tuning_run.tune``) and ``step_seconds`` (median).
+        ``curve`` (see ``runs.tune``) and ``step_seconds`` (median).
     """
     engine = FloatEngine(cell.model)
     weights = all_weights(cell.model)
@@ -60,7 +58,7 @@ def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -
 
     def evaluate(step: int) -> None:
         curve.append(point(2 * step, cell.evaluate(engine)))
-        progress(f"{curve[-1]}")
+        say(f"{curve[-1]}")
 
     for step in range(steps):
         if step % every == 0:
@@ -79,7 +77,7 @@ def run_on_task(cell: FloatTask, settings: dict[str, Any], progress: Progress) -
 
 
 def timed_step(model: str, rows: int, length: int) -> Callable[[], object]:
-    """A step on random tokens (see ``steps``), with Gaussian noise drawn by PyTorch, thrice."""
+    """A step on random tokens, with Gaussian noise drawn by PyTorch, thrice."""
     loaded = load_causal_lm(model).model
     tokens = random_tokens(rows, length, loaded.config.vocab_size)
     parameters = list(loaded.parameters())

@@ -1,4 +1,4 @@
-"""Twelve people's messages for ``bench senders``, split in time.
+"""Twelve people's messages for ``bench senders``, split in time, and what learns from them.
 
 The chats have 22 accounts with 2 000 messages or more. Those below were chosen by reading some
 twenty replies from each quarter of an account's time: they keep one way of writing, and have at
@@ -11,7 +11,7 @@ its small users were looked at with (``0f9fe1f8``, ``a54af4d5``); ``31267496`` (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from seedtune.runtime.errors import DataError
@@ -36,6 +36,8 @@ SENDERS = {
 
 SIZES = (50, 200, 1000)
 """Messages that a method may learn from, those that stand right before the test rows."""
+LENGTH = 128
+"""Tokens of a row at most: the bound of the exported program."""
 TEST_ROWS = 80
 LEAST_HELD_OUT = 8
 SPEC: dict[str, Any] = {
@@ -89,3 +91,48 @@ def load_person(sender: str, messages: int) -> Person:
 def batch_size(messages: int) -> int:
     """A fiftieth of the messages, from 4 to 16: who has few needs the more steps."""
     return min(16, max(4, messages // 50))
+
+
+@dataclass(frozen=True)
+class Method:
+    """``run_on_person(person, settings)`` of ``module`` gives ``test`` and ``other``, and
+    what else is of note."""
+
+    module: str
+    start: str
+    """The method that is its model, untouched."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Part of every cell's key."""
+    by_messages: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Further ones for so many messages."""
+    learns: bool = True
+
+    @property
+    def bundle(self) -> bool:
+        """Whether it runs the exported program."""
+        return self.module == "int4"
+
+    def settings_for(self, messages: int) -> dict[str, Any]:
+        return {"seed": 0, **self.settings, **self.by_messages.get(messages, {})}
+
+
+def _tuned(**tuner: Any) -> Method:
+    """The int4 program; what ``tuner`` leaves out is as an app gets it."""
+    return Method("int4", "start-int4", {"tuner": tuner})
+
+
+_LORA: dict[str, Any] = {"lr": 5e-4, "rank": 8, "alpha": 16}
+"""Rate and rank of SST-2 in the paper's table 9, as in ``bench quality``."""
+_EPOCHS = {50: {"epochs": 3}, 200: {"epochs": 1}, 1000: {"epochs": 1}}
+"""Every message is seen once, by LoRA as by the text head; few ones may be seen again."""
+
+METHODS: dict[str, Method] = {
+    "start-int4": Method("int4", "start-int4", learns=False),
+    "start-fp32": Method("lora", "start-fp32", learns=False),
+    "lora": Method("lora", "start-fp32", _LORA, _EPOCHS),
+    "text-head": _tuned(),
+    "text-head-alone": _tuned(remember=False),
+    "head-only": _tuned(terms=False),
+    "head-only-alone": _tuned(terms=False, remember=False),
+    "per-example": _tuned(estimator="per-example", steps=100, eval_every=50),
+}

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seedtune.runtime.estimators import settings_of, spec_of
-from seedtune.runtime.options import options_of
-from seedtune.runtime.settings import Settings
+from seedtune.runtime.settings import Settings, options_of
 
 
 @dataclass(frozen=True)
 class Method:
     """How one method runs, beside what all share.
 
-    ``run_on_task(task, settings, progress)`` of ``module`` gives ``curve`` (see
-    ``tuning_run.tune``) and what else is of note; ``settings`` are those of the cell and ``seed``,
-    ``threads``, ``source`` (of the model) and ``bundle`` (a path).
+    ``run_on_task(task, settings)`` of ``module`` gives ``curve`` (see ``runs.tune``) and what else
+    is of note; ``settings`` are those of the cell and ``seed``, ``threads``, ``source`` (of the
+    model) and ``bundle`` (a path).
     """
 
     module: str
@@ -43,7 +42,7 @@ _TUNER: dict[str, Any] = {
 """Two-point's; twice this rate reached 70.4 % on SST-2 after 100 steps, this one 72.0 %."""
 _TWO_POINT = {**_TUNER, "estimator": "two-point"}
 MASKS = ("sensitive", "random", "magnitude", "per-layer", "task")
-"""See ``mask_places``."""
+"""See ``sparse_fp32.places_of``."""
 _MASKED: dict[str, Any] = {
     **_TUNER,
     "forwards": 400,

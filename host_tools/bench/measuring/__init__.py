@@ -1,1 +1,1 @@
-"""What benchmarks measure with, and the files that their figures go to."""
+"""What benchmarks measure with, and the files and tables that their figures go to."""

@@ -52,20 +52,6 @@ class Waiting(Protocol):
         """So many bytes are checked."""
 
 
-def line_of(error: Exception) -> str:
-    """What a person can do with an error, in one line."""
-    if os.strerror(errno.ENOSPC) in str(error):
-        return "the phone's storage is full: free some and go on; nothing is lost"
-    if isinstance(error, SeedtuneError):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: {error.strerror or error}"
-    if isinstance(error, MemoryError):
-        return "the phone's memory is full: close other apps and go on; nothing is lost"
-    traceback.print_exc()
-    return f"seedtune has a defect: {type(error).__name__}: {str(error)[:200]}"
-
-
 class App:
     """All of the app's state, in one folder. One session of learning at a time."""
 
@@ -276,7 +262,11 @@ class App:
         with self._lock:
             if self._session is not None and self._session.kind != kind:
                 raise TuningError("it is learning something else; stop that first")
-            model = self._tuned(kind)
+            model, folder = self._model_of(_MATERIAL[kind](self._root)), self._run_folder(kind)
+            if folder is None:
+                model.reset()
+            else:
+                model.load(folder)
             row = {"text": text.strip()}
             after, step = _shown(model.predict(row)), model.step
             if kind == WRITE and model.bundle.generation is not None:
@@ -318,7 +308,19 @@ class App:
             self._root.mkdir()
 
     def _line_of(self, error: Exception) -> str:
-        return line_of(error).replace(f"{self._root}/", "")
+        """What a person can do with an error, in one line."""
+        if os.strerror(errno.ENOSPC) in str(error):
+            return "the phone's storage is full: free some and go on; nothing is lost"
+        if isinstance(error, MemoryError):
+            return "the phone's memory is full: close other apps and go on; nothing is lost"
+        if isinstance(error, SeedtuneError):
+            line = " ".join(str(error).split())
+        elif isinstance(error, OSError):
+            line = f"{error.filename or 'a file'}: {error.strerror or error}"
+        else:
+            traceback.print_exc()
+            line = f"seedtune has a defect: {type(error).__name__}: {str(error)[:200]}"
+        return line.replace(f"{self._root}/", "")
 
     def _idle(self) -> None:
         if self._session is not None:
@@ -344,16 +346,6 @@ class App:
             made = open_model(bundle, task=material.spec(), on_long="truncate", engine=self._engine)
             self._model, self._model_key = made, key
         return self._model
-
-    def _tuned(self, kind: str) -> Model:
-        """The same with what was learned, if something was."""
-        model = self._model_of(_MATERIAL[kind](self._root))
-        folder = self._run_folder(kind)
-        if folder is not None:
-            model.load(folder)
-        else:
-            model.reset()
-        return model
 
     def _close(self) -> None:
         if self._model is not None:

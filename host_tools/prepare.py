@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seedtune.runtime.bundle import Bundle, open_bundle
+from seedtune import export
+from seedtune.runtime.bundle import Bundle, open_bundle, program
 from seedtune.runtime.errors import BundleError, SeedtuneError
 from seedtune.runtime.files import default_cache, replace_file
 from seedtune.runtime.process_lock import in_turn
 
-from ..this_machine import versions
-from .child import Progress, run_in_child
-from .made_from import code_sha256
+from .data import calibration
+from .this_machine import versions
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def prepare(
     *,
     to: Sequence[str] = ("executorch",),
     context: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = lambda *now: None,
 ) -> Prepared:
     """Profile and export ``model`` into ``folder`` (by default a place in the cache).
 
@@ -70,7 +74,7 @@ def prepare(
         done = _finished(folder, key)  # by the process that was waited for
         if done is not None:
             return done
-        code = run_in_child(_prepare, job, key, folder, progress=progress)
+        code = _in_child(job, key, folder, progress)
         done = _finished(folder, key)
     if done is None:
         raise SeedtuneError(
@@ -84,9 +88,10 @@ def _key(job: dict[str, Any]) -> str:
     """Changes with the job, the code that makes the files and the libraries that it uses."""
     made_from = [job, _files(Path(job["model"]))]
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
-    bounds = "seedtune.runtime.bundle.program"
-    sources = "seedtune.export", bounds, "seedtune.host_tools.data.calibration", __name__
-    digest.update(code_sha256(*sources).encode())
+    modules = (program.__file__, calibration.__file__, __file__)
+    sources = [*sorted(Path(export.__path__[0]).rglob("*.py")), *map(Path, modules)]
+    for file in sources:
+        digest.update(file.read_bytes())
     digest.update(repr(versions("torch", "torchao", "executorch", "transformers")).encode())
     return digest.hexdigest()
 
@@ -108,10 +113,46 @@ def _finished(folder: Path, key: str) -> Prepared | None:
         return None
 
 
+def _in_child(job: dict[str, Any], key: str, folder: Path, progress: Progress) -> int:
+    """Run ``_prepare`` in a process of its own, so that its torch and its memory end with it;
+    returns the exit code.
+
+    Raises:
+        SeedtuneError, ModuleNotFoundError: what it raised of that kind.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_told, args=(job, key, folder, sender), daemon=True)
+    worker.start()
+    sender.close()
+    error: BaseException | None = None
+    while True:
+        try:
+            kind, content = receiver.recv()
+        except EOFError:
+            break
+        if kind == "progress":
+            progress(*content)
+        else:
+            error = content
+    worker.join()
+    if error is not None:
+        raise error
+    return worker.exitcode or 0
+
+
+def _told(job: dict[str, Any], key: str, folder: Path, pipe: Any) -> None:
+    """Every message is ``("progress", (stage, done, total))`` or ``("error", exception)``."""
+    try:
+        _prepare(job, key, folder, lambda *now: pipe.send(("progress", now)))
+    except (SeedtuneError, ModuleNotFoundError) as error:
+        pipe.send(("error", error))
+    finally:
+        pipe.close()
+
+
 def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) -> None:
     from seedtune.export.export import export_model
-
-    from ..data.calibration import load_calibration
 
     began = {"load": time.monotonic()}
 
@@ -120,7 +161,7 @@ def _prepare(job: dict[str, Any], key: str, folder: Path, progress: Progress) ->
         progress(stage, done, total)
 
     def calibrate(tokenizer: Any) -> tuple[Any, str]:
-        text = load_calibration(tokenizer, held_out=0)
+        text = calibration.load_calibration(tokenizer, held_out=0)
         return text.profile, text.sha256
 
     export_model(

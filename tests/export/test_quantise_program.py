@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from seedtune.export.lower.lower import lower, trace
+from seedtune.export.lower.lower import lower
+from seedtune.export.lower.trace import trace
 from seedtune.export.program.prepare_program import prepare_program
-from seedtune.export.program.score_program import example_inputs
 from seedtune.export.program.sensitive_linear import SensitiveLinear
-from seedtune.export.quantise import calibrated_pass
-from seedtune.export.quantise.calibrated_pass import round_by_calibration_
+from seedtune.export.quantise import quantise_program as quantising
 from seedtune.export.quantise.quantise_program import quantise_program
 from seedtune.export.text.make_frame import make_frame
-from seedtune.export.text.words_place import packed_words
 from seedtune.runtime.bundle import Bounds
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.scoring.word_table import WordTable
 from torch import nn
 from torchao.quantization.quantize_.workflows.intx import intx_unpacked_to_int8_tensor
 
@@ -60,13 +57,13 @@ def test_less_is_lost_than_by_rounding_to_the_nearest(tiny_llama_folder):
 def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
     tiny_llama, monkeypatch
 ):
-    seen, real = [], calibrated_pass.round_with_compensation
+    seen, real = [], quantising.round_with_compensation
 
     def watched(weight, second_moment, factor, group_size):
         seen.append(second_moment)
         return real(weight, second_moment, factor, group_size)
 
-    monkeypatch.setattr(calibrated_pass, "round_with_compensation", watched)
+    monkeypatch.setattr(quantising, "round_with_compensation", watched)
     program, surgery = tiny_program(tiny_llama)
     quantise_program(program, surgery, "gptq", TOKENS)
     linears = [module for module in program.backbone.modules() if isinstance(module, nn.Linear)]
@@ -93,13 +90,13 @@ def test_each_linear_is_rounded_for_the_inputs_that_the_quantised_program_gives(
 def test_the_lowered_program_holds_the_chosen_integers_and_scales(
     tiny_llama, monkeypatch, tmp_path
 ):
-    chosen, real = [], calibrated_pass.round_with_compensation
+    chosen, real = [], quantising.round_with_compensation
 
     def watched(*arguments):
         chosen.append(real(*arguments))
         return chosen[-1]
 
-    monkeypatch.setattr(calibrated_pass, "round_with_compensation", watched)
+    monkeypatch.setattr(quantising, "round_with_compensation", watched)
     program, surgery = tiny_program(tiny_llama)
     quantise_program(program, surgery, "gptq", TOKENS)
     dense = [module for module in program.modules() if isinstance(module, SensitiveLinear)]
@@ -111,8 +108,7 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(
             weight.shape == wanted.shape and torch.equal(weight.dequantize(), wanted)
             for weight in eager
         )
-    example = example_inputs(BOUNDS, len(surgery.values), 300, program.adapter_shape)
-    lower({"score": lambda: trace(program, example, BOUNDS)}, tmp_path / "program.pte")
+    lower(program, {"score": lambda: trace(program)}, tmp_path / "program.pte")
     stored = (tmp_path / "program.pte").read_bytes()
     for integers, scales in chosen:
         nibbles = (integers.to(torch.uint8) + 8).view(-1)
@@ -124,22 +120,17 @@ def test_the_lowered_program_holds_the_chosen_integers_and_scales(
 
 def test_bad_calibration_is_refused(tiny_llama, tmp_path):
     program, surgery = tiny_program(tiny_llama)
-    with pytest.raises(ModelError, match="gptq needs calibration text"):
-        quantise_program(program, surgery, "gptq", None)
     with pytest.raises(ModelError, match=r"tokens \[n, length\], not \(0, 8\)"):
         quantise_program(program, surgery, "gptq", np.zeros((0, 8), np.int64))
     with pytest.raises(ModelError, match="vocabulary of 300"):
         quantise_program(program, surgery, "gptq", np.full((1, 8), 300))
-    with pytest.raises(ModelError, match="unknown rounding 'best'"):
-        quantise_program(program, surgery, "best", TOKENS)
 
 
 def test_a_layer_that_overflows_is_named(tiny_llama):
     program, surgery = tiny_program(tiny_llama)
     program.backbone.layers[1].post_attention_layernorm.weight.data.fill_(torch.inf)
-    values = torch.from_numpy(surgery.values.astype(np.float32))[None]
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.\w+.*calibration text holds NaN"):
-        round_by_calibration_(program, torch.from_numpy(TOKENS), values)
+        quantise_program(program, surgery, "gptq", TOKENS)
 
 
 def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama):
@@ -158,9 +149,8 @@ def test_what_passed_is_what_the_rounded_program_makes_of_the_text(tiny_llama):
 def test_a_frame_of_what_passed_is_that_of_another_pass(tiny_llama, monkeypatch):
     program, surgery = tiny_program(tiny_llama)
     passed = quantise_program(program, surgery, "gptq", TOKENS)
-    words = WordTable(*packed_words(program.head), program.softcap)
-    again = make_frame(program, words, TOKENS, surgery.values)
+    again = make_frame(program, TOKENS, surgery.values)
     monkeypatch.setattr(program, "own_states", None)  # there is no other pass
-    frame = make_frame(program, words, TOKENS, surgery.values, passed=passed)
+    frame = make_frame(program, TOKENS, surgery.values, passed=passed)
     np.testing.assert_allclose(frame.states, again.states, atol=1e-3)
     np.testing.assert_allclose(frame.weight, again.weight, atol=1e-5)

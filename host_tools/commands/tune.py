@@ -1,26 +1,25 @@
-"""Commands that use a bundle: tune, evaluate, predict."""
+"""``seedtune tune``."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
-from seedtune.runtime.errors import DataError
+from seedtune.runtime.errors import DataError, TuningError
 
-from .condition import Condition
-from .figures import answers_of, figures_of, shown
+from .evaluate import shown
 from .follow import Follower
 from .held_out import HeldOut, held_out_rows, warn_of_held_out
-from .inputs import ChosenTask, checked_model, memory_bytes, task_of_run, task_to_show, tuned_model
+from .inputs import ChosenTask, checked_model, memory_bytes, task_of_run, task_to_show
 from .options import (
     BundleHash,
     BundlePath,
     EngineName,
-    FromRun,
-    FromValues,
     Json,
     MemoryLimit,
     OnLong,
@@ -29,13 +28,14 @@ from .options import (
     Threads,
 )
 from .outcome import outcome_of
-from .output import Output, json_line
+from .output import Output
 from .run_settings import given_settings
 
-if TYPE_CHECKING:
-    from seedtune.runtime.tasks import Task
-
 _SIGNAL_EXIT = {"SIGINT": 130, "SIGTERM": 143}
+_LONGEST = 60.0
+"""Seconds that the command of ``--while`` may take."""
+_NOT_RUN = (126, 127)
+"""What a shell exits with if it cannot run a command."""
 
 
 def tune(
@@ -124,7 +124,7 @@ def tune(
     count = None if demonstrations is None else _count(demonstrations)
     spec = task_of_run(run) if chosen.spec is None else chosen.spec
     control = Control(
-        None if while_ is None else Condition(while_).why_rest,
+        None if while_ is None else partial(why_rest, while_),
         on_rest=lambda why: output.note(f"waiting: {why}" if why else "going on"),
     )
     began = time.monotonic()
@@ -182,109 +182,6 @@ def tune(
         raise typer.Exit(code)
 
 
-def evaluate(
-    bundle: BundlePath,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Rows: .jsonl, .csv and other formats (see tune).")
-    ] = None,
-    task: TaskName = None,
-    run: FromRun = None,
-    values: FromValues = None,
-    on_long: OnLong = "error",
-    memory_limit: MemoryLimit = None,
-    engine: EngineName = None,
-    threads: Threads = None,
-    sha256: BundleHash = None,
-    json: Json = False,
-) -> None:
-    """Loss and accuracy (or perplexity) of a bundle on labelled rows, tuned or as exported."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
-
-    output = Output(json)
-    chosen = ChosenTask.of(task)
-    with tuned_model(
-        bundle,
-        output,
-        run,
-        values,
-        task=chosen.spec,
-        on_long=on_long,
-        engine=engine,
-        threads=threads,
-        memory_limit=memory_limit,
-        sha256=sha256,
-    ) as (model, origin):
-        examples = model.encode(chosen.rows("test", data))
-        began = time.monotonic()
-        with output.counting("evaluating") as progress:
-            found = model.evaluate(examples, progress)
-    result = {
-        **figures_of(found, model.task.metric_name),
-        **answers_of(found),
-        "examples": found.examples,
-        "forwards": found.forwards,
-        "seconds": time.monotonic() - began,
-        "values": origin,
-        "peak_rss_bytes": peak_resident_bytes(),
-    }
-    output.result(result, shown(result))
-
-
-def predict(
-    bundle: BundlePath,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Rows: .jsonl, .csv and other formats (see tune).")
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option("--text", help="One text, if the template has one field.")
-    ] = None,
-    task: TaskName = None,
-    run: FromRun = None,
-    values: FromValues = None,
-    on_long: OnLong = "error",
-    memory_limit: MemoryLimit = None,
-    engine: EngineName = None,
-    threads: Threads = None,
-    sha256: BundleHash = None,
-    json: Json = False,
-) -> None:
-    """Answer rows or one text. Without --json, one JSON object a line."""
-    from seedtune.runtime.engines.system_memory import peak_resident_bytes
-    from seedtune.runtime.tasks.rows import Row
-
-    output = Output(json)
-    if (data is None) == (text is None):
-        raise DataError("give rows with --data FILE or one text with --text TEXT")
-    chosen = ChosenTask.of(task)
-    with tuned_model(
-        bundle,
-        output,
-        run,
-        values,
-        task=chosen.spec,
-        on_long=on_long,
-        engine=engine,
-        threads=threads,
-        memory_limit=memory_limit,
-        sha256=sha256,
-    ) as (model, _):
-        if text is not None:
-            rows = [Row({_only_field(model.task): text}, "--text")]
-        else:
-            rows = chosen.rows("test", data)
-        with output.counting("predicting") as progress:
-            found = model.predict(rows, progress)
-    answers = [{"answer": item.answer, "scores": item.scores} for item in found]
-    peak = peak_resident_bytes()
-    if json:
-        output.result({"predictions": answers, "peak_rss_bytes": peak})
-        return
-    for answer in answers:
-        print(json_line(answer))
-    if peak is not None:
-        output.note(f"peak memory {peak / 1e6:.0f} MB")
-
-
 def _task_of(task: str | None, template: str | None, labels: str | None) -> ChosenTask:
     if template is None and labels is None:
         return ChosenTask.of(task)
@@ -301,26 +198,6 @@ def _count(demonstrations: str) -> int | Literal["auto"]:
     return int(demonstrations)
 
 
-def _only_field(task: Task) -> str:
-    """The name of the one field of the task's template.
-
-    Raises:
-        DataError: it has none, or more.
-    """
-    names = task.template.names
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise DataError(
-            "--text goes into the template's field, and this task's template has none; "
-            "give a text to continue to 'seedtune generate --prompt', or rows with --data FILE"
-        )
-    raise DataError(
-        f"--text is one text, and this task's template has the fields {', '.join(names)}; "
-        "give rows of them with --data FILE"
-    )
-
-
 def _say_what_the_figures_are_of(output: Output, held_out: HeldOut, result: dict[str, Any]) -> None:
     if not held_out.choosing:
         output.note("no held-out rows were given (--data), so the last step ships, not the best")
@@ -329,3 +206,31 @@ def _say_what_the_figures_are_of(output: Output, held_out: HeldOut, result: dict
             "before and after are of the rows that chose the step, which flatters it; give others "
             "with --test, or evaluate"
         )
+
+
+def why_rest(command: str) -> str | None:
+    """None if a command of the shell exits 0, else what it says, or what it exits with.
+
+    Raises:
+        TuningError: it cannot be run.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LONGEST,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{command} takes more than {_LONGEST:g} s"
+    except OSError as error:
+        raise TuningError(f"--while {command!r}: cannot be run: {error}") from error
+    said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    if done.returncode in _NOT_RUN:
+        raise TuningError(f"--while {command!r}: cannot be run: {''.join(said[:1])}")
+    if done.returncode == 0:
+        return None
+    return said[0][:200] if said else f"{command} exits with {done.returncode}"

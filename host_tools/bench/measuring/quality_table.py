@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ...commands.output import fields_table
-from ..measuring.tuning_run import mean_and_deviation
-from .rows import Row, Rows, settings_hash
+from .results_files import Row, Rows, settings_hash
 
 HEADLINE = {"sst2": "sst2", "sms": "sms-spam"}
 """Tasks of the figures in the summary, by the short name that they have there."""
@@ -87,6 +87,14 @@ class Group:
             rises = [each["after"] / each["before"] - 1 for each in generic]
             found["generic_perplexity_rise"] = mean_and_deviation(rises)
         return found
+
+
+def mean_and_deviation(numbers: Sequence[float]) -> dict[str, float]:
+    """Mean and sample standard deviation (0 for a single number)."""
+    return {
+        "mean": statistics.fmean(numbers),
+        "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+    }
 
 
 def chosen_groups(rows: Iterable[Row]) -> dict[tuple[str, str], Group]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..bundle import Generation
 from ..errors import EngineError
-from .contract import Text
 
 SLOTS = 64
 """By which the cache grows: unfilled places cost time, and each growth a copy of all."""
@@ -19,8 +18,8 @@ Run = Callable[[list[NDArray[np.generic]], list[tuple[int, ...]]], list[NDArray[
 """Runs a method: inputs and the shapes of its results to these."""
 
 
-class CachedText(Text):
-    """See ``Text``."""
+class Text:
+    """A text as a program reads and writes it, under one row of values."""
 
     def __init__(
         self,
@@ -39,10 +38,20 @@ class CachedText(Text):
         self._cache: list[NDArray[np.float32]] = []
         self._slots = 0
         self.bound = generation.context
+        """Tokens that it may have."""
         self.length = 0
+        """Tokens read so far."""
 
     def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """See ``Text``."""
+        """Append ``tokens``.
+
+        Returns:
+            Logits float32 ``[V]`` of the token that comes next. The array is the caller's.
+
+        Raises:
+            EngineError: no token, one outside the vocabulary, more than ``bound`` in all, logits
+                that are not finite, or the program fails.
+        """
         given = np.asarray(tokens, dtype=np.int64)
         if not len(given):
             raise EngineError("no token is given to read")
@@ -63,7 +72,11 @@ class CachedText(Text):
         return logits
 
     def rewind(self, length: int) -> None:
-        """See ``Text``."""
+        """Forget all tokens but the first ``length``.
+
+        Raises:
+            EngineError: there are fewer.
+        """
         if not 0 <= length <= self.length:
             raise EngineError(f"cannot go back to {length} of {self.length} tokens")
         self.length = length

@@ -1,1 +1,0 @@
-"""Committed tables, summed up, and shown to people."""

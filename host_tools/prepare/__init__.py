@@ -1,1 +1,0 @@
-"""From a model to a bundle in a child process, kept by content for the next time."""
