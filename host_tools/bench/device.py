@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seedtune.runtime.bundle import Bundle
+from seedtune.runtime.bundle import Bundle, open_bundle
 from seedtune.runtime.engines import open_engine
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import make_estimator, settings_of
@@ -24,11 +24,12 @@ from seedtune.runtime.scoring.batch_loss import Look
 from seedtune.runtime.scoring.values import Values
 from seedtune.runtime.tasks import Encoded, task_for
 
-from ..commands.output import Output
+from ..data.fetch import fetch
 from ..data.named_tasks import load_task
-from ..quickstart import prepare_model
+from ..quickstart import MODEL
 from .contenders import device_process as process
 from .contenders import lora, mezo
+from .measuring.default_bundle import default_bundle
 from .measuring.process import run_module
 from .measuring.results_files import RESULTS, say, write_figures
 from .measuring.runs import in_turns
@@ -59,8 +60,7 @@ def bench_device(*, turns: int = 5, results: Path = RESULTS) -> dict[str, Any]:
         ``peak_over_lora``; and those of ``step_figures`` for short rows, and again for rows of
         ``LENGTH`` tokens.
     """
-    model, prepared = prepare_model(Output(False))
-    bundle = prepared.bundle
+    model, bundle = str(fetch(MODEL)), open_bundle(default_bundle(MODEL))
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.json"
         data = load_task("sst2")

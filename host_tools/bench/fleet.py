@@ -26,12 +26,12 @@ from seedtune.runtime.files import default_cache
 from seedtune.runtime.fleet import examples_of
 from seedtune.runtime.fleet.device import pack_examples, unpack_examples
 from seedtune.runtime.fleet.heads import ROUNDS, SHARE
-from seedtune.runtime.fleet.messages import released
+from seedtune.runtime.fleet.release import released
 from seedtune.runtime.model import open_model
 
-from ..commands.output import Output
 from ..data.named_tasks import load_task
-from ..quickstart import MODEL, prepare_model
+from ..quickstart import MODEL
+from .measuring.default_bundle import default_bundle
 from .measuring.results_files import RESULTS, say, write_figures
 
 TASK = "sst2"
@@ -49,7 +49,7 @@ def bench_fleet(
     *, bundle: Path | None = None, threads: int | None = None, results: Path = RESULTS
 ) -> dict[str, Any]:
     """See ``uneven``, ``privacy`` and ``guesses``."""
-    opened = open_bundle(bundle) if bundle else prepare_model(Output(False))[1].bundle
+    opened = open_bundle(bundle or default_bundle(MODEL))
     train, test = _states(opened, threads)
     figures: dict[str, Any] = {"model": MODEL, "task": TASK, "train_rows": ROWS}
     figures["uneven"] = uneven(train, test)

@@ -22,12 +22,12 @@ from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.estimators.noise import add_noise
 from seedtune.runtime.tasks import Encoded
 
-from ..commands.output import Output
 from ..data.fetch import fetch
 from ..data.named_tasks import load_task
-from ..quickstart import MODEL, prepare_model
+from ..quickstart import MODEL
 from .contenders.float_task import FloatEngine, FloatTask, Places, task_losses
 from .contenders.sparse_fp32 import places_of
+from .measuring.default_bundle import default_bundle
 from .measuring.results_files import RESULTS, say, write_figures
 
 TASK = "sst2"
@@ -58,8 +58,7 @@ def bench_guessing(
     data = replace(data, train=data.train[:_DRAWN], test=data.test[:1])
     settings = {"batch_size": 1, "length": 128, "test_rows": 1}
     cell = FloatTask.of(str(fetch(MODEL)), data, settings)
-    own = prepare_model(Output(False))[1].bundle if bundle is None else open_bundle(bundle)
-    places = places_of("sensitive", cell, own, {})
+    places = places_of("sensitive", cell, open_bundle(bundle or default_bundle(MODEL)), {})
     texts = {example.tokens.tobytes(): example for example in cell.train}
     gradients = example_gradients(cell, places, list(texts.values())[:CANDIDATES])
     slopes = slopes_along_noise(gradients, TRAINING * max(SEEN))

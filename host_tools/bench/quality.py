@@ -17,12 +17,11 @@ from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 from seedtune.runtime.estimators import settings_of
 
-from ..commands.output import Output
-from ..data.fetch import fetch
 from ..data.named_tasks import TaskData, load_task
-from ..quickstart import MODEL, prepare_model
+from ..quickstart import MODEL
 from ..this_machine import machine
 from .contenders.task_methods import METHODS, tuner_settings
+from .measuring.default_bundle import default_bundle, model_source
 from .measuring.process import call_function
 from .measuring.quality_table import TEST_ROWS, show_quality, summarise_quality
 from .measuring.results_files import RESULTS, merge_rows, read_rows, row_key, say
@@ -62,7 +61,7 @@ def bench_quality(
     Args:
         forwards: of every method that learns by forwards alone.
         test_rows: to judge on, the first so many; of another number the summary keeps a task apart.
-        bundle: exported program and mask of ``model``; by default the quickstart's.
+        bundle: exported program and mask of ``model``; by default as the quickstart makes it.
         summary: compute nothing, read the committed results.
 
     Returns:
@@ -78,7 +77,7 @@ def bench_quality(
             if name not in known:
                 raise SeedtuneError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
     if bundle is None and any(METHODS[name].bundle for name in methods):
-        bundle = prepare_model(Output(False))[1].bundle.path
+        bundle = default_bundle(model)
     for task in tasks:
         for seed in seeds:
             for name in methods:
@@ -128,7 +127,7 @@ def _work(
     bundle: Path | None,
     threads: int | None,
 ) -> dict[str, Any]:
-    method, data, source = METHODS[name], load_task(task), str(fetch(settings["model"]))
+    method, data, source = METHODS[name], load_task(task), model_source(settings["model"])
     run = import_module(f"{__package__}.contenders.{method.module}").run_on_task
     whole = {**settings, "seed": seed, "threads": threads, "source": source, "bundle": bundle}
     found: dict[str, Any] = {}

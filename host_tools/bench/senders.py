@@ -24,10 +24,9 @@ from seedtune.runtime.bundle import open_bundle
 from seedtune.runtime.engines.memory import peak_resident_bytes
 from seedtune.runtime.errors import SeedtuneError
 
-from ..commands.output import Output
 from ..data.calibration import load_calibration
 from ..data.fetch import fetch
-from ..quickstart import MODEL, prepare_model
+from ..quickstart import MODEL
 from ..this_machine import machine
 from .contenders.people import (
     LENGTH,
@@ -39,6 +38,7 @@ from .contenders.people import (
     load_person,
     sender_of,
 )
+from .measuring.default_bundle import default_bundle
 from .measuring.process import call_function
 from .measuring.results_files import RESULTS, Row, Rows, merge_rows, read_rows, row_key, say
 
@@ -83,7 +83,7 @@ def bench_senders(
     people = [sender_of(name) for name in senders]
     if not summary:
         if bundle is None and any(METHODS[name].bundle for name in methods):
-            bundle = prepare_model(Output(False))[1].bundle.path
+            bundle = default_bundle(MODEL)
         for size in messages:
             for person in people:
                 for name in methods:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import BundleError
-from .text_head import WORDS_GROUP, check_tensors, read_tensors
+from .tensors import check_tensors, read_tensors
+from .text_head import WORDS_GROUP
 
 SLOTS = 3
 """Matrices of a block: gate, up, down."""

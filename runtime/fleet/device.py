@@ -26,7 +26,8 @@ from ..scoring.batch_loss import Look
 from ..scoring.values import Values
 from ..tasks import Encoded, Rows
 from ..tuning.batches import batch_indices
-from .messages import Answer, Question, identity, noise_of, packed, released, unpacked
+from .messages import Answer, Question, identity, packed, unpacked
+from .release import noise_of, released
 from .rounds import LEAST_DEVICES, LEAST_NOISE, LEAST_ROWS
 
 

@@ -11,7 +11,8 @@ from ..estimators.pooled_fit import DIRECTIONS, PooledFit, Sent, Summary
 from ..estimators.private_fit import PrivateFit, Reference
 from ..model import Model
 from ..scoring.answer_head import AnswerHead, AnswerHeads, describe
-from .messages import Answer, Question, Release, packed, unpacked
+from .messages import Answer, Question, packed, unpacked
+from .release import Release
 
 ROUNDS = 10
 """Points of the pooled fit, one a round."""

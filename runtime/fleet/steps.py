@@ -18,7 +18,8 @@ from ..journal.format import FORGOTTEN, Header, Skip, Step
 from ..journal.start import Start
 from ..journal.state import LiveRun
 from ..model import Model
-from .messages import Answer, Question, Release, unpacked
+from .messages import Answer, Question, unpacked
+from .release import Release
 
 
 class SharedSteps:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..bundle.terms import SLOTS, TermsInfo, TermsPart
-from .word_table import WeightsFile, unpacked
+from .int4_matrix import WeightsFile, unpacked
 
 Floats = NDArray[np.float32]
 TOKENS = 512

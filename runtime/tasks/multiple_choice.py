@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import field_checks
-from .classification import Choosing
+from .choosing import Choosing
 from .field_checks import field_text
 from .task import Batch, Encoded, Observation, Setting
 from .tokenising import Continuation, continuation

@@ -1,12 +1,15 @@
 """Weights that are not there while a program is lowered: the same file, and no copy of any."""
 
 import contextlib
+import mmap
 import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from seedtune.export.lower import absent_weights
 from seedtune.export.lower import lower as lowering
 from seedtune.export.lower.lower import lower
 from seedtune.export.model.stored_weight import Shelf, keep_stored_
@@ -65,15 +68,26 @@ def test_the_file_holds_each_weight_once(tmp_path):
 
 
 @needs_linux
-def test_no_step_of_lowering_touches_or_copies_a_weight(tmp_path):
+def test_no_step_of_lowering_touches_or_copies_a_weight(tmp_path, monkeypatch):
     small, chain = Chain(tmp_path, 64), Chain(tmp_path, WIDTH)
     lower(small, methods(small), tmp_path / "first.pte")  # imports what there is to import
+    made = []
+
+    def kept(*asked):
+        made.append(mmap.mmap(*asked))
+        return made[-1]
+
+    monkeypatch.setattr(absent_weights, "mmap", SimpleNamespace(mmap=kept))
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     lower(chain, methods(chain), tmp_path / "program.pte")
     peak = memory("VmHWM") - before
     # One matrix, a third of them, passes through on its way from file to file.
     assert peak < 0.75 * chain.codes, f"{peak / chain.codes:.1f} copies of the codes"
+    (nowhere,) = made
+    address = torch.frombuffer(nowhere, dtype=torch.uint8).data_ptr()
+    mapping = re.search(rf"^{address:x}-.*?^Rss: +(\d+) kB", smaps(), re.M | re.S)
+    assert mapping is not None and mapping[1] == "0"
 
 
 def test_a_weight_that_was_copied_on_the_way_is_no_zero_in_the_file(tmp_path):
@@ -132,3 +146,7 @@ def memory(field):
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     assert found is not None
     return 1024 * int(found[1])
+
+
+def smaps():
+    return Path("/proc/self/smaps").read_text()

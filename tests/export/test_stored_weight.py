@@ -1,6 +1,7 @@
 """Models whose weights stay as they are stored compute what whole ones do, in every step of an
 export, and hold little memory."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -156,6 +157,26 @@ def test_blocks_of_rows_round_as_torchao_rounds_a_whole_linear(monkeypatch):
     int4.quantise_linears_(nn.Sequential(linear))
     assert torch.equal(linear.weight.qdata, whole.weight.qdata)
     assert torch.equal(linear.weight.scale, whole.weight.scale.bfloat16().float())
+
+
+def test_no_block_of_rows_stays_once_it_is_rounded(monkeypatch):
+    """torchao makes circles, which would keep a copy of all integers until they are looked for."""
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    monkeypatch.setattr(int4, "BLOCK_ROWS", 8)
+
+    def rounded():
+        return sum(type(each) is IntxUnpackedToInt8Tensor for each in gc.get_objects())
+
+    gc.collect()
+    before = rounded()
+    gc.disable()
+    try:
+        int4.quantise_linears_(nn.Sequential(linear := nn.Linear(64, 80, bias=False)))
+        assert rounded() == before
+    finally:
+        gc.enable()
+    assert type(linear.weight.data) is not torch.Tensor
 
 
 def test_linears_outside_the_blocks_are_profiled_too():

@@ -191,7 +191,7 @@ def test_forwards_become_steps():
 def test_a_cells_settings_are_all_that_it_depends_on(monkeypatch):
     def settings(data=DATA, forwards=100, test_rows=300):
         monkeypatch.setattr(quality, "load_task", lambda name: data)
-        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None, quality.MODEL)
+        return quality._settings("mezo-fp32", "sst2", forwards, test_rows, None, "folder")
 
     one = settings()
     assert one == settings()
@@ -209,11 +209,11 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
         return function(*arguments)
 
     monkeypatch.setattr(quality, "call_function", in_this_process)
-    monkeypatch.setattr(quality, "fetch", lambda name: tiny_llama_folder)
     asked = {
         "methods": ("mezo-fp32",),
         "tasks": ("sst2",),
         "forwards": 200,
+        "model": str(tiny_llama_folder),
         "results": tmp_path / "results",
     }
     found = quality.bench_quality(**asked, seeds=(0,))
@@ -225,7 +225,7 @@ def test_the_table_is_filled_merged_and_resumed(tiny_llama_folder, tmp_path, mon
     quality.bench_quality(**asked, seeds=(0,))
     assert len(runs) == 2
     row = next(iter(read_rows(tmp_path / "results").values()))
-    assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == "smollm2-135m"
+    assert row["peak_rss_bytes"] > 0 and row["settings"]["model"] == str(tiny_llama_folder)
     assert quality.bench_quality(summary=True, results=tmp_path / "results") == found
 
 
