@@ -12,7 +12,7 @@ import torch
 from seedtune.export.lower import absent_weights
 from seedtune.export.lower import lower as lowering
 from seedtune.export.lower.lower import lower
-from seedtune.export.model.stored_weight import Shelf, keep_stored_
+from seedtune.export.model.stored_weight import Shelf, keep_stored_, standing_in
 from seedtune.export.quantise.int4 import give_int4_, packed_weight
 from torch import nn
 from torch.export import export
@@ -55,6 +55,20 @@ def methods(chain):
         return export(chain, (torch.ones(2, chain.width),))
 
     return {name: partial(traced, name) for name in ("score", "generate")}
+
+
+def test_the_file_is_the_one_of_weights_that_were_there(tmp_path, monkeypatch):
+    """But for the names of weights, which executorch takes from their codes alone."""
+    chain = Chain(tmp_path, 512)
+    lower(chain, methods(chain), tmp_path / "absent.pte")
+    whole = {linear: linear.weight for linear in chain.linears}
+    monkeypatch.setattr(lowering, "absent_weights", lambda program: standing_in(whole))
+    lower(chain, methods(chain), tmp_path / "whole.pte")
+    name = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+    found, wanted = ((tmp_path / f"{each}.pte").read_bytes() for each in ("absent", "whole"))
+    named = dict(zip(name.findall(wanted), name.findall(found), strict=True))
+    assert len(set(named.values())) == len(named) >= LINEARS
+    assert found == name.sub(lambda its: named[its[0]], wanted)
 
 
 def test_the_file_holds_each_weight_once(tmp_path):
