@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import SeedtuneError
@@ -238,6 +238,33 @@ def place_folder(new: Path, folder: Path) -> None:
         folder.rmdir()
     os.rename(new, folder)
     sync_folder(folder.parent)
+
+
+def kept_folder(folder: Path, make: Callable[[Path, Path], None]) -> Path:
+    """``folder``, made first where it is not there: whole, or not at all.
+
+    Args:
+        folder: its name must change with whatever the content depends on.
+        make: called with the folder to fill, which is empty, and another for scratch files.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    clean_up(folder.parent)
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with workplace(folder) as work:
+        content, scratch = work / "content", work / "scratch"
+        content.mkdir()
+        scratch.mkdir()
+        make(content, scratch)
+        try:
+            place_folder(content, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+    return folder
 
 
 def _swap(first: Path, second: Path) -> bool:

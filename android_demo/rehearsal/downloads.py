@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from seedtune.runtime.errors import DownloadError, SeedtuneError
-from seedtune.runtime.files import default_cache, replace_folder, workplace
+from seedtune.runtime.files import default_cache, kept_folder
 
 
 class RehearsalError(SeedtuneError):
@@ -96,23 +96,16 @@ def kept(name: str, make: Callable[[Path, Path], None]) -> Path:
 
     Args:
         name: must change with whatever the content depends on.
-        make: called with the folder to fill, which is empty, and another around it for other files.
+        make: called with the folder to fill, which is empty, and another for scratch files.
 
     Raises:
         RehearsalError: as ``make``, or the cache cannot be written.
     """
     target = default_cache() / "android" / name
-    if target.is_dir():
-        return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with workplace(target) as work:
-            (work / "content").mkdir()
-            make(work / "content", work)
-            replace_folder(work / "content", target)
+        return kept_folder(target, make)
     except OSError as error:
         raise RehearsalError(f"{target}: cannot be made: {error}; set SEEDTUNE_CACHE") from error
-    return target
 
 
 def run(*command: object, cwd: Path | None = None, strict: bool = False) -> str:

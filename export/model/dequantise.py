@@ -24,13 +24,12 @@ _PIECE = 4096
 
 
 def dequantise(file: Path, folder: Path) -> None:
-    """Write weights, configuration and tokenizer of ``file`` to ``folder``, which is made.
+    """Write weights, configuration and tokenizer of ``file`` to ``folder``, which is there and empty.
 
     Raises:
         ModelError: transformers cannot read it, or it lacks a weight.
         OSError: ``folder`` cannot be written.
     """
-    folder.mkdir()
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

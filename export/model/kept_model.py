@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seedtune.runtime.errors import ModelError
-from seedtune.runtime.files import default_cache, replace_folder, sync_tree, workplace
+from seedtune.runtime.files import default_cache, kept_folder, sync_tree
 
 
 def kept_model(name: str, what: str, make: Callable[[Path], None]) -> Path:
@@ -13,23 +13,21 @@ def kept_model(name: str, what: str, make: Callable[[Path], None]) -> Path:
     Args:
         name: must change with whatever the content depends on.
         what: is kept, for errors.
-        make: called with the folder to make.
+        make: called with the folder to fill.
 
     Raises:
         ModelError: as ``make``, or the cache cannot be written.
     """
     folder = default_cache() / "models" / name
-    if (folder / "config.json").is_file():
-        return folder
+
+    def whole(content: Path, scratch: Path) -> None:
+        make(content)
+        sync_tree(content)
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with workplace(folder) as work:
-            make(work / "model")
-            sync_tree(work / "model")
-            replace_folder(work / "model", folder)
+        return kept_folder(folder, whole)
     except OSError as error:
         raise ModelError(
             f"{folder.parent}: cannot store {what}: {error.strerror or error}; set SEEDTUNE_CACHE "
             "to a writable folder with room"
         ) from error
-    return folder

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from seedtune.runtime.errors import SeedtuneError
-from seedtune.runtime.files import clean_up, default_cache, workplace
+from seedtune.runtime.files import default_cache, kept_folder
 
 CPU = "cortex-a76"
 """A core of 2018's phones: armv8.2 with dot products and half floats."""
@@ -134,25 +134,10 @@ def cached_folder(name: str, fill: Callable[[Path, Path], None]) -> Path:
         EmulatorError: as ``fill``, or the cache cannot be written.
     """
     parent = default_cache() / "emulator"
-    target = parent / name
-    clean_up(parent)
-    if target.is_dir():
-        return target
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with workplace(target) as work:
-            content, scratch = work / "content", work / "scratch"
-            content.mkdir()
-            scratch.mkdir()
-            fill(content, scratch)
-            try:
-                os.rename(content, target)
-            except OSError:
-                if not target.is_dir():  # else another process was first
-                    raise
+        return kept_folder(parent / name, fill)
     except OSError as error:
         raise EmulatorError(f"{parent}: cannot be written: {error}; set SEEDTUNE_CACHE") from error
-    return target
 
 
 def download_debs(names: Sequence[str], folder: Path) -> list[Path]:

@@ -50,9 +50,16 @@ def blocks_of(plain, file, without=""):
     return file
 
 
-def test_weights_are_those_of_the_blocks(source, tmp_path):
-    dequantise(source, tmp_path / "made")
-    found = load_file(tmp_path / "made" / "model.safetensors")
+@pytest.fixture
+def made(tmp_path):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    return folder
+
+
+def test_weights_are_those_of_the_blocks(source, made):
+    dequantise(source, made)
+    found = load_file(made / "model.safetensors")
     loaded = load_causal_lm(source.parent)
     names = GgufNames(loaded.model.config)
     tensors = {each.name: each for each in gguf.GGUFReader(source).tensors}
@@ -63,7 +70,7 @@ def test_weights_are_those_of_the_blocks(source, tmp_path):
         rows = gguf.dequantize(tensor.data, tensor.tensor_type)
         order = names.rows(module_name, len(rows))
         assert np.array_equal(rows, weight.numpy()[order]), name
-    same = load_causal_lm(tmp_path / "made")
+    same = load_causal_lm(made)
     assert same.model.config.architectures == ["LlamaForCausalLM"]
     assert same.tokenizer("9 cats")["input_ids"] == loaded.tokenizer("9 cats")["input_ids"]
 
@@ -81,7 +88,7 @@ def test_it_is_done_once_and_in_silence(source, tmp_path, monkeypatch, capfd):
     assert all(torch.equal(weight, same[name]) for name, weight in weights.items())
 
 
-def test_one_tensor_is_there_at_a_time(source, tmp_path, monkeypatch):
+def test_one_tensor_is_there_at_a_time(source, made, monkeypatch):
     alive: list[weakref.ref[Any]] = []
     most, write, unpack = 0, module.TensorFile.write, module._Unpacked.__getitem__
 
@@ -97,12 +104,12 @@ def test_one_tensor_is_there_at_a_time(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module._Unpacked, "__getitem__", unpacked)
     monkeypatch.setattr(module.TensorFile, "write", written)
-    dequantise(source, tmp_path / "made")
+    dequantise(source, made)
     assert len(alive) == 21
     assert most <= 2
 
 
-def test_a_missing_tensor_is_named(source, tmp_path):
+def test_a_missing_tensor_is_named(source, made, tmp_path):
     file = blocks_of(source.parent / "plain.gguf", tmp_path / "m.gguf", "blk.1.ffn_up.weight")
     with pytest.raises(ModelError, match=r"m\.gguf: lacks model\.layers\.1\.mlp\.up_proj\.weight"):
-        dequantise(file, tmp_path / "made")
+        dequantise(file, made)

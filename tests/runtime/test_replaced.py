@@ -11,7 +11,13 @@ from seedtune.runtime import files
 from seedtune.runtime.bundle import open_bundle, pack_bundle
 from seedtune.runtime.bundle.archive import unpack_archive
 from seedtune.runtime.errors import BundleError
-from seedtune.runtime.files import clean_up, replace_file, replace_folder, workplace
+from seedtune.runtime.files import (
+    clean_up,
+    kept_folder,
+    replace_file,
+    replace_folder,
+    workplace,
+)
 from tiny_bundle import write_tiny_bundle
 
 
@@ -156,6 +162,26 @@ def test_a_folder_is_swapped_in_one_step_here(tmp_path):
     assert (tmp_path / "b" / "which").read_text() == "new"
     if os.uname().sysname == "Linux":
         assert (tmp_path / "new" / "which").read_text() == "b"
+
+
+def test_a_kept_folder_is_made_once_and_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "cache" / "kept"
+
+    def fails(content, scratch):
+        (content / "half").touch()
+        raise OSError(errno.ENOSPC, "full")
+
+    def other_was_first(content, scratch):
+        (content / "ours").touch()
+        kept_folder(folder, lambda content, scratch: (content / "theirs").touch())
+
+    with pytest.raises(OSError, match="full"):
+        kept_folder(folder, fails)
+    assert not list(folder.parent.iterdir())
+    for make in (other_was_first, fails):
+        assert kept_folder(folder, make) == folder
+        assert [each.name for each in folder.iterdir()] == ["theirs"]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("private", [True, False])
