@@ -60,6 +60,7 @@ from ..model.mapped_pages import give_back_freed
 from ..quiet import quiet
 from .absent_weights import absent_weights
 from .constants_in_place import constants_in_place
+from .decompose import decomposed
 from .known_sizes import known_quantisation, known_sizes
 from .level_partitioner import LevelPartitioner
 from .plan_memory import lowest_place
@@ -137,6 +138,7 @@ def _delegated(
     with (
         known_sizes(),
         known_quantisation(),
+        patch.object(ExportedProgram, "run_decompositions", decomposed),
         _counted(lambda n: progress(_EDGE * min(1.0, n / runs))),
     ):
         edge = to_edge(
