@@ -55,6 +55,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
+from torch.fx.traceback import NodeSource
 
 from ..model.mapped_pages import give_back_freed
 from ..quiet import quiet
@@ -139,6 +140,8 @@ def _delegated(
         known_sizes(),
         known_quantisation(),
         patch.object(ExportedProgram, "run_decompositions", decomposed),
+        _no_code(),
+        _shared_history(),
         _counted(lambda n: progress(_EDGE * min(1.0, n / runs))),
     ):
         edge = to_edge(
@@ -149,7 +152,14 @@ def _delegated(
         )
     del traced
     gc.collect()
-    with known_sizes(), _no_code(), _one_sort(), _few_passes(), _static_delegates(progress):
+    with (
+        known_sizes(),
+        _no_code(),
+        _shared_history(),
+        _one_sort(),
+        _few_passes(),
+        _static_delegates(progress),
+    ):
         found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
     _sink_early_work(found.graph_module.graph)
     return found
@@ -209,6 +219,13 @@ def _no_code() -> Iterator[None]:
             self._out_spec = self._graph._codegen.pytree_info.out_spec
 
     with patch.object(GraphModule, "recompile", specs_only):
+        yield
+
+
+@contextlib.contextmanager
+def _shared_history() -> Iterator[None]:
+    """Do not copy what a node came from, all the way back, at each node of each pass."""
+    with patch.object(NodeSource, "__deepcopy__", lambda self, memo: self, create=True):
         yield
 
 

@@ -72,8 +72,8 @@ def place_inputs(
     ):
         if name in held:
             spec, node = held[name]
-            now[node] = graph.node_copy(node)
-            specs.append(spec)
+            now[node] = new = graph.node_copy(node)
+            specs.append(replace(spec, arg=replace(spec.arg, name=new.name)))
             continue
         owner, _, field = f".{name}".rpartition(".parametrizations.")
         whole = f"{owner}.{field.rpartition('.')[0]}"[1:]
@@ -89,8 +89,8 @@ def place_inputs(
         now[node] = _by_attribute(tensors[whole], iter(nodes))
     for spec, node in _inputs(traced):
         if spec.kind is InputKind.USER_INPUT:
-            now[node] = graph.node_copy(node)
-            specs.append(spec)
+            now[node] = new = graph.node_copy(node)  # not every name is free for a node
+            specs.append(replace(spec, arg=replace(spec.arg, name=new.name)))
     return specs, state, now
 
 
