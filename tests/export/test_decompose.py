@@ -46,6 +46,7 @@ class Kinds(nn.Module):
         return (
             x.reshape(-1),
             turned.reshape(-1),
+            turned.contiguous().reshape(-1),  # the same sizes, other strides
             x[1:].reshape(-1),
             F.silu(x),
             F.silu(x.to(torch.bfloat16)),
