@@ -15,15 +15,17 @@ probes takes over 15 minutes. What costs, and what is done about it here:
   at the end does.
 * XNNPACK's preprocessing runs 17 passes on each delegate; those for convolutions, batch norms,
   upsampling and fused attention find nothing in a decoder and are left out.
-* Each pass, for each delegate, would write and compile the graph's Python anew, for nobody.
+* ``run_decompositions`` traces the whole graph twice more for a few operators; see ``decompose``.
+* Each pass, for each delegate, would write and compile the graph's Python anew, for nobody, and
+  copy what each node once came from.
 * Weights would be copied for each method, and once more when the file is put together. They are not
   there at all (see ``absent_weights``), and the file is written from theirs; so it is from
   constants (see ``constants_in_place``), of which executorch makes bytes for each method.
 * A graph takes 3 MB a matrix, and several stand beside each other: one method is lowered after the
   other, and a delegate copied when its turn comes.
 
-SmolLM2 then takes 17 s of one core to trace, 34 s for the edge dialect, which decomposes the graph
-twice, 16 s for the delegates and 5 s for memory planning and writing.
+SmolLM2 then takes 24 s of one core to trace, 13 s for the edge dialect, 16 s for the delegates and
+4 s for memory planning and writing.
 
 The patches reach into executorch 1.5 and hold for the duration of ``lower`` only.
 """
@@ -55,18 +57,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import _PyTreeCodeGen
+from torch.fx.traceback import NodeSource
 
 from ..model.mapped_pages import give_back_freed
 from ..quiet import quiet
 from .absent_weights import absent_weights
 from .constants_in_place import constants_in_place
+from .decompose import decomposed
 from .known_sizes import known_quantisation, known_sizes
 from .level_partitioner import LevelPartitioner
 from .plan_memory import lowest_place
 
-_EDGE = 0.7
+_EDGE = 0.45
 """Share of a method's time that the edge dialect takes."""
-_EDGE_RUNS = 9
+_EDGE_RUNS = 7
 """How often it runs each node of the graph, about."""
 
 _PASSES = {
@@ -137,6 +141,9 @@ def _delegated(
     with (
         known_sizes(),
         known_quantisation(),
+        patch.object(ExportedProgram, "run_decompositions", decomposed),
+        _no_code(),
+        _shared_history(),
         _counted(lambda n: progress(_EDGE * min(1.0, n / runs))),
     ):
         edge = to_edge(
@@ -147,7 +154,14 @@ def _delegated(
         )
     del traced
     gc.collect()
-    with known_sizes(), _no_code(), _one_sort(), _few_passes(), _static_delegates(progress):
+    with (
+        known_sizes(),
+        _no_code(),
+        _shared_history(),
+        _one_sort(),
+        _few_passes(),
+        _static_delegates(progress),
+    ):
         found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
     _sink_early_work(found.graph_module.graph)
     return found
@@ -207,6 +221,13 @@ def _no_code() -> Iterator[None]:
             self._out_spec = self._graph._codegen.pytree_info.out_spec
 
     with patch.object(GraphModule, "recompile", specs_only):
+        yield
+
+
+@contextlib.contextmanager
+def _shared_history() -> Iterator[None]:
+    """Do not copy what a node came from, all the way back, at each node of each pass."""
+    with patch.object(NodeSource, "__deepcopy__", lambda self, memo: self, create=True):
         yield
 
 
