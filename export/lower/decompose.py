@@ -8,7 +8,7 @@ and what it is made of is copied to where it stood. All other nodes stay as they
 import contextlib
 import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch.fx.traceback import NodeSource, NodeSourceAction
 
 from .plain_inputs import has_plain_inputs, place_inputs
 
-_of_whole_graph = ExportedProgram.run_decompositions
+_of_whole_graph: Callable[..., ExportedProgram] = ExportedProgram.run_decompositions
 
 
 class _NotAlone(Exception):
@@ -62,6 +62,7 @@ def _only_computes(traced: ExportedProgram) -> bool:
 def _decomposed(traced: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
     signature, graph = traced.graph_signature, Graph()
     mode = detect_fake_mode([node.meta.get("val") for node in traced.graph.nodes])
+    assert mode is not None  # its sizes are symbolic
     specs, state, now = place_inputs(traced, graph, mode)
     implicit, explicit = _split_decomp_table_to_cia_and_python_decomp(table)
     walk = _Walk(graph, now, implicit, explicit)
@@ -70,7 +71,7 @@ def _decomposed(traced: ExportedProgram, table: dict[Any, Any]) -> ExportedProgr
             if node not in now:
                 walk.place(node)
     graph.eliminate_dead_code()
-    values = graph.output_node().args[0]
+    values: Any = graph.output_node().args[0]
     outputs = [
         replace(spec, arg=replace(spec.arg, name=value.name)) if isinstance(value, Node) else spec
         for spec, value in zip(signature.output_specs, values, strict=True)
@@ -109,14 +110,14 @@ class _Walk:
 
     def place(self, node: Node) -> None:
         """Put into the new graph what stands for ``node``, whose inputs are there."""
-        of = node.args[0] if node.args and node.op == "call_function" else None
+        of: Any = node.args[0] if node.args and node.op == "call_function" else None
         # The graph that is lowered numbers operators by what they come from.
         source = of if node.target is operator.getitem else node
         made_from = NodeSource(source, "decomposed", NodeSourceAction.CREATE)
         meta = {**node.meta, "from_node": [made_from]}
         several = self._now[of] if isinstance(of, Node) else None
         if isinstance(several, (dict, list)):
-            self._now[node] = several[node.args[1]]
+            self._now[node] = several[node.args[1]]  # type: ignore[index]
         elif self._is_composed(node.target):
             self._now[node] = self._in_pieces(node, meta)
         else:
@@ -145,7 +146,7 @@ class _Walk:
         asked = map_arg((node.args, node.kwargs), self._now.__getitem__)
         inputs: dict[Node, int] = {}
         map_arg(asked, lambda each: inputs.setdefault(each, len(inputs)))
-        told = repr(map_arg(asked, lambda each: (..., inputs[each])))
+        told = repr(map_arg(asked, lambda each: f"%{inputs[each]}"))
         key = node.target, told, *(_described(each.meta["val"]) for each in inputs)
         if key not in self._pieces:
             self._pieces[key] = self._traced(node.target, asked, inputs)
@@ -157,10 +158,11 @@ class _Walk:
                     name: each.meta[name] for name in ("val", "tensor_meta") if name in each.meta
                 }
                 now[each] = self._copy(each, now, {**meta, **made})
-        outputs = map_arg(list(piece.output_node().args[0]), now.__getitem__)
+        given: Any = piece.output_node().args[0]
+        outputs: Any = map_arg(list(given), now.__getitem__)
         return outputs if isinstance(node.meta["val"], (list, tuple)) else outputs[0]
 
-    def _traced(self, target: OpOverload, asked: Any, inputs: dict[Node, int]) -> Graph:
+    def _traced(self, target: Any, asked: Any, inputs: dict[Node, int]) -> Graph:
         def call(*given: Any) -> tuple[Any, ...]:
             args, kwargs = map_arg(asked, lambda each: given[inputs[each]])
             out = target(*args, **kwargs)
@@ -171,10 +173,10 @@ class _Walk:
         values = [each.meta["val"] for each in inputs]
         # Detached: the same tensor twice would be traced as one input.
         alone = [each.detach() if isinstance(each, torch.Tensor) else each for each in values]
-        found, _ = aot_export_module(
+        found: Any = aot_export_module(
             module, alone, trace_joint=False, decompositions=self._explicit
         )
-        piece = found.graph
+        piece: Graph = found[0].graph
         piece.eliminate_dead_code()
         known = set().union(*map(free_unbacked_symbols, values))
         for each in piece.nodes:

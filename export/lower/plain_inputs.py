@@ -41,7 +41,7 @@ def has_plain_inputs(traced: ExportedProgram) -> bool:
 
 def _only_looked_into(node: Node, tensor: Any) -> bool:
     return not is_traceable_wrapper_subclass(tensor) or all(
-        user.target is _INNER and _only_looked_into(user, getattr(tensor, user.args[1]))
+        user.target is _INNER and _only_looked_into(user, getattr(tensor, str(user.args[1])))
         for user in node.users
     )
 
@@ -61,7 +61,7 @@ def place_inputs(
     constants = [spec for spec, _ in held.values() if spec.kind is InputKind.CONSTANT_TENSOR]
     tree = nn.Module()
     for spec in (*own, *constants):
-        _assign_attr(tensors[spec.target], tree, spec.target, _HELD[spec.kind], True)
+        _assign_attr(tensors[spec.target], tree, str(spec.target), _HELD[spec.kind], True)
     unwrap_tensor_subclass_parameters(tree)
     specs: list[InputSpec] = []
     now: dict[Node, Any] = {}

@@ -24,7 +24,7 @@ _PIECE = 4096
 
 
 def dequantise(file: Path, folder: Path) -> None:
-    """Write weights, configuration and tokenizer of ``file`` to ``folder``, which is there and empty.
+    """Write weights, configuration and tokenizer of ``file`` to the empty ``folder``.
 
     Raises:
         ModelError: transformers cannot read it, or it lacks a weight.
