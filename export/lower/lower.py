@@ -138,31 +138,22 @@ def _delegated(
 ) -> ExportedProgram:
     """One method in the edge dialect, its products given to XNNPACK."""
     runs = _EDGE_RUNS * len(traced.graph.nodes)
-    with (
-        known_sizes(),
-        known_quantisation(),
-        patch.object(ExportedProgram, "run_decompositions", decomposed),
-        _no_code(),
-        _shared_history(),
-        _counted(lambda n: progress(_EDGE * min(1.0, n / runs))),
-    ):
-        edge = to_edge(
-            {name: traced},
-            compile_config=EdgeCompileConfig(
-                _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
-            ),
-        )
-    del traced
-    gc.collect()
-    with (
-        known_sizes(),
-        _no_code(),
-        _shared_history(),
-        _one_sort(),
-        _few_passes(),
-        _static_delegates(progress),
-    ):
-        found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
+    with known_sizes(), _no_code(), _shared_history():
+        with (
+            known_quantisation(),
+            patch.object(ExportedProgram, "run_decompositions", decomposed),
+            _counted(lambda n: progress(_EDGE * min(1.0, n / runs))),
+        ):
+            edge = to_edge(
+                {name: traced},
+                compile_config=EdgeCompileConfig(
+                    _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
+                ),
+            )
+        del traced
+        gc.collect()
+        with _one_sort(), _few_passes(), _static_delegates(progress):
+            found: ExportedProgram = edge.to_backend(LevelPartitioner()).exported_program(name)
     _sink_early_work(found.graph_module.graph)
     return found
 
